@@ -1,0 +1,552 @@
+//! The shape of the configuration file, with its defaults. Unknown keys are errors. What values mean together is
+//! judged in [`super::check`].
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::value::{Rate, Size, Span};
+
+/// The whole file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The resolver that clients use.
+    pub dns: Dns,
+    /// Which names may be asked.
+    pub policy: Policy,
+    /// Which addresses are always or never open.
+    pub addresses: Addresses,
+    /// How long an address stays open, and how many.
+    pub lease: Lease,
+    /// How long an answer waits for its enforcers.
+    pub gate: Gate,
+    /// Enforcement on this host or Linux gateway.
+    pub nftables: Nftables,
+    /// Enforcement on routers.
+    pub bgp: Bgp,
+    /// What survives a restart.
+    pub state: State,
+    /// Metrics, health and the web page over TCP.
+    pub http: Http,
+}
+
+/// `[dns]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dns {
+    /// UDP and TCP listeners.
+    pub listen: Vec<SocketAddr>,
+    /// Who may ask; others get REFUSED.
+    pub clients: Vec<IpNet>,
+    /// UDP threads; 0 = one per core.
+    pub workers: usize,
+    /// Encrypted front ends.
+    pub tls: DnsTls,
+    /// Where questions go; tried by health.
+    pub upstream: Vec<Upstream>,
+    /// What is kept of answers.
+    pub cache: Cache,
+    /// Local validation.
+    pub dnssec: Dnssec,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 53)), SocketAddr::from((Ipv6Addr::LOCALHOST, 53))],
+            clients: ["127.0.0.0/8", "::1/128"].iter().filter_map(|net| net.parse().ok()).collect(),
+            workers: 0,
+            tls: DnsTls::default(),
+            upstream: Vec::new(),
+            cache: Cache::default(),
+            dnssec: Dnssec::default(),
+        }
+    }
+}
+
+/// `[dns.tls]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DnsTls {
+    /// PEM chain.
+    pub certificate: Option<PathBuf>,
+    /// PEM key.
+    pub key: Option<PathBuf>,
+    /// DNS over TLS listeners (RFC 7858).
+    pub dot: Vec<SocketAddr>,
+    /// DNS over HTTPS listeners (RFC 8484).
+    pub doh: Vec<SocketAddr>,
+    /// DNS over QUIC listeners (RFC 9250).
+    pub doq: Vec<SocketAddr>,
+}
+
+/// `[[dns.upstream]]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// `udp:// tcp:// tls:// https:// quic://` and an address, port optional.
+    pub url: String,
+    /// Name the server's certificate must bear.
+    #[serde(default)]
+    pub server_name: Option<String>,
+    /// PEM roots; without it the platform's.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// PEM chain for mutual TLS.
+    #[serde(default)]
+    pub client_certificate: Option<PathBuf>,
+    /// PEM key for mutual TLS.
+    #[serde(default)]
+    pub client_key: Option<PathBuf>,
+    /// Conditional forwarding: only names within these; empty = everything.
+    #[serde(default)]
+    pub domains: Vec<String>,
+}
+
+/// `[dns.cache]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cache {
+    /// Most octets kept.
+    pub size: Size,
+    /// Ask again shortly before a popular entry ends.
+    pub prefetch: bool,
+    /// How long after its end an answer may be served when no upstream answers; zero = never.
+    pub serve_stale: Span,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { size: Size(64 << 20), prefetch: true, serve_stale: Span::secs(0) }
+    }
+}
+
+/// `[dns.dnssec]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dnssec {
+    /// Validate locally.
+    pub validate: bool,
+    /// DS or DNSKEY in presentation form, or a file of them; without it the root's.
+    pub trust_anchor: Option<String>,
+}
+
+/// What happens to a name that no rule matches, or what a rule does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Let it resolve.
+    #[default]
+    Allow,
+    /// NXDOMAIN.
+    Deny,
+}
+
+/// `[policy]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// For names that nothing matches.
+    pub default: Action,
+    /// "example.com": itself and below; "*.x": below only; "=x": itself only.
+    pub allow: Vec<String>,
+    /// Likewise; the longest match decides, deny wins a tie.
+    pub deny: Vec<String>,
+    /// Files of names.
+    pub list: Vec<PolicyList>,
+    /// Names whose answers may lie in otherwise filtered prefixes.
+    pub private: Vec<Private>,
+}
+
+/// `[[policy.list]]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyList {
+    /// The file; relative to the configuration file.
+    pub path: PathBuf,
+    /// How it is written.
+    pub format: ListFormat,
+    /// What its names get.
+    pub action: Action,
+}
+
+/// How a list file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListFormat {
+    /// One name a line.
+    Domains,
+    /// `/etc/hosts`.
+    Hosts,
+    /// `||name^`
+    Adblock,
+    /// A response policy zone as master file.
+    Rpz,
+}
+
+/// `[[policy.private]]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Private {
+    /// The question and every name of the chain must lie in it.
+    pub domain: String,
+    /// Where its answers may lie although the address filter would remove them.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// `[addresses]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Addresses {
+    /// Always open, no question needed: an address or a prefix.
+    #[serde(with = "super::value::nets")]
+    pub open: Vec<IpNet>,
+    /// Never opened: an address or a prefix.
+    #[serde(with = "super::value::nets")]
+    pub never: Vec<IpNet>,
+    /// The operator's own NAT64 prefix (/96): AAAA within it are judged by the IPv4 address inside and opened. Without it
+    /// they are filtered.
+    pub nat64: Option<ipnet::Ipv6Net>,
+}
+
+/// `[lease]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lease {
+    /// The least a TTL counts for.
+    pub min: Span,
+    /// The longest a lease lasts from its answer.
+    pub max: Span,
+    /// Added to every TTL.
+    pub grace: Span,
+    /// Most addresses leased at once, lingering routes included.
+    pub capacity: usize,
+    /// Most addresses of one answer.
+    pub per_answer: usize,
+    /// New addresses per client.
+    pub new_per_client: Rate,
+    /// New addresses per registrable domain.
+    pub new_per_domain: Rate,
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        let fifty = Rate { count: 50, per: std::time::Duration::from_secs(1) };
+        Self {
+            min: Span::secs(60),
+            max: Span::secs(24 * 3600),
+            grace: Span::secs(30),
+            capacity: 100_000,
+            per_answer: 16,
+            new_per_client: fifty,
+            new_per_domain: fifty,
+        }
+    }
+}
+
+/// What a client gets when the gate's deadline passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDeadline {
+    /// SERVFAIL with an Extended DNS Error.
+    #[default]
+    Servfail,
+    /// The answer all the same.
+    Answer,
+}
+
+/// `[gate]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gate {
+    /// How long an answer waits for its enforcers.
+    pub deadline: Span,
+    /// What happens then.
+    pub on_deadline: OnDeadline,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { deadline: Span::secs(1), on_deadline: OnDeadline::Servfail }
+    }
+}
+
+/// Which hooks are guarded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NftablesMode {
+    /// No nftables enforcement.
+    #[default]
+    Off,
+    /// This host's own traffic (`output`).
+    Local,
+    /// Forwarded traffic (`forward`).
+    Gateway,
+    /// Both.
+    Both,
+}
+
+/// Whom a lease opens an address for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Everybody behind the guard.
+    #[default]
+    Shared,
+    /// Only the client that asked.
+    Client,
+}
+
+/// What becomes of the table when the daemon stops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnStop {
+    /// Stays: fail closed.
+    #[default]
+    Keep,
+    /// Removed: fail open.
+    Remove,
+}
+
+/// `[nftables]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Nftables {
+    /// Which hooks.
+    pub mode: NftablesMode,
+    /// false = audit: count and log, block nothing.
+    pub enforce: bool,
+    /// Whom a lease opens for.
+    pub scope: Scope,
+    /// gateway: interfaces whose hosts are guarded.
+    pub inside: Vec<String>,
+    /// gateway: send foreign port 53 to this guard.
+    pub redirect_dns: bool,
+    /// When the daemon stops.
+    pub on_stop: OnStop,
+}
+
+impl Default for Nftables {
+    fn default() -> Self {
+        Self {
+            mode: NftablesMode::Off,
+            enforce: true,
+            scope: Scope::Shared,
+            inside: Vec::new(),
+            redirect_dns: false,
+            on_stop: OnStop::Keep,
+        }
+    }
+}
+
+/// `[bgp]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Bgp {
+    /// Our AS; required with a peer.
+    pub asn: Option<u32>,
+    /// BGP identifier; required with a peer.
+    pub router_id: Option<Ipv4Addr>,
+    /// Where routers send opened IPv4 traffic.
+    pub next_hop_ipv4: Option<Ipv4Addr>,
+    /// Where routers send opened IPv6 traffic.
+    pub next_hop_ipv6: Option<Ipv6Addr>,
+    /// "64512:100", RFC 1997.
+    pub communities: Vec<String>,
+    /// "64512:1:2", RFC 8092.
+    pub large_communities: Vec<String>,
+    /// NO_EXPORT on every route.
+    pub no_export: bool,
+    /// To internal peers.
+    pub local_pref: u32,
+    /// A route outlives its lease by this.
+    pub linger: Span,
+    /// `addresses.open` too, each prefix exactly as written.
+    pub announce_open: bool,
+    /// Host routes for `dns.upstream`.
+    pub announce_upstreams: bool,
+    /// false = audit: sessions up, nothing announced.
+    pub enforce: bool,
+    /// For passive peers.
+    pub listen: Vec<SocketAddr>,
+    /// RFC 4724; zero = off.
+    pub graceful_restart: Span,
+    /// The routers.
+    pub peer: Vec<Peer>,
+}
+
+impl Default for Bgp {
+    fn default() -> Self {
+        Self {
+            asn: None,
+            router_id: None,
+            next_hop_ipv4: None,
+            next_hop_ipv6: None,
+            communities: Vec::new(),
+            large_communities: Vec::new(),
+            no_export: true,
+            local_pref: 100,
+            linger: Span::secs(600),
+            announce_open: true,
+            announce_upstreams: false,
+            enforce: true,
+            listen: Vec::new(),
+            graceful_restart: Span::secs(120),
+            peer: Vec::new(),
+        }
+    }
+}
+
+/// What counts as the peer's word that a route is open there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Confirm {
+    /// Written to the socket.
+    Sent,
+    /// The peer's TCP has the octets.
+    #[default]
+    Acked,
+    /// The peer answered a ROUTE-REFRESH sent behind the UPDATE.
+    Refresh,
+    /// The router sent the prefix back on the observer session.
+    Reflect,
+    /// A packet through the router to the address was answered.
+    Probe,
+}
+
+/// `settle`: waited after the confirmation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Settle {
+    /// Learnt from data-path probes; starts at 75 ms.
+    #[default]
+    Auto,
+    /// Always this.
+    Fixed(Span),
+}
+
+/// What a peer is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Gets the routes.
+    #[default]
+    Enforcer,
+    /// Receives, never announces.
+    Observer,
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// IPv4 unicast.
+    Ipv4,
+    /// IPv6 unicast.
+    Ipv6,
+}
+
+/// `[[bgp.peer]]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// As shown to users; unique.
+    pub name: String,
+    /// The peer's address.
+    pub address: IpAddr,
+    /// The peer's AS; same as `bgp.asn`: internal.
+    pub asn: u32,
+    /// The peer's port.
+    #[serde(default = "defaults::port")]
+    pub port: u16,
+    /// The address we connect from.
+    #[serde(default)]
+    pub local_address: Option<IpAddr>,
+    /// Wait for the peer to connect.
+    #[serde(default)]
+    pub passive: bool,
+    /// TCP-MD5, RFC 2385.
+    #[serde(default)]
+    pub password: Option<String>,
+    /// A file that holds it.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// GTSM, RFC 5082.
+    #[serde(default)]
+    pub ttl_security: bool,
+    /// Hops to the peer, for external peers that are not adjacent.
+    #[serde(default)]
+    pub multihop: Option<u8>,
+    /// Proposed hold time.
+    #[serde(default = "defaults::hold_time")]
+    pub hold_time: Span,
+    /// Negotiated families.
+    #[serde(default = "defaults::families")]
+    pub families: Vec<Family>,
+    /// Route budget; keep below the router's maximum-prefix.
+    #[serde(default = "defaults::max_routes")]
+    pub max_routes: usize,
+    /// Its confirmation gates answers.
+    #[serde(default = "defaults::yes")]
+    pub required: bool,
+    /// What counts as confirmation.
+    #[serde(default)]
+    pub confirm: Confirm,
+    /// Waited after it.
+    #[serde(default)]
+    pub settle: Settle,
+    /// For `reflect`: the peer entry on which the router sends routes back.
+    #[serde(default)]
+    pub observer: Option<String>,
+    /// What the peer is for.
+    #[serde(default)]
+    pub role: Role,
+}
+
+mod defaults {
+    use super::{Family, Span};
+
+    pub fn port() -> u16 {
+        179
+    }
+    pub fn hold_time() -> Span {
+        Span::secs(90)
+    }
+    pub fn families() -> Vec<Family> {
+        vec![Family::Ipv4, Family::Ipv6]
+    }
+    pub fn max_routes() -> usize {
+        50_000
+    }
+    pub fn yes() -> bool {
+        true
+    }
+}
+
+/// `[state]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct State {
+    /// Where the leases are kept.
+    pub dir: PathBuf,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { dir: PathBuf::from("/var/lib/destguard") }
+    }
+}
+
+/// `[http]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// TCP listeners.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// Where a key of the file stands: line and column, from 1. Filled by [`super::check`] for the keys that `explain` cites.
+pub type Places = BTreeMap<String, (usize, usize)>;

@@ -1,0 +1,21 @@
+//! The pure heart: `(state, event, now) -> outputs`. No clock, no socket, no task, no log is needed here.
+//!
+//! - [`moment`]: time as the core sees it. [`name`]: domain names.
+//! - [`answer`]: binds the records of a response to its question. [`address`]: which addresses may be opened at all.
+//!   [`policy`]: which names may be asked. These three are functions and may run on any task.
+//! - [`lease`]: the lease table. [`gate`]: which answer waits for which generation. [`plan`]: what the enforcers must
+//!   change. [`explain`]: why an address is open. [`guard`] owns these and is itself owned by one task.
+//! - [`event`]: everything that goes in and comes out.
+
+pub mod address;
+pub mod answer;
+pub mod budget;
+pub mod event;
+pub mod explain;
+pub mod gate;
+pub mod guard;
+pub mod lease;
+pub mod moment;
+pub mod name;
+pub mod plan;
+pub mod policy;

@@ -1,0 +1,228 @@
+//! Everything that goes into the core and comes out of it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::moment::Moment;
+use super::name::Name;
+
+/// Names one answer that waits at the gate. Chosen by the caller, unique while it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Index of an enforcer in the list the core was built with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EnforcerId(pub u16);
+
+/// Number of a plan. Generations only grow; having applied `n` means having applied everything up to `n`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(pub u64);
+
+/// What kind of enforcer, as far as plans differ for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnforcerKind {
+    /// Holds leases with their own timeout, must hear of extensions, needs no close at the end.
+    Timed,
+    /// Holds routes without timeout: hears open and close only, and keeps them `linger` longer than the lease.
+    /// All of this kind share one stream of plans (one table, many peers).
+    Route,
+}
+
+/// One enforcer as the core knows it.
+#[derive(Clone, Debug)]
+pub struct EnforcerSpec {
+    /// As shown to users: "nftables" or the peer's name.
+    pub name: String,
+    /// See [`EnforcerKind`].
+    pub kind: EnforcerKind,
+    /// Whether its acknowledgement gates answers.
+    pub required: bool,
+    /// The most addresses it may hold (route budget), all families together.
+    pub max_addresses: usize,
+    /// Whether it can hold IPv4, IPv6 addresses. An address that a required enforcer can't hold is refused.
+    pub ipv4: bool,
+    /// See `ipv4`.
+    pub ipv6: bool,
+}
+
+/// One address of a judged answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The address to open.
+    pub address: IpAddr,
+    /// Seconds; the least TTL along the address's own chain, RFC 2181 section 8 applied.
+    pub ttl: u32,
+}
+
+/// A judged answer that asks for its addresses to be opened.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// Comes back in the [`Output::Decide`] for it.
+    pub ticket: Ticket,
+    /// Who asked.
+    pub client: IpAddr,
+    /// The question's name.
+    pub question: Name,
+    /// The question's type.
+    pub qtype: u16,
+    /// The aliases that led from the question to the addresses, in order, without the question; empty without CNAME.
+    pub chain: Vec<Name>,
+    /// Registrable domain of the question, for budgets.
+    pub domain: Name,
+    /// What to open; never empty.
+    pub grants: Vec<Grant>,
+}
+
+/// What the core is told.
+#[derive(Debug)]
+pub enum Event {
+    /// An answer wants its addresses opened.
+    Admit(Admission),
+    /// An enforcer holds everything of every plan up to `generation`.
+    Applied { enforcer: EnforcerId, generation: Generation },
+    /// An enforcer can't be trusted to hold anything until it has applied a full [`Output::Sync`] (timed) or, for routes, until it reports
+    /// [`Event::Applied`] again after its own replay.
+    Lost { enforcer: EnforcerId, reason: String },
+    /// An enforcer refused the plan `generation` (a full set, for one), holds all else: answers that wait for it fail at once,
+    /// addresses first opened by that plan are closed again everywhere.
+    Refused { enforcer: EnforcerId, generation: Generation, reason: String },
+    /// A timed enforcer asks for the full state (start, or after it lost it).
+    WantSync { enforcer: EnforcerId },
+    /// The operator closes an address, or all that a name opened, now.
+    Revoke(RevokeTarget),
+    /// Names whose leases are not allowed any more (policy reload): their causes end now; an address without other cause is closed.
+    Forbid(Vec<Name>),
+    /// Leases read back from disk at start; their causes are kept, they are opened at all enforcers by the first plan or sync.
+    Restore(Vec<StoredLease>),
+}
+
+/// What `revoke` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RevokeTarget {
+    /// One address.
+    Address(IpAddr),
+    /// Every address that this name (as question or alias) alone caused.
+    Name(Name),
+}
+
+/// A lease as it survives a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredLease {
+    /// The leased address.
+    pub address: IpAddr,
+    /// End of the lease, already converted to the monotonic clock and checked against `lease.max`.
+    pub ends: Moment,
+    /// Question names that caused it.
+    pub names: Vec<Name>,
+}
+
+/// What the core wants done, in order.
+#[derive(Debug)]
+pub enum Output {
+    /// Changes for every timed enforcer.
+    ApplyTimed { generation: Generation, changes: Vec<Change> },
+    /// Changes for the route table that all route enforcers share.
+    ApplyRoutes { generation: Generation, changes: Vec<Change> },
+    /// The full state, for one timed enforcer that asked for it. Everything else must be removed.
+    Sync { enforcer: EnforcerId, generation: Generation, leases: Vec<(IpAddr, Moment)> },
+    /// The gate's word on an answer.
+    Decide { ticket: Ticket, decision: Decision },
+    /// A lease began or moved later; to be on disk before the answer that caused it leaves.
+    Journal(StoredLease),
+    /// A lease was closed early; to be on disk as well.
+    JournalClosed(IpAddr),
+    /// Live flows to this address are to be cut (revoke).
+    CutFlows(IpAddr),
+}
+
+/// One change of the desired state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Open this address; timed enforcers: until `ends`.
+    Open { address: IpAddr, ends: Moment },
+    /// The address is open already; its end moves later. Timed enforcers only.
+    Extend { address: IpAddr, ends: Moment },
+    /// Close this address now. Being absent already is not an error.
+    Close { address: IpAddr },
+}
+
+/// The gate's word.
+#[derive(Clone, Debug)]
+pub enum Decision {
+    /// Every address is in force at every required enforcer. `leases` in the order of the grants.
+    Release { leases: Vec<LeaseHandle> },
+    /// Not enforced in time, or over a budget: SERVFAIL with this reason.
+    Refuse(Refusal),
+}
+
+/// Why an answer was not released. Each has an EDE code in `dns` and a metric label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The gate's deadline passed before these enforcers confirmed.
+    Deadline { waiting_for: Vec<String> },
+    /// A required enforcer refused the plan.
+    Enforcer { name: String, reason: String },
+    /// A required enforcer can't hold this address family.
+    Family { name: String },
+    /// Too many addresses in one answer.
+    PerAnswer,
+    /// The client opened too many new addresses lately.
+    PerClient,
+    /// The registrable domain opened too many new addresses lately.
+    PerDomain,
+    /// A peer's route budget is used up.
+    RouteBudget { name: String },
+    /// The lease table is full.
+    Capacity,
+    /// The address was revoked while the answer waited.
+    Revoked,
+}
+
+/// Shared view of a lease for the hot path: read without any lock. The core alone writes it.
+#[derive(Clone, Debug)]
+pub struct LeaseHandle(Arc<LeaseShared>);
+
+#[derive(Debug)]
+struct LeaseShared {
+    address: IpAddr,
+    in_force: AtomicBool,
+    ends: AtomicU64,
+}
+
+impl LeaseHandle {
+    /// A handle that is not in force yet.
+    #[must_use]
+    pub fn new(address: IpAddr, ends: Moment) -> Self {
+        Self(Arc::new(LeaseShared { address, in_force: AtomicBool::new(false), ends: AtomicU64::new(ends.0) }))
+    }
+
+    /// The leased address.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.0.address
+    }
+
+    /// The end of the lease.
+    #[must_use]
+    pub fn ends(&self) -> Moment {
+        Moment(self.0.ends.load(Ordering::Acquire))
+    }
+
+    /// Whether the address is open at every required enforcer and will stay so for at least `margin`.
+    #[must_use]
+    pub fn in_force_for(&self, now: Moment, margin: Duration) -> bool {
+        self.0.in_force.load(Ordering::Acquire) && self.ends() >= now.plus(margin)
+    }
+
+    /// Core only.
+    pub(in crate::core) fn set_in_force(&self, value: bool) {
+        self.0.in_force.store(value, Ordering::Release);
+    }
+
+    /// Core only. Never moves earlier except by closing, which clears `in_force` first.
+    pub(in crate::core) fn set_ends(&self, ends: Moment) {
+        self.0.ends.store(ends.0, Ordering::Release);
+    }
+}

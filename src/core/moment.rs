@@ -1,0 +1,26 @@
+//! Time as the core sees it: milliseconds on a monotonic clock, counted from the daemon's own start.
+
+use std::time::Duration;
+
+/// A point on the monotonic clock, in milliseconds since the daemon's epoch. Clock steps do not touch it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    /// The daemon's epoch.
+    pub const ZERO: Self = Self(0);
+    /// Later than everything that happens.
+    pub const NEVER: Self = Self(u64::MAX);
+
+    /// This moment moved later by `span`; saturates at [`Moment::NEVER`].
+    #[must_use]
+    pub fn plus(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// The time from this moment until `later`; zero when `later` has passed.
+    #[must_use]
+    pub fn until(self, later: Self) -> Duration {
+        Duration::from_millis(later.0.saturating_sub(self.0))
+    }
+}

@@ -1,0 +1,246 @@
+//! The one task that owns the core.
+//!
+//! ```text
+//!  dns workers --admit--> +-----------+ --Command--> nftables thread  --report--+
+//!  control     -inspect-> | core task | --Command--> bgp speaker      --report--+
+//!  enforcers   --report-> +-----------+ <---------------------------------------+
+//! ```
+//!
+//! Requests arrive on one bounded channel ([`REQUESTS`]); when it is full the asking task waits, so a flood of questions
+//! slows the askers down and never the owner. Enforcers report on a channel of their own, so that questions can't keep
+//! acknowledgements waiting.
+
+use std::collections::HashMap;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::core::event::{Admission, Decision, Event, Output, Ticket};
+use crate::core::guard::Guard;
+use crate::core::moment::Moment;
+use crate::enforce::Command;
+use crate::sys::clock::Clock;
+
+/// Room in the channel of requests.
+pub const REQUESTS: usize = 8192;
+/// Room in the channel of reports.
+pub const REPORTS: usize = 1024;
+/// Messages taken before outputs are carried out: one netlink batch and one UPDATE serve them all.
+const BATCH: usize = 256;
+
+type Inspect = Box<dyn FnOnce(&Guard, Moment) + Send>;
+
+enum Request {
+    Admit(Admission, oneshot::Sender<Decision>),
+    Event(Event),
+    Inspect(Inspect),
+}
+
+/// The core task is gone; the daemon is stopping.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the core has stopped")]
+pub struct Stopped;
+
+/// How everybody else reaches the core. Cheap to clone.
+#[derive(Clone)]
+pub struct CoreHandle {
+    requests: mpsc::Sender<Request>,
+}
+
+impl CoreHandle {
+    /// Asks for the addresses of an answer to be opened, and waits for the gate's word. `admission.ticket` is set here.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn admit(&self, admission: Admission) -> Result<Decision, Stopped> {
+        let (reply, decision) = oneshot::channel();
+        self.requests.send(Request::Admit(admission, reply)).await.map_err(|_| Stopped)?;
+        decision.await.map_err(|_| Stopped)
+    }
+
+    /// Tells the core something.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn tell(&self, event: Event) -> Result<(), Stopped> {
+        self.requests.send(Request::Event(event)).await.map_err(|_| Stopped)
+    }
+
+    /// Runs `look` on the core and returns what it saw. Must be quick: nothing else happens meanwhile.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn inspect<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Guard, Moment) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (reply, seen) = oneshot::channel();
+        let look: Inspect = Box::new(move |guard, now| {
+            // The asker may have gone away meanwhile; then nobody wants the view.
+            drop(reply.send(look(guard, now)));
+        });
+        self.requests.send(Request::Inspect(look)).await.map_err(|_| Stopped)?;
+        seen.await.map_err(|_| Stopped)
+    }
+}
+
+/// Where the outputs go.
+pub struct Drivers {
+    /// Timed enforcers, in the order of their ids among all enforcers.
+    pub timed: Vec<(crate::core::event::EnforcerId, mpsc::Sender<Command>)>,
+    /// The route table that all peers share.
+    pub routes: Option<mpsc::Sender<Command>>,
+    /// What must be on disk before an answer leaves; called with everything of one batch.
+    pub journal: Option<Box<dyn Journal>>,
+}
+
+/// Where leases are made to survive a crash.
+pub trait Journal: Send {
+    /// Writes these records; `Ok` means that a crash of the process can't lose them any more.
+    ///
+    /// # Errors
+    /// The file system's; the answers of the batch are then not released.
+    fn write(&mut self, records: &[JournalRecord], now: Moment) -> std::io::Result<()>;
+}
+
+/// One record of the journal.
+#[derive(Clone, Debug)]
+pub enum JournalRecord {
+    /// A lease began or moved later.
+    Lease(crate::core::event::StoredLease),
+    /// A lease was closed early.
+    Closed(std::net::IpAddr),
+}
+
+/// A handle, and the task to spawn. `reports` is what the enforcers report on.
+pub fn core_task(
+    guard: Guard,
+    drivers: Drivers,
+    reports: mpsc::Receiver<Event>,
+    clock: Clock,
+) -> (CoreHandle, impl Future<Output = ()> + Send + 'static) {
+    let (sender, requests) = mpsc::channel(REQUESTS);
+    let task = CoreTask { guard, drivers, clock, waiting: HashMap::new(), next_ticket: 0 };
+    (CoreHandle { requests: sender }, task.run(requests, reports))
+}
+
+struct CoreTask {
+    guard: Guard,
+    drivers: Drivers,
+    clock: Clock,
+    /// Bounded by what the channel and the gate admit: every ticket is decided by its deadline.
+    waiting: HashMap<Ticket, oneshot::Sender<Decision>>,
+    next_ticket: u64,
+}
+
+impl CoreTask {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut reports: mpsc::Receiver<Event>) {
+        loop {
+            let wake =
+                self.guard.poll_timeout().map(|moment| tokio::time::Instant::from_std(self.clock.instant(moment)));
+            let timer = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some(event) = reports.recv() => {
+                    self.guard.handle(event, self.clock.now());
+                }
+                request = requests.recv() => match request {
+                    Some(request) => self.take(request),
+                    None => return,
+                },
+                () = timer => {}
+            }
+            for _ in 0..BATCH {
+                if let Ok(event) = reports.try_recv() {
+                    self.guard.handle(event, self.clock.now());
+                } else if let Ok(request) = requests.try_recv() {
+                    self.take(request);
+                } else {
+                    break;
+                }
+            }
+            let now = self.clock.now();
+            if self.guard.poll_timeout().is_some_and(|due| due <= now) {
+                self.guard.handle_timeout(now);
+            }
+            self.carry_out(now).await;
+        }
+    }
+
+    fn take(&mut self, request: Request) {
+        let now = self.clock.now();
+        match request {
+            Request::Admit(mut admission, reply) => {
+                self.next_ticket += 1;
+                admission.ticket = Ticket(self.next_ticket);
+                self.waiting.insert(admission.ticket, reply);
+                self.guard.handle(Event::Admit(admission), now);
+            }
+            Request::Event(event) => self.guard.handle(event, now),
+            Request::Inspect(look) => look(&self.guard, now),
+        }
+    }
+
+    async fn carry_out(&mut self, now: Moment) {
+        let mut records = Vec::new();
+        let mut decisions = Vec::new();
+        while let Some(output) = self.guard.poll_output() {
+            match output {
+                Output::ApplyTimed { generation, changes } => {
+                    for (_, timed) in &self.drivers.timed {
+                        deliver(timed, Command::Apply { generation, changes: changes.clone() }).await;
+                    }
+                }
+                Output::ApplyRoutes { generation, changes } => {
+                    if let Some(routes) = &self.drivers.routes {
+                        deliver(routes, Command::Apply { generation, changes }).await;
+                    }
+                }
+                Output::Sync { enforcer, generation, leases } => {
+                    if let Some((_, timed)) = self.drivers.timed.iter().find(|(id, _)| *id == enforcer) {
+                        deliver(timed, Command::Sync { generation, leases }).await;
+                    }
+                }
+                Output::Decide { ticket, decision } => decisions.push((ticket, decision)),
+                Output::Journal(lease) => records.push(JournalRecord::Lease(lease)),
+                Output::JournalClosed(address) => records.push(JournalRecord::Closed(address)),
+                Output::CutFlows(address) => {
+                    for (_, timed) in &self.drivers.timed {
+                        deliver(timed, Command::CutFlows(address)).await;
+                    }
+                }
+            }
+        }
+        let journalled = match self.drivers.journal.as_mut() {
+            Some(journal) if !records.is_empty() => journal.write(&records, now),
+            _ => Ok(()),
+        };
+        if let Err(error) = &journalled {
+            tracing::error!(%error, "the lease journal can't be written: answers with new addresses are refused");
+        }
+        for (ticket, decision) in decisions {
+            let decision = match (&journalled, decision) {
+                (Err(error), Decision::Release { .. }) => Decision::Refuse(crate::core::event::Refusal::Enforcer {
+                    name: "state".to_owned(),
+                    reason: error.to_string(),
+                }),
+                (_, decision) => decision,
+            };
+            if let Some(reply) = self.waiting.remove(&ticket) {
+                // A client that gave up doesn't want its answer any more; the lease stays until its end.
+                drop(reply.send(decision));
+            }
+        }
+    }
+}
+
+/// An enforcer whose channel is closed has ended with the daemon; the gate then refuses by its deadline.
+async fn deliver(to: &mpsc::Sender<Command>, command: Command) {
+    if to.send(command).await.is_err() {
+        tracing::debug!("an enforcer has ended");
+    }
+}

@@ -1,0 +1,53 @@
+//! What opens and closes addresses.
+//!
+//! An enforcer is told the desired state, as a diff with a generation number or in full, and answers with the
+//! generation it holds, or a typed error. The full state is the base operation, diffs are the optimisation. There are
+//! [`nftables`] (timed leases in the kernel), [`bgp`] (routes on routers; each peer is an enforcer to the gate, all
+//! share one stream of changes) and [`memory`] (tests and dry runs).
+
+use std::net::IpAddr;
+
+use tokio::sync::mpsc;
+
+use crate::core::event::{Change, Event, Generation};
+use crate::core::moment::Moment;
+
+pub mod bgp;
+pub mod memory;
+pub mod nftables;
+
+/// What an enforcer is told, in order. The channel is bounded ([`COMMANDS`]); when it is full the core task waits, so that
+/// answers wait too and time out at the gate: the guard slows down, it never forgets.
+#[derive(Debug)]
+pub enum Command {
+    /// Changes on top of everything before.
+    Apply {
+        /// Reported back once they are in force.
+        generation: Generation,
+        /// In order; several for one address may occur, the last counts.
+        changes: Vec<Change>,
+    },
+    /// The full state: whatever is not in it is removed, without a gap for what is.
+    Sync {
+        /// Reported back once it is in force.
+        generation: Generation,
+        /// Address and end of lease.
+        leases: Vec<(IpAddr, Moment)>,
+    },
+    /// Live flows to this address are to be cut, where the enforcer can.
+    CutFlows(IpAddr),
+}
+
+/// Room in an enforcer's command channel.
+pub const COMMANDS: usize = 1024;
+
+/// Where enforcers report. Bounded; an enforcer waits when it is full.
+pub type Reports = mpsc::Sender<Event>;
+
+/// An enforcer's driver. `run` ends when `commands` is closed, after it has done what its configuration says about stopping.
+pub trait Enforcer: Send + 'static {
+    /// Runs until `commands` closes.
+    fn run(self: Box<Self>, commands: mpsc::Receiver<Command>, reports: Reports) -> impl Future<Output = ()> + Send
+    where
+        Self: Sized;
+}

@@ -1,0 +1,7 @@
+//! The operating system: clock, notify socket, signals, socket options.
+
+pub mod clock;
+
+/// Firewall mark on every socket that the guard opens towards its upstreams and peers. The nftables ruleset lets packets
+/// that bear it reach just those addresses and ports; setting a mark needs CAP_NET_ADMIN, so other processes can't borrow the way.
+pub const MARK: u32 = 0x6467_0001;
