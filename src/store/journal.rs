@@ -1,0 +1,283 @@
+//! The file of leases.
+//!
+//! Records are appended before the answers that caused them leave. A write reaches the kernel before it returns, so
+//! that a crash of the process can't undo it; what a power failure can take are leases of the last seconds, and it
+//! takes the kernel's sets with them. The file is compacted by writing a new one beside it, flushing it and renaming it
+//! over.
+//!
+//! Ends are kept on two clocks. Within one boot the boot clock counts, which no clock step touches. After a reboot the
+//! wall clock counts; a lease then never lasts longer than it did when it was written.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::record::{self, Record};
+use crate::core::event::StoredLease;
+use crate::core::moment::Moment;
+use crate::core_task::{Journal, JournalRecord};
+use crate::sys::clock::{Clock, Outside};
+
+const FILE: &str = "leases.journal";
+const TEMPORARY: &str = "leases.journal.new";
+const LOCK: &str = "lock";
+const MAGIC: &[u8; 8] = b"DGLEASE1";
+/// A boot id is a UUID in text form.
+const BOOT_ID: usize = 36;
+/// The journal is compacted when it holds this many octets more than four times what is alive.
+const SLACK: u64 = 1 << 20;
+/// Octets read back at most; a journal is compacted long before.
+const LARGEST: u64 = 4 << 30;
+
+/// The open journal. Holds the lock on its directory.
+#[derive(Debug)]
+pub struct LeaseJournal {
+    directory: PathBuf,
+    file: File,
+    /// Where the next record goes; what lies behind is the rest of a write that failed.
+    length: u64,
+    /// Octets in the file after the last compaction.
+    compacted: u64,
+    /// What is alive, for compaction. Bounded by the lease table: entries go when their lease and its linger have ended.
+    live: HashMap<IpAddr, StoredLease>,
+    linger: Duration,
+    clock: Clock,
+    outside: Outside,
+    /// Monotonic time at which `outside` was read.
+    read_at: Moment,
+    buffer: Vec<u8>,
+    _lock: File,
+}
+
+/// Why the journal can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {what}: {source}", path = path.display())]
+pub struct StoreError {
+    path: PathBuf,
+    what: &'static str,
+    source: io::Error,
+}
+
+fn at(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError { path, what, source }
+}
+
+impl LeaseJournal {
+    /// Opens the journal in `directory` (made if missing) and reads back what is alive: leases that have not ended, and
+    /// ended ones whose routes still linger. None lasts longer than `max` from now. A torn tail is cut and reported in
+    /// the log.
+    ///
+    /// # Errors
+    /// The directory can't be used, or another daemon uses it.
+    pub fn open(
+        directory: &Path,
+        clock: Clock,
+        max: Duration,
+        linger: Duration,
+    ) -> Result<(Self, Vec<StoredLease>), StoreError> {
+        std::fs::create_dir_all(directory).map_err(at(directory, "can't make the state directory"))?;
+        let lock_path = directory.join(LOCK);
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(at(&lock_path, "can't open the lock"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let held = io::Error::from(io::ErrorKind::WouldBlock);
+                return Err(at(&lock_path, "another destguard uses this state directory")(held));
+            }
+            Err(TryLockError::Error(error)) => return Err(at(&lock_path, "can't lock")(error)),
+        }
+        let outside = Outside::read().map_err(at(Path::new("/proc"), "can't read the clocks"))?;
+        let read_at = clock.now();
+        let path = directory.join(FILE);
+        let stored = read_back(&path)?;
+        let live = restore(&stored, &outside, read_at, max, linger);
+        let mut leases: Vec<StoredLease> = live.values().cloned().collect();
+        leases.sort_by_key(|lease| lease.address);
+        // A new file at once: it is on this boot's clock and without a torn tail.
+        let (file, length) = compacted(directory, &live, &Clocks { clock: read_at, outside: &outside })
+            .map_err(at(&path, "can't write the journal"))?;
+        let journal = Self {
+            directory: directory.to_owned(),
+            file,
+            length,
+            compacted: length,
+            live,
+            linger,
+            clock,
+            outside,
+            read_at,
+            buffer: Vec::new(),
+            _lock: lock,
+        };
+        Ok((journal, leases))
+    }
+
+    /// Writes all that is alive to a new file and puts it in place of the old one.
+    fn compact(&mut self, now: Moment) -> io::Result<()> {
+        // The wall clock may have been stepped since; new records are to follow it.
+        self.outside = Outside::read()?;
+        self.read_at = self.clock.now();
+        let linger = self.linger;
+        self.live.retain(|_, lease| lease.ends.plus(linger) > now);
+        let clocks = Clocks { clock: self.read_at, outside: &self.outside };
+        (self.file, self.length) = compacted(&self.directory, &self.live, &clocks)?;
+        self.compacted = self.length;
+        Ok(())
+    }
+}
+
+impl Journal for LeaseJournal {
+    fn write(&mut self, records: &[JournalRecord], now: Moment) -> io::Result<()> {
+        self.buffer.clear();
+        let clocks = Clocks { clock: self.read_at, outside: &self.outside };
+        for entry in records {
+            match entry {
+                JournalRecord::Lease(lease) => {
+                    record::encode(&clocks.stamped(lease, now), &mut self.buffer);
+                    self.live.insert(lease.address, lease.clone());
+                }
+                JournalRecord::Closed(address) => {
+                    record::encode(&Record::Closed { address: *address }, &mut self.buffer);
+                    self.live.remove(address);
+                }
+            }
+        }
+        // A write that fails half-way leaves a part of a record: the next one starts at the last whole one.
+        if let Err(error) = self.file.write_all_at(&self.buffer, self.length) {
+            self.file.set_len(self.length)?;
+            return Err(error);
+        }
+        self.length = self.length.saturating_add(self.buffer.len() as u64);
+        if self.length > self.compacted.saturating_mul(4).saturating_add(SLACK) {
+            // The records are in the file already: a compaction that fails loses nothing and is tried again later.
+            if let Err(error) = self.compact(now) {
+                tracing::warn!(%error, octets = self.length, "the lease journal can't be compacted");
+                self.compacted = self.length;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The monotonic clock and those outside, read at the same time.
+struct Clocks<'a> {
+    clock: Moment,
+    outside: &'a Outside,
+}
+
+impl Clocks<'_> {
+    /// What `base`, a clock outside, shows at `moment`.
+    fn shifted(&self, base: u64, moment: Moment) -> u64 {
+        if moment >= self.clock {
+            base.saturating_add(moment.0 - self.clock.0)
+        } else {
+            base.saturating_sub(self.clock.0 - moment.0)
+        }
+    }
+
+    fn stamped(&self, lease: &StoredLease, now: Moment) -> Record {
+        Record::Lease {
+            address: lease.address,
+            written: self.shifted(self.outside.wall, now),
+            ends_boot: self.shifted(self.outside.since_boot, lease.ends),
+            ends_wall: self.shifted(self.outside.wall, lease.ends),
+            names: lease.names.clone(),
+        }
+    }
+}
+
+/// A new file that holds `live`, in place of the old one; and its length.
+fn compacted(directory: &Path, live: &HashMap<IpAddr, StoredLease>, clocks: &Clocks<'_>) -> io::Result<(File, u64)> {
+    let mut octets = MAGIC.to_vec();
+    octets.extend(clocks.outside.boot_id.bytes().chain(std::iter::repeat(b' ')).take(BOOT_ID));
+    for lease in live.values() {
+        record::encode(&clocks.stamped(lease, clocks.clock), &mut octets);
+    }
+    let temporary = directory.join(TEMPORARY);
+    let mut file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&temporary)?;
+    file.write_all(&octets)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, directory.join(FILE))?;
+    File::open(directory)?.sync_all()?;
+    Ok((file, octets.len() as u64))
+}
+
+/// What a file holds.
+#[derive(Debug, Default)]
+struct Stored {
+    boot_id: String,
+    records: Vec<Record>,
+}
+
+fn read_back(path: &Path) -> Result<Stored, StoreError> {
+    let mut octets = Vec::new();
+    match File::open(path) {
+        Ok(file) => file.take(LARGEST).read_to_end(&mut octets).map_err(at(path, "can't read the journal"))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stored::default()),
+        Err(error) => return Err(at(path, "can't open the journal")(error)),
+    };
+    let Some((magic, rest)) = octets.split_first_chunk::<8>() else {
+        tracing::warn!(path = %path.display(), "the lease journal is cut before its head: no lease restored");
+        return Ok(Stored::default());
+    };
+    if magic != MAGIC {
+        return Err(at(path, "not a lease journal; move it away")(io::ErrorKind::InvalidData.into()));
+    }
+    let Some((boot_id, mut rest)) = rest.split_at_checked(BOOT_ID) else { return Ok(Stored::default()) };
+    let mut records = Vec::new();
+    while !rest.is_empty() {
+        let Some((record, length)) = record::decode(rest) else {
+            tracing::warn!(path = %path.display(), octets = rest.len(), "the lease journal's torn tail is cut");
+            break;
+        };
+        records.push(record);
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Ok(Stored { boot_id: String::from_utf8_lossy(boot_id).trim().to_owned(), records })
+}
+
+/// The leases of `stored` that are alive, on the monotonic clock.
+fn restore(
+    stored: &Stored,
+    outside: &Outside,
+    now: Moment,
+    max: Duration,
+    linger: Duration,
+) -> HashMap<IpAddr, StoredLease> {
+    let same_boot = stored.boot_id == outside.boot_id;
+    let longest = i128::try_from(max.as_millis()).unwrap_or(i128::MAX);
+    let mut live = HashMap::new();
+    for record in &stored.records {
+        match record {
+            Record::Closed { address } => {
+                live.remove(address);
+            }
+            Record::Lease { address, written, ends_boot, ends_wall, names } => {
+                let (ends, clock) =
+                    if same_boot { (*ends_boot, outside.since_boot) } else { (*ends_wall, outside.wall) };
+                // How long the lease has left; negative when it has ended.
+                let left = i128::from(ends) - i128::from(clock);
+                // With a wall clock that was set back it may not have more left than when it was written.
+                let at_writing = if same_boot { i128::MAX } else { i128::from(*ends_wall) - i128::from(*written) };
+                let left = left.min(at_writing).min(longest);
+                let ends = Moment(u64::try_from(i128::from(now.0).saturating_add(left)).unwrap_or(0));
+                live.insert(*address, StoredLease { address: *address, ends, names: names.clone() });
+            }
+        }
+    }
+    live.retain(|_, lease: &mut StoredLease| lease.ends.plus(linger) > now);
+    live
+}
+
+#[cfg(test)]
+mod tests;

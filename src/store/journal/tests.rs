@@ -1,0 +1,157 @@
+//! The journal: what is written is there after any crash, nothing lasts longer than it did.
+
+use super::*;
+
+const MAX: Duration = Duration::from_secs(86_400);
+const LINGER: Duration = Duration::from_secs(600);
+
+fn address(last: u8) -> IpAddr {
+    IpAddr::from([203, 0, 113, last])
+}
+
+fn lease(last: u8, ends: Moment) -> StoredLease {
+    StoredLease { address: address(last), ends, names: vec!["www.shop.test".parse().unwrap()] }
+}
+
+fn open(directory: &Path, clock: Clock) -> (LeaseJournal, Vec<StoredLease>) {
+    LeaseJournal::open(directory, clock, MAX, LINGER).unwrap()
+}
+
+fn assert_about(ends: Moment, wanted: Moment) {
+    assert!(ends.0.abs_diff(wanted.0) < 5_000, "{ends:?} is not {wanted:?}");
+}
+
+#[test]
+fn leases_come_back_with_their_ends_and_closed_ones_do_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Clock::start();
+    let now = clock.now();
+    let ends = now.plus(Duration::from_secs(300));
+    {
+        let (mut journal, restored) = open(directory.path(), clock);
+        assert_eq!(restored, []);
+        journal.write(&[JournalRecord::Lease(lease(1, ends)), JournalRecord::Lease(lease(2, ends))], now).unwrap();
+        journal.write(&[JournalRecord::Closed(address(1))], now).unwrap();
+    }
+    let clock = Clock::start();
+    let (_journal, restored) = open(directory.path(), clock);
+    assert_eq!(restored.len(), 1);
+    assert_eq!(restored[0].address, address(2));
+    assert_eq!(restored[0].names, lease(2, ends).names);
+    assert_about(restored[0].ends, clock.now().plus(Duration::from_secs(300)));
+}
+
+#[test]
+fn a_lease_that_ended_comes_back_only_while_its_route_lingers() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Clock::start();
+    let now = clock.now();
+    {
+        let (mut journal, _) = open(directory.path(), clock);
+        let before = |seconds: u64| Moment(now.0 - seconds * 1_000);
+        journal
+            .write(&[JournalRecord::Lease(lease(1, before(60))), JournalRecord::Lease(lease(2, before(601)))], now)
+            .unwrap();
+    }
+    let (_journal, restored) = open(directory.path(), Clock::start());
+    assert_eq!(restored.iter().map(|lease| lease.address).collect::<Vec<_>>(), [address(1)]);
+    assert!(restored[0].ends < now);
+}
+
+#[test]
+fn any_cut_of_the_file_keeps_all_whole_records_before_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Clock::start();
+    let now = clock.now();
+    let ends = now.plus(Duration::from_secs(300));
+    let (mut journal, _) = open(directory.path(), clock);
+    let mut lengths = vec![journal.length];
+    for last in 0..5 {
+        journal.write(&[JournalRecord::Lease(lease(last, ends))], now).unwrap();
+        lengths.push(journal.length);
+    }
+    drop(journal);
+    let whole = std::fs::read(directory.path().join(FILE)).unwrap();
+    for cut in 0..=whole.len() {
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::write(copy.path().join(FILE), &whole[..cut]).unwrap();
+        let (_journal, restored) = open(copy.path(), Clock::start());
+        let wanted = lengths.iter().skip(1).filter(|length| **length <= cut as u64).count();
+        assert_eq!(restored.len(), wanted, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_clock_step_within_one_boot_changes_nothing() {
+    let now = Moment(1_000_000);
+    let outside = Outside { boot_id: "b".into(), since_boot: 50_000, wall: 10_000_000_000 };
+    let ends_boot = outside.since_boot + 300_000;
+    for wall_step in [-86_400_000i64, 86_400_000] {
+        let record = Record::Lease {
+            address: address(1),
+            written: outside.wall,
+            ends_boot,
+            ends_wall: outside.wall + 300_000,
+            names: vec![],
+        };
+        let stepped = Outside { wall: outside.wall.checked_add_signed(wall_step).unwrap(), ..outside.clone() };
+        let stored = Stored { boot_id: "b".into(), records: vec![record] };
+        let live = restore(&stored, &stepped, now, MAX, LINGER);
+        assert_eq!(live[&address(1)].ends, Moment(1_300_000));
+    }
+}
+
+#[test]
+fn after_a_reboot_the_wall_clock_counts_and_never_lengthens() {
+    let now = Moment(1_000_000);
+    let record =
+        |ends_wall| Record::Lease { address: address(1), written: 5_000_000, ends_boot: 9, ends_wall, names: vec![] };
+    let outside = |wall| Outside { boot_id: "new".into(), since_boot: 1, wall };
+    let ends = |ends_wall, wall| {
+        let stored = Stored { boot_id: "old".into(), records: vec![record(ends_wall)] };
+        restore(&stored, &outside(wall), now, MAX, LINGER).get(&address(1)).map(|lease| lease.ends)
+    };
+    // 100 s of 300 s have passed.
+    assert_eq!(ends(5_300_000, 5_100_000), Some(Moment(1_200_000)));
+    // The clock was set back by far: at most what was left when it was written.
+    assert_eq!(ends(5_300_000, 1), Some(Moment(1_300_000)));
+    // Set forward by a day: ended, linger and all.
+    assert_eq!(ends(5_300_000, 5_000_000 + 86_400_000), None);
+    // A damaged end that no lease can have.
+    assert_eq!(ends(u64::MAX, 5_000_000), Some(now.plus(MAX)));
+}
+
+#[test]
+fn the_journal_is_compacted_and_stays_small() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Clock::start();
+    let now = clock.now();
+    let (mut journal, _) = open(directory.path(), clock);
+    for round in 0..40_000u64 {
+        let ends = now.plus(Duration::from_secs(300 + round));
+        journal.write(&[JournalRecord::Lease(lease(1, ends))], now).unwrap();
+    }
+    let length = std::fs::metadata(directory.path().join(FILE)).unwrap().len();
+    assert!(length < 3 * SLACK, "{length} octets");
+    drop(journal);
+    let clock = Clock::start();
+    let (_journal, restored) = open(directory.path(), clock);
+    assert_about(restored[0].ends, clock.now().plus(Duration::from_secs(300 + 39_999)));
+}
+
+#[test]
+fn a_second_daemon_on_the_same_directory_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Clock::start();
+    let (_journal, _) = open(directory.path(), clock);
+    let error = LeaseJournal::open(directory.path(), clock, MAX, LINGER).unwrap_err().to_string();
+    assert!(error.contains("another destguard"), "{error}");
+}
+
+#[test]
+fn a_foreign_file_is_not_overwritten() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join(FILE), b"something else entirely").unwrap();
+    let error = LeaseJournal::open(directory.path(), Clock::start(), MAX, LINGER).unwrap_err().to_string();
+    assert!(error.contains("not a lease journal"), "{error}");
+}

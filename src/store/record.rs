@@ -1,0 +1,214 @@
+//! One record of the lease journal.
+//!
+//! ```text
+//!  0     2        6     7         15           23           31
+//!  +-----+--------+-----+---------+------------+------------+---------+-----------+
+//!  | len | crc32c | tag | written | ends, boot | ends, wall | address | names ... |
+//!  +-----+--------+-----+---------+------------+------------+---------+-----------+
+//! ```
+//! Integers are big-endian, times milliseconds. `len` counts what follows `crc32c`, which covers the same. `written` is
+//! the wall clock at writing. An address is its length (4 or 16) and its octets; a name is its length and its
+//! uncompressed wire form.
+
+use std::net::IpAddr;
+
+use crate::core::name::Name;
+
+/// Names kept per record; the rest is for `explain` only and comes back with the next answer.
+const NAMES: usize = 16;
+/// Octets before the payload.
+pub const HEAD: usize = 6;
+
+/// A record as it is in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A lease began or moved later.
+    Lease {
+        /// The leased address.
+        address: IpAddr,
+        /// Wall clock at writing.
+        written: u64,
+        /// End of the lease on the boot clock.
+        ends_boot: u64,
+        /// End of the lease on the wall clock.
+        ends_wall: u64,
+        /// Question names that caused it.
+        names: Vec<Name>,
+    },
+    /// A lease was closed early.
+    Closed {
+        /// The closed address.
+        address: IpAddr,
+    },
+}
+
+/// Appends `record` to `out`.
+pub fn encode(record: &Record, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEAD]);
+    match record {
+        Record::Lease { address, written, ends_boot, ends_wall, names } => {
+            out.push(1);
+            for time in [written, ends_boot, ends_wall] {
+                out.extend_from_slice(&time.to_be_bytes());
+            }
+            put_address(*address, out);
+            for name in names.iter().take(NAMES) {
+                // A wire name is at most 255 octets by construction.
+                if let Ok(len) = u8::try_from(name.wire().len()) {
+                    out.push(len);
+                    out.extend_from_slice(name.wire());
+                }
+            }
+        }
+        Record::Closed { address } => {
+            out.push(2);
+            put_address(*address, out);
+        }
+    }
+    let payload = out.get(start + HEAD..).unwrap_or_default();
+    let sum = crc32c(payload).to_be_bytes();
+    // At most 1 + 24 + 17 + 16 * 256 octets.
+    let len = u16::try_from(payload.len()).unwrap_or(u16::MAX).to_be_bytes();
+    if let Some(head) = out.get_mut(start..start + HEAD) {
+        head.copy_from_slice(&[len[0], len[1], sum[0], sum[1], sum[2], sum[3]]);
+    }
+}
+
+/// Reads the record at the front of `octets`; returns it and its length. `None`: torn or damaged, and so is all behind it.
+#[must_use]
+pub fn decode(octets: &[u8]) -> Option<(Record, usize)> {
+    let (len, rest) = octets.split_first_chunk::<2>()?;
+    let (sum, rest) = rest.split_first_chunk::<4>()?;
+    let payload = rest.get(..usize::from(u16::from_be_bytes(*len)))?;
+    if crc32c(payload) != u32::from_be_bytes(*sum) {
+        return None;
+    }
+    let (&tag, mut rest) = payload.split_first()?;
+    let record = match tag {
+        1 => {
+            let written = take_time(&mut rest)?;
+            let ends_boot = take_time(&mut rest)?;
+            let ends_wall = take_time(&mut rest)?;
+            let address = take_address(&mut rest)?;
+            let mut names = Vec::new();
+            while let Some((&len, tail)) = rest.split_first() {
+                let (wire, next) = tail.split_at_checked(usize::from(len))?;
+                names.push(Name::from_wire(wire).ok()?);
+                rest = next;
+            }
+            Record::Lease { address, written, ends_boot, ends_wall, names }
+        }
+        2 => Record::Closed { address: take_address(&mut rest)? },
+        _ => return None,
+    };
+    Some((record, HEAD + payload.len()))
+}
+
+fn put_address(address: IpAddr, out: &mut Vec<u8>) {
+    match address {
+        IpAddr::V4(v4) => {
+            out.push(4);
+            out.extend_from_slice(&v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            out.push(16);
+            out.extend_from_slice(&v6.octets());
+        }
+    }
+}
+
+fn take_time(rest: &mut &[u8]) -> Option<u64> {
+    let (octets, tail) = rest.split_first_chunk::<8>()?;
+    *rest = tail;
+    Some(u64::from_be_bytes(*octets))
+}
+
+fn take_address(rest: &mut &[u8]) -> Option<IpAddr> {
+    let (&len, tail) = rest.split_first()?;
+    match len {
+        4 => {
+            let (octets, tail) = tail.split_first_chunk::<4>()?;
+            *rest = tail;
+            Some(IpAddr::from(*octets))
+        }
+        16 => {
+            let (octets, tail) = tail.split_first_chunk::<16>()?;
+            *rest = tail;
+            Some(IpAddr::from(*octets))
+        }
+        _ => None,
+    }
+}
+
+/// CRC-32C (Castagnoli), as RFC 3720 section 12.1 names it; bytewise with a table made at compile time.
+fn crc32c(octets: &[u8]) -> u32 {
+    const TABLE: [u32; 256] = {
+        let mut table = [0u32; 256];
+        let mut index = 0usize;
+        while index < 256 {
+            let mut value = index as u32;
+            let mut bit = 0;
+            while bit < 8 {
+                value = if value & 1 == 1 { (value >> 1) ^ 0x82f6_3b78 } else { value >> 1 };
+                bit += 1;
+            }
+            table[index] = value;
+            index += 1;
+        }
+        table
+    };
+    !octets.iter().fold(!0u32, |sum, octet| {
+        let index = usize::from((sum as u8) ^ octet);
+        (sum >> 8) ^ TABLE.get(index).copied().unwrap_or_default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_crc32c() {
+        // The first example of RFC 3720, B.4: 32 octets of zero.
+        assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+    }
+
+    fn records() -> impl Strategy<Value = Record> {
+        let name = "[a-z]{1,20}(\\.[a-z]{1,20}){0,3}".prop_map(|text| text.parse::<Name>().unwrap());
+        prop_oneof![
+            (any::<IpAddr>(), any::<[u64; 3]>(), prop::collection::vec(name, 0..NAMES)).prop_map(
+                |(address, [written, ends_boot, ends_wall], names)| Record::Lease {
+                    address,
+                    written,
+                    ends_boot,
+                    ends_wall,
+                    names
+                }
+            ),
+            any::<IpAddr>().prop_map(|address| Record::Closed { address }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(record in records()) {
+            let mut octets = Vec::new();
+            encode(&record, &mut octets);
+            prop_assert_eq!(decode(&octets), Some((record, octets.len())));
+        }
+
+        #[test]
+        fn a_torn_or_damaged_record_is_none(record in records(), at in any::<prop::sample::Index>(), flip in 1u8..) {
+            let mut octets = Vec::new();
+            encode(&record, &mut octets);
+            let cut = at.index(octets.len());
+            prop_assert_eq!(decode(&octets[..cut]), None);
+            octets[cut] ^= flip;
+            prop_assert_eq!(decode(&octets), None);
+        }
+    }
+}
