@@ -85,8 +85,10 @@ pub enum Event {
     /// An enforcer can't be trusted to hold anything until it has applied a full [`Output::Sync`] (timed) or, for routes, until it reports
     /// [`Event::Applied`] again after its own replay.
     Lost { enforcer: EnforcerId, reason: String },
-    /// An enforcer refused the plan `generation` (a full set, for one), holds all else: answers that wait for it fail at once,
-    /// addresses first opened by that plan are closed again everywhere.
+    /// An enforcer could not open the addresses that the plan `generation` opens (a full set, for one), but holds all else, the closes
+    /// and extensions of that very plan included; a driver that can't promise this reports [`Event::Lost`] instead. Comes before
+    /// any [`Event::Applied`] of that generation or a later one. Answers that wait for the plan fail at once, addresses first opened
+    /// by it are closed again everywhere. From an enforcer that is not required it is only noted.
     Refused { enforcer: EnforcerId, generation: Generation, reason: String },
     /// A timed enforcer asks for the full state (start, or after it lost it).
     WantSync { enforcer: EnforcerId },
@@ -121,9 +123,10 @@ pub struct StoredLease {
 /// What the core wants done, in order.
 #[derive(Debug)]
 pub enum Output {
-    /// Changes for every timed enforcer.
+    /// Changes for every timed enforcer; one for each address at most.
     ApplyTimed { generation: Generation, changes: Vec<Change> },
-    /// Changes for the route table that all route enforcers share.
+    /// Changes for the route table that all route enforcers share; one for each address at most. May bear the same generation as an
+    /// [`Output::ApplyTimed`].
     ApplyRoutes { generation: Generation, changes: Vec<Change> },
     /// The full state, for one timed enforcer that asked for it. Everything else must be removed.
     Sync { enforcer: EnforcerId, generation: Generation, leases: Vec<(IpAddr, Moment)> },
@@ -140,9 +143,10 @@ pub enum Output {
 /// One change of the desired state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Open this address; timed enforcers: until `ends`.
+    /// Open this address; timed enforcers: until exactly `ends`, also where they hold it with a later end (after a part of its causes
+    /// was revoked). Being open already is not an error.
     Open { address: IpAddr, ends: Moment },
-    /// The address is open already; its end moves later. Timed enforcers only.
+    /// The address is open already; its end moves later. Timed enforcers only. Where the element has just expired this opens it again.
     Extend { address: IpAddr, ends: Moment },
     /// Close this address now. Being absent already is not an error.
     Close { address: IpAddr },
@@ -174,7 +178,7 @@ pub enum Refusal {
     PerDomain,
     /// A peer's route budget is used up.
     RouteBudget { name: String },
-    /// The lease table is full.
+    /// The lease table, or the gate's list of waiting answers, is full.
     Capacity,
     /// The address was revoked while the answer waited.
     Revoked,

@@ -1,7 +1,11 @@
 //! In work: the owner of the lease table, the gate and the plans.
 
+use std::net::IpAddr;
+
 use super::event::{EnforcerSpec, Event, Output};
+use super::explain::{Counts, EnforcerView, Explanation, LeaseFilter, LeaseView};
 use super::moment::Moment;
+use super::name::Name;
 use crate::config::schema::{Gate, Lease};
 
 /// Owner of all pure state.
@@ -42,4 +46,34 @@ impl Guard {
 
     /// Ends what is due.
     pub fn handle_timeout(&mut self, _now: Moment) {}
+
+    /// Leases that `filter` selects, in the order of their addresses, at most `limit`, only those after the address `after`.
+    #[must_use]
+    pub fn leases(&self, _filter: &LeaseFilter, _after: Option<IpAddr>, _limit: usize, _now: Moment) -> Vec<LeaseView> {
+        Vec::new()
+    }
+
+    /// Why an address is open; `None` when it isn't leased.
+    #[must_use]
+    pub fn explain(&self, _address: IpAddr, _now: Moment) -> Option<Explanation> {
+        None
+    }
+
+    /// Every address that a name opened, as question or alias, at most `limit`.
+    #[must_use]
+    pub fn explain_name(&self, _name: &Name, _limit: usize, _now: Moment) -> Vec<Explanation> {
+        Vec::new()
+    }
+
+    /// Gauges and counters; costs nothing.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts::default()
+    }
+
+    /// Every enforcer, in the order of their ids.
+    #[must_use]
+    pub fn enforcers(&self, _now: Moment) -> Vec<EnforcerView> {
+        Vec::new()
+    }
 }
