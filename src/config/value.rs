@@ -179,19 +179,39 @@ pub mod nets {
     use ipnet::IpNet;
     use serde::{Deserialize, Deserializer, Serializer, de, ser::SerializeSeq};
 
+    /// One element; a type of its own, so that an error stands at the element and not at the list.
+    struct Net(IpNet);
+
+    impl<'de> Deserialize<'de> for Net {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_str(NetVisitor)
+        }
+    }
+
+    /// A visitor, since errors that arise within one bear the place of the value.
+    struct NetVisitor;
+
+    impl de::Visitor<'_> for NetVisitor {
+        type Value = Net;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a string with an address or a prefix")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Net, E> {
+            text.parse::<IpNet>()
+                .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+                .map(Net)
+                .map_err(|_| E::custom(format!("\"{text}\" is neither an address nor a prefix")))
+        }
+    }
+
     /// Reads "192.0.2.0/24" and "192.0.2.1".
     ///
     /// # Errors
     /// Anything else.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
-        Vec::<String>::deserialize(deserializer)?
-            .into_iter()
-            .map(|text| {
-                text.parse::<IpNet>()
-                    .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-                    .map_err(|_| de::Error::custom(format!("\"{text}\" is neither an address nor a prefix")))
-            })
-            .collect()
+        Ok(Vec::<Net>::deserialize(deserializer)?.into_iter().map(|net| net.0).collect())
     }
 
     /// Writes them back.

@@ -1,0 +1,273 @@
+//! `[bgp]` and `[[bgp.peer]]`
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::Checks;
+use crate::config::community;
+use crate::config::schema::{Confirm, Family, Peer, Role, Settle};
+
+/// Longest key of TCP-MD5 on Linux (TCP_MD5SIG_MAXKEYLEN).
+const MD5_KEY: usize = 80;
+/// The restart time has 12 bits (RFC 4724 section 3).
+const RESTART_TIME: u64 = 4095;
+
+/// AS numbers that no speaker has: 0 (RFC 7607), AS_TRANS (RFC 6793), the last of both sizes (RFC 7300).
+fn unusable_asn(asn: u32) -> bool {
+    matches!(asn, 0 | 23456 | 65535 | u32::MAX)
+}
+
+impl Checks<'_, '_> {
+    pub(super) fn bgp(&mut self) {
+        let bgp = &self.config.bgp;
+        for (index, text) in bgp.communities.iter().enumerate() {
+            if let Err(error) = community::standard(text) {
+                self.error(&format!("bgp.communities[{index}]"), error);
+            }
+        }
+        for (index, text) in bgp.large_communities.iter().enumerate() {
+            if let Err(error) = community::large(text) {
+                self.error(&format!("bgp.large_communities[{index}]"), error);
+            }
+        }
+        if let Some(asn) = bgp.asn.filter(|asn| unusable_asn(*asn)) {
+            self.error("bgp.asn", format!("{asn} is reserved, no speaker can have it"));
+        }
+        if bgp.router_id.is_some_and(|id| id.is_unspecified()) {
+            self.error("bgp.router_id", "0.0.0.0 identifies nobody (RFC 6286)");
+        }
+        let next_hops = [
+            ("bgp.next_hop_ipv4", bgp.next_hop_ipv4.map(IpAddr::V4)),
+            ("bgp.next_hop_ipv6", bgp.next_hop_ipv6.map(IpAddr::V6)),
+        ];
+        for (path, next_hop) in next_hops {
+            if let Some(hop) = next_hop.filter(|hop| hop.is_unspecified() || hop.is_multicast() || hop.is_loopback()) {
+                self.error(path, format!("{hop} can't be a next hop"));
+            }
+        }
+        let restart = bgp.graceful_restart.0;
+        if restart.as_secs() > RESTART_TIME || restart.subsec_millis() != 0 {
+            self.error(
+                "bgp.graceful_restart",
+                format!("{}: whole seconds, at most {RESTART_TIME}s", bgp.graceful_restart),
+            );
+        }
+        self.unique("bgp.listen", &bgp.listen);
+        if bgp.peer.is_empty() {
+            return;
+        }
+        for (key, given) in [("asn", bgp.asn.is_some()), ("router_id", bgp.router_id.is_some())] {
+            if !given {
+                self.error(&format!("bgp.{key}"), format!("`bgp.{key}` is missing; it is needed with a [[bgp.peer]]"));
+            }
+        }
+        for (family, name, given) in
+            [(Family::Ipv4, "ipv4", bgp.next_hop_ipv4.is_some()), (Family::Ipv6, "ipv6", bgp.next_hop_ipv6.is_some())]
+        {
+            let takes = |peer: &&Peer| peer.role == Role::Enforcer && peer.families.contains(&family);
+            if let Some(peer) = bgp.peer.iter().find(takes).filter(|_| !given) {
+                self.error_with(
+                    &format!("bgp.next_hop_{name}"),
+                    format!("`bgp.next_hop_{name}` is missing: peer \"{}\" takes {name} routes", peer.name),
+                    &format!("set it, or leave \"{name}\" out of the peers' `families`"),
+                );
+            }
+        }
+        if bgp.linger.0.is_zero() {
+            self.warning(
+                "bgp.linger",
+                "a route goes with its lease, and live flows with the route",
+                "give flows some minutes",
+            );
+        }
+        if !bgp.enforce {
+            self.warning("bgp.enforce", "audit: sessions come up, nothing is announced", "true enforces");
+        }
+        self.peers();
+    }
+
+    fn peers(&mut self) {
+        let bgp = &self.config.bgp;
+        let mut names: HashMap<&str, usize> = HashMap::new();
+        let mut addresses: HashMap<(IpAddr, Option<IpAddr>), usize> = HashMap::new();
+        for (index, peer) in bgp.peer.iter().enumerate() {
+            let path = format!("bgp.peer[{index}]");
+            let name_path = format!("{path}.name");
+            if self.sound(&[&name_path]) {
+                let plain = !peer.name.is_empty()
+                    && peer.name.len() <= 64
+                    && peer.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+                if !plain {
+                    self.error(&name_path, "a name has 1 to 64 letters, digits, \"-\", \"_\" and \".\"");
+                } else if matches!(peer.name.as_str(), "nftables" | "state") {
+                    self.error(&name_path, format!("\"{}\" is the name of something else in the guard", peer.name));
+                }
+                if let Some(first) = names.insert(&peer.name, index) {
+                    self.error(&name_path, format!("\"{}\" is the name of bgp.peer[{first}] already", peer.name));
+                }
+            }
+            let address_path = format!("{path}.address");
+            if self.sound(&[&address_path])
+                && let Some(first) = addresses.insert((peer.address, peer.local_address), index)
+            {
+                self.error_with(
+                    &address_path,
+                    format!("{} is the address of bgp.peer[{first}] already", peer.address),
+                    "two sessions to one router need different `local_address`es",
+                );
+            }
+            self.peer(&path, peer);
+        }
+        for (index, peer) in bgp.peer.iter().enumerate().filter(|(_, peer)| peer.role == Role::Observer) {
+            let watched = bgp.peer.iter().any(|other| other.observer.as_deref() == Some(&peer.name));
+            if !watched {
+                self.warning(
+                    &format!("bgp.peer[{index}].role"),
+                    format!("no peer names \"{}\" as its observer", peer.name),
+                    "set `observer` on the peer it watches",
+                );
+            }
+        }
+    }
+
+    fn peer(&mut self, path: &str, peer: &Peer) {
+        let key = |key: &str| format!("{path}.{key}");
+        if peer.address.is_unspecified() || peer.address.is_multicast() {
+            self.error(&key("address"), format!("{} is not the address of a router", peer.address));
+        }
+        if unusable_asn(peer.asn) {
+            self.error(&key("asn"), format!("{} is reserved, no speaker can have it", peer.asn));
+        }
+        if peer.port == 0 {
+            self.error(&key("port"), "0 is not a port");
+        }
+        if peer.local_address.is_some_and(|local| local.is_ipv4() != peer.address.is_ipv4()) {
+            self.error(&key("local_address"), format!("not of the same family as the peer's address {}", peer.address));
+        }
+        if peer.passive && self.config.bgp.listen.is_empty() && self.sound(&["bgp.listen"]) {
+            self.error(&key("passive"), "waits for the peer to connect, and bgp.listen is empty");
+        }
+        self.peer_security(path, peer);
+        let hold = peer.hold_time.0;
+        let in_range = hold.is_zero() || (3..=65_535).contains(&hold.as_secs());
+        if !in_range || hold.subsec_millis() != 0 {
+            self.error(&key("hold_time"), format!("{}: \"0s\", or whole seconds from 3s to 65535s", peer.hold_time));
+        }
+        if peer.families.is_empty() {
+            self.error(&key("families"), "no family: nothing could be announced");
+        }
+        let repeated =
+            peer.families.iter().enumerate().any(|(at, family)| peer.families.iter().skip(at + 1).any(|f| f == family));
+        if repeated {
+            self.error(&key("families"), "a family stands here twice");
+        }
+        let capacity = self.config.lease.capacity;
+        if peer.max_routes == 0 {
+            self.error(&key("max_routes"), "zero: nothing could ever be opened");
+        } else if peer.max_routes > capacity && self.document.has(&key("max_routes")) {
+            self.warning(
+                &key("max_routes"),
+                format!("{} is more than the {capacity} of lease.capacity, which then decides", peer.max_routes),
+                "lower it, or raise lease.capacity",
+            );
+        }
+        if let Settle::Fixed(settle) = peer.settle
+            && settle >= self.config.gate.deadline
+            && peer.required
+            && self.sound(&["gate.deadline"])
+        {
+            self.error(
+                &key("settle"),
+                format!(
+                    "{settle} is not below gate.deadline ({}): every answer would be refused",
+                    self.config.gate.deadline
+                ),
+            );
+        }
+        self.peer_roles(path, peer);
+    }
+
+    fn peer_security(&mut self, path: &str, peer: &Peer) {
+        let key = |key: &str| format!("{path}.{key}");
+        if let Some(hops) = peer.multihop {
+            if peer.ttl_security {
+                self.error(&key("multihop"), "either `ttl_security` (an adjacent peer) or `multihop`, not both");
+            }
+            if Some(peer.asn) == self.config.bgp.asn {
+                self.error_with(
+                    &key("multihop"),
+                    "only for external peers",
+                    "internal peers may be any number of hops away; remove it",
+                );
+            } else if hops < 2 {
+                self.error(
+                    &key("multihop"),
+                    format!("{hops}: an adjacent peer needs no multihop; others are at least 2 hops away"),
+                );
+            }
+        }
+        if peer.password.is_some() && peer.password_file.is_some() {
+            self.error(&key("password_file"), "either `password` or `password_file`, not both");
+        }
+        let (at, password) = match (&peer.password, &peer.password_file) {
+            (Some(password), _) => (key("password"), password.clone()),
+            (None, Some(file)) => {
+                self.readable(&key("password_file"), file);
+                let Ok(text) = std::fs::read_to_string(file) else { return };
+                (key("password_file"), text.trim_end_matches(['\n', '\r']).to_owned())
+            }
+            (None, None) => return,
+        };
+        if password.is_empty() || password.len() > MD5_KEY {
+            self.error(&at, format!("a TCP-MD5 password has 1 to {MD5_KEY} octets, this one {}", password.len()));
+        }
+    }
+
+    fn peer_roles(&mut self, path: &str, peer: &Peer) {
+        let key = |key: &str| format!("{path}.{key}");
+        let bgp = &self.config.bgp;
+        if peer.role == Role::Observer {
+            for given in ["confirm", "settle", "max_routes", "observer"] {
+                if self.document.has(&key(given)) {
+                    self.error(&key(given), format!("`{given}` has no meaning for an observer, which gets no routes"));
+                }
+            }
+            if peer.required && self.document.has(&key("required")) {
+                self.error(&key("required"), "an observer gets no routes, so it can't confirm any");
+            }
+            return;
+        }
+        match (&peer.observer, peer.confirm) {
+            (None, Confirm::Reflect) => {
+                self.error_with(
+                    &key("confirm"),
+                    "\"reflect\" needs an `observer`",
+                    "name the peer entry on which the router sends routes back",
+                );
+            }
+            (Some(_), confirm) if confirm != Confirm::Reflect => {
+                self.error(&key("observer"), "only for confirm = \"reflect\"");
+            }
+            (Some(observer), _) => match bgp.peer.iter().find(|other| other.name == *observer) {
+                None => self.error(&key("observer"), format!("there is no peer called \"{observer}\"")),
+                Some(other) if other.role != Role::Observer => {
+                    self.error(
+                        &key("observer"),
+                        format!("\"{observer}\" is not an observer; set role = \"observer\" on it"),
+                    );
+                }
+                Some(_) => {}
+            },
+            (None, _) => {}
+        }
+        if self.document.has(&key("settle")) && peer.settle == Settle::Fixed(crate::config::value::Span(Duration::ZERO))
+        {
+            self.warning(
+                &key("settle"),
+                "a router that confirms before its forwarding table holds the route will lose first packets",
+                "\"auto\" learns what the router needs",
+            );
+        }
+    }
+}

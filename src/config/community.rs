@@ -1,0 +1,100 @@
+//! `bgp.communities` and `bgp.large_communities`, parsed.
+
+use super::schema::Bgp;
+
+/// RFC 1997 NO_EXPORT.
+pub const NO_EXPORT: u32 = 0xffff_ff01;
+/// RFC 7999 BLACKHOLE: would have routers discard what the guard wants opened, so it is refused.
+pub const BLACKHOLE: u32 = 0xffff_029a;
+
+/// The communities that every route bears.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Communities {
+    /// RFC 1997, the AS in the upper 16 bits; NO_EXPORT included when `bgp.no_export` says so. Sorted, unique.
+    pub standard: Vec<u32>,
+    /// RFC 8092: global administrator and two local parts. Sorted, unique.
+    pub large: Vec<[u32; 3]>,
+}
+
+impl Communities {
+    /// Those of a checked configuration.
+    ///
+    /// # Errors
+    /// The first one that isn't one; none in a configuration that [`super::load`] returned.
+    pub fn of(bgp: &Bgp) -> Result<Self, String> {
+        let mut standard = bgp.communities.iter().map(|text| standard(text)).collect::<Result<Vec<_>, _>>()?;
+        if bgp.no_export {
+            standard.push(NO_EXPORT);
+        }
+        let mut large = bgp.large_communities.iter().map(|text| large(text)).collect::<Result<Vec<_>, _>>()?;
+        standard.sort_unstable();
+        standard.dedup();
+        large.sort_unstable();
+        large.dedup();
+        Ok(Self { standard, large })
+    }
+}
+
+/// "64512:100", or the name of a well-known one.
+///
+/// # Errors
+/// Anything else, and BLACKHOLE.
+pub fn standard(text: &str) -> Result<u32, String> {
+    let value = match text {
+        "no-export" => NO_EXPORT,
+        "no-advertise" => 0xffff_ff02,
+        "no-export-subconfed" => 0xffff_ff03,
+        "no-peer" => 0xffff_ff04,
+        _ => text
+            .split_once(':')
+            .and_then(|(upper, lower)| Some((number::<u16>(upper)?, number::<u16>(lower)?)))
+            .map(|(upper, lower)| (u32::from(upper) << 16) | u32::from(lower))
+            .ok_or_else(|| {
+                format!("\"{text}\" is not a community; write two numbers of at most 65535, as in \"64512:100\"")
+            })?,
+    };
+    if value == BLACKHOLE {
+        return Err(format!("\"{text}\" is BLACKHOLE (RFC 7999): routers would discard what is to be opened"));
+    }
+    Ok(value)
+}
+
+/// "64512:1:2".
+///
+/// # Errors
+/// Anything else.
+pub fn large(text: &str) -> Result<[u32; 3], String> {
+    let parts: Option<Vec<u32>> = text.split(':').map(number::<u32>).collect();
+    parts.and_then(|parts| <[u32; 3]>::try_from(parts).ok()).ok_or_else(|| {
+        format!("\"{text}\" is not a large community; write three numbers of at most 4294967295, as in \"64512:1:2\"")
+    })
+}
+
+/// Digits only: `parse` alone would take "+1".
+fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn communities_parse() {
+        assert_eq!(standard("64512:100"), Ok(0xfc00_0064));
+        assert_eq!(standard("no-export"), Ok(NO_EXPORT));
+        assert_eq!(large("4200000000:1:2"), Ok([4_200_000_000, 1, 2]));
+        for wrong in ["", "1", "65536:1", "1:2:3", "+1:2", "a:b", "1:-2", "65535:666"] {
+            assert!(standard(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["", "1:2", "1:2:3:4", "4294967296:0:0", "1::2"] {
+            assert!(large(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn no_export_is_added_once() {
+        let bgp = Bgp { communities: vec!["no-export".into(), "64512:1".into(), "64512:1".into()], ..Bgp::default() };
+        assert_eq!(Communities::of(&bgp).unwrap().standard, [0xfc00_0001, NO_EXPORT]);
+    }
+}

@@ -1,0 +1,148 @@
+//! `dns.upstream.url`: where questions go and how they travel.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+/// How questions travel to an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// UDP, and TCP when the reply is truncated (RFC 1035, RFC 7766).
+    Udp,
+    /// TCP only (RFC 7766).
+    Tcp,
+    /// DNS over TLS (RFC 7858).
+    Tls,
+    /// DNS over HTTPS (RFC 8484).
+    Https,
+    /// DNS over QUIC (RFC 9250).
+    Quic,
+}
+
+impl Transport {
+    /// The URL scheme.
+    #[must_use]
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Https => "https",
+            Self::Quic => "quic",
+        }
+    }
+
+    /// The port when the URL has none.
+    #[must_use]
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Udp | Self::Tcp => 53,
+            Self::Tls | Self::Quic => 853,
+            Self::Https => 443,
+        }
+    }
+
+    /// Whether the upstream proves its name by a certificate.
+    #[must_use]
+    pub fn is_encrypted(self) -> bool {
+        !matches!(self, Self::Udp | Self::Tcp)
+    }
+}
+
+/// A parsed `url`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UpstreamUrl {
+    /// How questions travel.
+    pub transport: Transport,
+    /// Where to.
+    pub addr: SocketAddr,
+    /// Path of `https` URLs, with its slash; "/dns-query" when the URL has none. Empty for the others.
+    pub path: String,
+}
+
+impl FromStr for UpstreamUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| {
+            format!("\"{text}\" is not an upstream; write a transport and an address, as in \"udp://192.0.2.53\" or \"tls://[2001:db8::53]:853\"")
+        })?;
+        let transport = match scheme {
+            "udp" => Transport::Udp,
+            "tcp" => Transport::Tcp,
+            "tls" => Transport::Tls,
+            "https" => Transport::Https,
+            "quic" => Transport::Quic,
+            other => return Err(format!("\"{other}\" is not a transport; there are udp, tcp, tls, https and quic")),
+        };
+        let (host, path) = match rest.find('/') {
+            Some(at) => rest.split_at(at),
+            None => (rest, ""),
+        };
+        let path = match (transport, path) {
+            (Transport::Https, "" | "/") => "/dns-query",
+            (Transport::Https, path) => path,
+            (_, "" | "/") => "",
+            (_, path) => return Err(format!("\"{path}\": only https upstreams have a path")),
+        };
+        let addr = host_and_port(host, transport.default_port())?;
+        if addr.ip().is_unspecified() || addr.ip().is_multicast() {
+            return Err(format!("{} is not the address of a server", addr.ip()));
+        }
+        Ok(Self { transport, addr, path: path.to_owned() })
+    }
+}
+
+/// Reads "192.0.2.1", "192.0.2.1:53", "[2001:db8::1]", "[2001:db8::1]:53" and a bare "2001:db8::1".
+fn host_and_port(host: &str, default_port: u16) -> Result<SocketAddr, String> {
+    if let Ok(addr) = host.parse::<SocketAddr>() {
+        return if addr.port() == 0 { Err("port 0 is not a port".to_owned()) } else { Ok(addr) };
+    }
+    let bare = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
+    bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, default_port)).map_err(|_| {
+        format!("\"{host}\" is not an IP address with an optional port; names can't be used here, for who would resolve them?")
+    })
+}
+
+impl fmt::Display for UpstreamUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}{}", self.transport.scheme(), self.addr, self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_default_by_transport() {
+        for (text, shown) in [
+            ("udp://192.0.2.1", "udp://192.0.2.1:53"),
+            ("tcp://192.0.2.1:5353", "tcp://192.0.2.1:5353"),
+            ("tls://[2001:db8::1]", "tls://[2001:db8::1]:853"),
+            ("udp://2001:db8::1", "udp://[2001:db8::1]:53"),
+            ("quic://[2001:db8::1]:8853", "quic://[2001:db8::1]:8853"),
+            ("https://192.0.2.1", "https://192.0.2.1:443/dns-query"),
+            ("https://192.0.2.1/q?x=1", "https://192.0.2.1:443/q?x=1"),
+        ] {
+            assert_eq!(text.parse::<UpstreamUrl>().unwrap().to_string(), shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn others_are_refused_with_their_reason() {
+        for (text, reason) in [
+            ("192.0.2.1", "write a transport"),
+            ("ftp://192.0.2.1", "not a transport"),
+            ("udp://dns.example", "not an IP address"),
+            ("udp://192.0.2.1/x", "only https"),
+            ("udp://192.0.2.1:0", "port 0"),
+            ("udp://192.0.2.1:70000", "not an IP address"),
+            ("udp://0.0.0.0", "not the address of a server"),
+            ("udp://", "not an IP address"),
+        ] {
+            let error = text.parse::<UpstreamUrl>().unwrap_err();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+}
