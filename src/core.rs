@@ -2,7 +2,7 @@
 //!
 //! - [`moment`]: time as the core sees it. [`name`]: domain names.
 //! - [`answer`]: binds the records of a response to its question. [`address`]: which addresses may be opened at all.
-//!   [`policy`]: which names may be asked. These three are functions and may run on any task.
+//!   [`policy`]: which names may be asked. [`verdict`]: all three in one call. These are functions and may run on any task.
 //! - [`lease`]: the lease table. [`gate`]: which answer waits for which generation. [`plan`]: what the enforcers must
 //!   change. [`explain`]: why an address is open. [`guard`] owns these and is itself owned by one task.
 //! - [`event`]: everything that goes in and comes out.
@@ -19,3 +19,4 @@ pub mod moment;
 pub mod name;
 pub mod plan;
 pub mod policy;
+pub mod verdict;

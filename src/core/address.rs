@@ -1,1 +1,324 @@
-//! In work.
+//! Which addresses may be opened at all: not those of the special-purpose registries, not the guard's own infrastructure, not what the
+//! operator forbade. The operator's words lift the registries only: `addresses.open` (already open, no lease needed),
+//! `policy.private` (for the names of one domain) and `addresses.nat64`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use ipnet::{IpNet, Ipv6Net};
+
+use super::name::Name;
+use super::policy::{PolicyError, RuleRef, name_from_user};
+use crate::config::schema::Config;
+
+pub mod special;
+#[cfg(test)]
+mod tests;
+
+use special::Special;
+
+/// An IPv6 form that holds an IPv4 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// ::ffff:0:0/96, RFC 4291 section 2.5.5.2. Never opened: a host that gets one connects over IPv4.
+    Mapped,
+    /// ::/96, RFC 4291 section 2.5.5.1 (deprecated). Never opened.
+    Compatible,
+    /// 2002::/16, RFC 3056.
+    SixToFour,
+    /// `addresses.nat64`, RFC 6052.
+    Nat64,
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mapped => "IPv4-mapped",
+            Self::Compatible => "IPv4-compatible",
+            Self::SixToFour => "6to4",
+            Self::Nat64 => "NAT64",
+        })
+    }
+}
+
+/// Why an address is not opened and not passed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It lies in `addresses.never`.
+    Never(IpNet),
+    /// It is the guard's own: a peer, next hop, upstream, local address; the label says which.
+    Infrastructure(String),
+    /// It lies in a block of the special-purpose registries.
+    Special(&'static Special),
+    /// IPv6 outside 2000::/3, in no registered block.
+    NotGlobalUnicast,
+    /// It holds an IPv4 address that may not be opened.
+    Embedded {
+        /// How.
+        form: Form,
+        /// Which.
+        inner: Ipv4Addr,
+        /// Why not.
+        reason: Box<Reason>,
+    },
+    /// A hint for a service whose target name is denied.
+    Target {
+        /// The target.
+        name: Name,
+        /// The rule.
+        rule: Option<RuleRef>,
+    },
+    /// Allowed, but part of a signed set that must not be served in part to a client that set DO.
+    SignedSet,
+    /// A hint of a record that is dropped since `mandatory` names a key that lost all its values, RFC 9460 section 8.
+    Mandatory,
+}
+
+impl Reason {
+    /// A short word for metrics: few values, never an address or a name.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Never(_) => "never",
+            Self::Infrastructure(_) => "infrastructure",
+            Self::Special(_) | Self::NotGlobalUnicast => "special",
+            Self::Embedded { .. } => "embedded",
+            Self::Target { .. } => "target",
+            Self::SignedSet => "signed_set",
+            Self::Mandatory => "mandatory",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never(net) => write!(f, "addresses.never holds {net}"),
+            Self::Infrastructure(label) => write!(f, "the guard's own: {label}"),
+            Self::Special(special) => write!(f, "{special}"),
+            Self::NotGlobalUnicast => f.write_str("outside 2000::/3 (IPv6 address space registry, RFC 4291)"),
+            Self::Embedded { form, inner, reason } => write!(f, "{form} address of {inner}: {reason}"),
+            Self::Target { name, rule: Some(rule) } => write!(f, "the service's name {name} is denied by {rule}"),
+            Self::Target { name, rule: None } => write!(f, "the service's name {name} is denied"),
+            Self::SignedSet => f.write_str("part of a signed set of which another part was removed"),
+            Self::Mandatory => f.write_str("part of a service record whose mandatory keys were removed"),
+        }
+    }
+}
+
+/// How an address may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// It needs a lease.
+    Lease,
+    /// It lies in `addresses.open`: no lease, no budget.
+    AlreadyOpen,
+}
+
+/// `[[policy.private]]`, read.
+#[derive(Clone, Debug)]
+struct Private {
+    domain: Name,
+    prefixes: Vec<IpNet>,
+}
+
+/// All that is known of addresses, ready to be asked. Never changed: a reload builds another.
+#[derive(Clone, Debug)]
+pub struct AddressFilter {
+    never: Vec<IpNet>,
+    open: Vec<IpNet>,
+    infrastructure: HashMap<IpAddr, String>,
+    private: Vec<Private>,
+    nat64: Option<Ipv6Net>,
+}
+
+impl AddressFilter {
+    /// From `[addresses]` and `[[policy.private]]`; [`infrastructure`] is added to `own`, the addresses of this host's interfaces, each
+    /// with a word that says what it is.
+    ///
+    /// # Errors
+    /// Every value that can't be used.
+    pub fn new(config: &Config, own: &[(IpAddr, String)]) -> Result<Self, Vec<PolicyError>> {
+        let mut errors = Vec::new();
+        let infrastructure = infrastructure(config).unwrap_or_else(|wrong| {
+            errors.extend(wrong);
+            Vec::new()
+        });
+        let mut private = Vec::new();
+        for (place, entry) in config.policy.private.iter().enumerate() {
+            match name_from_user(&entry.domain) {
+                Ok(domain) => private.push(Private { domain, prefixes: entry.prefixes.clone() }),
+                Err(reason) => errors.push(PolicyError {
+                    key: format!("policy.private[{place}].domain"),
+                    text: entry.domain.clone(),
+                    reason,
+                }),
+            }
+        }
+        if let Some(net) = config.addresses.nat64.filter(|net| net.prefix_len() != 96) {
+            errors.push(PolicyError {
+                key: "addresses.nat64".to_owned(),
+                text: net.to_string(),
+                reason: "must be a /96, as in \"64:ff9b::/96\"".to_owned(),
+            });
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let mut all = HashMap::new();
+        for (address, label) in infrastructure.into_iter().chain(own.iter().cloned()) {
+            if !address.is_unspecified() {
+                all.entry(plain(address)).or_insert(label);
+            }
+        }
+        Ok(Self {
+            never: config.addresses.never.clone(),
+            open: config.addresses.open.clone(),
+            infrastructure: all,
+            private,
+            nat64: config.addresses.nat64,
+        })
+    }
+
+    /// Whether an address may be opened for `question` over the aliases `chain` (all of them).
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn judge(&self, address: IpAddr, question: &Name, chain: &[Name]) -> Result<Admitted, Reason> {
+        let forbidden = self.forbidden(address);
+        if let Some(reason @ Reason::Never(_)) = forbidden {
+            return Err(reason);
+        }
+        if self.open.iter().any(|net| net.contains(&address)) {
+            return Ok(Admitted::AlreadyOpen);
+        }
+        if let Some(reason) = forbidden {
+            return Err(reason);
+        }
+        let embedded = self.embedded(address);
+        if let Some((form, inner)) = embedded
+            && let Some(reason) = self.forbidden(IpAddr::V4(inner))
+        {
+            return Err(Reason::Embedded { form, inner, reason: Box::new(reason) });
+        }
+        if self.is_private(address, question, chain) {
+            return Ok(Admitted::Lease);
+        }
+        match embedded {
+            Some((Form::Nat64, inner)) if self.is_private(IpAddr::V4(inner), question, chain) => Ok(Admitted::Lease),
+            // The operator's own prefix, whatever the registries say of it.
+            Some((form @ (Form::Nat64 | Form::SixToFour), inner)) => match registries(IpAddr::V4(inner)) {
+                None => Ok(Admitted::Lease),
+                Some(reason) => Err(Reason::Embedded { form, inner, reason: Box::new(reason) }),
+            },
+            _ => registries(address).map_or(Ok(Admitted::Lease), Err),
+        }
+    }
+
+    /// What no exception lifts.
+    fn forbidden(&self, address: IpAddr) -> Option<Reason> {
+        if let Some(net) = self.never.iter().find(|net| net.contains(&address)) {
+            return Some(Reason::Never(*net));
+        }
+        self.infrastructure.get(&address).map(|label| Reason::Infrastructure(label.clone()))
+    }
+
+    fn is_private(&self, address: IpAddr, question: &Name, chain: &[Name]) -> bool {
+        self.private.iter().any(|private| {
+            private.prefixes.iter().any(|net| net.contains(&address))
+                && question.is_within(&private.domain)
+                && chain.iter().all(|name| name.is_within(&private.domain))
+        })
+    }
+
+    /// The IPv4 address inside, if the form holds one.
+    fn embedded(&self, address: IpAddr) -> Option<(Form, Ipv4Addr)> {
+        let IpAddr::V6(address) = address else { return None };
+        let last = Ipv4Addr::from_bits(u32::try_from(address.to_bits() & 0xffff_ffff).ok()?);
+        if self.nat64.is_some_and(|net| net.contains(&address)) {
+            return Some((Form::Nat64, last));
+        }
+        match address.segments() {
+            [0, 0, 0, 0, 0, 0xffff, _, _] => Some((Form::Mapped, last)),
+            [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
+            [0, 0, 0, 0, 0, 0, _, _] => Some((Form::Compatible, last)),
+            [0x2002, high, low, ..] => {
+                Some((Form::SixToFour, Ipv4Addr::from_bits((u32::from(high) << 16) | u32::from(low))))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Why the registries forbid an address; 6to4 is not looked into here.
+fn registries(address: IpAddr) -> Option<Reason> {
+    match special::find(address) {
+        Some(special) if special.admit => None,
+        Some(special) => Some(Reason::Special(special)),
+        None => match address {
+            IpAddr::V6(v6) if v6.segments()[0] & 0xe000 != 0x2000 => Some(Reason::NotGlobalUnicast),
+            _ => None,
+        },
+    }
+}
+
+/// An IPv4-mapped address as the IPv4 address it is.
+fn plain(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
+        IpAddr::V4(_) => address,
+    }
+}
+
+/// The guard's own addresses that the configuration names: peers, local addresses, next hops, router id, upstreams, listeners. Each with the
+/// key that named it.
+///
+/// # Errors
+/// Upstreams whose address can't be read.
+pub fn infrastructure(config: &Config) -> Result<Vec<(IpAddr, String)>, Vec<PolicyError>> {
+    let mut all: Vec<(IpAddr, String)> = Vec::new();
+    let mut errors = Vec::new();
+    for (place, upstream) in config.dns.upstream.iter().enumerate() {
+        match upstream_address(&upstream.url) {
+            Some(address) => all.push((address, format!("upstream {}", upstream.url))),
+            None => errors.push(PolicyError {
+                key: format!("dns.upstream[{place}].url"),
+                text: upstream.url.clone(),
+                reason: "must hold an address, as in \"udp://192.0.2.53\" or \"tls://[2001:db8::53]:853\"".to_owned(),
+            }),
+        }
+    }
+    let bgp = &config.bgp;
+    for peer in &bgp.peer {
+        all.push((peer.address, format!("bgp.peer {}", peer.name)));
+        all.extend(peer.local_address.map(|address| (address, format!("local_address of bgp.peer {}", peer.name))));
+    }
+    all.extend(bgp.router_id.map(|address| (IpAddr::V4(address), "bgp.router_id".to_owned())));
+    all.extend(bgp.next_hop_ipv4.map(|address| (IpAddr::V4(address), "bgp.next_hop_ipv4".to_owned())));
+    all.extend(bgp.next_hop_ipv6.map(|address| (IpAddr::V6(address), "bgp.next_hop_ipv6".to_owned())));
+    let tls = &config.dns.tls;
+    let listeners = [
+        ("dns.listen", &config.dns.listen),
+        ("dns.tls.dot", &tls.dot),
+        ("dns.tls.doh", &tls.doh),
+        ("dns.tls.doq", &tls.doq),
+        ("bgp.listen", &bgp.listen),
+        ("http.listen", &config.http.listen),
+    ];
+    for (key, sockets) in listeners {
+        all.extend(sockets.iter().map(|socket| (socket.ip(), key.to_owned())));
+    }
+    if errors.is_empty() { Ok(all) } else { Err(errors) }
+}
+
+/// The address of `scheme://address[:port][/path]`; an IPv6 address with a port stands in brackets.
+fn upstream_address(url: &str) -> Option<IpAddr> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = rest.split_once('/').map_or(rest, |(host, _)| host);
+    if let Ok(socket) = host.parse::<SocketAddr>() {
+        return Some(socket.ip());
+    }
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    bare.parse().ok()
+}

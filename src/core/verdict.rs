@@ -1,0 +1,305 @@
+//! The whole judgement of a response in one function: bind, policy on every name of the chain, filter on every address.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::address::{AddressFilter, Admitted, Reason};
+use super::answer::{self, BindError, Bound, Kept, Origin, Question, Record, RecordData, rtype, svcparam};
+use super::event::Grant;
+use super::name::Name;
+use super::policy::{Policy, RuleRef};
+
+#[cfg(test)]
+mod tests;
+
+/// A response as the upstream gave it.
+#[derive(Clone, Copy, Debug)]
+pub struct Response<'a> {
+    /// What was asked.
+    pub question: &'a Question,
+    /// The ANSWER section, in the order it came.
+    pub records: &'a [Record],
+    /// Whether the rcode is NOERROR. Under another one only aliases are kept and nothing is opened.
+    pub noerror: bool,
+    /// Whether the client set DO.
+    pub dnssec_ok: bool,
+}
+
+/// An address that was taken out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// The address.
+    pub address: IpAddr,
+    /// Index of its record.
+    pub record: usize,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// What becomes of the hints of one SVCB or HTTPS record that stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HintEdit {
+    /// Index of the record.
+    pub record: usize,
+    /// All that remains of `ipv4hint`; empty: the key is removed.
+    pub ipv4hint: Vec<Ipv4Addr>,
+    /// All that remains of `ipv6hint`; empty: the key is removed.
+    pub ipv6hint: Vec<Ipv6Addr>,
+}
+
+/// An answer that may go to the client once its grants are in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The ANSWER section, in this order; nothing else of it may be passed on.
+    pub keep: Vec<Kept>,
+    /// The kept records whose hints must be rewritten.
+    pub hints: Vec<HintEdit>,
+    /// What must be in force first, each address once. Empty: the answer needs no lease (no address in it, or all of them in
+    /// `addresses.open`).
+    pub grants: Vec<Grant>,
+    /// Addresses that pass without lease.
+    pub already_open: Vec<IpAddr>,
+    /// The aliases, in order, without the question.
+    pub chain: Vec<Name>,
+    /// What was taken out; empty: the answer is whole. EDE 17 when not.
+    pub removed: Vec<Removed>,
+    /// Records that the question doesn't reach.
+    pub dropped: usize,
+    /// Seconds: the least effective TTL of the kept records.
+    pub ttl: Option<u32>,
+}
+
+/// What becomes of a response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judged {
+    /// Goes out when its grants are in force.
+    Answer(Answer),
+    /// A name is denied: NXDOMAIN with EDE 15.
+    Denied {
+        /// The question or an alias.
+        name: Name,
+        /// The rule; `None`: `policy.default`.
+        rule: Option<RuleRef>,
+    },
+    /// Addresses came and none is left: NODATA with EDE 17.
+    Filtered {
+        /// What was taken out.
+        removed: Vec<Removed>,
+        /// The aliases, in order, without the question.
+        chain: Vec<Name>,
+        /// Records that the question doesn't reach.
+        dropped: usize,
+    },
+    /// It can't be bound to its question: SERVFAIL.
+    Unbound(BindError),
+}
+
+/// Judges a response.
+#[must_use]
+pub fn judge(policy: &Policy, filter: &AddressFilter, response: Response<'_>) -> Judged {
+    let bound = if response.noerror {
+        answer::bind(response.question, response.records)
+    } else {
+        answer::bind_aliases(response.question, response.records)
+    };
+    let bound = match bound {
+        Ok(bound) => bound,
+        Err(error) => return Judged::Unbound(error),
+    };
+    if let Some((name, rule)) = denied(policy, &response.question.name, &bound.chain) {
+        return Judged::Denied { name, rule };
+    }
+    Sieve::new(policy, filter, response, &bound).run(bound)
+}
+
+/// The first name that policy denies.
+fn denied(policy: &Policy, question: &Name, chain: &[Name]) -> Option<(Name, Option<RuleRef>)> {
+    let asked = std::iter::once((question, policy.judge(question)));
+    let (name, verdict) =
+        asked.chain(chain.iter().map(|name| (name, policy.judge_alias(name)))).find(|(_, verdict)| verdict.denies())?;
+    Some((name.clone(), verdict.rule.map(|rule| policy.describe(rule))))
+}
+
+/// Sorts the addresses of a bound answer.
+struct Sieve<'a> {
+    policy: &'a Policy,
+    filter: &'a AddressFilter,
+    response: Response<'a>,
+    chain: Vec<Name>,
+    grants: Vec<Grant>,
+    place_of: HashMap<IpAddr, usize>,
+    already_open: Vec<IpAddr>,
+    removed: Vec<Removed>,
+    /// Records that must go.
+    gone: HashSet<usize>,
+    hints: Vec<HintEdit>,
+}
+
+impl<'a> Sieve<'a> {
+    fn new(policy: &'a Policy, filter: &'a AddressFilter, response: Response<'a>, bound: &Bound) -> Self {
+        Self {
+            policy,
+            filter,
+            response,
+            chain: bound.chain.clone(),
+            grants: Vec::new(),
+            place_of: HashMap::new(),
+            already_open: Vec::new(),
+            removed: Vec::new(),
+            gone: HashSet::new(),
+            hints: Vec::new(),
+        }
+    }
+
+    fn run(mut self, mut bound: Bound) -> Judged {
+        // Pass 1: which records change or go. Nothing is granted before this is known.
+        let mut passed = Vec::new();
+        for group in bound.addresses.chunk_by(|a, b| a.record == b.record) {
+            let before = self.removed.len();
+            let start = passed.len();
+            let target = group.first().and_then(|first| self.target(first.record));
+            for found in group {
+                match self.admit(found.address, found.origin, target.as_ref()) {
+                    Ok(admitted) => passed.push((*found, admitted)),
+                    Err(reason) => self.removed.push(Removed { address: found.address, record: found.record, reason }),
+                }
+            }
+            let Some(first) = group.first().filter(|_| self.removed.len() > before) else { continue };
+            let left: Vec<IpAddr> = passed.iter().skip(start).map(|(found, _)| found.address).collect();
+            if first.origin == Origin::Direct {
+                self.gone.insert(first.record);
+            } else if !self.edit_hints(first.record, &left) {
+                self.gone.insert(first.record);
+                let lost = passed.drain(start..).map(|(found, _)| found);
+                self.removed.extend(lost.map(|found| Removed {
+                    address: found.address,
+                    record: found.record,
+                    reason: Reason::Mandatory,
+                }));
+            }
+        }
+        if !self.removed.is_empty() {
+            let signed = self.drop_signatures(&mut bound);
+            if signed && self.response.dnssec_ok {
+                self.removed.extend(passed.drain(..).map(|(found, _)| Removed {
+                    address: found.address,
+                    record: found.record,
+                    reason: Reason::SignedSet,
+                }));
+                return self.filtered(&bound);
+            }
+        }
+        // Pass 2: what is left.
+        bound.keep.retain(|kept| !matches!(kept, Kept::Record(index) if self.gone.contains(index)));
+        if !self.removed.is_empty() && !self.has_data(&bound) {
+            return self.filtered(&bound);
+        }
+        for (found, admitted) in passed {
+            match admitted {
+                Admitted::Lease => self.grant(found.address, found.ttl),
+                Admitted::AlreadyOpen if self.already_open.contains(&found.address) => {}
+                Admitted::AlreadyOpen => self.already_open.push(found.address),
+            }
+        }
+        Judged::Answer(Answer {
+            keep: bound.keep,
+            hints: self.hints,
+            grants: self.grants,
+            already_open: self.already_open,
+            chain: bound.chain,
+            removed: self.removed,
+            dropped: bound.dropped,
+            ttl: bound.ttl,
+        })
+    }
+
+    fn filtered(self, bound: &Bound) -> Judged {
+        Judged::Filtered { removed: self.removed, chain: self.chain, dropped: bound.dropped }
+    }
+
+    /// TargetName of a service record, when it isn't the owner.
+    fn target(&self, record: usize) -> Option<Name> {
+        match &self.response.records.get(record)?.data {
+            RecordData::Svcb { target, .. } if *target != Name::root() => Some(target.clone()),
+            _ => None,
+        }
+    }
+
+    /// Judges one address. A hint belongs to the service's target name, which thereby counts as one more name of the chain.
+    fn admit(&self, address: IpAddr, origin: Origin, target: Option<&Name>) -> Result<Admitted, Reason> {
+        let question = &self.response.question.name;
+        let Some(target) = target.filter(|_| origin == Origin::Hint) else {
+            return self.filter.judge(address, question, &self.chain);
+        };
+        let verdict = self.policy.judge_alias(target);
+        if verdict.denies() {
+            let rule = verdict.rule.map(|rule| self.policy.describe(rule));
+            return Err(Reason::Target { name: target.clone(), rule });
+        }
+        let mut chain = self.chain.clone();
+        chain.push(target.clone());
+        self.filter.judge(address, question, &chain)
+    }
+
+    /// Writes down what remains of a record's hints. False: the record must go, since `mandatory` names a key that has no value left.
+    fn edit_hints(&mut self, record: usize, left: &[IpAddr]) -> bool {
+        let Some(RecordData::Svcb { mandatory, ipv4hint, ipv6hint, .. }) =
+            self.response.records.get(record).map(|record| &record.data)
+        else {
+            return false;
+        };
+        let left: HashSet<&IpAddr> = left.iter().collect();
+        let edit = HintEdit {
+            record,
+            ipv4hint: ipv4hint.iter().copied().filter(|hint| left.contains(&IpAddr::V4(*hint))).collect(),
+            ipv6hint: ipv6hint.iter().copied().filter(|hint| left.contains(&IpAddr::V6(*hint))).collect(),
+        };
+        let lost = |key, before: bool, after: bool| before && !after && mandatory.contains(&key);
+        if lost(svcparam::IPV4HINT, !ipv4hint.is_empty(), !edit.ipv4hint.is_empty())
+            || lost(svcparam::IPV6HINT, !ipv6hint.is_empty(), !edit.ipv6hint.is_empty())
+        {
+            return false;
+        }
+        self.hints.push(edit);
+        true
+    }
+
+    /// Takes out the signatures over the changed set; says whether there were any.
+    fn drop_signatures(&mut self, bound: &mut Bound) -> bool {
+        let qtype = self.response.question.qtype;
+        let records = self.response.records;
+        let before = bound.keep.len();
+        bound.keep.retain(|kept| {
+            let Kept::Record(index) = kept else { return true };
+            records.get(*index).is_none_or(|record| {
+                record.owner != bound.terminal
+                    || !matches!(record.data, RecordData::Rrsig { covered } if covered == qtype)
+            })
+        });
+        bound.keep.len() != before
+    }
+
+    /// Whether a record of the question's type is left.
+    fn has_data(&self, bound: &Bound) -> bool {
+        let qtype = self.response.question.qtype;
+        bound.keep.iter().any(|kept| {
+            matches!(kept, Kept::Record(index) if self.response.records.get(*index).is_some_and(|record| record.rtype == qtype))
+        })
+    }
+
+    /// Grants an address once, with its largest TTL.
+    fn grant(&mut self, address: IpAddr, ttl: u32) {
+        if let Some(grant) = self.place_of.get(&address).and_then(|place| self.grants.get_mut(*place)) {
+            grant.ttl = grant.ttl.max(ttl);
+            return;
+        }
+        self.place_of.insert(address, self.grants.len());
+        self.grants.push(Grant { address, ttl });
+    }
+}
+
+/// Whether a question's answers may hold addresses to lease.
+#[must_use]
+pub fn may_open(qtype: u16) -> bool {
+    matches!(qtype, rtype::A | rtype::AAAA | rtype::SVCB | rtype::HTTPS)
+}
