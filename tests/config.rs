@@ -9,6 +9,7 @@ fn refused(text: &str) -> Report {
 }
 
 /// Line, column and message of every finding.
+#[allow(dead_code)]
 fn found(report: &Report) -> Vec<(usize, usize, &str)> {
     report.findings.iter().map(|finding| (finding.line, finding.column, finding.message.as_str())).collect()
 }

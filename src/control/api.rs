@@ -1,0 +1,290 @@
+//! The routes.
+//!
+//! | route | method | over TCP too |
+//! |---|---|---|
+//! | `/api/v1/status`, `/api/v1/leases?of=&after=&limit=`, `/api/v1/explain?of=`, `/api/v1/peers`, `/api/v1/denied?after=&wait=` | GET | yes |
+//! | `/api/v1/revoke?of=`, `/api/v1/reload`, `/api/v1/disarm` | POST | no |
+//! | `/metrics`, `/health`, `/ready` | GET | yes |
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State as Extract};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::sources::{Sources, Subject};
+use super::status;
+use super::types::{Disarmed, Explained, Failed, Leases, Peers, Reloaded, Revoked, State, Status, Versioned};
+use crate::core::event::RevokeTarget;
+use crate::core::explain::LeaseFilter;
+use crate::core::name::Name;
+use crate::core_task::Stopped;
+
+/// Most leases of one page; a page is made on the core's own task, so it must be short.
+pub const PAGE: usize = 1000;
+/// Most addresses that `explain` shows of one name.
+const EXPLAINED: usize = 64;
+/// The longest that `denied` waits for something new.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// A core that has not answered after this is not well.
+const CORE_PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Clone)]
+struct App {
+    sources: Arc<dyn Sources>,
+    started: Instant,
+}
+
+/// What is not a success, for scripts.
+struct ApiError(StatusCode, String);
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.0, Json(Versioned::new(Failed { error: self.1 }))).into_response()
+    }
+}
+
+impl From<Stopped> for ApiError {
+    fn from(error: Stopped) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
+
+impl From<QueryRejection> for ApiError {
+    fn from(error: QueryRejection) -> Self {
+        Self(StatusCode::BAD_REQUEST, error.body_text())
+    }
+}
+
+type Reply<T> = Result<Json<Versioned<T>>, ApiError>;
+
+#[expect(clippy::unnecessary_wraps, reason = "it ends every handler, and handlers can fail")]
+fn reply<T: Serialize>(body: T) -> Reply<T> {
+    Ok(Json(Versioned::new(body)))
+}
+
+fn routes() -> Router<App> {
+    Router::new()
+        .route("/api/v1/status", get(show_status))
+        .route("/api/v1/leases", get(leases))
+        .route("/api/v1/explain", get(explain))
+        .route("/api/v1/peers", get(peers))
+        .route("/api/v1/denied", get(denied))
+        .route("/metrics", get(metrics))
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .fallback(|| async { ApiError(StatusCode::NOT_FOUND, "there is no such route".to_owned()) })
+}
+
+/// Everything, for the unix socket.
+pub fn control(sources: Arc<dyn Sources>) -> Router {
+    routes()
+        .route("/api/v1/revoke", post(revoke))
+        .route("/api/v1/reload", post(reload))
+        .route("/api/v1/disarm", post(disarm))
+        .with_state(App { sources, started: Instant::now() })
+}
+
+/// What may be seen over TCP.
+pub fn read_only(sources: Arc<dyn Sources>) -> Router {
+    routes().layer(middleware::from_fn(no_foreign_names)).with_state(App { sources, started: Instant::now() })
+}
+
+/// Refuses requests that name the guard by anything but an address or "localhost": a web page that has its own name resolve
+/// to the guard's address could otherwise read it through a visitor's browser.
+async fn no_foreign_names(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
+    let bare =
+        host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(h, _)| h);
+    let bare = bare.trim_start_matches('[').trim_end_matches(']');
+    if bare == "localhost" || bare.parse::<IpAddr>().is_ok() {
+        next.run(request).await
+    } else {
+        ApiError(StatusCode::FORBIDDEN, "ask by address, not by name".to_owned()).into_response()
+    }
+}
+
+async fn status_of(app: &App) -> Result<Status, ApiError> {
+    let status = status::status(&*app.sources, app.started.elapsed());
+    match tokio::time::timeout(CORE_PATIENCE, status).await {
+        Ok(status) => Ok(status?),
+        Err(_) => Err(ApiError(StatusCode::SERVICE_UNAVAILABLE, "the core does not answer".to_owned())),
+    }
+}
+
+async fn show_status(Extract(app): Extract<App>) -> Reply<Status> {
+    reply(status_of(&app).await?)
+}
+
+/// What `leases` can be asked.
+#[derive(Deserialize)]
+struct LeasesQuery {
+    of: Option<String>,
+    after: Option<IpAddr>,
+    limit: Option<usize>,
+}
+
+fn bad_subject(text: &str) -> ApiError {
+    ApiError(StatusCode::BAD_REQUEST, format!("\"{text}\" is neither an address nor a domain name"))
+}
+
+async fn leases(Extract(app): Extract<App>, query: Result<Query<LeasesQuery>, QueryRejection>) -> Reply<Leases> {
+    let Query(query) = query?;
+    let filter = match query.of.as_deref() {
+        None => LeaseFilter::All,
+        Some(text) => {
+            if let Ok(address) = text.parse() {
+                LeaseFilter::Address(address)
+            } else if let Ok(prefix) = text.parse::<IpNet>() {
+                LeaseFilter::Prefix(prefix)
+            } else {
+                LeaseFilter::Name(text.parse().map_err(|_| bad_subject(text))?)
+            }
+        }
+    };
+    let limit = query.limit.unwrap_or(PAGE).clamp(1, PAGE);
+    let page = app.sources.core().leases(filter, query.after, limit).await?;
+    let next = if page.len() == limit { page.last().map(|lease| lease.address) } else { None };
+    reply(Leases { leases: page.into_iter().map(Into::into).collect(), next })
+}
+
+/// What is asked about.
+#[derive(Deserialize)]
+struct Of {
+    of: String,
+}
+
+fn subject(text: &str) -> Result<Subject, ApiError> {
+    if let Ok(address) = text.parse() {
+        return Ok(Subject::Address(address));
+    }
+    text.parse::<Name>().map(Subject::Name).map_err(|_| bad_subject(text))
+}
+
+async fn explain(Extract(app): Extract<App>, query: Result<Query<Of>, QueryRejection>) -> Reply<Explained> {
+    let Query(Of { of }) = query?;
+    let subject = subject(&of)?;
+    let core = app.sources.core();
+    let addresses = match &subject {
+        Subject::Address(address) => core.explain(*address).await?.into_iter().collect(),
+        Subject::Name(name) => core.explain_name(name.clone(), EXPLAINED).await?,
+    };
+    let now = app.sources.judge(&subject);
+    // A lease that some enforcer still has to confirm is not open.
+    let held = addresses.iter().any(|address| address.state != crate::core::explain::LeaseState::Pending);
+    let open = held || now.verdict == "always open";
+    reply(Explained { query: of, open, now, addresses: addresses.into_iter().map(Into::into).collect() })
+}
+
+async fn peers(Extract(app): Extract<App>) -> Reply<Peers> {
+    reply(Peers { peers: app.sources.peers() })
+}
+
+/// From where, and how long to wait for something new.
+#[derive(Deserialize)]
+struct DeniedQuery {
+    #[serde(default)]
+    after: u64,
+    #[serde(default)]
+    wait: u64,
+}
+
+async fn denied(
+    Extract(app): Extract<App>,
+    query: Result<Query<DeniedQuery>, QueryRejection>,
+) -> Reply<super::types::DeniedPage> {
+    let Query(DeniedQuery { after, wait }) = query?;
+    let log = app.sources.denied();
+    let wait = Duration::from_secs(wait).min(PATIENCE);
+    // Either something came, or there is nothing new to show.
+    drop(tokio::time::timeout(wait, log.wait(after)).await);
+    reply(log.since(after))
+}
+
+/// The addresses that are leased for a target.
+async fn leased(app: &App, target: &RevokeTarget) -> Result<Vec<IpAddr>, ApiError> {
+    let filter = match target {
+        RevokeTarget::Address(address) => LeaseFilter::Address(*address),
+        RevokeTarget::Name(name) => LeaseFilter::Name(name.clone()),
+    };
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    loop {
+        let page = app.sources.core().leases(filter.clone(), addresses.last().copied(), PAGE).await?;
+        let more = page.len() == PAGE;
+        addresses.extend(page.into_iter().map(|lease| lease.address));
+        if !more {
+            return Ok(addresses);
+        }
+    }
+}
+
+async fn revoke(Extract(app): Extract<App>, query: Result<Query<Of>, QueryRejection>) -> Reply<Revoked> {
+    let Query(Of { of }) = query?;
+    let target = match subject(&of)? {
+        Subject::Address(address) => RevokeTarget::Address(address),
+        Subject::Name(name) => RevokeTarget::Name(name),
+    };
+    let before = leased(&app, &target).await?;
+    if before.is_empty() {
+        return Err(ApiError(StatusCode::NOT_FOUND, format!("nothing is leased for {of}")));
+    }
+    app.sources.core().revoke(target.clone()).await?;
+    // The core takes requests in order, so this view is from behind the revocation.
+    let after = leased(&app, &target).await?;
+    let addresses = before.into_iter().filter(|address| !after.contains(address)).collect();
+    tracing::info!(target = %of, "revoked by the operator");
+    reply(Revoked { target: of, addresses })
+}
+
+async fn reload(Extract(app): Extract<App>) -> Result<Response, ApiError> {
+    let outcome: Reloaded = app.sources.reload().await;
+    let code = if outcome.applied { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+    Ok((code, Json(Versioned::new(outcome))).into_response())
+}
+
+async fn disarm(Extract(app): Extract<App>) -> Reply<Disarmed> {
+    match app.sources.disarm().await {
+        Ok(message) => reply(Disarmed { message }),
+        Err(error) => Err(ApiError(StatusCode::INTERNAL_SERVER_ERROR, error)),
+    }
+}
+
+async fn metrics(Extract(app): Extract<App>) -> Result<Response, ApiError> {
+    let text = app.sources.metrics().map_err(|error| ApiError(StatusCode::INTERNAL_SERVER_ERROR, error))?;
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+    );
+    Ok((headers, text).into_response())
+}
+
+/// What `/health` and `/ready` answer.
+#[derive(Serialize)]
+struct Well {
+    ok: bool,
+    state: State,
+    reasons: Vec<String>,
+}
+
+/// The daemon lives and its core answers.
+async fn health(Extract(app): Extract<App>) -> Reply<Well> {
+    let status = status_of(&app).await?;
+    reply(Well { ok: true, state: status.state, reasons: status.reasons })
+}
+
+/// The guard does what it is configured to do.
+async fn ready(Extract(app): Extract<App>) -> Result<Response, ApiError> {
+    let status = status_of(&app).await?;
+    let ok = matches!(status.state, State::Enforcing | State::Audit);
+    let code = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok((code, Json(Versioned::new(Well { ok, state: status.state, reasons: status.reasons }))).into_response())
+}

@@ -1,0 +1,164 @@
+//! The log of what was refused: names by policy, addresses by filter, answers by budgets and the gate, packets by nftables.
+//! It keeps the last [`KEPT`] entries; the same thing in a row is one entry with a count, so that one noisy client doesn't
+//! push out the rest.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+use super::types::{Denied, DeniedPage};
+
+/// Entries kept; older ones are forgotten and counted.
+pub const KEPT: usize = 1024;
+/// How far back the same thing is looked for.
+const LOOK_BACK: usize = 16;
+
+/// What was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeniedKind {
+    /// A name, by policy.
+    Name,
+    /// An address, by the filter.
+    Address,
+    /// An answer, by a budget or the gate.
+    Answer,
+    /// A packet, by nftables.
+    Packet,
+}
+
+impl DeniedKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Address => "address",
+            Self::Answer => "answer",
+            Self::Packet => "packet",
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    entries: VecDeque<Denied>,
+    /// The number of the newest change.
+    number: u64,
+    /// The highest number among forgotten entries.
+    forgotten: u64,
+    forgotten_count: u64,
+}
+
+/// Shared by everybody who refuses; cheap to clone. Recording takes a short lock: it is for refusals, not for the hot path.
+#[derive(Clone, Debug)]
+pub struct DeniedLog {
+    log: Arc<Mutex<Log>>,
+    changed: Arc<watch::Sender<u64>>,
+}
+
+impl Default for DeniedLog {
+    fn default() -> Self {
+        Self { log: Arc::default(), changed: Arc::new(watch::Sender::new(0)) }
+    }
+}
+
+impl DeniedLog {
+    fn lock(&self) -> MutexGuard<'_, Log> {
+        // Nothing panics while it holds the lock; were it so, the log would still be whole.
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a refusal.
+    pub fn record(&self, kind: DeniedKind, what: &str, client: Option<IpAddr>, reason: &str) {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let mut log = self.lock();
+        log.number = log.number.saturating_add(1);
+        let number = log.number;
+        let same = log.entries.iter().rev().take(LOOK_BACK).position(|entry| {
+            entry.kind == kind.as_str() && entry.what == what && entry.client == client && entry.reason == reason
+        });
+        let known = same.and_then(|back| {
+            let at = log.entries.len().checked_sub(back.saturating_add(1))?;
+            log.entries.remove(at)
+        });
+        let entry = match known {
+            Some(entry) => Denied { number, time, count: entry.count.saturating_add(1), ..entry },
+            None => Denied {
+                number,
+                time,
+                kind: kind.as_str().to_owned(),
+                what: what.to_owned(),
+                client,
+                reason: reason.to_owned(),
+                count: 1,
+            },
+        };
+        log.entries.push_back(entry);
+        if log.entries.len() > KEPT
+            && let Some(old) = log.entries.pop_front()
+        {
+            log.forgotten = old.number;
+            log.forgotten_count = log.forgotten_count.saturating_add(1);
+        }
+        drop(log);
+        self.changed.send_replace(number);
+    }
+
+    /// What changed behind the number `after`, oldest first; 0 = everything kept.
+    #[must_use]
+    pub fn since(&self, after: u64) -> DeniedPage {
+        let log = self.lock();
+        let denied = log.entries.iter().filter(|entry| entry.number > after).cloned().collect();
+        let lost = if log.forgotten > after { log.forgotten_count } else { 0 };
+        DeniedPage { denied, next: log.number, lost }
+    }
+
+    /// Returns once something changed behind `after`.
+    pub async fn wait(&self, after: u64) {
+        let mut changed = self.changed.subscribe();
+        // The sender lives as long as `self`.
+        drop(changed.wait_for(|number| *number > after).await);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_again_is_counted_and_moves_to_the_end() {
+        let log = DeniedLog::default();
+        log.record(DeniedKind::Name, "a.test", None, "policy");
+        log.record(DeniedKind::Name, "b.test", None, "policy");
+        log.record(DeniedKind::Name, "a.test", None, "policy");
+        let page = log.since(0);
+        let seen: Vec<_> = page.denied.iter().map(|entry| (entry.what.as_str(), entry.count)).collect();
+        assert_eq!(seen, [("b.test", 1), ("a.test", 2)]);
+        assert_eq!(page.next, 3);
+        assert_eq!(log.since(2).denied.len(), 1);
+        assert!(log.since(3).denied.is_empty());
+    }
+
+    #[test]
+    fn it_is_bounded_and_says_what_it_lost() {
+        let log = DeniedLog::default();
+        for index in 0..KEPT + 10 {
+            log.record(DeniedKind::Packet, &index.to_string(), None, "nftables");
+        }
+        let page = log.since(0);
+        assert_eq!((page.denied.len(), page.lost), (KEPT, 10));
+        assert_eq!(log.since(page.next).lost, 0);
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_with_the_next_entry() {
+        let log = DeniedLog::default();
+        log.record(DeniedKind::Name, "a.test", None, "policy");
+        log.wait(0).await;
+        let other = log.clone();
+        let waiting = tokio::spawn(async move { other.wait(1).await });
+        log.record(DeniedKind::Name, "b.test", None, "policy");
+        waiting.await.unwrap();
+    }
+}

@@ -1,0 +1,252 @@
+//! Where the control interface is reached: a unix socket for the command line, and TCP for who may only look.
+//!
+//! Both take at most [`CONNECTIONS`] connections at once; further ones wait in the kernel's backlog. A connection on which
+//! nothing is heard for [`SILENCE`] is closed, so that silent ones can't keep the places.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::serve::Listener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::unix::UCred;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
+
+use super::api;
+use super::sources::Sources;
+
+/// Most connections of one listener.
+const CONNECTIONS: usize = 64;
+/// A connection is closed when nothing is heard on it for so long. Longer than the longest answer takes ([`api::PATIENCE`]).
+const SILENCE: Duration = Duration::from_secs(40);
+/// Wait after an accept that failed for want of descriptors or memory.
+const BREATH: Duration = Duration::from_millis(100);
+
+/// The bound control socket. Its file is removed when this is dropped, unless another one took its place.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    file: SocketFile,
+}
+
+/// The socket's file, as it was made.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+    uid: u32,
+    gid: u32,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|meta| meta.ino() == self.inode);
+        if ours && let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "the control socket's file stays behind");
+        }
+    }
+}
+
+impl ControlSocket {
+    /// Binds `path`, mode 0660. A socket file that nobody listens on any more is replaced; one that a running daemon
+    /// listens on, and anything that is not a socket, is left alone. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The system's, and `AddrInUse` when another daemon runs.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+            std::fs::create_dir_all(directory)?;
+        }
+        remove_stale(path)?;
+        let listener = UnixListener::bind(path)?;
+        // Until here the umask decided; strangers that were quicker are turned away by their credentials.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+        let meta = std::fs::symlink_metadata(path)?;
+        let file = SocketFile { path: path.to_owned(), inode: meta.ino(), uid: meta.uid(), gid: meta.gid() };
+        Ok(Self { listener, file })
+    }
+
+    /// Serves until the task is dropped.
+    pub async fn serve(self, sources: Arc<dyn Sources>) {
+        let Self { listener, file } = self;
+        let (uid, gid) = (file.uid, file.gid);
+        let guarded = Places::new(Guarded { listener, uid, gid });
+        serve(guarded, api::control(sources)).await;
+        drop(file);
+    }
+}
+
+/// Removes the file of a daemon that is gone.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let meta = match std::fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !meta.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} is not a socket", path.display())));
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => {
+            Err(io::Error::new(io::ErrorKind::AddrInUse, format!("a daemon listens on {} already", path.display())))
+        }
+    }
+}
+
+/// Serves the read-only part over TCP until the task is dropped.
+pub async fn serve_tcp(listener: TcpListener, sources: Arc<dyn Sources>) {
+    serve(Places::new(Tcp(listener)), api::read_only(sources)).await;
+}
+
+async fn serve<L: Listener>(listener: L, router: axum::Router)
+where
+    L::Addr: std::fmt::Debug,
+{
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "the control interface has stopped");
+    }
+}
+
+/// Something that accepts, and can fail.
+trait Accept: Send + 'static {
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Io>> + Send;
+}
+
+struct Tcp(TcpListener);
+
+impl Accept for Tcp {
+    type Io = TcpStream;
+    async fn accept(&mut self) -> io::Result<TcpStream> {
+        Ok(self.0.accept().await?.0)
+    }
+}
+
+/// A unix listener that turns strangers away.
+struct Guarded {
+    listener: UnixListener,
+    uid: u32,
+    gid: u32,
+}
+
+impl Accept for Guarded {
+    type Io = UnixStream;
+    async fn accept(&mut self) -> io::Result<UnixStream> {
+        loop {
+            let (stream, _) = self.listener.accept().await?;
+            let peer = stream.peer_cred()?;
+            if may_control(&peer, self.uid, self.gid) {
+                return Ok(stream);
+            }
+            tracing::warn!(uid = peer.uid(), gid = peer.gid(), "turned away from the control socket");
+        }
+    }
+}
+
+/// Root, the daemon's own user, and members of the socket's group.
+fn may_control(peer: &UCred, uid: u32, gid: u32) -> bool {
+    peer.uid() == 0 || peer.uid() == uid || peer.gid() == gid || peer.pid().is_some_and(|pid| in_group(pid, gid))
+}
+
+/// Whether a process has `gid` among its supplementary groups. The file's mode has let it in already; this is the second lock.
+fn in_group(pid: i32, gid: u32) -> bool {
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+    let groups = text.lines().find_map(|line| line.strip_prefix("Groups:"));
+    groups.is_some_and(|groups| groups.split_ascii_whitespace().any(|group| group.parse() == Ok(gid)))
+}
+
+/// Bounds the connections of a listener, and their silence.
+struct Places<A> {
+    accept: A,
+    places: Arc<Semaphore>,
+}
+
+impl<A> Places<A> {
+    fn new(accept: A) -> Self {
+        Self { accept, places: Arc::new(Semaphore::new(CONNECTIONS)) }
+    }
+}
+
+impl<A: Accept> Listener for Places<A> {
+    type Io = Connection<A::Io>;
+    type Addr = Option<SocketAddr>;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let place = loop {
+            match Arc::clone(&self.places).acquire_owned().await {
+                Ok(place) => break place,
+                // Only when the semaphore is closed, which nobody does.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        loop {
+            match self.accept.accept().await {
+                Ok(io) => {
+                    let silence = Box::pin(tokio::time::sleep(SILENCE));
+                    return (Connection { io, silence, _place: place }, None);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a control connection could not be accepted");
+                    tokio::time::sleep(BREATH).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        Ok(None)
+    }
+}
+
+/// A connection with its place among [`CONNECTIONS`] and its patience.
+struct Connection<S> {
+    io: S,
+    silence: Pin<Box<Sleep>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl<S> Connection<S> {
+    fn heard(&mut self) {
+        self.silence.as_mut().reset(Instant::now() + SILENCE);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if read.is_ready() {
+            self.heard();
+            return read;
+        }
+        self.silence.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        if written.is_ready() {
+            self.heard();
+            return written;
+        }
+        self.silence.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

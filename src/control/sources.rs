@@ -1,0 +1,137 @@
+//! What the daemon must be able to tell and do for the control interface. Everything but the core has a default, so that a
+//! daemon without BGP, say, needs no more than it has.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+
+use super::denied::DeniedLog;
+use super::types::{Judgement, LoggedError, Peer, Reloaded, Upstream};
+use crate::core::event::{Event, RevokeTarget};
+use crate::core::explain::{Counts, EnforcerView, Explanation, LeaseFilter, LeaseView};
+use crate::core::name::Name;
+use crate::core_task::{CoreHandle, Stopped};
+
+/// Something that comes later.
+pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What is asked of the core; a trait so that tests need none.
+pub trait CoreView: Send + Sync {
+    /// A page of leases behind the address `after`.
+    fn leases(
+        &self,
+        filter: LeaseFilter,
+        after: Option<IpAddr>,
+        limit: usize,
+    ) -> Later<'_, Result<Vec<LeaseView>, Stopped>>;
+    /// Why an address is open.
+    fn explain(&self, address: IpAddr) -> Later<'_, Result<Option<Explanation>, Stopped>>;
+    /// Why the addresses of a name are open.
+    fn explain_name(&self, name: Name, limit: usize) -> Later<'_, Result<Vec<Explanation>, Stopped>>;
+    /// Counts and enforcers, of one moment.
+    fn overview(&self) -> Later<'_, Result<(Counts, Vec<EnforcerView>), Stopped>>;
+    /// Closes now.
+    fn revoke(&self, target: RevokeTarget) -> Later<'_, Result<(), Stopped>>;
+}
+
+impl CoreView for CoreHandle {
+    fn leases(
+        &self,
+        filter: LeaseFilter,
+        after: Option<IpAddr>,
+        limit: usize,
+    ) -> Later<'_, Result<Vec<LeaseView>, Stopped>> {
+        Box::pin(self.inspect(move |guard, now| guard.leases(&filter, after, limit, now)))
+    }
+
+    fn explain(&self, address: IpAddr) -> Later<'_, Result<Option<Explanation>, Stopped>> {
+        Box::pin(self.inspect(move |guard, now| guard.explain(address, now)))
+    }
+
+    fn explain_name(&self, name: Name, limit: usize) -> Later<'_, Result<Vec<Explanation>, Stopped>> {
+        Box::pin(self.inspect(move |guard, now| guard.explain_name(&name, limit, now)))
+    }
+
+    fn overview(&self) -> Later<'_, Result<(Counts, Vec<EnforcerView>), Stopped>> {
+        Box::pin(self.inspect(|guard, now| (guard.counts(), guard.enforcers(now))))
+    }
+
+    fn revoke(&self, target: RevokeTarget) -> Later<'_, Result<(), Stopped>> {
+        Box::pin(self.tell(Event::Revoke(target)))
+    }
+}
+
+/// What `explain` asks policy and filter about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// An address.
+    Address(IpAddr),
+    /// A name.
+    Name(Name),
+}
+
+/// Everything that the control interface shows and does. The daemon implements it once.
+pub trait Sources: Send + Sync + 'static {
+    /// The core.
+    fn core(&self) -> &dyn CoreView;
+
+    /// The log of refusals.
+    fn denied(&self) -> &DeniedLog;
+
+    /// Questions denied by policy or filter since the start.
+    fn denied_count(&self) -> u64 {
+        0
+    }
+
+    /// BGP peers, in the order of the file.
+    fn peers(&self) -> Vec<Peer> {
+        Vec::new()
+    }
+
+    /// Upstreams, in the order of the file.
+    fn upstreams(&self) -> Vec<Upstream> {
+        Vec::new()
+    }
+
+    /// Why something only counts and logs, as in "nftables.enforce is false"; empty when all enforce.
+    fn audit(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What is wrong beside enforcers and upstreams, as in "the state directory is full".
+    fn troubles(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The last few errors, newest first.
+    fn errors(&self) -> Vec<LoggedError> {
+        Vec::new()
+    }
+
+    /// What policy and filter would say now.
+    fn judge(&self, _subject: &Subject) -> Judgement {
+        Judgement { verdict: "unknown".to_owned(), ..Judgement::default() }
+    }
+
+    /// The OpenMetrics text.
+    ///
+    /// # Errors
+    /// It could not be made.
+    fn metrics(&self) -> Result<String, String> {
+        Err("there are no metrics".to_owned())
+    }
+
+    /// Checks the file, prints the difference, applies it; on any error the old configuration stays.
+    fn reload(&self) -> Later<'_, Reloaded> {
+        let report = "this daemon can't reload".to_owned();
+        Box::pin(async { Reloaded { applied: false, changes: Vec::new(), report } })
+    }
+
+    /// Removes the nftables table.
+    ///
+    /// # Errors
+    /// Why it is still there.
+    fn disarm(&self) -> Later<'_, Result<String, String>> {
+        Box::pin(async { Err("this daemon has no nftables table".to_owned()) })
+    }
+}

@@ -1,0 +1,439 @@
+//! Every JSON shape that leaves the daemon. Scripts rely on the names: fields may be added, none renamed or removed while
+//! [`VERSION`] stays.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::explain;
+
+/// In every object at the top, as `version`.
+pub const VERSION: u32 = 1;
+
+/// An object with its version.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Versioned<T> {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The rest.
+    #[serde(flatten)]
+    pub body: T,
+}
+
+impl<T> Versioned<T> {
+    /// `body` in this version.
+    pub fn new(body: T) -> Self {
+        Self { version: VERSION, body }
+    }
+}
+
+/// How the guard is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Every enforcer is in force.
+    Enforcing,
+    /// An enforcer only counts and logs.
+    Audit,
+    /// Something is wrong; `reasons` says what.
+    Degraded,
+    /// An enforcer has not reported yet.
+    Starting,
+}
+
+/// `status`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Status {
+    /// In one word.
+    pub state: State,
+    /// Why it is not "enforcing".
+    pub reasons: Vec<String>,
+    /// Since the daemon started.
+    pub uptime_seconds: u64,
+    /// Of the lease table.
+    pub leases: LeaseCounts,
+    /// Of the questions.
+    pub answers: AnswerCounts,
+    /// All of them.
+    pub enforcers: Vec<Enforcer>,
+    /// All of them.
+    pub upstreams: Vec<Upstream>,
+    /// All of them, in short.
+    pub peers: Vec<Peer>,
+    /// The last few, newest first.
+    pub errors: Vec<LoggedError>,
+}
+
+/// Part of [`Status`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct LeaseCounts {
+    /// Live leases.
+    pub active: usize,
+    /// Of them IPv4.
+    pub ipv4: usize,
+    /// Of them IPv6.
+    pub ipv6: usize,
+    /// Not yet held by every required enforcer.
+    pub pending: usize,
+    /// Ended, with a route that stays a while.
+    pub lingering: usize,
+    /// The most there may be.
+    pub capacity: usize,
+}
+
+/// Part of [`Status`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct AnswerCounts {
+    /// Released with every address in force.
+    pub released: u64,
+    /// Denied by policy or filter.
+    pub denied: u64,
+    /// Waiting at the gate now.
+    pub held: usize,
+    /// Whose gate deadline passed.
+    pub gate_timeouts: u64,
+    /// Refused by a budget, a full table or an enforcer.
+    pub refused: u64,
+}
+
+/// One enforcer.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Enforcer {
+    /// "nftables" or the peer's name.
+    pub name: String,
+    /// "starting", "in-force" or "lost".
+    pub state: String,
+    /// Addresses it holds.
+    pub installed: usize,
+    /// Why it was last lost, or what it last refused.
+    pub last_error: Option<String>,
+    /// Whether answers wait for it.
+    pub required: bool,
+    /// Since it entered its state.
+    pub since_seconds: u64,
+    /// The most it may hold.
+    pub max_addresses: usize,
+    /// Whether there are changes it has not acknowledged.
+    pub behind: bool,
+}
+
+impl From<explain::EnforcerView> for Enforcer {
+    fn from(view: explain::EnforcerView) -> Self {
+        let state = match view.state {
+            explain::EnforcerState::Starting => "starting",
+            explain::EnforcerState::InForce => "in-force",
+            explain::EnforcerState::Lost => "lost",
+        };
+        Self {
+            name: view.name,
+            state: state.to_owned(),
+            installed: view.installed,
+            last_error: view.last_error,
+            required: view.required,
+            since_seconds: view.since_seconds,
+            max_addresses: view.max_addresses,
+            behind: view.behind,
+        }
+    }
+}
+
+/// One upstream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Upstream {
+    /// As configured.
+    pub url: String,
+    /// Whether questions go to it at present.
+    pub healthy: bool,
+    /// Questions sent.
+    pub asked: u64,
+    /// Of them without a usable reply.
+    pub failed: u64,
+    /// Smoothed round trip.
+    pub rtt_ms: Option<u64>,
+    /// The last failure.
+    pub last_error: Option<String>,
+}
+
+/// Something that went wrong lately.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct LoggedError {
+    /// How long ago.
+    pub seconds_ago: u64,
+    /// What.
+    pub message: String,
+}
+
+/// `leases`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Leases {
+    /// In the order of their addresses.
+    pub leases: Vec<Lease>,
+    /// Where the next page starts (`after`), when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<IpAddr>,
+}
+
+/// One lease.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Lease {
+    /// The leased address.
+    pub address: IpAddr,
+    /// "pending", "installed" or "lingering".
+    pub state: String,
+    /// Until it ends; of a lingering one until its route is withdrawn.
+    pub ends_in_seconds: u64,
+    /// Questions that caused it.
+    pub names: Vec<String>,
+    /// Who asked.
+    pub clients: Vec<IpAddr>,
+    /// Per enforcer "open", "opening", "closed" or "lost".
+    pub enforcers: BTreeMap<String, String>,
+}
+
+fn lease_state(state: explain::LeaseState) -> String {
+    match state {
+        explain::LeaseState::Pending => "pending",
+        explain::LeaseState::Installed => "installed",
+        explain::LeaseState::Lingering => "lingering",
+    }
+    .to_owned()
+}
+
+impl From<explain::LeaseView> for Lease {
+    fn from(view: explain::LeaseView) -> Self {
+        Self {
+            address: view.address,
+            state: lease_state(view.state),
+            ends_in_seconds: view.ends_in_seconds,
+            names: view.names,
+            clients: view.clients,
+            enforcers: view.enforcers,
+        }
+    }
+}
+
+/// `explain`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Explained {
+    /// What was asked about.
+    pub query: String,
+    /// Whether it, or any address of the name, is open now.
+    pub open: bool,
+    /// What would happen to a question for it, or an answer with it, now.
+    pub now: Judgement,
+    /// Its leases.
+    pub addresses: Vec<AddressExplained>,
+}
+
+/// What policy and filter say at present.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Judgement {
+    /// "allowed", "denied", "always open", "filtered" or "unknown".
+    pub verdict: String,
+    /// In a sentence.
+    pub reason: String,
+    /// The rule that decides, as in `policy.deny[2]`.
+    pub rule: Option<String>,
+    /// Where it is written, as file:line.
+    pub place: Option<String>,
+}
+
+/// Why one address is open.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct AddressExplained {
+    /// The address.
+    pub address: IpAddr,
+    /// As in [`Lease::state`].
+    pub state: String,
+    /// Since the lease began.
+    pub age_seconds: u64,
+    /// Until the lease ends.
+    pub ends_in_seconds: u64,
+    /// Until the route is withdrawn, where there are routes.
+    pub route_ends_in_seconds: Option<u64>,
+    /// Every question that opened it.
+    pub causes: Vec<Cause>,
+    /// What each enforcer does about it.
+    pub enforcers: Vec<Hold>,
+    /// Answers that wait at the gate for it.
+    pub waiting: usize,
+}
+
+/// One question that opened an address.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Cause {
+    /// Its name.
+    pub question: String,
+    /// Its type as a number; unknown after a restart.
+    pub qtype: Option<u16>,
+    /// The aliases behind it.
+    pub chain: Vec<String>,
+    /// Who asked; unknown after a restart.
+    pub clients: Vec<CauseClient>,
+    /// Until it ends.
+    pub ends_in_seconds: u64,
+}
+
+/// One client of a cause.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct CauseClient {
+    /// Who asked.
+    pub client: IpAddr,
+    /// Until what it was told ends.
+    pub ends_in_seconds: u64,
+}
+
+/// What one enforcer does about one address.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Hold {
+    /// The enforcer.
+    pub name: String,
+    /// Whether answers wait for it.
+    pub required: bool,
+    /// As in [`Lease::enforcers`].
+    pub state: String,
+    /// For how long it has held the address.
+    pub since_seconds: Option<u64>,
+}
+
+impl From<explain::Explanation> for AddressExplained {
+    fn from(view: explain::Explanation) -> Self {
+        let client = |c: explain::ClientView| CauseClient { client: c.client, ends_in_seconds: c.ends_in_seconds };
+        let cause = |c: explain::CauseView| Cause {
+            question: c.question,
+            qtype: c.qtype,
+            chain: c.chain,
+            clients: c.clients.into_iter().map(client).collect(),
+            ends_in_seconds: c.ends_in_seconds,
+        };
+        let hold = |h: explain::HoldView| Hold {
+            name: h.name,
+            required: h.required,
+            state: h.state,
+            since_seconds: h.since_seconds,
+        };
+        Self {
+            address: view.address,
+            state: lease_state(view.state),
+            age_seconds: view.age_seconds,
+            ends_in_seconds: view.ends_in_seconds,
+            route_ends_in_seconds: view.route_ends_in_seconds,
+            causes: view.causes.into_iter().map(cause).collect(),
+            enforcers: view.enforcers.into_iter().map(hold).collect(),
+            waiting: view.waiting,
+        }
+    }
+}
+
+/// `peers`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Peers {
+    /// In the order of the file.
+    pub peers: Vec<Peer>,
+}
+
+/// One BGP peer.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Peer {
+    /// As configured.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its AS.
+    pub asn: u32,
+    /// "Idle", "Connect", "Active", "OpenSent", "OpenConfirm" or "Established".
+    pub state: String,
+    /// Since it entered its state.
+    pub since_seconds: u64,
+    /// Routes it was sent.
+    pub advertised: Advertised,
+    /// As configured, with what is waited behind it: "acked + 75ms".
+    pub confirm: String,
+    /// Announce to confirmation, median, once known.
+    #[serde(default)]
+    pub confirm_latency_ms: Option<u64>,
+    /// What the peer's OPEN said, in words.
+    pub capabilities: Vec<String>,
+    /// Why the session was last down.
+    pub last_error: Option<String>,
+    /// Whether answers wait for it.
+    #[serde(default)]
+    pub required: bool,
+    /// The most routes it may get.
+    #[serde(default)]
+    pub max_routes: usize,
+}
+
+/// Routes sent to a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Advertised {
+    /// IPv4.
+    pub ipv4: usize,
+    /// IPv6.
+    pub ipv6: usize,
+}
+
+/// `denied`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct DeniedPage {
+    /// Oldest first.
+    pub denied: Vec<Denied>,
+    /// The number to ask on `after`.
+    pub next: u64,
+    /// Entries that the log had no room to keep since `after`.
+    pub lost: u64,
+}
+
+/// One thing that was refused, and how often in a row.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Denied {
+    /// Grows with every change of the log.
+    pub number: u64,
+    /// Seconds since 1970.
+    pub time: u64,
+    /// "name" (policy), "address" (filter), "answer" (budget or gate) or "packet" (nftables).
+    pub kind: String,
+    /// The name, the address, or the packet's destination.
+    pub what: String,
+    /// Who asked or sent.
+    pub client: Option<IpAddr>,
+    /// Why.
+    pub reason: String,
+    /// The same in a row.
+    pub count: u64,
+}
+
+/// `revoke`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Revoked {
+    /// What was named.
+    pub target: String,
+    /// The addresses that were leased for it.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// `reload`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Reloaded {
+    /// Whether the new configuration is in force.
+    pub applied: bool,
+    /// What differs, one line each.
+    pub changes: Vec<String>,
+    /// Errors and warnings, as `check` prints them.
+    pub report: String,
+}
+
+/// `disarm`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Disarmed {
+    /// What was done.
+    pub message: String,
+}
+
+/// With every status code that is not 200.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Failed {
+    /// What went wrong, in a sentence.
+    pub error: String,
+}
