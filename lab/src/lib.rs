@@ -1,1 +1,43 @@
-//! In work.
+//! A containerlab topology as network namespaces, and what tests need inside them.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), lab::Error> {
+//! let lab = lab::Lab::up("lab/frr/frr.clab.yml")?;
+//! let seen = lab.node("client").run("ping -c1 -W1 10.0.1.1")?;
+//! assert!(seen.status.success());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Map
+//!
+//! What a file says:
+//! - [`topology`]: the containerlab file, its merge order, and what of it is honoured.
+//! - [`image`]: which local daemons stand for a container image.
+//!
+//! What is brought up:
+//! - [`lab`](mod@lab): the whole topology; [`node`]: one node; [`process`]: one program in a node.
+//! - [`cleanup`]: removes everything, also when the owner was killed.
+//!
+//! What tests use inside:
+//! - [`dns`]: a scripted upstream and a client; [`tcp`]: accept servers and connect probes;
+//!   [`routes`]: when a route came into the kernel; [`wait`]: polling with a deadline.
+
+pub mod cleanup;
+pub mod dns;
+mod error;
+pub mod image;
+pub mod lab;
+pub mod node;
+pub mod process;
+pub mod routes;
+mod sys;
+pub mod tcp;
+pub mod topology;
+pub mod wait;
+
+pub use error::Error;
+pub use lab::{Builder, Lab};
+pub use node::Node;
+pub use process::Process;
+pub use wait::wait_until;
