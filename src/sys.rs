@@ -1,6 +1,7 @@
 //! The operating system: clock, notify socket, signals, socket options.
 
 pub mod clock;
+pub mod netlink;
 
 /// Firewall mark on every socket that the guard opens towards its upstreams and peers. The nftables ruleset lets packets
 /// that bear it reach just those addresses and ports; setting a mark needs CAP_NET_ADMIN, so other processes can't borrow the way.

@@ -17,12 +17,23 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
-use crate::config::schema::Nftables;
+use self::elements::Features;
+use self::kernel::Kernel;
+use self::program::Program;
+use self::ruleset::Ruleset;
+use crate::config::schema::{Nftables, OnStop, Scope};
 use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec};
 use crate::enforce::{Command, Reports};
 use crate::sys::clock::Clock;
 
+pub mod elements;
 pub mod error;
+pub mod kernel;
+pub mod probe;
+pub mod program;
+pub mod ruleset;
+pub mod verify;
+pub mod wire;
 
 pub use error::NftError;
 
@@ -73,9 +84,14 @@ pub struct Counters {
 }
 
 /// The nftables enforcer of this network namespace.
+#[derive(Debug)]
 pub struct Enforcer {
     id: EnforcerId,
-    capacity: usize,
+    clock: Clock,
+    on_stop: OnStop,
+    scope: Scope,
+    installer: Installer,
+    features: Option<Features>,
 }
 
 impl Enforcer {
@@ -92,8 +108,24 @@ impl Enforcer {
         clock: Clock,
         id: EnforcerId,
     ) -> Result<Self, NftError> {
-        let _ = (config, open, own, clock);
-        Ok(Self { id, capacity })
+        let settings = ruleset::Settings {
+            mode: config.mode,
+            enforce: config.enforce,
+            scope: config.scope,
+            inside: config.inside.clone(),
+            redirect_dns: config.redirect_dns,
+            open: open.to_vec(),
+            own: own.to_vec(),
+            capacity,
+        };
+        Ok(Self {
+            id,
+            clock,
+            on_stop: config.on_stop,
+            scope: config.scope,
+            installer: Installer { program: Program::find()?, ruleset: Ruleset::of(&settings) },
+            features: None,
+        })
     }
 
     /// How the core is to see this enforcer: timed, required, both families, `capacity` addresses.
@@ -109,19 +141,53 @@ impl Enforcer {
         }
     }
 
+    /// Behaves as on a kernel with these features instead of probing. For tests of the ways that old kernels need.
+    #[must_use]
+    pub fn assume(mut self, features: Features) -> Self {
+        self.features = Some(features);
+        self
+    }
+
     /// Installs the ruleset in one transaction, keeping the elements of the lease sets where a former daemon left some,
-    /// and reads it back. Packets never meet half a ruleset. Blocks for some tens of milliseconds.
+    /// and reads it back. Packets never meet half a ruleset. Blocks for some tens of milliseconds. Acts on the network
+    /// namespace of the calling thread.
     ///
     /// # Errors
     /// Any [`NftError`]; what was in force before stays in force, except after [`NftError::ReadBack`].
     pub fn install(&mut self) -> Result<(), NftError> {
-        Ok(())
+        self.installer.install()
+    }
+}
+
+/// Puts the ruleset in force, at start and whenever somebody removed it.
+#[derive(Debug)]
+struct Installer {
+    program: Program,
+    ruleset: Ruleset,
+}
+
+impl Installer {
+    fn install(&self) -> Result<(), NftError> {
+        let replaced = self.program.apply(&self.ruleset.replacing()).and_then(|()| self.verify());
+        match replaced {
+            // A table with the same names but other types, of another version or another program.
+            Err(error @ (NftError::Nft { .. } | NftError::ReadBack { .. })) => {
+                tracing::warn!(%error, "the table inet destguard can't be taken over and is made anew");
+                self.program.apply(&self.ruleset.recreating())?;
+                self.verify()
+            }
+            other => other,
+        }
+    }
+
+    fn verify(&self) -> Result<(), NftError> {
+        verify::verify(&self.ruleset, &self.program.list()?)
     }
 }
 
 impl crate::enforce::Enforcer for Enforcer {
     async fn run(self: Box<Self>, mut commands: mpsc::Receiver<Command>, reports: Reports) {
-        let _ = (self.id, self.capacity, reports);
+        let _ = (self.id, self.clock, self.on_stop, self.scope, self.features, reports);
         while commands.recv().await.is_some() {}
     }
 }
@@ -131,7 +197,7 @@ impl crate::enforce::Enforcer for Enforcer {
 /// # Errors
 /// [`NftError::Permission`] and the like.
 pub fn disarm() -> Result<(), NftError> {
-    Ok(())
+    Kernel::open()?.delete_table()
 }
 
 /// Reads the named counters over a netlink socket of its own. Not for the hot path. Blocks for microseconds.
@@ -139,5 +205,5 @@ pub fn disarm() -> Result<(), NftError> {
 /// # Errors
 /// [`NftError::Gone`] when the table isn't there.
 pub fn counters() -> Result<Counters, NftError> {
-    Ok(Counters::default())
+    Kernel::open()?.counters()
 }

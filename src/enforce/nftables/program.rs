@@ -1,0 +1,97 @@
+//! The `nft` program: where it is, whether it will do, and what it says. Used for the ruleset only, never per answer.
+
+use std::path::Path;
+use std::process::Command;
+
+use ::nftables::helper::{self, NftablesError};
+use ::nftables::schema::Nftables;
+
+use super::TABLE;
+use super::error::NftError;
+
+/// Where `nft` may be. Fixed, since what runs with our privileges must not depend on `PATH`.
+const PLACES: [&str; 6] =
+    ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/bin/nft", "/usr/local/sbin/nft", "/run/current-system/sw/bin/nft"];
+/// The oldest version whose JSON knows all that the ruleset uses.
+const AT_LEAST: (u32, u32) = (1, 0);
+/// The longest standard error that is passed on.
+const WORDS: usize = 600;
+
+/// A usable `nft`.
+#[derive(Clone, Debug)]
+pub struct Program {
+    path: &'static str,
+}
+
+impl Program {
+    /// Looks for `nft` and asks for its version.
+    ///
+    /// # Errors
+    /// [`NftError::NftMissing`], [`NftError::NftTooOld`], [`NftError::Nft`].
+    pub fn find() -> Result<Self, NftError> {
+        let path = PLACES
+            .into_iter()
+            .find(|path| Path::new(path).is_file())
+            .ok_or_else(|| NftError::NftMissing { looked_at: PLACES.join(", ") })?;
+        let output = Command::new(path)
+            .arg("--version")
+            .output()
+            .map_err(|error| NftError::Nft { doing: "asking its version", reason: error.to_string() })?;
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        match version(&said) {
+            Some(found) if found >= AT_LEAST => Ok(Self { path }),
+            _ => Err(NftError::NftTooOld {
+                path: path.to_owned(),
+                found: said,
+                needed: format!("{}.{}", AT_LEAST.0, AT_LEAST.1),
+            }),
+        }
+    }
+
+    /// Commits a ruleset in one transaction.
+    ///
+    /// # Errors
+    /// [`NftError::Permission`], [`NftError::Nft`].
+    pub fn apply(&self, ruleset: &Nftables<'_>) -> Result<(), NftError> {
+        helper::apply_ruleset_with_args(ruleset, Some(self.path), helper::DEFAULT_ARGS)
+            .map_err(|error| explain("installing the ruleset", error))
+    }
+
+    /// Our table as JSON, without the elements of its sets.
+    ///
+    /// # Errors
+    /// [`NftError::Permission`], [`NftError::Nft`].
+    pub fn list(&self) -> Result<String, NftError> {
+        helper::get_current_ruleset_raw(Some(self.path), &["-t", "list", "table", "inet", TABLE])
+            .map_err(|error| explain("reading the ruleset back", error))
+    }
+}
+
+fn explain(doing: &'static str, error: NftablesError) -> NftError {
+    match error {
+        NftablesError::NftFailed { stderr, .. } if stderr.contains("Operation not permitted") => NftError::Permission,
+        NftablesError::NftFailed { stderr, .. } => {
+            NftError::Nft { doing, reason: stderr.trim().chars().take(WORDS).collect() }
+        }
+        other => NftError::Nft { doing, reason: other.to_string() },
+    }
+}
+
+/// "nftables v1.0.6 (Lester Gooch #5)" -> (1, 0)
+fn version(said: &str) -> Option<(u32, u32)> {
+    let numbers = said.split_whitespace().find_map(|word| word.strip_prefix('v'))?;
+    let mut parts = numbers.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(version("nftables v1.0.6 (Lester Gooch #5)"), Some((1, 0)));
+        assert_eq!(version("nftables v0.9.8 (E.D.S.)"), Some((0, 9)));
+        assert_eq!(version("something else"), None);
+    }
+}

@@ -1,0 +1,547 @@
+//! The static ruleset: table `inet destguard` as typed objects. Elements of the lease sets are not part of it.
+//!
+//! ```text
+//!   output  (local)    lo, own traffic, [cut], established, ND/MLD/DHCP, invalid, DNS elsewhere, open, leased, else deny
+//!   forward (gateway)  not from inside: none of our business; [cut], established, invalid, DNS elsewhere, open, leased, else deny
+//!   dns_redirect       port 53 from inside to anybody but this host comes to this host
+//!   deny               count, log a few to NFLOG group 4242, TCP reset or ICMP "prohibited"; in audit: count, log, accept
+//! ```
+//!
+//! DNS elsewhere (53, 853) is denied before the lease sets are looked at: an address that was leased as a web server
+//! must not become a second resolver. "cut" comes before "established", since that is what it is for.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use ::nftables::expr::{
+    CT, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, SetItem,
+};
+use ::nftables::schema::{
+    Chain, Counter, Element, FlushObject, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType,
+    SetTypeValue, Table,
+};
+use ::nftables::stmt::{
+    self, Accept, Drop, JumpTarget, Limit, Log, Match, NAT, Operator, Reject, RejectType, Statement,
+};
+use ::nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
+use ipnet::IpNet;
+
+use super::{OwnTraffic, TABLE, Transport};
+use crate::config::schema::{NftablesMode, Scope};
+
+/// NFLOG group in which denied packets are seen.
+pub const LOG_GROUP: u32 = 4242;
+/// Most addresses whose flows are being cut at once.
+pub const CUT_CAPACITY: u32 = 16_384;
+/// Named counters.
+const COUNTERS: [&str; 4] = ["allowed", "established", "denied", "dns_bypass"];
+/// Every chain that any mode has.
+const CHAINS: [&str; 4] = ["deny", "output", "forward", "dns_redirect"];
+/// Behind the host's own filters, so that what they drop is not counted here.
+const OUTPUT_PRIORITY: i32 = 10;
+/// Before the host's own filters, behind destination NAT.
+const FORWARD_PRIORITY: i32 = -10;
+/// Before the host's own destination NAT.
+const REDIRECT_PRIORITY: i32 = -110;
+
+/// What the ruleset is made of.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which hooks.
+    pub mode: NftablesMode,
+    /// false = audit.
+    pub enforce: bool,
+    /// Whom a lease opens for.
+    pub scope: Scope,
+    /// Interfaces whose hosts are guarded.
+    pub inside: Vec<String>,
+    /// Send foreign port 53 here.
+    pub redirect_dns: bool,
+    /// `addresses.open`
+    pub open: Vec<IpNet>,
+    /// What the guard itself must reach.
+    pub own: Vec<OwnTraffic>,
+    /// Most leases.
+    pub capacity: usize,
+}
+
+impl Settings {
+    fn local(&self) -> bool {
+        matches!(self.mode, NftablesMode::Local | NftablesMode::Both)
+    }
+
+    fn gateway(&self) -> bool {
+        matches!(self.mode, NftablesMode::Gateway | NftablesMode::Both)
+    }
+
+    /// Room in a lease set: expired elements count until the kernel collects them, a second or two later.
+    fn size(&self) -> u32 {
+        let size = self.capacity.saturating_add(self.capacity / 4).saturating_add(1024);
+        u32::try_from(size).unwrap_or(u32::MAX)
+    }
+}
+
+/// The ruleset of some settings.
+#[derive(Clone, Debug)]
+pub struct Ruleset {
+    /// Chains to be there, no others.
+    pub chains: Vec<Chain<'static>>,
+    /// Sets to be there, no others.
+    pub sets: Vec<Set<'static>>,
+    /// Sets of other settings, to be removed.
+    unused: Vec<Set<'static>>,
+    /// Elements of the static sets.
+    elements: Vec<Element<'static>>,
+    /// Rules in order; each bears a comment that is unique in its chain.
+    pub rules: Vec<Rule<'static>>,
+}
+
+impl Ruleset {
+    /// Builds it.
+    #[must_use]
+    pub fn of(settings: &Settings) -> Self {
+        let mut ruleset = Self {
+            chains: vec![Chain {
+                family: NfFamily::INet,
+                table: TABLE.into(),
+                name: "deny".into(),
+                ..Chain::default()
+            }],
+            sets: Vec::new(),
+            unused: Vec::new(),
+            elements: Vec::new(),
+            rules: Vec::new(),
+        };
+        ruleset.declare_sets(settings);
+        ruleset.deny_chain(settings.enforce);
+        if settings.local() {
+            ruleset.output_chain(settings);
+        }
+        if settings.gateway() {
+            ruleset.forward_chain(settings);
+        }
+        if settings.gateway() && settings.redirect_dns {
+            ruleset.redirect_chain();
+        }
+        ruleset
+    }
+
+    /// One transaction that puts this ruleset in the place of whatever rules the table holds and keeps the elements of
+    /// the lease sets. Fails where a set or chain of the same name has another type.
+    #[must_use]
+    pub fn replacing(&self) -> Nftables<'static> {
+        let mut objects = vec![add(table())];
+        // Naming every chain once makes it certain to exist, so that flushing and deleting it can't fail.
+        for name in CHAINS {
+            match self.chains.iter().find(|chain| chain.name == name) {
+                Some(chain) => objects.push(add(NfListObject::Chain(chain.clone()))),
+                None => objects.push(add(NfListObject::Chain(bare_chain(name)))),
+            }
+        }
+        for name in CHAINS {
+            objects.push(NfObject::CmdObject(NfCmd::Flush(FlushObject::Chain(bare_chain(name)))));
+        }
+        for name in CHAINS {
+            if !self.chains.iter().any(|chain| chain.name == name) {
+                objects.push(NfObject::CmdObject(NfCmd::Delete(NfListObject::Chain(bare_chain(name)))));
+            }
+        }
+        for set in &self.unused {
+            objects.push(add(NfListObject::Set(Box::new(set.clone()))));
+            objects.push(NfObject::CmdObject(NfCmd::Delete(NfListObject::Set(Box::new(set.clone())))));
+        }
+        self.fill(&mut objects);
+        Nftables { objects: objects.into() }
+    }
+
+    /// One transaction that makes the table anew, without any element. For a table that another version has left.
+    #[must_use]
+    pub fn recreating(&self) -> Nftables<'static> {
+        let mut objects = vec![add(table()), NfObject::CmdObject(NfCmd::Delete(table())), add(table())];
+        objects.extend(self.chains.iter().map(|chain| add(NfListObject::Chain(chain.clone()))));
+        self.fill(&mut objects);
+        Nftables { objects: objects.into() }
+    }
+
+    /// Counters, sets, their static elements, rules.
+    fn fill(&self, objects: &mut Vec<NfObject<'static>>) {
+        for name in COUNTERS {
+            objects.push(add(NfListObject::Counter(Counter {
+                family: NfFamily::INet,
+                table: TABLE.into(),
+                name: name.into(),
+                ..Counter::default()
+            })));
+        }
+        for set in &self.sets {
+            objects.push(add(NfListObject::Set(Box::new(set.clone()))));
+            if !set.flags.as_ref().is_some_and(|flags| flags.contains(&SetFlag::Timeout)) {
+                objects.push(NfObject::CmdObject(NfCmd::Flush(FlushObject::Set(Box::new(set.clone())))));
+            }
+        }
+        objects.extend(self.elements.iter().map(|element| add(NfListObject::Element(element.clone()))));
+        objects.extend(self.rules.iter().map(|rule| add(NfListObject::Rule(rule.clone()))));
+    }
+
+    fn declare_sets(&mut self, settings: &Settings) {
+        let size = settings.size();
+        self.sets.push(timed("lease4", &[SetType::Ipv4Addr], size));
+        self.sets.push(timed("lease6", &[SetType::Ipv6Addr], size));
+        let pairs = [
+            timed("client_lease4", &[SetType::Ipv4Addr, SetType::Ipv4Addr], size),
+            timed("client_lease6", &[SetType::Ipv6Addr, SetType::Ipv6Addr], size),
+        ];
+        match settings.scope {
+            Scope::Client => self.sets.extend(pairs),
+            Scope::Shared => self.unused.extend(pairs),
+        }
+        self.sets.push(timed("cut4", &[SetType::Ipv4Addr], CUT_CAPACITY));
+        self.sets.push(timed("cut6", &[SetType::Ipv6Addr], CUT_CAPACITY));
+
+        let (open4, open6): (Vec<_>, Vec<_>) =
+            IpNet::aggregate(&settings.open).into_iter().partition(|net| matches!(net, IpNet::V4(_)));
+        for (name, kind, nets) in [("open4", SetType::Ipv4Addr, open4), ("open6", SetType::Ipv6Addr, open6)] {
+            let mut set = plain(name, &[kind]);
+            set.flags = Some(HashSet::from([SetFlag::Interval]));
+            self.constant(set, nets.into_iter().map(prefix).collect());
+        }
+
+        let mut own = settings.own.clone();
+        own.sort_unstable();
+        own.dedup();
+        let (own4, own6): (Vec<_>, Vec<_>) = own.into_iter().partition(|own| own.address.is_ipv4());
+        for (name, kind, list) in [("own4", SetType::Ipv4Addr, own4), ("own6", SetType::Ipv6Addr, own6)] {
+            let set = plain(name, &[kind, SetType::InetProto, SetType::InetService]);
+            self.constant(set, list.into_iter().map(own_element).collect());
+        }
+
+        let mut inside = settings.inside.clone();
+        inside.sort_unstable();
+        inside.dedup();
+        let inside_set = plain("inside", &[SetType::Ifname]);
+        if settings.gateway() {
+            self.constant(inside_set, inside.into_iter().map(|name| Expression::String(name.into())).collect());
+        } else {
+            self.unused.push(inside_set);
+        }
+    }
+
+    fn constant(&mut self, set: Set<'static>, elements: Vec<Expression<'static>>) {
+        if !elements.is_empty() {
+            self.elements.push(Element {
+                family: NfFamily::INet,
+                table: TABLE.into(),
+                name: set.name.clone(),
+                elem: elements.into(),
+            });
+        }
+        self.sets.push(set);
+    }
+
+    fn deny_chain(&mut self, enforce: bool) {
+        let log = Log {
+            prefix: Some("destguard-deny ".into()),
+            group: Some(LOG_GROUP),
+            snaplen: Some(96),
+            queue_threshold: Some(1),
+            level: None,
+            flags: None,
+        };
+        let limit = Limit {
+            rate: 50,
+            rate_unit: None,
+            per: Some("second".into()),
+            burst: Some(100),
+            burst_unit: None,
+            inv: None,
+        };
+        self.rule("deny", "count", vec![counted("denied")]);
+        self.rule("deny", "log", vec![Statement::Limit(limit), Statement::Log(Some(log))]);
+        if enforce {
+            let reset = Reject::new(Some(RejectType::TCPReset), None);
+            let prohibited = Reject::new(Some(RejectType::ICMPX), Some(RejectCode::AdminProhibited));
+            self.rule("deny", "reset", vec![is(meta(MetaKey::L4proto), word("tcp")), Statement::Reject(Some(reset))]);
+            self.rule("deny", "prohibit", vec![Statement::Reject(Some(prohibited))]);
+        } else {
+            self.rule("deny", "audit", vec![accept()]);
+        }
+    }
+
+    fn output_chain(&mut self, settings: &Settings) {
+        let chain = "output";
+        self.chains.push(base(chain, NfChainType::Filter, NfHook::Output, OUTPUT_PRIORITY, policy(settings.enforce)));
+        self.rule(chain, "loopback", vec![is(meta(MetaKey::Oifname), word("lo")), accept()]);
+        for (comment, protocol, set) in [("own4", "ip", "@own4"), ("own6", "ip6", "@own6")] {
+            let destination = Expression::Named(NamedExpression::Concat(vec![
+                field(protocol, "daddr"),
+                meta(MetaKey::L4proto),
+                field("th", "dport"),
+            ]));
+            let marked = is(meta(MetaKey::Mark), Expression::Number(crate::sys::MARK));
+            self.rule(chain, comment, vec![marked, is(destination, word(set)), accept()]);
+        }
+        self.cut_rules(chain);
+        self.established_rule(chain);
+        // Neighbour discovery and MLD have no flows; their hop limit shows that they stay on the link.
+        let kinds = [
+            "nd-neighbor-solicit",
+            "nd-neighbor-advert",
+            "nd-router-solicit",
+            "nd-router-advert",
+            "nd-redirect",
+            "mld-listener-query",
+            "mld-listener-report",
+            "mld-listener-done",
+            "mld2-listener-report",
+        ];
+        self.rule(
+            chain,
+            "neighbours",
+            vec![
+                is(field("icmpv6", "type"), set_of(kinds.into_iter().map(word))),
+                is(field("ip6", "hoplimit"), set_of([1, 255].into_iter().map(Expression::Number))),
+                accept(),
+            ],
+        );
+        self.rule(chain, "igmp", vec![is(meta(MetaKey::L4proto), word("igmp")), accept()]);
+        self.rule(
+            chain,
+            "dhcp4",
+            vec![is(field("udp", "sport"), number(68)), is(field("udp", "dport"), number(67)), is_ipv4(), accept()],
+        );
+        self.rule(
+            chain,
+            "dhcp6",
+            vec![is(field("udp", "sport"), number(546)), is(field("udp", "dport"), number(547)), is_ipv6(), accept()],
+        );
+        // The end of a flow that conntrack has forgotten: harmless, and the peer waits for it.
+        self.rule(
+            chain,
+            "invalid_end",
+            vec![within(ct("state"), &["invalid"]), within(field("tcp", "flags"), &["fin", "rst"]), accept()],
+        );
+        self.invalid_rule(chain, settings.enforce);
+        self.dns_rule(chain);
+        self.open_rules(chain);
+        self.lease_rules(chain);
+        self.rule(chain, "deny", vec![jump("deny")]);
+    }
+
+    fn forward_chain(&mut self, settings: &Settings) {
+        let chain = "forward";
+        self.chains.push(base(chain, NfChainType::Filter, NfHook::Forward, FORWARD_PRIORITY, policy(settings.enforce)));
+        self.rule(chain, "not_inside", vec![compare(Operator::NEQ, meta(MetaKey::Iifname), word("@inside")), accept()]);
+        self.cut_rules(chain);
+        self.established_rule(chain);
+        self.invalid_rule(chain, settings.enforce);
+        self.dns_rule(chain);
+        self.open_rules(chain);
+        match settings.scope {
+            Scope::Shared => self.lease_rules(chain),
+            Scope::Client => {
+                for (comment, protocol, set) in
+                    [("lease4", "ip", "@client_lease4"), ("lease6", "ip6", "@client_lease6")]
+                {
+                    let pair = Expression::Named(NamedExpression::Concat(vec![
+                        field(protocol, "saddr"),
+                        field(protocol, "daddr"),
+                    ]));
+                    self.rule(chain, comment, vec![is(pair, word(set)), counted("allowed"), accept()]);
+                }
+            }
+        }
+        self.rule(chain, "deny", vec![jump("deny")]);
+    }
+
+    fn redirect_chain(&mut self) {
+        let chain = "dns_redirect";
+        self.chains.push(base(chain, NfChainType::NAT, NfHook::Prerouting, REDIRECT_PRIORITY, NfChainPolicy::Accept));
+        let kind_of_destination = Expression::Named(NamedExpression::Fib(Fib {
+            result: FibResult::Type,
+            flags: HashSet::from([FibFlag::Daddr]),
+        }));
+        let here = NAT { addr: None, family: None, port: Some(number(53)), flags: None };
+        self.rule(
+            chain,
+            "redirect",
+            vec![
+                is(meta(MetaKey::Iifname), word("@inside")),
+                tcp_or_udp(),
+                is(field("th", "dport"), number(53)),
+                compare(Operator::NEQ, kind_of_destination, word("local")),
+                Statement::Redirect(Some(here)),
+            ],
+        );
+    }
+
+    fn cut_rules(&mut self, chain: &'static str) {
+        self.rule(chain, "cut4", vec![is(field("ip", "daddr"), word("@cut4")), jump("deny")]);
+        self.rule(chain, "cut6", vec![is(field("ip6", "daddr"), word("@cut6")), jump("deny")]);
+    }
+
+    fn established_rule(&mut self, chain: &'static str) {
+        self.rule(
+            chain,
+            "established",
+            vec![within(ct("state"), &["established", "related"]), counted("established"), accept()],
+        );
+    }
+
+    fn invalid_rule(&mut self, chain: &'static str, enforce: bool) {
+        let verdict = if enforce { Statement::Drop(None::<Drop>) } else { accept() };
+        self.rule(chain, "invalid", vec![within(ct("state"), &["invalid"]), counted("denied"), verdict]);
+    }
+
+    fn dns_rule(&mut self, chain: &'static str) {
+        let ports = set_of([53, 853].into_iter().map(Expression::Number));
+        self.rule(
+            chain,
+            "dns_bypass",
+            vec![tcp_or_udp(), is(field("th", "dport"), ports), counted("dns_bypass"), jump("deny")],
+        );
+    }
+
+    fn open_rules(&mut self, chain: &'static str) {
+        self.rule(chain, "open4", vec![is(field("ip", "daddr"), word("@open4")), accept()]);
+        self.rule(chain, "open6", vec![is(field("ip6", "daddr"), word("@open6")), accept()]);
+    }
+
+    fn lease_rules(&mut self, chain: &'static str) {
+        for (comment, protocol, set) in [("lease4", "ip", "@lease4"), ("lease6", "ip6", "@lease6")] {
+            self.rule(chain, comment, vec![is(field(protocol, "daddr"), word(set)), counted("allowed"), accept()]);
+        }
+    }
+
+    fn rule(&mut self, chain: &'static str, comment: &'static str, expr: Vec<Statement<'static>>) {
+        self.rules.push(Rule {
+            family: NfFamily::INet,
+            table: TABLE.into(),
+            chain: chain.into(),
+            expr: expr.into(),
+            handle: None,
+            index: None,
+            comment: Some(comment.into()),
+        });
+    }
+}
+
+fn add(object: NfListObject<'static>) -> NfObject<'static> {
+    NfObject::CmdObject(NfCmd::Add(object))
+}
+
+fn table() -> NfListObject<'static> {
+    NfListObject::Table(Table { family: NfFamily::INet, name: TABLE.into(), handle: None })
+}
+
+fn bare_chain(name: &'static str) -> Chain<'static> {
+    Chain { family: NfFamily::INet, table: TABLE.into(), name: name.into(), ..Chain::default() }
+}
+
+fn base(name: &'static str, kind: NfChainType, hook: NfHook, priority: i32, policy: NfChainPolicy) -> Chain<'static> {
+    Chain { _type: Some(kind), hook: Some(hook), prio: Some(priority), policy: Some(policy), ..bare_chain(name) }
+}
+
+fn policy(enforce: bool) -> NfChainPolicy {
+    if enforce { NfChainPolicy::Drop } else { NfChainPolicy::Accept }
+}
+
+fn plain(name: &'static str, types: &[SetType]) -> Set<'static> {
+    let set_type = match types {
+        [one] => SetTypeValue::Single(*one),
+        several => SetTypeValue::Concatenated(Cow::Owned(several.to_vec())),
+    };
+    Set { family: NfFamily::INet, table: TABLE.into(), name: name.into(), set_type, ..Set::default() }
+}
+
+fn timed(name: &'static str, types: &[SetType], size: u32) -> Set<'static> {
+    Set { flags: Some(HashSet::from([SetFlag::Timeout])), size: Some(size), ..plain(name, types) }
+}
+
+fn prefix(net: IpNet) -> Expression<'static> {
+    let address = Expression::String(net.network().to_string().into());
+    if net.prefix_len() == net.max_prefix_len() {
+        return address;
+    }
+    Expression::Named(NamedExpression::Prefix(Prefix { addr: Box::new(address), len: u32::from(net.prefix_len()) }))
+}
+
+fn own_element(own: OwnTraffic) -> Expression<'static> {
+    let address = match own.address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => address.to_string(),
+    };
+    let transport = match own.transport {
+        Transport::Tcp => "tcp",
+        Transport::Udp => "udp",
+    };
+    Expression::Named(NamedExpression::Concat(vec![
+        Expression::String(address.into()),
+        word(transport),
+        Expression::Number(u32::from(own.port)),
+    ]))
+}
+
+fn word(text: &'static str) -> Expression<'static> {
+    Expression::String(text.into())
+}
+
+fn number(value: u32) -> Expression<'static> {
+    Expression::Number(value)
+}
+
+fn set_of(items: impl Iterator<Item = Expression<'static>>) -> Expression<'static> {
+    Expression::Named(NamedExpression::Set(items.map(SetItem::Element).collect()))
+}
+
+fn meta(key: MetaKey) -> Expression<'static> {
+    Expression::Named(NamedExpression::Meta(Meta { key }))
+}
+
+fn ct(key: &'static str) -> Expression<'static> {
+    Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir: None }))
+}
+
+fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
+    Expression::Named(NamedExpression::Payload(Payload::PayloadField(PayloadField {
+        protocol: protocol.into(),
+        field: field.into(),
+    })))
+}
+
+fn compare(op: Operator, left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
+    Statement::Match(Match { left, right, op })
+}
+
+fn is(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
+    compare(Operator::EQ, left, right)
+}
+
+/// Any of these flags.
+fn within(left: Expression<'static>, flags: &[&'static str]) -> Statement<'static> {
+    compare(Operator::IN, left, Expression::List(flags.iter().map(|flag| word(flag)).collect()))
+}
+
+fn is_ipv4() -> Statement<'static> {
+    is(meta(MetaKey::Nfproto), word("ipv4"))
+}
+
+fn is_ipv6() -> Statement<'static> {
+    is(meta(MetaKey::Nfproto), word("ipv6"))
+}
+
+fn tcp_or_udp() -> Statement<'static> {
+    is(meta(MetaKey::L4proto), set_of(["tcp", "udp"].into_iter().map(word)))
+}
+
+fn counted(name: &'static str) -> Statement<'static> {
+    Statement::Counter(stmt::Counter::Named(name.into()))
+}
+
+fn accept() -> Statement<'static> {
+    Statement::Accept(None::<Accept>)
+}
+
+fn jump(chain: &'static str) -> Statement<'static> {
+    Statement::Jump(JumpTarget { target: chain.into() })
+}
