@@ -4,7 +4,8 @@
 //! - [`answer`]: binds the records of a response to its question. [`address`]: which addresses may be opened at all.
 //!   [`policy`]: which names may be asked. [`verdict`]: all three in one call. These are functions and may run on any task.
 //! - [`lease`]: the lease table. [`gate`]: which answer waits for which generation. [`plan`]: what the enforcers must
-//!   change. [`explain`]: why an address is open. [`guard`] owns these and is itself owned by one task.
+//!   change. [`proof`]: what they have acknowledged. [`budget`]: rates of new addresses. [`explain`]: why an address is
+//!   open. [`guard`] owns these and is itself owned by one task.
 //! - [`event`]: everything that goes in and comes out.
 
 pub mod address;
@@ -19,4 +20,5 @@ pub mod moment;
 pub mod name;
 pub mod plan;
 pub mod policy;
+pub mod proof;
 pub mod verdict;

@@ -1,1 +1,189 @@
-//! In work.
+//! Rates of new addresses, per client and per registrable domain: token buckets in tables with a bound.
+//!
+//! A bucket is one number, the moment at which it is full again (the "generic cell rate" form of a token bucket). A full
+//! bucket says nothing, so it needs no entry: the table holds the buckets that are not full.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use super::moment::Moment;
+use crate::config::value::Rate;
+
+/// Most buckets of a table.
+pub const BUCKETS: usize = 65_536;
+
+/// Nanoseconds since the epoch; fine enough for 50,000 tokens a second.
+type Nanos = u128;
+
+/// Token buckets of one rate, each holds `rate.count` tokens and refills within `rate.per`.
+///
+/// At most [`BUCKETS`] are kept apart. Buckets that are full again go first; when there is none, whoever has no bucket
+/// yet shares one bucket with all the others that have none. So those who were there before are not touched by a flood
+/// of new ones, and memory stays bounded.
+#[derive(Debug)]
+pub struct Buckets<K> {
+    count: u64,
+    per: Nanos,
+    limit: usize,
+    full_at: BTreeMap<K, Nanos>,
+    by_time: BTreeSet<(Nanos, K)>,
+    shared: Nanos,
+}
+
+impl<K: Ord + Clone> Buckets<K> {
+    /// All buckets full; at most `limit` of them kept apart.
+    #[must_use]
+    pub fn new(rate: Rate, limit: usize) -> Self {
+        Self {
+            count: rate.count,
+            per: rate.per.as_nanos(),
+            limit,
+            full_at: BTreeMap::new(),
+            by_time: BTreeSet::new(),
+            shared: 0,
+        }
+    }
+
+    /// Whether `key`'s bucket holds `tokens` now. Takes nothing.
+    #[must_use]
+    pub fn has(&self, key: &K, tokens: u64, now: Moment) -> bool {
+        if tokens == 0 {
+            return true;
+        }
+        let now = nanos(now);
+        let full_at = match self.full_at.get(key) {
+            Some(at) => *at,
+            None if self.has_room(now) => 0,
+            None => self.shared,
+        };
+        tokens <= self.count && full_at.max(now) + self.cost(tokens) <= now + self.per
+    }
+
+    /// Takes `tokens` from `key`'s bucket; call after [`Buckets::has`] said so.
+    pub fn take(&mut self, key: &K, tokens: u64, now: Moment) {
+        if tokens == 0 {
+            return;
+        }
+        let now = nanos(now);
+        let cost = self.cost(tokens);
+        if let Some(at) = self.full_at.get_mut(key) {
+            self.by_time.remove(&(*at, key.clone()));
+            *at = (*at).max(now) + cost;
+            self.by_time.insert((*at, key.clone()));
+        } else if self.has_room(now) {
+            while let Some((_, full)) = self.by_time.pop_first_if(|(at, _)| *at <= now) {
+                self.full_at.remove(&full);
+            }
+            self.full_at.insert(key.clone(), now + cost);
+            self.by_time.insert((now + cost, key.clone()));
+        } else {
+            self.shared = self.shared.max(now) + cost;
+        }
+    }
+
+    /// Number of buckets kept apart.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.full_at.len()
+    }
+
+    /// Whether every bucket is full.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.full_at.is_empty()
+    }
+
+    fn has_room(&self, now: Nanos) -> bool {
+        self.full_at.len() < self.limit || self.by_time.first().is_some_and(|(at, _)| *at <= now)
+    }
+
+    fn cost(&self, tokens: u64) -> Nanos {
+        self.per * Nanos::from(tokens) / Nanos::from(self.count.max(1))
+    }
+}
+
+trait PopFirstIf<T> {
+    fn pop_first_if(&mut self, wanted: impl FnOnce(&T) -> bool) -> Option<T>;
+}
+
+impl<T: Ord> PopFirstIf<T> for BTreeSet<T> {
+    fn pop_first_if(&mut self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
+        if self.first().is_some_and(wanted) { self.pop_first() } else { None }
+    }
+}
+
+fn nanos(moment: Moment) -> Nanos {
+    Duration::from_millis(moment.0).as_nanos()
+}
+
+/// The key of a client: an IPv4 address, or the /64 of an IPv6 address, within which a host picks its addresses freely
+/// (RFC 8981).
+#[must_use]
+pub fn client_key(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rate(count: u64, seconds: u64) -> Rate {
+        Rate { count, per: Duration::from_secs(seconds) }
+    }
+
+    /// Takes when it may.
+    fn try_take(buckets: &mut Buckets<u32>, key: u32, tokens: u64, at: u64) -> bool {
+        let may = buckets.has(&key, tokens, Moment(at));
+        if may {
+            buckets.take(&key, tokens, Moment(at));
+        }
+        may
+    }
+
+    #[test]
+    fn a_bucket_holds_count_and_refills_evenly() {
+        let mut buckets = Buckets::new(rate(50, 1), 8);
+        assert!(!try_take(&mut buckets, 1, 51, 0), "more than the bucket holds");
+        assert!(try_take(&mut buckets, 1, 50, 0));
+        assert!(!try_take(&mut buckets, 1, 1, 19));
+        assert!(try_take(&mut buckets, 1, 1, 20));
+        assert!(!try_take(&mut buckets, 1, 1, 39));
+        assert!(try_take(&mut buckets, 1, 50, 2000));
+        assert!(try_take(&mut buckets, 2, 50, 2000), "another's bucket is its own");
+    }
+
+    #[test]
+    fn a_rate_of_zero_lets_nothing_new_in_but_what_costs_nothing() {
+        let mut buckets = Buckets::new(rate(0, 1), 8);
+        assert!(!try_take(&mut buckets, 1, 1, 0));
+        assert!(try_take(&mut buckets, 1, 0, 0));
+    }
+
+    #[test]
+    fn a_flood_of_keys_costs_only_the_flood() {
+        let mut buckets = Buckets::new(rate(2, 1), 3);
+        assert!(try_take(&mut buckets, 1, 1, 0), "an old client, one token left");
+        for key in 10..12 {
+            assert!(try_take(&mut buckets, key, 1, 0));
+        }
+        assert!(try_take(&mut buckets, 20, 1, 0), "shares a bucket with");
+        assert!(try_take(&mut buckets, 21, 1, 0), "this one");
+        assert!(!try_take(&mut buckets, 22, 1, 0), "and this one finds it empty");
+        assert!(try_take(&mut buckets, 1, 1, 0), "the old client's token is still there");
+        assert_eq!(buckets.len(), 3);
+        assert!(try_take(&mut buckets, 22, 2, 1000), "full buckets make room");
+        assert!(buckets.len() <= 3);
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_64() {
+        let key = |text: &str| client_key(text.parse().unwrap());
+        assert_eq!(key("2001:db8::1"), key("2001:db8::ffff:1:2:3"));
+        assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
+        assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
+    }
+}

@@ -1,13 +1,18 @@
 //! What the core shows of itself: leases, why an address is open, counts, enforcers. Plain values, made on the task that
 //! owns the core, so nothing here walks more than it shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Serialize;
 
+use super::event::{EnforcerKind, Generation};
+use super::guard::Guard;
+use super::lease::{ByFamily, Cause, Lease};
+use super::moment::Moment;
 use super::name::Name;
+use super::proof::Enforcer;
 
 /// Which leases a view shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,7 +53,7 @@ pub struct LeaseView {
     pub names: Vec<String>,
     /// Clients that asked, without doubles, in order.
     pub clients: Vec<IpAddr>,
-    /// Per enforcer: "open", "opening", "closed" (timed, while lingering), "lost".
+    /// Per enforcer: "open", "opening", "closed" (timed, while lingering), "lost", "unsupported" (the address family).
     pub enforcers: BTreeMap<String, String>,
 }
 
@@ -205,4 +210,163 @@ pub struct Counts {
     pub causes_dropped: u64,
     /// Leases read back at start that had no room.
     pub restore_dropped: u64,
+}
+
+impl Guard {
+    /// Leases that `filter` selects, in the order of their addresses, at most `limit`, only those after the address
+    /// `after`. O(log n) and what it returns.
+    #[must_use]
+    pub fn leases(&self, filter: &LeaseFilter, after: Option<IpAddr>, limit: usize, now: Moment) -> Vec<LeaseView> {
+        let view = |(address, lease): (IpAddr, &Lease)| self.lease_view(address, lease, now);
+        let behind = |address: &IpAddr| after.is_none_or(|after| *address > after);
+        match filter {
+            LeaseFilter::All => self.table.range(None, after).take(limit).map(view).collect(),
+            LeaseFilter::Prefix(prefix) => self.table.range(Some(*prefix), after).take(limit).map(view).collect(),
+            LeaseFilter::Address(address) => {
+                let found = self.table.get(*address).filter(|_| behind(address));
+                found.into_iter().take(limit).map(|lease| view((*address, lease))).collect()
+            }
+            LeaseFilter::Name(name) => {
+                let addresses = self.table.addresses_of(name).filter(behind).take(limit);
+                addresses.filter_map(|address| Some(view((address, self.table.get(address)?)))).collect()
+            }
+        }
+    }
+
+    /// Why an address is open; `None` when it isn't leased.
+    #[must_use]
+    pub fn explain(&self, address: IpAddr, now: Moment) -> Option<Explanation> {
+        let lease = self.table.get(address)?;
+        let mut causes: Vec<&Cause> = lease.causes.iter().collect();
+        causes.sort_by_key(|cause| std::cmp::Reverse(cause.ends));
+        let route_ends = lease.lingers.unwrap_or(lease.ends.plus(self.settings.linger));
+        Some(Explanation {
+            address,
+            state: lease_state(lease),
+            age_seconds: lease.begun.until(now).as_secs(),
+            ends_in_seconds: seconds(now, lease.ends),
+            route_ends_in_seconds: self.enforcers.has(EnforcerKind::Route).then(|| seconds(now, route_ends)),
+            causes: causes.into_iter().map(|cause| cause_view(cause, now)).collect(),
+            enforcers: self.enforcers.iter().map(|enforcer| hold_view(enforcer, address, lease, now)).collect(),
+            waiting: self.gate.waiting_for(address),
+        })
+    }
+
+    /// Every address that a name opened, as question or alias, at most `limit`.
+    #[must_use]
+    pub fn explain_name(&self, name: &Name, limit: usize, now: Moment) -> Vec<Explanation> {
+        self.table.addresses_of(name).take(limit).filter_map(|address| self.explain(address, now)).collect()
+    }
+
+    /// Gauges and counters; costs nothing.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            ipv4: self.table.active().ipv4,
+            ipv6: self.table.active().ipv6,
+            lingering: self.table.lingering().total(),
+            pending: self.unproven.len(),
+            causes: self.table.entries(),
+            causes_dropped: self.table.dropped,
+            waiting: self.gate.len(),
+            generation: self.generation.0,
+            ..self.counts
+        }
+    }
+
+    /// Every enforcer, in the order of their ids.
+    #[must_use]
+    pub fn enforcers(&self, now: Moment) -> Vec<EnforcerView> {
+        let active = self.table.active();
+        let lingering = self.table.lingering();
+        let all = ByFamily { ipv4: active.ipv4 + lingering.ipv4, ipv6: active.ipv6 + lingering.ipv6 };
+        let view = |enforcer: &Enforcer| EnforcerView {
+            name: enforcer.spec.name.clone(),
+            required: enforcer.spec.required,
+            state: enforcer.state,
+            since_seconds: enforcer.since.until(now).as_secs(),
+            acknowledged: enforcer.acknowledged.map(|generation| generation.0),
+            behind: enforcer.acknowledged.unwrap_or_default() < self.enforcers.last_plan(enforcer.spec.kind),
+            installed: match enforcer.spec.kind {
+                EnforcerKind::Timed => self.enforcers.installed(enforcer, active),
+                EnforcerKind::Route => self.enforcers.installed(enforcer, all),
+            },
+            max_addresses: enforcer.spec.max_addresses,
+            last_error: enforcer.last_error.clone(),
+        };
+        self.enforcers.iter().map(view).collect()
+    }
+
+    fn lease_view(&self, address: IpAddr, lease: &Lease, now: Moment) -> LeaseView {
+        let clients: BTreeSet<IpAddr> =
+            lease.causes.iter().flat_map(|c| &c.clients).map(|(client, _)| *client).collect();
+        let holds = self.enforcers.iter().map(|enforcer| {
+            let (state, _) = holds(enforcer, address, lease);
+            (enforcer.spec.name.clone(), state.to_owned())
+        });
+        LeaseView {
+            address,
+            state: lease_state(lease),
+            ends_in_seconds: seconds(now, lease.lingers.unwrap_or(lease.ends)),
+            names: lease.questions().iter().map(Name::to_string).collect(),
+            clients: clients.into_iter().collect(),
+            enforcers: holds.collect(),
+        }
+    }
+}
+
+/// Whole seconds from `now` until `then`, rounded up.
+fn seconds(now: Moment, then: Moment) -> u64 {
+    then.0.saturating_sub(now.0).div_ceil(1000)
+}
+
+fn lease_state(lease: &Lease) -> LeaseState {
+    match (lease.is_active(), lease.proven) {
+        (false, _) => LeaseState::Lingering,
+        (true, None) => LeaseState::Pending,
+        (true, Some(_)) => LeaseState::Installed,
+    }
+}
+
+/// The state of one enforcer for one lease, and the plan that it holds it by.
+fn holds(enforcer: &Enforcer, address: IpAddr, lease: &Lease) -> (&'static str, Option<Generation>) {
+    let opened = match enforcer.spec.kind {
+        EnforcerKind::Timed => lease.told.timed.map(|told| told.opened),
+        EnforcerKind::Route => lease.told.route,
+    };
+    let closed = enforcer.spec.kind == EnforcerKind::Timed && !lease.is_active();
+    match (enforcer.acknowledged, opened) {
+        _ if !enforcer.takes(address) => ("unsupported", None),
+        _ if closed => ("closed", None),
+        (None, _) if enforcer.state == EnforcerState::Lost => ("lost", None),
+        (Some(held), Some(opened)) if opened <= held => ("open", Some(opened)),
+        _ => ("opening", None),
+    }
+}
+
+fn hold_view(enforcer: &Enforcer, address: IpAddr, lease: &Lease, now: Moment) -> HoldView {
+    let (state, opened) = holds(enforcer, address, lease);
+    // The enforcer's own word, or, where that is too long ago to be remembered, the lease's.
+    let since = opened.and_then(|opened| enforcer.held_since(opened)).map(|since| match lease.proven {
+        Some(proven) if enforcer.spec.required => since.min(proven),
+        _ => since,
+    });
+    HoldView {
+        name: enforcer.spec.name.clone(),
+        required: enforcer.spec.required,
+        state: state.to_owned(),
+        since_seconds: since.map(|since| since.until(now).as_secs()),
+    }
+}
+
+fn cause_view(cause: &Cause, now: Moment) -> CauseView {
+    let client =
+        |(client, ends): &(IpAddr, Moment)| ClientView { client: *client, ends_in_seconds: seconds(now, *ends) };
+    CauseView {
+        question: cause.question.to_string(),
+        qtype: cause.qtype,
+        chain: cause.chain.iter().map(Name::to_string).collect(),
+        clients: cause.clients.iter().map(client).collect(),
+        ends_in_seconds: seconds(now, cause.ends),
+    }
 }

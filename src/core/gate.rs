@@ -1,1 +1,176 @@
-//! In work.
+//! The gate: which answer waits for which plan.
+//!
+//! An answer needs, of each kind of enforcer, the latest plan that concerns one of its addresses. Acknowledgements are
+//! cumulative, so one number for each kind says all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::event::{EnforcerKind, Generation, LeaseHandle, Ticket};
+use super::moment::Moment;
+use super::name::Name;
+
+/// Most answers that wait at once; what comes then is refused.
+pub const MOST_WAITING: usize = 65_536;
+
+/// The plans that an answer needs; zero = none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Of the timed enforcers.
+    pub timed: Generation,
+    /// Of the route enforcers.
+    pub route: Generation,
+}
+
+impl Needs {
+    /// The need of one kind.
+    #[must_use]
+    pub fn of(self, kind: EnforcerKind) -> Generation {
+        match kind {
+            EnforcerKind::Timed => self.timed,
+            EnforcerKind::Route => self.route,
+        }
+    }
+}
+
+/// One answer that waits.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// When its client must be told something.
+    pub deadline: Moment,
+    /// Question and aliases.
+    pub names: Vec<Name>,
+    /// In the order of the grants.
+    pub addresses: Vec<IpAddr>,
+    /// Likewise; empty until the plan is made.
+    pub leases: Vec<LeaseHandle>,
+    /// Zero until the plan is made.
+    pub needs: Needs,
+}
+
+/// All answers that wait for an acknowledgement.
+#[derive(Debug, Default)]
+pub struct Gate {
+    waiting: BTreeMap<Ticket, Waiting>,
+    deadlines: BTreeSet<(Moment, Ticket)>,
+    by_address: BTreeSet<(IpAddr, Ticket)>,
+    /// Answers that lack an acknowledgement of this kind.
+    timed: BTreeSet<(Generation, Ticket)>,
+    route: BTreeSet<(Generation, Ticket)>,
+}
+
+impl Gate {
+    /// Number of answers that wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// The next deadline.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Moment> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Number of answers that wait for an address.
+    #[must_use]
+    pub fn waiting_for(&self, address: IpAddr) -> usize {
+        self.tickets_of(address).count()
+    }
+
+    /// Lets an answer wait for everything it needs; [`Gate::acknowledged`] says when it is through.
+    pub fn wait(&mut self, ticket: Ticket, waiting: Waiting) {
+        // A ticket names one answer; should one come twice, the later stands for both.
+        self.take(ticket);
+        self.deadlines.insert((waiting.deadline, ticket));
+        for address in &waiting.addresses {
+            self.by_address.insert((*address, ticket));
+        }
+        self.timed.insert((waiting.needs.timed, ticket));
+        self.route.insert((waiting.needs.route, ticket));
+        self.waiting.insert(ticket, waiting);
+    }
+
+    /// Takes an answer away from the gate.
+    pub fn take(&mut self, ticket: Ticket) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&ticket)?;
+        self.deadlines.remove(&(waiting.deadline, ticket));
+        for address in &waiting.addresses {
+            self.by_address.remove(&(*address, ticket));
+        }
+        self.timed.remove(&(waiting.needs.timed, ticket));
+        self.route.remove(&(waiting.needs.route, ticket));
+        Some(waiting)
+    }
+
+    /// Every required enforcer of this kind holds all plans up to `generation`. Returns the answers that lack nothing now.
+    pub fn acknowledged(&mut self, kind: EnforcerKind, generation: Generation) -> Vec<(Ticket, Waiting)> {
+        let mut through = Vec::new();
+        loop {
+            let (queue, other) = match kind {
+                EnforcerKind::Timed => (&mut self.timed, &self.route),
+                EnforcerKind::Route => (&mut self.route, &self.timed),
+            };
+            let Some((needed, ticket)) = queue.first().copied().filter(|(needed, _)| *needed <= generation) else {
+                return through;
+            };
+            queue.remove(&(needed, ticket));
+            let lacks = self.waiting.get(&ticket).is_some_and(|waiting| match kind {
+                EnforcerKind::Timed => other.contains(&(waiting.needs.route, ticket)),
+                EnforcerKind::Route => other.contains(&(waiting.needs.timed, ticket)),
+            });
+            if !lacks && let Some(waiting) = self.take(ticket) {
+                through.push((ticket, waiting));
+            }
+        }
+    }
+
+    /// A required enforcer of this kind holds nothing any more: every answer needs it anew. O(waiting).
+    pub fn lost(&mut self, kind: EnforcerKind) {
+        let queue = match kind {
+            EnforcerKind::Timed => &mut self.timed,
+            EnforcerKind::Route => &mut self.route,
+        };
+        for (ticket, waiting) in &self.waiting {
+            queue.insert((waiting.needs.of(kind), *ticket));
+        }
+    }
+
+    /// Takes away one answer whose deadline has come.
+    pub fn overdue(&mut self, now: Moment) -> Option<(Ticket, Waiting)> {
+        let (at, ticket) = self.deadlines.first().copied()?;
+        if at > now {
+            return None;
+        }
+        self.take(ticket).map(|waiting| (ticket, waiting))
+    }
+
+    /// Answers with this address.
+    pub fn tickets_of(&self, address: IpAddr) -> impl Iterator<Item = Ticket> {
+        self.by_address.range((address, Ticket(0))..=(address, Ticket(u64::MAX))).map(|(_, ticket)| *ticket)
+    }
+
+    /// Answers that wait for exactly this plan of this kind.
+    pub fn tickets_needing(&self, kind: EnforcerKind, generation: Generation) -> Vec<Ticket> {
+        let queue = match kind {
+            EnforcerKind::Timed => &self.timed,
+            EnforcerKind::Route => &self.route,
+        };
+        queue.range((generation, Ticket(0))..=(generation, Ticket(u64::MAX))).map(|(_, ticket)| *ticket).collect()
+    }
+
+    /// Whether an answer bears a name.
+    #[must_use]
+    pub fn bears(&self, ticket: Ticket, name: &Name) -> bool {
+        self.waiting.get(&ticket).is_some_and(|waiting| waiting.names.contains(name))
+    }
+}
+
+#[cfg(test)]
+mod tests;

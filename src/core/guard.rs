@@ -1,79 +1,564 @@
-//! In work: the owner of the lease table, the gate and the plans.
+//! The owner of the lease table, the gate and the plans: `handle(event, now)`, then `poll_output` until it is dry.
+//!
+//! ```text
+//!  Admit ---> budgets ---> lease table ---+                         +--> ApplyTimed, ApplyRoutes, Sync
+//!  Revoke, Forbid, Restore ------^        +--> marks --> plan n ----+--> Journal, JournalClosed
+//!  time passes ------------------^                         |        +--> CutFlows
+//!                                                          v
+//!  Applied, Lost, Refused --------------------> proof --> gate --------> Decide
+//! ```
+//!
+//! Events only change the table and mark addresses. The first `poll_output` after them makes one plan of all marks, so a
+//! batch of answers costs each enforcer one round trip. An answer needs, of each kind of required enforcer, the plan that
+//! opened (timed: or extended) its addresses; an address that is already confirmed needs nothing.
+//!
+//! The route budget: all route enforcers share one table, so the least `max_addresses` among those that take the family
+//! bounds it, required or not. A peer that is not required is thus never pushed over its maximum-prefix either.
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::event::{EnforcerSpec, Event, Output};
-use super::explain::{Counts, EnforcerView, Explanation, LeaseFilter, LeaseView};
+use super::budget::{BUCKETS, Buckets, client_key};
+use super::event::{
+    Admission, Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, Output, Refusal,
+    RevokeTarget, StoredLease, Ticket,
+};
+use super::explain::Counts;
+use super::gate::{Gate, MOST_WAITING, Needs, Waiting};
+use super::lease::{Cause, LeaseTable, Remaining};
 use super::moment::Moment;
 use super::name::Name;
-use crate::config::schema::{Gate, Lease};
+use super::plan::{LEAST_EXTENSION, Marks, difference};
+use super::proof::{Enforcers, Unproven};
+use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings, OnDeadline};
 
-/// Owner of all pure state.
-#[derive(Debug)]
-pub struct Guard {}
+/// No lease is shorter, whatever the configuration says: a TTL of 0 must be neither "never" nor "for ever".
+const SHORTEST: Duration = Duration::from_secs(1);
 
 /// What the core needs of the configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `[lease]`
-    pub lease: Lease,
+    pub lease: LeaseSettings,
     /// `[gate]`
-    pub gate: Gate,
+    pub gate: GateSettings,
     /// `bgp.linger`
-    pub linger: std::time::Duration,
+    pub linger: Duration,
+}
+
+/// Owner of all pure state.
+#[derive(Debug)]
+pub struct Guard {
+    pub(super) settings: Settings,
+    pub(super) enforcers: Enforcers,
+    pub(super) table: LeaseTable,
+    pub(super) gate: Gate,
+    pub(super) unproven: Unproven,
+    pub(super) counts: Counts,
+    pub(super) generation: Generation,
+    marks: Marks,
+    /// Admitted since the last plan. At most [`MOST_WAITING`] together with the gate.
+    fresh: Vec<(Ticket, Waiting)>,
+    syncs: BTreeSet<EnforcerId>,
+    cuts: BTreeSet<IpAddr>,
+    clients: Buckets<IpAddr>,
+    domains: Buckets<Name>,
+    outputs: VecDeque<Output>,
+    decisions: VecDeque<Output>,
+    now: Moment,
 }
 
 impl Guard {
     /// An empty guard.
     #[must_use]
-    pub fn new(_settings: Settings, _enforcers: Vec<EnforcerSpec>) -> Self {
-        Self {}
+    pub fn new(settings: Settings, enforcers: Vec<EnforcerSpec>) -> Self {
+        Self {
+            clients: Buckets::new(settings.lease.new_per_client, BUCKETS),
+            domains: Buckets::new(settings.lease.new_per_domain, BUCKETS),
+            table: LeaseTable::new(settings.lease.capacity),
+            counts: Counts { capacity: settings.lease.capacity, ..Counts::default() },
+            settings,
+            enforcers: Enforcers::new(enforcers),
+            gate: Gate::default(),
+            unproven: Unproven::default(),
+            generation: Generation(0),
+            marks: Marks::default(),
+            fresh: Vec::new(),
+            syncs: BTreeSet::new(),
+            cuts: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            decisions: VecDeque::new(),
+            now: Moment::ZERO,
+        }
     }
 
     /// Takes an event; what follows from it comes out of [`Guard::poll_output`].
-    pub fn handle(&mut self, _event: Event, _now: Moment) {}
-
-    /// The next thing to do, in order.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        None
+    ///
+    /// Leases that ended meanwhile end first. Answers whose deadline passed meanwhile do not: an acknowledgement that is
+    /// at hand may still release them until [`Guard::handle_timeout`].
+    pub fn handle(&mut self, event: Event, now: Moment) {
+        self.expire(now);
+        match event {
+            Event::Admit(admission) => self.admit(admission),
+            Event::Applied { enforcer, generation } => {
+                let generation = generation.min(self.generation);
+                if let Some(kind) = self.enforcers.applied(enforcer, generation, self.now) {
+                    self.prove(kind);
+                }
+            }
+            Event::Lost { enforcer, reason } => self.lose(enforcer, reason),
+            Event::Refused { enforcer, generation, reason } => self.refused(enforcer, generation, reason),
+            Event::WantSync { enforcer } => self.want_sync(enforcer),
+            Event::Revoke(RevokeTarget::Address(address)) => self.revoke(address),
+            Event::Revoke(RevokeTarget::Name(name)) => self.take_back(&name, true),
+            Event::Forbid(names) => names.iter().for_each(|name| self.take_back(name, false)),
+            Event::Restore(leases) => self.restore(leases),
+        }
     }
 
-    /// When [`Guard::handle_timeout`] must be called next.
+    /// The next thing to do, in order. Makes the plan of all that happened since it was last dry. Decisions come last:
+    /// what must be on disk before them comes before them.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty() {
+            self.plan();
+        }
+        self.outputs.pop_front().or_else(|| self.decisions.pop_front())
+    }
+
+    /// When [`Guard::handle_timeout`] must be called next; outputs must have been drained.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Moment> {
-        None
+        let lease = self.table.next_timer().map(|(at, _)| at);
+        [lease, self.gate.next_deadline()].into_iter().flatten().min()
     }
 
     /// Ends what is due.
-    pub fn handle_timeout(&mut self, _now: Moment) {}
-
-    /// Leases that `filter` selects, in the order of their addresses, at most `limit`, only those after the address `after`.
-    #[must_use]
-    pub fn leases(&self, _filter: &LeaseFilter, _after: Option<IpAddr>, _limit: usize, _now: Moment) -> Vec<LeaseView> {
-        Vec::new()
+    pub fn handle_timeout(&mut self, now: Moment) {
+        self.expire(now);
+        while let Some((ticket, waiting)) = self.gate.overdue(self.now) {
+            self.counts.gate_timeouts += 1;
+            match self.settings.gate.on_deadline {
+                OnDeadline::Servfail => self.refuse(ticket, self.deadline_refusal(waiting.needs)),
+                OnDeadline::Answer => self.release(ticket, waiting),
+            }
+        }
     }
 
-    /// Why an address is open; `None` when it isn't leased.
-    #[must_use]
-    pub fn explain(&self, _address: IpAddr, _now: Moment) -> Option<Explanation> {
-        None
+    /// Names that caused a live lease, as question or alias, once each, in order: what a new policy judges for
+    /// [`Event::Forbid`].
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        self.table.names()
     }
 
-    /// Every address that a name opened, as question or alias, at most `limit`.
-    #[must_use]
-    pub fn explain_name(&self, _name: &Name, _limit: usize, _now: Moment) -> Vec<Explanation> {
-        Vec::new()
+    fn admit(&mut self, admission: Admission) {
+        let lease = &self.settings.lease;
+        let shortest = lease.min.0.max(SHORTEST);
+        let longest = self.now.plus(lease.max.0.max(SHORTEST));
+        let mut wanted: BTreeMap<IpAddr, Moment> = BTreeMap::new();
+        for grant in &admission.grants {
+            let ttl = Duration::from_secs(u64::from(grant.ttl)).max(shortest);
+            let ends = self.now.plus(ttl).plus(lease.grace.0).min(longest);
+            let known = wanted.entry(grant.address).or_insert(ends);
+            *known = (*known).max(ends);
+        }
+        if let Err(refusal) = self.judge(&admission, &wanted) {
+            self.refuse(admission.ticket, refusal);
+            return;
+        }
+        let chain: Arc<[Name]> = admission.chain.into();
+        for (address, ends) in &wanted {
+            let cause = Cause {
+                question: admission.question.clone(),
+                qtype: Some(admission.qtype),
+                chain: chain.clone(),
+                clients: vec![(admission.client, *ends)],
+                ends: *ends,
+            };
+            self.grant(*address, *ends, cause);
+        }
+        let names = std::iter::once(admission.question).chain(chain.iter().cloned()).collect();
+        let waiting = Waiting {
+            deadline: self.now.plus(self.settings.gate.deadline.0),
+            names,
+            addresses: admission.grants.iter().map(|grant| grant.address).collect(),
+            leases: Vec::new(),
+            needs: Needs::default(),
+        };
+        self.fresh.push((admission.ticket, waiting));
     }
 
-    /// Gauges and counters; costs nothing.
-    #[must_use]
-    pub fn counts(&self) -> Counts {
-        Counts::default()
+    /// Every budget, for the whole answer, before anything is opened: all of it or nothing.
+    fn judge(&mut self, admission: &Admission, wanted: &BTreeMap<IpAddr, Moment>) -> Result<(), Refusal> {
+        if wanted.len() > self.settings.lease.per_answer {
+            return Err(Refusal::PerAnswer);
+        }
+        for address in wanted.keys() {
+            if let Some(name) = self.enforcers.cannot_hold(*address) {
+                return Err(Refusal::Family { name });
+            }
+        }
+        if self.gate.len() + self.fresh.len() >= MOST_WAITING {
+            return Err(Refusal::Capacity);
+        }
+        let client = client_key(admission.client);
+        let new: Vec<IpAddr> = wanted.keys().copied().filter(|address| self.table.get(*address).is_none()).collect();
+        let tokens = u64::try_from(new.len()).unwrap_or(u64::MAX);
+        if !self.clients.has(&client, tokens, self.now) {
+            return Err(Refusal::PerClient);
+        }
+        if !self.domains.has(&admission.domain, tokens, self.now) {
+            return Err(Refusal::PerDomain);
+        }
+        let opened = wanted.keys().copied().filter(|address| !self.table.get(*address).is_some_and(|l| l.is_active()));
+        self.room(new.iter().copied(), opened)?;
+        self.clients.take(&client, tokens, self.now);
+        self.domains.take(&admission.domain, tokens, self.now);
+        Ok(())
     }
 
-    /// Every enforcer, in the order of their ids.
-    #[must_use]
-    pub fn enforcers(&self, _now: Moment) -> Vec<EnforcerView> {
-        Vec::new()
+    /// Whether the table and every enforcer have room: `new` addresses come into the table, `opened` become active.
+    fn room(&self, new: impl Iterator<Item = IpAddr>, opened: impl Iterator<Item = IpAddr>) -> Result<(), Refusal> {
+        let (mut active, mut all) = (self.table.active(), self.table.active());
+        all.ipv4 += self.table.lingering().ipv4;
+        all.ipv6 += self.table.lingering().ipv6;
+        opened.for_each(|address| *active.of(address) += 1);
+        new.for_each(|address| *all.of(address) += 1);
+        // Only what grows can be refused: a table that a smaller budget found too full still serves what it holds.
+        if all.total() > self.settings.lease.capacity && all.total() > self.table.len() {
+            return Err(Refusal::Capacity);
+        }
+        match self.enforcers.over_budget(active, all, self.table.active(), self.table.lingering()) {
+            Some(name) => Err(Refusal::RouteBudget { name }),
+            None => Ok(()),
+        }
+    }
+
+    /// Opens an address, or gives its lease one more cause. An end only moves later here.
+    fn grant(&mut self, address: IpAddr, ends: Moment, cause: Cause) {
+        let known = self.table.get(address).map(|lease| (lease.is_active(), lease.ends));
+        let new_question = match known {
+            None => {
+                let told = self.marks.take_removed(address);
+                self.table.open(address, ends, cause, told, self.now);
+                self.counts.opened += 1;
+                true
+            }
+            Some((active, known)) => {
+                let moves = !active || ends >= known.plus(LEAST_EXTENSION);
+                if moves {
+                    self.table.set_end(address, ends, self.now);
+                    *(if active { &mut self.counts.extended } else { &mut self.counts.opened }) += 1;
+                }
+                let new_question = self.table.add_cause(address, cause, self.now);
+                if !moves {
+                    if new_question {
+                        self.marks.journal(address);
+                    }
+                    return;
+                }
+                new_question
+            }
+        };
+        debug_assert!(new_question || known.is_some());
+        self.marks.change(address);
+        self.marks.journal(address);
+    }
+
+    /// Ends the leases and lingering routes that are due.
+    fn expire(&mut self, now: Moment) {
+        self.now = self.now.max(now);
+        while let Some((at, address)) = self.table.next_timer()
+            && at <= self.now
+        {
+            let Some(lease) = self.table.get(address) else { return };
+            if lease.is_active() {
+                self.counts.expired += 1;
+                // Who still waits for it would get an answer that is closed already.
+                self.fail_tickets_of(address, |guard, needs| guard.deadline_refusal(needs));
+                if self.enforcers.has(EnforcerKind::Route) && !self.settings.linger.is_zero() {
+                    self.unproven.forget_timed(address, self.table.get_mut(address));
+                    self.table.linger(address, at.plus(self.settings.linger));
+                    self.marks.change(address);
+                    continue;
+                }
+            }
+            self.drop_lease(address);
+        }
+    }
+
+    /// Takes a lease out of the table; the next plan closes it wherever it is still open.
+    fn drop_lease(&mut self, address: IpAddr) {
+        self.unproven.forget(address, self.table.get_mut(address));
+        if let Some(lease) = self.table.remove(address) {
+            self.marks.removed(address, lease.told);
+        }
+    }
+
+    /// Closes an address before its time, everywhere, without lingering.
+    fn close(&mut self, address: IpAddr) {
+        if self.table.get(address).is_some() {
+            self.counts.closed += 1;
+            self.marks.journal(address);
+            self.drop_lease(address);
+        }
+    }
+
+    fn revoke(&mut self, address: IpAddr) {
+        self.fail_tickets_of(address, |_, _| Refusal::Revoked);
+        self.close(address);
+        // Also where there is no lease: a flow may have outlived it.
+        self.cuts.insert(address);
+    }
+
+    /// Takes a name's causes from every lease; what no other cause holds is closed.
+    fn take_back(&mut self, name: &Name, cut: bool) {
+        let addresses: Vec<IpAddr> = self.table.addresses_of(name).collect();
+        for address in addresses {
+            let bearing: Vec<Ticket> = self.gate.tickets_of(address).filter(|t| self.gate.bears(*t, name)).collect();
+            self.fail_tickets(bearing, |_, _| Refusal::Revoked);
+            match self.table.remove_causes(address, name, self.now) {
+                Remaining::Same => self.marks.journal(address),
+                Remaining::Earlier => {
+                    if let Some(lease) = self.table.get_mut(address) {
+                        lease.held = lease.held.map(|held| held.min(lease.ends));
+                        lease.handle.set_ends(lease.handle.ends().min(lease.ends));
+                    }
+                    self.marks.change(address);
+                    self.marks.journal(address);
+                }
+                Remaining::Nothing => {
+                    self.fail_tickets_of(address, |_, _| Refusal::Revoked);
+                    self.close(address);
+                    if cut {
+                        self.cuts.insert(address);
+                    }
+                }
+            }
+        }
+        let (gone, left) = std::mem::take(&mut self.fresh).into_iter().partition(|(_, w)| w.names.contains(name));
+        self.fresh = left;
+        let gone: Vec<(Ticket, Waiting)> = gone;
+        gone.into_iter().for_each(|(ticket, _)| self.refuse(ticket, Refusal::Revoked));
+    }
+
+    /// Leases from disk, those that end last first as far as there is room: a smaller capacity than before must not be
+    /// exceeded either. What has no room is closed on disk as well, and counted.
+    fn restore(&mut self, mut leases: Vec<StoredLease>) {
+        leases.sort_by_key(|lease| std::cmp::Reverse((lease.ends, lease.address)));
+        let longest = self.now.plus(self.settings.lease.max.0.max(SHORTEST));
+        for StoredLease { address, ends, names } in leases {
+            let ends = ends.min(longest);
+            if ends <= self.now {
+                continue;
+            }
+            let lease = self.table.get(address);
+            let new = lease.is_none().then_some(address);
+            let opened = lease.is_none_or(|lease| !lease.is_active()).then_some(address);
+            let fits =
+                self.enforcers.cannot_hold(address).is_none() && self.room(new.into_iter(), opened.into_iter()).is_ok();
+            if !fits {
+                self.counts.restore_dropped += 1;
+                self.marks.journal(address);
+                continue;
+            }
+            // A record without names can only come from elsewhere; the root stands for "unknown".
+            let names = if names.is_empty() { vec![Name::root()] } else { names };
+            for question in names {
+                let chain = Arc::from([]);
+                self.grant(address, ends, Cause { question, qtype: None, chain, clients: Vec::new(), ends });
+            }
+        }
+    }
+
+    fn want_sync(&mut self, enforcer: EnforcerId) {
+        // Routes are replayed by their driver from its own table.
+        if self.enforcers.kind(enforcer) != Some(EnforcerKind::Timed) {
+            return;
+        }
+        if self.enforcers.acknowledged(enforcer).is_some() {
+            self.lose(enforcer, "asked for the full state".to_owned());
+        }
+        self.enforcers.distrust(enforcer);
+        self.syncs.insert(enforcer);
+    }
+
+    /// O(leases): nothing is in force until the enforcer reports again. Answers go on waiting until their deadline.
+    fn lose(&mut self, enforcer: EnforcerId, reason: String) {
+        let Some(kind) = self.enforcers.lost(enforcer, reason, self.now) else { return };
+        if !self.enforcers.is_required(enforcer) {
+            return;
+        }
+        self.gate.lost(kind);
+        self.unproven.lost(kind, &mut self.table);
+    }
+
+    fn refused(&mut self, enforcer: EnforcerId, generation: Generation, reason: String) {
+        let Some(kind) = self.enforcers.refused(enforcer, reason.clone()) else { return };
+        if !self.enforcers.is_required(enforcer) {
+            return;
+        }
+        let name = self.enforcers.name(enforcer);
+        let refusal = Refusal::Enforcer { name, reason };
+        self.fail_tickets(self.gate.tickets_needing(kind, generation), |_, _| refusal.clone());
+        for address in self.unproven.opened_by(kind, generation, &self.table) {
+            self.fail_tickets_of(address, |_, _| refusal.clone());
+            // What lingered before the plan opened it again goes on lingering: its route was up all the time.
+            let fallback = self.table.get(address).and_then(|lease| lease.fallback).filter(|until| *until > self.now);
+            match fallback {
+                Some(until) if kind == EnforcerKind::Timed => {
+                    self.unproven.forget_timed(address, self.table.get_mut(address));
+                    self.table.linger(address, until);
+                    self.counts.closed += 1;
+                    self.marks.change(address);
+                    self.marks.journal(address);
+                }
+                _ => self.close(address),
+            }
+        }
+    }
+
+    /// Makes one plan of all marks, then lets the new answers through or to the gate.
+    fn plan(&mut self) {
+        let next = Generation(self.generation.0 + 1);
+        let (mut timed, mut routes) = (Vec::new(), Vec::new());
+        for address in self.marks.take_changed() {
+            let removed = self.marks.take_removed(address);
+            let (told, wanted) = match self.table.get(address) {
+                Some(lease) => (lease.told, lease.wanted()),
+                None => (removed, Default::default()),
+            };
+            let change = difference(address, told, wanted, next, self.now);
+            timed.extend(change.timed);
+            routes.extend(change.route);
+            if let Some(lease) = self.table.get_mut(address) {
+                self.unproven.told(address, lease, change.told);
+            }
+        }
+        let timed_to = !timed.is_empty() && self.enforcers.has(EnforcerKind::Timed);
+        let routes_to = !routes.is_empty() && self.enforcers.has(EnforcerKind::Route);
+        if timed_to || routes_to {
+            self.generation = next;
+        }
+        if timed_to {
+            self.enforcers.planned(EnforcerKind::Timed, next, opens(&timed));
+            self.outputs.push_back(Output::ApplyTimed { generation: next, changes: timed });
+        }
+        if routes_to {
+            self.enforcers.planned(EnforcerKind::Route, next, opens(&routes));
+            self.outputs.push_back(Output::ApplyRoutes { generation: next, changes: routes });
+        }
+        for enforcer in std::mem::take(&mut self.syncs) {
+            self.generation = Generation(self.generation.0 + 1);
+            self.enforcers.synced(enforcer, self.generation);
+            let active = self.table.iter().filter(|(_, lease)| lease.is_active());
+            let leases = active.map(|(address, lease)| (address, lease.ends)).collect();
+            self.outputs.push_back(Output::Sync { enforcer, generation: self.generation, leases });
+        }
+        for address in self.marks.take_journal() {
+            self.outputs.push_back(match self.table.get(address).filter(|lease| lease.is_active()) {
+                Some(lease) => Output::Journal(StoredLease { address, ends: lease.ends, names: lease.questions() }),
+                None => Output::JournalClosed(address),
+            });
+        }
+        self.outputs.extend(std::mem::take(&mut self.cuts).into_iter().map(Output::CutFlows));
+        self.prove(EnforcerKind::Timed);
+        self.prove(EnforcerKind::Route);
+        for (ticket, waiting) in std::mem::take(&mut self.fresh) {
+            self.meet_gate(ticket, waiting);
+        }
+    }
+
+    /// An answer whose plan is made: through at once when everything it needs is in force, else it waits.
+    fn meet_gate(&mut self, ticket: Ticket, mut waiting: Waiting) {
+        for address in &waiting.addresses {
+            let Some(lease) = self.table.get(*address).filter(|lease| lease.is_active()) else {
+                // Closed within the very batch that opened it.
+                self.refuse(ticket, Refusal::Revoked);
+                return;
+            };
+            waiting.leases.push(lease.handle.clone());
+            let timed = lease.told.timed.map(|told| told.last).unwrap_or_default();
+            waiting.needs.timed = waiting.needs.timed.max(timed);
+            waiting.needs.route = waiting.needs.route.max(lease.told.route.unwrap_or_default());
+        }
+        let through = |kind| self.enforcers.all_hold(kind).is_some_and(|held| waiting.needs.of(kind) <= held);
+        match (through(EnforcerKind::Timed), through(EnforcerKind::Route)) {
+            (true, true) => self.release(ticket, waiting),
+            (timed, route) => {
+                self.gate.wait(ticket, waiting);
+                // What is held already is not waited for.
+                for (kind, held) in [(EnforcerKind::Timed, timed), (EnforcerKind::Route, route)] {
+                    if held && let Some(generation) = self.enforcers.all_hold(kind) {
+                        self.pass(kind, generation);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Something of this kind was acknowledged: leases come into force, then answers go.
+    fn prove(&mut self, kind: EnforcerKind) {
+        let (timed, route) =
+            (self.enforcers.all_hold(EnforcerKind::Timed), self.enforcers.all_hold(EnforcerKind::Route));
+        self.unproven.prove(&mut self.table, timed, route, self.now);
+        if let Some(generation) = self.enforcers.all_hold(kind) {
+            self.pass(kind, generation);
+        }
+    }
+
+    fn pass(&mut self, kind: EnforcerKind, generation: Generation) {
+        for (ticket, waiting) in self.gate.acknowledged(kind, generation) {
+            self.release(ticket, waiting);
+        }
+    }
+
+    fn release(&mut self, ticket: Ticket, waiting: Waiting) {
+        self.counts.released += 1;
+        let decision = Decision::Release { leases: waiting.leases };
+        self.decisions.push_back(Output::Decide { ticket, decision });
+    }
+
+    fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
+        let refused = &mut self.counts.refused;
+        let count = match &refusal {
+            Refusal::Deadline { .. } => &mut refused.deadline,
+            Refusal::Enforcer { .. } => &mut refused.enforcer,
+            Refusal::Family { .. } => &mut refused.family,
+            Refusal::PerAnswer => &mut refused.per_answer,
+            Refusal::PerClient => &mut refused.per_client,
+            Refusal::PerDomain => &mut refused.per_domain,
+            Refusal::RouteBudget { .. } => &mut refused.route_budget,
+            Refusal::Capacity => &mut refused.capacity,
+            Refusal::Revoked => &mut refused.revoked,
+        };
+        *count += 1;
+        self.decisions.push_back(Output::Decide { ticket, decision: Decision::Refuse(refusal) });
+    }
+
+    fn deadline_refusal(&self, needs: Needs) -> Refusal {
+        Refusal::Deadline { waiting_for: self.enforcers.missing(needs.timed, needs.route) }
+    }
+
+    fn fail_tickets_of(&mut self, address: IpAddr, refusal: impl Fn(&Self, Needs) -> Refusal) {
+        let tickets = self.gate.tickets_of(address).collect();
+        self.fail_tickets(tickets, refusal);
+    }
+
+    fn fail_tickets(&mut self, tickets: Vec<Ticket>, refusal: impl Fn(&Self, Needs) -> Refusal) {
+        for ticket in tickets {
+            if let Some(waiting) = self.gate.take(ticket) {
+                let refusal = refusal(self, waiting.needs);
+                self.refuse(ticket, refusal);
+            }
+        }
     }
 }
+
+fn opens(changes: &[Change]) -> usize {
+    changes.iter().filter(|change| matches!(change, Change::Open { .. })).count()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,443 @@
-//! In work.
+//! The lease table: which address is open until when, and because of which questions.
+//!
+//! ```text
+//!            open                     end passed                 linger passed
+//!  (none) ----------> active --------------------> lingering -----------------> (none)
+//!                     ^    |  revoke, forbid           |   |  revoke, forbid
+//!                     |    +------------> (none)       |   +----------------> (none)
+//!                     +--------------------------------+
+//!                                  open again
+//! ```
+//!
+//! Lingering exists only with route enforcers and a linger above zero. An active lease's end only ever moves later,
+//! except when a part of its causes is revoked or forbidden. Each step costs O(log n).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::event::{Generation, LeaseHandle};
+use super::moment::Moment;
+use super::name::Name;
+use super::plan::{Told, Wanted};
+
+/// Most causes of one address.
+pub const CAUSES_PER_ADDRESS: usize = 64;
+/// Most clients of one cause.
+pub const CLIENTS_PER_CAUSE: usize = 16;
+
+/// Room for causes and clients beyond the one of each that every lease always has: this much, and four for each lease
+/// that the table may hold.
+const SPARE_ENTRIES: usize = 65_536;
+
+/// One question that opened an address.
+#[derive(Clone, Debug)]
+pub struct Cause {
+    /// The question's name.
+    pub question: Name,
+    /// The question's type; `None` when read back from disk.
+    pub qtype: Option<u16>,
+    /// Aliases behind the question, in order.
+    pub chain: Arc<[Name]>,
+    /// Who asked, and until when each was told; at most [`CLIENTS_PER_CAUSE`].
+    pub clients: Vec<(IpAddr, Moment)>,
+    /// The latest end that anybody was told; also of clients that are forgotten.
+    pub ends: Moment,
+}
+
+impl Cause {
+    /// The question and its aliases.
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        std::iter::once(&self.question).chain(self.chain.iter())
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        self.question == other.question && self.qtype == other.qtype && self.chain == other.chain
+    }
+
+    /// What it counts against the table's bound.
+    fn entries(&self) -> usize {
+        1 + self.clients.len()
+    }
+}
+
+/// One leased address.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    /// What the hot path reads.
+    pub handle: LeaseHandle,
+    /// When it was opened.
+    pub begun: Moment,
+    /// End of the lease; in the past while it lingers.
+    pub ends: Moment,
+    /// Lingering: when its route goes.
+    pub lingers: Option<Moment>,
+    /// Opened again while it lingered, not confirmed yet: the end of lingering to fall back to.
+    pub fallback: Option<Moment>,
+    /// Why; never empty.
+    pub causes: Vec<Cause>,
+    /// What enforcers were told.
+    pub told: Told,
+    /// Until when every required timed enforcer holds it.
+    pub held: Option<Moment>,
+    /// The first change that not every required timed enforcer has acknowledged: its plan, and the end it gave.
+    pub unproven_timed: Option<(Generation, Moment)>,
+    /// The route's plan that not every required route enforcer has acknowledged.
+    pub unproven_route: Option<Generation>,
+    /// Since when it is in force at every required enforcer.
+    pub proven: Option<Moment>,
+}
+
+impl Lease {
+    /// Whether it is active, not lingering.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.lingers.is_none()
+    }
+
+    /// What the enforcers should hold of it.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        Wanted { timed: self.is_active().then_some(self.ends), route: true }
+    }
+
+    /// Question names, without doubles, in order.
+    #[must_use]
+    pub fn questions(&self) -> Vec<Name> {
+        let set: BTreeSet<&Name> = self.causes.iter().map(|cause| &cause.question).collect();
+        set.into_iter().cloned().collect()
+    }
+
+    fn timer(&self) -> Moment {
+        self.lingers.unwrap_or(self.ends)
+    }
+}
+
+/// What became of an address after causes were taken from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remaining {
+    /// It was not caused by that name, or its end did not change.
+    Same,
+    /// Other causes remain; the lease ends earlier now.
+    Earlier,
+    /// No cause remains that has not ended: close it.
+    Nothing,
+}
+
+/// Number of leases by family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ByFamily {
+    /// IPv4.
+    pub ipv4: usize,
+    /// IPv6.
+    pub ipv6: usize,
+}
+
+impl ByFamily {
+    /// Both.
+    #[must_use]
+    pub fn total(self) -> usize {
+        self.ipv4 + self.ipv6
+    }
+
+    /// The number of one address's family.
+    pub fn of(&mut self, address: IpAddr) -> &mut usize {
+        if address.is_ipv4() { &mut self.ipv4 } else { &mut self.ipv6 }
+    }
+}
+
+/// All leases, with their timers and an index by name.
+#[derive(Debug)]
+pub struct LeaseTable {
+    leases: BTreeMap<IpAddr, Lease>,
+    timers: BTreeSet<(Moment, IpAddr)>,
+    /// How many causes of the address bear the name.
+    names: BTreeMap<(Name, IpAddr), u32>,
+    active: ByFamily,
+    lingering: ByFamily,
+    entries: usize,
+    most_entries: usize,
+    /// Causes and clients forgotten for want of room.
+    pub dropped: u64,
+}
+
+impl LeaseTable {
+    /// An empty table that will be kept to `capacity` leases by its owner.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            leases: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            names: BTreeMap::new(),
+            active: ByFamily::default(),
+            lingering: ByFamily::default(),
+            entries: 0,
+            most_entries: capacity.saturating_mul(4).saturating_add(SPARE_ENTRIES),
+            dropped: 0,
+        }
+    }
+
+    /// One lease, active or lingering.
+    #[must_use]
+    pub fn get(&self, address: IpAddr) -> Option<&Lease> {
+        self.leases.get(&address)
+    }
+
+    /// For what is not indexed: `told`, `held`, `unproven_*`, `proven`, `fallback`.
+    pub fn get_mut(&mut self, address: IpAddr) -> Option<&mut Lease> {
+        self.leases.get_mut(&address)
+    }
+
+    /// All leases in the order of their addresses.
+    pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &Lease)> {
+        self.leases.iter().map(|(address, lease)| (*address, lease))
+    }
+
+    /// All leases, for what [`LeaseTable::get_mut`] allows.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (IpAddr, &mut Lease)> {
+        self.leases.iter_mut().map(|(address, lease)| (*address, lease))
+    }
+
+    /// Leases behind `after` within `prefix`, in order.
+    pub fn range(&self, prefix: Option<IpNet>, after: Option<IpAddr>) -> impl Iterator<Item = (IpAddr, &Lease)> {
+        use std::ops::Bound;
+        let (first, last) = match prefix {
+            Some(prefix) => (prefix.network(), prefix.broadcast()),
+            None => (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::from_bits(u128::MAX))),
+        };
+        let from = match after {
+            Some(after) if after >= last => Bound::Excluded(last),
+            Some(after) if after >= first => Bound::Excluded(after),
+            _ => Bound::Included(first),
+        };
+        // An excluded start must not meet an excluded end; the end is included, so start = end is an empty range.
+        self.leases.range((from, Bound::Included(last))).map(|(address, lease)| (*address, lease))
+    }
+
+    /// Addresses that a name caused, as question or alias, in order.
+    pub fn addresses_of(&self, name: &Name) -> impl Iterator<Item = IpAddr> {
+        let name = name.clone();
+        self.names
+            .range((name.clone(), IpAddr::V4(Ipv4Addr::UNSPECIFIED))..)
+            .take_while(move |((other, _), _)| *other == name)
+            .map(|((_, address), _)| *address)
+    }
+
+    /// Every name that caused a lease, once each, in order.
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        let mut last: Option<&Name> = None;
+        self.names.keys().filter_map(move |(name, _)| {
+            if last == Some(name) {
+                return None;
+            }
+            last = Some(name);
+            last
+        })
+    }
+
+    /// Active leases.
+    #[must_use]
+    pub fn active(&self) -> ByFamily {
+        self.active
+    }
+
+    /// Lingering leases.
+    #[must_use]
+    pub fn lingering(&self) -> ByFamily {
+        self.lingering
+    }
+
+    /// Active and lingering leases.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
+    /// Causes and clients kept.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// When something ends next.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<(Moment, IpAddr)> {
+        self.timers.first().copied()
+    }
+
+    /// Opens an address that is not in the table.
+    pub fn open(&mut self, address: IpAddr, ends: Moment, cause: Cause, told: Told, now: Moment) {
+        self.remove(address);
+        self.entries += cause.entries();
+        for name in cause.names() {
+            *self.names.entry((name.clone(), address)).or_default() += 1;
+        }
+        let lease = Lease {
+            handle: LeaseHandle::new(address, ends),
+            begun: now,
+            ends,
+            lingers: None,
+            fallback: None,
+            causes: vec![cause],
+            told,
+            held: None,
+            unproven_timed: None,
+            unproven_route: None,
+            proven: None,
+        };
+        self.timers.insert((ends, address));
+        *self.active.of(address) += 1;
+        self.leases.insert(address, lease);
+    }
+
+    /// Moves a lease's end, whichever way, and makes it active when it lingered.
+    pub fn set_end(&mut self, address: IpAddr, ends: Moment, now: Moment) {
+        let Some(lease) = self.leases.get_mut(&address) else { return };
+        self.timers.remove(&(lease.timer(), address));
+        if let Some(lingers) = lease.lingers.take() {
+            lease.fallback = Some(lingers);
+            lease.begun = now;
+            *self.lingering.of(address) -= 1;
+            *self.active.of(address) += 1;
+        }
+        lease.ends = ends;
+        self.timers.insert((ends, address));
+    }
+
+    /// Ends an active lease, whose route stays until `until`.
+    pub fn linger(&mut self, address: IpAddr, until: Moment) {
+        let Some(lease) = self.leases.get_mut(&address) else { return };
+        lease.handle.set_in_force(false);
+        self.timers.remove(&(lease.timer(), address));
+        if lease.lingers.is_none() {
+            *self.active.of(address) -= 1;
+            *self.lingering.of(address) += 1;
+        }
+        lease.lingers = Some(until);
+        lease.fallback = None;
+        lease.held = None;
+        lease.proven = None;
+        self.timers.insert((until, address));
+    }
+
+    /// Takes a lease out of the table; its handle is not in force any more.
+    pub fn remove(&mut self, address: IpAddr) -> Option<Lease> {
+        let lease = self.leases.remove(&address)?;
+        lease.handle.set_in_force(false);
+        self.timers.remove(&(lease.timer(), address));
+        let counts = if lease.is_active() { &mut self.active } else { &mut self.lingering };
+        *counts.of(address) -= 1;
+        for cause in &lease.causes {
+            self.forget(address, cause);
+        }
+        Some(lease)
+    }
+
+    /// Adds a cause to a lease, or moves the end of one it has. Returns whether the question is new for this address.
+    ///
+    /// Over a bound the cause (or client) that ends first is forgotten, be it the new one. The lease's own end does not
+    /// change by that: it is kept apart from the causes, and the cause that ends last is never forgotten.
+    pub fn add_cause(&mut self, address: IpAddr, cause: Cause, now: Moment) -> bool {
+        let Some(mut lease) = self.leases.remove(&address) else { return false };
+        let new_question = !lease.causes.iter().any(|other| other.question == cause.question);
+        // Ended causes make room. What a later revoke finds is what still lives.
+        let (ended, living): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut lease.causes).into_iter().partition(|other| other.ends <= now && !other.same(&cause));
+        lease.causes = living;
+        for other in &ended {
+            self.forget(address, other);
+        }
+        if let Some(known) = lease.causes.iter_mut().find(|other| other.same(&cause)) {
+            let before = known.entries();
+            known.ends = known.ends.max(cause.ends);
+            for (client, ends) in cause.clients {
+                self.dropped += u64::from(add_client(known, client, ends));
+            }
+            self.entries = self.entries + known.entries() - before;
+        } else {
+            self.entries += cause.entries();
+            for name in cause.names() {
+                *self.names.entry((name.clone(), address)).or_default() += 1;
+            }
+            lease.causes.push(cause);
+        }
+        while lease.causes.len() > 1
+            && (lease.causes.len() > CAUSES_PER_ADDRESS || self.entries > self.most_entries)
+            && let Some(first) = earliest(&lease.causes)
+        {
+            let gone = lease.causes.swap_remove(first);
+            self.forget(address, &gone);
+            self.dropped += 1;
+        }
+        self.leases.insert(address, lease);
+        new_question
+    }
+
+    /// Takes every cause that bears `name` from a lease.
+    pub fn remove_causes(&mut self, address: IpAddr, name: &Name, now: Moment) -> Remaining {
+        let Some(lease) = self.leases.get_mut(&address) else { return Remaining::Same };
+        let (gone, left): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut lease.causes).into_iter().partition(|cause| cause.names().any(|other| other == name));
+        lease.causes = left;
+        let latest = lease.causes.iter().map(|cause| cause.ends).max();
+        let (active, ends) = (lease.is_active(), lease.ends);
+        for cause in &gone {
+            self.forget(address, cause);
+        }
+        match latest {
+            None => Remaining::Nothing,
+            // What lingers for another name goes on lingering.
+            Some(_) if gone.is_empty() || !active => Remaining::Same,
+            Some(latest) if latest <= now => Remaining::Nothing,
+            Some(latest) if latest < ends => {
+                self.set_end(address, latest, now);
+                Remaining::Earlier
+            }
+            Some(_) => Remaining::Same,
+        }
+    }
+
+    fn forget(&mut self, address: IpAddr, cause: &Cause) {
+        self.entries -= cause.entries();
+        for name in cause.names() {
+            let key = (name.clone(), address);
+            if let Some(count) = self.names.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.names.remove(&key);
+                }
+            }
+        }
+    }
+}
+
+/// Returns whether a client had to be forgotten.
+fn add_client(cause: &mut Cause, client: IpAddr, ends: Moment) -> bool {
+    if let Some((_, known)) = cause.clients.iter_mut().find(|(other, _)| *other == client) {
+        *known = (*known).max(ends);
+        return false;
+    }
+    cause.clients.push((client, ends));
+    if cause.clients.len() <= CLIENTS_PER_CAUSE {
+        return false;
+    }
+    if let Some((first, _)) = cause.clients.iter().enumerate().min_by_key(|(_, (_, ends))| *ends) {
+        cause.clients.swap_remove(first);
+    }
+    true
+}
+
+fn earliest(causes: &[Cause]) -> Option<usize> {
+    causes.iter().enumerate().min_by_key(|(_, cause)| cause.ends).map(|(index, _)| index)
+}
+
+#[cfg(test)]
+mod tests;

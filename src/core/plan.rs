@@ -1,1 +1,178 @@
-//! In work.
+//! What the enforcers must change: the difference between what they were told of an address and what it should be.
+//!
+//! Nothing is sent while events are taken in; addresses are only marked. When the outputs are drained, one plan serves
+//! all that happened: announce and withdraw of one address within a batch leave nothing, and each address occurs at most
+//! once in a plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::event::{Change, Generation};
+use super::moment::Moment;
+
+/// A lease's end is not moved for less than this: what it would gain is not worth a round trip to the kernel and a
+/// record on disk. `lease.grace` covers it.
+pub const LEAST_EXTENSION: Duration = Duration::from_secs(1);
+
+/// What the timed enforcers were told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimedTold {
+    /// The end they know.
+    pub ends: Moment,
+    /// The plan that opened the address.
+    pub opened: Generation,
+    /// The plan that last changed its end.
+    pub last: Generation,
+}
+
+/// What the enforcers were told of one address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Timed enforcers; `None` = closed, or expired there by itself.
+    pub timed: Option<TimedTold>,
+    /// Route enforcers: the plan that opened it.
+    pub route: Option<Generation>,
+}
+
+/// What an address should be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Open at timed enforcers until then.
+    pub timed: Option<Moment>,
+    /// Open at route enforcers.
+    pub route: bool,
+}
+
+/// The changes of one address, and what the enforcers will have been told then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// For timed enforcers.
+    pub timed: Option<Change>,
+    /// For route enforcers.
+    pub route: Option<Change>,
+    /// Afterwards.
+    pub told: Told,
+}
+
+/// What must change for `address` to get from `told` to `wanted` in the plan `generation`.
+#[must_use]
+pub fn difference(address: IpAddr, told: Told, wanted: Wanted, generation: Generation, now: Moment) -> Difference {
+    // What has ended is gone from a timed enforcer without our help.
+    let alive = told.timed.filter(|timed| timed.ends > now);
+    let fresh = |ends| Some(TimedTold { ends, opened: generation, last: generation });
+    let (timed, timed_told) = match (alive, wanted.timed) {
+        (None, None) => (None, None),
+        (None, Some(ends)) => (Some(Change::Open { address, ends }), fresh(ends)),
+        (Some(_), None) => (Some(Change::Close { address }), None),
+        (Some(old), Some(ends)) if ends == old.ends => (None, Some(old)),
+        (Some(old), Some(ends)) => {
+            // Only a revoke makes an end move earlier; `Open` sets it exactly.
+            let change =
+                if ends > old.ends { Change::Extend { address, ends } } else { Change::Open { address, ends } };
+            (Some(change), Some(TimedTold { ends, opened: old.opened, last: generation }))
+        }
+    };
+    let (route, route_told) = match (told.route, wanted.route) {
+        (None, true) => (Some(Change::Open { address, ends: wanted.timed.unwrap_or(now) }), Some(generation)),
+        (Some(_), false) => (Some(Change::Close { address }), None),
+        (old, _) => (None, old),
+    };
+    Difference { timed, route, told: Told { timed: timed_told, route: route_told } }
+}
+
+/// Addresses whose plan is due. Bounded by the lease table and what a batch of events removes from it.
+#[derive(Debug, Default)]
+pub struct Marks {
+    changed: BTreeSet<IpAddr>,
+    /// What the enforcers still believe of addresses that are not in the table any more.
+    removed: BTreeMap<IpAddr, Told>,
+    journal: BTreeSet<IpAddr>,
+}
+
+impl Marks {
+    /// The address may need a change.
+    pub fn change(&mut self, address: IpAddr) {
+        self.changed.insert(address);
+    }
+
+    /// The address must be written to disk, or its closing.
+    pub fn journal(&mut self, address: IpAddr) {
+        self.journal.insert(address);
+    }
+
+    /// The lease is gone from the table; enforcers still have it as `told`.
+    pub fn removed(&mut self, address: IpAddr, told: Told) {
+        self.changed.insert(address);
+        if told != Told::default() {
+            self.removed.insert(address, told);
+        }
+    }
+
+    /// What enforcers believe of an address that comes (back) into the table.
+    pub fn take_removed(&mut self, address: IpAddr) -> Told {
+        self.removed.remove(&address).unwrap_or_default()
+    }
+
+    /// Everything marked with a change, in order; clears those marks.
+    pub fn take_changed(&mut self) -> BTreeSet<IpAddr> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Everything marked for the journal, in order; clears those marks.
+    pub fn take_journal(&mut self) -> BTreeSet<IpAddr> {
+        std::mem::take(&mut self.journal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const NOW: Moment = Moment(1000);
+
+    fn told(ends: u64) -> Told {
+        let generation = Generation(3);
+        Told {
+            timed: Some(TimedTold { ends: Moment(ends), opened: generation, last: generation }),
+            route: Some(generation),
+        }
+    }
+
+    fn wanted(ends: u64) -> Wanted {
+        Wanted { timed: Some(Moment(ends)), route: true }
+    }
+
+    fn changes(told: Told, wanted: Wanted) -> (Option<Change>, Option<Change>) {
+        let found = difference(HERE, told, wanted, Generation(9), NOW);
+        (found.timed, found.route)
+    }
+
+    #[test]
+    fn timed_and_routes_differ_as_they_must() {
+        let open = |ends| Some(Change::Open { address: HERE, ends: Moment(ends) });
+        let close = Some(Change::Close { address: HERE });
+        assert_eq!(changes(Told::default(), Wanted::default()), (None, None));
+        assert_eq!(changes(Told::default(), wanted(5000)), (open(5000), open(5000)));
+        assert_eq!(
+            changes(told(5000), wanted(7000)),
+            (Some(Change::Extend { address: HERE, ends: Moment(7000) }), None),
+            "routes do not hear of extensions"
+        );
+        assert_eq!(changes(told(5000), wanted(4000)), (open(4000), None), "moving earlier sets the end exactly");
+        assert_eq!(changes(told(5000), Wanted { timed: None, route: true }), (close, None));
+        assert_eq!(changes(told(1000), Wanted { timed: None, route: true }), (None, None), "expired by itself");
+        assert_eq!(changes(told(1000), Wanted::default()), (None, close));
+        assert_eq!(changes(told(1000), wanted(5000)), (open(5000), None), "back from lingering");
+        assert_eq!(changes(told(5000), Wanted::default()), (close, close));
+    }
+
+    #[test]
+    fn an_extension_keeps_the_generation_that_opened() {
+        let found = difference(HERE, told(5000), wanted(7000), Generation(9), NOW).told;
+        let timed = found.timed.unwrap();
+        assert_eq!((timed.opened, timed.last), (Generation(3), Generation(9)));
+        assert_eq!(found.route, Some(Generation(3)));
+    }
+}

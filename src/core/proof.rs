@@ -1,0 +1,418 @@
+//! What the enforcers have acknowledged, and which leases are therefore in force.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::event::{EnforcerId, EnforcerKind, EnforcerSpec, Generation};
+use super::explain::EnforcerState;
+use super::lease::{ByFamily, Lease, LeaseTable};
+use super::moment::Moment;
+use super::plan::Told;
+
+/// Acknowledgements remembered with their time, for "since when"; and plans with their number of openings. What is older
+/// is only known to be older.
+const REMEMBERED: usize = 1024;
+
+/// One enforcer and its last words.
+#[derive(Debug)]
+pub struct Enforcer {
+    /// As configured.
+    pub spec: EnforcerSpec,
+    /// How far it is.
+    pub state: EnforcerState,
+    /// Since when.
+    pub since: Moment,
+    /// Holds everything up to here; `None` = nothing that can be counted on.
+    pub acknowledged: Option<Generation>,
+    /// Lost, refused: why.
+    pub last_error: Option<String>,
+    /// Timed: acknowledgements of plans before this one don't count (they were made before the state was lost).
+    trusted_from: Generation,
+    history: VecDeque<(Generation, Moment)>,
+}
+
+impl Enforcer {
+    /// Since when it has held a plan, at the latest.
+    #[must_use]
+    pub fn held_since(&self, generation: Generation) -> Option<Moment> {
+        let at = self.history.partition_point(|(held, _)| *held < generation);
+        self.history.get(at).map(|(_, when)| *when)
+    }
+
+    /// Whether it takes addresses of this family.
+    #[must_use]
+    pub fn takes(&self, address: IpAddr) -> bool {
+        if address.is_ipv4() { self.spec.ipv4 } else { self.spec.ipv6 }
+    }
+
+    /// Of these leases, the number that it takes.
+    #[must_use]
+    pub fn share(&self, leases: ByFamily) -> usize {
+        usize::from(self.spec.ipv4) * leases.ipv4 + usize::from(self.spec.ipv6) * leases.ipv6
+    }
+}
+
+/// All enforcers.
+#[derive(Debug)]
+pub struct Enforcers {
+    all: Vec<Enforcer>,
+    timed_plans: VecDeque<(Generation, usize)>,
+    route_plans: VecDeque<(Generation, usize)>,
+}
+
+impl Enforcers {
+    /// None has reported yet.
+    #[must_use]
+    pub fn new(specs: Vec<EnforcerSpec>) -> Self {
+        let all = specs.into_iter().map(|spec| Enforcer {
+            spec,
+            state: EnforcerState::Starting,
+            since: Moment::ZERO,
+            acknowledged: None,
+            last_error: None,
+            trusted_from: Generation(0),
+            history: VecDeque::new(),
+        });
+        Self { all: all.collect(), timed_plans: VecDeque::new(), route_plans: VecDeque::new() }
+    }
+
+    /// In the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = &Enforcer> {
+        self.all.iter()
+    }
+
+    fn get(&self, id: EnforcerId) -> Option<&Enforcer> {
+        self.all.get(usize::from(id.0))
+    }
+
+    fn get_mut(&mut self, id: EnforcerId) -> Option<&mut Enforcer> {
+        self.all.get_mut(usize::from(id.0))
+    }
+
+    /// `None` for an id that doesn't exist.
+    #[must_use]
+    pub fn kind(&self, id: EnforcerId) -> Option<EnforcerKind> {
+        self.get(id).map(|enforcer| enforcer.spec.kind)
+    }
+
+    /// Its name; empty for an id that doesn't exist.
+    #[must_use]
+    pub fn name(&self, id: EnforcerId) -> String {
+        self.get(id).map(|enforcer| enforcer.spec.name.clone()).unwrap_or_default()
+    }
+
+    /// Whether its acknowledgement gates answers.
+    #[must_use]
+    pub fn is_required(&self, id: EnforcerId) -> bool {
+        self.get(id).is_some_and(|enforcer| enforcer.spec.required)
+    }
+
+    /// Whether there is any of this kind.
+    #[must_use]
+    pub fn has(&self, kind: EnforcerKind) -> bool {
+        self.all.iter().any(|enforcer| enforcer.spec.kind == kind)
+    }
+
+    /// What it has acknowledged.
+    #[must_use]
+    pub fn acknowledged(&self, id: EnforcerId) -> Option<Generation> {
+        self.get(id).and_then(|enforcer| enforcer.acknowledged)
+    }
+
+    /// The plan up to which every required enforcer of this kind holds everything; `None` when one of them can't be
+    /// counted on. Without any that is required, everything is held.
+    #[must_use]
+    pub fn all_hold(&self, kind: EnforcerKind) -> Option<Generation> {
+        self.all
+            .iter()
+            .filter(|enforcer| enforcer.spec.required && enforcer.spec.kind == kind)
+            .map(|enforcer| enforcer.acknowledged)
+            .try_fold(Generation(u64::MAX), |least, held| held.map(|held| least.min(held)))
+    }
+
+    /// Required enforcers that lack these plans.
+    #[must_use]
+    pub fn missing(&self, timed: Generation, route: Generation) -> Vec<String> {
+        let lacks = |enforcer: &&Enforcer| {
+            let needed = match enforcer.spec.kind {
+                EnforcerKind::Timed => timed,
+                EnforcerKind::Route => route,
+            };
+            enforcer.spec.required && enforcer.acknowledged.is_none_or(|held| held < needed)
+        };
+        self.all.iter().filter(lacks).map(|enforcer| enforcer.spec.name.clone()).collect()
+    }
+
+    /// A required enforcer that can't hold the address's family.
+    #[must_use]
+    pub fn cannot_hold(&self, address: IpAddr) -> Option<String> {
+        let unfit = self.all.iter().find(|enforcer| enforcer.spec.required && !enforcer.takes(address));
+        unfit.map(|enforcer| enforcer.spec.name.clone())
+    }
+
+    /// An enforcer that would hold more than it may, and more than now, with these active leases and these in all.
+    #[must_use]
+    pub fn over_budget(
+        &self,
+        active: ByFamily,
+        all: ByFamily,
+        active_now: ByFamily,
+        lingering_now: ByFamily,
+    ) -> Option<String> {
+        let over = self.all.iter().find(|enforcer| {
+            let (then, now) = match enforcer.spec.kind {
+                EnforcerKind::Timed => (enforcer.share(active), enforcer.share(active_now)),
+                EnforcerKind::Route => {
+                    (enforcer.share(all), enforcer.share(active_now) + enforcer.share(lingering_now))
+                }
+            };
+            then > enforcer.spec.max_addresses && then > now
+        });
+        over.map(|enforcer| enforcer.spec.name.clone())
+    }
+
+    /// Notes an acknowledgement; returns the kind when it says something new.
+    pub fn applied(&mut self, id: EnforcerId, generation: Generation, now: Moment) -> Option<EnforcerKind> {
+        let enforcer = self.get_mut(id)?;
+        if generation < enforcer.trusted_from || enforcer.acknowledged.is_some_and(|held| held >= generation) {
+            return None;
+        }
+        if enforcer.state != EnforcerState::InForce {
+            enforcer.state = EnforcerState::InForce;
+            enforcer.since = now;
+        }
+        enforcer.acknowledged = Some(generation);
+        remember(&mut enforcer.history, (generation, now));
+        Some(enforcer.spec.kind)
+    }
+
+    /// Nothing of it counts any more. A timed one must be given the full state first.
+    pub fn lost(&mut self, id: EnforcerId, reason: String, now: Moment) -> Option<EnforcerKind> {
+        let enforcer = self.get_mut(id)?;
+        if enforcer.state != EnforcerState::Lost {
+            enforcer.since = now;
+        }
+        enforcer.state = EnforcerState::Lost;
+        enforcer.acknowledged = None;
+        enforcer.last_error = Some(reason);
+        enforcer.history.clear();
+        if enforcer.spec.kind == EnforcerKind::Timed {
+            enforcer.trusted_from = Generation(u64::MAX);
+        }
+        Some(enforcer.spec.kind)
+    }
+
+    /// A timed one asked for the full state: until it is given, acknowledgements of it are of no use.
+    pub fn distrust(&mut self, id: EnforcerId) {
+        if let Some(enforcer) = self.get_mut(id) {
+            enforcer.trusted_from = Generation(u64::MAX);
+        }
+    }
+
+    /// The full state is on its way with this plan.
+    pub fn synced(&mut self, id: EnforcerId, generation: Generation) {
+        if let Some(enforcer) = self.get_mut(id) {
+            enforcer.trusted_from = generation;
+        }
+    }
+
+    /// Notes a refusal.
+    pub fn refused(&mut self, id: EnforcerId, reason: String) -> Option<EnforcerKind> {
+        let enforcer = self.get_mut(id)?;
+        enforcer.last_error = Some(reason);
+        Some(enforcer.spec.kind)
+    }
+
+    /// A plan of this kind went out, with so many openings.
+    pub fn planned(&mut self, kind: EnforcerKind, generation: Generation, opens: usize) {
+        remember(self.plans_mut(kind), (generation, opens));
+    }
+
+    /// The last plan of a kind.
+    #[must_use]
+    pub fn last_plan(&self, kind: EnforcerKind) -> Generation {
+        self.plans(kind).back().map(|(generation, _)| *generation).unwrap_or_default()
+    }
+
+    /// Of `leases`, the number that an enforcer holds. Exact when it lags by no more than [`REMEMBERED`] plans.
+    #[must_use]
+    pub fn installed(&self, enforcer: &Enforcer, leases: ByFamily) -> usize {
+        let Some(held) = enforcer.acknowledged else { return 0 };
+        let plans = self.plans(enforcer.spec.kind).iter().rev();
+        let lacking: usize = plans.take_while(|(plan, _)| *plan > held).map(|(_, opens)| opens).sum();
+        enforcer.share(leases).saturating_sub(lacking)
+    }
+
+    fn plans(&self, kind: EnforcerKind) -> &VecDeque<(Generation, usize)> {
+        match kind {
+            EnforcerKind::Timed => &self.timed_plans,
+            EnforcerKind::Route => &self.route_plans,
+        }
+    }
+
+    fn plans_mut(&mut self, kind: EnforcerKind) -> &mut VecDeque<(Generation, usize)> {
+        match kind {
+            EnforcerKind::Timed => &mut self.timed_plans,
+            EnforcerKind::Route => &mut self.route_plans,
+        }
+    }
+}
+
+fn remember<T>(list: &mut VecDeque<T>, item: T) {
+    if list.len() >= REMEMBERED {
+        list.pop_front();
+    }
+    list.push_back(item);
+}
+
+/// Leases that lack an acknowledgement, in the order of the plans they lack. At most one entry of each kind for a lease.
+#[derive(Debug, Default)]
+pub struct Unproven {
+    timed: BTreeSet<(Generation, IpAddr)>,
+    route: BTreeSet<(Generation, IpAddr)>,
+}
+
+impl Unproven {
+    /// A plan told the enforcers about a lease.
+    pub fn told(&mut self, address: IpAddr, lease: &mut Lease, told: Told) {
+        let before = std::mem::replace(&mut lease.told, told);
+        match told.timed {
+            Some(timed) if before.timed != told.timed || lease.held.is_none() => {
+                // While an earlier change is not acknowledged, the later one waits behind it: the lease then comes into
+                // force with the first, and its end follows with the last.
+                if lease.unproven_timed.is_none() {
+                    lease.unproven_timed = Some((timed.last, timed.ends));
+                    self.timed.insert((timed.last, address));
+                }
+            }
+            Some(_) => {}
+            None => self.forget_timed(address, Some(lease)),
+        }
+        if let Some(route) = told.route
+            && (before.route != told.route || lease.proven.is_none())
+            && lease.unproven_route.is_none()
+        {
+            lease.unproven_route = Some(route);
+            self.route.insert((route, address));
+        }
+    }
+
+    /// The lease is not open at timed enforcers any more.
+    pub fn forget_timed(&mut self, address: IpAddr, lease: Option<&mut Lease>) {
+        if let Some(lease) = lease
+            && let Some((generation, _)) = lease.unproven_timed.take()
+        {
+            self.timed.remove(&(generation, address));
+        }
+    }
+
+    /// The lease goes.
+    pub fn forget(&mut self, address: IpAddr, lease: Option<&mut Lease>) {
+        if let Some(lease) = lease {
+            if let Some(generation) = lease.unproven_route.take() {
+                self.route.remove(&(generation, address));
+            }
+            self.forget_timed(address, Some(lease));
+        }
+    }
+
+    /// Brings into force what every required enforcer holds now.
+    pub fn prove(&mut self, table: &mut LeaseTable, timed: Option<Generation>, route: Option<Generation>, now: Moment) {
+        while let Some(held) = timed
+            && let Some((generation, address)) = self.timed.first().copied()
+            && generation <= held
+        {
+            self.timed.remove(&(generation, address));
+            let Some(lease) = table.get_mut(address) else { continue };
+            let Some((_, ends)) = lease.unproven_timed.take() else { continue };
+            // A change that made the end earlier is the last word at once.
+            lease.held = Some(lease.held.map_or(ends, |before| before.max(ends)).min(lease.ends));
+            if let Some(told) = lease.told.timed {
+                if told.last <= held {
+                    lease.held = Some(told.ends);
+                } else {
+                    lease.unproven_timed = Some((told.last, told.ends));
+                    self.timed.insert((told.last, address));
+                }
+            }
+            into_force(lease, now);
+        }
+        while let Some(held) = route
+            && let Some((generation, address)) = self.route.first().copied()
+            && generation <= held
+        {
+            self.route.remove(&(generation, address));
+            let Some(lease) = table.get_mut(address) else { continue };
+            lease.unproven_route = None;
+            into_force(lease, now);
+        }
+    }
+
+    /// A required enforcer of this kind holds nothing any more. O(leases).
+    pub fn lost(&mut self, kind: EnforcerKind, table: &mut LeaseTable) {
+        for (address, lease) in table.iter_mut() {
+            lease.handle.set_in_force(false);
+            lease.proven = None;
+            match kind {
+                EnforcerKind::Timed => {
+                    lease.held = None;
+                    if let Some((generation, _)) = lease.unproven_timed.take() {
+                        self.timed.remove(&(generation, address));
+                    }
+                    // A lease that is not planned yet gets its entry with its plan.
+                    if let (true, Some(timed)) = (lease.is_active(), lease.told.timed) {
+                        lease.unproven_timed = Some((timed.last, timed.ends));
+                        self.timed.insert((timed.last, address));
+                    }
+                }
+                EnforcerKind::Route => {
+                    if let (None, Some(route)) = (lease.unproven_route, lease.told.route) {
+                        lease.unproven_route = Some(route);
+                        self.route.insert((route, address));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Addresses that this plan opened at this kind of enforcer and that were not in force since.
+    #[must_use]
+    pub fn opened_by(&self, kind: EnforcerKind, generation: Generation, table: &LeaseTable) -> Vec<IpAddr> {
+        let queue = match kind {
+            EnforcerKind::Timed => &self.timed,
+            EnforcerKind::Route => &self.route,
+        };
+        let first = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let opened = |address: &IpAddr| {
+            table.get(*address).is_some_and(|lease| match kind {
+                EnforcerKind::Timed => lease.told.timed.is_some_and(|told| told.opened == generation),
+                EnforcerKind::Route => lease.told.route == Some(generation),
+            })
+        };
+        let after = Generation(generation.0.saturating_add(1));
+        queue.range((generation, first)..(after, first)).map(|(_, address)| *address).filter(opened).collect()
+    }
+
+    /// Number of active leases that are not in force: those that lack a timed enforcer or a route; an upper bound where
+    /// both lack.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.timed.len().max(self.route.len())
+    }
+
+    /// Whether everything is in force.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.timed.is_empty() && self.route.is_empty()
+    }
+}
+
+/// Lets the hot path use a lease that every required enforcer holds, until the end that they know.
+fn into_force(lease: &mut Lease, now: Moment) {
+    if let (true, Some(held), None) = (lease.is_active(), lease.held, lease.unproven_route) {
+        lease.handle.set_ends(held);
+        lease.handle.set_in_force(true);
+        lease.proven = lease.proven.or(Some(now));
+        lease.fallback = None;
+    }
+}
