@@ -65,7 +65,7 @@ pub struct Answer {
     pub removed: Vec<Removed>,
     /// Records that the question doesn't reach.
     pub dropped: usize,
-    /// Seconds: the least effective TTL of the kept records.
+    /// Seconds: the least effective TTL of all that the question reaches, what was taken out included.
     pub ttl: Option<u32>,
 }
 
@@ -157,14 +157,21 @@ impl<'a> Sieve<'a> {
         for group in bound.addresses.chunk_by(|a, b| a.record == b.record) {
             let before = self.removed.len();
             let start = passed.len();
-            let target = group.first().and_then(|first| self.target(first.record));
+            let Some(first) = group.first() else { continue };
+            let names = self.names_to(first.record);
             for found in group {
-                match self.admit(found.address, found.origin, target.as_ref()) {
+                let judged = match &names {
+                    Err(reason) => Err(reason.clone()),
+                    Ok(names) => self.filter.judge(found.address, &self.response.question.name, names),
+                };
+                match judged {
                     Ok(admitted) => passed.push((*found, admitted)),
                     Err(reason) => self.removed.push(Removed { address: found.address, record: found.record, reason }),
                 }
             }
-            let Some(first) = group.first().filter(|_| self.removed.len() > before) else { continue };
+            if self.removed.len() == before {
+                continue;
+            }
             let left: Vec<IpAddr> = passed.iter().skip(start).map(|(found, _)| found.address).collect();
             if first.origin == Origin::Direct {
                 self.gone.insert(first.record);
@@ -194,11 +201,12 @@ impl<'a> Sieve<'a> {
         if !self.removed.is_empty() && !self.has_data(&bound) {
             return self.filtered(&bound);
         }
+        let mut open = HashSet::new();
         for (found, admitted) in passed {
             match admitted {
                 Admitted::Lease => self.grant(found.address, found.ttl),
-                Admitted::AlreadyOpen if self.already_open.contains(&found.address) => {}
-                Admitted::AlreadyOpen => self.already_open.push(found.address),
+                Admitted::AlreadyOpen if open.insert(found.address) => self.already_open.push(found.address),
+                Admitted::AlreadyOpen => {}
             }
         }
         Judged::Answer(Answer {
@@ -217,28 +225,24 @@ impl<'a> Sieve<'a> {
         Judged::Filtered { removed: self.removed, chain: self.chain, dropped: bound.dropped }
     }
 
-    /// TargetName of a service record, when it isn't the owner.
-    fn target(&self, record: usize) -> Option<Name> {
-        match &self.response.records.get(record)?.data {
-            RecordData::Svcb { target, .. } if *target != Name::root() => Some(target.clone()),
-            _ => None,
-        }
-    }
-
-    /// Judges one address. A hint belongs to the service's target name, which thereby counts as one more name of the chain.
-    fn admit(&self, address: IpAddr, origin: Origin, target: Option<&Name>) -> Result<Admitted, Reason> {
-        let question = &self.response.question.name;
-        let Some(target) = target.filter(|_| origin == Origin::Hint) else {
-            return self.filter.judge(address, question, &self.chain);
+    /// The aliases that count for the addresses of one record. A hint belongs to the service's target name, which thereby is one more
+    /// name of the chain, and may be denied.
+    fn names_to(&self, record: usize) -> Result<Vec<Name>, Reason> {
+        let mut names = self.chain.clone();
+        let Some(RecordData::Svcb { target, .. }) = self.response.records.get(record).map(|record| &record.data) else {
+            return Ok(names);
         };
+        // The root stands for the owner, which is in the chain already (RFC 9460 section 2.5).
+        if *target == Name::root() {
+            return Ok(names);
+        }
         let verdict = self.policy.judge_alias(target);
         if verdict.denies() {
             let rule = verdict.rule.map(|rule| self.policy.describe(rule));
             return Err(Reason::Target { name: target.clone(), rule });
         }
-        let mut chain = self.chain.clone();
-        chain.push(target.clone());
-        self.filter.judge(address, question, &chain)
+        names.push(target.clone());
+        Ok(names)
     }
 
     /// Writes down what remains of a record's hints. False: the record must go, since `mandatory` names a key that has no value left.
