@@ -22,12 +22,17 @@
 //! What tests use inside:
 //! - [`dns`]: a scripted upstream and a client; [`tcp`]: accept servers and connect probes;
 //!   [`routes`]: when a route came into the kernel; [`wait`]: polling with a deadline.
+//!
+//! What the `lab` program does beside:
+//! - [`demo`]: the story that `./lab/demo` shows; [`licences`]: what may be shipped.
 
 pub mod cleanup;
+pub mod demo;
 pub mod dns;
 mod error;
 pub mod image;
 pub mod lab;
+pub mod licences;
 pub mod node;
 pub mod process;
 pub mod routes;

@@ -281,6 +281,14 @@ impl Node {
         process.signal(signal).map_err(Error::system(place))
     }
 
+    /// The path of one of the node's daemons, running or not; for its command line client when they are one program.
+    #[must_use]
+    pub fn program(&self, name: &str) -> Option<String> {
+        let daemons = self.inner.daemons.lock().unwrap_or_else(PoisonError::into_inner);
+        let program = daemons.programs.iter().find(|program| program.name == name)?;
+        program.argv.first().cloned()
+    }
+
     /// The id of one of the node's daemons, as seen from outside.
     #[must_use]
     pub fn pid(&self, program: &str) -> Option<u32> {

@@ -1,0 +1,97 @@
+//! `lab`: a containerlab file as network namespaces.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use lab::{Error, Lab, cleanup, licences};
+
+type AnyError = Box<dyn std::error::Error>;
+
+const USAGE: &str = "\
+usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdin ends or on Ctrl-C
+       lab check FILE.clab.yml...              say whether the runner honours all of a file
+       lab destroy --all-stale                 remove what runs left whose owner is dead
+       lab demo --destguard BINARY             show what destguard does, on the FRR lab
+       lab licences ACCEPTED-DUPLICATES        judge the licences and duplicates of the workspace's tree";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["up", file, rest @ ..] => up(file, rest).map_err(Into::into),
+        ["check", files @ ..] if !files.is_empty() => check(files).map_err(Into::into),
+        ["destroy", "--all-stale"] => destroy_stale().map_err(Into::into),
+        ["demo", "--destguard", binary] => demo(binary),
+        ["licences", accepted] => judge_licences(accepted),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn up(file: &str, rest: &[&str]) -> Result<(), Error> {
+    let mut builder = Lab::builder(file);
+    let mut rest = rest.iter();
+    while let Some(word) = rest.next() {
+        match (*word, rest.next()) {
+            ("--hold", Some(node)) => builder = builder.hold(node),
+            _ => return Err(Error::Topology { path: PathBuf::from(file), reason: USAGE.to_owned() }),
+        }
+    }
+    let lab = builder.up()?;
+    println!("{} is up; enter a node with: ip netns exec {}-NODE COMMAND", lab.id(), lab.id());
+    for node in lab.nodes() {
+        println!("  {:<10} {}", node.name(), node.namespace());
+    }
+    // Until the terminal's end of file, or that of whoever started this. Ctrl-C ends the process; the cleaner does the rest.
+    let mut sink = Vec::new();
+    if let Err(error) = std::io::stdin().read_to_end(&mut sink) {
+        eprintln!("lab: stdin: {error}");
+    }
+    lab.down()
+}
+
+fn check(files: &[&str]) -> Result<(), Error> {
+    for file in files {
+        let topology = lab::topology::Topology::read(file.as_ref())?;
+        println!("{file}: {} nodes, {} links", topology.nodes.len(), topology.links.len());
+    }
+    Ok(())
+}
+
+fn destroy_stale() -> Result<(), Error> {
+    for run in cleanup::destroy_stale()? {
+        println!("removed {run}");
+    }
+    Ok(())
+}
+
+fn demo(binary: &str) -> Result<(), AnyError> {
+    // A node's programs run in the root directory.
+    let binary = PathBuf::from(binary).canonicalize()?;
+    Ok(lab::demo::show(&binary)?)
+}
+
+fn judge_licences(accepted: &str) -> Result<(), AnyError> {
+    let report = licences::check(&std::fs::read_to_string(accepted)?)?;
+    println!("{} crates", report.crates);
+    for line in &report.refused {
+        println!("not to be shipped: {line}");
+    }
+    for line in &report.duplicates {
+        println!("in two versions and not in {accepted}: {line}");
+    }
+    for line in &report.outdated {
+        println!("in {accepted} without need: {line}");
+    }
+    if report.good() { Ok(()) } else { Err("the tree is not as it should be".into()) }
+}
