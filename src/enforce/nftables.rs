@@ -22,10 +22,12 @@ use self::kernel::Kernel;
 use self::program::Program;
 use self::ruleset::Ruleset;
 use crate::config::schema::{Nftables, OnStop, Scope};
-use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec};
+use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event};
 use crate::enforce::{Command, Reports};
 use crate::sys::clock::Clock;
 
+pub mod conntrack;
+mod driver;
 pub mod elements;
 pub mod error;
 pub mod kernel;
@@ -33,6 +35,7 @@ pub mod probe;
 pub mod program;
 pub mod ruleset;
 pub mod verify;
+pub mod watch;
 pub mod wire;
 
 pub use error::NftError;
@@ -155,7 +158,7 @@ impl Enforcer {
     /// # Errors
     /// Any [`NftError`]; what was in force before stays in force, except after [`NftError::ReadBack`].
     pub fn install(&mut self) -> Result<(), NftError> {
-        self.installer.install()
+        self.installer.install(|| ())
     }
 }
 
@@ -167,13 +170,18 @@ struct Installer {
 }
 
 impl Installer {
-    fn install(&self) -> Result<(), NftError> {
-        let replaced = self.program.apply(&self.ruleset.replacing()).and_then(|()| self.verify());
+    /// `committed` is called after each commit, before it is read back.
+    fn install(&self, mut committed: impl FnMut()) -> Result<(), NftError> {
+        let replaced = self.program.apply(&self.ruleset.replacing()).and_then(|()| {
+            committed();
+            self.verify()
+        });
         match replaced {
             // A table with the same names but other types, of another version or another program.
             Err(error @ (NftError::Nft { .. } | NftError::ReadBack { .. })) => {
                 tracing::warn!(%error, "the table inet destguard can't be taken over and is made anew");
                 self.program.apply(&self.ruleset.recreating())?;
+                committed();
                 self.verify()
             }
             other => other,
@@ -186,9 +194,33 @@ impl Installer {
 }
 
 impl crate::enforce::Enforcer for Enforcer {
-    async fn run(self: Box<Self>, mut commands: mpsc::Receiver<Command>, reports: Reports) {
-        let _ = (self.id, self.clock, self.on_stop, self.scope, self.features, reports);
-        while commands.recv().await.is_some() {}
+    /// Runs in a thread of its own, in the network namespace of the thread that first polls this.
+    async fn run(self: Box<Self>, commands: mpsc::Receiver<Command>, reports: Reports) {
+        let settings = driver::Settings {
+            id: self.id,
+            clock: self.clock,
+            on_stop: self.on_stop,
+            scope: self.scope,
+            features: self.features,
+        };
+        let (alive, ended) = tokio::sync::oneshot::channel::<()>();
+        let lost = reports.clone();
+        let installer = self.installer;
+        let thread = std::thread::Builder::new().name("nftables".to_owned()).spawn(move || {
+            driver::drive(settings, installer, commands, reports);
+            drop(alive);
+        });
+        match thread {
+            // Nothing is ever sent: the channel closes when the thread ends.
+            Ok(_) => drop(ended.await),
+            Err(error) => {
+                tracing::error!(%error, "the nftables driver can't start");
+                let report = Event::Lost { enforcer: self.id, reason: error.to_string() };
+                if lost.send(report).await.is_err() {
+                    tracing::debug!("the core has stopped");
+                }
+            }
+        }
     }
 }
 

@@ -8,6 +8,9 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
 /// An `AF_NETLINK`, `NETLINK_NETFILTER` socket of the network namespace it was made in.
 #[derive(Debug)]
 pub struct Socket {
@@ -148,6 +151,16 @@ impl Socket {
             1.. => Ok(true),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    /// Hands the socket to the calling tokio runtime, to wait for notifications.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn watched(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: the descriptor is owned by the socket, never changes and is closed only when the socket is dropped, after
+        // its registration.
+        Ok(unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }?)
     }
 
     fn bind(&mut self) -> io::Result<()> {

@@ -58,8 +58,8 @@ impl Namespace {
         assert_eq!(done, 0, "setns: {}", std::io::Error::last_os_error());
     }
 
-    /// The descriptor's path, as `ip link set X netns PATH` doesn't take one but `nsenter --net=` does.
-    pub fn path(&self) -> String {
+    /// Where `ip` finds it.
+    fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 }
@@ -80,22 +80,7 @@ pub fn run(line: &str) -> String {
 /// A veth pair between the calling thread's namespace (`here`) and another (`there`).
 pub fn link(here: &str, other: &Namespace, there: &str) {
     run(&format!("ip link add {here} type veth peer name {there}"));
-    // `ip` finds a namespace by pid or by name; a sleeping process there serves as pid.
-    let mut holder =
-        Command::new("nsenter").arg(format!("--net={}", other.path())).args(["sleep", "60"]).spawn().expect("nsenter");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
-    let entered = |pid: u32| {
-        let theirs = std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-        theirs == std::fs::read_link(other.path()).ok()
-    };
-    while !entered(holder.id()) && std::time::Instant::now() < deadline {
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
-    let moved =
-        Command::new("ip").args(["link", "set", there, "netns", &holder.id().to_string()]).status().expect("ip");
-    holder.kill().expect("our own sleeper");
-    holder.wait().expect("our own sleeper");
-    assert!(moved.success(), "moving {there}");
+    run(&format!("ip link set {there} netns {}", other.path()));
     run(&format!("ip link set {here} up"));
     other.within(|| run(&format!("ip link set {there} up")));
 }

@@ -152,7 +152,10 @@ impl Kernel {
     }
 
     /// Sends one request and hands every message of the reply to `each`, until its end.
-    fn ask(
+    ///
+    /// # Errors
+    /// The kernel's refusal, or the socket's.
+    pub fn ask(
         &mut self,
         doing: &'static str,
         sequence: u32,
@@ -187,6 +190,23 @@ impl Kernel {
         }
     }
 
+    /// Sends `count` independent requests with sequence numbers from `first`, each asking for an acknowledgement.
+    ///
+    /// # Errors
+    /// The first refusal; the other requests are carried out all the same.
+    pub fn send_acknowledged(
+        &mut self,
+        doing: &'static str,
+        octets: &[u8],
+        first: u32,
+        count: usize,
+    ) -> Result<(), NftError> {
+        self.drain();
+        self.socket.send(octets).map_err(|source| failed(doing, source))?;
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.acknowledged(doing, &(first.wrapping_sub(1)..first.wrapping_add(count)))
+    }
+
     /// Reads what the kernel answered to a transaction: all of it is queued already.
     fn acknowledged(&mut self, doing: &'static str, expected: &Range<u32>) -> Result<(), NftError> {
         let wanted = expected.end.wrapping_sub(expected.start).saturating_sub(1);
@@ -217,7 +237,8 @@ impl Kernel {
         while let Ok(Some(_)) = self.socket.receive(&mut self.buffer) {}
     }
 
-    fn next_sequence(&mut self) -> u32 {
+    /// A sequence number that was not used lately.
+    pub fn next_sequence(&mut self) -> u32 {
         let sequence = self.sequence;
         self.sequence = self.sequence.wrapping_add(1);
         sequence

@@ -1,0 +1,463 @@
+//! Carries out the core's commands, in a thread of its own since every call into the kernel blocks.
+//!
+//! ```text
+//!            +--------- installed: WantSync --------+      Sync applied
+//!            |                                      v    +-------------> Synced --- Apply: one batch, Applied
+//!   Broken --+ (tries again, ever slower)        Waiting-+                 |
+//!     ^                                             |                      |
+//!     +-------- Lost: refused, or the table was changed by others ---------+
+//! ```
+//!
+//! Changes that arrive while it waits for a Sync are part of that Sync, so they are passed over.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::elements::{Features, Key, Set, Timeout};
+use super::error::NftError;
+use super::kernel::Kernel;
+use super::ruleset::CUT_CAPACITY;
+use super::watch::Watch;
+use super::{Installer, conntrack, probe};
+use crate::config::schema::{OnStop, Scope};
+use crate::core::event::{Change, EnforcerId, Event, Generation};
+use crate::core::moment::Moment;
+use crate::enforce::{Command, Reports};
+use crate::sys::clock::Clock;
+
+/// An element outlives its lease by this, so that a lease is never shorter in the kernel (which counts in jiffies, up to
+/// 16 ms early) than in the core. Below the second within which a lease must have ended.
+pub const PAD: Duration = Duration::from_millis(500);
+/// How long packets to a revoked address are denied even in established flows. Deleting the conntrack entry alone would
+/// not do: a packet from the other end makes a new entry, in which ours are replies.
+const CUT: Duration = Duration::from_secs(600);
+/// Commands taken at once: one batch serves them all.
+const AT_ONCE: usize = 256;
+/// Reports waiting for room. Beyond, they are replaced by "lost", which says it all; so reports never hold up commands.
+const OUTBOX: usize = 256;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The least time between two installations, should somebody remove the table again and again.
+const INSTALL_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the driver is made of.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) id: EnforcerId,
+    pub(super) clock: Clock,
+    pub(super) on_stop: OnStop,
+    pub(super) scope: Scope,
+    pub(super) features: Option<Features>,
+}
+
+#[derive(Debug)]
+enum State {
+    Broken { retry: Instant, pause: Duration },
+    Waiting,
+    Synced,
+}
+
+#[derive(Debug)]
+struct Link {
+    kernel: Kernel,
+    watch: Watch,
+}
+
+pub(super) struct Driver {
+    settings: Settings,
+    installer: Installer,
+    link: Option<Link>,
+    state: State,
+    outbox: VecDeque<Event>,
+    /// Addresses whose flows are being cut, and until when. Bounded by [`CUT_CAPACITY`].
+    cut: HashMap<IpAddr, Moment>,
+    installed: Option<Instant>,
+}
+
+/// Runs the driver until `commands` closes. Blocks the thread.
+pub(super) fn drive(settings: Settings, installer: Installer, commands: mpsc::Receiver<Command>, reports: Reports) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "the nftables driver can't start");
+            let lost = Event::Lost { enforcer: settings.id, reason: error.to_string() };
+            if reports.blocking_send(lost).is_err() {
+                tracing::debug!("the core has stopped");
+            }
+            return;
+        }
+    };
+    let driver = Driver {
+        settings,
+        installer,
+        link: None,
+        state: State::Broken { retry: Instant::now(), pause: FIRST_PAUSE },
+        outbox: VecDeque::new(),
+        cut: HashMap::new(),
+        installed: None,
+    };
+    runtime.block_on(driver.run(commands, reports));
+}
+
+impl Driver {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>, reports: Reports) {
+        self.start();
+        let mut batch = Vec::with_capacity(AT_ONCE);
+        loop {
+            let retry = match self.state {
+                State::Broken { retry, .. } => Some(retry),
+                _ => None,
+            };
+            let again = async {
+                match retry {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let watch = self.link.as_mut().filter(|_| retry.is_none()).map(|link| &mut link.watch);
+            let changed = async {
+                match watch {
+                    Some(watch) => watch.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                room = reports.reserve(), if !self.outbox.is_empty() => match room {
+                    Ok(room) => if let Some(report) = self.outbox.pop_front() { room.send(report) },
+                    Err(_) => break,
+                },
+                what = changed => {
+                    let at = self.installed.map_or_else(Instant::now, |installed| installed + INSTALL_PAUSE);
+                    tracing::error!("{what}; it is being installed again");
+                    self.lose(what, at);
+                }
+                () = again => self.repair(),
+                taken = commands.recv_many(&mut batch, AT_ONCE) => {
+                    if taken == 0 {
+                        break;
+                    }
+                    self.obey(batch.drain(..));
+                }
+            }
+        }
+        self.stop();
+    }
+
+    /// The ruleset was installed before; somebody may have removed it since.
+    fn start(&mut self) {
+        let opened = self.open();
+        let intact = opened.and_then(|()| self.installer.verify());
+        match intact {
+            Ok(()) => self.want_sync(),
+            Err(NftError::ReadBack { .. } | NftError::Nft { .. }) => self.repair(),
+            Err(error) => self.lose_for(&error),
+        }
+    }
+
+    fn open(&mut self) -> Result<(), NftError> {
+        if self.link.is_some() {
+            return Ok(());
+        }
+        let mut kernel = Kernel::open()?;
+        let watch = Watch::open(kernel.port())?;
+        kernel.features = match self.settings.features {
+            Some(features) => features,
+            None => probe::probe(&mut kernel)?,
+        };
+        tracing::debug!(features = ?kernel.features, "nftables is ready");
+        self.link = Some(Link { kernel, watch });
+        Ok(())
+    }
+
+    fn repair(&mut self) {
+        let pause = match self.state {
+            State::Broken { pause, .. } => pause,
+            _ => FIRST_PAUSE,
+        };
+        let repaired = self.open().and_then(|()| {
+            let mut watch = self.link.as_mut().map(|link| &mut link.watch);
+            self.installer.install(|| {
+                // What came until now is our own installation, or was undone by it.
+                if let Some(what) = watch.as_mut().and_then(|watch| watch.take()) {
+                    tracing::debug!("{what}: installed");
+                }
+            })
+        });
+        match repaired {
+            Ok(()) => {
+                self.installed = Some(Instant::now());
+                self.want_sync();
+            }
+            Err(error) => {
+                tracing::error!(%error, "nftables can't be repaired yet");
+                self.link = None;
+                self.report_lost(error.to_string());
+                let pause = (pause * 2).min(LONGEST_PAUSE);
+                self.state = State::Broken { retry: Instant::now() + pause, pause };
+            }
+        }
+    }
+
+    fn obey(&mut self, commands: impl Iterator<Item = Command>) {
+        let mut merged = Merged::default();
+        for command in commands {
+            match command {
+                Command::Apply { generation, changes } => merged.apply(generation, changes),
+                Command::CutFlows(address) => merged.cut(address),
+                Command::Sync { generation, leases } => {
+                    // The full state supersedes every change before it, but not what is to be cut.
+                    merged.plans.clear();
+                    for (address, _) in &leases {
+                        merged.cuts.remove(address);
+                    }
+                    if !matches!(self.state, State::Broken { .. }) {
+                        self.sync(generation, &leases);
+                    }
+                }
+            }
+        }
+        if matches!(self.state, State::Synced) && !merged.is_empty() {
+            self.change(&merged);
+        }
+        let cuts: Vec<IpAddr> = merged.cuts.into_iter().collect();
+        if !cuts.is_empty() {
+            self.cut_flows(&cuts);
+        }
+    }
+
+    /// Makes the sets equal to the full state, in one transaction.
+    fn sync(&mut self, generation: Generation, leases: &[(IpAddr, Moment)]) {
+        let now = self.settings.clock.now();
+        let Some(link) = self.link.as_mut() else { return };
+        for (address, _) in leases {
+            self.cut.remove(address);
+        }
+        let mut transaction = link.kernel.transaction();
+        let mut sets: BTreeMap<Set, Vec<(Key, Timeout)>> =
+            [Set::Lease4, Set::Lease6, Set::Cut4, Set::Cut6].into_iter().map(|set| (set, Vec::new())).collect();
+        for (address, ends) in leases.iter().filter(|(_, ends)| *ends > now) {
+            let key = Key::Address(*address);
+            sets.entry(key.lease_set()).or_default().push((key, left(now, *ends)));
+        }
+        for (address, ends) in self.cut.iter().filter(|(_, ends)| **ends > now) {
+            sets.entry(cut_set(*address)).or_default().push((Key::Address(*address), left(now, *ends)));
+        }
+        for (set, mut elements) in sets {
+            // One address twice would be added twice; the later end counts.
+            elements.sort_unstable();
+            elements.dedup_by(|later, first| {
+                let same = later.0 == first.0;
+                if same {
+                    first.1 = later.1;
+                }
+                same
+            });
+            transaction.flush(set);
+            transaction.add(set, &elements);
+        }
+        match link.kernel.commit("writing all leases", transaction) {
+            Ok(()) => {
+                self.state = State::Synced;
+                self.report(Event::Applied { enforcer: self.settings.id, generation });
+            }
+            Err(error) => self.lose_for(&error),
+        }
+    }
+
+    /// Applies changes in one transaction; plan by plan only where a set is full.
+    fn change(&mut self, merged: &Merged) {
+        let Some(last) = merged.plans.last().map(|(generation, _)| *generation) else { return };
+        let changes = latest(merged.plans.iter().flat_map(|(_, changes)| changes));
+        match self.commit(&changes) {
+            Ok(()) => self.report(Event::Applied { enforcer: self.settings.id, generation: last }),
+            Err(NftError::Full) => self.plan_by_plan(&merged.plans),
+            Err(error) => self.lose_for(&error),
+        }
+    }
+
+    /// Finds the plans that don't fit. What they close and extend is done all the same.
+    fn plan_by_plan(&mut self, plans: &[(Generation, Vec<Change>)]) {
+        let enforcer = self.settings.id;
+        for (generation, changes) in plans {
+            let (opens, others): (Vec<Change>, Vec<Change>) =
+                latest(changes.iter()).into_iter().partition(|change| matches!(change, Change::Open { .. }));
+            if let Err(error) = self.commit(&others) {
+                return self.lose_for(&error);
+            }
+            match self.commit(&opens) {
+                Ok(()) => self.report(Event::Applied { enforcer, generation: *generation }),
+                Err(error @ NftError::Full) => {
+                    let reason = error.to_string();
+                    self.report(Event::Refused { enforcer, generation: *generation, reason });
+                }
+                Err(error) => return self.lose_for(&error),
+            }
+        }
+    }
+
+    fn commit(&mut self, changes: &[Change]) -> Result<(), NftError> {
+        let now = self.settings.clock.now();
+        let Some(link) = self.link.as_mut() else { return Err(NftError::Gone) };
+        let features = link.kernel.features;
+        let mut opened: BTreeMap<Set, Vec<(Key, Timeout)>> = BTreeMap::new();
+        let mut closed: BTreeMap<Set, Vec<Key>> = BTreeMap::new();
+        for change in changes {
+            match *change {
+                Change::Open { address, ends } | Change::Extend { address, ends } => {
+                    let key = Key::Address(address);
+                    opened.entry(key.lease_set()).or_default().push((key, left(now, ends)));
+                    if self.cut.remove(&address).is_some() {
+                        closed.entry(cut_set(address)).or_default().push(key);
+                    }
+                }
+                Change::Close { address } => {
+                    let key = Key::Address(address);
+                    closed.entry(key.lease_set()).or_default().push(key);
+                }
+            }
+        }
+        let mut transaction = link.kernel.transaction();
+        for (set, keys) in &closed {
+            transaction.remove(features, *set, keys);
+        }
+        for (set, elements) in &opened {
+            transaction.put(features, *set, elements);
+        }
+        link.kernel.commit("changing leases", transaction)
+    }
+
+    /// Denies packets to these addresses for a while, established or not, and forgets their flows.
+    fn cut_flows(&mut self, addresses: &[IpAddr]) {
+        let now = self.settings.clock.now();
+        self.cut.retain(|_, ends| *ends > now);
+        let room = usize::try_from(CUT_CAPACITY / 2).unwrap_or(0).saturating_sub(self.cut.len());
+        if addresses.len() > room {
+            tracing::warn!("too many addresses are being cut at once: some flows may come back");
+        }
+        let mut sets: BTreeMap<Set, Vec<(Key, Timeout)>> = BTreeMap::new();
+        for address in addresses.iter().take(room) {
+            self.cut.insert(*address, now.plus(CUT));
+            sets.entry(cut_set(*address)).or_default().push((Key::Address(*address), Timeout::of(CUT)));
+        }
+        // Without a link the next Sync denies the packets; the conntrack entries then end by their own time.
+        let Some(link) = self.link.as_mut() else { return };
+        let mut transaction = link.kernel.transaction();
+        for (set, elements) in &sets {
+            transaction.put(link.kernel.features, *set, elements);
+        }
+        if let Err(error) = link.kernel.commit("cutting flows", transaction) {
+            return self.lose_for(&error);
+        }
+        match conntrack::cut(&mut link.kernel, addresses) {
+            Ok(count) => tracing::info!(count, ?addresses, "live flows were cut"),
+            // The packets are denied by now; what stays is an idle entry in conntrack.
+            Err(error) => tracing::warn!(%error, "conntrack entries of cut flows could not be deleted"),
+        }
+    }
+
+    fn stop(&mut self) {
+        if self.settings.on_stop == OnStop::Keep {
+            return;
+        }
+        let removed = self.open().and_then(|()| match self.link.as_mut() {
+            Some(link) => link.kernel.delete_table(),
+            None => Ok(()),
+        });
+        match removed {
+            Ok(()) => tracing::info!("the nftables table was removed: nothing is guarded here any more"),
+            Err(error) => tracing::error!(%error, "the nftables table could not be removed"),
+        }
+    }
+
+    fn want_sync(&mut self) {
+        self.state = State::Waiting;
+        self.report(Event::WantSync { enforcer: self.settings.id });
+    }
+
+    fn lose_for(&mut self, error: &NftError) {
+        tracing::error!(%error, "the nftables leases are lost and will be written anew");
+        let mut at = Instant::now();
+        if matches!(error, NftError::Full) {
+            // Elements that have expired give their room back within about two seconds.
+            at += INSTALL_PAUSE;
+        }
+        self.lose(error.to_string(), at);
+    }
+
+    fn lose(&mut self, reason: String, retry: Instant) {
+        self.report_lost(reason);
+        self.state = State::Broken { retry, pause: FIRST_PAUSE };
+    }
+
+    fn report_lost(&mut self, reason: String) {
+        self.report(Event::Lost { enforcer: self.settings.id, reason });
+    }
+
+    fn report(&mut self, report: Event) {
+        match (self.outbox.back_mut(), &report) {
+            // The later generation includes the earlier; one loss is as good as two.
+            (Some(last @ Event::Applied { .. }), Event::Applied { .. })
+            | (Some(last @ Event::Lost { .. }), Event::Lost { .. }) => *last = report,
+            _ => self.outbox.push_back(report),
+        }
+        if self.outbox.len() > OUTBOX {
+            let enforcer = self.settings.id;
+            self.outbox.clear();
+            self.outbox.push_back(Event::Lost { enforcer, reason: "too many reports are waiting".to_owned() });
+            self.outbox.push_back(Event::WantSync { enforcer });
+            self.state = State::Waiting;
+        }
+    }
+}
+
+/// Commands that one transaction serves.
+#[derive(Debug, Default)]
+struct Merged {
+    plans: Vec<(Generation, Vec<Change>)>,
+    cuts: HashSet<IpAddr>,
+}
+
+impl Merged {
+    fn apply(&mut self, generation: Generation, changes: Vec<Change>) {
+        for change in &changes {
+            if !matches!(change, Change::Close { .. }) {
+                // Opened again after it was to be cut.
+                self.cuts.remove(&address_of(change));
+            }
+        }
+        self.plans.push((generation, changes));
+    }
+
+    fn cut(&mut self, address: IpAddr) {
+        self.cuts.insert(address);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.plans.is_empty()
+    }
+}
+
+/// The last change of each address.
+fn latest<'a>(changes: impl Iterator<Item = &'a Change>) -> Vec<Change> {
+    let latest: HashMap<IpAddr, Change> = changes.map(|change| (address_of(change), *change)).collect();
+    latest.into_values().collect()
+}
+
+fn address_of(change: &Change) -> IpAddr {
+    match change {
+        Change::Open { address, .. } | Change::Extend { address, .. } | Change::Close { address } => *address,
+    }
+}
+
+fn cut_set(address: IpAddr) -> Set {
+    if address.is_ipv4() { Set::Cut4 } else { Set::Cut6 }
+}
+
+fn left(now: Moment, ends: Moment) -> Timeout {
+    Timeout::of(now.until(ends).saturating_add(PAD))
+}
