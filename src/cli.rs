@@ -1,1 +1,230 @@
-//! In work.
+//! The command line.
+//!
+//! - This file: what can be typed, and what each exit code means.
+//! - [`ask`]: the commands that ask a running daemon. [`show`]: how its answers look to people.
+//! - [`configuration`]: the commands that need only the file. [`router_config`]: the router's side of it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::daemon::{self, RunError, RunOptions};
+
+pub mod ask;
+pub mod configuration;
+pub mod router_config;
+pub mod show;
+pub mod table;
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done,
+    /// Failed.
+    Failed,
+    /// The command line or the configuration is wrong.
+    Usage,
+    /// The daemon is not reachable.
+    Unreachable,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Unreachable => 3,
+        })
+    }
+}
+
+/// Connect only to what DNS told you.
+#[derive(Debug, Parser)]
+#[command(
+    name = "destguard",
+    version,
+    about,
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 daemon not reachable."
+)]
+struct Cli {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/destguard/destguard.toml")]
+    config: PathBuf,
+    /// The daemon's control socket.
+    #[arg(long, global = true, value_name = "PATH", default_value = "/run/destguard/control.sock")]
+    socket: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Every read command takes it.
+#[derive(Clone, Copy, Debug, Args)]
+struct Json {
+    /// Print JSON, with "version": 1, for scripts.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground.
+    Run {
+        /// Where leases are kept, instead of state.dir.
+        #[arg(long, value_name = "DIR")]
+        state_dir: Option<PathBuf>,
+    },
+    /// Show every error and warning of the configuration file.
+    Check(Json),
+    /// Show the default file, the schema, or what is in effect.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Show on one screen how the guard is.
+    Status(Json),
+    /// Show live leases.
+    Leases {
+        /// Only those of this address, prefix or name.
+        #[arg(value_name = "ADDRESS|NAME|PREFIX")]
+        of: Option<String>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Show why an address or a name is open or not.
+    Explain {
+        /// What to explain.
+        #[arg(value_name = "ADDRESS|NAME")]
+        of: String,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Show the BGP sessions.
+    Peers(Json),
+    /// Show what was refused.
+    Denied {
+        /// Keep showing what comes.
+        #[arg(long)]
+        follow: bool,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Close an address, or all that a name alone opened, now.
+    Revoke {
+        /// What to close.
+        #[arg(value_name = "ADDRESS|NAME")]
+        of: String,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Check the file, print the difference, apply it.
+    Reload(Json),
+    /// Remove the nftables table: the only command that opens the host.
+    Disarm(Json),
+    /// Print the router's side of this configuration.
+    RouterConfig {
+        /// What the router runs.
+        kind: RouterKind,
+        /// Only for this [[bgp.peer]].
+        #[arg(long, value_name = "NAME")]
+        peer: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the documented default file.
+    Default,
+    /// Print the JSON Schema of the file.
+    Schema,
+    /// Print every value in effect, defaults included, passwords masked.
+    Show(Json),
+}
+
+/// What a router runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RouterKind {
+    /// FRRouting.
+    Frr,
+    /// BIRD 2.
+    Bird,
+    /// `GoBGP`.
+    Gobgp,
+    /// `OpenBGPD`.
+    Openbgpd,
+    /// Junos OS.
+    Junos,
+    /// Cisco IOS XR.
+    Iosxr,
+    /// Arista EOS.
+    Eos,
+    /// Nokia SR Linux.
+    Srlinux,
+    /// `MikroTik` `RouterOS` 7.
+    Routeros,
+}
+
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, to stdout and with 0.
+            let code = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            return match error.print() {
+                Ok(()) => code.into(),
+                Err(_) => Exit::Failed.into(),
+            };
+        }
+    };
+    dispatch(cli).into()
+}
+
+fn dispatch(cli: Cli) -> Exit {
+    let Cli { config, socket, command } = cli;
+    let daemon = ask::Daemon { socket };
+    match command {
+        Command::Run { state_dir } => run(RunOptions { config, state_dir, socket: daemon.socket }),
+        Command::Check(Json { json }) => configuration::check(&config, json),
+        Command::Config(ConfigCommand::Default) => say(crate::config::default::TEXT),
+        Command::Config(ConfigCommand::Schema) => configuration::schema(),
+        Command::Config(ConfigCommand::Show(Json { json })) => configuration::show(&config, json),
+        Command::Status(Json { json }) => daemon.status(json),
+        Command::Leases { of, json: Json { json } } => daemon.leases(of.as_deref(), json),
+        Command::Explain { of, json: Json { json } } => daemon.explain(&of, json),
+        Command::Peers(Json { json }) => daemon.peers(json),
+        Command::Denied { follow, json: Json { json } } => daemon.denied(follow, json),
+        Command::Revoke { of, json: Json { json } } => daemon.revoke(&of, json),
+        Command::Reload(Json { json }) => daemon.reload(json),
+        Command::Disarm(Json { json }) => daemon.disarm(json),
+        Command::RouterConfig { kind, peer } => configuration::router(&config, kind, peer.as_deref()),
+    }
+}
+
+fn run(options: RunOptions) -> Exit {
+    match daemon::run(&options) {
+        Ok(()) => Exit::Done,
+        Err(error @ RunError::Config(_)) => complain(&error, Exit::Usage),
+        Err(error) => complain(&error, Exit::Failed),
+    }
+}
+
+/// Prints to stdout. A reader that went away (`| head`) is no failure.
+fn say(text: &str) -> Exit {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let newline = if text.ends_with('\n') { "" } else { "\n" };
+    match write!(out, "{text}{newline}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Exit::Failed,
+        _ => Exit::Done,
+    }
+}
+
+/// Prints to stderr, and ends so.
+fn complain(what: &dyn std::fmt::Display, exit: Exit) -> Exit {
+    use std::io::Write;
+    // Nobody is left to tell when stderr is gone.
+    drop(writeln!(std::io::stderr(), "destguard: {what}"));
+    exit
+}

@@ -1,5 +1,5 @@
 //! The `destguard` program; everything is in the library.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    destguard::cli::main()
 }

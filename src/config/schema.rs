@@ -6,12 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::value::{Rate, Size, Span};
 
 /// The whole file.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The resolver that clients use.
@@ -35,12 +36,14 @@ pub struct Config {
 }
 
 /// `[dns]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dns {
     /// UDP and TCP listeners.
+    #[schemars(with = "Vec<String>")]
     pub listen: Vec<SocketAddr>,
     /// Who may ask; others get REFUSED.
+    #[schemars(with = "Vec<String>")]
     pub clients: Vec<IpNet>,
     /// UDP threads; 0 = one per core.
     pub workers: usize,
@@ -69,7 +72,7 @@ impl Default for Dns {
 }
 
 /// `[dns.tls]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DnsTls {
     /// PEM chain.
@@ -77,15 +80,18 @@ pub struct DnsTls {
     /// PEM key.
     pub key: Option<PathBuf>,
     /// DNS over TLS listeners (RFC 7858).
+    #[schemars(with = "Vec<String>")]
     pub dot: Vec<SocketAddr>,
     /// DNS over HTTPS listeners (RFC 8484).
+    #[schemars(with = "Vec<String>")]
     pub doh: Vec<SocketAddr>,
     /// DNS over QUIC listeners (RFC 9250).
+    #[schemars(with = "Vec<String>")]
     pub doq: Vec<SocketAddr>,
 }
 
 /// `[[dns.upstream]]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
     /// `udp:// tcp:// tls:// https:// quic://` and an address, port optional.
@@ -108,7 +114,7 @@ pub struct Upstream {
 }
 
 /// `[dns.cache]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cache {
     /// Most octets kept.
@@ -126,7 +132,7 @@ impl Default for Cache {
 }
 
 /// `[dns.dnssec]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dnssec {
     /// Validate locally.
@@ -136,7 +142,7 @@ pub struct Dnssec {
 }
 
 /// What happens to a name that no rule matches, or what a rule does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// Let it resolve.
@@ -147,7 +153,7 @@ pub enum Action {
 }
 
 /// `[policy]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
     /// For names that nothing matches.
@@ -163,7 +169,7 @@ pub struct Policy {
 }
 
 /// `[[policy.list]]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyList {
     /// The file; relative to the configuration file.
@@ -175,7 +181,7 @@ pub struct PolicyList {
 }
 
 /// How a list file is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ListFormat {
     /// One name a line.
@@ -189,32 +195,36 @@ pub enum ListFormat {
 }
 
 /// `[[policy.private]]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Private {
     /// The question and every name of the chain must lie in it.
     pub domain: String,
     /// Where its answers may lie although the address filter would remove them.
+    #[schemars(with = "Vec<String>")]
     pub prefixes: Vec<IpNet>,
 }
 
 /// `[addresses]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Addresses {
     /// Always open, no question needed: an address or a prefix.
     #[serde(with = "super::value::nets")]
+    #[schemars(with = "Vec<String>")]
     pub open: Vec<IpNet>,
     /// Never opened: an address or a prefix.
     #[serde(with = "super::value::nets")]
+    #[schemars(with = "Vec<String>")]
     pub never: Vec<IpNet>,
     /// The operator's own NAT64 prefix (/96): AAAA within it are judged by the IPv4 address inside and opened. Without it
     /// they are filtered.
+    #[schemars(with = "Option<String>")]
     pub nat64: Option<ipnet::Ipv6Net>,
 }
 
 /// `[lease]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Lease {
     /// The least a TTL counts for.
@@ -249,7 +259,7 @@ impl Default for Lease {
 }
 
 /// What a client gets when the gate's deadline passes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnDeadline {
     /// SERVFAIL with an Extended DNS Error.
@@ -260,7 +270,7 @@ pub enum OnDeadline {
 }
 
 /// `[gate]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gate {
     /// How long an answer waits for its enforcers.
@@ -276,7 +286,7 @@ impl Default for Gate {
 }
 
 /// Which hooks are guarded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NftablesMode {
     /// No nftables enforcement.
@@ -291,7 +301,7 @@ pub enum NftablesMode {
 }
 
 /// Whom a lease opens an address for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// Everybody behind the guard.
@@ -302,7 +312,7 @@ pub enum Scope {
 }
 
 /// What becomes of the table when the daemon stops.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnStop {
     /// Stays: fail closed.
@@ -313,7 +323,7 @@ pub enum OnStop {
 }
 
 /// `[nftables]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Nftables {
     /// Which hooks.
@@ -344,7 +354,7 @@ impl Default for Nftables {
 }
 
 /// `[bgp]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bgp {
     /// Our AS; required with a peer.
@@ -372,6 +382,7 @@ pub struct Bgp {
     /// false = audit: sessions up, nothing announced.
     pub enforce: bool,
     /// For passive peers.
+    #[schemars(with = "Vec<String>")]
     pub listen: Vec<SocketAddr>,
     /// RFC 4724; zero = off.
     pub graceful_restart: Span,
@@ -402,7 +413,7 @@ impl Default for Bgp {
 }
 
 /// What counts as the peer's word that a route is open there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Confirm {
     /// Written to the socket.
@@ -429,7 +440,7 @@ pub enum Settle {
 }
 
 /// What a peer is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Gets the routes.
@@ -440,7 +451,7 @@ pub enum Role {
 }
 
 /// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
     /// IPv4 unicast.
@@ -450,7 +461,7 @@ pub enum Family {
 }
 
 /// `[[bgp.peer]]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Peer {
     /// As shown to users; unique.
@@ -527,7 +538,7 @@ mod defaults {
 }
 
 /// `[state]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct State {
     /// Where the leases are kept.
@@ -541,10 +552,11 @@ impl Default for State {
 }
 
 /// `[http]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
     /// TCP listeners.
+    #[schemars(with = "Vec<String>")]
     pub listen: Vec<SocketAddr>,
 }
 

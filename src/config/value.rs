@@ -1,9 +1,11 @@
 //! Values that are strings in the file: durations ("30s"), sizes ("64MiB"), rates ("50/s").
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A duration: a whole number and one of `ms`, `s`, `m`, `h`, `d`; "0s" is zero.
@@ -152,6 +154,25 @@ macro_rules! string_serde {
 string_serde!(Span);
 string_serde!(Size);
 string_serde!(Rate);
+
+macro_rules! string_schema {
+    ($type:ty, $name:literal, $pattern:literal) => {
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                Cow::Borrowed($name)
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "pattern": $pattern })
+            }
+        }
+    };
+}
+
+string_schema!(Span, "Duration", "^[0-9]+(ms|s|m|h|d)$");
+string_schema!(Size, "Size", "^[0-9]+(B|KiB|MiB|GiB)$");
+string_schema!(Rate, "Rate", "^[0-9]+/(s|m|h)$");
+string_schema!(super::schema::Settle, "Settle", "^(auto|[0-9]+(ms|s|m|h|d))$");
 
 impl<'de> Deserialize<'de> for super::schema::Settle {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

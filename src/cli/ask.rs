@@ -1,0 +1,230 @@
+//! The commands that ask a running daemon.
+
+use std::path::PathBuf;
+
+use hyper::{Method, StatusCode};
+use serde::de::DeserializeOwned;
+
+use super::{Exit, complain, say, show, table};
+use crate::control::client::{self, ClientError, escape};
+use crate::control::types::{DeniedPage, Disarmed, Explained, Leases, Peers, Reloaded, Revoked, Status, Versioned};
+
+/// How long `denied --follow` lets the daemon wait for news, in seconds.
+const NEWS: u32 = 15;
+
+/// The daemon behind a control socket.
+#[derive(Debug)]
+pub struct Daemon {
+    /// The socket.
+    pub socket: PathBuf,
+}
+
+/// Why there is nothing to show.
+enum Failure {
+    Client(ClientError),
+    /// Something on this side.
+    Here(String),
+}
+
+impl Failure {
+    fn exit(self) -> Exit {
+        match self {
+            Self::Client(error @ ClientError::Unreachable { .. }) => complain(&error, Exit::Unreachable),
+            Self::Client(error @ ClientError::Refused { code: StatusCode::BAD_REQUEST, .. }) => {
+                complain(&error, Exit::Usage)
+            }
+            Self::Client(error) => complain(&error, Exit::Failed),
+            Self::Here(message) => complain(&message, Exit::Failed),
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
+fn decode<T: DeserializeOwned>(text: &str) -> Result<T, Failure> {
+    serde_json::from_str::<Versioned<T>>(text)
+        .map(|versioned| versioned.body)
+        .map_err(|error| Failure::Here(format!("the daemon answered what this version does not understand: {error}")))
+}
+
+fn encode<T: serde::Serialize>(body: T) -> Result<String, Failure> {
+    serde_json::to_string_pretty(&Versioned::new(body)).map_err(|error| Failure::Here(error.to_string()))
+}
+
+fn finish(text: Result<String, Failure>) -> Exit {
+    match text {
+        Ok(text) => say(&text),
+        Err(failure) => failure.exit(),
+    }
+}
+
+impl Daemon {
+    fn ask(&self, method: Method, path: &str) -> Result<String, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::Here(format!("no runtime: {error}")))?;
+        Ok(runtime.block_on(client::ask(&self.socket, method, path))?)
+    }
+
+    /// Asks, and shows the answer to people or as it came to scripts.
+    fn show<T: DeserializeOwned + serde::Serialize>(
+        &self,
+        method: Method,
+        path: &str,
+        json: bool,
+        human: impl FnOnce(&T) -> String,
+    ) -> Exit {
+        finish(self.ask(method, path).and_then(|text| {
+            let body: T = decode(&text)?;
+            if json { encode(body) } else { Ok(human(&body)) }
+        }))
+    }
+
+    /// `status`
+    #[must_use]
+    pub fn status(&self, json: bool) -> Exit {
+        self.show(Method::GET, "/api/v1/status", json, |status: &Status| show::status(status, table::colours()))
+    }
+
+    /// `leases`: fetches page after page, so that the core is never kept long.
+    #[must_use]
+    pub fn leases(&self, of: Option<&str>, json: bool) -> Exit {
+        let mut all = Leases::default();
+        let mut after = None;
+        loop {
+            let of = of.map_or_else(String::new, |of| format!("of={}", escape(of)));
+            let from = after
+                .map_or_else(String::new, |after: std::net::IpAddr| format!("&after={}", escape(&after.to_string())));
+            let page =
+                self.ask(Method::GET, &format!("/api/v1/leases?{of}{from}")).and_then(|text| decode::<Leases>(&text));
+            match page {
+                Err(failure) => return failure.exit(),
+                Ok(page) => {
+                    all.leases.extend(page.leases);
+                    after = page.next;
+                }
+            }
+            if after.is_none() {
+                break;
+            }
+        }
+        finish(if json { encode(all) } else { Ok(show::leases(&all.leases, table::colours())) })
+    }
+
+    /// `explain`
+    #[must_use]
+    pub fn explain(&self, of: &str, json: bool) -> Exit {
+        let path = format!("/api/v1/explain?of={}", escape(of));
+        self.show(Method::GET, &path, json, |explained: &Explained| show::explained(explained, table::colours()))
+    }
+
+    /// `peers`
+    #[must_use]
+    pub fn peers(&self, json: bool) -> Exit {
+        self.show(Method::GET, "/api/v1/peers", json, |peers: &Peers| show::peers(&peers.peers, table::colours()))
+    }
+
+    /// `denied`; with `follow` until it is interrupted or the reader goes away, as JSON one object a line.
+    #[must_use]
+    pub fn denied(&self, follow: bool, json: bool) -> Exit {
+        if !follow {
+            return self.show(Method::GET, "/api/v1/denied", json, |page: &DeniedPage| {
+                if page.denied.is_empty() { "nothing was refused\n".to_owned() } else { show::denied(&page.denied) }
+            });
+        }
+        let (mut after, mut wait) = (0, 0);
+        loop {
+            let page = self
+                .ask(Method::GET, &format!("/api/v1/denied?after={after}&wait={wait}"))
+                .and_then(|text| decode::<DeniedPage>(&text));
+            let page = match page {
+                Ok(page) => page,
+                Err(failure) => return failure.exit(),
+            };
+            // A restarted daemon counts from the beginning.
+            after = page.next;
+            wait = NEWS;
+            if page.denied.is_empty() {
+                continue;
+            }
+            let text = if json {
+                serde_json::to_string(&Versioned::new(page)).map_err(|error| Failure::Here(error.to_string()))
+            } else {
+                Ok(show::denied(&page.denied))
+            };
+            match finish(text) {
+                Exit::Done => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// `revoke`
+    #[must_use]
+    pub fn revoke(&self, of: &str, json: bool) -> Exit {
+        let path = format!("/api/v1/revoke?of={}", escape(of));
+        self.show(Method::POST, &path, json, |revoked: &Revoked| show::revoked(revoked))
+    }
+
+    /// `reload`: a refused file is a configuration error, as with `check`.
+    #[must_use]
+    pub fn reload(&self, json: bool) -> Exit {
+        let (text, exit) = match self.ask(Method::POST, "/api/v1/reload") {
+            Ok(text) => (text, Exit::Done),
+            Err(Failure::Client(ClientError::Refused { code: StatusCode::UNPROCESSABLE_ENTITY, body, .. })) => {
+                (body, Exit::Usage)
+            }
+            Err(failure) => return failure.exit(),
+        };
+        let shown = decode::<Reloaded>(&text).and_then(|reloaded| {
+            if json {
+                return encode(reloaded);
+            }
+            let mut out = String::new();
+            if !reloaded.report.is_empty() {
+                out.push_str(&format!("{}\n", reloaded.report.trim_end()));
+            }
+            for change in &reloaded.changes {
+                out.push_str(&format!("  {}\n", table::clean(change)));
+            }
+            out.push_str(match (reloaded.applied, reloaded.changes.is_empty()) {
+                (true, true) => "nothing differs\n",
+                (true, false) => "applied\n",
+                (false, _) => "not applied: the old configuration stays in force\n",
+            });
+            Ok(out)
+        });
+        match finish(shown) {
+            Exit::Done => exit,
+            other => other,
+        }
+    }
+
+    /// `disarm`: through the daemon when it runs, since it would put the table back; else directly.
+    #[must_use]
+    pub fn disarm(&self, json: bool) -> Exit {
+        match self.ask(Method::POST, "/api/v1/disarm") {
+            Ok(text) => {
+                finish(decode::<Disarmed>(&text).and_then(|body| if json { encode(body) } else { Ok(body.message) }))
+            }
+            Err(Failure::Client(ClientError::Unreachable { source, .. }))
+                if matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) =>
+            {
+                match crate::enforce::nftables::disarm() {
+                    Ok(()) => {
+                        let message =
+                            "no daemon runs; the nftables table is removed, everything is reachable".to_owned();
+                        finish(if json { encode(Disarmed { message }) } else { Ok(message) })
+                    }
+                    Err(error) => complain(&error, Exit::Failed),
+                }
+            }
+            Err(failure) => failure.exit(),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The commands that need only the file.
+
+use std::path::Path;
+
+use super::{Exit, RouterKind, complain, router_config, say};
+use crate::config::{self, report};
+
+/// `check`
+#[must_use]
+pub fn check(file: &Path, json: bool) -> Exit {
+    let (findings, exit) = match config::load(file) {
+        Ok((_, warnings, _)) => (warnings, Exit::Done),
+        Err(refused) => (refused.findings, Exit::Usage),
+    };
+    let printed = if json {
+        match report::to_json(file, &findings) {
+            Ok(text) => say(&text),
+            Err(error) => complain(&error, Exit::Failed),
+        }
+    } else {
+        let mut text: String = findings.iter().map(|finding| format!("{finding}\n\n")).collect();
+        text.push_str(&report::summary(file, &findings));
+        say(&text)
+    };
+    if printed == Exit::Done { exit } else { printed }
+}
+
+/// `config show`
+#[must_use]
+pub fn show(file: &Path, json: bool) -> Exit {
+    let mut config = match config::load(file) {
+        Ok((config, ..)) => config,
+        Err(refused) => return complain(&refused, Exit::Usage),
+    };
+    for peer in &mut config.bgp.peer {
+        if let Some(password) = &mut peer.password {
+            "***".clone_into(password);
+        }
+    }
+    let text = if json {
+        serde_json::to_string_pretty(&crate::control::types::Versioned::new(config)).map_err(|error| error.to_string())
+    } else {
+        toml::to_string(&config).map_err(|error| error.to_string())
+    };
+    match text {
+        Ok(text) => say(&text),
+        Err(error) => complain(&error, Exit::Failed),
+    }
+}
+
+/// `config schema`
+#[must_use]
+pub fn schema() -> Exit {
+    match serde_json::to_string_pretty(&schemars::schema_for!(config::Config)) {
+        Ok(text) => say(&text),
+        Err(error) => complain(&error, Exit::Failed),
+    }
+}
+
+/// `router-config`
+#[must_use]
+pub fn router(file: &Path, kind: RouterKind, peer: Option<&str>) -> Exit {
+    let config = match config::load(file) {
+        Ok((config, ..)) => config,
+        Err(refused) => return complain(&refused, Exit::Usage),
+    };
+    match router_config::generate(&config, kind, peer) {
+        Ok(text) => say(&text),
+        Err(error) => complain(&error, Exit::Failed),
+    }
+}

@@ -1,0 +1,75 @@
+//! BIRD 2.
+
+use std::fmt::{Display, Write};
+
+use super::{Side, Written, quoted, word};
+
+/// `gateway direct` matters: with `gateway recursive` a next hop that only the null route covers makes BIRD install the host
+/// route as a null route and confirm it.
+pub(super) fn write(out: &mut String, side: &Side) -> Written {
+    let name = word(&side.name);
+    writeln!(out, "# Leave out what your bird.conf has already: router id, device, direct, kernel.")?;
+    match side.router {
+        std::net::IpAddr::V4(router) => writeln!(out, "router id {router};")?,
+        std::net::IpAddr::V6(_) => writeln!(out, "# router id A.B.C.D;")?,
+    }
+    writeln!(out, "protocol device {{ scan time 10; }}")?;
+    writeln!(out, "protocol direct {{ ipv4; ipv6; }}")?;
+    for family in ["4", "6"] {
+        writeln!(out, "protocol kernel destguard_kernel{family} {{")?;
+        writeln!(out, "  ipv{family} {{ import none; export where source ~ [ RTS_STATIC, RTS_BGP ]; }};")?;
+        writeln!(out, "}}")?;
+    }
+    writeln!(out, "protocol static destguard_null4 {{ ipv4; route 0.0.0.0/0 blackhole; }}")?;
+    writeln!(out, "protocol static destguard_null6 {{ ipv6; route ::/0 blackhole; }}")?;
+    if let Some(hop) = side.next_hop4 {
+        filter(out, &format!("destguard_{name}_in4"), &side.rules4(), hop)?;
+    }
+    if let Some(hop) = side.next_hop6 {
+        filter(out, &format!("destguard_{name}_in6"), &side.rules6(), hop)?;
+    }
+    writeln!(out, "protocol bgp destguard_{name} {{")?;
+    writeln!(out, "  local {} as {};", side.router, side.router_asn)?;
+    writeln!(out, "  neighbor {} as {};", side.guard, side.guard_asn)?;
+    if let Some(password) = &side.password {
+        writeln!(out, "  password {};", quoted(password))?;
+    }
+    match side.multihop {
+        Some(hops) => writeln!(out, "  multihop {hops};")?,
+        None => writeln!(out, "  direct;")?,
+    }
+    if side.gtsm {
+        writeln!(out, "  ttl security on;")?;
+    }
+    if side.hold > 0 {
+        writeln!(out, "  hold time {}; keepalive time {};", side.hold, (side.hold / 3).max(1))?;
+    }
+    writeln!(out, "  error wait time 1, 5;")?;
+    if !side.guard_waits {
+        writeln!(out, "  passive on;")?;
+    }
+    for (family, used) in [("4", side.next_hop4.is_some()), ("6", side.next_hop6.is_some())] {
+        if used {
+            writeln!(out, "  ipv{family} {{")?;
+            writeln!(out, "    import filter destguard_{name}_in{family};")?;
+            writeln!(out, "    export none;")?;
+            writeln!(out, "    import limit {} action block;", side.limit)?;
+            writeln!(out, "    gateway direct;")?;
+            writeln!(out, "  }};")?;
+        }
+    }
+    writeln!(out, "}}")
+}
+
+/// The rules in order; the first that matches decides.
+fn filter<N: Display>(out: &mut String, name: &str, rules: &[(bool, N, u8, u8)], hop: impl Display) -> Written {
+    writeln!(out, "filter {name} {{")?;
+    writeln!(out, "  if bgp_next_hop != {hop} then reject \"next hop is not destguard's: \", bgp_next_hop;")?;
+    writeln!(out, "  bgp_community.add((65535, 65282)); # NO_ADVERTISE")?;
+    for (permit, net, least, most) in rules {
+        let action = if *permit { "accept" } else { "reject" };
+        writeln!(out, "  if net ~ [ {net}{{{least},{most}}} ] then {action};")?;
+    }
+    writeln!(out, "  reject \"not a host route: \", net;")?;
+    writeln!(out, "}}")
+}

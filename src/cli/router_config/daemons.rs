@@ -1,0 +1,158 @@
+//! GoBGP 3 and OpenBGPD.
+
+use std::fmt::Write;
+
+use super::{Side, Written, quoted, word};
+
+/// GoBGP keeps routes in its RIB; what brings them into a forwarding table is another's affair.
+pub(super) fn gobgp(out: &mut String, side: &Side) -> Written {
+    let name = word(&side.name);
+    let (guard, limit) = (side.guard, side.limit);
+    writeln!(
+        out,
+        "# GoBGP has no null route: whatever programs the forwarding table must drop what GoBGP has no route for."
+    )?;
+    writeln!(
+        out,
+        "[global.config]\n  as = {}\n  router-id = \"{}\"",
+        side.router_asn,
+        match side.router {
+            std::net::IpAddr::V4(router) => router.to_string(),
+            std::net::IpAddr::V6(_) => "A.B.C.D".to_owned(),
+        }
+    )?;
+    writeln!(out, "[global.apply-policy.config]")?;
+    writeln!(out, "  import-policy-list = [\"destguard-{name}\"]\n  default-import-policy = \"reject-route\"")?;
+    writeln!(out, "  default-export-policy = \"reject-route\"")?;
+    writeln!(out, "[[neighbors]]\n  [neighbors.config]")?;
+    writeln!(out, "    neighbor-address = \"{guard}\"\n    peer-as = {}", side.guard_asn)?;
+    if let Some(password) = &side.password {
+        writeln!(out, "    auth-password = {}", quoted(password))?;
+    }
+    writeln!(
+        out,
+        "  [neighbors.timers.config]\n    hold-time = {}\n    keepalive-interval = {}",
+        side.hold,
+        side.hold / 3
+    )?;
+    if !side.guard_waits {
+        writeln!(out, "  [neighbors.transport.config]\n    passive-mode = true")?;
+    }
+    if side.gtsm {
+        writeln!(out, "  [neighbors.ttl-security.config]\n    enabled = true\n    ttl-min = 255")?;
+    }
+    if let Some(hops) = side.multihop {
+        writeln!(out, "  [neighbors.ebgp-multihop.config]\n    enabled = true\n    multihop-ttl = {hops}")?;
+    }
+    let hops = [
+        ("ipv4-unicast", side.next_hop4.map(|hop| format!("{hop}/32"))),
+        ("ipv6-unicast", side.next_hop6.map(|hop| format!("{hop}/128"))),
+    ];
+    for (family, _) in hops.iter().filter(|(_, hop)| hop.is_some()) {
+        writeln!(
+            out,
+            "  [[neighbors.afi-safis]]\n    [neighbors.afi-safis.config]\n      afi-safi-name = \"{family}\""
+        )?;
+        writeln!(out, "    [neighbors.afi-safis.prefix-limit.config]\n      max-prefixes = {limit}")?;
+    }
+    let four = side.rules4().into_iter().map(|(permit, net, least, most)| (4, permit, net.to_string(), least, most));
+    let six = side.rules6().into_iter().map(|(permit, net, least, most)| (6, permit, net.to_string(), least, most));
+    let rules: Vec<_> = four.chain(six).collect();
+    writeln!(out, "[[defined-sets.neighbor-sets]]\n  neighbor-set-name = \"destguard\"")?;
+    let full = if side.guard.is_ipv4() { 32 } else { 128 };
+    writeln!(out, "  neighbor-info-list = [\"{guard}/{full}\"]")?;
+    for (set, family, wanted) in [("allow4", 4, true), ("deny4", 4, false), ("allow6", 6, true), ("deny6", 6, false)] {
+        writeln!(out, "[[defined-sets.prefix-sets]]\n  prefix-set-name = \"destguard-{set}\"")?;
+        for (_, _, net, least, most) in rules.iter().filter(|rule| rule.0 == family && rule.1 == wanted) {
+            writeln!(out, "  [[defined-sets.prefix-sets.prefix-list]]")?;
+            writeln!(out, "    ip-prefix = \"{net}\"\n    masklength-range = \"{least}..{most}\"")?;
+        }
+    }
+    writeln!(
+        out,
+        "# Special-purpose space is refused as a whole here; take a prefix out of the deny sets if you named it yourself."
+    )?;
+    writeln!(out, "[[policy-definitions]]\n  name = \"destguard-{name}\"")?;
+    for (family, hop) in [("4", &hops[0].1), ("6", &hops[1].1)] {
+        let Some(hop) = hop else { continue };
+        for set in ["deny", "allow"] {
+            writeln!(out, "  [[policy-definitions.statements]]\n    name = \"{set}{family}\"")?;
+            writeln!(
+                out,
+                "    [policy-definitions.statements.conditions.match-neighbor-set]\n      neighbor-set = \"destguard\""
+            )?;
+            writeln!(
+                out,
+                "    [policy-definitions.statements.conditions.match-prefix-set]\n      prefix-set = \"destguard-{set}{family}\""
+            )?;
+            if set == "allow" {
+                writeln!(
+                    out,
+                    "    [policy-definitions.statements.conditions.bgp-conditions]\n      next-hop-in-list = [\"{hop}\"]"
+                )?;
+            }
+            let action = if set == "allow" { "accept-route" } else { "reject-route" };
+            writeln!(out, "    [policy-definitions.statements.actions]\n      route-disposition = \"{action}\"")?;
+        }
+    }
+    Ok(())
+}
+
+/// The file must have mode 0600.
+pub(super) fn openbgpd(out: &mut String, side: &Side) -> Written {
+    let guard = side.guard;
+    writeln!(out, "# and once: route add -inet default 127.0.0.1 -blackhole; route add -inet6 default ::1 -blackhole")?;
+    writeln!(out, "AS {}", side.router_asn)?;
+    if let std::net::IpAddr::V4(router) = side.router {
+        writeln!(out, "router-id {router}")?;
+    }
+    writeln!(
+        out,
+        "fib-update yes\nneighbor {guard} {{\n  remote-as {}\n  descr {}",
+        side.guard_asn,
+        quoted(&format!("destguard-{}", side.name))
+    )?;
+    if side.hold > 0 {
+        writeln!(out, "  holdtime {}", side.hold)?;
+    }
+    if side.gtsm {
+        writeln!(out, "  ttl-security yes")?;
+    }
+    if let Some(hops) = side.multihop {
+        writeln!(out, "  multihop {hops}")?;
+    }
+    if let Some(password) = &side.password {
+        writeln!(out, "  tcp md5sig password {}", quoted(password))?;
+    }
+    if !side.guard_waits {
+        writeln!(out, "  passive")?;
+    }
+    writeln!(out, "  max-prefix {} restart 1", side.limit)?;
+    for (family, used) in [("IPv4", side.next_hop4.is_some()), ("IPv6", side.next_hop6.is_some())] {
+        writeln!(out, "  announce {family} {}", if used { "unicast" } else { "none" })?;
+    }
+    writeln!(out, "}}\n# the last rule that matches decides\ndeny from any\ndeny to {guard}")?;
+    if let Some(hop) = side.next_hop4 {
+        for (permit, net, least, most) in side.rules4().into_iter().rev() {
+            rule(out, permit, &guard, &net.to_string(), (least, most), &hop.to_string())?;
+        }
+    }
+    if let Some(hop) = side.next_hop6 {
+        for (permit, net, least, most) in side.rules6().into_iter().rev() {
+            rule(out, permit, &guard, &net.to_string(), (least, most), &hop.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+fn rule(out: &mut String, permit: bool, guard: &std::net::IpAddr, net: &str, range: (u8, u8), hop: &str) -> Written {
+    let (least, most) = range;
+    if permit {
+        writeln!(
+            out,
+            "allow from {guard} prefix {net} prefixlen {least} - {most} set {{ nexthop {hop} community NO_ADVERTISE }}"
+        )
+    } else {
+        writeln!(out, "deny from {guard} prefix {net} prefixlen {least} - {most}")
+    }
+}

@@ -1,0 +1,245 @@
+//! How the daemon's answers look to people.
+
+use super::table::{Table, Tone, clean, duration, number, paint, time};
+use crate::control::types::{AddressExplained, Denied, Explained, Judgement, Lease, Peer, Revoked, State, Status};
+
+fn or_dash(text: Option<&String>) -> String {
+    text.cloned().unwrap_or_else(|| "-".to_owned())
+}
+
+fn yes(value: bool) -> String {
+    if value { "yes" } else { "no" }.to_owned()
+}
+
+/// The first few, and how many more there are.
+fn few<T: ToString>(items: &[T], most: usize) -> String {
+    let shown: Vec<String> = items.iter().take(most).map(ToString::to_string).collect();
+    match items.len().saturating_sub(most) {
+        0 if items.is_empty() => "-".to_owned(),
+        0 => shown.join(", "),
+        more => format!("{}, {more} more", shown.join(", ")),
+    }
+}
+
+/// One screen.
+#[must_use]
+pub fn status(status: &Status, colour: bool) -> String {
+    let (word, tone) = match status.state {
+        State::Enforcing => ("enforcing", Tone::Good),
+        State::Audit => ("auditing: nothing is blocked by what is listed below", Tone::Warn),
+        State::Degraded => ("degraded", Tone::Bad),
+        State::Starting => ("starting", Tone::Warn),
+    };
+    let mut out = format!("destguard is {}, up {}\n", paint(word, tone, colour), duration(status.uptime_seconds));
+    for reason in &status.reasons {
+        out.push_str(&format!("  - {}\n", clean(reason)));
+    }
+    let leases = &status.leases;
+    out.push_str(&format!(
+        "\nleases   {} of {} (IPv4 {}, IPv6 {}), {} pending, {} lingering\n",
+        number(leases.active),
+        number(leases.capacity),
+        number(leases.ipv4),
+        number(leases.ipv6),
+        number(leases.pending),
+        number(leases.lingering)
+    ));
+    let answers = &status.answers;
+    out.push_str(&format!(
+        "answers  {} released, {} denied, {} refused, {} held now, {} gate timeouts\n",
+        number(answers.released),
+        number(answers.denied),
+        number(answers.refused),
+        number(answers.held),
+        number(answers.gate_timeouts)
+    ));
+    if !status.enforcers.is_empty() {
+        let mut table = Table::new(&["enforcer", "state", "since", "holds", "of", "required", "last error"]);
+        for enforcer in &status.enforcers {
+            table.row([
+                enforcer.name.clone(),
+                if enforcer.behind { format!("{}, behind", enforcer.state) } else { enforcer.state.clone() },
+                duration(enforcer.since_seconds),
+                number(enforcer.installed),
+                number(enforcer.max_addresses),
+                yes(enforcer.required),
+                or_dash(enforcer.last_error.as_ref()),
+            ]);
+        }
+        out.push_str(&format!("\n{}", table.render(colour)));
+    }
+    if !status.peers.is_empty() {
+        out.push_str(&format!("\n{}", peers(&status.peers, colour)));
+    }
+    if !status.upstreams.is_empty() {
+        let mut table = Table::new(&["upstream", "healthy", "asked", "failed", "rtt", "last error"]);
+        for upstream in &status.upstreams {
+            table.row([
+                upstream.url.clone(),
+                yes(upstream.healthy),
+                number(upstream.asked),
+                number(upstream.failed),
+                upstream.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt}ms")),
+                or_dash(upstream.last_error.as_ref()),
+            ]);
+        }
+        out.push_str(&format!("\n{}", table.render(colour)));
+    }
+    if !status.errors.is_empty() {
+        out.push_str(&format!("\n{}\n", paint("last errors", Tone::Head, colour)));
+        for error in &status.errors {
+            out.push_str(&format!("  {} ago: {}\n", duration(error.seconds_ago), clean(&error.message)));
+        }
+    }
+    out
+}
+
+/// A table of leases.
+#[must_use]
+pub fn leases(leases: &[Lease], colour: bool) -> String {
+    if leases.is_empty() {
+        return "no leases\n".to_owned();
+    }
+    let mut table = Table::new(&["address", "state", "ends in", "names", "clients", "enforcers"]);
+    for lease in leases {
+        let enforcers: Vec<String> = lease.enforcers.iter().map(|(name, state)| format!("{name} {state}")).collect();
+        table.row([
+            lease.address.to_string(),
+            lease.state.clone(),
+            duration(lease.ends_in_seconds),
+            few(&lease.names, 2),
+            few(&lease.clients, 2),
+            few(&enforcers, 4),
+        ]);
+    }
+    table.render(colour)
+}
+
+/// Why something is open or not.
+#[must_use]
+pub fn explained(explained: &Explained, colour: bool) -> String {
+    let word = if explained.open { paint("open", Tone::Good, colour) } else { paint("not open", Tone::Bad, colour) };
+    let mut out = format!("{} is {word}\n", clean(&explained.query));
+    if explained.addresses.is_empty() {
+        out.push_str("  no lease\n");
+    }
+    for address in &explained.addresses {
+        out.push_str(&address_explained(address, colour));
+    }
+    out.push_str(&format!("\nnow: {}\n", judgement(&explained.now)));
+    out
+}
+
+fn judgement(now: &Judgement) -> String {
+    let mut out = clean(&now.verdict);
+    if !now.reason.is_empty() {
+        out.push_str(&format!(", {}", clean(&now.reason)));
+    }
+    match (&now.rule, &now.place) {
+        (Some(rule), Some(place)) => out.push_str(&format!(" ({} at {})", clean(rule), clean(place))),
+        (Some(one), None) | (None, Some(one)) => out.push_str(&format!(" ({})", clean(one))),
+        (None, None) => {}
+    }
+    out
+}
+
+fn address_explained(address: &AddressExplained, colour: bool) -> String {
+    let mut out = format!(
+        "\n{}: {} for {}, ends in {}",
+        paint(&address.address.to_string(), Tone::Head, colour),
+        clean(&address.state),
+        duration(address.age_seconds),
+        duration(address.ends_in_seconds)
+    );
+    if let Some(route) = address.route_ends_in_seconds {
+        out.push_str(&format!(", routes in {}", duration(route)));
+    }
+    if address.waiting > 0 {
+        out.push_str(&format!(", {} answers wait for it", address.waiting));
+    }
+    out.push('\n');
+    for cause in &address.causes {
+        let qtype = cause.qtype.map_or_else(|| "(before a restart)".to_owned(), type_name);
+        let via = if cause.chain.is_empty() { String::new() } else { format!(" via {}", cause.chain.join(", ")) };
+        let ends = match cause.ends_in_seconds {
+            0 => "ended".to_owned(),
+            seconds => format!("ends in {}", duration(seconds)),
+        };
+        out.push_str(&format!("  {} {qtype}{}, {ends}\n", clean(&cause.question), clean(&via)));
+        let clients: Vec<String> = cause.clients.iter().map(|client| client.client.to_string()).collect();
+        if !clients.is_empty() {
+            out.push_str(&format!("    asked by {}\n", few(&clients, 8)));
+        }
+    }
+    for hold in &address.enforcers {
+        let since = hold.since_seconds.map_or_else(String::new, |since| format!(" for {}", duration(since)));
+        let required = if hold.required { ", required" } else { "" };
+        out.push_str(&format!("  {}: {}{since}{required}\n", clean(&hold.name), clean(&hold.state)));
+    }
+    out
+}
+
+/// The types that open addresses by name, others as RFC 3597 writes them.
+fn type_name(qtype: u16) -> String {
+    match qtype {
+        1 => "A".to_owned(),
+        28 => "AAAA".to_owned(),
+        64 => "SVCB".to_owned(),
+        65 => "HTTPS".to_owned(),
+        255 => "ANY".to_owned(),
+        other => format!("TYPE{other}"),
+    }
+}
+
+/// A table of sessions.
+#[must_use]
+pub fn peers(peers: &[Peer], colour: bool) -> String {
+    if peers.is_empty() {
+        return "no peers\n".to_owned();
+    }
+    let mut table =
+        Table::new(&["peer", "address", "asn", "state", "since", "IPv4", "IPv6", "confirm", "latency", "last error"]);
+    for peer in peers {
+        table.row([
+            peer.name.clone(),
+            peer.address.to_string(),
+            peer.asn.to_string(),
+            peer.state.clone(),
+            duration(peer.since_seconds),
+            number(peer.advertised.ipv4),
+            number(peer.advertised.ipv6),
+            peer.confirm.clone(),
+            peer.confirm_latency_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms}ms")),
+            or_dash(peer.last_error.as_ref()),
+        ]);
+    }
+    table.render(colour)
+}
+
+/// One line each.
+#[must_use]
+pub fn denied(denied: &[Denied]) -> String {
+    let mut out = String::new();
+    for entry in denied {
+        let client = entry.client.map_or_else(String::new, |client| format!(" for {client}"));
+        let times = if entry.count > 1 { format!(" ({} times)", number(entry.count)) } else { String::new() };
+        out.push_str(&format!(
+            "{}  {:7}  {}{client}: {}{times}\n",
+            time(entry.time),
+            clean(&entry.kind),
+            clean(&entry.what),
+            clean(&entry.reason)
+        ));
+    }
+    out
+}
+
+/// What was closed.
+#[must_use]
+pub fn revoked(revoked: &Revoked) -> String {
+    if revoked.addresses.is_empty() {
+        return format!("{}: nothing closed, other names hold its addresses open\n", clean(&revoked.target));
+    }
+    let addresses: Vec<String> = revoked.addresses.iter().map(ToString::to_string).collect();
+    format!("{}: closed {}\n", clean(&revoked.target), addresses.join(", "))
+}
