@@ -2,13 +2,21 @@
 //!
 //! Crate map, most important first:
 //!
-//! * `session`: the pure session machine, `(state, input, now) -> outputs` (RFC 4271 section 8).
-//! * `table`: the routes to announce, shared by all peers.
+//! * [`session`]: the pure session machine, `(state, input, now) -> outputs` (RFC 4271 section 8).
+//! * [`table`]: the routes to announce, shared by all peers.
+//! * [`adj_out`]: what of it one session is sent, as octets.
+//! * [`confirm`]: from octets written to generations in force.
 //! * [`wire`]: messages to octets and back; knows no clock, no socket and no state.
 //! * `io` (feature `io`): the tokio driver, the only part that touches sockets.
+//!
+//! What they are told and what they show: [`config`], [`status`].
 
-// pub mod session;
-// pub mod table;
-// #[cfg(feature = "io")]
-// pub mod io;
+pub mod adj_out;
+pub mod config;
+pub mod confirm;
+#[cfg(feature = "io")]
+pub mod io;
+pub mod session;
+pub mod status;
+pub mod table;
 pub mod wire;

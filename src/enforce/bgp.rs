@@ -1,1 +1,429 @@
-//! In work.
+//! Routes on routers: maps the configuration to a BGP speaker, plans to its table, its events to the core's.
+//!
+//! ```text
+//!   core --Command--> [commands] --table--> speaker --> routers
+//!   core <---Event--- [events] <--PeerEvent-- speaker
+//! ```
+//!
+//! Two tasks, so that a full channel in one direction never stops the other: the core waits for room in the commands, the events for room in
+//! the reports, and the core is who empties those.
+//!
+//! Each peer of role `enforcer` is one enforcer to the core; all share one table. When the daemon stops, a configured graceful restart makes the
+//! sessions just close, so that routers keep the routes for the restart time; without it they are told (Cease) and drop them.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use destguard_bgp::config::{Confirm, PeerConfig, Role, Secret, SpeakerConfig};
+use destguard_bgp::io::{PeerEvent, Speaker, SpeakerHandle, StartError, What};
+use destguard_bgp::session::Stop;
+use destguard_bgp::status::PeerStatus;
+use destguard_bgp::wire::iana::{Families, Family};
+use ipnet::IpNet;
+use tokio::sync::mpsc;
+
+use crate::config::schema::{self, Config, NftablesMode, Settle};
+use crate::config::{Communities, UpstreamUrl};
+use crate::control::types;
+use crate::core::event::{Change, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation};
+use crate::enforce::{Command, Reports};
+
+#[cfg(test)]
+mod tests;
+
+/// Waited after a confirmation where the configuration says `auto`: FRR's way from the UPDATE to the kernel, with some room.
+const AUTO_SETTLE: Duration = Duration::from_millis(75);
+/// Refusals kept for the events' task.
+const REFUSALS: usize = 1024;
+
+/// Why the speaker can't be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum BgpError {
+    /// A key that is needed with a peer.
+    #[error("bgp.{0} is needed with a [[bgp.peer]]")]
+    Missing(&'static str),
+    /// A community or an upstream's URL.
+    #[error("{0}")]
+    Value(String),
+    /// A password file.
+    #[error("{path}: {source}", path = path.display())]
+    Password {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A confirmation that this version doesn't have.
+    #[error("peer {0}: this kind of confirmation is not available")]
+    Confirm(String),
+    /// Sockets.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// The speaker before it is started.
+#[derive(Debug)]
+pub struct BgpEnforcer {
+    config: SpeakerConfig,
+    open: Vec<IpNet>,
+    /// Per peer, in the order of the configuration; observers have none.
+    ids: Vec<Option<EnforcerId>>,
+    specs: Vec<EnforcerSpec>,
+    limits: Vec<(bool, usize)>,
+}
+
+impl BgpEnforcer {
+    /// From the configuration; `None` without a peer. The peers' ids start at `first`, in the order of [`Self::specs`]. `restarting`: leases of
+    /// an earlier run were restored, so that routers may keep forwarding meanwhile (RFC 4724).
+    ///
+    /// # Errors
+    /// [`BgpError`]; nothing is bound or connected yet.
+    pub fn new(config: &Config, first: EnforcerId, restarting: bool) -> Result<Option<Self>, BgpError> {
+        let bgp = &config.bgp;
+        if bgp.peer.is_empty() {
+            return Ok(None);
+        }
+        let communities = Communities::of(bgp).map_err(BgpError::Value)?;
+        let speaker = SpeakerConfig {
+            asn: bgp.asn.ok_or(BgpError::Missing("asn"))?,
+            router_id: bgp.router_id.ok_or(BgpError::Missing("router_id"))?,
+            next_hop_ipv4: bgp.next_hop_ipv4,
+            next_hop_ipv6: bgp.next_hop_ipv6,
+            communities: communities.standard,
+            large_communities: communities.large,
+            no_export: bgp.no_export,
+            local_pref: bgp.local_pref,
+            announce: bgp.enforce,
+            listen: bgp.listen.clone(),
+            graceful_restart: bgp.graceful_restart.0,
+            restarting,
+            // Only the guard's own packet filter asks for it, and setting it needs a capability.
+            mark: (config.nftables.mode != NftablesMode::Off).then_some(crate::sys::MARK),
+            peers: bgp.peer.iter().map(peer).collect::<Result<_, _>>()?,
+        };
+        let open = open(config)?;
+        let mut ids = Vec::new();
+        let mut specs = Vec::new();
+        for peer in &bgp.peer {
+            if peer.role == schema::Role::Observer {
+                ids.push(None);
+                continue;
+            }
+            let offset = u16::try_from(specs.len()).unwrap_or(u16::MAX);
+            ids.push(Some(EnforcerId(first.0.saturating_add(offset))));
+            specs.push(spec(bgp, peer, &open));
+        }
+        let limits = bgp.peer.iter().map(|peer| (peer.required, peer.max_routes)).collect();
+        Ok(Some(Self { config: speaker, open, ids, specs, limits }))
+    }
+
+    /// The peers as the core is to know them.
+    #[must_use]
+    pub fn specs(&self) -> &[EnforcerSpec] {
+        &self.specs
+    }
+
+    /// Binds the listeners and starts the sessions.
+    ///
+    /// # Errors
+    /// [`BgpError::Start`]; nothing runs then.
+    pub async fn start(self) -> Result<RunningBgp, BgpError> {
+        let graceful = !self.config.graceful_restart.is_zero();
+        let (speaker, events) = Speaker::start(self.config).await?;
+        let handle = speaker.handle();
+        handle.set_open(&self.open);
+        let status = BgpStatus { speaker: handle, limits: Arc::from(self.limits) };
+        Ok(RunningBgp { speaker, events, ids: self.ids, status, graceful })
+    }
+}
+
+/// The speaker with its sessions.
+pub struct RunningBgp {
+    speaker: Speaker,
+    events: mpsc::Receiver<PeerEvent>,
+    ids: Vec<Option<EnforcerId>>,
+    status: BgpStatus,
+    graceful: bool,
+}
+
+/// What a peer, by its index, can't hold although it should.
+type Missing = Arc<Mutex<Vec<Families>>>;
+/// Events from the commands' task that are due before any confirmation.
+type Refusals = Arc<Mutex<VecDeque<Event>>>;
+
+impl RunningBgp {
+    /// What operators may read, also while [`Self::run`] runs.
+    #[must_use]
+    pub fn status(&self) -> BgpStatus {
+        self.status.clone()
+    }
+
+    /// Runs until `commands` closes; the peers have been told when it returns.
+    pub async fn run(self, commands: mpsc::Receiver<Command>, reports: Reports) {
+        let missing: Missing = Arc::new(Mutex::new(vec![Families::NONE; self.ids.len()]));
+        let refusals = Refusals::default();
+        let wake = Arc::new(tokio::sync::Notify::new());
+        let events = forward(
+            self.events,
+            self.ids.clone(),
+            Arc::clone(&missing),
+            Arc::clone(&refusals),
+            Arc::clone(&wake),
+            reports,
+        );
+        let events = tokio::spawn(events);
+        let handle = self.speaker.handle();
+        obey(commands, &handle, &self.ids, &missing, &refusals, &wake).await;
+        let how = if self.graceful { Stop::Restart } else { Stop::Shutdown("destguard stops".to_owned()) };
+        self.speaker.stop(how).await;
+        events.abort();
+    }
+}
+
+async fn obey(
+    mut commands: mpsc::Receiver<Command>,
+    speaker: &SpeakerHandle,
+    ids: &[Option<EnforcerId>],
+    missing: &Missing,
+    refusals: &Refusals,
+    wake: &tokio::sync::Notify,
+) {
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Apply { generation, changes } => {
+                refuse(generation, &changes, ids, missing, refusals);
+                wake.notify_one();
+                let changes = changes.iter().filter_map(|change| match change {
+                    Change::Open { address, .. } => Some((*address, true)),
+                    Change::Close { address } => Some((*address, false)),
+                    // A route has no end of its own.
+                    Change::Extend { .. } => None,
+                });
+                speaker.apply(generation.0, changes);
+            }
+            Command::Sync { generation, leases } => {
+                let addresses: Vec<_> = leases.iter().map(|(address, _)| *address).collect();
+                speaker.replace(generation.0, &addresses);
+            }
+            // A withdrawn route cuts flows anyway; there is no more that a speaker could do.
+            Command::CutFlows(_) => {}
+        }
+    }
+}
+
+/// Notes a refusal for each peer whose session lacks the family of an address that this plan opens.
+fn refuse(
+    generation: Generation,
+    changes: &[Change],
+    ids: &[Option<EnforcerId>],
+    missing: &Missing,
+    refusals: &Refusals,
+) {
+    let missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
+    for (id, lacks) in ids.iter().zip(missing.iter()) {
+        let Some(enforcer) = *id else { continue };
+        let family = changes.iter().find_map(|change| match change {
+            Change::Open { address, .. } => Some(Family::of(*address)).filter(|family| lacks.contains(*family)),
+            _ => None,
+        });
+        if let Some(family) = family {
+            let reason = format!("the peer did not negotiate {family}");
+            let mut queue = refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            // When full, the gate's deadline does what the refusal would: nothing is confirmed meanwhile.
+            if queue.len() < REFUSALS {
+                queue.push_back(Event::Refused { enforcer, generation, reason });
+            }
+        }
+    }
+}
+
+async fn forward(
+    mut events: mpsc::Receiver<PeerEvent>,
+    ids: Vec<Option<EnforcerId>>,
+    missing: Missing,
+    refusals: Refusals,
+    wake: Arc<tokio::sync::Notify>,
+    reports: Reports,
+) {
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => Some(event),
+                None => return,
+            },
+            () = wake.notified() => None,
+        };
+        loop {
+            let refusal = refusals.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(refusal) = refusal else { break };
+            if reports.send(refusal).await.is_err() {
+                return;
+            }
+        }
+        let Some(event) = event else { continue };
+        let Some(enforcer) = ids.get(event.peer).copied().flatten() else { continue };
+        let report = match event.what {
+            What::Up { missing: lacks } => {
+                set_missing(&missing, event.peer, lacks);
+                continue;
+            }
+            What::Down(reason) => {
+                set_missing(&missing, event.peer, Families::NONE);
+                Event::Lost { enforcer, reason }
+            }
+            What::Confirmed { generation, .. } => Event::Applied { enforcer, generation: Generation(generation) },
+        };
+        if reports.send(report).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn set_missing(missing: &Missing, peer: usize, families: Families) {
+    let mut missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(place) = missing.get_mut(peer) {
+        *place = families;
+    }
+}
+
+/// What operators may read of the sessions. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct BgpStatus {
+    speaker: SpeakerHandle,
+    limits: Arc<[(bool, usize)]>,
+}
+
+impl BgpStatus {
+    /// Everything, in the order of the configuration.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<PeerStatus> {
+        self.speaker.status()
+    }
+
+    /// For the control interface, in the order of the configuration.
+    #[must_use]
+    pub fn peers(&self) -> Vec<types::Peer> {
+        let now = Instant::now();
+        self.sessions().iter().zip(self.limits.iter()).map(|(status, limits)| shown(status, *limits, now)).collect()
+    }
+
+    /// Routes in the table, IPv4 and IPv6.
+    #[must_use]
+    pub fn routes(&self) -> [usize; 2] {
+        self.speaker.announced()
+    }
+}
+
+fn shown(status: &PeerStatus, (required, max_routes): (bool, usize), now: Instant) -> types::Peer {
+    let settle = status.settle.as_millis();
+    let confirm = match (status.role, settle) {
+        (Role::Observer, _) => "observer".to_owned(),
+        (Role::Enforcer, 0) => status.confirm.to_string(),
+        (Role::Enforcer, _) => format!("{} + {settle}ms", status.confirm),
+    };
+    let median = status.latency.quantile(0.5).map(|bound| u64::try_from(bound.as_millis()).unwrap_or(u64::MAX));
+    types::Peer {
+        name: status.name.clone(),
+        address: status.address,
+        asn: status.asn,
+        state: status.state.to_string(),
+        since_seconds: now.saturating_duration_since(status.since).as_secs(),
+        advertised: types::Advertised { ipv4: status.advertised[0], ipv6: status.advertised[1] },
+        confirm,
+        confirm_latency_ms: median,
+        capabilities: status.capabilities.iter().map(|name| (*name).to_owned()).collect(),
+        last_error: status.last_error.as_ref().map(|(reason, _)| reason.clone()),
+        required: required && status.role == Role::Enforcer,
+        max_routes,
+    }
+}
+
+fn peer(peer: &schema::Peer) -> Result<PeerConfig, BgpError> {
+    let password = match (&peer.password, &peer.password_file) {
+        (Some(password), _) => Some(Secret::new(password.as_bytes())),
+        (None, Some(path)) => Some(password_file(path)?),
+        (None, None) => None,
+    };
+    let confirm = match peer.confirm {
+        schema::Confirm::Sent => Confirm::Sent,
+        schema::Confirm::Acked => Confirm::Acked,
+        schema::Confirm::Refresh | schema::Confirm::Reflect | schema::Confirm::Probe => {
+            return Err(BgpError::Confirm(peer.name.clone()));
+        }
+    };
+    Ok(PeerConfig {
+        name: peer.name.clone(),
+        address: peer.address,
+        asn: peer.asn,
+        port: peer.port,
+        local_address: peer.local_address,
+        passive: peer.passive,
+        password,
+        ttl_security: peer.ttl_security,
+        multihop: peer.multihop,
+        hold_time: peer.hold_time.0,
+        families: peer
+            .families
+            .iter()
+            .map(|family| match family {
+                schema::Family::Ipv4 => Family::Ipv4,
+                schema::Family::Ipv6 => Family::Ipv6,
+            })
+            .collect(),
+        confirm,
+        settle: match peer.settle {
+            Settle::Auto => AUTO_SETTLE,
+            Settle::Fixed(span) => span.0,
+        },
+        role: match peer.role {
+            schema::Role::Enforcer => Role::Enforcer,
+            schema::Role::Observer => Role::Observer,
+        },
+    })
+}
+
+fn password_file(path: &std::path::Path) -> Result<Secret, BgpError> {
+    let failed = |source| BgpError::Password { path: path.to_owned(), source };
+    let text = std::fs::read(path).map_err(failed)?;
+    let line = text.strip_suffix(b"\n").unwrap_or(&text);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.is_empty() {
+        return Err(failed(std::io::Error::new(std::io::ErrorKind::InvalidData, "holds no password")));
+    }
+    Ok(Secret::new(line))
+}
+
+/// What is announced without any lease.
+fn open(config: &Config) -> Result<Vec<IpNet>, BgpError> {
+    let mut open = Vec::new();
+    if config.bgp.announce_open {
+        open.extend(config.addresses.open.iter().map(IpNet::trunc));
+    }
+    if config.bgp.announce_upstreams {
+        for upstream in &config.dns.upstream {
+            let url: UpstreamUrl = upstream.url.parse().map_err(BgpError::Value)?;
+            open.push(IpNet::from(url.addr.ip()));
+        }
+    }
+    open.sort_unstable();
+    open.dedup();
+    Ok(open)
+}
+
+fn spec(bgp: &schema::Bgp, peer: &schema::Peer, open: &[IpNet]) -> EnforcerSpec {
+    let ipv4 = peer.families.contains(&schema::Family::Ipv4) && bgp.next_hop_ipv4.is_some();
+    let ipv6 = peer.families.contains(&schema::Family::Ipv6) && bgp.next_hop_ipv6.is_some();
+    // The router counts these too.
+    let fixed = open.iter().filter(|net| if net.addr().is_ipv4() { ipv4 } else { ipv6 }).count();
+    EnforcerSpec {
+        name: peer.name.clone(),
+        kind: EnforcerKind::Route,
+        // Audit blocks nothing.
+        required: peer.required && bgp.enforce,
+        max_addresses: peer.max_routes.saturating_sub(fixed),
+        ipv4,
+        ipv6,
+    }
+}

@@ -1,0 +1,149 @@
+//! What a speaker is told about itself and its peers.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::wire::iana::Families;
+
+/// Ourselves. One per speaker.
+#[derive(Clone, Debug)]
+pub struct SpeakerConfig {
+    /// Our AS.
+    pub asn: u32,
+    /// BGP identifier (RFC 6286); not zero.
+    pub router_id: Ipv4Addr,
+    /// Next hop of IPv4 routes. Without it no IPv4 route is announced to anybody.
+    pub next_hop_ipv4: Option<Ipv4Addr>,
+    /// Next hop of IPv6 routes. Without it no IPv6 route is announced to anybody.
+    pub next_hop_ipv6: Option<Ipv6Addr>,
+    /// On every route (RFC 1997).
+    pub communities: Vec<u32>,
+    /// On every route (RFC 8092).
+    pub large_communities: Vec<[u32; 3]>,
+    /// NO_EXPORT on every route.
+    pub no_export: bool,
+    /// LOCAL_PREF to internal peers.
+    pub local_pref: u32,
+    /// false = audit: sessions come up, nothing is announced.
+    pub announce: bool,
+    /// Where passive peers connect to.
+    pub listen: Vec<SocketAddr>,
+    /// Restart time of the graceful restart capability (RFC 4724); zero = the capability isn't sent.
+    pub graceful_restart: Duration,
+    /// This process took over from an earlier one and knows its routes: R and F bits in the first OPEN to each peer.
+    pub restarting: bool,
+    /// `SO_MARK` on every socket.
+    pub mark: Option<u32>,
+    /// The peers.
+    pub peers: Vec<PeerConfig>,
+}
+
+/// One peer.
+#[derive(Clone, Debug)]
+pub struct PeerConfig {
+    /// As shown to users; unique.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its AS; ours = internal.
+    pub asn: u32,
+    /// Its port.
+    pub port: u16,
+    /// The address we connect from, and accept it on.
+    pub local_address: Option<IpAddr>,
+    /// Never connect, wait for it.
+    pub passive: bool,
+    /// TCP-MD5 (RFC 2385).
+    pub password: Option<Secret>,
+    /// GTSM (RFC 5082): send with TTL 255, accept nothing that came further than `multihop` hops (one without it).
+    pub ttl_security: bool,
+    /// Hops to an external peer that isn't adjacent.
+    pub multihop: Option<u8>,
+    /// Proposed hold time; zero = no keepalives; else at least 3 s.
+    pub hold_time: Duration,
+    /// Families to negotiate.
+    pub families: Families,
+    /// What counts as its word that a route is open.
+    pub confirm: Confirm,
+    /// Waited after that.
+    pub settle: Duration,
+    /// Whether it gets routes.
+    pub role: Role,
+}
+
+impl PeerConfig {
+    /// A peer with defaults: port 179, active, hold time 90 s, both families, `acked` without settle.
+    #[must_use]
+    pub fn new(name: impl Into<String>, address: IpAddr, asn: u32) -> Self {
+        Self {
+            name: name.into(),
+            address,
+            asn,
+            port: 179,
+            local_address: None,
+            passive: false,
+            password: None,
+            ttl_security: false,
+            multihop: None,
+            hold_time: Duration::from_secs(90),
+            families: Families::ALL,
+            confirm: Confirm::Acked,
+            settle: Duration::ZERO,
+            role: Role::Enforcer,
+        }
+    }
+}
+
+/// What counts as a peer's word that what was sent is in force there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Confirm {
+    /// Written to the socket.
+    Sent,
+    /// Acknowledged by the peer's TCP.
+    #[default]
+    Acked,
+}
+
+impl fmt::Display for Confirm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sent => "sent",
+            Self::Acked => "acked",
+        })
+    }
+}
+
+/// What a peer is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Gets the routes.
+    #[default]
+    Enforcer,
+    /// Gets none.
+    Observer,
+}
+
+/// A password that no log shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    /// `octets` as a secret.
+    #[must_use]
+    pub fn new(octets: impl Into<Vec<u8>>) -> Self {
+        Self(octets.into())
+    }
+
+    /// The octets.
+    #[must_use]
+    pub fn octets(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(...)")
+    }
+}

@@ -1,0 +1,276 @@
+//! The tokio driver: sockets and tasks around the pure machines.
+//!
+//! ```text
+//!   Speaker::apply --> Table (one, behind a mutex) --watch: "changed"--> one task per peer --> sockets
+//!   listeners --mpsc(4): accepted connections--------------------------> one task per peer
+//!   Speaker::stop --watch: how to stop---------------------------------> one task per peer
+//!   one task per peer --mpsc(EVENTS): Up, Down, Confirmed--------------> the caller
+//! ```
+//!
+//! The mutex around the table is held to put changes in and to take one batch out, never across an await. A peer task that the caller's event channel
+//! keeps waiting stops serving its peer until there is room, so the caller must always read.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+
+use crate::config::SpeakerConfig;
+use crate::session::Stop;
+use crate::status::PeerStatus;
+use crate::table::Table;
+use crate::wire::iana::Families;
+
+mod connection;
+mod listen;
+mod peer;
+pub mod sys;
+#[cfg(test)]
+mod tests;
+
+/// Room in the channel of events.
+pub const EVENTS: usize = 1024;
+/// Accepted connections that wait for a peer's task.
+const ACCEPTED: usize = 4;
+/// A peer task that panicked is started again after this.
+const REBIRTH: Duration = Duration::from_secs(5);
+
+/// What happened at a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerEvent {
+    /// Index into [`SpeakerConfig::peers`].
+    pub peer: usize,
+    /// What.
+    pub what: What,
+}
+
+/// What happened at a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The session came up; the table is on its way.
+    Up {
+        /// Configured, but the peer doesn't have them. While the table holds leased routes of these, nothing is confirmed.
+        missing: Families,
+    },
+    /// The session went down; why, in one line. Nothing is in force there any more.
+    Down(String),
+    /// Everything up to this generation is in force there. After [`What::Up`] this comes once the whole table is.
+    Confirmed {
+        /// The generation.
+        generation: u64,
+        /// From its being put into the table; `None` for the table that was there before the session.
+        latency: Option<Duration>,
+    },
+}
+
+/// Why a speaker can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener.
+    #[error("can't listen for BGP on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nothing to wait on.
+    #[error("peer {peer} is passive, but there is no address of its family to listen on")]
+    NoListener {
+        /// Its name.
+        peer: String,
+    },
+    /// A protection that can't be had.
+    #[error("peer {peer}: {source}")]
+    Option {
+        /// Its name.
+        peer: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A running speaker. Dropping it aborts its tasks without a word to the peers; see [`Speaker::stop`].
+#[derive(Debug)]
+pub struct Speaker {
+    shared: Arc<Shared>,
+    stop: watch::Sender<Option<Stop>>,
+    tasks: Vec<JoinHandle<()>>,
+    listeners: Vec<AbortHandle>,
+}
+
+/// How changes get in and status out. Cheap to clone, outlives the speaker.
+#[derive(Clone, Debug)]
+pub struct SpeakerHandle(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    config: Arc<SpeakerConfig>,
+    table: Mutex<Table>,
+    changed: watch::Sender<()>,
+    status: Vec<Mutex<PeerStatus>>,
+}
+
+impl Shared {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn status(&self, peer: usize) -> Option<MutexGuard<'_, PeerStatus>> {
+        self.status.get(peer).map(|status| status.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl SpeakerHandle {
+    /// Host routes to announce (`true`) and withdraw, as one generation. Returns at once; [`What::Confirmed`] follows per peer.
+    pub fn apply(&self, generation: u64, changes: impl IntoIterator<Item = (IpAddr, bool)>) {
+        self.0.table().apply(generation, changes, Instant::now());
+        self.0.changed.send_replace(());
+    }
+
+    /// Like [`Self::apply`], with all host routes that there are to be.
+    pub fn replace(&self, generation: u64, addresses: &[IpAddr]) {
+        self.0.table().replace(generation, addresses, Instant::now());
+        self.0.changed.send_replace(());
+    }
+
+    /// The operator's own prefixes, announced exactly as given.
+    pub fn set_open(&self, prefixes: &[IpNet]) {
+        self.0.table().set_open(prefixes);
+        self.0.changed.send_replace(());
+    }
+
+    /// All peers, in the order of the configuration.
+    #[must_use]
+    pub fn status(&self) -> Vec<PeerStatus> {
+        self.0.status.iter().map(|status| status.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+    }
+
+    /// Routes in the table, IPv4 and IPv6.
+    #[must_use]
+    pub fn announced(&self) -> [usize; 2] {
+        self.0.table().announced()
+    }
+}
+
+impl Speaker {
+    /// Binds the listeners and starts a task for each peer.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is started then.
+    pub async fn start(config: SpeakerConfig) -> Result<(Self, mpsc::Receiver<PeerEvent>), StartError> {
+        let config = Arc::new(config);
+        check(&config)?;
+        let mut bound = Vec::new();
+        for address in &config.listen {
+            let listener =
+                listen::bind(*address, &config).map_err(|source| StartError::Listen { address: *address, source })?;
+            bound.push(listener);
+        }
+        let now = Instant::now();
+        let shared = Arc::new(Shared {
+            status: config.peers.iter().map(|peer| Mutex::new(PeerStatus::new(peer, now))).collect(),
+            table: Mutex::new(Table::default()),
+            changed: watch::Sender::new(()),
+            config: Arc::clone(&config),
+        });
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let stop = watch::Sender::new(None);
+        let mut doors = Vec::new();
+        let mut tasks = Vec::new();
+        for index in 0..config.peers.len() {
+            let (door, accepted) = mpsc::channel(ACCEPTED);
+            doors.push(door);
+            let place = peer::Place { shared: Arc::clone(&shared), index, events: events.clone() };
+            tasks.push(tokio::spawn(keep_alive(place, accepted, stop.subscribe())));
+        }
+        let listeners = bound
+            .into_iter()
+            .map(|listener| tokio::spawn(listen::accept(listener, Arc::clone(&config), doors.clone())).abort_handle())
+            .collect();
+        Ok((Self { shared, stop, tasks, listeners }, receiver))
+    }
+
+    /// See [`SpeakerHandle`].
+    #[must_use]
+    pub fn handle(&self) -> SpeakerHandle {
+        SpeakerHandle(Arc::clone(&self.shared))
+    }
+
+    /// Ends all sessions and waits until the peers were told, two seconds at most.
+    pub async fn stop(mut self, how: Stop) {
+        for listener in &self.listeners {
+            listener.abort();
+        }
+        self.stop.send_replace(Some(how));
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(2);
+        for task in &mut self.tasks {
+            if tokio::time::timeout_at(deadline, &mut *task).await.is_err() {
+                tracing::warn!("a BGP session took too long to end");
+            }
+        }
+    }
+}
+
+impl Drop for Speaker {
+    fn drop(&mut self) {
+        for listener in &self.listeners {
+            listener.abort();
+        }
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// What can be found out before anything runs.
+fn check(config: &SpeakerConfig) -> Result<(), StartError> {
+    for peer in &config.peers {
+        if peer.passive && !config.listen.iter().any(|address| address.is_ipv4() == peer.address.is_ipv4()) {
+            return Err(StartError::NoListener { peer: peer.name.clone() });
+        }
+        // local_address may come up later; everything else must work now.
+        let trial = crate::config::PeerConfig { local_address: None, ..peer.clone() };
+        sys::outgoing(&trial, peer.asn == config.asn, config.mark)
+            .map_err(|source| StartError::Option { peer: peer.name.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// Runs a peer's task; a panic in it ends that session only.
+async fn keep_alive(
+    place: peer::Place,
+    accepted: mpsc::Receiver<tokio::net::TcpStream>,
+    mut stop: watch::Receiver<Option<Stop>>,
+) {
+    let accepted = Arc::new(tokio::sync::Mutex::new(accepted));
+    loop {
+        let mut run = tokio::spawn(peer::run(place.clone(), Arc::clone(&accepted), stop.clone()));
+        let guard = AbortOnDrop(run.abort_handle());
+        let result = (&mut run).await;
+        drop(guard);
+        match result {
+            Err(error) if error.is_panic() => {
+                tracing::error!(peer = place.name(), "a defect ended this BGP session; it starts again");
+                place.died().await;
+            }
+            _ => return,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(REBIRTH) => {}
+            _ = stop.wait_for(Option::is_some) => return,
+        }
+    }
+}
+
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

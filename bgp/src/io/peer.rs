@@ -1,0 +1,553 @@
+//! One peer's task: carries out what the session machine wants, feeds its socket from the table, watches for acknowledgements.
+
+use std::future::poll_fn;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::{Mutex, mpsc, watch};
+
+use super::connection::{Connection, Seen};
+use super::sys::{self, FineTimer};
+use super::{PeerEvent, Shared, What};
+use crate::adj_out::AdjOut;
+use crate::config::{PeerConfig, Role, SpeakerConfig};
+use crate::confirm::Confirmer;
+use crate::session::{ConnectionId, Output, Session, SessionConfig, Stop};
+use crate::status::State;
+use crate::table::{Batch, ReaderId, index};
+use crate::wire::capability::Negotiated;
+use crate::wire::iana::{Cease, Families};
+use crate::wire::message::Notification;
+
+/// How long TCP may take to connect.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Octets of UPDATEs kept ready in our own memory; more are made when the socket took them.
+const READY: usize = 128 * 1024;
+/// Routes taken out of the table in one go.
+const ROOM: usize = 4096;
+/// Reads per connection before others get their turn.
+const READS: usize = 16;
+/// First and longest time between two looks for acknowledgements.
+const LOOK: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(5));
+
+/// Where a peer's task belongs.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) shared: Arc<Shared>,
+    pub(super) index: usize,
+    pub(super) events: mpsc::Sender<PeerEvent>,
+}
+
+impl Place {
+    pub(super) fn name(&self) -> &str {
+        self.shared.config.peers.get(self.index).map_or("", |peer| &peer.name)
+    }
+
+    /// Tells the caller. It is gone only when everything ends.
+    async fn tell(&self, what: What) {
+        if self.events.send(PeerEvent { peer: self.index, what }).await.is_err() {
+            tracing::trace!("nobody listens to the speaker any more");
+        }
+    }
+
+    /// After a panic: what the task can't say any more.
+    pub(super) async fn died(&self) {
+        let reason = "a defect in this program ended the session";
+        if let Some(mut status) = self.shared.status(self.index) {
+            status.state = State::Idle;
+            status.since = Instant::now();
+            status.last_error = Some((reason.to_owned(), status.since));
+        }
+        self.tell(What::Down(reason.to_owned())).await;
+    }
+}
+
+/// A reader of the table that is detached whatever happens.
+struct Reader {
+    shared: Arc<Shared>,
+    id: ReaderId,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.shared.table().detach(self.id);
+    }
+}
+
+/// What an established session has besides its connection.
+struct Up {
+    connection: ConnectionId,
+    reader: Reader,
+    adj_out: AdjOut,
+    /// Configured to be announced here, but not negotiated.
+    missing: Families,
+    confirmer: Confirmer,
+    look: Duration,
+    looking: bool,
+}
+
+type Connecting = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
+
+struct Task {
+    place: Place,
+    config: Arc<SpeakerConfig>,
+    session: Session,
+    connections: Vec<Connection>,
+    connecting: Option<Connecting>,
+    up: Option<Up>,
+    batch: Batch,
+    read_buffer: Vec<u8>,
+    fine: FineTimer,
+    busy: bool,
+}
+
+/// Runs until `stop` says so and the peer was told.
+pub(super) async fn run(
+    place: Place,
+    accepted: Arc<Mutex<mpsc::Receiver<TcpStream>>>,
+    mut stop: watch::Receiver<Option<Stop>>,
+) {
+    let config = Arc::clone(&place.shared.config);
+    let Some(peer) = config.peers.get(place.index).cloned() else { return };
+    let fine = match FineTimer::new() {
+        Ok(timer) => timer,
+        Err(error) => {
+            tracing::error!(peer = peer.name, %error, "no timer for this BGP session");
+            return;
+        }
+    };
+    let mut accepted = accepted.lock().await;
+    let mut changed = place.shared.changed.subscribe();
+    let session = Session::new(session_config(&config, &peer), Instant::now());
+    let mut task = Task {
+        place,
+        config,
+        session,
+        connections: Vec::new(),
+        connecting: None,
+        up: None,
+        batch: Batch::default(),
+        read_buffer: Vec::new(),
+        fine,
+        busy: false,
+    };
+    task.session.start(Instant::now());
+    let mut stopping = false;
+    loop {
+        task.work().await;
+        if stopping && task.connections.is_empty() {
+            return;
+        }
+        let deadline = task.deadline();
+        let looking = task.up.as_ref().is_some_and(|up| up.looking);
+        let Task { connections, connecting, fine, busy, .. } = &mut task;
+        let ready = poll_fn(|context| {
+            let mut any = false;
+            for connection in connections.iter() {
+                any |= connection.poll_ready(context).is_ready();
+            }
+            if any { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let connected = async {
+            match connecting {
+                Some(connecting) => connecting.await,
+                None => std::future::pending().await,
+            }
+        };
+        let timer = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            how = told_to_stop(&mut stop), if !stopping => {
+                stopping = true;
+                task.session.stop(&how, Instant::now());
+            }
+            () = ready => {
+                task.read();
+                // Others on this thread get their turn between two rounds.
+                tokio::task::yield_now().await;
+            }
+            () = tokio::task::yield_now(), if *busy => {}
+            result = connected => task.connected(result),
+            Some(stream) = accepted.recv() => task.accepted(stream),
+            Ok(()) = changed.changed() => {}
+            result = fine.fired(), if looking => {
+                if let Err(error) = result {
+                    tracing::warn!(%error, "timer");
+                }
+                if let Some(up) = &mut task.up {
+                    up.looking = false;
+                }
+            }
+            () = timer => {}
+        }
+    }
+}
+
+/// A speaker that is gone without a word is like a crash: peers with graceful restart keep the routes.
+async fn told_to_stop(stop: &mut watch::Receiver<Option<Stop>>) -> Stop {
+    match stop.wait_for(Option::is_some).await {
+        Ok(how) => how.clone().unwrap_or(Stop::Restart),
+        Err(_) => Stop::Restart,
+    }
+}
+
+fn session_config(config: &SpeakerConfig, peer: &PeerConfig) -> SessionConfig {
+    let whole = |span: Duration, most: u16| u16::try_from(span.as_secs()).unwrap_or(most).min(most);
+    SessionConfig {
+        asn: config.asn,
+        router_id: config.router_id,
+        peer_asn: peer.asn,
+        hold_time: whole(peer.hold_time, u16::MAX),
+        families: peer.families,
+        passive: peer.passive,
+        restart_time: whole(config.graceful_restart, crate::wire::capability::MAX_RESTART_TIME),
+        restarting: config.restarting,
+        seed: RandomState::new().hash_one(&peer.name),
+    }
+}
+
+impl Task {
+    fn peer(&self) -> Option<&PeerConfig> {
+        self.config.peers.get(self.place.index)
+    }
+
+    fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.connections.iter_mut().find(|connection| connection.id == id)
+    }
+
+    /// Everything that can be done without waiting.
+    async fn work(&mut self) {
+        let now = Instant::now();
+        if self.session.poll_timeout().is_some_and(|due| due <= now) {
+            self.session.handle_timeout(now);
+        }
+        self.carry_out().await;
+        self.fill(now);
+        self.flush(now);
+        // A write may have failed and so ended the session.
+        self.carry_out().await;
+        self.confirm(now).await;
+        self.publish();
+    }
+
+    async fn carry_out(&mut self) {
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::Connect => self.connect(),
+                Output::CancelConnect => self.connecting = None,
+                Output::Send(id, octets) => {
+                    if let Some(connection) = self.connection(id) {
+                        connection.push(octets);
+                    }
+                }
+                Output::Close(id) => {
+                    let now = Instant::now();
+                    if let Some(connection) = self.connection(id) {
+                        connection.close(now);
+                    }
+                }
+                Output::Up(id, negotiated) => self.came_up(id, &negotiated).await,
+                Output::Down(reason) => {
+                    self.up = None;
+                    tracing::warn!(peer = self.place.name(), reason, "BGP session down");
+                    self.place.tell(What::Down(reason)).await;
+                }
+                Output::Refresh(family) => {
+                    let Some(up) = &mut self.up else { continue };
+                    tracing::debug!(peer = self.place.name(), %family, "the peer asks for a replay");
+                    if up.adj_out.families().contains(family) {
+                        self.place.shared.table().refresh(up.reader.id, family);
+                    } else {
+                        let mut octets = BytesMut::new();
+                        up.adj_out.empty_replay(family, &mut octets);
+                        let id = up.connection;
+                        if let Some(connection) = self.connection(id) {
+                            connection.push(octets.freeze());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn came_up(&mut self, id: ConnectionId, negotiated: &Negotiated) {
+        let Some(peer) = self.peer().cloned() else { return };
+        tracing::info!(peer = peer.name, hold_time = negotiated.hold_time, "BGP session up");
+        let mut ends = BytesMut::new();
+        let adj_out = AdjOut::new(&self.config, peer.role, negotiated)
+            .and_then(|adj_out| adj_out.bare_ends(&mut ends).map(|()| adj_out));
+        let adj_out = match adj_out {
+            Ok(adj_out) => adj_out,
+            Err(error) => {
+                let reason = format!("the configured attributes can't be sent: {error}");
+                self.session.abort(id, &Notification::cease(Cease::OutOfResources), reason, Instant::now());
+                return;
+            }
+        };
+        if let Some(connection) = self.connection(id) {
+            connection.push(ends.freeze());
+        }
+        let missing = missing(&self.config, &peer, negotiated);
+        if !missing.is_empty() {
+            let families: Vec<String> = missing.iter().map(|family| family.to_string()).collect();
+            tracing::warn!(
+                peer = peer.name,
+                "the peer doesn't take {}, although it is configured",
+                families.join(", ")
+            );
+        }
+        let reader = self.place.shared.table().attach(adj_out.families());
+        self.up = Some(Up {
+            connection: id,
+            reader: Reader { shared: Arc::clone(&self.place.shared), id: reader },
+            adj_out,
+            missing,
+            confirmer: Confirmer::new(peer.confirm, peer.settle),
+            look: LOOK.0,
+            looking: false,
+        });
+        if let Some(mut status) = self.place.shared.status(self.place.index) {
+            status.established += 1;
+            status.confirmed = None;
+        }
+        self.place.tell(What::Up { missing }).await;
+    }
+
+    fn connect(&mut self) {
+        let Some(peer) = self.peer() else { return };
+        let target = SocketAddr::new(peer.address, peer.port);
+        let socket = sys::outgoing(peer, peer.asn == self.config.asn, self.config.mark);
+        self.connecting = Some(Box::pin(async move {
+            let socket = TcpSocket::from_std_stream(socket?.into());
+            match tokio::time::timeout(CONNECT, socket.connect(target)).await {
+                Ok(result) => result,
+                Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s")),
+            }
+        }));
+    }
+
+    fn connected(&mut self, result: io::Result<TcpStream>) {
+        self.connecting = None;
+        let now = Instant::now();
+        match result {
+            Ok(stream) => {
+                if let Some(id) = self.session.connected(true, now) {
+                    self.connections.push(Connection::new(id, stream));
+                }
+            }
+            Err(error) => {
+                tracing::debug!(peer = self.place.name(), %error, "can't connect");
+                self.session.connect_failed(&plain(&error), now);
+            }
+        }
+    }
+
+    fn accepted(&mut self, stream: TcpStream) {
+        match self.session.connected(false, Instant::now()) {
+            Some(id) => self.connections.push(Connection::new(id, stream)),
+            None => tracing::debug!(peer = self.place.name(), "connection not wanted now"),
+        }
+    }
+
+    fn read(&mut self) {
+        let now = Instant::now();
+        let ids: Vec<ConnectionId> =
+            self.connections.iter().filter(|c| c.closing().is_none()).map(|connection| connection.id).collect();
+        for id in ids {
+            for _ in 0..READS {
+                let Some(at) = self.connections.iter().position(|connection| connection.id == id) else { break };
+                let Some(connection) = self.connections.get_mut(at) else { break };
+                match connection.read(&mut self.read_buffer) {
+                    Seen::Read(count) => {
+                        let octets = self.read_buffer.get(..count).unwrap_or_default();
+                        self.session.received(id, octets, now);
+                    }
+                    Seen::Ended(error) => {
+                        self.connections.swap_remove(at);
+                        self.session.closed(id, error.map(|error| plain(&error)).as_deref(), now);
+                    }
+                    Seen::Nothing => break,
+                }
+            }
+        }
+    }
+
+    /// Makes UPDATEs ready for the socket, as many as it may take soon.
+    fn fill(&mut self, now: Instant) {
+        let Some(up) = &mut self.up else { return };
+        let id = up.connection;
+        let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) else { return };
+        let waited = connection.queued() > 0;
+        let mut octets = BytesMut::new();
+        while connection.queued() + octets.len() < READY {
+            let (pending, stamp) = {
+                let mut table = self.place.shared.table();
+                let pending = table.pending(up.reader.id);
+                if pending {
+                    table.take(up.reader.id, ROOM, &mut self.batch);
+                }
+                // What the peer can't hold can't be confirmed by it.
+                let lacks = up.missing.iter().any(|family| table.leased()[index(family)] > 0);
+                (pending, if lacks { None } else { table.reached(up.reader.id) })
+            };
+            if pending && let Err(error) = up.adj_out.encode(&self.batch, &mut octets) {
+                // Not sent means not confirmed: better no session than one that lies.
+                let reason = format!("an UPDATE can't be encoded: {error}");
+                self.session.abort(id, &Notification::cease(Cease::OutOfResources), reason, now);
+                return;
+            }
+            if let Some(stamp) = stamp {
+                up.confirmer.encoded(stamp, connection.end() + octets.len() as u64);
+            }
+            if !pending {
+                break;
+            }
+        }
+        connection.push(octets.freeze());
+        if !waited && connection.queued() > 0 {
+            self.session.written(id, true, now);
+        }
+    }
+
+    fn flush(&mut self, now: Instant) {
+        let mut ended = Vec::new();
+        self.busy = false;
+        let up = self.up.as_ref().map(|up| up.connection);
+        for connection in &mut self.connections {
+            if connection.closing().is_some() || connection.queued() == 0 {
+                continue;
+            }
+            match connection.flush() {
+                Ok(0) => {}
+                Ok(_) => {
+                    self.session.written(connection.id, connection.queued() > 0, now);
+                    // There may be more to make ready.
+                    self.busy |= Some(connection.id) == up && connection.queued() == 0;
+                }
+                Err(error) => ended.push((connection.id, plain(&error))),
+            }
+        }
+        for (id, error) in ended {
+            self.connections.retain(|connection| connection.id != id);
+            self.session.closed(id, Some(&error), now);
+        }
+        let buffer = &mut self.read_buffer;
+        self.connections.retain_mut(|connection| !connection.finish(buffer, now));
+        if self.busy {
+            self.busy = self.up.as_ref().is_some_and(|up| self.place.shared.table().pending(up.reader.id));
+        }
+    }
+
+    async fn confirm(&mut self, now: Instant) {
+        let Some(up) = &mut self.up else { return };
+        let Some(connection) = self.connections.iter().find(|connection| connection.id == up.connection) else {
+            return;
+        };
+        let written = connection.written();
+        up.confirmer.progress(written, 0, now);
+        if up.confirmer.wants_acks() {
+            up.confirmer.progress(written, connection.acknowledged(), now);
+        }
+        if !up.confirmer.wants_acks() {
+            up.look = LOOK.0;
+        } else if !up.looking {
+            match self.fine.set(up.look) {
+                Ok(()) => up.looking = true,
+                Err(error) => tracing::warn!(%error, "timer"),
+            }
+            up.look = (up.look * 2).min(LOOK.1);
+        }
+        if let Some(confirmed) = up.confirmer.poll(now) {
+            if let Some(mut status) = self.place.shared.status(self.place.index) {
+                status.confirmed = Some(confirmed.generation);
+                if let Some(latency) = confirmed.latency {
+                    status.latency.add(latency);
+                }
+            }
+            let (generation, latency) = (confirmed.generation, confirmed.latency);
+            self.place.tell(What::Confirmed { generation, latency }).await;
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let closing = self.connections.iter().filter_map(Connection::closing);
+        let settling = self.up.as_ref().and_then(|up| up.confirmer.poll_timeout());
+        closing.chain(settling).chain(self.session.poll_timeout()).min()
+    }
+
+    fn publish(&self) {
+        let advertised = self.up.as_ref().map(|up| self.place.shared.table().advertised(up.reader.id));
+        let Some(mut status) = self.place.shared.status(self.place.index) else { return };
+        (status.state, status.since) = self.session.state();
+        if status.last_error.as_ref().map(|(_, at)| at) != self.session.last_error().map(|(_, at)| at) {
+            status.last_error = self.session.last_error().cloned();
+        }
+        status.received = self.session.counts();
+        status.advertised = advertised.unwrap_or_default();
+        status.queued = self.connections.iter().map(Connection::queued).sum();
+        match (self.session.negotiated(), status.hold_time.is_some()) {
+            (Some(negotiated), false) => {
+                status.families = negotiated.families;
+                status.hold_time = Some(Duration::from_secs(negotiated.hold_time.into()));
+                status.capabilities = capabilities(negotiated);
+            }
+            (None, true) => {
+                status.families = Families::NONE;
+                status.hold_time = None;
+                status.capabilities = Vec::new();
+                status.confirmed = None;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Families of which the peer is meant to get routes and doesn't.
+fn missing(config: &SpeakerConfig, peer: &PeerConfig, negotiated: &Negotiated) -> Families {
+    let announced = Families { ipv4: config.next_hop_ipv4.is_some(), ipv6: config.next_hop_ipv6.is_some() };
+    let mut missing = Families::NONE;
+    if config.announce && peer.role == Role::Enforcer {
+        missing = peer.families.intersection(announced);
+        for family in negotiated.families.iter() {
+            missing.remove(family);
+        }
+    }
+    missing
+}
+
+/// Names of what both ends have.
+fn capabilities(negotiated: &Negotiated) -> Vec<&'static str> {
+    [
+        (negotiated.families.ipv4, "ipv4-unicast"),
+        (negotiated.families.ipv6, "ipv6-unicast"),
+        (negotiated.four_octet_as, "four-octet-as"),
+        (negotiated.route_refresh, "route-refresh"),
+        (negotiated.enhanced_route_refresh, "enhanced-route-refresh"),
+        (negotiated.extended_message, "extended-message"),
+        (negotiated.graceful_restart.is_some(), "graceful-restart"),
+    ]
+    .into_iter()
+    .filter_map(|(has, name)| has.then_some(name))
+    .collect()
+}
+
+/// An error in the system's words, without the number.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text.get(..end).unwrap_or(&text).to_owned(),
+        None => text,
+    }
+}

@@ -1,0 +1,254 @@
+//! Socket options and calls that no safe crate offers. The only file of this crate with `unsafe`.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::size_of;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+use tokio::io::unix::AsyncFd;
+
+use crate::config::PeerConfig;
+
+/// Longest TCP-MD5 key, octets (`TCP_MD5SIG_MAXKEYLEN`).
+pub const MAX_MD5_KEY: usize = 80;
+/// Octets the kernel may hold unsent: few, so that a fresh route isn't behind a long replay in there.
+const NOT_SENT: libc::c_int = 256 * 1024;
+
+/// `struct tcp_md5sig` of linux/tcp.h.
+#[repr(C)]
+struct TcpMd5Sig {
+    address: libc::sockaddr_storage,
+    flags: u8,
+    prefix_length: u8,
+    key_length: u16,
+    interface: libc::c_int,
+    key: [u8; MAX_MD5_KEY],
+}
+
+fn set<T>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    // SAFETY: `value` points to `length` readable octets for the whole call; the kernel copies them and keeps no pointer.
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn set_int(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    set(fd, level, name, &value)
+}
+
+/// Names what could not be set, so that an operator knows which line of the configuration it comes from.
+fn named(what: &str, result: io::Result<()>) -> io::Result<()> {
+    result.map_err(|error| io::Error::new(error.kind(), format!("{what}: {error}")))
+}
+
+/// Sets the TCP-MD5 key (RFC 2385) that segments from and to `peer` must bear.
+pub fn set_md5(socket: &Socket, peer: IpAddr, key: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(key.len()).ok().filter(|length| usize::from(*length) <= MAX_MD5_KEY);
+    let Some(key_length) = length else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "TCP-MD5: a password of more than 80 octets"));
+    };
+    let mut octets = [0; MAX_MD5_KEY];
+    for (to, from) in octets.iter_mut().zip(key) {
+        *to = *from;
+    }
+    let address = socket2::SockAddr::from(SocketAddr::new(peer, 0));
+    // SAFETY: all octets zero is a valid `sockaddr_storage`.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let count = usize::try_from(address.len()).unwrap_or(0).min(size_of::<libc::sockaddr_storage>());
+    // SAFETY: source and target are distinct objects, each of at least `count` octets.
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            address.as_ptr().cast::<u8>(),
+            std::ptr::from_mut(&mut storage).cast::<u8>(),
+            count,
+        );
+    }
+    let signature = TcpMd5Sig { address: storage, flags: 0, prefix_length: 0, key_length, interface: 0, key: octets };
+    named("TCP-MD5 can't be set", set(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_MD5SIG, &signature))
+}
+
+/// The TTL that packets to the peer leave with, and the least that its packets may arrive with.
+fn ttl(peer: &PeerConfig, internal: bool) -> (Option<u8>, Option<u8>) {
+    let hops = peer.multihop.unwrap_or(1).max(1);
+    match (peer.ttl_security, peer.multihop) {
+        // RFC 5082 section 3.
+        (true, _) => (Some(255), Some(u8::MAX - (hops - 1))),
+        (false, Some(hops)) => (Some(hops.max(1)), None),
+        // An external peer is adjacent unless the configuration says otherwise.
+        (false, None) if !internal => (Some(1), None),
+        (false, None) => (None, None),
+    }
+}
+
+fn set_ttl(socket: &Socket, address: IpAddr, value: u8) -> io::Result<()> {
+    if address.is_ipv4() { socket.set_ttl_v4(value.into()) } else { socket.set_unicast_hops_v6(value.into()) }
+}
+
+/// Everything that a connection to or from this peer needs; `md5` is false on an accepted socket, which has the key from its listener.
+pub fn configure(socket: &Socket, peer: &PeerConfig, internal: bool, md5: bool, mark: Option<u32>) -> io::Result<()> {
+    if let (Some(password), true) = (&peer.password, md5) {
+        set_md5(socket, peer.address, password.octets())?;
+    }
+    if let Some(mark) = mark {
+        named("the firewall mark can't be set", socket.set_mark(mark))?;
+    }
+    let (leave, arrive) = ttl(peer, internal);
+    if let Some(value) = leave {
+        named("the TTL can't be set", set_ttl(socket, peer.address, value))?;
+    }
+    if let Some(least) = arrive {
+        let (level, name) = if peer.address.is_ipv4() {
+            (libc::IPPROTO_IP, libc::IP_MINTTL)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT)
+        };
+        named("ttl_security can't be set", set_int(socket.as_fd(), level, name, least.into()))?;
+    }
+    let tcp = libc::IPPROTO_TCP;
+    named("TCP_NODELAY", set_int(socket.as_fd(), tcp, libc::TCP_NODELAY, 1))?;
+    named("TCP_NOTSENT_LOWAT", set_int(socket.as_fd(), tcp, libc::TCP_NOTSENT_LOWAT, NOT_SENT))?;
+    if !peer.hold_time.is_zero() {
+        let millis = libc::c_int::try_from(peer.hold_time.as_millis()).unwrap_or(libc::c_int::MAX);
+        named("TCP_USER_TIMEOUT", set_int(socket.as_fd(), tcp, libc::TCP_USER_TIMEOUT, millis))?;
+    }
+    Ok(())
+}
+
+/// A socket to connect to this peer with, bound where the configuration says.
+pub fn outgoing(peer: &PeerConfig, internal: bool, mark: Option<u32>) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(SocketAddr::new(peer.address, 0)), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    configure(&socket, peer, internal, true, mark)?;
+    if let Some(local) = peer.local_address {
+        let result = socket.bind(&SocketAddr::new(local, 0).into());
+        named(&format!("can't connect from local_address {local}"), result)?;
+    }
+    Ok(socket)
+}
+
+/// A listener that bears the keys of all peers of its family.
+pub fn listener(address: SocketAddr, peers: &[PeerConfig], mark: Option<u32>) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if let Some(mark) = mark {
+        named("the firewall mark can't be set", socket.set_mark(mark))?;
+    }
+    let ours = || peers.iter().filter(|peer| peer.address.is_ipv4() == address.is_ipv4());
+    for peer in ours() {
+        if let Some(password) = &peer.password {
+            set_md5(&socket, peer.address, password.octets())?;
+        }
+    }
+    // The handshake's answer leaves before the connection has its own options.
+    if ours().any(|peer| peer.ttl_security) {
+        named("the TTL can't be set", set_ttl(&socket, address.ip(), 255))?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(64)?;
+    Ok(socket)
+}
+
+/// Asks for immediate acknowledgements; the kernel forgets it after a while. It is only a wish, so a failure is of no matter.
+pub fn quick_ack(fd: BorrowedFd<'_>) {
+    if let Err(error) = set_int(fd, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1) {
+        tracing::trace!(%error, "TCP_QUICKACK");
+    }
+}
+
+/// Octets that were written and that the peer's TCP has not acknowledged (`SIOCOUTQ`).
+pub fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut octets: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int to the pointer, which is valid for the whole call.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, std::ptr::from_mut(&mut octets)) };
+    if result == 0 { Ok(u64::try_from(octets).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A timer finer than the runtime's millisecond, to look for acknowledgements with.
+pub struct FineTimer(AsyncFd<OwnedFd>);
+
+impl FineTimer {
+    /// A timer that isn't set. Must be called on the runtime.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: no pointers are passed.
+        let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `fd` was just made, is open, and nobody else has it.
+        let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: the descriptor stays open and the same until the `AsyncFd` that owns it is dropped.
+        let registered = unsafe { AsyncFd::register(owned) };
+        Ok(Self(registered.map_err(|error| error.into_parts().1)?))
+    }
+
+    /// Fires once, `after` from now; replaces what was set before.
+    pub fn set(&self, after: Duration) -> io::Result<()> {
+        let value = libc::timespec {
+            tv_sec: libc::time_t::try_from(after.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_nsec: libc::c_long::from(i32::try_from(after.subsec_nanos().max(1)).unwrap_or(1)),
+        };
+        let spec = libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
+        // SAFETY: `spec` is valid for the whole call; the old value isn't asked for.
+        let result =
+            unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, std::ptr::from_ref(&spec), std::ptr::null_mut()) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Waits until it fires.
+    pub async fn fired(&self) -> io::Result<()> {
+        loop {
+            let mut guard = self.0.readable().await?;
+            let mut count = [0u8; 8];
+            let read = guard.try_io(|fd| {
+                // SAFETY: the buffer has the eight octets that are asked for.
+                let read = unsafe { libc::read(fd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+                if read < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+            });
+            if let Ok(result) = read {
+                return result;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ttl_follows_the_configuration() {
+        let mut peer = PeerConfig::new("p", IpAddr::from([192, 0, 2, 1]), 64512);
+        assert_eq!(ttl(&peer, false), (Some(1), None));
+        assert_eq!(ttl(&peer, true), (None, None));
+        peer.multihop = Some(3);
+        assert_eq!(ttl(&peer, false), (Some(3), None));
+        peer.ttl_security = true;
+        assert_eq!(ttl(&peer, false), (Some(255), Some(253)));
+        peer.multihop = None;
+        assert_eq!(ttl(&peer, true), (Some(255), Some(255)));
+    }
+
+    #[test]
+    fn a_password_that_cannot_be_set_is_an_error() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let address = IpAddr::from([127, 0, 0, 1]);
+        assert!(set_md5(&socket, address, &[b'x'; 81]).is_err());
+        set_md5(&socket, address, b"secret").unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_fine_timer_fires() {
+        let timer = FineTimer::new().unwrap();
+        for _ in 0..3 {
+            timer.set(Duration::from_micros(100)).unwrap();
+            tokio::time::timeout(Duration::from_secs(5), timer.fired()).await.unwrap().unwrap();
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What an operator sees of a peer.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::config::{Confirm, Role};
+use crate::wire::iana::Families;
+
+/// A session's state, in BGP's own words (RFC 4271 section 8.2.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// Stopped, or waiting out a back-off.
+    #[default]
+    Idle,
+    /// TCP is connecting.
+    Connect,
+    /// Waiting for the peer to connect, or for the next try.
+    Active,
+    /// TCP is up, our OPEN is sent.
+    OpenSent,
+    /// The peer's OPEN was accepted.
+    OpenConfirm,
+    /// Routes may flow.
+    Established,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What came from a peer. Counted, never used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Messages of every kind.
+    pub messages: u64,
+    /// UPDATE messages.
+    pub updates: u64,
+    /// Routes announced in them.
+    pub announced: u64,
+    /// Routes withdrawn in them.
+    pub withdrawn: u64,
+    /// UPDATEs with an error that RFC 7606 lets a session survive.
+    pub malformed: u64,
+    /// ROUTE-REFRESH requests.
+    pub refreshes: u64,
+}
+
+/// How long announcements took to be confirmed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// The newest.
+    pub latest: Option<Duration>,
+    /// How many, per bucket of [`Latency::BOUNDS`]; the last counts all above.
+    pub buckets: [u64; 17],
+    /// How many in all.
+    pub count: u64,
+    /// Their sum.
+    pub sum: Duration,
+}
+
+impl Latency {
+    /// Upper bounds of the buckets, in microseconds.
+    pub const BOUNDS: [u64; 16] = [
+        100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000, 1_000_000,
+        2_500_000, 5_000_000,
+    ];
+
+    /// Counts one.
+    pub fn add(&mut self, span: Duration) {
+        let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        let bucket = Self::BOUNDS.partition_point(|bound| *bound < micros);
+        if let Some(count) = self.buckets.get_mut(bucket) {
+            *count += 1;
+        }
+        self.latest = Some(span);
+        self.count += 1;
+        self.sum = self.sum.saturating_add(span);
+    }
+
+    /// The upper bound of the bucket in which the `share` (0 to 1) quantile lies; `None` when nothing was counted or it lies above all bounds.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let mut seen = 0u64;
+        for (count, bound) in self.buckets.iter().zip(Self::BOUNDS) {
+            seen += count;
+            if self.count > 0 && seen as f64 >= share * self.count as f64 {
+                return Some(Duration::from_micros(bound));
+            }
+        }
+        None
+    }
+}
+
+/// A peer at one moment.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// As configured.
+    pub name: String,
+    /// As configured.
+    pub address: IpAddr,
+    /// As configured.
+    pub asn: u32,
+    /// As configured.
+    pub role: Role,
+    /// As configured.
+    pub confirm: Confirm,
+    /// As configured.
+    pub settle: Duration,
+    /// The session's state.
+    pub state: State,
+    /// Since when.
+    pub since: Instant,
+    /// What went wrong last, in one line, and when.
+    pub last_error: Option<(String, Instant)>,
+    /// Routes the peer was given, IPv4 and IPv6.
+    pub advertised: [usize; 2],
+    /// What came from it.
+    pub received: Received,
+    /// Families both ends want; none while there is no session.
+    pub families: Families,
+    /// Capabilities that both ends announced, by name.
+    pub capabilities: Vec<&'static str>,
+    /// The negotiated hold time; zero = none.
+    pub hold_time: Option<Duration>,
+    /// Newest confirmed generation of this session.
+    pub confirmed: Option<u64>,
+    /// From a change of the table to its confirmation.
+    pub latency: Latency,
+    /// Times the session came up.
+    pub established: u64,
+    /// Octets that wait in our own memory to be written.
+    pub queued: usize,
+}
+
+impl PeerStatus {
+    /// A peer that nothing has happened to.
+    #[must_use]
+    pub fn new(peer: &crate::config::PeerConfig, now: Instant) -> Self {
+        Self {
+            name: peer.name.clone(),
+            address: peer.address,
+            asn: peer.asn,
+            role: peer.role,
+            confirm: peer.confirm,
+            settle: peer.settle,
+            state: State::Idle,
+            since: now,
+            last_error: None,
+            advertised: [0; 2],
+            received: Received::default(),
+            families: Families::NONE,
+            capabilities: Vec::new(),
+            hold_time: None,
+            confirmed: None,
+            latency: Latency::default(),
+            established: 0,
+            queued: 0,
+        }
+    }
+}

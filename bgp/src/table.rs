@@ -1,0 +1,576 @@
+//! The route table that all peers share, and how far each peer has followed it.
+//!
+//! There is one copy of every route. A change gets a sequence number and goes to the end of a log; a peer (a *reader*)
+//! holds a position in that log, not a table of its own. Only the newest log entry of a prefix counts, so a route
+//! that came and went before it was sent is never sent. A new reader starts at the end of the log and walks the
+//! table once beside it (*replay*); log entries go first, so a fresh route overtakes a replay in progress.
+//!
+//! The log is cut when it grows past its bound because a peer doesn't read. The reader that loses entries keeps the
+//! withdrawals it is owed (never more than the routes it had) and walks the table again for the rest.
+//!
+//! Only host routes come in by [`Table::apply`]; the operator's own prefixes by [`Table::set_open`].
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::ops::Bound;
+use std::time::Instant;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::wire::iana::{Families, Family};
+
+#[cfg(test)]
+mod tests;
+
+/// 0 for IPv4, 1 for IPv6.
+#[must_use]
+pub const fn index(family: Family) -> usize {
+    match family {
+        Family::Ipv4 => 0,
+        Family::Ipv6 => 1,
+    }
+}
+
+/// Names a reader of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReaderId(u64);
+
+/// Most log entries kept for readers that lag (18 octets each).
+pub const LOG_LIMIT: usize = 1 << 20;
+/// Most log entries looked at in one call, so that nobody holds the table for long.
+const SCAN: usize = 32_768;
+
+const LEASED: u64 = 1;
+const OPEN: u64 = 2;
+const SOURCES: u64 = LEASED | OPEN;
+
+/// One prefix. 16 octets.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// Sequence number of the newest change, shifted by two; below it who wants it announced ([`LEASED`], [`OPEN`]).
+    /// With neither it is a tombstone, kept until every reader has passed it.
+    last: u64,
+    /// Sequence number of the change that made this entry: a reader whose position is not beyond it never saw the prefix.
+    first: u64,
+}
+
+impl Entry {
+    const fn announced(self) -> bool {
+        self.last & SOURCES != 0
+    }
+    const fn sequence(self) -> u64 {
+        self.last >> 2
+    }
+}
+
+/// Why a family is replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// The session came up: End-of-RIB follows (RFC 4724 section 2).
+    Initial,
+    /// The peer asked by ROUTE-REFRESH (RFC 2918; between BoRR and EoRR where RFC 7313 was negotiated).
+    Refresh,
+    /// The log was cut: the peer gets everything again, unmarked.
+    Repair,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Walk<N> {
+    kind: Replay,
+    after: Option<N>,
+    begun: bool,
+    /// The peer asked again meanwhile.
+    again: bool,
+}
+
+impl<N> Walk<N> {
+    const fn new(kind: Replay) -> Self {
+        Self { kind, after: None, begun: false, again: false }
+    }
+}
+
+#[derive(Debug)]
+struct Reader {
+    families: Families,
+    /// Sequence number of the next log entry to look at.
+    position: u64,
+    walk4: Option<Walk<Ipv4Net>>,
+    walk6: Option<Walk<Ipv6Net>>,
+    /// Withdrawals whose log entries were cut.
+    owed: BTreeSet<IpNet>,
+    /// Announcements before the position come only by the walk of the family that is under way.
+    behind: Families,
+    advertised: [usize; 2],
+}
+
+impl Reader {
+    /// Whether the reader has been given everything before its position.
+    fn whole(&self) -> bool {
+        self.owed.is_empty() && self.behind.is_empty()
+    }
+
+    fn wants(&self, net: IpNet) -> bool {
+        match net {
+            IpNet::V4(_) => self.families.ipv4,
+            IpNet::V6(_) => self.families.ipv6,
+        }
+    }
+}
+
+/// What to send next. A prefix occurs once at most.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// BoRR of this family is due before the routes.
+    pub begin: Option<Family>,
+    /// IPv4 routes to withdraw.
+    pub withdraw4: Vec<Ipv4Net>,
+    /// IPv4 routes to announce.
+    pub announce4: Vec<Ipv4Net>,
+    /// IPv6 routes to withdraw.
+    pub withdraw6: Vec<Ipv6Net>,
+    /// IPv6 routes to announce.
+    pub announce6: Vec<Ipv6Net>,
+    /// The replay of this family ends after the routes.
+    pub end: Option<(Family, Replay)>,
+}
+
+impl Batch {
+    /// Routes in it.
+    #[must_use]
+    pub fn routes(&self) -> usize {
+        self.withdraw4.len() + self.announce4.len() + self.withdraw6.len() + self.announce6.len()
+    }
+
+    /// Empties it, keeps its memory.
+    pub fn clear(&mut self) {
+        self.begin = None;
+        self.withdraw4.clear();
+        self.announce4.clear();
+        self.withdraw6.clear();
+        self.announce6.clear();
+        self.end = None;
+    }
+
+    fn push(&mut self, net: IpNet, announce: bool) {
+        match (net, announce) {
+            (IpNet::V4(net), true) => self.announce4.push(net),
+            (IpNet::V4(net), false) => self.withdraw4.push(net),
+            (IpNet::V6(net), true) => self.announce6.push(net),
+            (IpNet::V6(net), false) => self.withdraw6.push(net),
+        }
+    }
+}
+
+/// A generation, and when it was put in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The generation.
+    pub generation: u64,
+    /// When [`Table::apply`] was called for it; `None` before the first.
+    pub at: Option<Instant>,
+}
+
+/// The routes. See the module.
+#[derive(Debug)]
+pub struct Table {
+    v4: BTreeMap<Ipv4Net, Entry>,
+    v6: BTreeMap<Ipv6Net, Entry>,
+    announced: [usize; 2],
+    /// Of them those that leases want.
+    leased: [usize; 2],
+    log: VecDeque<IpNet>,
+    /// Sequence number of the log's front.
+    base: u64,
+    log_limit: usize,
+    /// (sequence number after its last change, stamp); grows with the log and is cut with it.
+    stamps: VecDeque<(u64, Stamp)>,
+    readers: BTreeMap<ReaderId, Reader>,
+    next_reader: u64,
+    /// Times that a reader lost log entries.
+    cuts: u64,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self::new(LOG_LIMIT)
+    }
+}
+
+impl Table {
+    /// An empty table that keeps at most `log_limit` changes for readers that lag.
+    #[must_use]
+    pub fn new(log_limit: usize) -> Self {
+        Self {
+            v4: BTreeMap::new(),
+            v6: BTreeMap::new(),
+            announced: [0; 2],
+            leased: [0; 2],
+            log: VecDeque::new(),
+            base: 0,
+            log_limit: log_limit.max(16),
+            stamps: VecDeque::from([(0, Stamp { generation: 0, at: None })]),
+            readers: BTreeMap::new(),
+            next_reader: 0,
+            cuts: 0,
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.base + self.log.len() as u64
+    }
+
+    /// Host routes to announce (`true`) and withdraw, in order; all of them belong to `generation`. Withdrawing what is
+    /// absent changes nothing. Generations only grow; an older one is taken as part of the newest.
+    pub fn apply(&mut self, generation: u64, changes: impl IntoIterator<Item = (IpAddr, bool)>, now: Instant) {
+        for (address, announce) in changes {
+            self.change(IpNet::from(address), LEASED, announce);
+        }
+        let end = self.end();
+        let newest = self.stamps.back().map_or(0, |(_, stamp)| stamp.generation);
+        let stamp = Stamp { generation: generation.max(newest), at: Some(now) };
+        match self.stamps.back_mut() {
+            Some(last) if last.0 == end => last.1 = stamp,
+            _ => self.stamps.push_back((end, stamp)),
+        }
+        self.bound();
+        self.trim();
+    }
+
+    /// Like [`Self::apply`], with all host routes that there are to be; the others are withdrawn.
+    pub fn replace(&mut self, generation: u64, addresses: &[IpAddr], now: Instant) {
+        let wanted: BTreeSet<IpNet> = addresses.iter().map(|address| IpNet::from(*address)).collect();
+        let v4 = self.v4.iter().filter(|(_, entry)| entry.last & LEASED != 0).map(|(net, _)| IpNet::V4(*net));
+        let v6 = self.v6.iter().filter(|(_, entry)| entry.last & LEASED != 0).map(|(net, _)| IpNet::V6(*net));
+        let gone: Vec<IpNet> = v4.chain(v6).filter(|net| !wanted.contains(net)).collect();
+        let gone = gone.into_iter().map(|net| (net.addr(), false));
+        self.apply(generation, gone.chain(addresses.iter().map(|address| (*address, true))), now);
+    }
+
+    /// The operator's own prefixes, announced exactly as given (host bits cleared); whatever was set before and isn't
+    /// among them is withdrawn unless a lease wants it too.
+    pub fn set_open(&mut self, prefixes: &[IpNet]) {
+        let wanted: BTreeSet<IpNet> = prefixes.iter().map(IpNet::trunc).collect();
+        let v4 = self.v4.iter().filter(|(_, entry)| entry.last & OPEN != 0).map(|(net, _)| IpNet::V4(*net));
+        let v6 = self.v6.iter().filter(|(_, entry)| entry.last & OPEN != 0).map(|(net, _)| IpNet::V6(*net));
+        let gone: Vec<IpNet> = v4.chain(v6).filter(|net| !wanted.contains(net)).collect();
+        for net in gone {
+            self.change(net, OPEN, false);
+        }
+        for net in wanted {
+            self.change(net, OPEN, true);
+        }
+        self.bound();
+        self.trim();
+    }
+
+    fn entry(&self, net: IpNet) -> Option<Entry> {
+        match net {
+            IpNet::V4(net) => self.v4.get(&net).copied(),
+            IpNet::V6(net) => self.v6.get(&net).copied(),
+        }
+    }
+
+    fn change(&mut self, net: IpNet, source: u64, announce: bool) {
+        let sequence = self.end();
+        let old = self.entry(net);
+        let had = old.map_or(0, |entry| entry.last & SOURCES);
+        let has = if announce { had | source } else { had & !source };
+        if has == had {
+            return;
+        }
+        let changed = (has == 0) != (had == 0);
+        let entry = Entry {
+            last: if changed { sequence << 2 | has } else { old.map_or(0, |entry| entry.last & !SOURCES) | has },
+            first: old.map_or(sequence, |entry| entry.first),
+        };
+        let family = match net {
+            IpNet::V4(net) => {
+                self.v4.insert(net, entry);
+                0
+            }
+            IpNet::V6(net) => {
+                self.v6.insert(net, entry);
+                1
+            }
+        };
+        if source == LEASED {
+            if announce { self.leased[family] += 1 } else { self.leased[family] -= 1 }
+        }
+        if changed {
+            self.log.push_back(net);
+            if has == 0 { self.announced[family] -= 1 } else { self.announced[family] += 1 }
+        }
+    }
+
+    /// Cuts a log that is too long; readers that lose entries keep what they are owed.
+    fn bound(&mut self) {
+        self.trim();
+        if self.log.len() <= self.log_limit {
+            return;
+        }
+        self.cuts += 1;
+        let keep = self.log_limit / 2;
+        let cut = (self.log.len() - keep) as u64;
+        let new_base = self.base + cut;
+        let (v4, v6) = (&self.v4, &self.v6);
+        for reader in self.readers.values_mut().filter(|reader| reader.position < new_base) {
+            let from = usize::try_from(reader.position - self.base).unwrap_or(usize::MAX);
+            let lost = self.log.iter().take(usize::try_from(cut).unwrap_or(usize::MAX)).enumerate().skip(from);
+            for (index, net) in lost {
+                let entry = match net {
+                    IpNet::V4(net) => v4.get(net),
+                    IpNet::V6(net) => v6.get(net),
+                };
+                let newest = entry.filter(|entry| entry.sequence() == self.base + index as u64);
+                if let Some(entry) = newest
+                    && reader.wants(*net)
+                    && !entry.announced()
+                    && entry.first < reader.position
+                {
+                    reader.owed.insert(*net);
+                }
+            }
+            reader.position = new_base;
+            reader.behind = reader.families;
+            restart(&mut reader.walk4, reader.families.ipv4);
+            restart(&mut reader.walk6, reader.families.ipv6);
+        }
+        self.trim();
+    }
+
+    /// Forgets log entries that every reader has passed, and the tombstones they stand for.
+    fn trim(&mut self) {
+        let end = self.end();
+        let least = self.readers.values().map(|reader| reader.position).min().unwrap_or(end);
+        while self.base < least {
+            let Some(net) = self.log.pop_front() else { break };
+            let sequence = self.base;
+            self.base += 1;
+            let gone = |entry: &Entry| entry.sequence() == sequence && !entry.announced();
+            match net {
+                IpNet::V4(net) if self.v4.get(&net).is_some_and(gone) => drop(self.v4.remove(&net)),
+                IpNet::V6(net) if self.v6.get(&net).is_some_and(gone) => drop(self.v6.remove(&net)),
+                _ => {}
+            }
+        }
+        while self.stamps.get(1).is_some_and(|(end, _)| *end <= least) {
+            self.stamps.pop_front();
+        }
+        if self.log.is_empty() && self.log.capacity() > 4096 {
+            self.log.shrink_to(1024);
+            self.stamps.shrink_to(64);
+        }
+    }
+
+    /// A new reader for the families its session negotiated; it is given the whole table first.
+    pub fn attach(&mut self, families: Families) -> ReaderId {
+        let id = ReaderId(self.next_reader);
+        self.next_reader += 1;
+        let reader = Reader {
+            families,
+            position: self.end(),
+            walk4: families.ipv4.then(|| Walk::new(Replay::Initial)),
+            walk6: families.ipv6.then(|| Walk::new(Replay::Initial)),
+            owed: BTreeSet::new(),
+            behind: families,
+            advertised: [0; 2],
+        };
+        self.readers.insert(id, reader);
+        id
+    }
+
+    /// The reader's session is over.
+    pub fn detach(&mut self, id: ReaderId) {
+        self.readers.remove(&id);
+        self.trim();
+    }
+
+    /// The peer wants a family again. Families that were not negotiated are ignored.
+    pub fn refresh(&mut self, id: ReaderId, family: Family) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        if !reader.families.contains(family) {
+            return;
+        }
+        match family {
+            Family::Ipv4 => ask(&mut reader.walk4),
+            Family::Ipv6 => ask(&mut reader.walk6),
+        }
+    }
+
+    /// Whether [`Table::take`] would give this reader anything.
+    #[must_use]
+    pub fn pending(&self, id: ReaderId) -> bool {
+        self.readers.get(&id).is_some_and(|reader| {
+            reader.position < self.end() || !reader.owed.is_empty() || reader.walk4.is_some() || reader.walk6.is_some()
+        })
+    }
+
+    /// Replaces `batch` by what this reader is to send next, about `room` routes at most: changes first; once there are none,
+    /// the next piece of a replay.
+    pub fn take(&mut self, id: ReaderId, room: usize, batch: &mut Batch) {
+        batch.clear();
+        let room = room.max(1);
+        let end = self.end();
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        while batch.routes() < room
+            && let Some(net) = reader.owed.pop_first()
+        {
+            let back = match net {
+                IpNet::V4(net) => self.v4.get(&net),
+                IpNet::V6(net) => self.v6.get(&net),
+            };
+            if !back.is_some_and(|entry| entry.announced()) {
+                batch.push(net, false);
+            }
+        }
+        let start = reader.position;
+        let mut scanned = 0;
+        while reader.position < end && batch.routes() < room && scanned < SCAN {
+            let sequence = reader.position;
+            reader.position += 1;
+            scanned += 1;
+            let index = usize::try_from(sequence - self.base).unwrap_or(usize::MAX);
+            let Some(&net) = self.log.get(index) else { continue };
+            if !reader.wants(net) {
+                continue;
+            }
+            let entry = match net {
+                IpNet::V4(net) => self.v4.get(&net),
+                IpNet::V6(net) => self.v6.get(&net),
+            };
+            let Some(entry) = entry.filter(|entry| entry.sequence() == sequence) else { continue };
+            // A route that came and went while the reader was at `start` was never announced to it, unless it is in
+            // a withdrawal that a cut log left owed; those are sent on their own.
+            if entry.announced() || entry.first < start {
+                batch.push(net, entry.announced());
+            }
+        }
+        if batch.routes() == 0 && reader.position == end && reader.owed.is_empty() {
+            Self::walk(&self.v4, &self.v6, reader, room, batch);
+        }
+        if reader.position == end && reader.owed.is_empty() {
+            for family in Family::ALL {
+                let walking = match family {
+                    Family::Ipv4 => reader.walk4.is_some_and(|walk| walk.kind == Replay::Initial),
+                    Family::Ipv6 => reader.walk6.is_some_and(|walk| walk.kind == Replay::Initial),
+                };
+                if !walking && reader.families.contains(family) {
+                    reader.advertised[index(family)] = self.announced[index(family)];
+                }
+            }
+        }
+        self.trim();
+    }
+
+    fn walk(
+        v4: &BTreeMap<Ipv4Net, Entry>,
+        v6: &BTreeMap<Ipv6Net, Entry>,
+        reader: &mut Reader,
+        room: usize,
+        batch: &mut Batch,
+    ) {
+        if let Some(walk) = &mut reader.walk4 {
+            step(v4, walk, Family::Ipv4, room, &mut batch.announce4, &mut batch.begin, &mut batch.end);
+            if walk.kind == Replay::Initial {
+                reader.advertised[0] += batch.announce4.len();
+            }
+            if batch.end.is_some() {
+                reader.behind.remove(Family::Ipv4);
+                reader.walk4 = walk.again.then(|| Walk::new(Replay::Refresh));
+            }
+        } else if let Some(walk) = &mut reader.walk6 {
+            step(v6, walk, Family::Ipv6, room, &mut batch.announce6, &mut batch.begin, &mut batch.end);
+            if walk.kind == Replay::Initial {
+                reader.advertised[1] += batch.announce6.len();
+            }
+            if batch.end.is_some() {
+                reader.behind.remove(Family::Ipv6);
+                reader.walk6 = walk.again.then(|| Walk::new(Replay::Refresh));
+            }
+        }
+    }
+
+    /// The newest generation of which [`Table::take`] has given this reader everything; `None` while it is still being given the
+    /// table that it started with.
+    #[must_use]
+    pub fn reached(&self, id: ReaderId) -> Option<Stamp> {
+        let reader = self.readers.get(&id).filter(|reader| reader.whole())?;
+        let count = self.stamps.partition_point(|(end, _)| *end <= reader.position);
+        self.stamps.get(count.checked_sub(1)?).map(|(_, stamp)| *stamp)
+    }
+
+    /// Routes that this reader's peer holds, per family; while a replay or changes are under way, about so many.
+    #[must_use]
+    pub fn advertised(&self, id: ReaderId) -> [usize; 2] {
+        self.readers.get(&id).map_or([0; 2], |reader| reader.advertised)
+    }
+
+    /// Routes that are announced, per family.
+    #[must_use]
+    pub fn announced(&self) -> [usize; 2] {
+        self.announced
+    }
+
+    /// Host routes put in by [`Self::apply`], per family.
+    #[must_use]
+    pub fn leased(&self) -> [usize; 2] {
+        self.leased
+    }
+
+    /// Whether exactly this prefix is announced.
+    #[must_use]
+    pub fn contains(&self, net: IpNet) -> bool {
+        self.entry(net).is_some_and(Entry::announced)
+    }
+
+    /// Log entries held for readers that lag, and how often a reader lost some.
+    #[must_use]
+    pub fn log_depth(&self) -> (usize, u64) {
+        (self.log.len(), self.cuts)
+    }
+}
+
+/// Starts a walk from the table's head: one under way may have passed what lost entries announced.
+fn restart<N>(walk: &mut Option<Walk<N>>, negotiated: bool) {
+    match walk {
+        Some(walk) => walk.after = None,
+        None if negotiated => *walk = Some(Walk::new(Replay::Repair)),
+        None => {}
+    }
+}
+
+fn ask<N>(walk: &mut Option<Walk<N>>) {
+    match walk {
+        Some(walk) if !walk.begun && walk.kind == Replay::Refresh => {}
+        Some(walk) => walk.again = true,
+        None => *walk = Some(Walk::new(Replay::Refresh)),
+    }
+}
+
+fn step<N: Ord + Copy>(
+    routes: &BTreeMap<N, Entry>,
+    walk: &mut Walk<N>,
+    family: Family,
+    room: usize,
+    out: &mut Vec<N>,
+    begin: &mut Option<Family>,
+    end: &mut Option<(Family, Replay)>,
+) {
+    if !walk.begun {
+        walk.begun = true;
+        if walk.kind == Replay::Refresh {
+            *begin = Some(family);
+        }
+    }
+    let lower = walk.after.map_or(Bound::Unbounded, Bound::Excluded);
+    for (scanned, (net, entry)) in routes.range((lower, Bound::Unbounded)).enumerate() {
+        if out.len() >= room || scanned >= SCAN {
+            return;
+        }
+        walk.after = Some(*net);
+        if entry.announced() {
+            out.push(*net);
+        }
+    }
+    *end = Some((family, walk.kind));
+}

@@ -1,0 +1,262 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A peer that does what it is told.
+#[derive(Default)]
+struct Peer {
+    routes: BTreeSet<IpNet>,
+    ends: Vec<(Family, Replay)>,
+    withdrawals_of_unknown: usize,
+    updates: usize,
+}
+
+impl Peer {
+    fn hear(&mut self, batch: &Batch) {
+        for net in
+            batch.announce4.iter().map(|net| IpNet::V4(*net)).chain(batch.announce6.iter().map(|n| IpNet::V6(*n)))
+        {
+            self.updates += 1;
+            self.routes.insert(net);
+        }
+        for net in
+            batch.withdraw4.iter().map(|net| IpNet::V4(*net)).chain(batch.withdraw6.iter().map(|n| IpNet::V6(*n)))
+        {
+            self.updates += 1;
+            if !self.routes.remove(&net) {
+                self.withdrawals_of_unknown += 1;
+            }
+        }
+        self.ends.extend(batch.end);
+    }
+
+    fn drain(&mut self, table: &mut Table, id: ReaderId) {
+        let mut batch = Batch::default();
+        while table.pending(id) {
+            table.take(id, 800, &mut batch);
+            self.hear(&batch);
+        }
+    }
+}
+
+fn held(table: &Table, families: Families) -> BTreeSet<IpNet> {
+    let v4 = table.v4.iter().filter(|(_, e)| e.announced() && families.ipv4).map(|(net, _)| IpNet::V4(*net));
+    let v6 = table.v6.iter().filter(|(_, e)| e.announced() && families.ipv6).map(|(net, _)| IpNet::V6(*net));
+    v4.chain(v6).collect()
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn a_new_peer_gets_everything_then_the_end_of_each_family() {
+    let mut table = Table::default();
+    let now = Instant::now();
+    table.apply(1, [(address("192.0.2.1"), true), (address("2001:db8::1"), true)], now);
+    let id = table.attach(Families::ALL);
+    assert_eq!(table.reached(id), None);
+    let mut peer = Peer::default();
+    peer.drain(&mut table, id);
+    assert_eq!(peer.routes, held(&table, Families::ALL));
+    assert_eq!(peer.routes.len(), 2);
+    assert_eq!(peer.ends, [(Family::Ipv4, Replay::Initial), (Family::Ipv6, Replay::Initial)]);
+    assert_eq!(table.reached(id).unwrap().generation, 1);
+    assert_eq!(table.advertised(id), [1, 1]);
+}
+
+#[test]
+fn nothing_of_a_family_that_was_not_negotiated() {
+    let mut table = Table::default();
+    table.apply(1, [(address("2001:db8::1"), true)], Instant::now());
+    let id = table.attach(Families { ipv4: true, ipv6: false });
+    let mut peer = Peer::default();
+    peer.drain(&mut table, id);
+    table.apply(2, [(address("2001:db8::2"), true)], Instant::now());
+    table.refresh(id, Family::Ipv6);
+    peer.drain(&mut table, id);
+    assert!(peer.routes.is_empty());
+    assert_eq!(peer.ends, [(Family::Ipv4, Replay::Initial)]);
+    assert_eq!(table.reached(id).unwrap().generation, 2);
+}
+
+#[test]
+fn a_route_that_came_and_went_unsent_is_never_sent() {
+    let mut table = Table::default();
+    let id = table.attach(Families::ALL);
+    let mut peer = Peer::default();
+    peer.drain(&mut table, id);
+    table.apply(1, [(address("192.0.2.1"), true)], Instant::now());
+    table.apply(2, [(address("192.0.2.1"), false)], Instant::now());
+    peer.drain(&mut table, id);
+    assert_eq!(peer.updates, 0);
+    assert_eq!(table.reached(id).unwrap().generation, 2);
+    assert!(table.v4.is_empty(), "the tombstone is gone once every reader passed it");
+}
+
+#[test]
+fn a_fresh_route_overtakes_a_replay() {
+    let mut table = Table::default();
+    table.apply(1, (0..10_000u32).map(|n| (IpAddr::from((0x0a00_0000 + n).to_be_bytes()), true)), Instant::now());
+    let id = table.attach(Families::ALL);
+    let mut batch = Batch::default();
+    table.take(id, 100, &mut batch);
+    table.apply(2, [(address("198.51.100.1"), true)], Instant::now());
+    table.take(id, 100, &mut batch);
+    assert_eq!(batch.announce4, ["198.51.100.1/32".parse::<Ipv4Net>().unwrap()]);
+    assert_eq!(table.reached(id), None, "not before the replay is through");
+}
+
+#[test]
+fn a_refresh_is_a_marked_replay_of_one_family() {
+    let mut table = Table::default();
+    table.apply(1, [(address("192.0.2.1"), true), (address("2001:db8::1"), true)], Instant::now());
+    let id = table.attach(Families::ALL);
+    let mut peer = Peer::default();
+    peer.drain(&mut table, id);
+    table.refresh(id, Family::Ipv4);
+    table.refresh(id, Family::Ipv4);
+    let mut batch = Batch::default();
+    table.take(id, 100, &mut batch);
+    assert_eq!((batch.begin, batch.announce4.len()), (Some(Family::Ipv4), 1));
+    assert_eq!(batch.end, Some((Family::Ipv4, Replay::Refresh)));
+    assert!(!table.pending(id), "two requests before the first answer are one");
+    assert_eq!(table.reached(id).unwrap().generation, 1);
+}
+
+#[test]
+fn a_refresh_during_the_first_replay_comes_after_it() {
+    let mut table = Table::default();
+    table.apply(1, [(address("192.0.2.1"), true), (address("192.0.2.2"), true)], Instant::now());
+    let id = table.attach(Families { ipv4: true, ipv6: false });
+    let mut batch = Batch::default();
+    table.take(id, 1, &mut batch);
+    table.refresh(id, Family::Ipv4);
+    let mut peer = Peer::default();
+    peer.drain(&mut table, id);
+    assert_eq!(peer.ends, [(Family::Ipv4, Replay::Initial), (Family::Ipv4, Replay::Refresh)]);
+    assert_eq!(peer.updates, 3);
+}
+
+#[test]
+fn an_open_prefix_and_a_lease_hold_a_route_each_on_its_own() {
+    let mut table = Table::default();
+    let both = address("192.0.2.1");
+    table.set_open(&["192.0.2.1/32".parse().unwrap(), "10.88.3.0/16".parse().unwrap()]);
+    table.apply(1, [(both, true)], Instant::now());
+    table.apply(2, [(both, false)], Instant::now());
+    assert!(table.contains(both.into()));
+    assert!(table.contains("10.88.0.0/16".parse().unwrap()));
+    table.apply(3, [(both, true)], Instant::now());
+    table.set_open(&[]);
+    assert!(table.contains(both.into()));
+    assert_eq!(table.announced(), [1, 0]);
+}
+
+#[test]
+fn a_peer_that_stops_reading_costs_a_bounded_log() {
+    let mut table = Table::new(1000);
+    let id = table.attach(Families::ALL);
+    let mut peer = Peer::default();
+    table.apply(1, [(address("203.0.113.1"), true)], Instant::now());
+    peer.drain(&mut table, id);
+    table.apply(2, [(address("203.0.113.1"), false)], Instant::now());
+    for n in 0..100_000u32 {
+        table.apply(u64::from(n) + 3, [(IpAddr::from(n.to_be_bytes()), n % 3 != 0)], Instant::now());
+        table.apply(u64::from(n) + 3, [(IpAddr::from((n / 2).to_be_bytes()), false)], Instant::now());
+        assert!(table.log_depth().0 <= 1000);
+    }
+    assert_eq!(table.reached(id), None);
+    peer.drain(&mut table, id);
+    assert_eq!(peer.routes, held(&table, Families::ALL));
+    assert_eq!(table.reached(id).unwrap().generation, 100_002);
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Apply(Vec<(u8, bool)>),
+    Open(Vec<u8>),
+    Attach(bool, bool),
+    Detach(usize),
+    Take(usize, usize),
+    Refresh(usize, bool),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => prop::collection::vec((0u8..40, any::<bool>()), 0..12).prop_map(Op::Apply),
+        1 => prop::collection::vec(0u8..40, 0..4).prop_map(Op::Open),
+        1 => (any::<bool>(), any::<bool>()).prop_map(|(a, b)| Op::Attach(a, b)),
+        1 => (0usize..4).prop_map(Op::Detach),
+        6 => (0usize..4, 1usize..6).prop_map(|(who, room)| Op::Take(who, room)),
+        1 => (0usize..4, any::<bool>()).prop_map(|(who, v4)| Op::Refresh(who, v4)),
+    ]
+}
+
+fn numbered(n: u8) -> IpAddr {
+    if n.is_multiple_of(2) {
+        IpAddr::from([192, 0, 2, n])
+    } else {
+        IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(n)])
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    /// Whatever happens: a peer that has been given everything holds exactly the table, it is told so (`reached`) only then, and
+    /// nothing is remembered for peers that have it.
+    #[test]
+    fn a_peer_holds_exactly_the_table(ops in prop::collection::vec(op(), 1..120)) {
+        let mut table = Table::new(16);
+        let mut peers: Vec<(ReaderId, Families, Peer)> = Vec::new();
+        let mut generation = 0;
+        let mut batch = Batch::default();
+        for op in ops {
+            match op {
+                Op::Apply(changes) => {
+                    generation += 1;
+                    table.apply(generation, changes.into_iter().map(|(n, on)| (numbered(n), on)), Instant::now());
+                }
+                Op::Open(nets) => {
+                    let nets: Vec<IpNet> = nets.into_iter().map(|n| IpNet::from(numbered(n))).collect();
+                    table.set_open(&nets);
+                }
+                Op::Attach(v4, v6) if peers.len() < 4 => peers.push((table.attach(Families { ipv4: v4, ipv6: v6 }), Families { ipv4: v4, ipv6: v6 }, Peer::default())),
+                Op::Detach(who) if who < peers.len() => {
+                    let (id, ..) = peers.remove(who);
+                    table.detach(id);
+                }
+                Op::Take(who, room) => if let Some((id, _, peer)) = peers.get_mut(who) {
+                    table.take(*id, room, &mut batch);
+                    prop_assert!(batch.routes() <= room);
+                    peer.hear(&batch);
+                },
+                Op::Refresh(who, v4) => if let Some((id, ..)) = peers.get_mut(who) {
+                    table.refresh(*id, if v4 { Family::Ipv4 } else { Family::Ipv6 });
+                },
+                _ => {}
+            }
+            for (id, families, peer) in &peers {
+                if table.reached(*id).is_some_and(|stamp| stamp.generation == generation)
+                    && table.readers[id].position == table.end() {
+                    prop_assert_eq!(&peer.routes, &held(&table, *families));
+                }
+            }
+            prop_assert!(table.log.len() <= 16);
+            prop_assert!(table.stamps.len() <= 18);
+        }
+        for (id, families, peer) in &mut peers {
+            peer.drain(&mut table, *id);
+            prop_assert_eq!(&peer.routes, &held(&table, *families));
+            prop_assert_eq!(table.reached(*id).map(|stamp| stamp.generation), Some(generation));
+            let counts = table.announced();
+            let mine = Family::ALL.map(|family| if families.contains(family) { counts[index(family)] } else { 0 });
+            prop_assert_eq!(table.advertised(*id), mine);
+        }
+        prop_assert_eq!(table.log.len(), 0);
+        prop_assert_eq!(table.v4.len() + table.v6.len(), held(&table, Families::ALL).len());
+    }
+}
