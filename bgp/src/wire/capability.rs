@@ -303,13 +303,14 @@ fn put_family(out: &mut BytesMut, family: AfiSafi) {
     out.put_u8(family.safi);
 }
 
-/// Text that an operator reads: invalid UTF-8 is replaced, and never makes it longer than its 255 octets.
+/// Text that an operator reads: what is not UTF-8 becomes a question mark, so that it never grows.
 fn text(octets: &[u8]) -> String {
-    let mut text = String::from_utf8_lossy(octets).into_owned();
-    let mut end = text.len().min(usize::from(u8::MAX));
-    while !text.is_char_boundary(end) {
-        end = end.saturating_sub(1);
+    let mut text = String::with_capacity(octets.len());
+    for chunk in octets.utf8_chunks() {
+        text.push_str(chunk.valid());
+        if !chunk.invalid().is_empty() {
+            text.push('?');
+        }
     }
-    text.truncate(end);
     text
 }
