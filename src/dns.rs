@@ -1,1 +1,282 @@
-//! In work.
+//! The resolver that clients use.
+//!
+//! ```text
+//!  UDP workers (threads) --+--> resolve: cache, policy ----hit, denied----> reply on the same thread
+//!  TCP connections (tasks)-+          | miss
+//!                                     v
+//!                          one task per question: upstream -> draft -> core's gate -> cache -> replies
+//! ```
+//!
+//! - [`wire`]: what clients send. [`message`]: what upstreams send, read with hickory. [`reply`]: what goes out.
+//! - [`resolve`]: the way of a question. [`draft`]: from response to judged reply. [`cache`]: finished replies with their leases.
+//! - [`upstream`]: servers, their sockets and health. [`listen`]: sockets for clients.
+//! - [`ede`], [`refusals`], [`limits`], [`metrics`].
+//!
+//! There is no channel between the workers and the tasks: a worker spawns them. What bounds them is the number of questions that may
+//! wait ([`resolve::IN_FLIGHT`], [`resolve::IN_FLIGHT_PER_CLIENT`]); beyond it a question gets SERVFAIL at once.
+//!
+//! Choices where the RFCs leave one: RD=0 is refused (a cache that answers strangers shows what others asked). CD is copied to the reply and
+//! else ignored: it opens nothing that would stay closed. AD is never set, for no upstream is trusted to have validated. EDNS
+//! options of clients (subnet, cookies, padding, unknown ones) are ignored and never passed on. A question with octets behind its last
+//! record is answered as if they weren't there.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::config::schema::NftablesMode;
+use crate::core::address::AddressFilter;
+use crate::core::policy::Policy;
+use crate::core_task::CoreHandle;
+use crate::sys::clock::Clock;
+use limits::Limit;
+use refusals::Refused;
+use resolve::Resolver;
+use upstream::{UpstreamError, UpstreamStatus, Upstreams};
+
+pub mod cache;
+pub mod draft;
+pub mod ede;
+pub mod limits;
+pub mod listen;
+pub mod message;
+pub mod metrics;
+pub mod refusals;
+pub mod reply;
+pub mod resolve;
+pub mod upstream;
+pub mod wire;
+
+pub use listen::{Sockets, bind};
+
+/// What names and addresses are judged by. Replaced as a whole on a reload; what was cached under older ones counts no more.
+#[derive(Debug)]
+pub struct Rules {
+    /// Which names may be asked.
+    pub policy: Policy,
+    /// Which addresses may be opened.
+    pub filter: AddressFilter,
+    /// No two have the same.
+    pub(in crate::dns) generation: u64,
+}
+
+impl Rules {
+    /// With a generation of their own.
+    #[must_use]
+    pub fn new(policy: Policy, filter: AddressFilter) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self { policy, filter, generation: NEXT.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+/// Why the DNS side doesn't start.
+#[derive(Debug, thiserror::Error)]
+pub enum DnsError {
+    /// A listener can't be bound.
+    #[error("dns.listen: {address}/{transport}: {error}")]
+    Bind {
+        /// "udp" or "tcp".
+        transport: &'static str,
+        /// As configured.
+        address: SocketAddr,
+        /// The kernel's word.
+        error: io::Error,
+    },
+    /// An upstream can't be used.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The guard's own packets can't be marked, so that its own firewall would stop them.
+    #[error("packets can't be marked (SO_MARK needs CAP_NET_ADMIN, and nftables.mode is not \"off\"): {0}")]
+    Mark(io::Error),
+    /// A thread or listener can't be started.
+    #[error("starting the DNS workers: {0}")]
+    Start(io::Error),
+}
+
+/// How the DNS side fares.
+#[derive(Clone, Debug)]
+pub struct DnsStatus {
+    /// Every upstream.
+    pub upstreams: Vec<UpstreamStatus>,
+    /// Answers given to clients.
+    pub released: u64,
+    /// Questions denied by name, or whose addresses were all filtered.
+    pub denied: u64,
+    /// Answers that the gate did not release.
+    pub held: u64,
+    /// Of these, at the gate's deadline.
+    pub gate_timeouts: u64,
+    /// Questions that wait now.
+    pub in_flight: usize,
+    /// Entries of the cache.
+    pub cache_entries: usize,
+    /// Octets of the cache.
+    pub cache_octets: usize,
+}
+
+/// The running DNS side. Dropping it stops it.
+pub struct Running {
+    resolver: Arc<Resolver>,
+    addresses: Vec<SocketAddr>,
+    stop: Arc<AtomicBool>,
+    stop_tasks: watch::Sender<bool>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Where clients reach the guard.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Counters and upstreams as of now.
+    #[must_use]
+    pub fn status(&self) -> DnsStatus {
+        self.view().status()
+    }
+
+    /// A view that outlives nothing and can be cloned into the control API.
+    #[must_use]
+    pub fn view(&self) -> View {
+        View(self.resolver.clone())
+    }
+
+    /// Stops the workers and waits for them (at most a fraction of a second). Questions that wait are dropped; their clients ask again.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // No connection may be left to be told.
+        self.stop_tasks.send_replace(true);
+        for worker in self.workers.drain(..) {
+            if worker.join().is_err() {
+                tracing::error!("a DNS worker panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What the control API sees. Cheap to clone.
+#[derive(Clone)]
+pub struct View(Arc<Resolver>);
+
+impl View {
+    /// Counters and upstreams as of now.
+    #[must_use]
+    pub fn status(&self) -> DnsStatus {
+        let resolver = &self.0;
+        let (cache_entries, cache_octets, _) = resolver.cache.usage();
+        DnsStatus {
+            upstreams: resolver.upstreams.status(),
+            released: resolver.metrics.released.get(),
+            denied: resolver.metrics.denied.get(),
+            held: resolver.metrics.held.get(),
+            gate_timeouts: resolver.metrics.gate_timeouts.get(),
+            in_flight: resolver.in_flight.taken(),
+            cache_entries,
+            cache_octets,
+        }
+    }
+
+    /// Refusals with a number above `after`, oldest first; at most [`refusals::KEPT`].
+    #[must_use]
+    pub fn refused_since(&self, after: u64) -> Vec<Refused> {
+        self.0.refusals.since(after)
+    }
+
+    /// Whether this client may ask.
+    #[must_use]
+    pub fn admits(&self, client: IpAddr) -> bool {
+        self.0.admits(client.to_canonical())
+    }
+}
+
+/// Starts to answer. Must be called within the runtime that is to carry the tasks.
+///
+/// # Errors
+/// [`DnsError`].
+pub fn start(
+    config: &Config,
+    sockets: Sockets,
+    rules: Arc<ArcSwap<Rules>>,
+    core: CoreHandle,
+    clock: Clock,
+    registry: &mut Registry,
+) -> Result<Running, DnsError> {
+    let mark = match config.nftables.mode {
+        NftablesMode::Off => None,
+        _ => Some(usable_mark()?),
+    };
+    // A socket per upstream slot and one per connection: 1024 descriptors, the usual soft limit, are few.
+    match crate::sys::udp::raise_open_files() {
+        Ok(limit) if limit < 4096 => tracing::warn!(limit, "few open files allowed; LimitNOFILE= should be 65536"),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of open files can't be raised"),
+    }
+    let metrics = metrics::Metrics::register(registry);
+    let resolver = Arc::new(Resolver {
+        rules,
+        clients: config.dns.clients.clone(),
+        core,
+        clock,
+        upstreams: Upstreams::new(&config.dns.upstream, mark, &metrics)?,
+        cache: cache::Cache::new(config.dns.cache.size.0),
+        metrics,
+        refusals: refusals::Refusals::default(),
+        in_flight: Limit::new(resolve::IN_FLIGHT, resolve::IN_FLIGHT_PER_CLIENT),
+        flights: std::sync::Mutex::default(),
+        lease_min: config.lease.min.0,
+        lease_grace: config.lease.grace.0,
+        runtime: tokio::runtime::Handle::current(),
+    });
+    let stop = Arc::new(AtomicBool::new(false));
+    let (stop_tasks, stopped) = watch::channel(false);
+    let connections = Limit::new(listen::tcp::CONNECTIONS, listen::tcp::CONNECTIONS_PER_CLIENT);
+    for listener in sockets.tcp {
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(DnsError::Start)?;
+        tokio::spawn(listen::tcp::serve(listener, resolver.clone(), connections.clone(), stopped.clone()));
+    }
+    let mut running = Running {
+        resolver: resolver.clone(),
+        addresses: sockets.addresses,
+        stop: stop.clone(),
+        stop_tasks,
+        workers: Vec::new(),
+    };
+    for (index, socket) in sockets.udp.into_iter().enumerate() {
+        let (socket, resolver, stop) = (Arc::new(socket), resolver.clone(), stop.clone());
+        let worker = std::thread::Builder::new()
+            .name(format!("dns-{index}"))
+            .spawn(move || listen::udp::serve(&socket, &resolver, &stop))
+            .map_err(DnsError::Start)?;
+        running.workers.push(worker);
+    }
+    Ok(running)
+}
+
+/// The mark, after one socket has borne it.
+fn usable_mark() -> Result<u32, DnsError> {
+    use socket2::{Domain, Socket, Type};
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).map_err(DnsError::Mark)?;
+    socket.set_mark(crate::sys::MARK).map_err(DnsError::Mark)?;
+    Ok(crate::sys::MARK)
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod netlink;
+pub mod udp;
 
 /// Firewall mark on every socket that the guard opens towards its upstreams and peers. The nftables ruleset lets packets
 /// that bear it reach just those addresses and ports; setting a mark needs CAP_NET_ADMIN, so other processes can't borrow the way.

@@ -1,0 +1,276 @@
+//! The wire cache: finished replies by question, bounded in octets.
+//!
+//! A hit copies a finished reply; nothing is parsed or built. An entry bears the leases of its addresses and may be served only while all of them
+//! stay in force for `lease.min` more (the caller asks [`Entry::is_in_force`]); it takes no lock that the core shares.
+//!
+//! Eviction is by second chance (CLOCK): an entry that was hit since the hand last passed stays once more.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hashbrown::HashTable;
+
+use super::ede::Ede;
+use super::wire::NAME_MAX;
+use crate::core::event::{Grant, LeaseHandle};
+use crate::core::moment::Moment;
+use crate::core::name::Name;
+
+/// Parts with a lock of their own.
+const SHARDS: usize = 64;
+/// Octets that an entry costs beside its own data: the slot, the index and the allocator's headers.
+const OVERHEAD: usize = 208;
+/// Most octets of a key: name, type, flags.
+const KEY_MAX: usize = NAME_MAX + 3;
+
+/// Name in lower case, type, and whether DNSSEC records are wanted (DO). CD isn't part of it: with CD=1 the guard asks the very same
+/// question, since CD may open nothing that would otherwise stay closed.
+#[derive(Clone, Copy)]
+pub struct Key {
+    octets: [u8; KEY_MAX],
+    len: u16,
+}
+
+impl Key {
+    /// From a lower-case wire name.
+    #[must_use]
+    pub fn new(name: &[u8], qtype: u16, dnssec_ok: bool) -> Self {
+        let mut octets = [0; KEY_MAX];
+        let len = name.len().min(NAME_MAX);
+        let [high, low] = qtype.to_be_bytes();
+        for (to, octet) in octets.iter_mut().zip(name.iter().take(len).chain(&[high, low, u8::from(dnssec_ok)])) {
+            *to = *octet;
+        }
+        Self { octets, len: u16::try_from(len.saturating_add(3)).unwrap_or(0) }
+    }
+
+    /// The key's octets.
+    #[must_use]
+    pub fn octets(&self) -> &[u8] {
+        self.octets.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
+/// What is needed to have the addresses of an entry admitted again without asking the upstream.
+#[derive(Clone, Debug)]
+pub struct Again {
+    /// The question's name.
+    pub question: Name,
+    /// The question's type.
+    pub qtype: u16,
+    /// Aliases from the question to the addresses.
+    pub chain: Vec<Name>,
+    /// Registrable domain of the question.
+    pub domain: Name,
+    /// Addresses with the TTLs they had when the entry was stored.
+    pub grants: Vec<Grant>,
+}
+
+/// What a kept reply counts as when it is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// An answer, negative ones included.
+    Released,
+    /// Refused by policy or filter.
+    Denied(&'static str),
+    /// SERVFAIL.
+    Failed(&'static str),
+}
+
+/// A finished answer. `octets` and `ttls` are those of a [`super::reply::Body`].
+#[derive(Debug)]
+pub struct Entry {
+    /// The message without id, client bits and OPT.
+    pub octets: Box<[u8]>,
+    /// Offsets of the TTLs.
+    pub ttls: Box<[u16]>,
+    /// When the TTLs were right.
+    pub stored: Moment,
+    /// When the first TTL ends; a TTL of 0 ends at once.
+    pub expires: Moment,
+    /// The leases of its addresses.
+    pub leases: Box<[LeaseHandle]>,
+    /// For a new admission near the end of the leases; `None` without addresses.
+    pub again: Option<Box<Again>>,
+    /// Extended error that goes with it.
+    pub ede: Option<Ede>,
+    /// What it counts as.
+    pub outcome: Outcome,
+    /// The policy's generation under which it was judged.
+    pub generation: u64,
+}
+
+impl Entry {
+    /// Whether it may be served as it is.
+    #[must_use]
+    pub fn is_in_force(&self, now: Moment, margin: Duration) -> bool {
+        self.leases.iter().all(|lease| lease.in_force_for(now, margin))
+    }
+
+    /// Whole seconds since it was stored.
+    #[must_use]
+    pub fn age(&self, now: Moment) -> u32 {
+        u32::try_from(self.stored.until(now).as_secs()).unwrap_or(u32::MAX)
+    }
+
+    fn cost(&self, key: usize) -> usize {
+        let again = self.again.as_ref().map_or(0, |again| {
+            let names: usize = again.chain.iter().map(|name| name.wire().len().saturating_add(32)).sum();
+            names.saturating_add(again.grants.len().saturating_mul(24)).saturating_add(192)
+        });
+        OVERHEAD
+            .saturating_add(key)
+            .saturating_add(self.octets.len())
+            .saturating_add(self.ttls.len().saturating_mul(2))
+            .saturating_add(self.leases.len().saturating_mul(8))
+            .saturating_add(again)
+    }
+}
+
+struct Slot {
+    hash: u64,
+    key: Box<[u8]>,
+    entry: Arc<Entry>,
+    cost: usize,
+    used: AtomicBool,
+}
+
+#[derive(Default)]
+struct Shard {
+    index: HashTable<u32>,
+    slots: Vec<Option<Slot>>,
+    free: Vec<u32>,
+    hand: usize,
+    octets: usize,
+}
+
+impl Shard {
+    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
+        self.index.find(hash, |slot| self.slot(*slot).is_some_and(|slot| *slot.key == *key)).copied()
+    }
+
+    fn slot(&self, slot: u32) -> Option<&Slot> {
+        self.slots.get(usize::try_from(slot).ok()?)?.as_ref()
+    }
+
+    fn remove(&mut self, slot: u32) {
+        let Some(place) = usize::try_from(slot).ok().and_then(|slot| self.slots.get_mut(slot)) else { return };
+        let Some(removed) = place.take() else { return };
+        if let Ok(found) = self.index.find_entry(removed.hash, |other| *other == slot) {
+            found.remove();
+        }
+        self.free.push(slot);
+        self.octets = self.octets.saturating_sub(removed.cost);
+    }
+
+    /// Removes the first entry that the hand finds unused since it last passed; returns whether there was one.
+    fn evict(&mut self) -> bool {
+        // Twice around: the first pass takes every mark away.
+        for _ in 0..self.slots.len().saturating_mul(2) {
+            let at = self.hand;
+            self.hand = if at.saturating_add(1) >= self.slots.len() { 0 } else { at.saturating_add(1) };
+            let Some(Some(slot)) = self.slots.get(at) else { continue };
+            if !slot.used.swap(false, Ordering::Relaxed) {
+                self.remove(u32::try_from(at).unwrap_or(u32::MAX));
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// The cache. Shared by all workers.
+pub struct Cache {
+    shards: Box<[Mutex<Shard>]>,
+    per_shard: usize,
+    hasher: RandomState,
+    evicted: AtomicU64,
+}
+
+impl Cache {
+    /// A cache of at most `octets`; 0 keeps nothing.
+    #[must_use]
+    pub fn new(octets: u64) -> Self {
+        let per_shard = usize::try_from(octets).unwrap_or(usize::MAX) / SHARDS;
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            per_shard,
+            hasher: RandomState::new(),
+            evicted: AtomicU64::new(0),
+        }
+    }
+
+    fn shard(&self, key: &[u8]) -> (u64, Option<&Mutex<Shard>>) {
+        let hash = self.hasher.hash_one(key);
+        // The table uses the hash's ends; the shard takes the middle.
+        let shard = usize::try_from((hash >> 24) & (SHARDS as u64 - 1)).unwrap_or(0);
+        (hash, self.shards.get(shard))
+    }
+
+    /// The entry for `key` that was judged under `generation` and hasn't ended. One that has is removed.
+    #[must_use]
+    pub fn get(&self, key: &Key, generation: u64, now: Moment) -> Option<Arc<Entry>> {
+        let (hash, shard) = self.shard(key.octets());
+        let mut shard = shard?.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = shard.find(hash, key.octets())?;
+        let slot = shard.slot(at)?;
+        if slot.entry.generation != generation || slot.entry.expires <= now {
+            shard.remove(at);
+            return None;
+        }
+        slot.used.store(true, Ordering::Relaxed);
+        Some(slot.entry.clone())
+    }
+
+    /// Keeps `entry`, in place of an older one, unless it has ended already.
+    pub fn put(&self, key: &Key, entry: Arc<Entry>, now: Moment) {
+        let cost = entry.cost(key.octets().len());
+        if entry.expires <= now || cost > self.per_shard {
+            return;
+        }
+        let (hash, shard) = self.shard(key.octets());
+        let Some(shard) = shard else { return };
+        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = shard.find(hash, key.octets()) {
+            shard.remove(old);
+        }
+        while shard.octets.saturating_add(cost) > self.per_shard {
+            if !shard.evict() {
+                return;
+            }
+            self.evicted.fetch_add(1, Ordering::Relaxed);
+        }
+        let slot = Slot { hash, key: key.octets().into(), entry, cost, used: AtomicBool::new(false) };
+        let at = match shard.free.pop() {
+            Some(at) => at,
+            None => {
+                shard.slots.push(None);
+                u32::try_from(shard.slots.len().saturating_sub(1)).unwrap_or(u32::MAX)
+            }
+        };
+        let Some(place) = usize::try_from(at).ok().and_then(|at| shard.slots.get_mut(at)) else { return };
+        *place = Some(slot);
+        shard.octets = shard.octets.saturating_add(cost);
+        let Shard { index, slots, .. } = &mut *shard;
+        index.insert_unique(hash, at, |slot| {
+            usize::try_from(*slot).ok().and_then(|slot| slots.get(slot)?.as_ref()).map_or(0, |slot| slot.hash)
+        });
+    }
+
+    /// Entries, octets, and entries evicted so far.
+    #[must_use]
+    pub fn usage(&self) -> (usize, usize, u64) {
+        let (mut entries, mut octets) = (0usize, 0usize);
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            entries = entries.saturating_add(shard.index.len());
+            octets = octets.saturating_add(shard.octets);
+        }
+        (entries, octets, self.evicted.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,273 @@
+//! From an upstream's response to a reply that waits for its addresses: judged by the core, built once, TTLs lowered later.
+
+use super::cache::Again;
+use super::ede::{Ede, code};
+use super::message::{self, Authority};
+use super::reply::{self, Body, BodyWriter, OWN_TTL, Section};
+use super::upstream::AskError;
+use super::upstream::query::Query;
+use super::wire::{rcode, rtype, u16_at, u32_at};
+use crate::core::answer::{Kept, Question, Record, RecordData, effective_ttl};
+use crate::core::name::Name;
+use crate::core::policy::registrable;
+use crate::core::verdict::{self, Answer, HintEdit, Judged, Removed};
+use crate::dns::Rules;
+
+/// Longest that a negative answer is kept and given, in seconds (RFC 2308 section 5 suggests one to three hours).
+const NEGATIVE_MAX: u32 = 3600;
+/// How long a failure is kept, in seconds: RFC 9520 section 3.2 wants one to five minutes at most, one second at least.
+const FAILURE_TTL: u32 = 2;
+
+/// What a draft counts as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Goes out once its addresses are in force.
+    Answer,
+    /// Refused by policy or filter; the label and the words for `denied`.
+    Denied(&'static str, String),
+    /// No usable response; likewise.
+    Failed(&'static str, String),
+    /// Cut, and the whole can't be had: TC to UDP clients, SERVFAIL to others.
+    Truncated,
+}
+
+/// A reply that waits for its addresses.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// The message.
+    pub body: Body,
+    /// Seconds it may be kept; 0: not at all.
+    pub keep: u32,
+    /// What must be opened first; `None`: nothing.
+    pub again: Option<Box<Again>>,
+    /// Extended error.
+    pub ede: Option<Ede>,
+    /// What it counts as.
+    pub kind: Kind,
+    /// Records that the question didn't reach.
+    pub unrelated: usize,
+}
+
+impl Draft {
+    /// SERVFAIL.
+    #[must_use]
+    pub fn failure(query: &Query, label: &'static str, ede: Ede) -> Self {
+        let text = ede.text.clone().into_owned();
+        let body = BodyWriter::new(&query.name, query.qtype, rcode::SERVFAIL).finish().unwrap_or_default();
+        let kind = Kind::Failed(label, text);
+        Self { body, keep: FAILURE_TTL, again: None, ede: Some(ede), kind, unrelated: 0 }
+    }
+
+    /// No upstream gave a response.
+    #[must_use]
+    pub fn unanswered(query: &Query, error: AskError) -> Self {
+        let (code, text) = match error {
+            AskError::NoServer => (code::NO_REACHABLE_AUTHORITY, "no upstream is configured for this name"),
+            AskError::TimeOut => (code::NO_REACHABLE_AUTHORITY, "no upstream answered in time"),
+            AskError::Network => (code::NETWORK_ERROR, "no upstream can be reached"),
+        };
+        Self::failure(query, "upstream", Ede::new(code, text))
+    }
+
+    /// NXDOMAIN for a denied name.
+    #[must_use]
+    pub fn denied(query: &Query, words: String) -> Self {
+        Self {
+            body: reply::own_negative(&query.name, query.qtype, rcode::NXDOMAIN),
+            keep: OWN_TTL,
+            again: None,
+            ede: Some(Ede::new(code::BLOCKED, words.clone())),
+            kind: Kind::Denied("policy", words),
+            unrelated: 0,
+        }
+    }
+}
+
+/// Judges and builds.
+#[must_use]
+pub fn draft(query: &Query, message: &[u8], rules: &Rules) -> Draft {
+    let Ok(response) = message::read(message) else {
+        return Draft::failure(
+            query,
+            "malformed",
+            Ede::new(code::INVALID_DATA, "the upstream's response is malformed"),
+        );
+    };
+    if response.truncated {
+        let mut draft =
+            Draft::failure(query, "truncated", Ede::new(code::NETWORK_ERROR, "the whole answer can't be had"));
+        draft.kind = Kind::Truncated;
+        draft.keep = 0;
+        return draft;
+    }
+    if reply::is_failure(response.rcode) {
+        let words = format!("the upstream answered with code {}", response.rcode);
+        return Draft::failure(query, "upstream_code", Ede::new(code::OTHER, words));
+    }
+    let question = Question { name: query.name.clone(), qtype: query.qtype, qclass: 1 };
+    let judged = verdict::judge(
+        &rules.policy,
+        &rules.filter,
+        verdict::Response {
+            question: &question,
+            records: &response.answers,
+            noerror: response.rcode == rcode::NOERROR,
+            dnssec_ok: query.dnssec_ok,
+        },
+    );
+    match judged {
+        Judged::Denied { name, rule } => {
+            let rule = rule.map_or_else(|| "policy.default".to_owned(), |rule| rule.to_string());
+            Draft::denied(query, if name == query.name { rule } else { format!("{rule}, through {name}") })
+        }
+        Judged::Filtered { removed, dropped, .. } => {
+            let words = words_for(&removed);
+            Draft {
+                body: reply::own_negative(&query.name, query.qtype, rcode::NOERROR),
+                keep: OWN_TTL,
+                again: None,
+                ede: Some(Ede::new(code::FILTERED, words.clone())),
+                kind: Kind::Denied("filter", words),
+                unrelated: dropped,
+            }
+        }
+        Judged::Unbound(error) => Draft::failure(query, "unbound", Ede::new(code::INVALID_DATA, error.to_string())),
+        Judged::Answer(answer) => build(query, &response, answer),
+    }
+}
+
+/// The first removed addresses with their reasons.
+fn words_for(removed: &[Removed]) -> String {
+    let mut words = String::new();
+    for removed in removed.iter().take(3) {
+        if !words.is_empty() {
+            words.push_str("; ");
+        }
+        words.push_str(&format!("{}: {}", removed.address, removed.reason));
+    }
+    if removed.len() > 3 {
+        words.push_str(&format!("; {} more", removed.len().saturating_sub(3)));
+    }
+    words
+}
+
+fn build(query: &Query, response: &message::Response, answer: Answer) -> Draft {
+    let mut writer = BodyWriter::new(&query.name, query.qtype, response.rcode);
+    let mut has_data = false;
+    for kept in &answer.keep {
+        match kept {
+            Kept::Record(index) => {
+                let (Some(record), Some(rdata)) = (response.answers.get(*index), response.rdata.get(*index)) else {
+                    continue;
+                };
+                has_data |= record.rtype == query.qtype;
+                let edit = answer.hints.iter().find(|edit| edit.record == *index);
+                write_record(&mut writer, record, rdata, edit);
+            }
+            Kept::SynthesisedCname { owner, target, ttl, .. } => {
+                writer.record(Section::Answer, owner, rtype::CNAME, *ttl, target.wire(), Some(target));
+                has_data |= query.qtype == rtype::CNAME;
+            }
+        }
+    }
+    let negative = !has_data || response.rcode == rcode::NXDOMAIN;
+    let terminal = answer.chain.last().unwrap_or(&query.name);
+    let negative_ttl = write_authority(&mut writer, &response.authority, query, terminal, negative);
+    let keep = if negative { negative_ttl.min(answer.ttl.unwrap_or(u32::MAX)) } else { answer.ttl.unwrap_or(0) };
+    let Ok(body) = writer.finish() else {
+        return Draft::failure(query, "too_long", Ede::new(code::INVALID_DATA, "the answer is too long"));
+    };
+    let ede = (!answer.removed.is_empty()).then(|| Ede::new(code::FILTERED, words_for(&answer.removed)));
+    let again = (!answer.grants.is_empty()).then(|| {
+        Box::new(Again {
+            question: query.name.clone(),
+            qtype: query.qtype,
+            chain: answer.chain,
+            domain: registrable(&query.name),
+            grants: answer.grants,
+        })
+    });
+    Draft { body, keep, again, ede, kind: Kind::Answer, unrelated: answer.dropped }
+}
+
+fn write_record(writer: &mut BodyWriter, record: &Record, rdata: &[u8], edit: Option<&HintEdit>) {
+    let ttl = effective_ttl(record.ttl);
+    let target = match &record.data {
+        RecordData::Cname(target) => Some(target),
+        _ => None,
+    };
+    match edit {
+        None => writer.record(Section::Answer, &record.owner, record.rtype, ttl, rdata, target),
+        Some(edit) => {
+            let edited = without_hints(rdata, edit);
+            writer.record(Section::Answer, &record.owner, record.rtype, ttl, &edited, None);
+        }
+    }
+}
+
+/// SVCB or HTTPS data (RFC 9460 section 2.2) with the hints replaced by those of `edit`. The data was read before, so that its
+/// shape is known to be right.
+fn without_hints(rdata: &[u8], edit: &HintEdit) -> Vec<u8> {
+    const IPV4HINT: u16 = 4;
+    const IPV6HINT: u16 = 6;
+    let mut at = 2usize;
+    while let Some(len) = rdata.get(at).filter(|len| **len != 0) {
+        at = at.saturating_add(1).saturating_add(usize::from(*len));
+    }
+    at = at.saturating_add(1);
+    let mut out = rdata.get(..at).unwrap_or_default().to_vec();
+    while let (Some(key), Some(len)) = (u16_at(rdata, at), u16_at(rdata, at.saturating_add(2))) {
+        let start = at.saturating_add(4);
+        let end = start.saturating_add(usize::from(len));
+        let value: Vec<u8> = match key {
+            IPV4HINT => edit.ipv4hint.iter().flat_map(|hint| hint.octets()).collect(),
+            IPV6HINT => edit.ipv6hint.iter().flat_map(|hint| hint.octets()).collect(),
+            _ => rdata.get(start..end).unwrap_or_default().to_vec(),
+        };
+        if !(value.is_empty() && matches!(key, IPV4HINT | IPV6HINT)) {
+            out.extend_from_slice(&key.to_be_bytes());
+            out.extend_from_slice(&u16::try_from(value.len()).unwrap_or(0).to_be_bytes());
+            out.extend_from_slice(&value);
+        }
+        at = end;
+    }
+    out
+}
+
+/// Writes what may stay of AUTHORITY and returns the seconds that a negative answer may be kept: none without a SOA that is
+/// responsible for the name (RFC 2308 section 5).
+fn write_authority(
+    writer: &mut BodyWriter,
+    authority: &[Authority],
+    query: &Query,
+    terminal: &Name,
+    negative: bool,
+) -> u32 {
+    let mut ttl = 0;
+    let responsible = |owner: &Name| terminal.is_within(owner) || query.name.is_within(owner);
+    let soa = authority.iter().find(|record| record.rtype == rtype::SOA && responsible(&record.owner));
+    if let Some(soa) = soa.filter(|_| negative) {
+        let minimum = u32_at(&soa.rdata, soa.rdata.len().saturating_sub(4)).unwrap_or(0);
+        ttl = effective_ttl(soa.ttl).min(effective_ttl(minimum)).min(NEGATIVE_MAX);
+        writer.record(Section::Authority, &soa.owner, rtype::SOA, ttl, &soa.rdata, None);
+    }
+    if !query.dnssec_ok {
+        return ttl;
+    }
+    for record in authority {
+        let covered = if record.rtype == rtype::RRSIG { u16_at(&record.rdata, 0).unwrap_or(0) } else { record.rtype };
+        let wanted = match covered {
+            rtype::SOA => record.rtype == rtype::RRSIG && soa.is_some_and(|soa| negative && soa.owner == record.owner),
+            rtype::NSEC | rtype::NSEC3 => true,
+            _ => false,
+        };
+        if wanted {
+            let ttl = effective_ttl(record.ttl).min(NEGATIVE_MAX);
+            writer.record(Section::Authority, &record.owner, record.rtype, ttl, &record.rdata, None);
+        }
+    }
+    ttl
+}
+
+#[cfg(test)]
+mod tests;

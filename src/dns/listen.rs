@@ -1,0 +1,119 @@
+//! The sockets that clients reach, bound as a whole before anything starts.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::DnsError;
+use crate::config::Config;
+use crate::sys::udp as sys;
+
+pub mod tcp;
+pub mod udp;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// What the kernel may hold of questions that no worker has read yet.
+const RECEIVE_BUFFER: usize = 1 << 20;
+/// How long a worker waits before it looks whether the daemon stops.
+const WAIT: Duration = Duration::from_millis(200);
+/// Times another port is tried where the configuration leaves it open (port 0) and the first is free for UDP only.
+const PORT_TRIES: usize = 16;
+
+/// Bound, not yet served.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// One for each listen address and worker.
+    pub(super) udp: Vec<UdpSocket>,
+    /// One for each listen address.
+    pub(super) tcp: Vec<TcpListener>,
+    /// The addresses, with the real port where the configuration said 0.
+    pub(super) addresses: Vec<SocketAddr>,
+}
+
+impl Sockets {
+    /// Where clients reach the guard.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+}
+
+/// Binds every listener of `dns.listen`.
+///
+/// # Errors
+/// [`DnsError::Bind`] with the address.
+pub fn bind(config: &Config) -> Result<Sockets, DnsError> {
+    let workers = match config.dns.workers {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        workers => workers,
+    };
+    let mut sockets = Sockets::default();
+    for address in &config.dns.listen {
+        // [::] takes IPv4 too, unless an IPv4 listener wants the same port.
+        let v6_only = config.dns.listen.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+        bind_one(*address, v6_only, workers, &mut sockets).map_err(|(transport, error)| DnsError::Bind {
+            transport,
+            address: *address,
+            error,
+        })?;
+    }
+    Ok(sockets)
+}
+
+type Failed = (&'static str, io::Error);
+
+fn bind_one(address: SocketAddr, v6_only: bool, workers: usize, sockets: &mut Sockets) -> Result<(), Failed> {
+    let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
+    loop {
+        let (listener, actual) = tcp_listener(address, v6_only).map_err(|error| ("tcp", error))?;
+        tries = tries.saturating_sub(1);
+        match udp_sockets(actual, v6_only, workers) {
+            Ok(udp) => {
+                sockets.udp.extend(udp);
+                sockets.tcp.push(listener);
+                sockets.addresses.push(actual);
+                return Ok(());
+            }
+            Err(error) if tries == 0 => return Err(("udp", error)),
+            Err(_) => {}
+        }
+    }
+}
+
+fn tcp_listener(address: SocketAddr, v6_only: bool) -> io::Result<(TcpListener, SocketAddr)> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(v6_only)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    let listener: TcpListener = socket.into();
+    let actual = listener.local_addr()?;
+    Ok((listener, actual))
+}
+
+fn udp_sockets(address: SocketAddr, v6_only: bool, workers: usize) -> io::Result<Vec<UdpSocket>> {
+    // Without SO_REUSEPORT first: with it a second guard on the same address would bind silently and take half of the questions.
+    drop(udp_socket(address, v6_only, false)?);
+    (0..workers.max(1)).map(|_| udp_socket(address, v6_only, true)).collect()
+}
+
+fn udp_socket(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(v6_only)?;
+    }
+    socket.set_reuse_port(shared)?;
+    socket.bind(&address.into())?;
+    sys::want_local_address(socket.as_fd(), address.is_ipv6())?;
+    // More than the kernel's limit is cut to it without an error; any amount works.
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    socket.set_read_timeout(Some(WAIT))?;
+    Ok(socket.into())
+}

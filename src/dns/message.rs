@@ -1,0 +1,227 @@
+//! Reads an upstream's response with hickory's decoder into what the core judges.
+//!
+//! Names are read by hickory (pointers only backwards, bounded length). RDATA is kept as octets with its names decompressed,
+//! for the types whose names may be compressed (RFC 3597 section 4); every other type is opaque and passes unchanged. DNAME is a type
+//! that hickory doesn't know; it is read here.
+
+use hickory_proto::rr::rdata::svcb::{IpHint, SvcParamValue};
+use hickory_proto::rr::{Name as HickoryName, RData, RecordType};
+use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, Restrict};
+
+use super::wire::{self, flag, rtype, u16_at, u32_at};
+use crate::core::answer::{Record, RecordData};
+use crate::core::name::Name;
+
+/// A response that can't be read; nothing of it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed response")]
+pub struct Malformed;
+
+/// A record of the AUTHORITY section that may be passed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// Owner name.
+    pub owner: Name,
+    /// TYPE.
+    pub rtype: u16,
+    /// TTL as it stood on the wire.
+    pub ttl: u32,
+    /// RDATA, names decompressed.
+    pub rdata: Box<[u8]>,
+}
+
+/// An upstream's response.
+#[derive(Clone, Debug, Default)]
+pub struct Response {
+    /// Response code, the extended bits of EDNS included.
+    pub rcode: u16,
+    /// Whether it was cut (TC).
+    pub truncated: bool,
+    /// ANSWER.
+    pub answers: Vec<Record>,
+    /// RDATA of `answers`, in the same order, names decompressed.
+    pub rdata: Vec<Box<[u8]>>,
+    /// SOA, NSEC, NSEC3 and their RRSIG of AUTHORITY, class IN.
+    pub authority: Vec<Authority>,
+}
+
+struct RawRecord {
+    owner: Name,
+    rtype: u16,
+    class: u16,
+    ttl: u32,
+    rdata: Box<[u8]>,
+    data: RecordData,
+}
+
+/// Reads a response whose header and question were already checked against what was asked.
+///
+/// # Errors
+/// [`Malformed`]: it ends early, a name loops, or the data of a type that must be understood can't be.
+pub fn read(message: &[u8]) -> Result<Response, Malformed> {
+    let head = |at| u16_at(message, at).ok_or(Malformed);
+    let flags = head(2)?;
+    let mut at = wire::HEADER;
+    for _ in 0..head(4)? {
+        at = wire::skip_name(message, at).ok_or(Malformed)?.saturating_add(4);
+    }
+    let mut response = Response { rcode: flags & 0x0f, truncated: flags & flag::TC != 0, ..Response::default() };
+    if response.truncated {
+        // What follows may be cut anywhere, and none of it is used.
+        return Ok(response);
+    }
+    let mut decoder = BinDecoder::new(message).clone(u16::try_from(at).map_err(|_| Malformed)?);
+    for _ in 0..head(6)? {
+        let raw = read_record(message, &mut decoder)?;
+        response.answers.push(Record {
+            owner: raw.owner,
+            rtype: raw.rtype,
+            class: raw.class,
+            ttl: raw.ttl,
+            data: raw.data,
+        });
+        response.rdata.push(raw.rdata);
+    }
+    for _ in 0..head(8)? {
+        let raw = read_record(message, &mut decoder)?;
+        if raw.class == 1 && matches!(raw.rtype, rtype::SOA | rtype::NSEC | rtype::NSEC3 | rtype::RRSIG) {
+            response.authority.push(Authority { owner: raw.owner, rtype: raw.rtype, ttl: raw.ttl, rdata: raw.rdata });
+        }
+    }
+    // Of ADDITIONAL only the extended response code of OPT counts, so that the rest is skipped without being understood.
+    let mut at = decoder.index();
+    for _ in 0..head(10)? {
+        at = wire::skip_name(message, at).ok_or(Malformed)?;
+        let len = head(at.saturating_add(8))?;
+        if head(at)? == rtype::OPT {
+            let extended = u32_at(message, at.saturating_add(4)).ok_or(Malformed)? >> 24;
+            response.rcode |= u16::try_from(extended).unwrap_or(0) << 4;
+        }
+        at = at.saturating_add(10).saturating_add(usize::from(len));
+    }
+    Ok(response)
+}
+
+fn read_record<'a>(message: &'a [u8], decoder: &mut BinDecoder<'a>) -> Result<RawRecord, Malformed> {
+    let owner = name(decoder)?;
+    let at = decoder.index();
+    let (Some(kind), Some(class), Some(ttl), Some(len)) = (
+        u16_at(message, at),
+        u16_at(message, at.saturating_add(2)),
+        u32_at(message, at.saturating_add(4)),
+        u16_at(message, at.saturating_add(8)),
+    ) else {
+        return Err(Malformed);
+    };
+    let start = at.saturating_add(10);
+    let end = start.saturating_add(usize::from(len));
+    let raw = message.get(start..end).ok_or(Malformed)?;
+    let mut inner = at_offset(message, start)?;
+    let rdata = decompress(kind, raw, &mut inner, end)?;
+    let data = if class == 1 { understand(kind, &rdata) } else { RecordData::Other };
+    *decoder = at_offset(message, end)?;
+    Ok(RawRecord { owner, rtype: kind, class, ttl, rdata, data })
+}
+
+/// A decoder of the whole message that stands at `offset`.
+fn at_offset(message: &[u8], offset: usize) -> Result<BinDecoder<'_>, Malformed> {
+    Ok(BinDecoder::new(message).clone(u16::try_from(offset).map_err(|_| Malformed)?))
+}
+
+/// A name in the core's form.
+fn name(decoder: &mut BinDecoder<'_>) -> Result<Name, Malformed> {
+    let mut wire = Vec::with_capacity(64);
+    append_name(decoder, &mut wire)?;
+    Name::from_wire(&wire).map_err(|_| Malformed)
+}
+
+/// Reads a name and appends its uncompressed wire form.
+fn append_name(decoder: &mut BinDecoder<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
+    let name = HickoryName::read(decoder).map_err(|_| Malformed)?;
+    for label in name.iter() {
+        out.push(u8::try_from(label.len()).ok().filter(|len| *len < 64).ok_or(Malformed)?);
+        out.extend_from_slice(label);
+    }
+    out.push(0);
+    Ok(())
+}
+
+/// RDATA with its names decompressed. `decoder` stands at its start; it ends at `end`.
+fn decompress(kind: u16, raw: &[u8], decoder: &mut BinDecoder<'_>, end: usize) -> Result<Box<[u8]>, Malformed> {
+    // Octets before the names, number of names; whatever follows them is copied.
+    let (before, names) = match kind {
+        // NS, MD, MF, CNAME, MB, MG, MR, PTR, NXT, DNAME, NSEC
+        2..=5 | 7..=9 | 12 | 30 | rtype::DNAME | rtype::NSEC => (0, 1),
+        // SOA, MINFO, RP
+        6 | 14 | 17 => (0, 2),
+        // MX, AFSDB, RT
+        15 | 18 | 21 => (2, 1),
+        // PX
+        26 => (2, 2),
+        // SRV
+        33 => (6, 1),
+        // SIG, RRSIG
+        24 | rtype::RRSIG => (18, 1),
+        // NAPTR: two numbers, three strings, a name
+        35 => {
+            let mut at = 4usize;
+            for _ in 0..3 {
+                at = at.saturating_add(1).saturating_add(usize::from(*raw.get(at).ok_or(Malformed)?));
+            }
+            (at, 1)
+        }
+        _ => return Ok(raw.into()),
+    };
+    let mut out = raw.get(..before).ok_or(Malformed)?.to_vec();
+    decoder.read_slice(before).map_err(|_| Malformed)?;
+    for _ in 0..names {
+        append_name(decoder, &mut out)?;
+    }
+    let rest = end.checked_sub(decoder.index()).ok_or(Malformed)?;
+    out.extend_from_slice(raw.get(raw.len().checked_sub(rest).ok_or(Malformed)?..).ok_or(Malformed)?);
+    Ok(out.into())
+}
+
+/// What the core needs of the data. `rdata` has no compressed names. Data that doesn't fit its type is `Other`, which the binder
+/// refuses where it stands on the chain.
+fn understand(kind: u16, rdata: &[u8]) -> RecordData {
+    let read = || -> Option<RecordData> {
+        Some(match kind {
+            rtype::A => RecordData::A(<[u8; 4]>::try_from(rdata).ok()?.into()),
+            rtype::AAAA => RecordData::Aaaa(<[u8; 16]>::try_from(rdata).ok()?.into()),
+            rtype::CNAME => RecordData::Cname(Name::from_wire(rdata).ok()?),
+            rtype::DNAME => RecordData::Dname(Name::from_wire(rdata).ok()?),
+            rtype::RRSIG => RecordData::Rrsig { covered: u16_at(rdata, 0)? },
+            rtype::SVCB | rtype::HTTPS => service(rdata)?,
+            _ => return None,
+        })
+    };
+    read().unwrap_or(RecordData::Other)
+}
+
+/// SVCB and HTTPS (RFC 9460 section 2.2).
+fn service(rdata: &[u8]) -> Option<RecordData> {
+    let length = Restrict::new(u16::try_from(rdata.len()).ok()?);
+    let mut decoder = BinDecoder::new(rdata);
+    let Ok(RData::SVCB(service)) = RData::read(&mut decoder, RecordType::SVCB, length) else { return None };
+    let mut wire = Vec::new();
+    for label in service.target_name.iter() {
+        wire.push(u8::try_from(label.len()).ok()?);
+        wire.extend_from_slice(label);
+    }
+    wire.push(0);
+    let (mut mandatory, mut ipv4hint, mut ipv6hint) = (Vec::new(), Vec::new(), Vec::new());
+    for (_, value) in &service.svc_params {
+        match value {
+            SvcParamValue::Mandatory(keys) => mandatory.extend(keys.0.iter().map(|key| u16::from(*key))),
+            SvcParamValue::Ipv4Hint(IpHint(hints)) => ipv4hint.extend(hints.iter().map(|hint| hint.0)),
+            SvcParamValue::Ipv6Hint(IpHint(hints)) => ipv6hint.extend(hints.iter().map(|hint| hint.0)),
+            _ => {}
+        }
+    }
+    let target = Name::from_wire(&wire).ok()?;
+    Some(RecordData::Svcb { priority: service.svc_priority, target, mandatory, ipv4hint, ipv6hint })
+}
+
+#[cfg(test)]
+mod tests;

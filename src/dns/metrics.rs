@@ -1,0 +1,171 @@
+//! What the DNS side counts. Names are documented by their HELP text.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// One label `reason`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Reason {
+    /// One of a fixed set of words.
+    pub reason: &'static str,
+}
+
+/// One label `upstream`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Upstream {
+    /// The URL.
+    pub upstream: String,
+}
+
+/// All of them; cheap to clone.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+/// See the HELP texts in [`Metrics::register`].
+#[derive(Debug)]
+pub struct Inner {
+    /// Questions over UDP.
+    pub udp_questions: Counter,
+    /// Questions over TCP.
+    pub tcp_questions: Counter,
+    /// Hits.
+    pub cache_hits: Counter,
+    /// Hits that had to be admitted again.
+    pub cache_readmitted: Counter,
+    /// Answers with data released.
+    pub released: Counter,
+    /// Denied by name or filtered by address.
+    pub denied: Counter,
+    /// Not released by the gate.
+    pub held: Counter,
+    /// Of these, at the gate's deadline.
+    pub gate_timeouts: Counter,
+    /// Refused by reason.
+    pub refused: Family<Reason, Counter>,
+    /// Dropped by reason.
+    pub dropped: Family<Reason, Counter>,
+    /// Questions sent to an upstream.
+    pub upstream_queries: Family<Upstream, Counter>,
+    /// Attempts that failed.
+    pub upstream_failures: Family<Upstream, Counter>,
+    /// Datagrams that answered no query.
+    pub upstream_mismatch: Counter,
+    /// Queries that went over TCP because the reply was cut.
+    pub upstream_tcp_retries: Counter,
+    /// Records the question doesn't reach.
+    pub unrelated_records: Counter,
+    /// Joined to a question in flight.
+    pub coalesced: Counter,
+    /// Waiting now.
+    pub in_flight: Gauge,
+    /// Open TCP connections.
+    pub tcp_connections: Gauge,
+    /// accept() failures.
+    pub accept_errors: Counter,
+    /// Seconds of a forwarded question, its wait at the gate included.
+    pub forwarded_seconds: Histogram,
+    /// Seconds at the gate.
+    pub gate_seconds: Histogram,
+}
+
+impl std::ops::Deref for Metrics {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+fn latency() -> Histogram {
+    Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0])
+}
+
+impl Metrics {
+    /// New counters, registered.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let inner = Inner {
+            udp_questions: Counter::default(),
+            tcp_questions: Counter::default(),
+            cache_hits: Counter::default(),
+            cache_readmitted: Counter::default(),
+            released: Counter::default(),
+            denied: Counter::default(),
+            held: Counter::default(),
+            gate_timeouts: Counter::default(),
+            refused: Family::default(),
+            dropped: Family::default(),
+            upstream_queries: Family::default(),
+            upstream_failures: Family::default(),
+            upstream_mismatch: Counter::default(),
+            upstream_tcp_retries: Counter::default(),
+            unrelated_records: Counter::default(),
+            coalesced: Counter::default(),
+            in_flight: Gauge::default(),
+            tcp_connections: Gauge::default(),
+            accept_errors: Counter::default(),
+            forwarded_seconds: latency(),
+            gate_seconds: latency(),
+        };
+        let m = &inner;
+        let mut counter = |name: &str, help: &str, counter: &Counter| registry.register(name, help, counter.clone());
+        counter("dns_udp_questions", "Datagrams from clients", &m.udp_questions);
+        counter("dns_tcp_questions", "Questions from clients over TCP", &m.tcp_questions);
+        counter("dns_cache_hits", "Questions answered from the cache without asking the core", &m.cache_hits);
+        counter(
+            "dns_cache_readmitted",
+            "Questions answered from the cache after their addresses were admitted again",
+            &m.cache_readmitted,
+        );
+        counter("dns_answers_released", "Answers given to clients, from the cache or after the gate", &m.released);
+        counter("dns_answers_denied", "Questions denied by name, or whose addresses were all filtered", &m.denied);
+        counter("dns_answers_held", "Answers that the gate did not release", &m.held);
+        counter("dns_gate_timeouts", "Answers not released since the gate's deadline passed", &m.gate_timeouts);
+        counter(
+            "dns_upstream_mismatches",
+            "Upstream responses that fit no question in flight (late, forged, or in another case)",
+            &m.upstream_mismatch,
+        );
+        counter("dns_upstream_tcp_retries", "Questions asked again over TCP", &m.upstream_tcp_retries);
+        counter(
+            "dns_unrelated_records",
+            "Records of upstream answers that their question does not reach; removed",
+            &m.unrelated_records,
+        );
+        counter("dns_coalesced_questions", "Questions that joined an identical one in flight", &m.coalesced);
+        counter("dns_accept_errors", "Failures to accept a TCP connection", &m.accept_errors);
+        registry.register("dns_refused_questions", "Questions answered with an error, by reason", m.refused.clone());
+        registry.register("dns_dropped_packets", "Packets left without reply, by reason", m.dropped.clone());
+        registry.register("dns_upstream_queries", "Queries sent, by upstream", m.upstream_queries.clone());
+        registry.register(
+            "dns_upstream_failures",
+            "Queries without usable response, by upstream",
+            m.upstream_failures.clone(),
+        );
+        registry.register("dns_questions_in_flight", "Questions that wait for an answer now", m.in_flight.clone());
+        registry.register("dns_tcp_connections", "Open TCP connections of clients", m.tcp_connections.clone());
+        registry.register(
+            "dns_forwarded_seconds",
+            "From the question's arrival to the reply, for questions that were forwarded",
+            m.forwarded_seconds.clone(),
+        );
+        registry.register("dns_gate_seconds", "What the gate added to an answer", m.gate_seconds.clone());
+        Self(Arc::new(inner))
+    }
+
+    /// Counts a refusal.
+    pub fn refuse(&self, reason: &'static str) {
+        self.refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts a packet without reply.
+    pub fn drop_packet(&self, reason: &'static str) {
+        self.dropped.get_or_create(&Reason { reason }).inc();
+    }
+}

@@ -1,0 +1,7 @@
+//! The whole DNS side on loopback: real sockets, a scripted upstream, the real core with an enforcer in memory.
+
+mod harness;
+mod hostile;
+mod story;
+mod transport;
+mod upstreams;

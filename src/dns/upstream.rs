@@ -1,0 +1,442 @@
+//! Where questions go: the servers, which of them is asked, when another is asked as well, and which are left alone for a while.
+//!
+//! - The fastest healthy server is asked first (smoothed round-trip time); now and then another one, so that its time stays known.
+//! - No reply after a multiple of its usual time: the next one is asked as well. With one server alone the question is sent again, later.
+//! - After [`BREAK_AFTER`] failures in a row a server is passed over. A copy of a real question is sent to it from time to time, nobody
+//!   waits for it, and its reply makes the server healthy again. When all are broken all are asked.
+//! - Whatever happens, the asker has a result after [`TOTAL`].
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use super::metrics::{self, Metrics};
+use super::wire::{flag, u16_at};
+use crate::config::schema;
+use crate::config::upstream::{Transport, UpstreamUrl};
+use crate::core::name::Name;
+use query::Query;
+
+pub mod query;
+mod tcp;
+mod udp;
+
+/// The longest that one question may take.
+pub const TOTAL: Duration = Duration::from_secs(4);
+/// The longest when every server is broken already.
+const TOTAL_BROKEN: Duration = Duration::from_secs(2);
+/// Bounds of the wait before another server is asked as well.
+const HEDGE: (Duration, Duration) = (Duration::from_millis(60), Duration::from_millis(600));
+/// Bounds of the wait before the same server is asked again, when there is no other.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(1200), Duration::from_millis(2000));
+/// Attempts per question.
+const ATTEMPTS: usize = 4;
+/// Failures in a row after which a server is passed over.
+const BREAK_AFTER: u32 = 5;
+/// Bounds of the time between probes of a broken server.
+const PROBE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// An attempt given up after this counts as failed; one that lost earlier to another server only counts as slow.
+const FAILED_AFTER: Duration = Duration::from_millis(1000);
+/// A server that was never asked counts as this fast.
+const UNKNOWN: Duration = Duration::from_millis(40);
+/// One question in so many goes to another healthy server first.
+const EXPLORE: u32 = 32;
+
+/// An upstream that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpstreamError {
+    /// The URL is wrong.
+    #[error("dns.upstream: {0}")]
+    Url(String),
+    /// A transport that this version doesn't have.
+    #[error("dns.upstream: \"{0}\": this transport is not available in this version")]
+    Transport(String),
+    /// A name in `domains` is wrong.
+    #[error("dns.upstream: \"{0}\" is not a domain name")]
+    Domain(String),
+}
+
+/// Why a question has no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskError {
+    /// No configured upstream serves this name.
+    NoServer,
+    /// None answered in time.
+    TimeOut,
+    /// The network or the host refused.
+    Network,
+}
+
+/// A response, checked against the question. With TC set it is cut and no TCP attempt gave the whole.
+#[derive(Debug)]
+pub struct Asked {
+    /// The message.
+    pub message: Vec<u8>,
+}
+
+/// How an upstream fares, for the control API.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpstreamStatus {
+    /// As configured.
+    pub url: String,
+    /// Whether it is asked in the usual course.
+    pub healthy: bool,
+    /// Smoothed round-trip time; `None` before the first reply.
+    pub rtt: Option<Duration>,
+    /// Queries sent.
+    pub queries: u64,
+    /// Queries without usable response.
+    pub failures: u64,
+    /// Time since the last reply.
+    pub last_reply: Option<Duration>,
+    /// The last failure in words.
+    pub last_error: Option<String>,
+}
+
+enum Link {
+    /// UDP, and TCP for what is cut.
+    Udp(Box<udp::UdpPool>, tcp::TcpClient),
+    /// TCP only.
+    Tcp(tcp::TcpClient),
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    srtt: Option<Duration>,
+    variance: Duration,
+    failed_in_row: u32,
+    probe_at: Option<Instant>,
+    probe_wait: Duration,
+    queries: u64,
+    failures: u64,
+    last_reply: Option<Instant>,
+    last_error: Option<String>,
+}
+
+struct Server {
+    url: String,
+    link: Link,
+    health: Mutex<Health>,
+    metrics: Metrics,
+}
+
+/// One attempt's account: a success is noted by [`Attempt::success`], anything else when it is dropped.
+struct Attempt<'a> {
+    server: &'a Server,
+    started: Instant,
+    done: bool,
+}
+
+impl Attempt<'_> {
+    fn success(&mut self) {
+        self.done = true;
+        self.server.note_reply(self.started.elapsed());
+    }
+
+    fn failure(&mut self, error: &str) {
+        self.done = true;
+        self.server.note_failure(error);
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let elapsed = self.started.elapsed();
+        if elapsed >= FAILED_AFTER {
+            self.server.note_failure("no reply in time")
+        } else {
+            self.server.note_slow(elapsed)
+        }
+    }
+}
+
+impl Server {
+    fn health(&self) -> std::sync::MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn label(&self) -> metrics::Upstream {
+        metrics::Upstream { upstream: self.url.clone() }
+    }
+
+    fn note_reply(&self, rtt: Duration) {
+        let mut health = self.health();
+        // RFC 6298's smoothing.
+        match health.srtt {
+            None => {
+                health.srtt = Some(rtt);
+                health.variance = rtt / 2;
+            }
+            Some(srtt) => {
+                let off = srtt.abs_diff(rtt);
+                health.variance = (health.variance * 3 + off) / 4;
+                health.srtt = Some((srtt * 7 + rtt) / 8);
+            }
+        }
+        if health.failed_in_row >= BREAK_AFTER {
+            tracing::info!(upstream = %self.url, "the upstream answers again");
+        }
+        health.failed_in_row = 0;
+        health.probe_at = None;
+        health.last_reply = Some(Instant::now());
+    }
+
+    /// It lost to another server: at least so slow.
+    fn note_slow(&self, at_least: Duration) {
+        let mut health = self.health();
+        if health.srtt.is_none_or(|srtt| srtt < at_least) {
+            let srtt = health.srtt.unwrap_or(at_least);
+            health.srtt = Some((srtt * 3 + at_least) / 4);
+        }
+    }
+
+    fn note_failure(&self, error: &str) {
+        let mut health = self.health();
+        health.failures = health.failures.saturating_add(1);
+        health.failed_in_row = health.failed_in_row.saturating_add(1);
+        if health.failed_in_row == BREAK_AFTER {
+            tracing::warn!(upstream = %self.url, error, "the upstream doesn't answer; it is passed over and probed");
+            health.probe_wait = PROBE.0;
+            health.probe_at = Some(Instant::now() + PROBE.0);
+        }
+        if health.last_error.as_deref() != Some(error) {
+            health.last_error = Some(error.to_owned());
+        }
+        drop(health);
+        self.metrics.upstream_failures.get_or_create(&self.label()).inc();
+    }
+
+    /// Whether a probe is due; if so the next one is set later.
+    fn take_probe(&self, now: Instant) -> bool {
+        let mut health = self.health();
+        if health.probe_at.is_none_or(|at| at > now) {
+            return false;
+        }
+        health.probe_wait = (health.probe_wait * 2).min(PROBE.1);
+        health.probe_at = Some(now + health.probe_wait);
+        true
+    }
+
+    fn is_broken(&self) -> bool {
+        self.health().failed_in_row >= BREAK_AFTER
+    }
+
+    /// Wait before another server (or, `alone`, the same again) is asked as well.
+    fn patience(&self, alone: bool) -> Duration {
+        let (least, most) = if alone { AGAIN } else { HEDGE };
+        let health = self.health();
+        health.srtt.map_or(least * 4, |srtt| srtt + health.variance * 4).clamp(least, most)
+    }
+
+    async fn ask(&self, query: &Query) -> io::Result<Vec<u8>> {
+        self.metrics.upstream_queries.get_or_create(&self.label()).inc();
+        {
+            let mut health = self.health();
+            health.queries = health.queries.saturating_add(1);
+        }
+        let mut attempt = Attempt { server: self, started: Instant::now(), done: false };
+        let result = match &self.link {
+            Link::Tcp(client) => client.exchange(query).await,
+            Link::Udp(pool, client) => match pool.exchange(query).await {
+                Ok(received) => {
+                    let cut = match received {
+                        udp::Received::Message(message) if !is_truncated(&message) => {
+                            attempt.success();
+                            return Ok(message);
+                        }
+                        udp::Received::Message(message) => Some(message),
+                        udp::Received::AskTcp => None,
+                    };
+                    // It lives; what follows is another story.
+                    attempt.success();
+                    self.metrics.upstream_tcp_retries.inc();
+                    match (client.exchange(query).await, cut) {
+                        (Err(error), Some(cut)) => {
+                            tracing::debug!(upstream = %self.url, %error, "no TCP; the cut reply stands");
+                            return Ok(cut);
+                        }
+                        (result, _) => return result,
+                    }
+                }
+                Err(error) => Err(error),
+            },
+        };
+        match &result {
+            Ok(_) => attempt.success(),
+            Err(error) => attempt.failure(&error.to_string()),
+        }
+        result
+    }
+}
+
+fn is_truncated(message: &[u8]) -> bool {
+    u16_at(message, 2).is_some_and(|flags| flags & flag::TC != 0)
+}
+
+/// Codes that another server may answer better: all but NOERROR, NXDOMAIN.
+fn is_failure(message: &[u8]) -> bool {
+    super::reply::is_failure(u16_at(message, 2).unwrap_or(2) & 0x0f)
+}
+
+/// All upstreams.
+pub struct Upstreams {
+    servers: Vec<Arc<Server>>,
+    /// Servers by the domain they are for, wire form; those for everything under the root.
+    by_domain: HashMap<Name, Vec<usize>>,
+}
+
+impl Upstreams {
+    /// From the configuration; opens nothing. `mark` is set on every socket.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; `check` refuses all of these before.
+    pub fn new(configured: &[schema::Upstream], mark: Option<u32>, metrics: &Metrics) -> Result<Self, UpstreamError> {
+        let mut upstreams = Self { servers: Vec::new(), by_domain: HashMap::new() };
+        for (index, upstream) in configured.iter().enumerate() {
+            let url: UpstreamUrl = upstream.url.parse().map_err(UpstreamError::Url)?;
+            let tcp = tcp::TcpClient::new(url.addr, mark, metrics.clone());
+            let link = match url.transport {
+                Transport::Udp => Link::Udp(Box::new(udp::UdpPool::new(url.addr, mark, metrics.clone())), tcp),
+                Transport::Tcp => Link::Tcp(tcp),
+                Transport::Tls | Transport::Https | Transport::Quic => {
+                    return Err(UpstreamError::Transport(upstream.url.clone()));
+                }
+            };
+            upstreams.servers.push(Arc::new(Server {
+                url: upstream.url.clone(),
+                link,
+                health: Mutex::default(),
+                metrics: metrics.clone(),
+            }));
+            let mut domains = Vec::new();
+            for domain in &upstream.domains {
+                domains.push(domain.parse::<Name>().map_err(|_| UpstreamError::Domain(domain.clone()))?);
+            }
+            if domains.is_empty() {
+                domains.push(Name::root());
+            }
+            for domain in domains {
+                upstreams.by_domain.entry(domain).or_default().push(index);
+            }
+        }
+        Ok(upstreams)
+    }
+
+    /// The servers for `name`: those of the longest domain it lies in.
+    fn group(&self, name: &Name) -> &[usize] {
+        let mut name = Some(name.clone());
+        while let Some(here) = name {
+            if let Some(group) = self.by_domain.get(&here) {
+                return group;
+            }
+            name = here.parent();
+        }
+        &[]
+    }
+
+    /// The group's servers, best first, and whether all of them are broken.
+    fn order(&self, group: &[usize]) -> (Vec<Arc<Server>>, bool) {
+        let mut ranked: Vec<(bool, Duration, &Arc<Server>)> = group
+            .iter()
+            .filter_map(|index| self.servers.get(*index))
+            .map(|server| (server.is_broken(), server.health().srtt.unwrap_or(UNKNOWN), server))
+            .collect();
+        ranked.sort_by_key(|(broken, srtt, _)| (*broken, *srtt));
+        let healthy = ranked.iter().filter(|(broken, ..)| !broken).count();
+        if healthy > 1 && rand::random_ratio(1, EXPLORE) {
+            let other = rand::random_range(1..healthy);
+            ranked.swap(0, other);
+        }
+        (ranked.into_iter().map(|(_, _, server)| server.clone()).collect(), healthy == 0)
+    }
+
+    /// Asks until a server answers usefully, all attempts are used up, or the time is over.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn ask(&self, query: &Query) -> Result<Asked, AskError> {
+        let (order, all_broken) = self.order(self.group(&query.name));
+        let Some(first) = order.first() else { return Err(AskError::NoServer) };
+        let now = Instant::now();
+        for server in order.iter().skip(1).filter(|server| server.is_broken() && server.take_probe(now)) {
+            let (server, query) = (server.clone(), query.clone());
+            tokio::spawn(async move { tokio::time::timeout(TOTAL_BROKEN, server.ask(&query)).await });
+        }
+        let usable =
+            if all_broken { order.len() } else { order.iter().filter(|server| !server.is_broken()).count().max(1) };
+        let total = if all_broken { TOTAL_BROKEN } else { TOTAL };
+        match tokio::time::timeout(total, Self::race(first, &order, usable, query)).await {
+            Ok(result) => result,
+            Err(_) => Err(AskError::TimeOut),
+        }
+    }
+
+    async fn race(first: &Arc<Server>, order: &[Arc<Server>], usable: usize, query: &Query) -> Result<Asked, AskError> {
+        let alone = usable < 2;
+        let mut main: Option<Pin<Box<_>>> = Some(Box::pin(first.ask(query)));
+        let mut others: JoinSet<io::Result<Vec<u8>>> = JoinSet::new();
+        let mut asked = 1usize;
+        let mut failure: Option<Vec<u8>> = None;
+        let mut error = AskError::TimeOut;
+        let timer = tokio::time::sleep(first.patience(alone));
+        tokio::pin!(timer);
+        loop {
+            let result = tokio::select! {
+                result = async { match main.as_mut() { Some(main) => main.await, None => std::future::pending().await } } => {
+                    main = None;
+                    Some(result)
+                }
+                Some(result) = others.join_next(), if !others.is_empty() => {
+                    Some(result.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into())))
+                }
+                () = &mut timer, if asked < ATTEMPTS => None,
+            };
+            let ran_out = result.is_none();
+            match result {
+                Some(Ok(message)) if !is_failure(&message) => return Ok(Asked { message }),
+                Some(Ok(message)) => failure = Some(message),
+                Some(Err(_)) => error = AskError::Network,
+                None => {}
+            }
+            // When the timer ran out the next usable server is asked (or the only one again); after a bad reply or an error the next of
+            // all, but none a second time.
+            let next = if ran_out { order.get(asked % usable) } else { order.get(asked) };
+            if let Some(server) = next.filter(|_| asked < ATTEMPTS) {
+                let server = server.clone();
+                timer.as_mut().reset(tokio::time::Instant::now() + server.patience(alone));
+                let query = query.clone();
+                others.spawn(async move { server.ask(&query).await });
+                asked += 1;
+            } else if main.is_none() && others.is_empty() {
+                return failure.map(|message| Asked { message }).ok_or(error);
+            }
+        }
+    }
+
+    /// How all of them fare.
+    #[must_use]
+    pub fn status(&self) -> Vec<UpstreamStatus> {
+        self.servers
+            .iter()
+            .map(|server| {
+                let health = server.health();
+                UpstreamStatus {
+                    url: server.url.clone(),
+                    healthy: health.failed_in_row < BREAK_AFTER,
+                    rtt: health.srtt,
+                    queries: health.queries,
+                    failures: health.failures,
+                    last_reply: health.last_reply.map(|at| at.elapsed()),
+                    last_error: health.last_error.clone(),
+                }
+            })
+            .collect()
+    }
+}

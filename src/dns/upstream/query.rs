@@ -1,0 +1,125 @@
+//! The question as it goes to an upstream, and the check of what comes back.
+
+use rand::Rng;
+
+use crate::core::name::Name;
+use crate::dns::wire::{HEADER, UDP_REPLY, flag, put_u16, rtype, u16_at};
+
+/// Flags and counts of a query: RD, one question, one OPT. CD is never set: the upstream may refuse what it finds bogus.
+const HEAD: [u8; HEADER] = [0, 0, 0x01, 0, 0, 1, 0, 0, 0, 0, 0, 1];
+
+/// A question to be asked. The client's ECS, cookies, padding and unknown options have no place in it.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// Name in lower case.
+    pub name: Name,
+    /// Type.
+    pub qtype: u16,
+    /// Whether DNSSEC records are wanted.
+    pub dnssec_ok: bool,
+}
+
+impl Query {
+    /// The message under `id`. With `mix` the case of each letter of the name is random ("0x20"): a forger has to guess it too.
+    #[must_use]
+    pub fn message(&self, id: u16, mix: bool) -> Vec<u8> {
+        let name = self.name.wire();
+        let mut out = Vec::with_capacity(HEADER.saturating_add(name.len()).saturating_add(15));
+        out.extend_from_slice(&HEAD);
+        put_u16(&mut out, 0, id);
+        if mix {
+            let mut random = [0u8; 32];
+            rand::rng().fill_bytes(&mut random);
+            // Length octets are below 64, so that they aren't letters.
+            out.extend(name.iter().enumerate().map(|(at, octet)| {
+                let bit = random.get(at / 8).map_or(0, |bits| bits >> (at % 8) & 1);
+                if octet.is_ascii_lowercase() && bit == 1 { octet.to_ascii_uppercase() } else { *octet }
+            }));
+        } else {
+            out.extend_from_slice(name);
+        }
+        out.extend_from_slice(&self.qtype.to_be_bytes());
+        out.extend_from_slice(&1u16.to_be_bytes());
+        out.push(0);
+        out.extend_from_slice(&rtype::OPT.to_be_bytes());
+        out.extend_from_slice(&(UDP_REPLY as u16).to_be_bytes());
+        out.extend_from_slice(&[0, 0, if self.dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]);
+        out
+    }
+}
+
+/// The question of a query made by [`Query::message`].
+#[must_use]
+pub fn question_of(query: &[u8]) -> &[u8] {
+    query.get(HEADER..query.len().saturating_sub(11)).unwrap_or_default()
+}
+
+/// How a response fits the question that bears its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// It answers it.
+    Exact,
+    /// It does but for the case of letters: a forger's, or an upstream's that doesn't keep case. Asked again over TCP.
+    OtherCase,
+    /// It answers something else.
+    No,
+}
+
+/// Whether `response` answers `question` (wire form: name, type, class). The id was compared before.
+#[must_use]
+pub fn fit(response: &[u8], question: &[u8]) -> Fit {
+    let flags = u16_at(response, 2).unwrap_or(0);
+    if flags & flag::QR == 0 || flags & flag::OPCODE != 0 || u16_at(response, 4) != Some(1) {
+        return Fit::No;
+    }
+    match response.get(HEADER..HEADER.saturating_add(question.len())) {
+        Some(echoed) if echoed == question => Fit::Exact,
+        // Type and class hold no letters that matter here: each is below 0x41 in its high octet or compared alike.
+        Some(echoed) if same_but_for_case(echoed, question) => Fit::OtherCase,
+        _ => Fit::No,
+    }
+}
+
+fn same_but_for_case(one: &[u8], other: &[u8]) -> bool {
+    let split = one.len().saturating_sub(4);
+    let (Some((name, tail)), Some((other_name, other_tail))) =
+        (one.split_at_checked(split), other.split_at_checked(split))
+    else {
+        return false;
+    };
+    tail == other_tail && name.eq_ignore_ascii_case(other_name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query() -> Query {
+        Query { name: "a-long-name-with-many-letters.example".parse().unwrap(), qtype: 1, dnssec_ok: true }
+    }
+
+    #[test]
+    fn the_case_of_the_name_is_random_and_nothing_else_is() {
+        let plain = query().message(7, false);
+        let mixed: Vec<_> = (0..20).map(|_| query().message(7, true)).collect();
+        assert!(mixed.iter().any(|message| *message != plain));
+        for message in mixed {
+            assert!(message.eq_ignore_ascii_case(&plain));
+        }
+    }
+
+    #[test]
+    fn only_the_own_question_fits() {
+        let sent = query().message(7, true);
+        let mut response = sent.clone();
+        assert_eq!(fit(&response, question_of(&sent)), Fit::No, "a query is no response");
+        put_u16(&mut response, 2, 0x8180);
+        assert_eq!(fit(&response, question_of(&sent)), Fit::Exact);
+        let letter = response.iter().rposition(u8::is_ascii_alphabetic).unwrap();
+        response[letter] ^= 0x20;
+        assert_eq!(fit(&response, question_of(&sent)), Fit::OtherCase);
+        response[letter] = b'-';
+        assert_eq!(fit(&response, question_of(&sent)), Fit::No);
+        assert_eq!(fit(&response[..14], question_of(&sent)), Fit::No);
+    }
+}

@@ -1,0 +1,330 @@
+//! The wire form of a client's question (RFC 1035 section 4, RFC 6891), read without allocation: every packet passes through here, and
+//! whatever isn't a plain question gets its defined answer here.
+
+/// Octets of a message header.
+pub const HEADER: usize = 12;
+/// Most octets of a name (RFC 1035 section 3.1).
+pub const NAME_MAX: usize = 255;
+/// The largest reply over UDP, whatever the client offers (DNS flag day 2020).
+pub const UDP_REPLY: usize = 1232;
+
+/// Header bits.
+pub mod flag {
+    /// Response.
+    pub const QR: u16 = 0x8000;
+    /// Truncated.
+    pub const TC: u16 = 0x0200;
+    /// Recursion desired.
+    pub const RD: u16 = 0x0100;
+    /// Recursion available.
+    pub const RA: u16 = 0x0080;
+    /// Checking disabled.
+    pub const CD: u16 = 0x0010;
+    /// The opcode's bits.
+    pub const OPCODE: u16 = 0x7800;
+}
+
+/// Record types that are treated apart (IANA "DNS parameters").
+pub mod rtype {
+    /// IPv4 address.
+    pub const A: u16 = 1;
+    /// Alias.
+    pub const CNAME: u16 = 5;
+    /// Start of authority.
+    pub const SOA: u16 = 6;
+    /// Host information, RFC 8482.
+    pub const HINFO: u16 = 13;
+    /// IPv6 address.
+    pub const AAAA: u16 = 28;
+    /// Subtree alias.
+    pub const DNAME: u16 = 39;
+    /// EDNS.
+    pub const OPT: u16 = 41;
+    /// Signature.
+    pub const RRSIG: u16 = 46;
+    /// Denial of existence.
+    pub const NSEC: u16 = 47;
+    /// Hashed denial of existence.
+    pub const NSEC3: u16 = 50;
+    /// Service binding.
+    pub const SVCB: u16 = 64;
+    /// Service binding for HTTPS.
+    pub const HTTPS: u16 = 65;
+    /// Transaction signature.
+    pub const TSIG: u16 = 250;
+    /// Every type.
+    pub const ANY: u16 = 255;
+}
+
+/// Response codes, the extended ones included.
+pub mod rcode {
+    /// Fine.
+    pub const NOERROR: u16 = 0;
+    /// The question isn't well formed.
+    pub const FORMERR: u16 = 1;
+    /// The answer can't be had or can't be released.
+    pub const SERVFAIL: u16 = 2;
+    /// No such name.
+    pub const NXDOMAIN: u16 = 3;
+    /// Not implemented.
+    pub const NOTIMP: u16 = 4;
+    /// Not for this client or not by this server.
+    pub const REFUSED: u16 = 5;
+    /// No key for this transaction signature.
+    pub const NOTAUTH: u16 = 9;
+    /// Unknown EDNS version.
+    pub const BADVERS: u16 = 16;
+}
+
+/// A name in lower case and uncompressed wire form, on the stack.
+#[derive(Clone, Copy)]
+pub struct LowerName {
+    octets: [u8; NAME_MAX],
+    len: u8,
+}
+
+impl LowerName {
+    /// The wire form, root label included.
+    #[must_use]
+    pub fn wire(&self) -> &[u8] {
+        self.octets.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for LowerName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.wire())
+    }
+}
+
+/// What the client says about EDNS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientEdns {
+    /// Largest UDP reply it takes.
+    pub size: u16,
+    /// Whether it wants DNSSEC records.
+    pub dnssec_ok: bool,
+}
+
+/// A question that can be answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Message id.
+    pub id: u16,
+    /// Header bits as the client sent them.
+    pub flags: u16,
+    /// Name, type and class as the client wrote them.
+    pub octets: &'a [u8],
+    /// The name in lower case.
+    pub name: LowerName,
+    /// The type.
+    pub qtype: u16,
+    /// EDNS, if the client speaks it.
+    pub edns: Option<ClientEdns>,
+}
+
+/// What becomes of a packet. Lives on the stack for one packet, so that a box would only cost.
+#[allow(clippy::large_enum_variant)]
+#[derive(Clone, Copy, Debug)]
+pub enum Parsed<'a> {
+    /// To be answered by cache or upstream.
+    Question(Question<'a>),
+    /// Answered at once with an error (or, for ANY, with RFC 8482's HINFO).
+    Reject(Reject<'a>),
+    /// No answer: shorter than a header, or itself a response (answering those makes loops, RUSTSEC-2023-0041).
+    Drop,
+}
+
+/// An error reply.
+#[derive(Clone, Copy, Debug)]
+pub struct Reject<'a> {
+    /// Message id.
+    pub id: u16,
+    /// Header bits as the client sent them.
+    pub flags: u16,
+    /// The question's octets where they could be read; else empty, and the reply has no question.
+    pub octets: &'a [u8],
+    /// The question's type; 0 where unread.
+    pub qtype: u16,
+    /// The (extended) response code.
+    pub rcode: u16,
+    /// EDNS, if the client speaks it.
+    pub edns: Option<ClientEdns>,
+}
+
+/// Big-endian 16 bits at `at`.
+#[must_use]
+pub fn u16_at(octets: &[u8], at: usize) -> Option<u16> {
+    let bytes = octets.get(at..at.checked_add(2)?)?;
+    Some(u16::from_be_bytes(bytes.try_into().ok()?))
+}
+
+/// Big-endian 32 bits at `at`.
+#[must_use]
+pub fn u32_at(octets: &[u8], at: usize) -> Option<u32> {
+    let bytes = octets.get(at..at.checked_add(4)?)?;
+    Some(u32::from_be_bytes(bytes.try_into().ok()?))
+}
+
+/// Overwrites 16 bits at `at`, if they exist.
+pub fn put_u16(octets: &mut [u8], at: usize, value: u16) {
+    if let Some(to) = octets.get_mut(at..at.saturating_add(2)) {
+        to.copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+/// Overwrites 32 bits at `at`, if they exist.
+pub fn put_u32(octets: &mut [u8], at: usize, value: u32) {
+    if let Some(to) = octets.get_mut(at..at.saturating_add(4)) {
+        to.copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+/// The offset behind the name at `at`, which may end in a compression pointer. Doesn't follow it.
+#[must_use]
+pub fn skip_name(octets: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        let len = *octets.get(at)?;
+        match len {
+            0 => return at.checked_add(1),
+            1..=63 => at = at.checked_add(1)?.checked_add(usize::from(len))?,
+            192.. => return at.checked_add(2).filter(|end| *end <= octets.len()),
+            _ => return None,
+        }
+    }
+}
+
+/// Reads a client's packet.
+#[must_use]
+pub fn parse(packet: &[u8]) -> Parsed<'_> {
+    let (Some(id), Some(flags)) = (u16_at(packet, 0), u16_at(packet, 2)) else { return Parsed::Drop };
+    if packet.len() < HEADER || flags & flag::QR != 0 {
+        return Parsed::Drop;
+    }
+    let mut reject = Reject { id, flags, octets: &[], qtype: 0, rcode: rcode::FORMERR, edns: None };
+    if flags & flag::OPCODE != 0 {
+        reject.rcode = rcode::NOTIMP;
+        return Parsed::Reject(reject);
+    }
+    // RFC 9619: exactly one question.
+    if u16_at(packet, 4) != Some(1) {
+        return Parsed::Reject(reject);
+    }
+    let Some((name, after_name)) = question_name(packet) else { return Parsed::Reject(reject) };
+    let (Some(qtype), Some(class)) = (u16_at(packet, after_name), u16_at(packet, after_name.saturating_add(2))) else {
+        return Parsed::Reject(reject);
+    };
+    let end = after_name.saturating_add(4);
+    reject.octets = packet.get(HEADER..end).unwrap_or_default();
+    reject.qtype = qtype;
+    let records_before =
+        u32::from(u16_at(packet, 6).unwrap_or(0)).saturating_add(u32::from(u16_at(packet, 8).unwrap_or(0)));
+    let additional = u32::from(u16_at(packet, 10).unwrap_or(0));
+    let edns = match read_additional(packet, end, records_before, additional) {
+        Ok(edns) => edns,
+        Err(code) => {
+            reject.rcode = code;
+            return Parsed::Reject(reject);
+        }
+    };
+    reject.edns = edns.map(|(edns, _)| edns);
+    if edns.is_some_and(|(_, version)| version != 0) {
+        reject.rcode = rcode::BADVERS;
+        return Parsed::Reject(reject);
+    }
+    const IN: u16 = 1;
+    reject.rcode = match qtype {
+        _ if class != IN => rcode::REFUSED,
+        // The one answer of this kind that isn't an error: the caller writes the HINFO.
+        rtype::ANY => rcode::NOERROR,
+        rtype::OPT => rcode::FORMERR,
+        // Zone transfers, and the other types that only questions have (128 to 254).
+        0 | 128..=254 => rcode::REFUSED,
+        // A question bears no records; only zone transfers (refused above) and updates do.
+        _ if records_before != 0 => rcode::FORMERR,
+        // Without RD the guard would have to answer from its cache alone, which shows strangers what others asked.
+        _ if flags & flag::RD == 0 => rcode::REFUSED,
+        _ => {
+            let edns = reject.edns;
+            return Parsed::Question(Question { id, flags, octets: reject.octets, name, qtype, edns });
+        }
+    };
+    Parsed::Reject(reject)
+}
+
+/// The question's name in lower case and the offset behind it. Compression is not allowed: there is nothing to point to.
+fn question_name(packet: &[u8]) -> Option<(LowerName, usize)> {
+    let mut name = LowerName { octets: [0; NAME_MAX], len: 0 };
+    let mut at = HEADER;
+    loop {
+        let len = usize::from(*packet.get(at)?);
+        if len > 63 {
+            return None;
+        }
+        let next = at.checked_add(1)?.checked_add(len)?;
+        let from = at.checked_sub(HEADER)?;
+        let to = next.checked_sub(HEADER)?;
+        let target = name.octets.get_mut(from..to)?;
+        // Length octets are below 64, so that lower-casing can't touch them.
+        for (to, octet) in target.iter_mut().zip(packet.get(at..next)?) {
+            *to = octet.to_ascii_lowercase();
+        }
+        at = next;
+        if len == 0 {
+            name.len = u8::try_from(to).ok()?;
+            return Some((name, at));
+        }
+    }
+}
+
+/// Walks the records behind the question: at most one OPT at the root, well-formed options, no transaction signature.
+fn read_additional(
+    packet: &[u8],
+    mut at: usize,
+    before: u32,
+    additional: u32,
+) -> Result<Option<(ClientEdns, u8)>, u16> {
+    let mut edns = None;
+    for index in 0..before.saturating_add(additional) {
+        let owner = at;
+        at = skip_name(packet, at).ok_or(rcode::FORMERR)?;
+        let (Some(kind), Some(class), Some(ttl), Some(len)) = (
+            u16_at(packet, at),
+            u16_at(packet, at.saturating_add(2)),
+            u32_at(packet, at.saturating_add(4)),
+            u16_at(packet, at.saturating_add(8)),
+        ) else {
+            return Err(rcode::FORMERR);
+        };
+        let data = at.saturating_add(10);
+        at = data.saturating_add(usize::from(len));
+        let rdata = packet.get(data..at).ok_or(rcode::FORMERR)?;
+        if index < before {
+            continue;
+        }
+        match kind {
+            rtype::OPT => {
+                if edns.is_some() || packet.get(owner) != Some(&0) || !options_are_well_formed(rdata) {
+                    return Err(rcode::FORMERR);
+                }
+                let version = u8::try_from((ttl >> 16) & 0xff).unwrap_or(0);
+                edns = Some((ClientEdns { size: class, dnssec_ok: ttl & 0x8000 != 0 }, version));
+            }
+            rtype::TSIG => return Err(rcode::NOTAUTH),
+            _ => {}
+        }
+    }
+    Ok(edns)
+}
+
+fn options_are_well_formed(mut rdata: &[u8]) -> bool {
+    while !rdata.is_empty() {
+        let Some(len) = u16_at(rdata, 2) else { return false };
+        let Some(rest) = rdata.get(usize::from(len).saturating_add(4)..) else { return false };
+        rdata = rest;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests;
