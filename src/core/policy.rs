@@ -2,6 +2,9 @@
 //!
 //! Rules are kept as one arena of wire-form names and a hash table of their places: a lookup probes the name and each of its
 //! parents, allocates nothing, and costs the same with one rule as with a million (about 50 octets a rule).
+//!
+//! A tie, that is rules with the same reach at the same name: the configuration's own rules win over list files, so that a listed name can
+//! always be let through; exceptions of a list win over that list's other rules; otherwise deny wins.
 
 use std::fmt;
 
@@ -9,8 +12,9 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 
 use super::name::Name;
-use crate::config::schema::{Action, Config};
+use crate::config::schema::{Action, Config, ListFormat};
 
+pub mod list;
 #[cfg(test)]
 mod tests;
 
@@ -33,12 +37,15 @@ impl Verdict {
 
 /// A rule of one [`Policy`]; means nothing to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RuleId(u32);
+pub struct RuleId {
+    slot: u32,
+    node: u32,
+}
 
 /// A rule in words, for logs, EDE and `explain`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleRef {
-    /// As the operator wrote it: "*.example.com".
+    /// As the operator wrote it: "*.example.com"; of a list: the name.
     pub text: String,
     /// Where: "policy.deny[3]" (from 0), or "lists/malware.txt:17" (line, from 1).
     pub place: String,
@@ -134,8 +141,12 @@ pub fn name_from_user(text: &str) -> Result<Name, String> {
     ascii.parse().map_err(|error| format!("not a domain name: {error}"))
 }
 
-/// Marks a rule as denying in a [`Node`]'s slots and in [`RuleId`].
+/// Marks a rule as denying in a [`Node`]'s slots.
 const DENY: u32 = 1 << 31;
+/// Marks a rule as exception of its list.
+const EXEMPT: u32 = 1 << 30;
+/// The rule's number in a slot.
+const NUMBER: u32 = EXEMPT - 1;
 /// An empty slot.
 const NONE: u32 = u32::MAX;
 
@@ -146,7 +157,7 @@ struct Node {
     start: u32,
     /// Its length.
     len: u8,
-    /// The rule for the name itself: its number, and [`DENY`].
+    /// The rule for the name itself: its number, [`DENY`] and [`EXEMPT`].
     itself: u32,
     /// The rule for what lies below.
     below: u32,
@@ -163,6 +174,21 @@ struct Source {
 enum SourceKind {
     /// A list in the configuration: its key and its texts.
     Config { key: &'static str, texts: Vec<Box<str>> },
+    /// A file: the line of each rule.
+    List { path: Box<str>, lines: Vec<u32> },
+}
+
+/// A list file, read into memory.
+#[derive(Clone, Copy, Debug)]
+pub struct ListFile<'a> {
+    /// As shown to users.
+    pub path: &'a str,
+    /// How it is written.
+    pub format: ListFormat,
+    /// What its names get.
+    pub action: Action,
+    /// The whole of it.
+    pub content: &'a [u8],
 }
 
 /// All rules, ready to be asked. Never changed: a reload builds another.
@@ -198,24 +224,83 @@ impl Policy {
         let lists =
             [("policy.allow", Action::Allow, &config.policy.allow), ("policy.deny", Action::Deny, &config.policy.deny)];
         for (key, action, texts) in lists {
-            let first = policy.rules;
+            let kept = texts.iter().map(|text| text.clone().into_boxed_str()).collect();
+            policy.sources.push(Source { first: policy.rules, kind: SourceKind::Config { key, texts: kept } });
             for (place, text) in texts.iter().enumerate() {
                 let wrong = |reason| PolicyError { key: format!("{key}[{place}]"), text: text.clone(), reason };
                 match text.parse::<Pattern>() {
                     Ok(pattern) => {
-                        if let Err(reason) = policy.insert(&pattern, action) {
+                        if let Err(reason) = policy.insert(&pattern, action, false) {
                             errors.push(wrong(reason));
                         }
                     }
                     Err(reason) => errors.push(wrong(reason)),
                 }
             }
-            let texts = texts.iter().map(|text| text.clone().into_boxed_str()).collect();
-            policy.sources.push(Source { first, kind: SourceKind::Config { key, texts } });
         }
-        policy.nodes.shrink_to_fit();
-        policy.arena.shrink_to_fit();
-        if errors.is_empty() { Ok(policy) } else { Err(errors) }
+        if errors.is_empty() { Ok(policy.finish()) } else { Err(errors) }
+    }
+
+    /// Like [`Policy::new`], with the files of `[[policy.list]]`; a report for each, in order. Lines that can't be read are left out.
+    ///
+    /// # Errors
+    /// Like [`Policy::new`]; and more than a thousand million rules.
+    pub fn with_lists(config: &Config, files: &[ListFile<'_>]) -> Result<(Self, Vec<list::Report>), Vec<PolicyError>> {
+        let mut policy = Self::new(config)?;
+        let mut reports = Vec::with_capacity(files.len());
+        for file in files {
+            let lines = file.content.split(|octet| *octet == b'\n').count();
+            policy.nodes.reserve(lines);
+            let (nodes, arena, hasher) = (&policy.nodes, &policy.arena, &policy.hasher);
+            policy.index.reserve(lines, |place| hasher.hash_one(name_at(nodes, arena, *place)));
+            let first = policy.rules;
+            policy.sources.push(Source { first, kind: SourceKind::List { path: file.path.into(), lines: Vec::new() } });
+            let mut numbers = Vec::new();
+            let mut failure = None;
+            let report = list::parse(file.format, file.content, &mut |entry| {
+                let exempt = entry.sense == list::Sense::Exempt;
+                let action = if exempt { opposite(file.action) } else { file.action };
+                match policy.insert(&entry.pattern, action, exempt) {
+                    Ok(()) => numbers.push(entry.line),
+                    Err(reason) => failure = Some((entry.line, reason)),
+                }
+            });
+            if let Some((line, reason)) = failure {
+                let text = format!("line {line}");
+                return Err(vec![PolicyError { key: format!("policy.list {}", file.path), text, reason }]);
+            }
+            numbers.shrink_to_fit();
+            if let Some(Source { kind: SourceKind::List { lines, .. }, .. }) = policy.sources.last_mut() {
+                *lines = numbers;
+            }
+            reports.push(report);
+        }
+        Ok((policy.finish(), reports))
+    }
+
+    /// Gives back what building took too much of.
+    fn finish(mut self) -> Self {
+        self.nodes.shrink_to_fit();
+        self.arena.shrink_to_fit();
+        let (nodes, arena, hasher) = (&self.nodes, &self.arena, &self.hasher);
+        self.index.shrink_to_fit(|place| hasher.hash_one(name_at(nodes, arena, *place)));
+        self
+    }
+
+    /// Octets of memory that the rules take.
+    #[must_use]
+    pub fn octets(&self) -> usize {
+        let sources = self.sources.iter().map(|source| match &source.kind {
+            SourceKind::Config { texts, .. } => {
+                texts.iter().map(|text| text.len().saturating_add(size_of::<Box<str>>())).sum::<usize>()
+            }
+            SourceKind::List { lines, .. } => lines.capacity().saturating_mul(size_of::<u32>()),
+        });
+        self.arena
+            .capacity()
+            .saturating_add(self.nodes.capacity().saturating_mul(size_of::<Node>()))
+            .saturating_add(self.index.allocation_size())
+            .saturating_add(sources.sum())
     }
 
     /// What happens to a question for `name`. Allocates nothing.
@@ -234,16 +319,26 @@ impl Policy {
     /// The rule's words.
     #[must_use]
     pub fn describe(&self, rule: RuleId) -> RuleRef {
-        let number = rule.0 & !DENY;
-        let after = self.sources.partition_point(|source| source.first <= number);
+        let number = rule.slot & NUMBER;
         let unknown = RuleRef { text: String::new(), place: "policy".to_owned() };
-        let Some(source) = after.checked_sub(1).and_then(|place| self.sources.get(place)) else { return unknown };
+        let Some(source) = self.source(rule.slot).and_then(|place| self.sources.get(place)) else { return unknown };
         let offset = usize::try_from(number.saturating_sub(source.first)).unwrap_or(usize::MAX);
         match &source.kind {
             SourceKind::Config { key, texts } => texts
                 .get(offset)
                 .map_or(unknown, |text| RuleRef { text: text.to_string(), place: format!("{key}[{offset}]") }),
+            SourceKind::List { path, lines } => RuleRef {
+                text: Name::from_wire(name_at(&self.nodes, &self.arena, rule.node))
+                    .map_or_else(|_| String::new(), |name| name.to_string()),
+                place: lines.get(offset).map_or_else(|| path.to_string(), |line| format!("{path}:{line}")),
+            },
         }
+    }
+
+    /// Index of the source that a slot's rule comes from: the last of those that begin at or before its number, since a source
+    /// without rules begins where the next one does.
+    fn source(&self, slot: u32) -> Option<usize> {
+        self.sources.partition_point(|source| source.first <= slot & NUMBER).checked_sub(1)
     }
 
     /// Number of names that have a rule.
@@ -263,45 +358,65 @@ impl Policy {
             if suffix.len() > self.longest {
                 continue;
             }
-            let Some(node) = self.find(suffix) else { continue };
+            let Some((place, node)) = self.find(suffix) else { continue };
             let slot = if suffix.len() == name.wire().len() { node.itself } else { node.below };
             if slot != NONE {
                 let action = if slot & DENY == 0 { Action::Allow } else { Action::Deny };
-                return Some(Verdict { action, rule: Some(RuleId(slot)) });
+                return Some(Verdict { action, rule: Some(RuleId { slot, node: place }) });
             }
         }
         None
     }
 
-    fn find(&self, wire: &[u8]) -> Option<&Node> {
+    fn find(&self, wire: &[u8]) -> Option<(u32, &Node)> {
         let hash = self.hasher.hash_one(wire);
-        let place = self.index.find(hash, |place| name_at(&self.nodes, &self.arena, *place) == wire)?;
-        self.nodes.get(usize::try_from(*place).ok()?)
+        let place = *self.index.find(hash, |place| name_at(&self.nodes, &self.arena, *place) == wire)?;
+        Some((place, self.nodes.get(usize::try_from(place).ok()?)?))
     }
 
     /// Adds a rule under the next number. A number is used up in any case, so that numbers and places in the list agree.
-    fn insert(&mut self, pattern: &Pattern, action: Action) -> Result<(), String> {
+    fn insert(&mut self, pattern: &Pattern, action: Action, exempt: bool) -> Result<(), String> {
         let number = self.rules;
-        if number >= DENY - 1 {
+        if number >= NUMBER {
             return Err("too many rules".to_owned());
         }
         self.rules = self.rules.saturating_add(1);
-        let slot = if action == Action::Deny { number | DENY } else { number };
+        let deny = if action == Action::Deny { DENY } else { 0 };
+        let slot = number | deny | if exempt { EXEMPT } else { 0 };
         let wire = pattern.name.wire();
         let hash = self.hasher.hash_one(wire);
         let place = match self.index.find(hash, |place| name_at(&self.nodes, &self.arena, *place) == wire) {
             Some(place) => *place,
             None => self.add_node(wire, hash)?,
         };
-        let node = usize::try_from(place).ok().and_then(|place| self.nodes.get_mut(place));
-        let Some(node) = node else { return Err("too many rules".to_owned()) };
-        if pattern.reach != Reach::Below {
-            node.itself = merge(node.itself, slot);
-        }
-        if pattern.reach != Reach::Itself {
-            node.below = merge(node.below, slot);
+        let Some(place) = usize::try_from(place).ok() else { return Err("too many rules".to_owned()) };
+        let Some(Node { itself, below, .. }) = self.nodes.get(place).copied() else { return Ok(()) };
+        let itself = if pattern.reach == Reach::Below { itself } else { self.merge(itself, slot) };
+        let below = if pattern.reach == Reach::Itself { below } else { self.merge(below, slot) };
+        if let Some(node) = self.nodes.get_mut(place) {
+            (node.itself, node.below) = (itself, below);
         }
         Ok(())
+    }
+
+    /// Which of two rules with the same reach at one name counts; see the head of this file.
+    fn merge(&self, old: u32, new: u32) -> u32 {
+        if old == NONE {
+            return new;
+        }
+        let (old_source, new_source) = (self.source(old), self.source(new));
+        let in_file = |source: Option<usize>| {
+            source
+                .and_then(|place| self.sources.get(place))
+                .is_some_and(|source| matches!(source.kind, SourceKind::List { .. }))
+        };
+        if in_file(old_source) != in_file(new_source) {
+            return if in_file(old_source) { new } else { old };
+        }
+        if old_source == new_source && (old ^ new) & EXEMPT != 0 {
+            return if new & EXEMPT != 0 { new } else { old };
+        }
+        if new & DENY != 0 && old & DENY == 0 { new } else { old }
     }
 
     fn add_node(&mut self, wire: &[u8], hash: u64) -> Result<u32, String> {
@@ -328,10 +443,11 @@ fn name_at<'a>(nodes: &[Node], arena: &'a [u8], place: u32) -> &'a [u8] {
     range.and_then(|range| arena.get(range)).unwrap_or_default()
 }
 
-/// Of two rules with the same reach at one name, the denying one; otherwise the first.
-fn merge(old: u32, new: u32) -> u32 {
-    let denies = |slot: u32| slot != NONE && slot & DENY != 0;
-    if old == NONE || (denies(new) && !denies(old)) { new } else { old }
+fn opposite(action: Action) -> Action {
+    match action {
+        Action::Allow => Action::Deny,
+        Action::Deny => Action::Allow,
+    }
 }
 
 /// The registrable domain of `name` (public suffix list, private section included): one label more than its public suffix. A public

@@ -1,0 +1,217 @@
+//! Files of names: one name a line, hosts files, adblock rules, response policy zones. Pure: octets in, entries and located errors out.
+//!
+//! A line that is not about names as a whole (a cosmetic filter, a rule for certain web requests, a trigger on addresses) is counted as
+//! skipped; a line that can't be read is an error. What either means for the list is the caller's to decide.
+
+use std::net::IpAddr;
+
+use super::{Pattern, Reach, name_from_user};
+use crate::config::schema::ListFormat;
+
+mod rpz;
+#[cfg(test)]
+mod tests;
+
+/// The longest line that is read; the longest name takes 1,012 octets when every octet is escaped.
+pub const MAX_LINE: usize = 2048;
+
+/// The most errors and warnings that are kept; the rest is counted.
+pub const MAX_ERRORS: usize = 20;
+
+/// What an entry says of its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sense {
+    /// They get the list's action.
+    Listed,
+    /// They are exempt: the opposite of the list's action (`@@` rules, `rpz-passthru`).
+    Exempt,
+}
+
+/// One rule of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Line, from 1.
+    pub line: u32,
+    /// Which names.
+    pub pattern: Pattern,
+    /// What of them.
+    pub sense: Sense,
+}
+
+/// A line that can't be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {reason}")]
+pub struct LineError {
+    /// Line, from 1.
+    pub line: u32,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// What came of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Entries found.
+    pub entries: usize,
+    /// Lines that say nothing of names as a whole.
+    pub skipped: usize,
+    /// Lines that could not be read, all of them.
+    pub wrong: usize,
+    /// The first [`MAX_ERRORS`] of them.
+    pub errors: Vec<LineError>,
+}
+
+/// Why a line gives no entry.
+enum NoEntry {
+    Skipped,
+    Wrong(String),
+}
+
+/// Where a format's reader puts what it finds.
+struct Sink<'a> {
+    report: Report,
+    take: &'a mut dyn FnMut(Entry),
+}
+
+impl Sink<'_> {
+    fn entry(&mut self, line: u32, pattern: Pattern, sense: Sense) {
+        self.report.entries = self.report.entries.saturating_add(1);
+        (self.take)(Entry { line, pattern, sense });
+    }
+
+    fn none(&mut self, line: u32, why: NoEntry) {
+        match why {
+            NoEntry::Skipped => self.report.skipped = self.report.skipped.saturating_add(1),
+            NoEntry::Wrong(reason) => {
+                self.report.wrong = self.report.wrong.saturating_add(1);
+                if self.report.errors.len() < MAX_ERRORS {
+                    self.report.errors.push(LineError { line, reason });
+                }
+            }
+        }
+    }
+
+    fn result(&mut self, line: u32, read: Result<(Pattern, Sense), NoEntry>) {
+        match read {
+            Ok((pattern, sense)) => self.entry(line, pattern, sense),
+            Err(why) => self.none(line, why),
+        }
+    }
+}
+
+/// Reads a whole file, calling `take` for each entry in order.
+pub fn parse(format: ListFormat, content: &[u8], take: &mut dyn FnMut(Entry)) -> Report {
+    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
+    let mut sink = Sink { report: Report::default(), take };
+    let mut zone = rpz::Zone::default();
+    for (line, octets) in (1u32..).zip(content.split(|octet| *octet == b'\n')) {
+        if octets.len() > MAX_LINE {
+            sink.none(line, NoEntry::Wrong(format!("longer than {MAX_LINE} octets")));
+            zone.broken_line();
+            continue;
+        }
+        let Ok(text) = std::str::from_utf8(octets) else {
+            sink.none(line, NoEntry::Wrong("not UTF-8".to_owned()));
+            zone.broken_line();
+            continue;
+        };
+        match format {
+            ListFormat::Domains => domains(line, text, &mut sink),
+            ListFormat::Hosts => hosts(line, text, &mut sink),
+            ListFormat::Adblock => adblock(line, text, &mut sink),
+            ListFormat::Rpz => zone.line(line, text, &mut sink),
+        }
+    }
+    if format == ListFormat::Rpz {
+        zone.end(&mut sink);
+    }
+    sink.report
+}
+
+/// The part before a comment, without white space around it. A comment begins with `#` at the line's start or after white space.
+fn before_comment(text: &str) -> &str {
+    let start = text
+        .char_indices()
+        .find(|(at, c)| {
+            *c == '#' && text.get(..*at).is_none_or(|front| front.chars().next_back().is_none_or(char::is_whitespace))
+        })
+        .map_or(text.len(), |(at, _)| at);
+    text.get(..start).unwrap_or(text).trim()
+}
+
+/// One rule a line, as in `policy.deny`.
+fn domains(line: u32, text: &str, sink: &mut Sink<'_>) {
+    let text = before_comment(text);
+    if !text.is_empty() {
+        sink.result(line, text.parse().map(|pattern| (pattern, Sense::Listed)).map_err(NoEntry::Wrong));
+    }
+}
+
+/// Names of the host itself, in every hosts file; never a rule.
+const OWN_NAMES: &[&str] = &[
+    "localhost",
+    "localhost.localdomain",
+    "local",
+    "broadcasthost",
+    "ip6-localhost",
+    "ip6-loopback",
+    "ip6-localnet",
+    "ip6-mcastprefix",
+    "ip6-allnodes",
+    "ip6-allrouters",
+    "ip6-allhosts",
+    "0.0.0.0",
+];
+
+/// An address, then names, each for itself only.
+fn hosts(line: u32, text: &str, sink: &mut Sink<'_>) {
+    let mut words = before_comment(text).split_whitespace();
+    let Some(address) = words.next() else { return };
+    // A zone index ("fe80::1%lo0") stands in the file of some systems.
+    let bare = address.split_once('%').map_or(address, |(bare, _)| bare);
+    if bare.parse::<IpAddr>().is_err() {
+        return sink.none(line, NoEntry::Wrong(format!("\"{address}\" is no address")));
+    }
+    let mut named = false;
+    for word in words {
+        named = true;
+        if OWN_NAMES.iter().any(|own| own.eq_ignore_ascii_case(word)) {
+            sink.none(line, NoEntry::Skipped);
+            continue;
+        }
+        let read = name_from_user(word).map(|name| (Pattern { reach: Reach::Itself, name }, Sense::Listed));
+        sink.result(line, read.map_err(NoEntry::Wrong));
+    }
+    if !named {
+        sink.none(line, NoEntry::Wrong("an address without names".to_owned()));
+    }
+}
+
+/// `||name^` and `@@||name^`, both with their subdomains; `||*.name^` without the name itself.
+fn adblock(line: u32, text: &str, sink: &mut Sink<'_>) {
+    let text = text.trim();
+    let comment = text.starts_with('!') || text.starts_with('[') || (text.starts_with('#') && !text.starts_with("##"));
+    if !text.is_empty() && !comment {
+        sink.result(line, adblock_rule(text));
+    }
+}
+
+fn adblock_rule(text: &str) -> Result<(Pattern, Sense), NoEntry> {
+    let (sense, rule) = text.strip_prefix("@@").map_or((Sense::Listed, text), |rule| (Sense::Exempt, rule));
+    let rule = rule.strip_prefix("||").ok_or(NoEntry::Skipped)?;
+    // Without the separator the rule means every name that begins so; with more behind it, certain requests only.
+    let (name, rest) = rule.split_once('^').ok_or(NoEntry::Skipped)?;
+    let options = match rest {
+        "" | "|" => "",
+        _ => rest.strip_prefix('$').ok_or(NoEntry::Skipped)?,
+    };
+    if !options.is_empty() && !options.split(',').all(|option| matches!(option, "important" | "all")) {
+        return Err(NoEntry::Skipped);
+    }
+    let (reach, name) = name.strip_prefix("*.").map_or((Reach::Tree, name), |name| (Reach::Below, name));
+    if name.contains(['*', '/', ':']) || name.parse::<IpAddr>().is_ok() {
+        return Err(NoEntry::Skipped);
+    }
+    let name = name_from_user(name).map_err(NoEntry::Wrong)?;
+    Ok((Pattern { reach, name }, sense))
+}

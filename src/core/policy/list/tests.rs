@@ -1,0 +1,261 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::schema::{Action, Config};
+use crate::core::name::Name;
+use crate::core::policy::{ListFile, Policy};
+
+/// Entries as "line pattern", exemptions with `@@` in front.
+fn read(format: ListFormat, content: &str) -> (Vec<String>, Report) {
+    read_octets(format, content.as_bytes())
+}
+
+fn read_octets(format: ListFormat, content: &[u8]) -> (Vec<String>, Report) {
+    let mut entries = Vec::new();
+    let report = parse(format, content, &mut |entry| {
+        let mark = if entry.sense == Sense::Exempt { "@@" } else { "" };
+        entries.push(format!("{} {mark}{}", entry.line, entry.pattern));
+    });
+    assert_eq!(report.entries, entries.len());
+    (entries, report)
+}
+
+fn lines_of(report: &Report) -> Vec<u32> {
+    report.errors.iter().map(|error| error.line).collect()
+}
+
+#[test]
+fn domains_are_rules_a_line() {
+    let text = "# list\n\nads.test\n  *.track.test # why\n=only.test\r\nB\u{fc}cher.test\nx..test\n*\nlast.test";
+    let (entries, report) = read(ListFormat::Domains, text);
+    assert_eq!(entries, ["3 ads.test", "4 *.track.test", "5 =only.test", "6 xn--bcher-kva.test", "9 last.test"]);
+    assert_eq!(lines_of(&report), [7, 8]);
+    assert_eq!(report.errors[0].to_string(), "line 7: not a domain name: an empty label");
+    assert_eq!(read(ListFormat::Domains, "\u{feff}a.test").0, ["1 a.test"], "a byte order mark is no part of the name");
+    assert_eq!(read(ListFormat::Domains, "").1, Report::default());
+}
+
+#[test]
+fn hosts_name_themselves_only() {
+    let text = "127.0.0.1 localhost\n::1 ip6-localhost ip6-loopback\n0.0.0.0 ads.test Track.test # both\n\
+                fe80::1%lo0 localhost\nads2.test\n0.0.0.0\n0.0.0.0 a..b ok.test\n# end";
+    let (entries, report) = read(ListFormat::Hosts, text);
+    assert_eq!(entries, ["3 =ads.test", "3 =track.test", "7 =ok.test"]);
+    assert_eq!(report.skipped, 4);
+    assert_eq!(lines_of(&report), [5, 6, 7]);
+}
+
+#[test]
+fn adblock_rules_for_whole_names() {
+    let text = "[Adblock Plus 2.0]\n! comment\n# comment\n||ads.test^\n@@||good.ads.test^\n||*.sub.test^\n||imp.test^$important\n\
+                ||web.test^$third-party\n##.banner\nexample.test##.ad\n||ads.test/path\n/regex/\n||a*b.test^\n||1.2.3.4^\n\
+                ||a..b^\n||pipe.test^|\nplain.test\n||no-end.test\n@@||deep.test^$important,all";
+    let (entries, report) = read(ListFormat::Adblock, text);
+    assert_eq!(
+        entries,
+        ["4 ads.test", "5 @@good.ads.test", "6 *.sub.test", "7 imp.test", "16 pipe.test", "19 @@deep.test"]
+    );
+    assert_eq!(lines_of(&report), [15]);
+    assert_eq!(report.skipped, 9);
+}
+
+const ZONE: &str = "\
+$TTL 300
+@ IN SOA localhost. root.localhost. ( 1 ; serial
+    3600 600
+    86400 60 ) ; (still a comment
+  IN NS localhost.
+ads.test            CNAME .
+*.ads.test      60 IN CNAME .
+nodata.test     IN 1h CNAME *.
+good.ads.test   CNAME rpz-passthru.
+drop.test       CNAME rpz-drop.
+tcp.test        CNAME rpz-tcp-only.
+local.test      A 192.0.2.1
+garden.test     CNAME walled.example.
+32.1.2.0.192.rpz-ip   CNAME .
+32.1.0.0.10.rpz-client-ip CNAME .
+ns.evil.rpz-nsdname CNAME .
+";
+
+#[test]
+fn rpz_qname_triggers_and_actions() {
+    let (entries, report) = read(ListFormat::Rpz, ZONE);
+    assert_eq!(entries, ["6 =ads.test", "7 *.ads.test", "8 =nodata.test", "9 @@=good.ads.test", "10 =drop.test"]);
+    assert_eq!(report.skipped, 6);
+    assert!(report.errors.is_empty(), "{:?}", report.errors);
+}
+
+#[test]
+fn rpz_origin_and_absolute_names() {
+    let text = "$ORIGIN rpz.example.\n@ SOA a. b. 1 1 1 1 1\nads.test CNAME .\nabs.test.rpz.example. CNAME .\n\
+                outside.test. CNAME .\n$ORIGIN sub.rpz.example.\nx CNAME .\n* CNAME .\n  CNAME .\n@ CNAME .";
+    let (entries, report) = read(ListFormat::Rpz, text);
+    assert_eq!(entries, ["3 =ads.test", "4 =abs.test", "7 =x.sub", "8 *.sub", "9 *.sub", "10 =sub"]);
+    assert_eq!(lines_of(&report), [5]);
+}
+
+#[test]
+fn rpz_errors_are_located() {
+    let soa = "@ SOA a. b. 1 1 1 1 1\n";
+    for (text, line) in [
+        ("ads.test CNAME .\n".to_owned(), 1),
+        (format!("{soa}a..b CNAME ."), 2),
+        (format!("{soa}ads.test"), 2),
+        (format!("{soa}ads.test CNAME"), 2),
+        (format!("{soa}ads.test CNAME rpz-passthru"), 2),
+        (format!("{soa}$INCLUDE /etc/passwd"), 2),
+        (format!("{soa}$ORIGIN"), 2),
+        (format!("{soa}a.test TXT (\n.\n"), 2),
+        ("  CNAME .".to_owned(), 1),
+    ] {
+        let (entries, report) = read(ListFormat::Rpz, &text);
+        assert!(entries.is_empty(), "{text}: {entries:?}");
+        assert_eq!(lines_of(&report), [line], "{text}: {report:?}");
+    }
+    // What leans on a wrong line is wrong as well, and takes no other name.
+    let (entries, report) = read(ListFormat::Rpz, &format!("{soa}ok.test CNAME .\na..b CNAME .\n CNAME ."));
+    assert_eq!((entries, lines_of(&report)), (vec!["2 =ok.test".to_owned()], vec![3, 4]));
+}
+
+#[test]
+fn long_lines_and_foreign_octets_are_errors() {
+    for format in [ListFormat::Domains, ListFormat::Hosts, ListFormat::Adblock, ListFormat::Rpz] {
+        let mut content = b"\xff\xfe\n".to_vec();
+        content.extend(vec![b'x'; MAX_LINE + 1]);
+        content.extend(b"\n\0\n");
+        let (entries, report) = read_octets(format, &content);
+        assert!(entries.is_empty(), "{format:?}");
+        assert_eq!(report.errors[0].line, 1);
+        assert_eq!(report.errors[1].line, 2);
+    }
+    let many = "a..b\n".repeat(1000);
+    let (_, report) = read(ListFormat::Domains, &many);
+    assert_eq!((report.wrong, report.errors.len()), (1000, MAX_ERRORS));
+}
+
+fn with_lists(toml: &str, files: &[(&str, ListFormat, Action, &str)]) -> Policy {
+    let config: Config = toml::from_str(toml).unwrap();
+    let files: Vec<ListFile<'_>> = files
+        .iter()
+        .map(|(path, format, action, text)| ListFile {
+            path,
+            format: *format,
+            action: *action,
+            content: text.as_bytes(),
+        })
+        .collect();
+    Policy::with_lists(&config, &files).unwrap().0
+}
+
+fn denied(policy: &Policy, text: &str) -> bool {
+    policy.judge(&text.parse::<Name>().unwrap()).denies()
+}
+
+#[test]
+fn lists_take_part_in_the_longest_match() {
+    let adblock = "||ads.test^\n@@||good.ads.test^\n||same.test^\n@@||same.test^\n@@||other.test^";
+    let policy = with_lists(
+        "policy.allow = [\"mine.test\"]\npolicy.deny = [\"never.test\"]",
+        &[
+            ("empty.txt", ListFormat::Domains, Action::Deny, "# nothing\n"),
+            ("ad.txt", ListFormat::Adblock, Action::Deny, adblock),
+            ("bad.txt", ListFormat::Domains, Action::Deny, "other.test\nmine.test\nx.mine.test\n"),
+            ("ok.txt", ListFormat::Domains, Action::Allow, "never.test\nfine.ads.test\nads.test\n"),
+        ],
+    );
+    assert!(denied(&policy, "x.ads.test"), "deny wins between lists");
+    assert!(!denied(&policy, "x.good.ads.test"));
+    assert!(!denied(&policy, "fine.ads.test"), "the longest match, whatever the list");
+    assert!(!denied(&policy, "same.test"), "an exception wins within its list");
+    assert!(denied(&policy, "other.test"), "but not over another list");
+    assert!(!denied(&policy, "mine.test"), "the configuration wins a tie with a list");
+    assert!(denied(&policy, "x.mine.test"));
+    assert!(denied(&policy, "never.test"));
+    let place = |text: &str| {
+        let rule = policy.judge(&text.parse::<Name>().unwrap()).rule.unwrap();
+        policy.describe(rule).to_string()
+    };
+    assert_eq!(place("x.ads.test"), "ads.test (ad.txt:1)");
+    assert_eq!(place("x.mine.test"), "x.mine.test (bad.txt:3)");
+    assert_eq!(place("fine.ads.test"), "fine.ads.test (ok.txt:2)");
+    assert_eq!(place("mine.test"), "mine.test (policy.allow[0])");
+    assert_eq!(place("same.test"), "same.test (ad.txt:4)");
+}
+
+#[test]
+fn an_allow_list_with_exceptions_denies_them() {
+    let policy = with_lists(
+        "policy.default = \"deny\"",
+        &[(
+            "rpz.zone",
+            ListFormat::Rpz,
+            Action::Allow,
+            "@ SOA a. b. 1 1 1 1 1\n*.ok.test CNAME .\nx.ok.test CNAME rpz-passthru.\n",
+        )],
+    );
+    assert!(!denied(&policy, "a.ok.test"));
+    assert!(denied(&policy, "x.ok.test"));
+    assert!(denied(&policy, "ok.test"));
+}
+
+#[test]
+fn a_million_names_take_less_than_100_mb() {
+    use std::fmt::Write as _;
+    // Without optimisation a million takes long; the smaller number fills the hash table as badly and is held to the same octets a name.
+    let count = if cfg!(debug_assertions) { 120_000 } else { 1_000_000 };
+    let mut text = String::new();
+    for number in 0..count {
+        writeln!(text, "host-{number}.malware-{}.example", number % 1000).unwrap();
+    }
+    let config = Config::default();
+    let file =
+        ListFile { path: "big.txt", format: ListFormat::Domains, action: Action::Deny, content: text.as_bytes() };
+    let (policy, reports) = Policy::with_lists(&config, &[file]).unwrap();
+    let names = usize::try_from(count).unwrap();
+    assert_eq!((policy.len(), reports[0].entries, reports[0].wrong), (names, names, 0));
+    assert!(policy.octets() < names * 100, "{}", policy.octets());
+    assert!(denied(&policy, "x.host-113456.malware-456.example"));
+    assert!(!denied(&policy, "host-113456.malware-457.example"));
+    assert!(!denied(&policy, "malware-456.example"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    /// Nothing that a file may hold panics, and every non-empty line is an entry, an error, skipped or a comment: never two of them wrong.
+    #[test]
+    fn no_content_panics(
+        format in proptest::sample::select(vec![ListFormat::Domains, ListFormat::Hosts, ListFormat::Adblock, ListFormat::Rpz]),
+        content in proptest::collection::vec(
+            prop_oneof![
+                proptest::sample::select(b"ab.*^|@$#;!()\\\"\n \t=/1 \0\xff".to_vec()),
+                any::<u8>(),
+            ],
+            0..200,
+        ),
+    ) {
+        let (_, report) = read_octets(format, &content);
+        let lines = content.split(|octet| *octet == b'\n').count();
+        prop_assert!(report.errors.iter().all(|error| usize::try_from(error.line).unwrap() <= lines));
+    }
+
+    /// What is written as a zone is read as the same rules.
+    #[test]
+    fn rpz_reads_what_is_written(
+        names in proptest::collection::vec(("[a-z]{1,8}(\\.[a-z]{1,8}){0,3}", any::<bool>(), any::<bool>()), 0..20),
+    ) {
+        let mut zone = "$ORIGIN z.example.\n@ IN SOA a. b. 1 1 1 1 1\n".to_owned();
+        let mut expected = Vec::new();
+        for (line, (name, wildcard, exempt)) in (3..).zip(&names) {
+            let mark = if *wildcard { "*." } else { "" };
+            let target = if *exempt { "rpz-passthru." } else { "." };
+            zone.push_str(&format!("{mark}{name} IN CNAME {target} ; comment (\n"));
+            let reach = if *wildcard { "*." } else { "=" };
+            expected.push(format!("{line} {}{reach}{name}", if *exempt { "@@" } else { "" }));
+        }
+        let (entries, report) = read(ListFormat::Rpz, &zone);
+        prop_assert_eq!(entries, expected);
+        prop_assert_eq!(report.wrong + report.skipped, 0);
+    }
+}
