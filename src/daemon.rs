@@ -1,6 +1,43 @@
-//! In work: spawns every task.
+//! Spawns every task, in the order in which nothing can be half started.
+//!
+//! ```text
+//!   clients --> dns workers --admit--> core task --Command--> nftables enforcer --report--+
+//!                   |                   ^  |  ^ --Command--> bgp enforcer       --report--+
+//!                upstreams              |  |  |                                           |
+//!                                       |  |  +----------------- reports -----------------+
+//!   command line --> control socket ----+  +--> lease journal
+//! ```
+//!
+//! Start: the file is checked; then everything that can fail is done (state directory, listeners, control socket, ruleset);
+//! then leases are restored and the enforcers start; then questions are answered and systemd is told.
+//! Stop: no more questions are taken; then the enforcers do what the configuration says about stopping.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::config::schema::NftablesMode;
+use crate::config::{self, Config, Places};
+use crate::control::{self, ControlSocket, DeniedLog};
+use crate::core::event::{EnforcerId, EnforcerSpec, Event};
+use crate::core::guard::{Guard, Settings};
+use crate::core_task::{self, CoreHandle, Drivers, core_task};
+use crate::dns;
+use crate::enforce::bgp::BgpEnforcer;
+use crate::enforce::{self, Enforcer as _, nftables};
+use crate::store::journal::LeaseJournal;
+use crate::sys::clock::Clock;
+use crate::sys::interfaces;
+
+pub mod reload;
+pub mod rules;
+pub mod sources;
+
+use sources::Shared;
 
 /// What `destguard run` was told.
 #[derive(Clone, Debug)]
@@ -18,16 +55,255 @@ pub struct RunOptions {
 pub enum RunError {
     /// The configuration was refused.
     #[error("{0}")]
-    Config(crate::config::Report),
+    Config(config::Report),
     /// Anything else, with its cause.
     #[error("{0}")]
     Failed(String),
 }
 
+impl RunError {
+    fn failed(error: impl std::fmt::Display) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// How often this host's own addresses are read anew.
+const INTERFACES: Duration = Duration::from_secs(10);
+/// How long the enforcers may take to stop.
+const STOPPING: Duration = Duration::from_secs(5);
+
 /// Runs the daemon until it is told to stop.
 ///
 /// # Errors
 /// [`RunError`].
-pub fn run(_options: &RunOptions) -> Result<(), RunError> {
-    Err(RunError::Failed("not built yet".to_owned()))
+pub fn run(options: &RunOptions) -> Result<(), RunError> {
+    let (mut config, warnings, places) = config::load(&options.config).map_err(RunError::Config)?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    if let Some(directory) = &options.state_dir {
+        config.state.dir.clone_from(directory);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| RunError::Failed(format!("the runtime can't be started: {error}")))?;
+    let outcome = runtime.block_on(guarded(options, config, places));
+    // Nothing that is left may keep the process: what matters has been awaited.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    outcome
+}
+
+/// Everything of the enforcers that the daemon holds.
+struct Enforcers {
+    specs: Vec<EnforcerSpec>,
+    nftables: Option<Box<nftables::Enforcer>>,
+    bgp: Option<BgpEnforcer>,
+}
+
+impl Enforcers {
+    /// Makes them; nothing of the kernel or the network is touched yet. `restored`: leases of an earlier run are there.
+    fn new(config: &Config, clock: Clock, restored: bool) -> Result<Self, RunError> {
+        let mut specs = Vec::new();
+        let id = |specs: &Vec<EnforcerSpec>| EnforcerId(u16::try_from(specs.len()).unwrap_or(u16::MAX));
+        let mut nft = None;
+        if config.nftables.mode != NftablesMode::Off {
+            let own = own_traffic(config);
+            let capacity = config.lease.capacity;
+            let made =
+                nftables::Enforcer::new(&config.nftables, &config.addresses.open, &own, capacity, clock, id(&specs))
+                    .map_err(RunError::failed)?;
+            specs.push(nftables::Enforcer::spec(capacity));
+            nft = Some(Box::new(made));
+        }
+        let bgp = BgpEnforcer::new(config, id(&specs), restored).map_err(RunError::failed)?;
+        if let Some(bgp) = &bgp {
+            specs.extend_from_slice(bgp.specs());
+        }
+        Ok(Self { specs, nftables: nft, bgp })
+    }
+}
+
+/// Where the guard itself connects to.
+fn own_traffic(config: &Config) -> Vec<nftables::OwnTraffic> {
+    let mut own = Vec::new();
+    for upstream in &config.dns.upstream {
+        // A URL that can't be read was refused by the check.
+        let Ok(url) = upstream.url.parse::<config::UpstreamUrl>() else { continue };
+        let (address, port) = (url.addr.ip(), url.addr.port());
+        let transports: &[nftables::Transport] = match url.transport {
+            config::Transport::Udp => &[nftables::Transport::Udp, nftables::Transport::Tcp],
+            config::Transport::Quic => &[nftables::Transport::Udp],
+            config::Transport::Tcp | config::Transport::Tls | config::Transport::Https => &[nftables::Transport::Tcp],
+        };
+        own.extend(transports.iter().map(|&transport| nftables::OwnTraffic { address, transport, port }));
+    }
+    own.extend(config.bgp.peer.iter().map(|peer| nftables::OwnTraffic {
+        address: peer.address,
+        transport: nftables::Transport::Tcp,
+        port: peer.port,
+    }));
+    own
+}
+
+async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result<(), RunError> {
+    let clock = Clock::start();
+    let linger = config.bgp.linger.0;
+    let (journal, restored) =
+        LeaseJournal::open(&config.state.dir, clock, config.lease.max.0, linger).map_err(RunError::failed)?;
+    let own = interfaces::addresses()
+        .map_err(|error| RunError::Failed(format!("this host's addresses can't be read: {error}")))?;
+    let rules = Arc::new(ArcSwap::from_pointee(rules::rules(&config, &own).map_err(RunError::Failed)?));
+    let sockets = dns::bind(&config).map_err(RunError::failed)?;
+    let control = ControlSocket::bind(&options.socket)
+        .map_err(|error| RunError::Failed(format!("{}: {error}", options.socket.display())))?;
+    let http = bind_http(&config).await?;
+    let mut enforcers = Enforcers::new(&config, clock, !restored.is_empty())?;
+    if let Some(nft) = &mut enforcers.nftables {
+        nft.install().map_err(RunError::failed)?;
+    }
+
+    let (reports, inbox) = mpsc::channel(core_task::REPORTS);
+    let settings = Settings { lease: config.lease.clone(), gate: config.gate.clone(), linger };
+    let guard = Guard::new(settings, enforcers.specs.clone());
+    let mut tasks = Vec::new();
+    let mut drivers = Drivers { timed: Vec::new(), routes: None, journal: Some(Box::new(journal)) };
+    if let Some(nft) = enforcers.nftables {
+        let (sender, commands) = mpsc::channel(enforce::COMMANDS);
+        tasks.push(tokio::spawn(nft.run(commands, reports.clone())));
+        drivers.timed.push((EnforcerId(0), sender));
+    }
+    let mut peers = None;
+    if let Some(bgp) = enforcers.bgp {
+        let running = bgp.start().await.map_err(RunError::failed)?;
+        peers = Some(running.status());
+        let (sender, commands) = mpsc::channel(enforce::COMMANDS);
+        tasks.push(tokio::spawn(running.run(commands, reports.clone())));
+        drivers.routes = Some(sender);
+    }
+    drop(reports);
+    let (core, task) = core_task(guard, drivers, inbox, clock);
+    let core_task = tokio::spawn(task);
+    if !restored.is_empty() {
+        tracing::info!(leases = restored.len(), "leases restored");
+    }
+    // Told even when empty: enforcers that took over routes of an earlier process may then let go of what is not restored.
+    core.tell(Event::Restore(restored)).await.map_err(RunError::failed)?;
+
+    let mut registry = crate::metrics::registry();
+    let core_metrics = sources::core_metrics(&mut registry, core.clone());
+    let denied = DeniedLog::default();
+    let resolver = dns::start(&config, sockets, rules.clone(), core.clone(), clock, denied.clone(), &mut registry)
+        .map_err(RunError::failed)?;
+    let shared = Arc::new(Shared {
+        core: core.clone(),
+        config: Mutex::new((config.clone(), places)),
+        path: options.config.clone(),
+        rules,
+        dns: resolver.view(),
+        denied,
+        peers,
+        registry: Mutex::new(registry),
+    });
+    let mut served = vec![tokio::spawn(control.serve(shared.clone()))];
+    served.extend(http.into_iter().map(|listener| tokio::spawn(control::serve_tcp(listener, shared.clone()))));
+    served.push(tokio::spawn(core_metrics));
+    served.push(tokio::spawn(follow_interfaces(shared.clone(), own)));
+    tracing::info!(listen = ?resolver.addresses(), "destguard answers");
+    notify(&[sd_notify::NotifyState::Ready]);
+
+    let ended = wait_for_signals(&shared, core_task).await;
+
+    notify(&[sd_notify::NotifyState::Stopping]);
+    served.iter().for_each(JoinHandle::abort);
+    resolver.stop();
+    drop(shared);
+    stop(core, served, tasks).await;
+    tracing::info!("destguard has stopped");
+    ended
+}
+
+/// Closes the core, and with it the enforcers' channels; waits until they have done what is to be done at the end.
+async fn stop(core: CoreHandle, served: Vec<JoinHandle<()>>, enforcers: Vec<JoinHandle<()>>) {
+    for task in served {
+        // Aborted: an error is what is expected.
+        drop(task.await);
+    }
+    drop(core);
+    for task in enforcers {
+        match tokio::time::timeout(STOPPING, task).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "an enforcer ended badly"),
+            Err(_) => tracing::error!("an enforcer did not stop within {} s", STOPPING.as_secs()),
+        }
+    }
+}
+
+async fn bind_http(config: &Config) -> Result<Vec<tokio::net::TcpListener>, RunError> {
+    let mut listeners = Vec::new();
+    for address in &config.http.listen {
+        let listener = tokio::net::TcpListener::bind(address)
+            .await
+            .map_err(|error| RunError::Failed(format!("http.listen: {address}: {error}")))?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// Until SIGTERM or SIGINT; SIGHUP reloads.
+async fn wait_for_signals(shared: &Arc<Shared>, mut core_task: JoinHandle<()>) -> Result<(), RunError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let wanted = |kind| signal(kind).map_err(|error| RunError::Failed(format!("signals: {error}")));
+    let (mut terminate, mut interrupt, mut hangup) =
+        (wanted(SignalKind::terminate())?, wanted(SignalKind::interrupt())?, wanted(SignalKind::hangup())?);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => {
+                let outcome = reload::reload(shared).await;
+                if outcome.applied {
+                    tracing::info!(changes = ?outcome.changes, "the configuration was reloaded");
+                } else {
+                    tracing::error!("the old configuration stays:\n{}", outcome.report);
+                }
+            }
+            ended = &mut core_task => {
+                return Err(RunError::Failed(match ended {
+                    Ok(()) => "the core ended".to_owned(),
+                    Err(error) => format!("the core failed: {error}"),
+                }));
+            }
+        }
+    }
+}
+
+/// Keeps this host's own addresses out of what may be opened, also when they change.
+async fn follow_interfaces(shared: Arc<Shared>, mut known: Vec<std::net::IpAddr>) {
+    let mut tick = tokio::time::interval(INTERFACES);
+    loop {
+        tick.tick().await;
+        let now = match interfaces::addresses() {
+            Ok(now) => now,
+            Err(error) => {
+                tracing::warn!(%error, "this host's addresses can't be read; the last known ones are used");
+                continue;
+            }
+        };
+        if now != known {
+            let config = shared.config().0;
+            match rules::rules(&config, &now) {
+                Ok(rules) => shared.rules.store(Arc::new(rules)),
+                Err(error) => tracing::error!(%error, "the address filter can't be made anew"),
+            }
+            known = now;
+        }
+    }
+}
+
+/// Tells systemd, when it wants to know.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "systemd can't be notified");
+    }
 }

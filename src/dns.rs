@@ -32,12 +32,13 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::config::schema::NftablesMode;
+use crate::control::DeniedLog;
 use crate::core::address::AddressFilter;
 use crate::core::policy::Policy;
 use crate::core_task::CoreHandle;
 use crate::sys::clock::Clock;
 use limits::Limit;
-use refusals::Refused;
+use refusals::Refusals;
 use resolve::Resolver;
 use upstream::{UpstreamError, UpstreamStatus, Upstreams};
 
@@ -194,12 +195,6 @@ impl View {
         }
     }
 
-    /// Refusals with a number above `after`, oldest first; at most [`refusals::KEPT`].
-    #[must_use]
-    pub fn refused_since(&self, after: u64) -> Vec<Refused> {
-        self.0.refusals.since(after)
-    }
-
     /// Whether this client may ask.
     #[must_use]
     pub fn admits(&self, client: IpAddr) -> bool {
@@ -217,6 +212,7 @@ pub fn start(
     rules: Arc<ArcSwap<Rules>>,
     core: CoreHandle,
     clock: Clock,
+    denied: DeniedLog,
     registry: &mut Registry,
 ) -> Result<Running, DnsError> {
     let mark = match config.nftables.mode {
@@ -238,7 +234,7 @@ pub fn start(
         upstreams: Upstreams::new(&config.dns.upstream, mark, &metrics)?,
         cache: cache::Cache::new(config.dns.cache.size.0),
         metrics,
-        refusals: refusals::Refusals::default(),
+        refusals: Refusals(denied),
         in_flight: Limit::new(resolve::IN_FLIGHT, resolve::IN_FLIGHT_PER_CLIENT),
         flights: std::sync::Mutex::default(),
         lease_min: config.lease.min.0,

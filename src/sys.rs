@@ -1,6 +1,7 @@
 //! The operating system: clock, notify socket, signals, socket options.
 
 pub mod clock;
+pub mod interfaces;
 pub mod netlink;
 pub mod udp;
 

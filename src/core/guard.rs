@@ -146,6 +146,14 @@ impl Guard {
         }
     }
 
+    /// Every cause of every lease, as address, question and aliases: what new rules are asked about for
+    /// [`Event::Forbid`] and [`Event::Revoke`].
+    pub fn causes(&self) -> impl Iterator<Item = (IpAddr, &Name, &[Name])> {
+        self.table.iter().flat_map(|(address, lease)| {
+            lease.causes.iter().map(move |cause| (address, &cause.question, &*cause.chain))
+        })
+    }
+
     /// Names that caused a live lease, as question or alias, once each, in order: what a new policy judges for
     /// [`Event::Forbid`].
     pub fn names(&self) -> impl Iterator<Item = &Name> {

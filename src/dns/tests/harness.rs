@@ -416,7 +416,8 @@ impl World {
         let mut registry = crate::metrics::registry();
         let sockets = bind(&config).unwrap();
         let address = sockets.addresses()[0];
-        let running = start(&config, sockets, rules.clone(), core.clone(), clock, &mut registry).unwrap();
+        let running =
+            start(&config, sockets, rules.clone(), core.clone(), clock, Default::default(), &mut registry).unwrap();
         Self { running, enforced, core, address, rules, config, registry }
     }
 

@@ -1,0 +1,175 @@
+//! A new configuration in a running daemon: checked, compared, applied; on any error the old one stays.
+//!
+//! What can change without a restart is what [`LIVE`] lists. A change of any other key is refused and named, so that nobody
+//! believes in force what is not.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::rules;
+use super::sources::Shared;
+use crate::config::{self, Config};
+use crate::control::types::Reloaded;
+use crate::core::event::{Event, RevokeTarget};
+use crate::core::guard::Guard;
+use crate::core::name::Name;
+use crate::core_task::CoreHandle;
+use crate::dns::Rules;
+use crate::sys::interfaces;
+
+/// Keys, and all below them, that a reload applies.
+const LIVE: [&str; 3] = ["policy", "addresses.never", "addresses.nat64"];
+
+/// Reads the file anew.
+pub async fn reload(shared: &Shared) -> Reloaded {
+    let (mut config, warnings, places) = match config::load(&shared.path) {
+        Ok(loaded) => loaded,
+        Err(report) => return refused(Vec::new(), report.to_string()),
+    };
+    let (old, _) = shared.config();
+    // Given on the command line, where it was: not a change.
+    config.state.dir.clone_from(&old.state.dir);
+    let changes = match difference(&old, &config) {
+        Ok(changes) => changes,
+        Err(error) => return refused(Vec::new(), format!("the configurations can't be compared: {error}")),
+    };
+    let dead: Vec<&str> = changes.keys().map(String::as_str).filter(|key| !is_live(key)).collect();
+    let shown: Vec<String> = changes.iter().map(|(key, change)| format!("{key}: {change}")).collect();
+    if !dead.is_empty() {
+        let keys = dead.join(", ");
+        return refused(shown, format!("these keys need a restart, nothing was applied: {keys}"));
+    }
+    let own = match interfaces::addresses() {
+        Ok(own) => own,
+        Err(error) => return refused(shown, format!("this host's addresses can't be read: {error}")),
+    };
+    let rules = match rules::rules(&config, &own) {
+        Ok(rules) => Arc::new(rules),
+        Err(error) => return refused(shown, error),
+    };
+    // From here on new questions and cached answers are judged by the new rules; then what the old ones opened is closed.
+    shared.rules.store(rules.clone());
+    if let Err(error) = close_what_is_forbidden(&shared.core, rules).await {
+        return refused(shown, error);
+    }
+    shared.set_config(config, places);
+    let report = warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    Reloaded { applied: true, changes: shown, report }
+}
+
+fn refused(changes: Vec<String>, report: String) -> Reloaded {
+    Reloaded { applied: false, changes, report }
+}
+
+fn is_live(key: &str) -> bool {
+    LIVE.iter().any(|live| key.strip_prefix(live).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '['])))
+}
+
+/// "key: old -> new" for every value that differs. Secrets show that they changed only.
+fn difference(old: &Config, new: &Config) -> Result<BTreeMap<String, String>, serde_json::Error> {
+    let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
+    flatten("", &serde_json::to_value(old)?, &mut before);
+    flatten("", &serde_json::to_value(new)?, &mut after);
+    let mut changes = BTreeMap::new();
+    for key in before.keys().chain(after.keys()) {
+        let (was, is) = (before.get(key), after.get(key));
+        if was != is {
+            let show = |value: Option<&String>| value.map_or("not set", String::as_str).to_owned();
+            let change = if key.ends_with(".password") {
+                "changed".to_owned()
+            } else {
+                format!("{} -> {}", show(was), show(is))
+            };
+            changes.insert(key.clone(), change);
+        }
+    }
+    Ok(changes)
+}
+
+fn flatten(path: &str, value: &Value, out: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Object(table) => {
+            for (key, value) in table {
+                let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                flatten(&below, value, out);
+            }
+        }
+        Value::Array(list) => {
+            for (index, value) in list.iter().enumerate() {
+                flatten(&format!("{path}[{index}]"), value, out);
+            }
+        }
+        Value::Null => {}
+        value => {
+            out.insert(path.to_owned(), value.to_string());
+        }
+    }
+}
+
+/// What the new rules no longer allow of what is open.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Forbidden {
+    names: Vec<Name>,
+    addresses: Vec<IpAddr>,
+}
+
+fn forbidden(guard: &Guard, rules: &Rules) -> Forbidden {
+    let mut names: BTreeMap<&Name, bool> = BTreeMap::new();
+    let mut addresses: BTreeMap<IpAddr, bool> = BTreeMap::new();
+    for (address, question, chain) in guard.causes() {
+        let denied = rules.policy.judge(question).denies();
+        *names.entry(question).or_insert(denied) |= denied;
+        for alias in chain {
+            let denied = rules.policy.judge_alias(alias).denies();
+            names.entry(alias).and_modify(|known| *known |= denied).or_insert(denied);
+        }
+        let open = rules.filter.judge(address, question, chain).is_ok();
+        addresses.entry(address).and_modify(|known| *known |= open).or_insert(open);
+    }
+    Forbidden {
+        names: names.into_iter().filter(|(_, denied)| *denied).map(|(name, _)| name.clone()).collect(),
+        addresses: addresses.into_iter().filter(|(_, open)| !open).map(|(address, _)| address).collect(),
+    }
+}
+
+async fn close_what_is_forbidden(core: &CoreHandle, rules: Arc<Rules>) -> Result<(), String> {
+    let wrong = |error: crate::core_task::Stopped| error.to_string();
+    let forbidden = core.inspect(move |guard, _| forbidden(guard, &rules)).await.map_err(wrong)?;
+    if !forbidden.names.is_empty() {
+        core.tell(Event::Forbid(forbidden.names)).await.map_err(wrong)?;
+    }
+    for address in forbidden.addresses {
+        core.tell(Event::Revoke(RevokeTarget::Address(address))).await.map_err(wrong)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_shown_by_key_and_secrets_are_not() {
+        let mut old = Config::default();
+        let mut new = old.clone();
+        new.policy.deny.push("bad.test".to_owned());
+        new.lease.capacity = 5;
+        let changes = difference(&old, &new).unwrap();
+        assert_eq!(changes["policy.deny[0]"], "not set -> \"bad.test\"");
+        assert_eq!(changes["lease.capacity"], "100000 -> 5");
+        let peer = r#"{"name":"r","address":"192.0.2.1","asn":1,"password":"old"}"#;
+        old.bgp.peer.push(serde_json::from_str(peer).unwrap());
+        let mut changed = old.clone();
+        changed.bgp.peer[0].password = Some("new".to_owned());
+        assert_eq!(difference(&old, &changed).unwrap()["bgp.peer[0].password"], "changed");
+    }
+
+    #[test]
+    fn only_the_listed_keys_are_live() {
+        assert!(is_live("policy.deny[3]") && is_live("addresses.never[0]") && is_live("policy"));
+        assert!(!is_live("policyx") && !is_live("addresses.open[0]") && !is_live("dns.listen[0]"));
+    }
+}

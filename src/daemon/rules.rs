@@ -1,0 +1,26 @@
+//! The rules that questions and addresses are judged by, from configuration and interfaces.
+
+use std::net::IpAddr;
+
+use crate::config::Config;
+use crate::core::address::AddressFilter;
+use crate::core::policy::{Policy, PolicyError};
+use crate::dns::Rules;
+
+/// Policy and filter of `config`; `interfaces` are this host's own addresses, which are never opened.
+///
+/// # Errors
+/// Every value that can't be used, one a line.
+pub fn rules(config: &Config, interfaces: &[IpAddr]) -> Result<Rules, String> {
+    let own: Vec<(IpAddr, String)> =
+        interfaces.iter().map(|address| (*address, "an address of this host".to_owned())).collect();
+    let policy = Policy::new(config);
+    let filter = AddressFilter::new(config, &own);
+    match (policy, filter) {
+        (Ok(policy), Ok(filter)) => Ok(Rules::new(policy, filter)),
+        (policy, filter) => {
+            let wrong = policy.err().into_iter().chain(filter.err()).flatten();
+            Err(wrong.map(|error: PolicyError| error.to_string()).collect::<Vec<_>>().join("\n"))
+        }
+    }
+}

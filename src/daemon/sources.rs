@@ -1,0 +1,277 @@
+//! What the daemon tells the control interface.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::reload;
+use crate::config::schema::{NftablesMode, OnDeadline};
+use crate::config::{Config, Places};
+use crate::control::DeniedLog;
+use crate::control::sources::{CoreView, Later, Sources, Subject};
+use crate::control::types::{Judgement, LoggedError, Peer, Reloaded, Upstream};
+use crate::core::address::Admitted;
+use crate::core::explain::{Counts, EnforcerView};
+use crate::core::name::Name;
+use crate::core_task::CoreHandle;
+use crate::dns::upstream::UpstreamStatus;
+use crate::dns::{Rules, View};
+use crate::enforce::bgp::BgpStatus;
+use crate::enforce::nftables;
+
+/// What several tasks of the daemon share.
+pub struct Shared {
+    /// The core.
+    pub core: CoreHandle,
+    /// The configuration in force, and where its keys stand.
+    pub config: Mutex<(Config, Places)>,
+    /// The file.
+    pub path: PathBuf,
+    /// What questions and addresses are judged by.
+    pub rules: Arc<ArcSwap<Rules>>,
+    /// The DNS side.
+    pub dns: View,
+    /// What was refused.
+    pub denied: DeniedLog,
+    /// The BGP side, when there is one.
+    pub peers: Option<BgpStatus>,
+    /// All metrics.
+    pub registry: Mutex<Registry>,
+}
+
+impl Shared {
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> (Config, Places) {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Another configuration is in force.
+    pub fn set_config(&self, config: Config, places: Places) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = (config, places);
+    }
+
+    fn place(&self, key: &str) -> Option<String> {
+        let (_, places) = self.config();
+        places.get(key).map(|(line, _)| format!("{}:{line}", self.path.display()))
+    }
+
+    fn judge_name(&self, name: &Name) -> Judgement {
+        let rules = self.rules.load();
+        let verdict = rules.policy.judge(name);
+        let rule = verdict.rule.map(|rule| rules.policy.describe(rule));
+        let (word, does) = if verdict.denies() { ("denied", "is denied") } else { ("allowed", "may be asked") };
+        let reason = match &rule {
+            Some(rule) => format!("{name} {does} by the rule \"{}\"", rule.text),
+            None => format!("{name} {does}: no rule matches, policy.default decides"),
+        };
+        let key = rule.map_or_else(|| "policy.default".to_owned(), |rule| rule.place);
+        Judgement { verdict: word.to_owned(), reason, place: self.place(&key), rule: Some(key) }
+    }
+
+    fn judge_address(&self, address: IpAddr) -> Judgement {
+        let rules = self.rules.load();
+        // The root lies in no private domain: what is judged is an answer to a name without exceptions.
+        let (word, reason) = match rules.filter.judge(address, &Name::root(), &[]) {
+            Ok(Admitted::AlreadyOpen) => ("always open", format!("{address} lies in addresses.open")),
+            Ok(Admitted::Lease) => ("allowed", format!("{address} may be opened by an answer")),
+            Err(reason) => ("filtered", format!("{address} is removed from answers: {reason}")),
+        };
+        Judgement { verdict: word.to_owned(), reason, rule: None, place: None }
+    }
+}
+
+impl Sources for Shared {
+    fn core(&self) -> &dyn CoreView {
+        &self.core
+    }
+
+    fn denied(&self) -> &DeniedLog {
+        &self.denied
+    }
+
+    fn denied_count(&self) -> u64 {
+        self.dns.status().denied
+    }
+
+    fn peers(&self) -> Vec<Peer> {
+        self.peers.as_ref().map(BgpStatus::peers).unwrap_or_default()
+    }
+
+    fn upstreams(&self) -> Vec<Upstream> {
+        self.dns.status().upstreams.into_iter().map(upstream).collect()
+    }
+
+    fn audit(&self) -> Vec<String> {
+        let (config, _) = self.config();
+        let mut audit = Vec::new();
+        if config.nftables.mode != NftablesMode::Off && !config.nftables.enforce {
+            audit.push("nftables.enforce is false".to_owned());
+        }
+        if !config.bgp.peer.is_empty() && !config.bgp.enforce {
+            audit.push("bgp.enforce is false".to_owned());
+        }
+        if config.gate.on_deadline == OnDeadline::Answer {
+            audit.push("gate.on_deadline is \"answer\"".to_owned());
+        }
+        audit
+    }
+
+    fn errors(&self) -> Vec<LoggedError> {
+        Vec::new()
+    }
+
+    fn judge(&self, subject: &Subject) -> Judgement {
+        match subject {
+            Subject::Name(name) => self.judge_name(name),
+            Subject::Address(address) => self.judge_address(*address),
+        }
+    }
+
+    fn metrics(&self) -> Result<String, String> {
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        crate::metrics::encode(&registry).map_err(|error| error.to_string())
+    }
+
+    fn reload(&self) -> Later<'_, Reloaded> {
+        Box::pin(reload::reload(self))
+    }
+
+    fn disarm(&self) -> Later<'_, Result<String, String>> {
+        Box::pin(async {
+            match tokio::task::spawn_blocking(nftables::disarm).await {
+                Ok(Ok(())) => {
+                    Ok("the nftables table is removed; nothing is guarded here until the daemon starts again"
+                        .to_owned())
+                }
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(error) => Err(format!("the attempt failed: {error}")),
+            }
+        })
+    }
+}
+
+fn upstream(status: UpstreamStatus) -> Upstream {
+    Upstream {
+        url: status.url,
+        healthy: status.healthy,
+        asked: status.queries,
+        failed: status.failures,
+        rtt_ms: status.rtt.map(|rtt| u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX)),
+        last_error: status.last_error,
+    }
+}
+
+/// How often the core's numbers are taken over into the metrics.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// The core's numbers as metrics.
+#[derive(Debug, Default)]
+struct CoreMetrics {
+    leases: Family<[(&'static str, &'static str); 1], Gauge>,
+    capacity: Gauge,
+    waiting: Gauge,
+    generation: Gauge,
+    answers: Family<[(&'static str, &'static str); 1], Gauge>,
+    gate_timeouts: Gauge,
+    causes: Gauge,
+    causes_dropped: Gauge,
+    in_force: Family<[(&'static str, String); 1], Gauge>,
+    installed: Family<[(&'static str, String); 1], Gauge>,
+}
+
+impl CoreMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "leases",
+            "Leases by state: ipv4 and ipv6 are active ones, pending ones are among them",
+            metrics.leases.clone(),
+        );
+        registry.register(
+            "lease_capacity",
+            "The most leases there may be, lingering routes included",
+            metrics.capacity.clone(),
+        );
+        registry.register("gate_waiting", "Answers that wait for their enforcers now", metrics.waiting.clone());
+        registry.register("generation", "Number of the last plan", metrics.generation.clone());
+        registry.register(
+            "gate_answers",
+            "Answers that left the gate since the start, by outcome",
+            metrics.answers.clone(),
+        );
+        registry.register(
+            "gate_deadlines",
+            "Answers whose gate deadline passed since the start",
+            metrics.gate_timeouts.clone(),
+        );
+        registry.register("lease_causes", "Questions and clients kept as causes of leases", metrics.causes.clone());
+        registry.register(
+            "lease_causes_dropped",
+            "Causes forgotten since the start because there were too many; leases are not shortened by it",
+            metrics.causes_dropped.clone(),
+        );
+        registry.register(
+            "enforcer_in_force",
+            "1 while the enforcer holds what it acknowledged, 0 while it is starting or lost",
+            metrics.in_force.clone(),
+        );
+        registry.register("enforcer_addresses", "Addresses that the enforcer holds", metrics.installed.clone());
+        metrics
+    }
+
+    fn take(&self, counts: &Counts, enforcers: &[EnforcerView]) {
+        let set = |gauge: &Gauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        let set_total = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        for (state, value) in
+            [("ipv4", counts.ipv4), ("ipv6", counts.ipv6), ("lingering", counts.lingering), ("pending", counts.pending)]
+        {
+            set(&self.leases.get_or_create(&[("state", state)]), value);
+        }
+        set(&self.capacity, counts.capacity);
+        set(&self.waiting, counts.waiting);
+        set(&self.causes, counts.causes);
+        set_total(&self.generation, counts.generation);
+        set_total(&self.gate_timeouts, counts.gate_timeouts);
+        set_total(&self.causes_dropped, counts.causes_dropped);
+        let refused = &counts.refused;
+        for (outcome, value) in [
+            ("released", counts.released),
+            ("deadline", refused.deadline),
+            ("enforcer", refused.enforcer),
+            ("family", refused.family),
+            ("per_answer", refused.per_answer),
+            ("per_client", refused.per_client),
+            ("per_domain", refused.per_domain),
+            ("route_budget", refused.route_budget),
+            ("capacity", refused.capacity),
+            ("revoked", refused.revoked),
+        ] {
+            set_total(&self.answers.get_or_create(&[("outcome", outcome)]), value);
+        }
+        for enforcer in enforcers {
+            let in_force = enforcer.state == crate::core::explain::EnforcerState::InForce;
+            self.in_force.get_or_create(&[("enforcer", enforcer.name.clone())]).set(i64::from(in_force));
+            set(&self.installed.get_or_create(&[("enforcer", enforcer.name.clone())]), enforcer.installed);
+        }
+    }
+}
+
+/// Registers the core's metrics; the returned task keeps them current.
+pub fn core_metrics(registry: &mut Registry, core: CoreHandle) -> impl Future<Output = ()> + Send + 'static {
+    let metrics = CoreMetrics::register(registry);
+    async move {
+        let mut tick = tokio::time::interval(REFRESH);
+        loop {
+            tick.tick().await;
+            let Ok((counts, enforcers)) = core.overview().await else { return };
+            metrics.take(&counts, &enforcers);
+        }
+    }
+}
