@@ -1,23 +1,64 @@
-//! What a user sees of a configuration: every error at once, at its place.
+//! What a user sees of a configuration: every error at once, at its place; the examples and the default file are good.
 
 use std::path::Path;
 
-use destguard::config::{self, Report};
+use destguard::config::{self, Config, Report, Warning};
+
+const FILE: &str = "destguard.toml";
 
 fn refused(text: &str) -> Report {
-    config::parse(Path::new("destguard.toml"), text).expect_err("the file has errors")
+    match config::parse(Path::new(FILE), text) {
+        Ok(_) => panic!("nothing wrong was found in:\n{text}"),
+        Err(report) => report,
+    }
 }
 
-/// Line, column and message of every finding.
-#[allow(dead_code)]
-fn found(report: &Report) -> Vec<(usize, usize, &str)> {
-    report.findings.iter().map(|finding| (finding.line, finding.column, finding.message.as_str())).collect()
+fn accepted(text: &str) -> (Config, Vec<Warning>) {
+    match config::parse(Path::new(FILE), text) {
+        Ok((config, warnings, _)) => (config, warnings),
+        Err(report) => panic!("{report}"),
+    }
+}
+
+/// "line:column message" of every finding.
+fn found(findings: &[Warning]) -> Vec<String> {
+    findings.iter().map(|finding| format!("{}:{} {}", finding.line, finding.column, finding.message)).collect()
+}
+
+/// The text that the caret points at.
+fn pointed(finding: &Warning) -> String {
+    finding.source.chars().skip(finding.caret.start).take(finding.caret.len()).collect()
+}
+
+/// What every file needs, in four lines.
+const BASE: &str = "[[dns.upstream]]\nurl = \"udp://192.0.2.53\"\n[nftables]\nmode = \"local\"\n";
+
+/// What a file with one peer needs; more keys of the peer can follow.
+const PEER: &str = "[[dns.upstream]]
+url = \"udp://192.0.2.53\"
+[bgp]
+asn = 64512
+router_id = \"192.0.2.2\"
+next_hop_ipv4 = \"192.0.2.1\"
+next_hop_ipv6 = \"2001:db8::1\"
+[[bgp.peer]]
+name = \"edge1\"
+address = \"192.0.2.254\"
+asn = 64513
+";
+
+/// `PEER` with one more line for the peer; the findings about it.
+fn peer_with(line: &str) -> Vec<String> {
+    let text = format!("{PEER}{line}\n");
+    match config::parse(Path::new(FILE), &text) {
+        Ok((_, warnings, _)) => found(&warnings),
+        Err(report) => found(&report.findings),
+    }
 }
 
 #[test]
-fn probe() {
-    let text = r#"
-[dns]
+fn many_errors_of_all_kinds_come_at_once_each_at_its_place() {
+    let text = r#"[dns]
 listen = ["127.0.0.1:53", "localhost:53", "127.0.0.1:x"]
 clients = ["10.0.0.0/8", "10.0.0.0/33"]
 workers = "two"
@@ -46,15 +87,367 @@ password = 12345
 hold_time = "90"
 families = ["ipv5"]
 settle = "soon"
-[state]
-dir = 5
 [addresses]
-open = ["1.2.3.4", "x"]
+open = ["192.0.2.1", "x", "198.51.100.1/24"]
 "#;
-    println!("{}", refused(text));
-    println!(
-        "{}",
-        refused("[dns\nlisten = [\"x\"]\nfoo = \n[bgp]\nasn = 1 2\npassword = \"abc\n[[bgp.peer]]\nname=\"x\"\n")
+    let report = refused(text);
+    assert_eq!(
+        found(&report.findings),
+        [
+            "2:27 not an address with its port, as in \"192.0.2.1:53\" or \"[2001:db8::1]:53\"",
+            "2:43 not an address with its port, as in \"192.0.2.1:53\" or \"[2001:db8::1]:53\"",
+            "3:26 not an IP address",
+            "4:11 expected a whole number in range, found string \"two\"",
+            "5:1 unknown key `lisen`",
+            "7:8 expected a string, found integer 64",
+            "8:1 `url` is missing",
+            "11:7 expected a string, found integer 5",
+            "12:1 unknown key `colour`",
+            "14:8 \"gatway\" is not known here; there are \"off\", \"local\", \"gateway\" and \"both\"",
+            "16:11 \"alow\" is not known here; there are \"allow\" and \"deny\"",
+            "17:10 \"a..b\" is not a domain name: an empty label",
+            "17:18 \"https://x.example/\" is not a domain name: a domain name, not a URL or an address with a port",
+            "17:40 \"x.*\" is not a domain name: a star stands only at the front, as in \"*.example.com\"",
+            "17:49 \"bücher.example\" is not a domain name: names beyond ASCII are written in their A-label form, \"xn--...\"",
+            "19:7 \"60\" is not a duration; write a number and a unit, as in \"500ms\", \"30s\", \"5m\", \"24h\", \"7d\"",
+            "20:2 unknown key `lese`",
+            "22:3 `bgp.asn` is missing; it is needed with a [[bgp.peer]]",
+            "22:3 `bgp.router_id` is missing; it is needed with a [[bgp.peer]]",
+            "24:1 unknown key `adress`",
+            "25:7 expected a whole number in range, found integer -4",
+            "26:12 expected a string, found something else",
+            "27:13 \"90\" is not a duration; write a number and a unit, as in \"500ms\", \"30s\", \"5m\", \"24h\", \"7d\"",
+            "28:13 \"ipv5\" is not known here; there are \"ipv4\" and \"ipv6\"",
+            "29:10 \"soon\" is not a duration; write a number and a unit, as in \"500ms\", \"30s\", \"5m\", \"24h\", \"7d\", or \"auto\"",
+            "31:22 \"x\" is neither an address nor a prefix",
+        ]
     );
-    println!("{}", refused(""));
+    let at = |line: usize, column: usize| {
+        report.findings.iter().find(|finding| (finding.line, finding.column) == (line, column)).unwrap()
+    };
+    assert_eq!(pointed(at(2, 27)), "\"localhost:53\"");
+    assert_eq!(pointed(at(5, 1)), "lisen");
+    assert_eq!(pointed(at(17, 49)), "\"bücher.example\"", "columns count characters");
+    assert_eq!(at(5, 1).help.as_deref(), Some("did you mean `listen`?"));
+    assert_eq!(at(20, 2).help.as_deref(), Some("did you mean `lease`?"));
+    assert_eq!(at(24, 1).help.as_deref(), Some("did you mean `address`?"));
+    assert_eq!(at(28, 13).key, "bgp.peer[0].families[0]");
+    assert!(!report.to_string().contains("12345"), "a secret was shown");
+}
+
+#[test]
+fn a_finding_shows_line_and_caret() {
+    let report = refused(&format!("{BASE}[dns]\n\tlisten = [\"127.0.0.1\"]\n"));
+    assert_eq!(
+        report.to_string(),
+        "destguard.toml:6:12: error: not an address with its port, as in \"192.0.2.1:53\" or \"[2001:db8::1]:53\"
+    6 |  listen = [\"127.0.0.1\"]
+      |            ^^^^^^^^^^^
+
+destguard.toml: 1 error"
+    );
+}
+
+#[test]
+fn every_syntax_error_is_told_and_nothing_is_guessed_from_what_could_not_be_read() {
+    let report =
+        refused("[dns]\nworkers = \n[bgp]\nasn = 1 2\nlocal_pref = \"x\"\n[[bgp.peer]]\npassword = \"topsecret\n");
+    let lines: Vec<usize> = report.findings.iter().map(|finding| finding.line).collect();
+    assert_eq!(lines, [2, 4, 5, 7], "{report}");
+    assert!(!report.to_string().contains("topsecret"), "{report}");
+}
+
+#[test]
+fn an_empty_file_lacks_an_upstream_and_an_enforcer() {
+    let report = refused("");
+    let messages: Vec<&str> = report.findings.iter().map(|finding| finding.message.as_str()).collect();
+    assert_eq!(
+        messages,
+        ["nothing enforces: `nftables.mode` is \"off\" and there is no [[bgp.peer]]", "there is no upstream to ask"]
+    );
+}
+
+#[test]
+fn a_peer_that_is_not_required_enforces_nothing() {
+    assert_eq!(
+        peer_with("required = false"),
+        ["8:1 nothing enforces: `nftables.mode` is \"off\" and no [[bgp.peer]] is a required enforcer"]
+    );
+}
+
+#[test]
+fn rules_on_a_peer() {
+    assert_eq!(peer_with(""), [""; 0]);
+    for (line, message) in [
+        ("ttl_security = true\nmultihop = 3", "13:12 either `ttl_security` (an adjacent peer) or `multihop`, not both"),
+        ("multihop = 1", "12:12 1: an adjacent peer needs no multihop; others are at least 2 hops away"),
+        ("hold_time = \"2s\"", "12:13 2s: \"0s\", or whole seconds from 3s to 65535s"),
+        ("hold_time = \"3500ms\"", "12:13 3500ms: \"0s\", or whole seconds from 3s to 65535s"),
+        ("families = []", "12:12 no family: nothing could be announced"),
+        ("families = [\"ipv4\", \"ipv4\"]", "12:12 a family stands here twice"),
+        ("max_routes = 0", "12:14 zero: nothing could ever be opened"),
+        ("passive = true", "12:11 waits for the peer to connect, and bgp.listen is empty"),
+        ("local_address = \"2001:db8::2\"", "12:17 not of the same family as the peer's address 192.0.2.254"),
+        ("password = \"\"", "12:12 a TCP-MD5 password has 1 to 80 octets, this one 0"),
+        ("settle = \"1s\"", "12:10 1s is not below gate.deadline (1s): every answer would be refused"),
+        ("observer = \"edge9\"", "12:12 only for confirm = \"reflect\""),
+        (
+            "password_file = \"/nonexistent/secret\"",
+            "12:17 /nonexistent/secret can't be read: No such file or directory (os error 2)",
+        ),
+    ] {
+        assert_eq!(peer_with(line), [message], "{line}");
+    }
+    for line in ["hold_time = \"0s\"", "multihop = 2", "settle = \"auto\"", "settle = \"80ms\"", "port = 1179"] {
+        assert_eq!(peer_with(line), [""; 0], "{line}");
+    }
+}
+
+#[test]
+fn internal_peers_take_no_multihop() {
+    let text = PEER.replace("asn = 64513", "asn = 64512\nmultihop = 3");
+    assert_eq!(found(&refused(&text).findings), ["12:12 only for external peers"]);
+}
+
+#[test]
+fn names_and_addresses_of_peers_are_unique() {
+    let text = format!("{PEER}[[bgp.peer]]\nname = \"edge1\"\naddress = \"192.0.2.254\"\nasn = 64513\n");
+    assert_eq!(
+        found(&refused(&text).findings),
+        [
+            "13:8 \"edge1\" is the name of bgp.peer[0] already",
+            "14:11 192.0.2.254 is the address of bgp.peer[0] already"
+        ]
+    );
+}
+
+#[test]
+fn each_family_of_a_peer_needs_its_next_hop() {
+    let text = PEER.replace("next_hop_ipv6 = \"2001:db8::1\"\n", "");
+    assert_eq!(
+        found(&refused(&text).findings),
+        ["3:1 `bgp.next_hop_ipv6` is missing: peer \"edge1\" takes ipv6 routes"]
+    );
+    accepted(&format!("{text}families = [\"ipv4\"]\n"));
+}
+
+#[test]
+fn an_observer_must_exist_and_be_one() {
+    let reflect = |rest: &str| found(&refused(&format!("{PEER}confirm = \"reflect\"\n{rest}")).findings).join("\n");
+    assert!(reflect("").contains("12:11 \"reflect\" needs an `observer`"));
+    assert!(reflect("observer = \"nobody\"\n").contains("13:12 there is no peer called \"nobody\""));
+    assert!(reflect("observer = \"edge1\"\n").contains("13:12 \"edge1\" is not an observer"));
+}
+
+#[test]
+fn other_rules() {
+    for (text, message) in [
+        ("[dns]\nlisten = []\n", "6:10 no address to listen on: nobody could ask"),
+        ("[dns]\nlisten = [\"[::1]:53\", \"[::1]:53\"]\n", "6:23 [::1]:53 stands here twice"),
+        ("[dns]\nlisten = [\"192.0.2.53:53\"]\n", "2:7 192.0.2.53:53 is this guard itself (dns.listen)"),
+        ("[dns]\nclients = []\n", "6:11 no client may ask; every question would be refused"),
+        ("[dns]\nclients = [\"192.0.2.1/24\"]\n", "6:12 192.0.2.1/24 has bits set behind its prefix length"),
+        ("[lease]\nmin = \"2h\"\nmax = \"1h\"\n", "6:7 lease.min (2h) is longer than lease.max (1h)"),
+        ("[lease]\nmin = \"25h\"\n", "6:7 lease.min (25h) is longer than lease.max (1d)"),
+        ("[lease]\ncapacity = 0\n", "6:12 zero: nothing could ever be opened"),
+        ("[gate]\ndeadline = \"0s\"\n", "6:12 zero: no answer could wait for its enforcers"),
+        (
+            "[addresses]\nopen = [\"192.0.2.1\"]\nnever = [\"192.0.2.0/24\"]\n",
+            "6:9 192.0.2.1/32 is never opened: addresses.never has 192.0.2.0/24",
+        ),
+        ("[addresses]\nnat64 = \"2001:db8::/64\"\n", "6:9 2001:db8::/64 is not a /96"),
+        ("inside = [\"lan0\"]\n", "5:10 only for the modes \"gateway\" and \"both\""),
+        ("redirect_dns = true\n", "5:16 only for the modes \"gateway\" and \"both\""),
+        (
+            "[bgp]\ncommunities = [\"65535:666\"]\n",
+            "6:16 \"65535:666\" is BLACKHOLE (RFC 7999): routers would discard what is to be opened",
+        ),
+        (
+            "[bgp]\nlarge_communities = [\"1:2\"]\n",
+            "6:22 \"1:2\" is not a large community; write three numbers of at most 4294967295, as in \"64512:1:2\"",
+        ),
+        ("[bgp]\nnext_hop_ipv4 = \"127.0.0.1\"\n", "6:17 127.0.0.1 can't be a next hop"),
+        (
+            "[[policy.private]]\ndomain = \"corp.example\"\nprefixes = []\n",
+            "7:12 no prefix: the entry would do nothing",
+        ),
+    ] {
+        assert_eq!(found(&refused(&format!("{BASE}{text}")).findings), [message], "{text}");
+    }
+    let gateway = BASE.replace("local", "gateway");
+    assert_eq!(
+        found(&refused(&gateway).findings),
+        ["4:8 `nftables.inside` is missing: a gateway must know which interfaces it guards"]
+    );
+    accepted(&format!("{gateway}inside = [\"lan0\"]\nredirect_dns = true\n"));
+    let url = BASE.replace("udp://192.0.2.53", "udp://resolver.example");
+    let report = refused(&url);
+    assert_eq!((report.findings[0].line, report.findings[0].column), (2, 7));
+}
+
+#[test]
+fn dangerous_and_legal_is_a_warning() {
+    let warned = |text: &str| found(&accepted(&format!("{BASE}{text}")).1);
+    assert_eq!(warned(""), [""; 0]);
+    for (text, start) in [
+        ("[dns]\nlisten = [\"0.0.0.0:53\"]\nclients = [\"0.0.0.0/0\"]\n", "7:12 0.0.0.0/0: everybody may ask"),
+        ("[gate]\non_deadline = \"answer\"\n", "6:15 answers may leave before"),
+        ("on_stop = \"remove\"\n", "5:11 everything is reachable"),
+        ("enforce = false\n", "5:11 audit"),
+        ("[addresses]\nopen = [\"0.0.0.0/1\"]\n", "6:9 0.0.0.0/1 is open for ever"),
+        ("[policy]\ndefault = \"deny\"\n", "6:11 nothing is allowed"),
+        ("[http]\nlisten = [\"0.0.0.0:80\"]\n", "6:11 0.0.0.0:80: whoever reaches it"),
+    ] {
+        let warnings = warned(text);
+        assert!(warnings.len() == 1 && warnings[0].starts_with(start), "{text}: {warnings:?}");
+    }
+    assert!(peer_with("max_routes = 200000")[0].contains("more than the 100000 of lease.capacity"));
+    assert!(
+        found(&accepted(&PEER.replace("[[bgp.peer]]", "linger = \"0s\"\n[[bgp.peer]]")).1)[0].contains("live flows")
+    );
+}
+
+#[test]
+fn a_password_that_everybody_can_read_is_warned_about() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("destguard.toml");
+    std::fs::write(dir.path().join("secret"), "hunter2\n").unwrap();
+    std::fs::write(&file, format!("{PEER}password_file = \"secret\"\n")).unwrap();
+    std::fs::set_permissions(dir.path().join("secret"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (config, warnings, _) = config::load(&file).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let peer = &config.bgp.peer[0];
+    assert_eq!(peer.password_file.as_deref(), Some(dir.path().join("secret").as_path()), "relative to the file");
+    assert_eq!(config::peer_password(peer).unwrap().as_deref(), Some("hunter2"), "without its line end");
+
+    std::fs::set_permissions(dir.path().join("secret"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(found(&config::load(&file).unwrap().1)[0].contains("everybody on this host can read"));
+
+    std::fs::write(&file, format!("{PEER}password = \"hunter2\"\n")).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let warnings = config::load(&file).unwrap().1;
+    assert!(found(&warnings)[0].starts_with("12:12 everybody on this host can read"), "{warnings:?}");
+    assert!(!warnings[0].to_string().contains("hunter2"), "{}", warnings[0]);
+}
+
+#[test]
+fn files_that_are_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("destguard.toml");
+    assert!(config::load(&file).unwrap_err().to_string().contains("No such file"));
+    std::fs::write(&file, b"a = 1\nb = \"\xff\"\n").unwrap();
+    assert!(config::load(&file).unwrap_err().to_string().contains("line 2 is not UTF-8"));
+    assert!(config::load(dir.path()).is_err());
+}
+
+#[test]
+fn the_number_of_findings_is_bounded() {
+    let text: String = (0..1_000).map(|index| format!("key{index} = 1\n")).collect();
+    assert_eq!(refused(&text).findings.len(), 100);
+}
+
+#[test]
+fn the_default_file_says_the_defaults() {
+    let written: Config = toml::from_str(config::default::TEXT).unwrap();
+    assert_eq!(written, Config::default());
+}
+
+/// The default file with every "#key" uncommented.
+fn uncommented() -> String {
+    let uncomment = |line: &str| match line.strip_prefix('#') {
+        Some(setting) if setting.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => setting.to_owned(),
+        _ => line.to_owned(),
+    };
+    config::default::TEXT.lines().map(|line| uncomment(line) + "\n").collect()
+}
+
+#[test]
+fn the_default_file_knows_every_key_and_no_other() {
+    let all: Config = toml::from_str(&uncommented()).unwrap();
+    let (upstream, peer) = (&all.dns.upstream[0], &all.bgp.peer[0]);
+    assert!(upstream.client_key.is_some() && peer.observer.is_some() && all.addresses.nat64.is_some());
+    // Every key that the schema has must be written somewhere in the file.
+    let schema = serde_json::to_value(schemars::schema_for!(Config)).unwrap();
+    let mut keys = Vec::new();
+    let mut tables = vec![&schema];
+    tables.extend(schema["$defs"].as_object().unwrap().values());
+    for table in tables {
+        keys.extend(table["properties"].as_object().into_iter().flatten().map(|(key, _)| key.clone()));
+    }
+    assert!(keys.len() > 70, "{keys:?}");
+    for key in keys {
+        let written = uncommented().lines().any(|line| {
+            line.starts_with(&format!("{key} = "))
+                || line.trim_matches(['[', ']']).split('.').any(|part| part == key) && line.starts_with('[')
+        });
+        assert!(written, "`{key}` is not in the default file");
+    }
+}
+
+#[test]
+fn every_example_is_good() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir("examples").unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let (_, warnings, places) = config::load(&path).unwrap_or_else(|report| panic!("{report}"));
+        assert!(warnings.is_empty(), "{}: {warnings:?}", path.display());
+        assert!(places.contains_key("dns.upstream[0].url"), "{}", path.display());
+        seen += 1;
+    }
+    assert!(seen >= 4, "{seen} examples");
+}
+
+#[test]
+fn places_name_the_line_of_every_rule() {
+    let text = format!("{BASE}[policy]\ndeny = [\n  \"a.example\",\n  \"b.example\",\n]\n");
+    let (_, _, places) = config::parse(Path::new(FILE), &text).unwrap();
+    assert_eq!(places.get("policy.deny[1]"), Some(&(8, 3)));
+    assert_eq!(places.get("nftables.mode"), Some(&(4, 8)));
+}
+
+#[test]
+fn what_is_shown_reads_back_the_same() {
+    for entry in std::fs::read_dir("examples").unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let (config, ..) = config::load(&path).unwrap();
+            let shown = toml::to_string(&config).unwrap();
+            assert_eq!(toml::from_str::<Config>(&shown).unwrap(), config, "{}", path.display());
+        }
+    }
+}
+
+mod hostile {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// Whatever the file holds, there is an answer, and every finding lies within the file.
+        #[test]
+        fn any_text_has_an_answer(text in "[\\[\\]a-z.=\"'# \n\t\u{e4}{}0-9,]{0,200}") {
+            if let Err(report) = config::parse(Path::new(FILE), &text) {
+                for finding in &report.findings {
+                    prop_assert!(finding.line <= text.lines().count().max(1) + 1);
+                    prop_assert!(finding.caret.end <= finding.source.chars().count().max(finding.caret.start));
+                }
+            }
+        }
+
+        /// Damage to a good file is always placed.
+        #[test]
+        fn a_damaged_file_has_an_answer(at in 0usize..2000, with in "[\\[\\]=\"\n,.x0\u{fc}]{0,3}") {
+            let good = include_str!("../examples/network-wide.toml");
+            let at = (0..=at.min(good.len())).rev().find(|at| good.is_char_boundary(*at)).unwrap();
+            let text = format!("{}{with}{}", &good[..at], &good[at..]);
+            if let Err(report) = config::parse(Path::new(FILE), &text) {
+                prop_assert!(report.errors().count() > 0);
+            }
+        }
+    }
 }

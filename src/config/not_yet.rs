@@ -45,3 +45,76 @@ pub fn refuse(document: &mut Document<'_>, config: &Config) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Uses everything that ever was or is listed above.
+    const ALL: &str = r#"
+[dns.tls]
+dot = ["127.0.0.1:853"]
+doh = ["127.0.0.1:443"]
+doq = ["127.0.0.1:853"]
+[dns.cache]
+serve_stale = "1h"
+[dns.dnssec]
+validate = true
+trust_anchor = ". IN DS 20326 8 2 E06D"
+[[policy.list]]
+path = "/dev/null"
+format = "domains"
+action = "deny"
+[nftables]
+mode = "gateway"
+inside = ["lan0"]
+scope = "client"
+[[bgp.peer]]
+name = "a"
+address = "192.0.2.1"
+asn = 64512
+confirm = "refresh"
+[[bgp.peer]]
+name = "b"
+address = "192.0.2.2"
+asn = 64512
+confirm = "reflect"
+[[bgp.peer]]
+name = "c"
+address = "192.0.2.3"
+asn = 64512
+confirm = "probe"
+"#;
+
+    #[test]
+    fn each_is_refused_at_its_key_and_none_without_being_used() {
+        let config: Config = toml::from_str(ALL).unwrap();
+        let report = crate::config::parse(Path::new("destguard.toml"), ALL).unwrap_err();
+        for (what, uses) in MISSING {
+            assert!(uses(&Config::default()).is_empty(), "{what} is refused although it is not used");
+            let paths = uses(&config);
+            assert!(!paths.is_empty(), "{what} is not recognised when it is used");
+            for path in paths {
+                let refused = report.errors().any(|error| {
+                    error.key == path && error.message == format!("{what}: not available in this version")
+                });
+                assert!(refused, "{what} at {path}:\n{report}");
+            }
+        }
+    }
+
+    #[test]
+    fn transports_are_refused_by_name() {
+        let missing = ["udp", "tcp", "tls", "https", "quic"]
+            .into_iter()
+            .filter(|scheme| !TRANSPORTS.iter().any(|transport| transport.scheme() == *scheme));
+        for scheme in missing {
+            let text = format!("[[dns.upstream]]\nurl = \"{scheme}://192.0.2.53\"\nserver_name = \"x.test\"\n");
+            let report = crate::config::parse(Path::new("destguard.toml"), &text).unwrap_err();
+            let message = format!("{scheme} upstreams: not available in this version");
+            assert!(report.errors().any(|error| error.message == message && error.line == 2), "{report}");
+        }
+    }
+}
