@@ -148,6 +148,9 @@ impl<'t> Document<'t> {
             };
             let path = path_text(&steps);
             let (message, help) = explain(error.message(), &steps, is_key);
+            if let Some(meant) = is_key.then(|| meant(error.message(), &steps)).flatten() {
+                self.spoilt.insert(meant);
+            }
             if !(self.syntax && self.line_has_finding(span.start)) {
                 self.note(Severity::Error, span, &path, message, help);
             }
@@ -398,6 +401,15 @@ fn take_out(root: &mut DeTable<'_>, steps: &[Step]) {
             _ => return,
         }
     }
+}
+
+/// The key that a misspelt one was probably meant to be.
+fn meant(message: &str, steps: &[Step]) -> Option<String> {
+    let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let (wrong, known) = names.split_first()?;
+    let near = nearest(wrong, known)?;
+    let (_, above) = steps.split_last()?;
+    Some(path_text(&[above, &[Step::Key(near.to_owned())]].concat()))
 }
 
 /// Says the deserialiser's message in the user's words.

@@ -1,0 +1,146 @@
+//! The commands that need no daemon, and what happens when none runs.
+
+use std::process::{Command, Output};
+
+fn destguard(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_destguard")).args(arguments).output().unwrap()
+}
+
+fn stdout(arguments: &[&str]) -> String {
+    let output = destguard(arguments);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn without_a_daemon_every_question_ends_with_3_and_the_cause() {
+    for arguments in [
+        ["status"].as_slice(),
+        &["leases"],
+        &["explain", "www.one.test"],
+        &["peers"],
+        &["denied"],
+        &["denied", "--follow"],
+        &["revoke", "192.0.2.1"],
+        &["reload"],
+        &["status", "--json"],
+    ] {
+        let output = destguard(&[&["--socket", "/nonexistent/control.sock"], arguments].concat());
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stderr),
+            "destguard: the daemon is not reachable at /nonexistent/control.sock: No such file or directory (os error 2); no \
+             daemon runs, or its socket is elsewhere (--socket)\n"
+        );
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    for arguments in [[].as_slice(), &["statsu"], &["explain"], &["router-config", "abacus"], &["status", "--yaml"]] {
+        assert_eq!(destguard(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+    assert_eq!(destguard(&["--help"]).status.code(), Some(0));
+    assert_eq!(destguard(&["--version"]).status.code(), Some(0));
+}
+
+#[test]
+fn check_tells_every_error_and_ends_with_2() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("destguard.toml");
+    std::fs::write(&file, "[dns]\nlisten = [\"x\"]\n[nftables]\nmod = \"local\"\n").unwrap();
+    let file = file.to_str().unwrap();
+    let output = destguard(&["check", "--config", file]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8(output.stdout).unwrap().replace(file, "FILE");
+    assert_eq!(
+        text,
+        "FILE:1:1: error: there is no upstream to ask
+    1 | [dns]
+      | ^^^^^
+      = add a [[dns.upstream]] with `url = \"udp://ADDRESS\"`
+
+FILE:2:11: error: not an address with its port, as in \"192.0.2.1:53\" or \"[2001:db8::1]:53\"
+    2 | listen = [\"x\"]
+      |           ^^^
+
+FILE:4:1: error: unknown key `mod`
+    4 | mod = \"local\"
+      | ^^^
+      = did you mean `mode`?
+
+FILE: 3 errors
+"
+    );
+    let output = destguard(&["check", "--config", file, "--json"]);
+    assert_eq!(output.status.code(), Some(2));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["version"], &json["ok"]), (&1.into(), &false.into()));
+    assert_eq!(
+        json["errors"][1],
+        serde_json::json!({
+            "severity": "error", "file": file, "line": 2, "column": 11, "key": "dns.listen[0]",
+            "message": "not an address with its port, as in \"192.0.2.1:53\" or \"[2001:db8::1]:53\"",
+            "source": "listen = [\"x\"]",
+        })
+    );
+}
+
+#[test]
+fn the_default_file_the_schema_and_what_is_in_effect() {
+    assert_eq!(stdout(&["config", "default"]), destguard::config::default::TEXT);
+    let schema: serde_json::Value = serde_json::from_str(&stdout(&["config", "schema"])).unwrap();
+    assert_eq!(schema["additionalProperties"], false);
+    let shown = stdout(&["config", "show", "--config", "examples/single-host.toml"]);
+    assert!(shown.contains("mode = \"local\"") && shown.contains("deadline = \"1s\""), "{shown}");
+    let json: serde_json::Value =
+        serde_json::from_str(&stdout(&["config", "show", "--json", "--config", "examples/both.toml"])).unwrap();
+    assert_eq!((&json["version"], &json["bgp"]["asn"]), (&1.into(), &64_512.into()));
+}
+
+#[test]
+fn passwords_are_not_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("destguard.toml");
+    let text = std::fs::read_to_string("examples/network-wide.toml").unwrap();
+    std::fs::write(&file, text.replace("asn = 64513\n", "asn = 64513\npassword = \"hunter2\"\n")).unwrap();
+    for arguments in [["config", "show"].as_slice(), &["config", "show", "--json"], &["check"], &["check", "--json"]] {
+        let shown = stdout(&[arguments, &["--config", file.to_str().unwrap()]].concat());
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    use std::process::Stdio;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_destguard"))
+        .args(["config", "schema"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn router_configurations_hold_what_makes_them_safe() {
+    for kind in ["frr", "bird", "gobgp", "openbgpd", "junos", "iosxr", "eos", "srlinux", "routeros"] {
+        let text = stdout(&["router-config", kind, "--config", "examples/network-wide.toml"]);
+        // Both sessions, the guard's AS, the limit above the guard's own budget, the next hops where a router can check them.
+        for part in ["64512", "64513", "55000", "192.0.2.2", "0.0.0.0/0", "::/0", "10.0.0.0/8", "198.51.100.0/24"] {
+            assert!(text.contains(part), "{kind} without {part}:\n{text}");
+        }
+        if kind != "srlinux" {
+            assert!(text.contains("192.0.2.1") && text.contains("2001:db8::1"), "{kind}:\n{text}");
+        }
+    }
+    let one = stdout(&["router-config", "bird", "--peer", "edge2", "--config", "examples/network-wide.toml"]);
+    assert!(one.contains("destguard_edge2") && !one.contains("destguard_edge1"));
+    let none = destguard(&["router-config", "frr", "--peer", "edge9", "--config", "examples/network-wide.toml"]);
+    assert_eq!(none.status.code(), Some(1));
+    let without = destguard(&["router-config", "frr", "--config", "examples/single-host.toml"]);
+    assert_eq!(without.status.code(), Some(1));
+}
