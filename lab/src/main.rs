@@ -48,9 +48,9 @@ fn up(file: &str, rest: &[&str]) -> Result<(), Error> {
         }
     }
     let lab = builder.up()?;
-    println!("{} is up; enter a node with: ip netns exec {}-NODE COMMAND", lab.id(), lab.id());
+    println!("{} is up until end of file (Ctrl-D) or Ctrl-C. To run a command in a node, put before it:", lab.id());
     for node in lab.nodes() {
-        println!("  {:<10} {}", node.name(), node.namespace());
+        println!("  {:<10} {}", node.name(), node.entrance());
     }
     // Until the terminal's end of file, or that of whoever started this. Ctrl-C ends the process; the cleaner does the rest.
     let mut sink = Vec::new();

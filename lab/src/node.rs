@@ -111,6 +111,12 @@ impl Node {
         &self.inner.namespace
     }
 
+    /// What to put before a command line to run it in the node, for people.
+    #[must_use]
+    pub fn entrance(&self) -> String {
+        format!("nsenter --target {} --mount --uts --net --", self.inner.holder_pid)
+    }
+
     /// A command that will run in the node's namespaces, with the node's environment. It runs as the process whose id
     /// `Child::id` tells, so that it can be signalled.
     #[must_use]

@@ -179,6 +179,49 @@ fn stale_runs_are_removed_and_living_ones_stay() {
     assert_eq!(living.node("a").ok("echo here").unwrap(), "here\n");
 }
 
+/// Every daemon that stands for an image comes up in a node of its own, also two of a kind beside each other.
+#[test]
+fn every_image_has_a_daemon_that_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    write("frr.conf", "frr defaults traditional\nhostname x\nip route 203.0.113.0/24 blackhole\n");
+    write("daemons", "bgpd=yes\nbfdd=yes\n");
+    write("bird.conf", "router id 10.0.0.1;\nprotocol device {}\n");
+    write("gobgpd.toml", "[global.config]\nas = 65001\nrouter-id = \"10.0.0.1\"\n");
+    write("bgpd.conf", "AS 65001\nrouter-id 10.0.0.1\n");
+    write(
+        "images.clab.yml",
+        r#"
+name: images
+topology:
+  defaults: {kind: linux, network-mode: none}
+  groups:
+    frr: {image: "frr:8", binds: ["frr.conf:/etc/frr/frr.conf", "daemons:/etc/frr/daemons"]}
+    bird: {image: "bird:2", binds: ["bird.conf:/etc/bird/bird.conf"]}
+  nodes:
+    frr1: {group: frr}
+    frr2: {group: frr}
+    bird1: {group: bird}
+    bird2: {group: bird}
+    gobgp: {image: gobgp, binds: ["gobgpd.toml:/etc/gobgp/gobgpd.toml"]}
+    openbgpd: {image: openbgpd, binds: ["bgpd.conf:/etc/bgpd.conf"]}
+    plain: {image: host, entrypoint: sleep, cmd: "1000"}
+"#,
+    );
+    let lab = Lab::up(directory.path().join("images.clab.yml")).unwrap();
+    for frr in ["frr1", "frr2"] {
+        let routes = || lab.node(frr).ok("ip route").unwrap();
+        assert!(wait_until(LONG, || routes().contains("blackhole 203.0.113.0/24")), "{}: {}", routes(), lab.logs());
+        assert!(lab.node(frr).pid("bfdd").is_some());
+    }
+    assert_ne!(lab.node("bird1").pid("bird"), lab.node("bird2").pid("bird"));
+    assert!(lab.node("openbgpd").ok("bgpctl show summary").is_ok());
+    assert!(lab.node("gobgp").ok("gobgp global").unwrap().contains("65001"));
+    let plain = lab.node("plain");
+    plain.stop();
+    assert!(plain.pid("entrypoint").is_none());
+}
+
 /// A route server stands for the guard: what it announces is reachable, and nothing else is.
 fn only_host_routes_open(file: &str) {
     let lab = Lab::builder(file).hold("guard").up().unwrap();
