@@ -216,7 +216,7 @@ impl Player {
                         .iter()
                         .map(|client| format!("{} {}s", client.client, client.ends_in_seconds))
                         .collect();
-                    format!("{path} ends in {}s: {}", cause.ends_in_seconds, clients.join(", "))
+                    format!("{path} ends in {}s: {}", cause.ends_in_seconds, clients.join(", ")).trim_end().to_owned()
                 };
                 why.causes.iter().map(show).collect()
             }

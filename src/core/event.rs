@@ -136,17 +136,17 @@ pub enum Output {
     Journal(StoredLease),
     /// A lease was closed early; to be on disk as well.
     JournalClosed(IpAddr),
-    /// Live flows to this address are to be cut (revoke).
+    /// Live flows to this address are to be cut (revoke). A later [`Change::Open`] or [`Change::Extend`] of it ends the cut.
     CutFlows(IpAddr),
 }
 
 /// One change of the desired state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Open this address; timed enforcers: until exactly `ends`, also where they hold it with a later end (after a part of its causes
-    /// was revoked). Being open already is not an error.
+    /// Open this address; timed enforcers: until exactly `ends`. Being open already is not an error.
     Open { address: IpAddr, ends: Moment },
-    /// The address is open already; its end moves later. Timed enforcers only. Where the element has just expired this opens it again.
+    /// The address is open already; its end becomes exactly `ends`: later, or earlier after a part of its causes was revoked. Timed
+    /// enforcers only. Where the element has just expired this opens it again.
     Extend { address: IpAddr, ends: Moment },
     /// Close this address now. Being absent already is not an error.
     Close { address: IpAddr },

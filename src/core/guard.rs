@@ -61,6 +61,8 @@ pub struct Guard {
     marks: Marks,
     /// Admitted since the last plan. At most [`MOST_WAITING`] together with the gate.
     fresh: Vec<(Ticket, Waiting)>,
+    /// Lack nothing; told so when the outputs are drained, unless that changed meanwhile.
+    through: Vec<(Ticket, Waiting)>,
     syncs: BTreeSet<EnforcerId>,
     cuts: BTreeSet<IpAddr>,
     clients: Buckets<IpAddr>,
@@ -86,6 +88,7 @@ impl Guard {
             generation: Generation(0),
             marks: Marks::default(),
             fresh: Vec::new(),
+            through: Vec::new(),
             syncs: BTreeSet::new(),
             cuts: BTreeSet::new(),
             outputs: VecDeque::new(),
@@ -141,7 +144,7 @@ impl Guard {
             self.counts.gate_timeouts += 1;
             match self.settings.gate.on_deadline {
                 OnDeadline::Servfail => self.refuse(ticket, self.deadline_refusal(waiting.needs)),
-                OnDeadline::Answer => self.release(ticket, waiting),
+                OnDeadline::Answer => self.decide(ticket, waiting),
             }
         }
     }
@@ -322,6 +325,7 @@ impl Guard {
 
     /// Takes a name's causes from every lease; what no other cause holds is closed.
     fn take_back(&mut self, name: &Name, cut: bool) {
+        let mut gone: Vec<(Ticket, Waiting)> = Vec::new();
         let addresses: Vec<IpAddr> = self.table.addresses_of(name).collect();
         for address in addresses {
             let bearing: Vec<Ticket> = self.gate.tickets_of(address).filter(|t| self.gate.bears(*t, name)).collect();
@@ -330,7 +334,9 @@ impl Guard {
                 Remaining::Same => self.marks.journal(address),
                 Remaining::Earlier => {
                     if let Some(lease) = self.table.get_mut(address) {
+                        // Also of what is under way: the enforcers will hold it for less before they may hold it for more.
                         lease.held = lease.held.map(|held| held.min(lease.ends));
+                        lease.unproven_timed = lease.unproven_timed.map(|(plan, ends)| (plan, ends.min(lease.ends)));
                         lease.handle.set_ends(lease.handle.ends().min(lease.ends));
                     }
                     self.marks.change(address);
@@ -345,9 +351,12 @@ impl Guard {
                 }
             }
         }
-        let (gone, left) = std::mem::take(&mut self.fresh).into_iter().partition(|(_, w)| w.names.contains(name));
-        self.fresh = left;
-        let gone: Vec<(Ticket, Waiting)> = gone;
+        for list in [&mut self.fresh, &mut self.through] {
+            let (bearing, left) =
+                std::mem::take(list).into_iter().partition(|(_, waiting)| waiting.names.contains(name));
+            *list = left;
+            gone.extend::<Vec<_>>(bearing);
+        }
         gone.into_iter().for_each(|(ticket, _)| self.refuse(ticket, Refusal::Revoked));
     }
 
@@ -412,6 +421,12 @@ impl Guard {
         self.fail_tickets(self.gate.tickets_needing(kind, generation), |_, _| refusal.clone());
         for address in self.unproven.opened_by(kind, generation, &self.table) {
             self.fail_tickets_of(address, |_, _| refusal.clone());
+            if let Some(lease) = self.table.get_mut(address) {
+                match kind {
+                    EnforcerKind::Timed => lease.told.timed_refused = true,
+                    EnforcerKind::Route => lease.told.route_refused = true,
+                }
+            }
             // What lingered before the plan opened it again goes on lingering: its route was up all the time.
             let fallback = self.table.get(address).and_then(|lease| lease.fallback).filter(|until| *until > self.now);
             match fallback {
@@ -444,6 +459,11 @@ impl Guard {
                 self.unproven.told(address, lease, change.told);
             }
         }
+        // Cut first what is open again within the same batch: opening it ends the cut.
+        let (open_again, closed): (Vec<_>, Vec<_>) = std::mem::take(&mut self.cuts)
+            .into_iter()
+            .partition(|address| self.table.get(*address).is_some_and(|lease| lease.is_active()));
+        self.outputs.extend(open_again.into_iter().map(Output::CutFlows));
         let timed_to = !timed.is_empty() && self.enforcers.has(EnforcerKind::Timed);
         let routes_to = !routes.is_empty() && self.enforcers.has(EnforcerKind::Route);
         if timed_to || routes_to {
@@ -470,11 +490,22 @@ impl Guard {
                 None => Output::JournalClosed(address),
             });
         }
-        self.outputs.extend(std::mem::take(&mut self.cuts).into_iter().map(Output::CutFlows));
+        self.outputs.extend(closed.into_iter().map(Output::CutFlows));
         self.prove(EnforcerKind::Timed);
         self.prove(EnforcerKind::Route);
         for (ticket, waiting) in std::mem::take(&mut self.fresh) {
             self.meet_gate(ticket, waiting);
+        }
+        // An enforcer may have been lost, an address revoked, after the acknowledgement but within the same batch.
+        for (ticket, waiting) in std::mem::take(&mut self.through) {
+            if waiting.leases.iter().all(|lease| lease.in_force_for(self.now, Duration::ZERO)) {
+                self.decide(ticket, waiting);
+            } else {
+                self.meet_gate(ticket, Waiting { leases: Vec::new(), needs: Needs::default(), ..waiting });
+            }
+        }
+        for (ticket, waiting) in std::mem::take(&mut self.through) {
+            self.decide(ticket, waiting);
         }
     }
 
@@ -493,7 +524,7 @@ impl Guard {
         }
         let through = |kind| self.enforcers.all_hold(kind).is_some_and(|held| waiting.needs.of(kind) <= held);
         match (through(EnforcerKind::Timed), through(EnforcerKind::Route)) {
-            (true, true) => self.release(ticket, waiting),
+            (true, true) => self.through.push((ticket, waiting)),
             (timed, route) => {
                 self.gate.wait(ticket, waiting);
                 // What is held already is not waited for.
@@ -517,12 +548,10 @@ impl Guard {
     }
 
     fn pass(&mut self, kind: EnforcerKind, generation: Generation) {
-        for (ticket, waiting) in self.gate.acknowledged(kind, generation) {
-            self.release(ticket, waiting);
-        }
+        self.through.extend(self.gate.acknowledged(kind, generation));
     }
 
-    fn release(&mut self, ticket: Ticket, waiting: Waiting) {
+    fn decide(&mut self, ticket: Ticket, waiting: Waiting) {
         self.counts.released += 1;
         let decision = Decision::Release { leases: waiting.leases };
         self.decisions.push_back(Output::Decide { ticket, decision });

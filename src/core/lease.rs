@@ -419,6 +419,31 @@ impl LeaseTable {
     }
 }
 
+#[cfg(test)]
+impl LeaseTable {
+    /// Everything that is kept twice agrees.
+    pub fn check_consistency(&self) {
+        let mut names: BTreeMap<(Name, IpAddr), u32> = BTreeMap::new();
+        let (mut active, mut lingering) = (ByFamily::default(), ByFamily::default());
+        let mut entries = 0;
+        for (address, lease) in self.iter() {
+            *(if lease.is_active() { &mut active } else { &mut lingering }).of(address) += 1;
+            assert!(lease.causes.len() <= CAUSES_PER_ADDRESS);
+            for cause in &lease.causes {
+                assert!(cause.clients.len() <= CLIENTS_PER_CAUSE);
+                entries += cause.entries();
+                for name in cause.names() {
+                    *names.entry((name.clone(), address)).or_default() += 1;
+                }
+            }
+        }
+        assert_eq!(self.names, names);
+        assert_eq!((self.active, self.lingering, self.entries), (active, lingering, entries));
+        let timers: BTreeSet<_> = self.iter().map(|(address, lease)| (lease.timer(), address)).collect();
+        assert_eq!(self.timers, timers);
+    }
+}
+
 /// Returns whether a client had to be forgotten.
 fn add_client(cause: &mut Cause, client: IpAddr, ends: Moment) -> bool {
     if let Some((_, known)) = cause.clients.iter_mut().find(|(other, _)| *other == client) {

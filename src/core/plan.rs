@@ -33,6 +33,10 @@ pub struct Told {
     pub timed: Option<TimedTold>,
     /// Route enforcers: the plan that opened it.
     pub route: Option<Generation>,
+    /// A timed enforcer refused: some hold it and some don't. To close it all must be told so, to open it too.
+    pub timed_refused: bool,
+    /// A route enforcer refused; likewise.
+    pub route_refused: bool,
 }
 
 /// What an address should be.
@@ -65,20 +69,21 @@ pub fn difference(address: IpAddr, told: Told, wanted: Wanted, generation: Gener
         (None, None) => (None, None),
         (None, Some(ends)) => (Some(Change::Open { address, ends }), fresh(ends)),
         (Some(_), None) => (Some(Change::Close { address }), None),
+        (Some(_), Some(ends)) if told.timed_refused => (Some(Change::Open { address, ends }), fresh(ends)),
         (Some(old), Some(ends)) if ends == old.ends => (None, Some(old)),
         (Some(old), Some(ends)) => {
-            // Only a revoke makes an end move earlier; `Open` sets it exactly.
-            let change =
-                if ends > old.ends { Change::Extend { address, ends } } else { Change::Open { address, ends } };
+            let change = Change::Extend { address, ends };
             (Some(change), Some(TimedTold { ends, opened: old.opened, last: generation }))
         }
     };
     let (route, route_told) = match (told.route, wanted.route) {
-        (None, true) => (Some(Change::Open { address, ends: wanted.timed.unwrap_or(now) }), Some(generation)),
+        (old, true) if old.is_none() || told.route_refused => {
+            (Some(Change::Open { address, ends: wanted.timed.unwrap_or(now) }), Some(generation))
+        }
         (Some(_), false) => (Some(Change::Close { address }), None),
         (old, _) => (None, old),
     };
-    Difference { timed, route, told: Told { timed: timed_told, route: route_told } }
+    Difference { timed, route, told: Told { timed: timed_told, route: route_told, ..Told::default() } }
 }
 
 /// Addresses whose plan is due. Bounded by the lease table and what a batch of events removes from it.
@@ -137,6 +142,7 @@ mod tests {
         Told {
             timed: Some(TimedTold { ends: Moment(ends), opened: generation, last: generation }),
             route: Some(generation),
+            ..Told::default()
         }
     }
 
@@ -160,12 +166,28 @@ mod tests {
             (Some(Change::Extend { address: HERE, ends: Moment(7000) }), None),
             "routes do not hear of extensions"
         );
-        assert_eq!(changes(told(5000), wanted(4000)), (open(4000), None), "moving earlier sets the end exactly");
+        assert_eq!(
+            changes(told(5000), wanted(4000)),
+            (Some(Change::Extend { address: HERE, ends: Moment(4000) }), None),
+            "moving earlier is no opening that could be refused"
+        );
         assert_eq!(changes(told(5000), Wanted { timed: None, route: true }), (close, None));
         assert_eq!(changes(told(1000), Wanted { timed: None, route: true }), (None, None), "expired by itself");
         assert_eq!(changes(told(1000), Wanted::default()), (None, close));
         assert_eq!(changes(told(1000), wanted(5000)), (open(5000), None), "back from lingering");
         assert_eq!(changes(told(5000), Wanted::default()), (close, close));
+    }
+
+    #[test]
+    fn what_one_refused_is_told_anew_to_all() {
+        let (open, close) =
+            (Some(Change::Open { address: HERE, ends: Moment(5000) }), Some(Change::Close { address: HERE }));
+        let refused = Told { timed_refused: true, route_refused: true, ..told(5000) };
+        assert_eq!(changes(refused, wanted(5000)), (open, open));
+        assert_eq!(changes(refused, Wanted::default()), (close, close));
+        let by_timed = Told { timed_refused: true, ..told(5000) };
+        assert_eq!(changes(by_timed, wanted(5000)), (open, None));
+        assert_eq!(difference(HERE, refused, wanted(5000), Generation(9), NOW).told.route, Some(Generation(9)));
     }
 
     #[test]

@@ -407,6 +407,19 @@ impl Unproven {
     }
 }
 
+#[cfg(test)]
+impl Unproven {
+    /// The queues are what the leases say.
+    pub fn check_consistency(&self, table: &LeaseTable) {
+        let timed: BTreeSet<_> =
+            table.iter().filter_map(|(address, lease)| Some((lease.unproven_timed?.0, address))).collect();
+        let route: BTreeSet<_> =
+            table.iter().filter_map(|(address, lease)| Some((lease.unproven_route?, address))).collect();
+        assert_eq!(self.timed, timed);
+        assert_eq!(self.route, route);
+    }
+}
+
 /// Lets the hot path use a lease that every required enforcer holds, until the end that they know.
 fn into_force(lease: &mut Lease, now: Moment) {
     if let (true, Some(held), None) = (lease.is_active(), lease.held, lease.unproven_route) {

@@ -1,1 +1,472 @@
+//! Properties of the guard as a whole: random operations against in-memory enforcers, and a model that knows only what
+//! an observer would.
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::value::{Rate, Span};
+use crate::core::event::{Grant, LeaseHandle};
+use crate::enforce::memory::Held;
+
+/// What may happen to a guard.
+#[derive(Clone, Debug)]
+enum Operation {
+    /// A client's answer: client, name, alias, addresses, TTL.
+    Admit { client: u8, name: u8, alias: Option<u8>, addresses: Vec<u8>, ttl: u32 },
+    /// An enforcer carries out and acknowledges this many of its commands.
+    Deliver { enforcer: usize, commands: usize },
+    /// An enforcer refuses the openings of its next command.
+    Refuse { enforcer: usize },
+    /// An enforcer loses everything it holds and says so.
+    Lose { enforcer: usize },
+    /// It comes back: asks for the full state, or replays the route table.
+    Recover { enforcer: usize },
+    /// The operator closes an address.
+    Revoke { address: u8 },
+    /// The operator closes what a name opened.
+    RevokeName { name: u8 },
+    /// A new policy.
+    Forbid { name: u8 },
+    /// Time passes.
+    Wait { millis: u64 },
+    /// The daemon is killed and starts again from its journal.
+    Restart,
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let enforcer = 0..4usize;
+    prop_oneof![
+        8 => (0..3u8, 0..4u8, prop::option::of(4..6u8), prop::collection::vec(0..10u8, 1..4), 0..200u32)
+            .prop_map(|(client, name, alias, addresses, ttl)| Operation::Admit { client, name, alias, addresses, ttl }),
+        10 => (enforcer.clone(), 1..4usize).prop_map(|(enforcer, commands)| Operation::Deliver { enforcer, commands }),
+        1 => enforcer.clone().prop_map(|enforcer| Operation::Refuse { enforcer }),
+        1 => enforcer.clone().prop_map(|enforcer| Operation::Lose { enforcer }),
+        3 => enforcer.prop_map(|enforcer| Operation::Recover { enforcer }),
+        1 => (0..10u8).prop_map(|address| Operation::Revoke { address }),
+        1 => (0..6u8).prop_map(|name| Operation::RevokeName { name }),
+        1 => (0..6u8).prop_map(|name| Operation::Forbid { name }),
+        4 => prop_oneof![0..900u64, 0..20_000u64, 0..300_000u64].prop_map(|millis| Operation::Wait { millis }),
+        1 => Just(Operation::Restart),
+    ]
+}
+
+fn address(index: u8) -> IpAddr {
+    if index.is_multiple_of(3) {
+        format!("2001:db8::{index:x}").parse().unwrap()
+    } else {
+        IpAddr::from([198, 51, 100, index])
+    }
+}
+
+fn name(index: u8) -> Name {
+    format!("n{index}.a.test").parse().unwrap()
+}
+
+const CAPACITY: usize = 7;
+const ROUTE_BUDGET: usize = 6;
+
+fn settings() -> Settings {
+    let free = Rate { count: 1_000_000, per: Duration::from_secs(1) };
+    let lease = LeaseSettings {
+        min: Span::secs(30),
+        max: Span::secs(150),
+        grace: Span::secs(10),
+        capacity: CAPACITY,
+        per_answer: 3,
+        new_per_client: free,
+        new_per_domain: free,
+    };
+    let gate = GateSettings { deadline: Span::secs(1), on_deadline: OnDeadline::Servfail };
+    Settings { lease, gate, linger: Duration::from_secs(60) }
+}
+
+fn specs() -> Vec<EnforcerSpec> {
+    let spec = |name: &str, kind, required, max_addresses| EnforcerSpec {
+        name: name.to_owned(),
+        kind,
+        required,
+        max_addresses,
+        ipv4: true,
+        ipv6: true,
+    };
+    vec![
+        spec("nft", EnforcerKind::Timed, true, usize::MAX),
+        spec("edge1", EnforcerKind::Route, true, 100),
+        spec("edge2", EnforcerKind::Route, true, 100),
+        spec("spare", EnforcerKind::Route, false, ROUTE_BUDGET),
+    ]
+}
+
+/// What an enforcer was told and has not carried out.
+#[derive(Clone, Debug)]
+enum Told {
+    Apply(Generation, Vec<Change>),
+    Sync(Generation, Vec<(IpAddr, Moment)>),
+}
+
+/// One in-memory enforcer behind a queue.
+#[derive(Debug, Default)]
+struct Simulated {
+    held: Held,
+    queue: VecDeque<Told>,
+    lost: bool,
+    /// Not required, and refused something: the guard only notes that.
+    incomplete: bool,
+}
+
+/// The guard, its enforcers, and what an observer has seen of them.
+struct World {
+    guard: Guard,
+    now: Moment,
+    enforcers: Vec<Simulated>,
+    /// Every plan and sync carried out at once: what all enforcers would hold if they were infinitely fast.
+    ideal_timed: Held,
+    ideal_routes: Held,
+    last_routes: Generation,
+    journal: BTreeMap<IpAddr, StoredLease>,
+    next_ticket: u64,
+    /// Waiting answers and when they must be decided.
+    waiting: BTreeMap<Ticket, Moment>,
+    /// The latest end that any admission asked for.
+    asked: BTreeMap<IpAddr, Moment>,
+    handles: Vec<LeaseHandle>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            guard: Guard::new(settings(), specs()),
+            now: Moment(1000),
+            enforcers: specs().iter().map(|_| Simulated::default()).collect(),
+            ideal_timed: Held::default(),
+            ideal_routes: Held::default(),
+            last_routes: Generation(0),
+            journal: BTreeMap::new(),
+            next_ticket: 0,
+            waiting: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            handles: Vec::new(),
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.guard.handle(event, self.now);
+    }
+
+    fn id(enforcer: usize) -> EnforcerId {
+        EnforcerId(u16::try_from(enforcer).unwrap())
+    }
+
+    fn is_timed(enforcer: usize) -> bool {
+        enforcer == 0
+    }
+
+    fn run(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Admit { client, name: question, alias, addresses, ttl } => {
+                self.next_ticket += 1;
+                let ticket = Ticket(self.next_ticket);
+                self.waiting.insert(ticket, self.now.plus(Duration::from_secs(1)));
+                let grants: Vec<_> =
+                    addresses.iter().map(|index| Grant { address: address(*index), ttl: *ttl }).collect();
+                let admission = Admission {
+                    ticket,
+                    client: IpAddr::from([192, 0, 2, *client]),
+                    question: name(*question),
+                    qtype: 1,
+                    chain: alias.iter().map(|index| name(*index)).collect(),
+                    domain: "a.test".parse().unwrap(),
+                    grants: grants.clone(),
+                };
+                let refused = self.guard.decisions.len();
+                self.handle(Event::Admit(admission));
+                let admitted = self.guard.decisions.len() == refused;
+                let ends = self.now.plus(Duration::from_secs(u64::from((*ttl).max(30)) + 10));
+                let ends = ends.min(self.now.plus(Duration::from_secs(150)));
+                for grant in grants.iter().filter(|_| admitted) {
+                    let asked = self.asked.entry(grant.address).or_default();
+                    *asked = (*asked).max(ends);
+                    let lease = self.guard.table.get(grant.address).expect("admitted, so leased");
+                    assert!(lease.ends.plus(LEAST_EXTENSION) > ends, "the lease covers what was asked");
+                }
+            }
+            Operation::Deliver { enforcer, commands } => {
+                for _ in 0..*commands {
+                    self.deliver(*enforcer, false);
+                }
+            }
+            Operation::Refuse { enforcer } => self.deliver(*enforcer, true),
+            Operation::Lose { enforcer } => {
+                let simulated = &mut self.enforcers[*enforcer];
+                simulated.held = Held::default();
+                simulated.queue.clear();
+                simulated.lost = true;
+                self.handle(Event::Lost { enforcer: Self::id(*enforcer), reason: "gone".to_owned() });
+            }
+            Operation::Recover { enforcer } => self.recover(*enforcer),
+            Operation::Revoke { address: index } => {
+                self.asked.remove(&address(*index));
+                self.handle(Event::Revoke(RevokeTarget::Address(address(*index))));
+                assert!(self.guard.table.get(address(*index)).is_none());
+            }
+            Operation::RevokeName { name: index } => self.handle(Event::Revoke(RevokeTarget::Name(name(*index)))),
+            Operation::Forbid { name: index } => {
+                self.handle(Event::Forbid(vec![name(*index)]));
+                assert!(!self.guard.names().any(|other| *other == name(*index)));
+            }
+            Operation::Wait { millis } => self.wait(self.now.plus(Duration::from_millis(*millis))),
+            Operation::Restart => self.restart(),
+        }
+    }
+
+    fn deliver(&mut self, enforcer: usize, refuse: bool) {
+        let now = self.now;
+        let simulated = &mut self.enforcers[enforcer];
+        if simulated.lost {
+            return;
+        }
+        let Some(told) = simulated.queue.pop_front() else { return };
+        if Self::is_timed(enforcer) {
+            simulated.held.expire(now);
+        }
+        let id = Self::id(enforcer);
+        let generation = match told {
+            Told::Apply(generation, changes) => {
+                simulated.held.limit = refuse.then_some(0);
+                if let Err(reason) = simulated.held.apply(&changes) {
+                    simulated.incomplete = !specs()[enforcer].required;
+                    self.handle(Event::Refused { enforcer: id, generation, reason });
+                }
+                generation
+            }
+            Told::Sync(generation, leases) => {
+                simulated.held.sync(&leases);
+                generation
+            }
+        };
+        self.handle(Event::Applied { enforcer: id, generation });
+    }
+
+    fn recover(&mut self, enforcer: usize) {
+        if !self.enforcers[enforcer].lost {
+            return;
+        }
+        // The driver reads its commands in order: what was sent before it came back is in its table.
+        self.drain();
+        self.enforcers[enforcer].lost = false;
+        self.enforcers[enforcer].queue.clear();
+        if Self::is_timed(enforcer) {
+            self.handle(Event::WantSync { enforcer: Self::id(enforcer) });
+        } else {
+            self.enforcers[enforcer].held.open = self.ideal_routes.open.clone();
+            self.handle(Event::Applied { enforcer: Self::id(enforcer), generation: self.last_routes });
+        }
+    }
+
+    fn restart(&mut self) {
+        self.drain();
+        for handle in &self.handles {
+            handle.set_in_force(false);
+        }
+        self.guard = Guard::new(settings(), specs());
+        self.waiting.clear();
+        self.ideal_routes = Held::default();
+        self.ideal_timed = Held::default();
+        self.last_routes = Generation(0);
+        let stored: Vec<StoredLease> = self.journal.values().cloned().collect();
+        let live: BTreeSet<IpAddr> = stored.iter().filter(|s| s.ends > self.now).map(|s| s.address).collect();
+        self.handle(Event::Restore(stored));
+        let restored: BTreeSet<IpAddr> = self.guard.table.iter().map(|(address, _)| address).collect();
+        assert_eq!(restored, live, "every live lease survives a restart, and nothing else");
+        for enforcer in 0..self.enforcers.len() {
+            self.enforcers[enforcer].queue.clear();
+            self.enforcers[enforcer].lost = false;
+            if Self::is_timed(enforcer) {
+                self.handle(Event::WantSync { enforcer: Self::id(enforcer) });
+            } else {
+                self.enforcers[enforcer].held = Held::default();
+            }
+        }
+    }
+
+    fn wait(&mut self, until: Moment) {
+        self.drain();
+        while let Some(due) = self.guard.poll_timeout().filter(|due| *due <= until) {
+            assert!(due > self.now || self.now <= due, "time goes forward");
+            self.now = self.now.max(due);
+            self.guard.handle_timeout(self.now);
+            self.drain();
+            assert!(self.guard.poll_timeout().is_none_or(|next| next > self.now), "a due timer stays due");
+            self.check();
+        }
+        self.now = until;
+        self.guard.handle_timeout(self.now);
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.guard.poll_output() {
+            match output {
+                Output::ApplyTimed { generation, changes } => {
+                    check_plan(&changes);
+                    self.ideal_timed.apply(&changes).unwrap();
+                    self.enforcers[0].queue.push_back(Told::Apply(generation, changes));
+                }
+                Output::ApplyRoutes { generation, changes } => {
+                    check_plan(&changes);
+                    assert!(!changes.iter().any(|change| matches!(change, Change::Extend { .. })));
+                    self.ideal_routes.apply(&changes).unwrap();
+                    self.last_routes = generation;
+                    for enforcer in &mut self.enforcers[1..] {
+                        enforcer.queue.push_back(Told::Apply(generation, changes.clone()));
+                    }
+                }
+                Output::Sync { enforcer, generation, leases } => {
+                    assert_eq!(enforcer, EnforcerId(0));
+                    self.ideal_timed.expire(self.now);
+                    let ideal: Vec<_> = self.ideal_timed.open.iter().map(|(a, b)| (*a, *b)).collect();
+                    assert_eq!(leases, ideal, "the full state is what all changes make");
+                    self.enforcers[0].queue.push_back(Told::Sync(generation, leases));
+                }
+                Output::Journal(lease) => drop(self.journal.insert(lease.address, lease)),
+                Output::JournalClosed(address) => drop(self.journal.remove(&address)),
+                Output::CutFlows(_) => {}
+                Output::Decide { ticket, decision } => {
+                    self.waiting.remove(&ticket).expect("each answer is decided once");
+                    if let Decision::Release { leases } = decision {
+                        leases.iter().for_each(|lease| self.check_released(lease));
+                        self.handles.extend(leases);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Promise 1: what is released is open everywhere it must be, and on disk.
+    fn check_released(&self, lease: &LeaseHandle) {
+        let address = lease.address();
+        assert!(lease.in_force_for(self.now, Duration::ZERO), "{address} released, not in force");
+        assert!(self.journal.contains_key(&address), "{address} released, not on disk");
+        for (simulated, spec) in self.enforcers.iter().zip(specs()).filter(|(_, spec)| spec.required) {
+            let open = simulated.held.open.get(&address);
+            assert!(open.is_some(), "{address} released, not open at {}", spec.name);
+        }
+    }
+
+    /// What must hold whenever the outputs are drained.
+    fn check(&mut self) {
+        let table = &self.guard.table;
+        assert!(table.len() <= CAPACITY.min(ROUTE_BUDGET), "more leases than the capacity or a peer's budget");
+        table.check_consistency();
+        self.guard.unproven.check_consistency(table);
+        assert!(self.guard.gate.len() <= self.waiting.len());
+
+        self.ideal_timed.expire(self.now);
+        let active: BTreeMap<IpAddr, Moment> =
+            table.iter().filter(|(_, lease)| lease.is_active()).map(|(address, lease)| (address, lease.ends)).collect();
+        assert_eq!(self.ideal_timed.open, active, "timed enforcers get exactly the active leases");
+        let all: BTreeSet<IpAddr> = table.iter().map(|(address, _)| address).collect();
+        let routes: BTreeSet<IpAddr> = self.ideal_routes.open.keys().copied().collect();
+        assert_eq!(routes, all, "routes are the active and the lingering leases");
+
+        for (address, lease) in table.iter() {
+            assert!(!lease.causes.is_empty(), "{address} is open without a cause");
+            let asked = self.asked.get(&address).copied().unwrap_or_default();
+            assert!(lease.ends <= asked, "{address} is open for longer than anybody asked");
+        }
+        for (ticket, deadline) in &self.waiting {
+            assert!(self.now <= *deadline, "{ticket:?} waits longer than its deadline");
+        }
+        // The hot path: what it may serve without asking is open wherever it must be, for as long as it believes.
+        for handle in self.handles.iter().filter(|handle| handle.in_force_for(self.now, Duration::ZERO)) {
+            for (simulated, spec) in self.enforcers.iter().zip(specs()).filter(|(_, spec)| spec.required) {
+                let open = simulated.held.open.get(&handle.address());
+                assert!(open.is_some(), "{} in force, not open at {}", handle.address(), spec.name);
+                if spec.kind == EnforcerKind::Timed {
+                    assert!(open >= Some(&handle.ends()), "{} open for less than believed", handle.address());
+                }
+            }
+        }
+    }
+}
+
+fn check_plan(changes: &[Change]) {
+    let addresses: BTreeSet<IpAddr> = changes
+        .iter()
+        .map(|change| match change {
+            Change::Open { address, .. } | Change::Extend { address, .. } | Change::Close { address } => *address,
+        })
+        .collect();
+    assert!(!changes.is_empty(), "an empty plan");
+    assert_eq!(addresses.len(), changes.len(), "an address occurs twice in a plan");
+}
+
+/// Ends, and what was in force, before an operation.
+fn ends(guard: &Guard) -> BTreeMap<IpAddr, (Moment, bool)> {
+    let active = guard.table.iter().filter(|(_, lease)| lease.is_active());
+    active.map(|(address, lease)| (address, (lease.ends, lease.proven.is_some()))).collect()
+}
+
+/// A lease's end moves earlier only by revoke and forbid; a refusal closes only what was not in force.
+fn check_ends(before: &BTreeMap<IpAddr, (Moment, bool)>, world: &World, operation: &Operation) {
+    for (address, (ends, proven)) in before {
+        if *ends <= world.now {
+            continue;
+        }
+        let after = world.guard.table.get(*address).filter(|lease| lease.is_active()).map(|lease| lease.ends);
+        match operation {
+            Operation::Revoke { .. } | Operation::RevokeName { .. } | Operation::Forbid { .. } => {}
+            Operation::Refuse { .. } if !proven && after.is_none() => {}
+            _ => assert!(after >= Some(*ends), "{address} ended at {after:?} instead of {ends:?} by {operation:?}"),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_promises_hold(operations in prop::collection::vec((operation(), prop::bool::weighted(0.7)), 1..80)) {
+        let mut world = World::new();
+        for (operation, drained) in &operations {
+            let before = ends(&world.guard);
+            world.run(operation);
+            check_ends(&before, &world, operation);
+            if *drained {
+                world.drain();
+                world.check();
+            }
+        }
+        // Let everything settle: then every enforcer holds exactly what it should, and every answer is decided.
+        world.drain();
+        for enforcer in 0..world.enforcers.len() {
+            world.recover(enforcer);
+        }
+        world.drain();
+        for enforcer in 0..world.enforcers.len() {
+            while !world.enforcers[enforcer].queue.is_empty() {
+                world.deliver(enforcer, false);
+                world.drain();
+            }
+        }
+        world.check();
+        let active: Vec<IpAddr> = world.ideal_timed.open.keys().copied().collect();
+        world.enforcers[0].held.expire(world.now);
+        let held: Vec<IpAddr> = world.enforcers[0].held.open.keys().copied().collect();
+        prop_assert_eq!(held, active);
+        let routes: Vec<IpAddr> = world.ideal_routes.open.keys().copied().collect();
+        for simulated in world.enforcers[1..].iter().filter(|simulated| !simulated.incomplete) {
+            prop_assert_eq!(simulated.held.open.keys().copied().collect::<Vec<_>>(), routes.clone());
+        }
+        prop_assert!(world.guard.gate.is_empty(), "everything was acknowledged, so nothing waits");
+        world.wait(world.now.plus(Duration::from_secs(151 + 60)));
+        world.drain();
+        prop_assert!(world.guard.table.is_empty(), "everything ends");
+        prop_assert!(world.ideal_routes.open.is_empty());
+        prop_assert_eq!(world.guard.table.entries(), 0);
+        prop_assert!(world.waiting.is_empty());
+    }
+}

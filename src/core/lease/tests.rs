@@ -1,1 +1,125 @@
+//! The table alone; its invariants under random operations are in `guard/tests.rs`.
 
+use super::*;
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+const START: Moment = Moment(0);
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn cause(question: &str, chain: &[&str], client: u32, ends: u64) -> Cause {
+    Cause {
+        question: name(question),
+        qtype: Some(1),
+        chain: chain.iter().map(|alias| name(alias)).collect(),
+        clients: vec![(IpAddr::V4(Ipv4Addr::from_bits(client)), Moment(ends))],
+        ends: Moment(ends),
+    }
+}
+
+fn open(capacity: usize, first: Cause) -> LeaseTable {
+    let mut table = LeaseTable::new(capacity);
+    let ends = first.ends;
+    table.open(HERE, ends, first, Told::default(), START);
+    table
+}
+
+#[test]
+fn too_many_questions_forget_the_one_that_ends_first_and_shorten_nothing() {
+    let mut table = open(10, cause("first.test", &[], 1, 900_000));
+    for index in 0..200u64 {
+        table.add_cause(HERE, cause(&format!("q{index}.test"), &["alias.test"], 1, 1000 + index), START);
+        table.check_consistency();
+    }
+    let lease = table.get(HERE).unwrap();
+    assert_eq!(lease.causes.len(), CAUSES_PER_ADDRESS);
+    assert_eq!(lease.ends, Moment(900_000));
+    assert!(table.addresses_of(&name("first.test")).eq([HERE]), "the cause that ends last is kept");
+    assert!(table.addresses_of(&name("q199.test")).eq([HERE]));
+    assert_eq!(table.addresses_of(&name("q0.test")).count(), 0);
+    assert_eq!(table.dropped, 201 - 64);
+}
+
+#[test]
+fn too_many_clients_forget_the_one_that_ends_first() {
+    let mut table = open(10, cause("a.test", &[], 1, 900_000));
+    for client in 2..100 {
+        table.add_cause(HERE, cause("a.test", &[], client, 1000 + u64::from(client)), START);
+        table.check_consistency();
+    }
+    let only = &table.get(HERE).unwrap().causes[0];
+    assert_eq!(only.clients.len(), CLIENTS_PER_CAUSE);
+    assert_eq!(only.ends, Moment(900_000));
+    assert!(only.clients.iter().any(|(_, ends)| *ends == Moment(900_000)));
+}
+
+#[test]
+fn all_together_keep_a_bounded_number_of_causes() {
+    let mut table = LeaseTable::new(0);
+    let most = table.most_entries;
+    let addresses = 2000u32;
+    for index in 0..addresses {
+        let address = IpAddr::V4(Ipv4Addr::from_bits(index));
+        table.open(address, Moment(9000), cause("first.test", &[], 1, 9000), Told::default(), START);
+        for question in 0..40 {
+            table.add_cause(address, cause(&format!("q{question}.test"), &[], 1, 8000), START);
+        }
+    }
+    assert!(table.entries() <= most + 2 * addresses as usize, "{} causes", table.entries());
+    assert!(table.iter().all(|(_, lease)| !lease.causes.is_empty()));
+    table.check_consistency();
+}
+
+#[test]
+fn causes_that_ended_make_room() {
+    let mut table = open(10, cause("a.test", &[], 1, 1000));
+    table.set_end(HERE, Moment(5000), Moment(500));
+    table.add_cause(HERE, cause("b.test", &[], 1, 5000), Moment(500));
+    table.add_cause(HERE, cause("c.test", &[], 1, 4000), Moment(1500));
+    assert!(table.names().eq([&name("b.test"), &name("c.test")]));
+    table.check_consistency();
+}
+
+#[test]
+fn taking_a_name_back_leaves_what_others_asked_for() {
+    let mut table = open(10, cause("a.test", &["cdn.test"], 1, 1000));
+    table.set_end(HERE, Moment(9000), START);
+    table.add_cause(HERE, cause("b.test", &["cdn.test"], 1, 9000), START);
+    assert_eq!(table.remove_causes(HERE, &name("other.test"), START), Remaining::Same);
+    assert_eq!(table.remove_causes(HERE, &name("b.test"), START), Remaining::Earlier);
+    assert_eq!(table.get(HERE).unwrap().ends, Moment(1000));
+    assert_eq!(table.next_timer(), Some((Moment(1000), HERE)));
+    assert_eq!(table.remove_causes(HERE, &name("cdn.test"), START), Remaining::Nothing, "an alias counts too");
+    table.remove(HERE);
+    table.check_consistency();
+    assert_eq!(table.entries(), 0);
+}
+
+#[test]
+fn ranges_start_behind_an_address_and_stay_within_a_prefix() {
+    let mut table = LeaseTable::new(10);
+    let addresses: Vec<IpAddr> = ["192.0.2.1", "192.0.2.255", "198.51.100.7", "2001:db8::1", "2001:db8:1::"]
+        .iter()
+        .map(|text| text.parse().unwrap())
+        .collect();
+    for address in &addresses {
+        table.open(*address, Moment(9000), cause("a.test", &[], 1, 9000), Told::default(), START);
+    }
+    let range = |prefix: Option<&str>, after: Option<usize>| -> Vec<usize> {
+        let prefix = prefix.map(|text| text.parse().unwrap());
+        let found = table.range(prefix, after.map(|index| addresses[index]));
+        found.map(|(address, _)| addresses.iter().position(|other| *other == address).unwrap()).collect()
+    };
+    assert_eq!(range(None, None), [0, 1, 2, 3, 4]);
+    assert_eq!(range(None, Some(1)), [2, 3, 4]);
+    assert_eq!(range(None, Some(4)), [0usize; 0]);
+    assert_eq!(range(Some("192.0.2.0/24"), None), [0, 1]);
+    assert_eq!(range(Some("192.0.2.0/24"), Some(0)), [1]);
+    assert_eq!(range(Some("192.0.2.0/24"), Some(1)), [0usize; 0]);
+    assert_eq!(range(Some("192.0.2.0/24"), Some(3)), [0usize; 0]);
+    assert_eq!(range(Some("2001:db8::/48"), Some(0)), [3]);
+    assert_eq!(range(Some("::/0"), None), [3, 4]);
+    assert_eq!(range(Some("255.255.255.255/32"), None), [0usize; 0]);
+}
