@@ -33,7 +33,8 @@ use crate::sys::clock::Clock;
 /// 16 ms early) than in the core. Below the second within which a lease must have ended.
 pub const PAD: Duration = Duration::from_millis(500);
 /// How long packets to a revoked address are denied even in established flows. Deleting the conntrack entry alone would
-/// not do: a packet from the other end makes a new entry, in which ours are replies.
+/// not do: a packet from the other end makes a new entry, in which ours are replies. The price: what the address itself
+/// opens towards us is not answered either meanwhile.
 const CUT: Duration = Duration::from_secs(600);
 /// Commands taken at once: one batch serves them all.
 const AT_ONCE: usize = 256;
