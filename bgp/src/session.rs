@@ -49,6 +49,8 @@ pub const OPEN_HOLD: Duration = Duration::from_secs(60);
 pub const SEND_HOLD: Duration = Duration::from_secs(480);
 /// An established session younger than this counts as one of two that collide, not as one that its peer has forgotten.
 const SETTLED: Duration = Duration::from_secs(5);
+/// How long a connection that would lose a collision waits for the OPEN on the one that would win.
+const YIELD: Duration = Duration::from_secs(1);
 /// Most connections of one peer at a time.
 const CONNECTIONS: usize = 3;
 
@@ -129,6 +131,9 @@ struct Connection {
     keepalive_at: Option<Instant>,
     send_until: Option<Instant>,
     established: Option<Instant>,
+    /// The peer's KEEPALIVE came, but a connection that would win against this one has still to show its OPEN; until then
+    /// at most.
+    yields_until: Option<Instant>,
 }
 
 /// One peer's session. See the module.
@@ -144,6 +149,8 @@ pub struct Session {
     state: State,
     since: Instant,
     last_error: Option<(String, Instant)>,
+    /// Why the last session ended, or was refused by word of one end: what failed tries to connect must not hide.
+    cause: Option<String>,
     received: Received,
     /// The first session of this process is still to come.
     restarting: bool,
@@ -165,6 +172,7 @@ impl Session {
             state: State::Idle,
             since: now,
             last_error: None,
+            cause: None,
             received: Received::default(),
         }
     }
@@ -201,7 +209,7 @@ impl Session {
     /// When [`Self::handle_timeout`] is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let timers = self.connections.iter().flat_map(|c| [c.hold_until, c.keepalive_at, c.send_until]);
+        let timers = self.connections.iter().flat_map(|c| [c.hold_until, c.keepalive_at, c.send_until, c.yields_until]);
         let retry = if self.started { self.retry.due() } else { None };
         timers.flatten().chain(retry).min()
     }
@@ -271,6 +279,7 @@ impl Session {
             keepalive_at: None,
             send_until: None,
             established: None,
+            yields_until: None,
         });
         self.retry.hush();
         self.settle_state(now);
@@ -283,7 +292,7 @@ impl Session {
             return;
         }
         if self.connections.is_empty() {
-            self.note(format!("can't connect: {error}"), now);
+            self.note_try(format!("can't connect: {error}"), now);
             self.retry.connect_failed(now);
         }
         self.settle_state(now);
@@ -310,7 +319,10 @@ impl Session {
             };
             self.received.messages += 1;
             match Message::decode(&octets, &context) {
-                Ok(message) => self.message(id, message, now),
+                Ok(message) => {
+                    self.message(id, message, now);
+                    self.promote(now);
+                }
                 Err(error) => {
                     let reason = format!("the peer sent a bad message: {error}");
                     self.fail(id, Some(&Notification::from(error)), reason, now);
@@ -332,7 +344,12 @@ impl Session {
             _ => what,
         };
         self.remove(at);
-        self.ended(phase == Some(Phase::Established), reason, now);
+        if phase == Some(Phase::OpenSent) && self.connections.is_empty() {
+            self.note_try(reason, now);
+            self.retry.session_failed(now);
+        } else {
+            self.ended(phase == Some(Phase::Established), reason, now);
+        }
         self.settle_state(now);
     }
 
@@ -447,6 +464,11 @@ impl Session {
     }
 
     fn message(&mut self, id: ConnectionId, message: Message<'_>, now: Instant) {
+        let yields = self.connections.iter().any(|c| c.id == id && c.yields_until.is_some());
+        if yields && !matches!(message, Message::Open(_) | Message::Notification(_)) {
+            // The other end has this session up: it has decided.
+            self.up(id, now);
+        }
         let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) else { return };
         let phase = connection.phase;
         if phase != Phase::OpenSent && !connection.hold.is_zero() {
@@ -458,9 +480,14 @@ impl Session {
                 self.fail(id, None, reason, now);
             }
             (Phase::OpenSent, Message::Open(theirs)) => self.opened(id, &theirs, now),
-            (Phase::OpenConfirm, Message::Keepalive) => self.up(id, now),
+            (Phase::OpenConfirm, Message::Keepalive) => {
+                connection.yields_until.get_or_insert(now + YIELD);
+            }
             (Phase::Established, Message::Keepalive) => {}
             (Phase::Established, Message::Update(update)) => {
+                for family in update.disabled_families().iter() {
+                    connection.context.families.remove(family);
+                }
                 self.received.updates += 1;
                 let (announced, withdrawn) = (update.announced_len() as u64, update.withdrawn_len() as u64);
                 self.received.announced += announced;
@@ -552,8 +579,7 @@ impl Session {
         let Some(outgoing) = self.index(id).and_then(|at| self.connections.get(at)).map(|c| c.outgoing) else {
             return false;
         };
-        let local = (u32::from(self.config.router_id), self.config.asn);
-        let ours_wins = local > (u32::from(theirs.identifier), theirs.asn);
+        let ours_wins = self.ours_wins(theirs.identifier, theirs.asn);
         let notification = Notification::cease(Cease::ConnectionCollision);
         while let Some(at) = self.connections.iter().position(|c| c.id != id && c.phase != Phase::OpenSent) {
             let Some(other) = self.connections.get(at) else { return false };
@@ -575,6 +601,28 @@ impl Session {
         true
     }
 
+    /// Whether of two connections the one that we opened stays.
+    fn ours_wins(&self, identifier: Ipv4Addr, asn: u32) -> bool {
+        (u32::from(self.config.router_id), self.config.asn) > (u32::from(identifier), asn)
+    }
+
+    /// Brings a connection up that has all it needs. One that would lose a collision against another whose OPEN may be on its way
+    /// waits for that: the other end may be about to decide for the other one, and then both would be lost.
+    fn promote(&mut self, now: Instant) {
+        let ready = self.connections.iter().find_map(|connection| {
+            let until = connection.yields_until.filter(|_| connection.phase == Phase::OpenConfirm)?;
+            let terms = connection.negotiated.as_ref()?;
+            let winner = self.ours_wins(terms.peer_identifier, terms.peer_as);
+            let rival = self.connections.iter().any(|other| {
+                other.phase == Phase::OpenSent && other.outgoing == winner && connection.outgoing != winner
+            });
+            (!rival || until <= now).then_some(connection.id)
+        });
+        if let Some(id) = ready {
+            self.up(id, now);
+        }
+    }
+
     fn up(&mut self, id: ConnectionId, now: Instant) {
         let collision = Notification::cease(Cease::ConnectionCollision);
         while let Some(at) = self.connections.iter().position(|connection| connection.id != id) {
@@ -585,11 +633,13 @@ impl Session {
         }
         let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) else { return };
         connection.phase = Phase::Established;
+        connection.yields_until = None;
         connection.established = Some(now);
         if let Some(negotiated) = connection.negotiated.clone() {
             self.outputs.push_back(Output::Up(id, negotiated));
         }
         self.restarting = false;
+        self.cause = None;
         self.retry.established(now);
     }
 
@@ -631,10 +681,21 @@ impl Session {
     }
 
     fn note(&mut self, reason: String, now: Instant) {
+        self.cause = Some(reason.clone());
         self.last_error = Some((reason, now));
     }
 
+    /// A try that came to nothing says less than how the last session ended.
+    fn note_try(&mut self, reason: String, now: Instant) {
+        let line = match &self.cause {
+            Some(cause) => format!("{cause}; since then: {reason}"),
+            None => reason,
+        };
+        self.last_error = Some((line, now));
+    }
+
     fn settle_state(&mut self, now: Instant) {
+        self.promote(now);
         let furthest = self.connections.iter().map(|connection| connection.phase).max();
         let state = match furthest {
             Some(Phase::Established) => State::Established,

@@ -27,7 +27,7 @@ use crate::wire::iana::{Cease, Families};
 use crate::wire::message::Notification;
 
 /// How long TCP may take to connect.
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// Octets of UPDATEs kept ready in our own memory; more are made when the socket took them.
 const READY: usize = 128 * 1024;
 /// Routes taken out of the table in one go.
@@ -35,7 +35,7 @@ const ROOM: usize = 4096;
 /// Reads per connection before others get their turn.
 const READS: usize = 16;
 /// First and longest time between two looks for acknowledgements.
-const LOOK: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(5));
+const LOOK: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(1));
 
 /// Where a peer's task belongs.
 #[derive(Clone)]
@@ -238,8 +238,9 @@ impl Task {
         self.flush(now);
         // A write may have failed and so ended the session.
         self.carry_out().await;
-        self.confirm(now).await;
+        // Who hears of an event reads a status that agrees with it.
         self.publish();
+        self.confirm(now).await;
     }
 
     async fn carry_out(&mut self) {
@@ -329,11 +330,21 @@ impl Task {
         let Some(peer) = self.peer() else { return };
         let target = SocketAddr::new(peer.address, peer.port);
         let socket = sys::outgoing(peer, peer.asn == self.config.asn, self.config.mark);
+        // Segments that TCP-MD5 or GTSM refuses vanish, so a wrong password looks like nobody there.
+        let hint = match (&peer.password, peer.ttl_security) {
+            (Some(_), true) => "; is the password the same, and ttl_security on at both ends?",
+            (Some(_), false) => "; is the password the same at both ends?",
+            (None, true) => "; is ttl_security on at both ends?",
+            (None, false) => "",
+        };
         self.connecting = Some(Box::pin(async move {
             let socket = TcpSocket::from_std_stream(socket?.into());
             match tokio::time::timeout(CONNECT, socket.connect(target)).await {
                 Ok(result) => result,
-                Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s")),
+                Err(_) => Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("no answer within {} s{hint}", CONNECT.as_secs()),
+                )),
             }
         }));
     }

@@ -1,1 +1,322 @@
+//! Speakers and raw sockets on loopback. All waiting is for a condition, with a deadline.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::config::{Confirm, PeerConfig, Role, Secret};
+use crate::status::State;
+use crate::wire::EncodeContext;
+use crate::wire::capability::Capability;
+use crate::wire::iana::Family;
+use crate::wire::message::{Message, Open};
+
+const LEFT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
+const RIGHT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+const LONG: Duration = Duration::from_secs(20);
+
+fn config(asn: u32, peer: PeerConfig) -> SpeakerConfig {
+    SpeakerConfig {
+        asn,
+        router_id: Ipv4Addr::from(asn),
+        next_hop_ipv4: Some(Ipv4Addr::new(192, 0, 2, 1)),
+        next_hop_ipv6: Some(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+        communities: vec![0xfc00_0064],
+        large_communities: vec![[64512, 1, 2]],
+        no_export: true,
+        local_pref: 100,
+        announce: true,
+        listen: Vec::new(),
+        graceful_restart: Duration::from_secs(120),
+        restarting: false,
+        mark: None,
+        peers: vec![peer],
+    }
+}
+
+/// A port that is free on both addresses.
+fn port() -> u16 {
+    loop {
+        let probe = std::net::TcpListener::bind((LEFT, 0)).unwrap();
+        let port = probe.local_addr().unwrap().port();
+        if std::net::TcpListener::bind((RIGHT, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// The left one connects, the right one waits; the right one announces nothing.
+fn two(change: impl Fn(&mut SpeakerConfig, &mut SpeakerConfig)) -> (SpeakerConfig, SpeakerConfig) {
+    let port = port();
+    let left_peer = PeerConfig { port, local_address: Some(LEFT), ..PeerConfig::new("right", RIGHT, 64513) };
+    let right_peer = PeerConfig { passive: true, role: Role::Observer, ..PeerConfig::new("left", LEFT, 64512) };
+    let mut left = config(64512, left_peer);
+    let mut right = config(64513, right_peer);
+    right.listen = vec![SocketAddr::new(RIGHT, port)];
+    change(&mut left, &mut right);
+    (left, right)
+}
+
+async fn until(what: &str, mut met: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + LONG;
+    while !met() {
+        assert!(tokio::time::Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn event(events: &mut mpsc::Receiver<PeerEvent>, mut wanted: impl FnMut(&What) -> bool) -> What {
+    let search = async {
+        loop {
+            let event = events.recv().await.expect("the speaker runs");
+            if wanted(&event.what) {
+                return event.what;
+            }
+        }
+    };
+    tokio::time::timeout(LONG, search).await.expect("an event in time")
+}
+
+async fn confirmed(events: &mut mpsc::Receiver<PeerEvent>, wanted: u64) -> Option<Duration> {
+    let is = |what: &What| matches!(what, What::Confirmed { generation, .. } if *generation >= wanted);
+    match event(events, is).await {
+        What::Confirmed { latency, .. } => latency,
+        _ => None,
+    }
+}
+
+fn hosts(count: u32) -> impl Iterator<Item = (IpAddr, bool)> {
+    (0..count).map(|n| (IpAddr::from((0xc612_0000 + n).to_be_bytes()), true))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_flow_and_are_confirmed() {
+    for rule in [Confirm::Sent, Confirm::Acked] {
+        let (left, right) = two(|left, _| left.peers[0].confirm = rule);
+        let (right, _right_events) = Speaker::start(right).await.unwrap();
+        let (left, mut events) = Speaker::start(left).await.unwrap();
+        left.handle().apply(1, [("2001:db8::1".parse().unwrap(), true)]);
+        left.handle().set_open(&["203.0.113.0/24".parse().unwrap()]);
+        event(&mut events, |what| matches!(what, What::Up { .. })).await;
+        confirmed(&mut events, 1).await;
+        left.handle().apply(2, hosts(50_000));
+        assert!(confirmed(&mut events, 2).await.is_some());
+        left.handle().apply(3, [(IpAddr::from([198, 18, 0, 7]), false)]);
+        confirmed(&mut events, 3).await;
+        let (seen, mine) = (right.handle(), left.handle());
+        until("all routes seen", || seen.status()[0].received.withdrawn == 1).await;
+        let received = seen.status()[0].received;
+        assert_eq!((received.announced, received.malformed), (50_002, 0));
+        assert!(received.updates < 50_000 / 500, "packed: {}", received.updates);
+        let status = &mine.status()[0];
+        assert_eq!((status.state, status.advertised), (State::Established, [50_000, 1]));
+        assert_eq!(status.confirmed, Some(3));
+        assert!(status.capabilities.contains(&"extended-message"));
+        left.stop(Stop::Shutdown("maintenance".to_owned())).await;
+        until("the text", || {
+            seen.status()[0]
+                .last_error
+                .as_ref()
+                .is_some_and(|(text, _)| text == "peer says: Cease, administrative shutdown: \"maintenance\"")
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settle_delays_the_confirmation() {
+    let settle = Duration::from_millis(120);
+    let (left, right) = two(|left, _| left.peers[0].settle = settle);
+    let (_right, _right_events) = Speaker::start(right).await.unwrap();
+    let (left, mut events) = Speaker::start(left).await.unwrap();
+    confirmed(&mut events, 0).await;
+    left.handle().apply(1, hosts(1));
+    assert!(confirmed(&mut events, 1).await.unwrap() >= settle);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_active_ends_come_to_one_session() {
+    let (left, right) = two(|left, right| {
+        let port = left.peers[0].port;
+        left.listen = vec![SocketAddr::new(LEFT, port)];
+        right.peers[0].passive = false;
+        right.peers[0].port = port;
+        right.peers[0].local_address = Some(RIGHT);
+    });
+    let (left, right) = tokio::join!(Speaker::start(left), Speaker::start(right));
+    let (left, mut events) = left.unwrap();
+    let (_right, _right_events) = right.unwrap();
+    confirmed(&mut events, 0).await;
+    left.handle().apply(1, hosts(10));
+    confirmed(&mut events, 1).await;
+    assert_eq!(left.handle().status()[0].established, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_and_observers_get_nothing_but_the_ends() {
+    for audit in [true, false] {
+        let (left, right) =
+            two(|left, _| if audit { left.announce = false } else { left.peers[0].role = Role::Observer });
+        let (right, _right_events) = Speaker::start(right).await.unwrap();
+        let (left, mut events) = Speaker::start(left).await.unwrap();
+        left.handle().apply(1, hosts(10));
+        confirmed(&mut events, 1).await;
+        let seen = right.handle();
+        until("both End-of-RIBs", || seen.status()[0].received.updates == 2).await;
+        assert_eq!(seen.status()[0].received.announced, 0);
+        left.stop(Stop::Restart).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_family_that_the_peer_lacks_is_never_confirmed() {
+    let (left, right) = two(|_, right| right.peers[0].families = Families { ipv4: true, ipv6: false });
+    let (right, _right_events) = Speaker::start(right).await.unwrap();
+    let (left, mut events) = Speaker::start(left).await.unwrap();
+    let up = event(&mut events, |what| matches!(what, What::Up { .. })).await;
+    assert_eq!(up, What::Up { missing: Families { ipv4: false, ipv6: true } });
+    left.handle().apply(1, hosts(1));
+    confirmed(&mut events, 1).await;
+    let v6: IpAddr = "2001:db8::1".parse().unwrap();
+    left.handle().apply(2, hosts(2).chain([(v6, true)]));
+    let seen = right.handle();
+    until("the IPv4 route", || seen.status()[0].received.announced == 2).await;
+    assert_eq!(left.handle().status()[0].confirmed, Some(1));
+    left.handle().apply(3, [(v6, false)]);
+    confirmed(&mut events, 3).await;
+    assert_eq!(seen.status()[0].received.malformed, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_must_match_and_the_error_says_so() {
+    let secret = |text: &str| Some(Secret::new(text));
+    let (left, right) = two(|left, right| {
+        left.peers[0].password = secret("one");
+        right.peers[0].password = secret("one");
+    });
+    let (right, _right_events) = Speaker::start(right).await.unwrap();
+    let (left, mut events) = Speaker::start(left).await.unwrap();
+    confirmed(&mut events, 0).await;
+    left.stop(Stop::Restart).await;
+    right.stop(Stop::Restart).await;
+
+    let (left, right) = two(|left, right| {
+        left.peers[0].password = secret("one");
+        right.peers[0].password = secret("two");
+    });
+    let (_right, _right_events) = Speaker::start(right).await.unwrap();
+    let (left, _events) = Speaker::start(left).await.unwrap();
+    let status = left.handle();
+    until("a hint at the password", || {
+        status.status()[0].last_error.as_ref().is_some_and(|(text, _)| text.contains("is the password the same"))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_ends_of_gtsm_come_up() {
+    let (left, right) = two(|left, right| {
+        left.peers[0].ttl_security = true;
+        right.peers[0].ttl_security = true;
+    });
+    let (_right, _right_events) = Speaker::start(right).await.unwrap();
+    let (_left, mut events) = Speaker::start(left).await.unwrap();
+    confirmed(&mut events, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_as_is_named_at_both_ends() {
+    let (left, right) = two(|left, _| left.peers[0].asn = 64999);
+    let (right, _right_events) = Speaker::start(right).await.unwrap();
+    let (left, _events) = Speaker::start(left).await.unwrap();
+    let (left, right) = (left.handle(), right.handle());
+    let says = |handle: &SpeakerHandle, wanted: &str| {
+        handle.status()[0].last_error.as_ref().is_some_and(|(text, _)| text.contains(wanted))
+    };
+    until("the cause", || says(&left, "wrong AS: peer says 64513, configured 64999") || says(&left, "bad peer AS"))
+        .await;
+    until("the cause", || says(&right, "bad peer AS") || says(&right, "peer closed")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_work_is_refused_at_the_start() {
+    let (mut left, _) = two(|_, _| {});
+    left.peers[0].passive = true;
+    assert!(matches!(Speaker::start(left).await, Err(StartError::NoListener { .. })));
+    let (mut left, _) = two(|_, _| {});
+    left.peers[0].password = Some(Secret::new("x".repeat(81)));
+    assert!(matches!(Speaker::start(left).await, Err(StartError::Option { .. })));
+    let taken = TcpListener::bind((LEFT, 0)).await.unwrap();
+    let (mut left, _) = two(|_, _| {});
+    left.listen = vec![taken.local_addr().unwrap()];
+    assert!(matches!(Speaker::start(left).await, Err(StartError::Listen { .. })));
+}
+
+/// Brings a session up by hand and returns its socket.
+async fn by_hand(listener: &TcpListener) -> TcpStream {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut octets = BytesMut::new();
+    let open = Open {
+        asn: 64513,
+        hold_time: 0,
+        identifier: Ipv4Addr::new(192, 0, 2, 9),
+        capabilities: vec![Capability::Multiprotocol(Family::Ipv4.afi_safi()), Capability::FourOctetAs(64513)],
+    };
+    Message::Open(open).encode(&EncodeContext::initial(), &mut octets).unwrap();
+    Message::Keepalive.encode(&EncodeContext::initial(), &mut octets).unwrap();
+    stream.write_all(&octets).await.unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_stops_reading_costs_little_and_confirms_nothing() {
+    let listener = TcpListener::bind((RIGHT, 0)).await.unwrap();
+    socket2::SockRef::from(&listener).set_recv_buffer_size(8192).unwrap();
+    let (mut left, _) = two(|_, _| {});
+    left.peers[0].port = listener.local_addr().unwrap().port();
+    left.peers[0].hold_time = Duration::ZERO;
+    left.peers[0].families = Families { ipv4: true, ipv6: false };
+    let (left, mut events) = Speaker::start(left).await.unwrap();
+    let mut stream = by_hand(&listener).await;
+    confirmed(&mut events, 0).await;
+    left.handle().apply(1, hosts(400_000));
+    let status = left.handle();
+    until("the queue to fill", || status.status()[0].queued > 0).await;
+    for generation in 2..50 {
+        left.handle().apply(generation, [(IpAddr::from([203, 0, 113, 1]), generation % 2 == 0)]);
+        tokio::task::yield_now().await;
+    }
+    assert!(status.status()[0].queued < 1 << 20, "{} octets", status.status()[0].queued);
+    assert!(events.try_recv().is_err(), "nothing is confirmed");
+    let drain = tokio::spawn(async move {
+        let mut buffer = vec![0; 1 << 20];
+        while stream.read(&mut buffer).await.unwrap() > 0 {}
+    });
+    confirmed(&mut events, 49).await;
+    assert_eq!(status.status()[0].advertised, [400_000, 0]);
+    left.stop(Stop::Restart).await;
+    drain.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_session_comes_back_and_gets_the_table_as_it_is() {
+    let listener = TcpListener::bind((RIGHT, 0)).await.unwrap();
+    let (mut left, _) = two(|_, _| {});
+    left.peers[0].port = listener.local_addr().unwrap().port();
+    let (left, mut events) = Speaker::start(left).await.unwrap();
+    let stream = by_hand(&listener).await;
+    confirmed(&mut events, 0).await;
+    left.handle().apply(1, hosts(5));
+    confirmed(&mut events, 1).await;
+    drop(stream);
+    let down = event(&mut events, |what| matches!(what, What::Down(_))).await;
+    assert!(matches!(&down, What::Down(reason) if reason.contains("closed") || reason.contains("reset")), "{down:?}");
+    left.handle().apply(2, hosts(2).map(|(address, _)| (address, false)));
+    let _stream = by_hand(&listener).await;
+    event(&mut events, |what| matches!(what, What::Up { .. })).await;
+    confirmed(&mut events, 2).await;
+    assert_eq!(left.handle().status()[0].advertised, [3, 0]);
+}
