@@ -1,8 +1,8 @@
-//! End to end on real routers: a client that resolves and connects at once, through FRR and through BIRD, in network
-//! namespaces. The guard runs with the `confirm` and `settle` that the lab's files recommend for each router.
+//! End to end on real routers: a client that resolves and connects at once, through FRR, through BIRD and through a Linux
+//! gateway, in network namespaces. The guard runs with what the lab's files recommend for each.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use serde_json::Value;
 
 const FRR: &str = "lab/frr/frr.clab.yml";
 const BIRD: &str = "lab/bird/bird.clab.yml";
+const GATEWAY: &str = "lab/gateway/gateway.clab.yml";
 const CONFIG: &str = "/etc/destguard/destguard.toml";
 const PORT: u16 = 80;
 /// Less than the second after which Linux sends a lost SYN again: whoever connects in this time lost none.
@@ -25,34 +26,37 @@ const ANSWER: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(60);
 const NAMES: u32 = 200;
 
-/// A lab with the far side's servers and a guard whose session is up.
+/// A lab with the far side's servers and a guard that enforces.
 struct World {
     dns: Server,
     _echo: EchoServer,
+    /// Of the router; of the gateway where there is none.
     routes: Monitor,
+    /// The guard's node.
+    guard: &'static str,
     lab: Lab,
 }
 
 impl World {
     /// `edits` change the guard's configuration: each text must be in it, and is replaced.
     fn up(file: &str, edits: &[(&str, &str)]) -> Self {
-        let lab = Lab::builder(file).destguard(env!("CARGO_BIN_EXE_destguard")).hold("guard").up().unwrap();
+        let (guard, router) = if file == GATEWAY { ("gateway", "gateway") } else { ("guard", "router") };
+        let lab = Lab::builder(file).destguard(env!("CARGO_BIN_EXE_destguard")).hold(guard).up().unwrap();
         let internet = lab.node("internet");
         let upstreams = ["192.0.2.53:53", "[2001:db8:53::53]:53"].map(|at| at.parse().unwrap());
         let dns = Server::start(internet, &upstreams).unwrap();
         let echo = EchoServer::start(internet, PORT).unwrap();
-        let routes = Monitor::start(lab.node("router")).unwrap();
-        let guard = lab.node("guard");
-        let mut text = guard.file(CONFIG).unwrap();
+        let routes = Monitor::start(lab.node(router)).unwrap();
+        let mut text = lab.node(guard).file(CONFIG).unwrap();
         for (from, to) in edits {
             assert!(text.contains(from), "{from:?} is not in {CONFIG}");
             text = text.replace(from, to);
         }
-        guard.write(CONFIG, &text).unwrap();
-        guard.start().unwrap();
-        let world = Self { dns, _echo: echo, routes, lab };
-        let established = || world.ask_guard("peers")["peers"][0]["state"] == "Established";
-        assert!(wait_until(LONG, established), "no session: {}", world.lab.logs());
+        lab.node(guard).write(CONFIG, &text).unwrap();
+        lab.node(guard).start().unwrap();
+        let world = Self { dns, _echo: echo, routes, guard, lab };
+        let enforcing = || file == GATEWAY && world.ask_guard("status")["state"] == "enforcing";
+        assert!(wait_until(LONG, || enforcing() || world.established()), "not ready: {}", world.lab.logs());
         world
     }
 
@@ -60,16 +64,31 @@ impl World {
         self.lab.node(name)
     }
 
+    fn established(&self) -> bool {
+        self.ask_guard("peers")["peers"][0]["state"] == "Established"
+    }
+
+    /// The guard's address, over the family that is asked for, so that both are used.
+    fn server(&self, rtype: u16) -> SocketAddr {
+        let text = match (self.guard, rtype) {
+            ("gateway", dns::AAAA) => "[fd00:1::1]:53",
+            ("gateway", _) => "10.0.1.1:53",
+            (_, dns::AAAA) => "[fd00:3::2]:53",
+            _ => "10.0.3.2:53",
+        };
+        text.parse().unwrap()
+    }
+
     /// A read command of the guard's command line.
     fn ask_guard(&self, command: &str) -> Value {
-        let guard = self.node("guard");
+        let guard = self.node(self.guard);
         let output = guard.command(env!("CARGO_BIN_EXE_destguard")).args([command, "--json"]).output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap_or_default()
     }
 
     /// What a node gets from the guard.
     fn resolve(&self, node: &str, name: &str, rtype: u16) -> Answer {
-        self.node(node).in_namespace(|| dns::ask(guard_for(rtype), name, rtype, ANSWER)).unwrap().unwrap()
+        self.node(node).in_namespace(|| dns::ask(self.server(rtype), name, rtype, ANSWER)).unwrap().unwrap()
     }
 
     fn connects(&self, node: &str, to: IpAddr) -> bool {
@@ -85,19 +104,14 @@ impl World {
     }
 }
 
-/// The guard over the family that is asked for, so that both are used.
-fn guard_for(rtype: u16) -> SocketAddr {
-    if rtype == dns::AAAA { "[fd00:3::2]:53".parse().unwrap() } else { "10.0.3.2:53".parse().unwrap() }
-}
-
 fn many(rtype: u16, number: u32) -> IpAddr {
     if rtype == dns::AAAA { many_v6(number).into() } else { many_v4(number).into() }
 }
 
 /// Resolves names one after another, each followed at once by a connection; those whose first SYN was lost.
-fn resolve_and_connect(client: &Node, rtype: u16, count: u32) -> Vec<String> {
-    let all = client.in_namespace(|| {
-        let asker = Asker::new(guard_for(rtype)).unwrap();
+fn resolve_and_connect(world: &World, rtype: u16, count: u32) -> Vec<String> {
+    let all = world.node("client").in_namespace(|| {
+        let asker = Asker::new(world.server(rtype)).unwrap();
         let mut lost = Vec::new();
         for number in 0..count {
             let name = format!("n{number}.many.test");
@@ -114,8 +128,8 @@ fn resolve_and_connect(client: &Node, rtype: u16, count: u32) -> Vec<String> {
 
 #[test]
 fn the_labs_configurations_are_good() {
-    for directory in ["lab/frr", "lab/bird"] {
-        let config = format!("{}/{directory}/guard/destguard.toml", env!("CARGO_MANIFEST_DIR"));
+    for directory in ["frr/guard", "bird/guard", "gateway/gateway"] {
+        let config = format!("{}/lab/{directory}/destguard.toml", env!("CARGO_MANIFEST_DIR"));
         let check =
             Command::new(env!("CARGO_BIN_EXE_destguard")).args(["check", "--config", &config]).output().unwrap();
         assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
@@ -125,13 +139,15 @@ fn the_labs_configurations_are_good() {
 
 fn no_first_syn_is_lost(file: &str) {
     let world = World::up(file, &[]);
-    let client = world.node("client");
     for rtype in [dns::A, dns::AAAA] {
         assert!(!world.connects("client", many(rtype, NAMES)), "open although nobody asked");
     }
     // Both families at once, as clients ask them.
     let lost: Vec<String> = std::thread::scope(|scope| {
-        let families = [dns::A, dns::AAAA].map(|rtype| scope.spawn(move || resolve_and_connect(client, rtype, NAMES)));
+        let families = [dns::A, dns::AAAA].map(|rtype| {
+            let world = &world;
+            scope.spawn(move || resolve_and_connect(world, rtype, NAMES))
+        });
         families.into_iter().flat_map(|family| family.join().unwrap()).collect()
     });
     assert!(lost.is_empty(), "{} of {} lost: {lost:#?}\n{}", lost.len(), 2 * NAMES, world.lab.logs());
@@ -140,6 +156,9 @@ fn no_first_syn_is_lost(file: &str) {
     }
     let leases = world.ask_guard("status")["leases"].clone();
     assert_eq!((&leases["ipv4"], &leases["ipv6"]), (&Value::from(NAMES), &Value::from(NAMES)), "{leases}");
+    if file == GATEWAY {
+        return;
+    }
     let advertised = world.ask_guard("peers")["peers"][0]["advertised"].clone();
     assert_eq!((&advertised["ipv4"], &advertised["ipv6"]), (&Value::from(NAMES), &Value::from(NAMES)), "{advertised}");
 }
@@ -154,19 +173,24 @@ fn through_bird_no_first_syn_is_lost() {
     no_first_syn_is_lost(BIRD);
 }
 
+#[test]
+fn through_the_gateway_no_first_syn_is_lost() {
+    no_first_syn_is_lost(GATEWAY);
+}
+
 /// So that the tests above can fail: FRR needs at least 50 ms from the UPDATE to the kernel.
 #[test]
 fn without_confirmation_frr_loses_first_syns() {
     let edits = [("confirm = \"acked\"", "confirm = \"sent\""), ("settle = \"250ms\"", "settle = \"0s\"")];
     let world = World::up(FRR, &edits);
-    let lost = resolve_and_connect(world.node("client"), dns::A, 3);
+    let lost = resolve_and_connect(&world, dns::A, 3);
     // A SYN that was lost is sent again after a second, so these connections all failed within 300 ms or not at all:
     // the 50 ms hold in bgpd makes the first SYN of each late answer meet the null route.
     assert!(!lost.is_empty(), "nothing was lost: the other tests would not notice either");
 }
 
-const SHORT_LEASES: [(&str, &str); 2] =
-    [("[lease]\n", "[lease]\nmin = \"2s\"\ngrace = \"1s\"\n"), ("linger = \"10m\"", "linger = \"2s\"")];
+const SHORT_LEASES: [(&str, &str); 2] = [SHORT_LEASE, ("linger = \"10m\"", "linger = \"2s\"")];
+const SHORT_LEASE: (&str, &str) = ("[lease]\n", "[lease]\nmin = \"2s\"\ngrace = \"1s\"\n");
 
 fn what_ended_is_closed(file: &str) {
     let world = World::up(file, &SHORT_LEASES);
@@ -195,6 +219,30 @@ fn on_frr_what_ended_is_closed() {
 #[test]
 fn on_bird_what_ended_is_closed() {
     what_ended_is_closed(BIRD);
+}
+
+#[test]
+fn on_the_gateway_what_ended_is_closed_and_open_flows_live() {
+    let world = World::up(GATEWAY, &[SHORT_LEASE]);
+    let open = [IpAddr::from([203, 0, 113, 80]), "2001:db8:ff::80".parse().unwrap()];
+    world.dns.set_addresses("www.example.test", 1, &open);
+    let mut flows = Vec::new();
+    for (rtype, address) in [(dns::A, open[0]), (dns::AAAA, open[1])] {
+        assert!(!world.connects("client", address));
+        let answer = world.resolve("client", "www.example.test", rtype);
+        assert_eq!(answer.addresses(), [address]);
+        let flow = || TcpStream::connect_timeout(&SocketAddr::new(address, PORT), FIRST_SYN);
+        let mut flow = world.node("client").in_namespace(flow).unwrap().unwrap();
+        tcp::ping(&mut flow, b"before", ANSWER).unwrap();
+        assert!(world.connects("client2", address), "scope = shared: for everybody behind the gateway");
+        flows.push(flow);
+    }
+    for address in open {
+        assert!(wait_until(LONG, || !world.connects("client", address)), "{address} stays open");
+    }
+    for mut flow in flows {
+        tcp::ping(&mut flow, b"after", ANSWER).expect("an open connection outlives its lease");
+    }
 }
 
 #[test]
@@ -264,7 +312,7 @@ fn a_revoked_address_is_closed_and_opens_again() {
     let address = IpAddr::from(many_v4(7));
     world.resolve("client", "n7.many.test", dns::A);
     assert!(world.connects("client", address));
-    let guard = world.node("guard");
+    let guard = world.node(world.guard);
     guard.ok(&format!("{} revoke {address}", env!("CARGO_BIN_EXE_destguard"))).unwrap();
     assert!(wait_until(LONG, || world.routes.last(address, false).is_some()), "{}", world.lab.logs());
     assert!(!world.connects("client", address));
@@ -280,14 +328,12 @@ fn without_the_router_no_answer_leaves_and_with_it_everything_returns() {
     assert!(world.connects("client", before));
     let router = world.node("router");
     router.kill();
-    let down = || world.ask_guard("peers")["peers"][0]["state"] != "Established";
-    assert!(wait_until(LONG, down), "{}", world.lab.logs());
+    assert!(wait_until(LONG, || !world.established()), "{}", world.lab.logs());
     let answer = world.resolve("client", "n1.many.test", dns::A);
     assert_eq!((answer.rcode(), answer.addresses()), (dns::SERVFAIL, Vec::new()));
     assert!(!answer.message.extended_errors().is_empty());
     router.start().unwrap();
-    let up = || world.ask_guard("peers")["peers"][0]["state"] == "Established";
-    assert!(wait_until(LONG, up), "{}", world.lab.logs());
+    assert!(wait_until(LONG, || world.established()), "{}", world.lab.logs());
     assert!(wait_until(LONG, || world.connects("client", before)), "the lease did not return: {}", world.lab.logs());
     assert_eq!(world.resolve("client", "n1.many.test", dns::A).addresses(), [IpAddr::from(many_v4(1))]);
     assert!(world.connects("client", many_v4(1).into()), "{}", world.lab.logs());
