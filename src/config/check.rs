@@ -11,7 +11,7 @@ use super::not_yet;
 use super::read::Document;
 use super::report::Severity;
 use super::schema::{Config, NftablesMode, Role};
-use crate::core::name::Name;
+use crate::core::policy::name_from_user;
 
 mod bgp;
 mod dns;
@@ -103,14 +103,12 @@ impl Checks<'_, '_> {
     fn name(&mut self, path: &str, text: &str) {
         let problem = if text.is_empty() {
             Some("an empty name".to_owned())
-        } else if !text.is_ascii() {
-            Some("names beyond ASCII are written in their A-label form, \"xn--...\"".to_owned())
         } else if text.contains(['/', ':', ' ', '\t']) {
             Some("a domain name, not a URL or an address with a port".to_owned())
         } else if text.contains('*') {
             Some("a star stands only at the front, as in \"*.example.com\"".to_owned())
         } else {
-            text.parse::<Name>().err().map(|error| error.to_string())
+            name_from_user(text).err()
         };
         if let Some(problem) = problem {
             self.error(path, format!("\"{text}\" is not a domain name: {problem}"));

@@ -2,15 +2,16 @@
 //! operator forbade. The operator's words lift the registries only: `addresses.open` (already open, no lease needed),
 //! `policy.private` (for the names of one domain) and `addresses.nat64`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv6Net};
 
 use super::name::Name;
 use super::policy::{PolicyError, RuleRef, name_from_user};
 use crate::config::schema::Config;
+use crate::config::upstream::UpstreamUrl;
 
 pub mod special;
 #[cfg(test)]
@@ -123,11 +124,44 @@ struct Private {
     prefixes: Vec<IpNet>,
 }
 
+/// Prefixes, asked by hash: one probe for each prefix length in use, however many prefixes there are.
+#[derive(Clone, Debug, Default)]
+struct NetSet {
+    nets: HashSet<IpNet>,
+    /// Lengths in use, the longest first.
+    ipv4: Vec<u8>,
+    ipv6: Vec<u8>,
+}
+
+impl<'a> FromIterator<&'a IpNet> for NetSet {
+    fn from_iter<I: IntoIterator<Item = &'a IpNet>>(nets: I) -> Self {
+        let mut set = Self { nets: nets.into_iter().map(IpNet::trunc).collect(), ..Self::default() };
+        for net in &set.nets {
+            let lengths = if matches!(net, IpNet::V4(_)) { &mut set.ipv4 } else { &mut set.ipv6 };
+            lengths.push(net.prefix_len());
+        }
+        for lengths in [&mut set.ipv4, &mut set.ipv6] {
+            lengths.sort_unstable_by(|a, b| b.cmp(a));
+            lengths.dedup();
+        }
+        set
+    }
+}
+
+impl NetSet {
+    /// The longest prefix that holds the address.
+    fn find(&self, address: IpAddr) -> Option<IpNet> {
+        let lengths = if address.is_ipv4() { &self.ipv4 } else { &self.ipv6 };
+        let nets = lengths.iter().filter_map(|length| IpNet::new(address, *length).ok());
+        nets.map(|net| net.trunc()).find(|net| self.nets.contains(net))
+    }
+}
+
 /// All that is known of addresses, ready to be asked. Never changed: a reload builds another.
 #[derive(Clone, Debug)]
 pub struct AddressFilter {
-    never: Vec<IpNet>,
-    open: Vec<IpNet>,
+    never: NetSet,
+    open: NetSet,
     infrastructure: HashMap<IpAddr, String>,
     private: Vec<Private>,
     nat64: Option<Ipv6Net>,
@@ -173,8 +207,8 @@ impl AddressFilter {
             }
         }
         Ok(Self {
-            never: config.addresses.never.clone(),
-            open: config.addresses.open.clone(),
+            never: config.addresses.never.iter().collect(),
+            open: config.addresses.open.iter().collect(),
             infrastructure: all,
             private,
             nat64: config.addresses.nat64,
@@ -190,7 +224,7 @@ impl AddressFilter {
         if let Some(reason @ Reason::Never(_)) = forbidden {
             return Err(reason);
         }
-        if self.open.iter().any(|net| net.contains(&address)) {
+        if self.open.find(address).is_some() {
             return Ok(Admitted::AlreadyOpen);
         }
         if let Some(reason) = forbidden {
@@ -218,8 +252,8 @@ impl AddressFilter {
 
     /// What no exception lifts.
     fn forbidden(&self, address: IpAddr) -> Option<Reason> {
-        if let Some(net) = self.never.iter().find(|net| net.contains(&address)) {
-            return Some(Reason::Never(*net));
+        if let Some(net) = self.never.find(address) {
+            return Some(Reason::Never(net));
         }
         self.infrastructure.get(&address).map(|label| Reason::Infrastructure(label.clone()))
     }
@@ -280,12 +314,12 @@ pub fn infrastructure(config: &Config) -> Result<Vec<(IpAddr, String)>, Vec<Poli
     let mut all: Vec<(IpAddr, String)> = Vec::new();
     let mut errors = Vec::new();
     for (place, upstream) in config.dns.upstream.iter().enumerate() {
-        match upstream_address(&upstream.url) {
-            Some(address) => all.push((address, format!("upstream {}", upstream.url))),
-            None => errors.push(PolicyError {
+        match upstream.url.parse::<UpstreamUrl>() {
+            Ok(url) => all.push((url.addr.ip(), format!("upstream {}", upstream.url))),
+            Err(reason) => errors.push(PolicyError {
                 key: format!("dns.upstream[{place}].url"),
                 text: upstream.url.clone(),
-                reason: "must hold an address, as in \"udp://192.0.2.53\" or \"tls://[2001:db8::53]:853\"".to_owned(),
+                reason,
             }),
         }
     }
@@ -310,15 +344,4 @@ pub fn infrastructure(config: &Config) -> Result<Vec<(IpAddr, String)>, Vec<Poli
         all.extend(sockets.iter().map(|socket| (socket.ip(), key.to_owned())));
     }
     if errors.is_empty() { Ok(all) } else { Err(errors) }
-}
-
-/// The address of `scheme://address[:port][/path]`; an IPv6 address with a port stands in brackets.
-fn upstream_address(url: &str) -> Option<IpAddr> {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let host = rest.split_once('/').map_or(rest, |(host, _)| host);
-    if let Ok(socket) = host.parse::<SocketAddr>() {
-        return Some(socket.ip());
-    }
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    bare.parse().ok()
 }

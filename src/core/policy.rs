@@ -11,7 +11,7 @@ use std::fmt;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 
-use super::name::Name;
+use super::name::{Name, NameError};
 use crate::config::schema::{Action, Config, ListFormat};
 
 pub mod list;
@@ -59,7 +59,7 @@ impl fmt::Display for RuleRef {
 
 /// A rule that can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: \"{text}\": {reason}")]
+#[error("{key}: \"{text}\" can't be used: {reason}")]
 pub struct PolicyError {
     /// The key, as in "policy.deny[3]".
     pub key: String,
@@ -129,16 +129,20 @@ impl fmt::Display for Pattern {
 /// Says what is wrong with it.
 pub fn name_from_user(text: &str) -> Result<Name, String> {
     if text.is_empty() {
-        return Err("a name is missing".to_owned());
+        return Err("an empty name".to_owned());
     }
-    if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err("a name holds no white space; write it as \\032 if it is meant".to_owned());
+    // Any octet may stand in a name, but what a person writes unescaped and is none of these is a URL, a rule of another format, a slip.
+    let usual = |c: char| {
+        c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '\\') || (!c.is_ascii() && !c.is_whitespace())
+    };
+    if let Some(odd) = text.chars().find(|c| !usual(*c)) {
+        return Err(format!("a domain name has no {odd:?}; write its octets as \\DDD if they are meant"));
     }
     if text.is_ascii() {
-        return text.parse().map_err(|error| format!("not a domain name: {error}"));
+        return text.parse().map_err(|error: NameError| error.to_string());
     }
-    let ascii = idna::domain_to_ascii(text).map_err(|_| "not a valid internationalised domain name".to_owned())?;
-    ascii.parse().map_err(|error| format!("not a domain name: {error}"))
+    let ascii = idna::domain_to_ascii(text).map_err(|_| "no A-label form (UTS 46)".to_owned())?;
+    ascii.parse().map_err(|error: NameError| error.to_string())
 }
 
 /// Marks a rule as denying in a [`Node`]'s slots.

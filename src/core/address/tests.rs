@@ -254,6 +254,24 @@ fn wrong_values_are_all_reported() {
     assert_eq!(keys, ["dns.upstream[0].url", "policy.private[0].domain", "policy.private[1].domain"]);
 }
 
+#[test]
+fn many_prefixes_of_all_lengths_are_found() {
+    let mut nets: Vec<IpNet> = (0..=32u8).map(|length| IpNet::new(ip("44.255.3.1"), length).unwrap()).collect();
+    nets.extend((0..=128u8).map(|length| IpNet::new(ip("2a00::1"), length).unwrap()));
+    for skip in 0..nets.len() {
+        // From the shortest on: without the longer ones, the next shorter speaks; written with host bits set, as an operator may.
+        let left: Vec<IpNet> = nets.iter().copied().filter(|net| net.prefix_len() <= nets[skip].prefix_len()).collect();
+        let set: NetSet = left.iter().collect();
+        let expected = left.iter().filter(|net| net.contains(&nets[skip].addr())).max_by_key(|net| net.prefix_len());
+        assert_eq!(set.find(nets[skip].addr()), expected.map(IpNet::trunc));
+    }
+    let set: NetSet = [&"44.0.0.0/8".parse().unwrap(), &"2a00::/16".parse().unwrap()].into_iter().collect();
+    for outside in ["45.0.0.0", "43.255.255.255", "2a01::", "::44.0.0.1"] {
+        assert_eq!(set.find(ip(outside)), None);
+    }
+    assert_eq!(NetSet::default().find(ip("44.0.0.1")), None);
+}
+
 /// Where this table and Python's say different things, and why. Each block must still differ: what is explained no more must go.
 const DIFFERENCES: &[(&str, &str)] = &[
     ("192.0.0.9/32", "reachable by the registry, but the nearest PCP server answers, perhaps one inside the network"),

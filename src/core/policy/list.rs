@@ -139,11 +139,18 @@ fn before_comment(text: &str) -> &str {
     text.get(..start).unwrap_or(text).trim()
 }
 
+fn no_name(text: &str, reason: &str) -> NoEntry {
+    NoEntry::Wrong(format!("\"{text}\" is not a domain name: {reason}"))
+}
+
 /// One rule a line, as in `policy.deny`.
 fn domains(line: u32, text: &str, sink: &mut Sink<'_>) {
     let text = before_comment(text);
     if !text.is_empty() {
-        sink.result(line, text.parse().map(|pattern| (pattern, Sense::Listed)).map_err(NoEntry::Wrong));
+        sink.result(
+            line,
+            text.parse().map(|pattern| (pattern, Sense::Listed)).map_err(|reason: String| no_name(text, &reason)),
+        );
     }
 }
 
@@ -180,7 +187,7 @@ fn hosts(line: u32, text: &str, sink: &mut Sink<'_>) {
             continue;
         }
         let read = name_from_user(word).map(|name| (Pattern { reach: Reach::Itself, name }, Sense::Listed));
-        sink.result(line, read.map_err(NoEntry::Wrong));
+        sink.result(line, read.map_err(|reason| no_name(word, &reason)));
     }
     if !named {
         sink.none(line, NoEntry::Wrong("an address without names".to_owned()));
@@ -212,6 +219,6 @@ fn adblock_rule(text: &str) -> Result<(Pattern, Sense), NoEntry> {
     if name.contains(['*', '/', ':']) || name.parse::<IpAddr>().is_ok() {
         return Err(NoEntry::Skipped);
     }
-    let name = name_from_user(name).map_err(NoEntry::Wrong)?;
+    let name = name_from_user(name).map_err(|reason| no_name(name, &reason))?;
     Ok((Pattern { reach, name }, sense))
 }

@@ -118,6 +118,24 @@ fn every_wrong_rule_is_reported_and_says_what_to_write() {
 }
 
 #[test]
+fn urls_and_rules_of_other_formats_are_no_names() {
+    for text in [
+        "https://example.com",
+        "example.com/path",
+        "example.com:53",
+        "||example.com^",
+        "a,b.test",
+        "a\tb",
+        "a b",
+        "a@b.test",
+    ] {
+        assert!(text.parse::<Pattern>().is_err(), "{text}");
+    }
+    // Whoever means it can say it: RFC 2317 has such names.
+    assert!(r"0\04725.2.0.192.in-addr.arpa".parse::<Pattern>().is_ok());
+}
+
+#[test]
 fn a_wrong_rule_does_not_shift_the_places_of_others() {
     // Reported places come from the list as written even though building fails; what was read keeps its number.
     let policy = policy(Action::Allow, &["a.test", "a.test"], &["b.test", "b.test", "c.test"]);

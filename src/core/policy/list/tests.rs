@@ -30,7 +30,7 @@ fn domains_are_rules_a_line() {
     let (entries, report) = read(ListFormat::Domains, text);
     assert_eq!(entries, ["3 ads.test", "4 *.track.test", "5 =only.test", "6 xn--bcher-kva.test", "9 last.test"]);
     assert_eq!(lines_of(&report), [7, 8]);
-    assert_eq!(report.errors[0].to_string(), "line 7: not a domain name: an empty label");
+    assert_eq!(report.errors[0].to_string(), "line 7: \"x..test\" is not a domain name: an empty label");
     assert_eq!(read(ListFormat::Domains, "\u{feff}a.test").0, ["1 a.test"], "a byte order mark is no part of the name");
     assert_eq!(read(ListFormat::Domains, "").1, Report::default());
 }
