@@ -144,3 +144,35 @@ fn router_configurations_hold_what_makes_them_safe() {
     let without = destguard(&["router-config", "frr", "--config", "examples/single-host.toml"]);
     assert_eq!(without.status.code(), Some(1));
 }
+
+/// The programs' own parsers (packages frr and bird2).
+#[test]
+fn frr_and_bird_take_what_is_generated_for_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("destguard.toml");
+    let example = std::fs::read_to_string("examples/network-wide.toml").unwrap();
+    let variants = [
+        example.clone(),
+        example.replace("ttl_security = true\n", "password = \"s3cret\"\nfamilies = [\"ipv4\"]\n"),
+        example
+            .replace(
+                "asn = 64513\nlocal_address = \"192.0.2.2\"\nttl_security = true\n",
+                "asn = 64513\nmultihop = 3\npassive = true\n",
+            )
+            .replace("[bgp]\n", "[bgp]\nlisten = [\"192.0.2.2:179\"]\n"),
+    ];
+    for (index, variant) in variants.iter().enumerate() {
+        assert!(index == 0 || *variant != example);
+        std::fs::write(&file, variant).unwrap();
+        for (kind, program, flags) in [("frr", "vtysh", ["-C", "-f"]), ("bird", "bird", ["-p", "-c"])] {
+            for peer in ["edge1", "edge2"] {
+                let router = dir.path().join(kind);
+                let text = stdout(&["router-config", kind, "--peer", peer, "--config", file.to_str().unwrap()]);
+                std::fs::write(&router, &text).unwrap();
+                let judged = Command::new(program).args(flags).arg(&router).output().unwrap();
+                let said = [judged.stdout, judged.stderr].concat();
+                assert!(judged.status.success(), "{program}: {}\n{text}", String::from_utf8_lossy(&said));
+            }
+        }
+    }
+}

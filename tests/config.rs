@@ -232,6 +232,15 @@ fn each_family_of_a_peer_needs_its_next_hop() {
 }
 
 #[test]
+fn a_router_is_not_its_own_next_hop() {
+    let text = PEER.replace("next_hop_ipv4 = \"192.0.2.1\"", "next_hop_ipv4 = \"192.0.2.254\"");
+    assert_eq!(
+        found(&refused(&text).findings),
+        ["6:17 is the address of peer \"edge1\": routers refuse a next hop that is themselves"]
+    );
+}
+
+#[test]
 fn an_observer_must_exist_and_be_one() {
     let reflect = |rest: &str| found(&refused(&format!("{PEER}confirm = \"reflect\"\n{rest}")).findings).join("\n");
     assert!(reflect("").contains("12:11 \"reflect\" needs an `observer`"));

@@ -5,7 +5,8 @@ use std::fmt::{Display, Write};
 use super::{Side, Written, quoted, word};
 
 /// `gateway direct` matters: with `gateway recursive` a next hop that only the null route covers makes BIRD install the host
-/// route as a null route and confirm it.
+/// route as a null route and confirm it. A multihop session can't have it; its next hops are looked up in a table without the
+/// null route and without the guard's own routes.
 pub(super) fn write(out: &mut String, side: &Side) -> Written {
     let name = word(&side.name);
     writeln!(out, "# Leave out what your bird.conf has already: router id, device, direct, kernel.")?;
@@ -22,6 +23,17 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
     }
     writeln!(out, "protocol static destguard_null4 {{ ipv4; route 0.0.0.0/0 blackhole; }}")?;
     writeln!(out, "protocol static destguard_null6 {{ ipv6; route ::/0 blackhole; }}")?;
+    let recursive = side.multihop.is_some();
+    for (family, used) in [("4", side.next_hop4.is_some()), ("6", side.next_hop6.is_some())] {
+        if used && recursive {
+            let table = format!("destguard_{name}_hops{family}");
+            writeln!(out, "ipv{family} table {table};")?;
+            writeln!(out, "protocol pipe {table}_pipe {{")?;
+            writeln!(out, "  table master{family}; peer table {table}; import none;")?;
+            writeln!(out, "  export where net.len > 0 && source != RTS_BGP;")?;
+            writeln!(out, "}}")?;
+        }
+    }
     if let Some(hop) = side.next_hop4 {
         filter(out, &format!("destguard_{name}_in4"), &side.rules4(), hop)?;
     }
@@ -54,7 +66,11 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
             writeln!(out, "    import filter destguard_{name}_in{family};")?;
             writeln!(out, "    export none;")?;
             writeln!(out, "    import limit {} action block;", side.limit)?;
-            writeln!(out, "    gateway direct;")?;
+            if recursive {
+                writeln!(out, "    gateway recursive; igp table destguard_{name}_hops{family};")?;
+            } else {
+                writeln!(out, "    gateway direct;")?;
+            }
             writeln!(out, "  }};")?;
         }
     }

@@ -45,6 +45,14 @@ impl Checks<'_, '_> {
             if let Some(hop) = next_hop.filter(|hop| hop.is_unspecified() || hop.is_multicast() || hop.is_loopback()) {
                 self.error(path, format!("{hop} can't be a next hop"));
             }
+            let itself = |peer: &&Peer| peer.role == Role::Enforcer && Some(peer.address) == next_hop;
+            if let Some(peer) = bgp.peer.iter().find(itself) {
+                self.error_with(
+                    path,
+                    format!("is the address of peer \"{}\": routers refuse a next hop that is themselves", peer.name),
+                    "name where that router sends the traffic on, as its provider's router",
+                );
+            }
         }
         let restart = bgp.graceful_restart.0;
         if restart.as_secs() > RESTART_TIME || restart.subsec_millis() != 0 {
