@@ -163,6 +163,8 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         nft.install().map_err(RunError::failed)?;
     }
 
+    let disarmer = enforcers.nftables.as_ref().map(|nft| nft.disarmer());
+
     let (reports, inbox) = mpsc::channel(core_task::REPORTS);
     let settings = Settings { lease: config.lease.clone(), gate: config.gate.clone(), linger };
     let guard = Guard::new(settings, enforcers.specs.clone());
@@ -203,6 +205,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         dns: resolver.view(),
         denied,
         peers,
+        nftables: disarmer,
         registry: Mutex::new(registry),
     });
     let mut served = vec![tokio::spawn(control.serve(shared.clone()))];

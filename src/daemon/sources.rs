@@ -41,6 +41,8 @@ pub struct Shared {
     pub denied: DeniedLog,
     /// The BGP side, when there is one.
     pub peers: Option<BgpStatus>,
+    /// Takes the nftables table away, when there is one.
+    pub nftables: Option<nftables::Disarmer>,
     /// All metrics.
     pub registry: Mutex<Registry>,
 }
@@ -114,6 +116,9 @@ impl Sources for Shared {
         if config.nftables.mode != NftablesMode::Off && !config.nftables.enforce {
             audit.push("nftables.enforce is false".to_owned());
         }
+        if self.nftables.as_ref().is_some_and(nftables::Disarmer::is_disarmed) {
+            audit.push("nftables was disarmed".to_owned());
+        }
         if !config.bgp.peer.is_empty() && !config.bgp.enforce {
             audit.push("bgp.enforce is false".to_owned());
         }
@@ -144,8 +149,11 @@ impl Sources for Shared {
     }
 
     fn disarm(&self) -> Later<'_, Result<String, String>> {
+        let disarmer = self.nftables.clone();
         Box::pin(async {
-            match tokio::task::spawn_blocking(nftables::disarm).await {
+            // Without an enforcer of our own there may still be the table of an earlier configuration.
+            let disarm = move || disarmer.map_or_else(nftables::disarm, |disarmer| disarmer.disarm());
+            match tokio::task::spawn_blocking(disarm).await {
                 Ok(Ok(())) => {
                     Ok("the nftables table is removed; nothing is guarded here until the daemon starts again"
                         .to_owned())

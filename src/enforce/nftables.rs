@@ -10,9 +10,11 @@
 //! timeouts, so a lease ends even when nobody is there to end it. A fresh daemon takes over what it finds.
 //!
 //! Use: [`Enforcer::new`] (validates, touches nothing), [`Enforcer::install`] (ruleset in force, verified), then
-//! [`crate::enforce::Enforcer::run`]. [`disarm`] removes everything; [`counters`] reads the named counters.
+//! [`crate::enforce::Enforcer::run`]. [`Disarmer`] and [`disarm`] remove everything; [`counters`] reads the named counters.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipnet::IpNet;
 use tokio::sync::mpsc;
@@ -21,7 +23,7 @@ use self::elements::Features;
 use self::kernel::Kernel;
 use self::program::Program;
 use self::ruleset::Ruleset;
-use crate::config::schema::{Nftables, OnStop, Scope};
+use crate::config::schema::{Nftables, OnStop};
 use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event};
 use crate::enforce::{Command, Reports};
 use crate::sys::clock::Clock;
@@ -92,7 +94,7 @@ pub struct Enforcer {
     id: EnforcerId,
     clock: Clock,
     on_stop: OnStop,
-    scope: Scope,
+    disarmer: Disarmer,
     installer: Installer,
     features: Option<Features>,
 }
@@ -125,7 +127,7 @@ impl Enforcer {
             id,
             clock,
             on_stop: config.on_stop,
-            scope: config.scope,
+            disarmer: Disarmer::default(),
             installer: Installer { program: Program::find()?, ruleset: Ruleset::of(&settings) },
             features: None,
         })
@@ -144,6 +146,12 @@ impl Enforcer {
         }
     }
 
+    /// What takes the table away while the driver runs: [`disarm`] alone would be undone at once.
+    #[must_use]
+    pub fn disarmer(&self) -> Disarmer {
+        self.disarmer.clone()
+    }
+
     /// Behaves as on a kernel with these features instead of probing. For tests of the ways that old kernels need.
     #[must_use]
     pub fn assume(mut self, features: Features) -> Self {
@@ -159,6 +167,29 @@ impl Enforcer {
     /// Any [`NftError`]; what was in force before stays in force, except after [`NftError::ReadBack`].
     pub fn install(&mut self) -> Result<(), NftError> {
         self.installer.install(|| ())
+    }
+}
+
+/// Removes the table for good while the driver runs. Until the daemon starts again the driver then writes nothing and
+/// acknowledges everything, so that answers flow on an open host.
+#[derive(Clone, Debug, Default)]
+pub struct Disarmer(Arc<AtomicBool>);
+
+impl Disarmer {
+    /// Removes the table. Blocks.
+    ///
+    /// # Errors
+    /// As [`disarm`]; the table then stays, guarded as before.
+    pub fn disarm(&self) -> Result<(), NftError> {
+        // Set first: the driver hears of the removal at once and must know then that it was meant.
+        let before = self.0.swap(true, Ordering::SeqCst);
+        disarm().inspect_err(|_| self.0.store(before, Ordering::SeqCst))
+    }
+
+    /// Whether the table was removed so.
+    #[must_use]
+    pub fn is_disarmed(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
     }
 }
 
@@ -200,7 +231,7 @@ impl crate::enforce::Enforcer for Enforcer {
             id: self.id,
             clock: self.clock,
             on_stop: self.on_stop,
-            scope: self.scope,
+            disarmer: self.disarmer,
             features: self.features,
         };
         let (alive, ended) = tokio::sync::oneshot::channel::<()>();
@@ -224,7 +255,7 @@ impl crate::enforce::Enforcer for Enforcer {
     }
 }
 
-/// Removes the table: the only way in which the guard opens the host. A table that is not there is no error. Blocks.
+/// Removes the table, where no driver runs (else see [`Disarmer`]): the only way in which the guard opens the host. A table that is not there is no error. Blocks.
 ///
 /// # Errors
 /// [`NftError::Permission`] and the like.

@@ -8,6 +8,8 @@
 //!     +-------- Lost: refused, or the table was changed by others ---------+
 //! ```
 //!
+//! Disarmed by the operator it ends in a state in which it writes nothing and acknowledges everything.
+//!
 //! Changes that arrive while it waits for a Sync are part of that Sync, so they are passed over.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -22,8 +24,8 @@ use super::error::NftError;
 use super::kernel::Kernel;
 use super::ruleset::CUT_CAPACITY;
 use super::watch::Watch;
-use super::{Installer, conntrack, probe};
-use crate::config::schema::{OnStop, Scope};
+use super::{Disarmer, Installer, conntrack, probe};
+use crate::config::schema::OnStop;
 use crate::core::event::{Change, EnforcerId, Event, Generation};
 use crate::core::moment::Moment;
 use crate::enforce::{Command, Reports};
@@ -51,7 +53,7 @@ pub(super) struct Settings {
     pub(super) id: EnforcerId,
     pub(super) clock: Clock,
     pub(super) on_stop: OnStop,
-    pub(super) scope: Scope,
+    pub(super) disarmer: Disarmer,
     pub(super) features: Option<Features>,
 }
 
@@ -60,6 +62,7 @@ enum State {
     Broken { retry: Instant, pause: Duration },
     Waiting,
     Synced,
+    Disarmed,
 }
 
 #[derive(Debug)]
@@ -133,6 +136,9 @@ impl Driver {
                     Err(_) => break,
                 },
                 what = changed => {
+                    if self.is_disarmed() {
+                        continue;
+                    }
                     let at = self.installed.map_or_else(Instant::now, |installed| installed + INSTALL_PAUSE);
                     tracing::error!("{what}; it is being installed again");
                     self.lose(what, at);
@@ -160,6 +166,19 @@ impl Driver {
         }
     }
 
+    /// Whether the operator removed the table; takes note of it the first time.
+    fn is_disarmed(&mut self) -> bool {
+        if !self.settings.disarmer.is_disarmed() {
+            return false;
+        }
+        if !matches!(self.state, State::Disarmed) {
+            tracing::warn!("disarmed: nothing is guarded by nftables until the daemon starts again");
+            self.want_sync();
+            self.state = State::Disarmed;
+        }
+        true
+    }
+
     fn open(&mut self) -> Result<(), NftError> {
         if self.link.is_some() {
             return Ok(());
@@ -176,6 +195,9 @@ impl Driver {
     }
 
     fn repair(&mut self) {
+        if self.is_disarmed() {
+            return;
+        }
         let pause = match self.state {
             State::Broken { pause, .. } => pause,
             _ => FIRST_PAUSE,
@@ -190,6 +212,13 @@ impl Driver {
             })
         });
         match repaired {
+            Ok(()) if self.is_disarmed() => {
+                // Disarmed between the two: what was just installed must go again.
+                let removed = self.link.as_mut().map_or(Ok(()), |link| link.kernel.delete_table());
+                if let Err(error) = removed {
+                    tracing::error!(%error, "the nftables table could not be removed");
+                }
+            }
             Ok(()) => {
                 self.installed = Some(Instant::now());
                 self.want_sync();
@@ -216,17 +245,24 @@ impl Driver {
                     for (address, _) in &leases {
                         merged.cuts.remove(address);
                     }
-                    if !matches!(self.state, State::Broken { .. }) {
-                        self.sync(generation, &leases);
+                    match self.state {
+                        // It asks again once it is repaired.
+                        State::Broken { .. } => {}
+                        State::Disarmed => self.report(Event::Applied { enforcer: self.settings.id, generation }),
+                        State::Waiting | State::Synced => self.sync(generation, &leases),
                     }
                 }
             }
         }
-        if matches!(self.state, State::Synced) && !merged.is_empty() {
-            self.change(&merged);
+        match (&self.state, merged.plans.last()) {
+            (State::Synced, Some(_)) => self.change(&merged),
+            (State::Disarmed, Some((generation, _))) => {
+                self.report(Event::Applied { enforcer: self.settings.id, generation: *generation });
+            }
+            _ => {}
         }
         let cuts: Vec<IpAddr> = merged.cuts.into_iter().collect();
-        if !cuts.is_empty() {
+        if !cuts.is_empty() && !matches!(self.state, State::Disarmed) {
             self.cut_flows(&cuts);
         }
     }
@@ -381,6 +417,9 @@ impl Driver {
     }
 
     fn lose_for(&mut self, error: &NftError) {
+        if self.is_disarmed() {
+            return;
+        }
         tracing::error!(%error, "the nftables leases are lost and will be written anew");
         let mut at = Instant::now();
         if matches!(error, NftError::Full) {
@@ -411,7 +450,9 @@ impl Driver {
             self.outbox.clear();
             self.outbox.push_back(Event::Lost { enforcer, reason: "too many reports are waiting".to_owned() });
             self.outbox.push_back(Event::WantSync { enforcer });
-            self.state = State::Waiting;
+            if !matches!(self.state, State::Disarmed) {
+                self.state = State::Waiting;
+            }
         }
     }
 }
@@ -436,10 +477,6 @@ impl Merged {
 
     fn cut(&mut self, address: IpAddr) {
         self.cuts.insert(address);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.plans.is_empty()
     }
 }
 
