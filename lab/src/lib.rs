@@ -24,8 +24,9 @@
 //!   [`routes`]: when a route came into the kernel; [`wait`]: polling with a deadline.
 //!
 //! What the `lab` program does beside:
-//! - [`demo`]: the story that `./lab/demo` shows; [`licences`]: what may be shipped.
+//! - [`demo`]: the story that `./lab/demo` shows; [`bench`]: what the guard costs; [`licences`]: what may be shipped.
 
+pub mod bench;
 pub mod cleanup;
 pub mod demo;
 pub mod dns;

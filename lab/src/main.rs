@@ -13,6 +13,7 @@ usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdi
        lab check FILE.clab.yml...              say whether the runner honours all of a file
        lab destroy --all-stale                 remove what runs left whose owner is dead
        lab demo --destguard BINARY             show what destguard does, on the FRR lab
+       lab bench --destguard BINARY            measure what the guard costs
        lab licences ACCEPTED-DUPLICATES        judge the licences and duplicates of the workspace's tree";
 
 fn main() -> ExitCode {
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         ["check", files @ ..] if !files.is_empty() => check(files).map_err(Into::into),
         ["destroy", "--all-stale"] => destroy_stale().map_err(Into::into),
         ["demo", "--destguard", binary] => demo(binary),
+        ["bench", "--destguard", binary] => bench(binary),
         ["licences", accepted] => judge_licences(accepted),
         _ => {
             eprintln!("{USAGE}");
@@ -79,6 +81,10 @@ fn demo(binary: &str) -> Result<(), AnyError> {
     // A node's programs run in the root directory.
     let binary = PathBuf::from(binary).canonicalize()?;
     Ok(lab::demo::show(&binary)?)
+}
+
+fn bench(binary: &str) -> Result<(), AnyError> {
+    lab::bench::run(&PathBuf::from(binary).canonicalize()?)
 }
 
 fn judge_licences(accepted: &str) -> Result<(), AnyError> {
