@@ -335,20 +335,20 @@ impl Session {
     /// A connection ended from outside; `error` if it wasn't an orderly close.
     pub fn closed(&mut self, id: ConnectionId, error: Option<&str>, now: Instant) {
         let Some(at) = self.index(id) else { return };
-        let phase = self.connections.get(at).map(|connection| connection.phase);
+        let Some((phase, outgoing)) = self.connections.get(at).map(|c| (c.phase, c.outgoing)) else { return };
         let what =
             error.map_or("the peer closed the connection".to_owned(), |error| format!("connection lost: {error}"));
         let reason = match phase {
-            Some(Phase::OpenSent) => format!("{what} before its OPEN"),
-            Some(Phase::OpenConfirm) => format!("{what} after the OPENs, before its KEEPALIVE"),
-            _ => what,
+            Phase::OpenSent => format!("{what} before its OPEN"),
+            Phase::OpenConfirm => format!("{what} after the OPENs, before its KEEPALIVE"),
+            Phase::Established => what,
         };
         self.remove(at);
-        if phase == Some(Phase::OpenSent) && self.connections.is_empty() {
+        if phase == Phase::OpenSent && self.connections.is_empty() {
             self.note_try(reason, now);
-            self.retry.session_failed(now);
+            self.try_again(outgoing, now);
         } else {
-            self.ended(phase == Some(Phase::Established), reason, now);
+            self.ended(phase, outgoing, reason, now);
         }
         self.settle_state(now);
     }
@@ -646,9 +646,9 @@ impl Session {
     /// Ends a connection because of an error; the peer is told by `notification`.
     fn fail(&mut self, id: ConnectionId, notification: Option<&Notification>, reason: String, now: Instant) {
         let Some(at) = self.index(id) else { return };
-        let was_up = self.connections.get(at).is_some_and(|connection| connection.phase == Phase::Established);
+        let Some((phase, outgoing)) = self.connections.get(at).map(|c| (c.phase, c.outgoing)) else { return };
         self.drop_connection(at, notification);
-        self.ended(was_up, reason, now);
+        self.ended(phase, outgoing, reason, now);
     }
 
     fn drop_connection(&mut self, at: usize, notification: Option<&Notification>) {
@@ -667,7 +667,8 @@ impl Session {
     }
 
     /// After a connection ended: what it means for the session.
-    fn ended(&mut self, was_up: bool, reason: String, now: Instant) {
+    fn ended(&mut self, phase: Phase, outgoing: bool, reason: String, now: Instant) {
+        let was_up = phase == Phase::Established;
         if was_up {
             self.outputs.push_back(Output::Down(reason.clone()));
         }
@@ -675,8 +676,13 @@ impl Session {
         if was_up || self.connections.is_empty() {
             self.note(reason, now);
         }
+        self.try_again(outgoing && !was_up, now);
+    }
+
+    /// Without any connection: when to try again. A try of ours that the peer turned down is no reason to turn its own down.
+    fn try_again(&mut self, ours: bool, now: Instant) {
         if self.connections.is_empty() && self.started {
-            self.retry.session_failed(now);
+            if ours { self.retry.connect_failed(now) } else { self.retry.session_failed(now) }
         }
     }
 

@@ -18,7 +18,7 @@ const STABLE: Duration = Duration::from_secs(60);
 pub(super) struct Retry {
     due: Option<Instant>,
     damped_until: Option<Instant>,
-    /// Tries to connect that failed since the last connection.
+    /// Tries of ours that failed since the last session.
     failures: u32,
     /// Sessions that failed since the last stable one.
     flaps: u32,
@@ -68,11 +68,11 @@ impl Retry {
     /// A connection came about: no need to try for another.
     pub(super) fn hush(&mut self) {
         self.due = None;
-        self.failures = 0;
     }
 
     pub(super) fn established(&mut self, now: Instant) {
         self.due = None;
+        self.failures = 0;
         self.established = Some(now);
     }
 

@@ -1,0 +1,324 @@
+//! The BGP speaker against the routers that people run: sessions from both sides, internal and external, MD5 and GTSM, routes in the
+//! kernel's table where the router has one, refreshes, withdrawals, restarts and refusals.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use destguard_bgp::config::{PeerConfig, Secret, SpeakerConfig};
+use destguard_bgp::io::{PeerEvent, Speaker, SpeakerHandle, What};
+use destguard_bgp::session::Stop;
+use destguard_bgp::status::{PeerStatus, State};
+use lab::{Lab, Node};
+use tokio::sync::mpsc;
+
+const LONG: Duration = Duration::from_secs(60);
+const ROUTER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 254));
+const GUARD: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+const V4: &str = "203.0.113.1";
+const V6: &str = "2001:db8:5::1";
+
+/// Who opens the TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Opens {
+    Guard,
+    Router,
+    Both,
+}
+
+fn config(asn: u32, opens: Opens) -> SpeakerConfig {
+    let mut peer = PeerConfig::new("router", ROUTER, 64513);
+    peer.local_address = Some(GUARD);
+    peer.password = Some(Secret::new("s3cret"));
+    peer.ttl_security = true;
+    peer.passive = opens == Opens::Router;
+    SpeakerConfig {
+        asn,
+        router_id: Ipv4Addr::new(192, 0, 2, 2),
+        next_hop_ipv4: Some(Ipv4Addr::new(198, 51, 100, 2)),
+        next_hop_ipv6: Some("2001:db8:2::2".parse().unwrap()),
+        communities: vec![(64512 << 16) | 100],
+        large_communities: vec![[64512, 1, 2]],
+        no_export: true,
+        local_pref: 100,
+        announce: true,
+        listen: if opens == Opens::Guard { vec![] } else { vec![SocketAddr::new(GUARD, 179)] },
+        graceful_restart: Duration::ZERO,
+        restarting: false,
+        mark: None,
+        peers: vec![peer],
+    }
+}
+
+/// A lab whose router has `edits` made to its configuration: each text must be in it.
+fn lab(name: &str, file: &str, edits: &[(&str, &str)]) -> Lab {
+    let lab = Lab::builder(format!("tests/interop/{name}.clab.yml")).hold("router").up().unwrap();
+    let router = lab.node("router");
+    let mut text = router.file(file).unwrap();
+    for (from, to) in edits {
+        assert!(text.contains(from), "{from:?} is not in {file}");
+        text = text.replace(from, to);
+    }
+    router.write(file, &text).unwrap();
+    router.start().unwrap();
+    lab
+}
+
+/// Runs `work` on a runtime whose sockets are the guard's.
+fn in_guard<F: Future<Output = ()>>(lab: &Lab, work: impl FnOnce() -> F + Send) {
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(work());
+    };
+    lab.node("guard").in_namespace(run).unwrap();
+}
+
+struct Session {
+    speaker: Speaker,
+    handle: SpeakerHandle,
+    events: mpsc::Receiver<PeerEvent>,
+    logs: String,
+}
+
+impl Session {
+    async fn start(config: SpeakerConfig) -> Self {
+        let (speaker, events) = Speaker::start(config).await.unwrap();
+        Self { handle: speaker.handle(), speaker, events, logs: String::new() }
+    }
+
+    async fn wait(&mut self, what: &str, mut met: impl FnMut(&What) -> bool) {
+        let search = async {
+            loop {
+                let event = self.events.recv().await.expect("the speaker runs").what;
+                self.logs.push_str(&format!("{event:?}\n"));
+                if met(&event) {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(LONG, search).await.is_err() {
+            panic!("not in time: {what}; {:?}\n{}", self.status(), self.logs);
+        }
+    }
+
+    async fn confirmed(&mut self, wanted: u64) {
+        let is = |what: &What| matches!(what, What::Confirmed { generation, .. } if *generation >= wanted);
+        self.wait(&format!("generation {wanted}"), is).await;
+    }
+
+    fn status(&self) -> PeerStatus {
+        self.handle.status().remove(0)
+    }
+
+    fn error(&self) -> String {
+        self.status().last_error.map_or_else(String::new, |(text, _)| text)
+    }
+}
+
+async fn until(what: &str, mut met: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !met() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn hosts(count: u32, announce: bool) -> impl Iterator<Item = (IpAddr, bool)> {
+    (0..count).map(move |n| (IpAddr::from((0xc612_0000 + n).to_be_bytes()), announce))
+}
+
+/// Where the kernel of the router sends packets to an address; empty for the null route.
+fn kernel(router: &Node, to: &str) -> String {
+    let family = if to.contains(':') { "-6" } else { "-4" };
+    let all = router.ok(&format!("ip {family} route show {to}")).unwrap();
+    all.lines().find(|line| line.contains(" via ")).unwrap_or_default().to_owned()
+}
+
+fn kernel_count(router: &Node, prefix: &str) -> usize {
+    router.ok("ip -4 route show").unwrap().lines().filter(|line| line.starts_with(prefix)).count()
+}
+
+/// A router that has a kernel's table: all that a route goes through.
+async fn full_life(router: &Node, asn: u32, opens: Opens, refresh: &str) {
+    let mut session = Session::start(config(asn, opens)).await;
+    session.wait("the session", |what| matches!(what, What::Up { .. })).await;
+    session.confirmed(0).await;
+    session.handle.apply(1, [(address(V4), true), (address(V6), true)]);
+    session.confirmed(1).await;
+    until("both routes", || {
+        kernel(router, V4).contains("via 198.51.100.2") && kernel(router, V6).contains("via 2001:db8:2::2")
+    })
+    .await;
+
+    let before = session.status().received.refreshes;
+    router.ok(refresh).unwrap();
+    until("a request for a replay", || session.status().received.refreshes >= before + 2).await;
+    session.handle.apply(2, hosts(5000, true));
+    session.confirmed(2).await;
+    until("five thousand routes", || kernel_count(router, "198.18.") == 5000).await;
+    assert!(!kernel(router, V4).is_empty(), "the replay took nothing away");
+
+    session.handle.apply(3, hosts(4999, false).chain([(address(V4), false)]));
+    session.confirmed(3).await;
+    until("withdrawn", || kernel_count(router, "198.18.") == 1 && kernel(router, V4).is_empty()).await;
+    assert!(!kernel(router, V6).is_empty());
+
+    router.stop();
+    session.wait("the router's end", |what| matches!(what, What::Down(_))).await;
+    session.handle.apply(4, [(address(V4), true)]);
+    router.start().unwrap();
+    session.wait("the session again", |what| matches!(what, What::Up { .. })).await;
+    session.confirmed(4).await;
+    until("the table as it is now", || {
+        !kernel(router, V4).is_empty() && !kernel(router, V6).is_empty() && kernel_count(router, "198.18.") == 1
+    })
+    .await;
+    let status = session.status();
+    assert_eq!((status.state, status.advertised), (State::Established, [2, 1]));
+    assert_eq!(status.received.malformed, 0);
+    session.speaker.stop(Stop::Shutdown("maintenance".to_owned())).await;
+    until("all gone", || kernel(router, V4).is_empty() && kernel(router, V6).is_empty()).await;
+}
+
+const FRR: (&str, &str) = ("frr", "/etc/frr/frr.conf");
+const FRR_REFRESH: &str = "vtysh -c 'clear bgp ipv4 192.0.2.2 soft in' -c 'clear bgp ipv6 192.0.2.2 soft in'";
+const BIRD: (&str, &str) = ("bird", "/etc/bird/bird.conf");
+
+#[test]
+fn frr_external_the_guard_connects() {
+    let lab = lab(FRR.0, FRR.1, &[("timers connect 2", "passive")]);
+    in_guard(&lab, || full_life(lab.node("router"), 64512, Opens::Guard, FRR_REFRESH));
+    lab.down().unwrap();
+}
+
+#[test]
+fn frr_internal_both_connect() {
+    let lab = lab(FRR.0, FRR.1, &[("remote-as 64512", "remote-as 64513")]);
+    in_guard(&lab, || full_life(lab.node("router"), 64513, Opens::Both, FRR_REFRESH));
+    lab.down().unwrap();
+}
+
+#[test]
+fn bird_external_the_router_connects() {
+    let lab = lab(BIRD.0, BIRD.1, &[]);
+    in_guard(&lab, || full_life(lab.node("router"), 64512, Opens::Router, "birdc reload in guard"));
+    lab.down().unwrap();
+}
+
+#[test]
+fn bird_internal_the_guard_connects() {
+    let lab = lab(BIRD.0, BIRD.1, &[("as 64512;", "as 64513;"), ("ttl security on;", "ttl security on; passive on;")]);
+    in_guard(&lab, || full_life(lab.node("router"), 64513, Opens::Guard, "birdc reload in guard"));
+    lab.down().unwrap();
+}
+
+/// FRR, started with its lists behind "router bgp", denies what it hears in the first seconds and then asks again.
+#[test]
+fn frr_that_denied_at_first_gets_everything_again() {
+    let lab = lab(FRR.0, FRR.1, &[("ip prefix-list HOST4 seq 10 permit 0.0.0.0/0 ge 32\n", "")]);
+    let router = lab.node("router");
+    in_guard(&lab, || async move {
+        let mut session = Session::start(config(64512, Opens::Both)).await;
+        session.handle.apply(1, [(address(V4), true)]);
+        session.confirmed(1).await;
+        let before = session.status().received.refreshes;
+        router.ok("vtysh -c 'conf t' -c 'ip prefix-list HOST4 seq 10 permit 0.0.0.0/0 ge 32'").unwrap();
+        router.ok("vtysh -c 'clear bgp ipv4 192.0.2.2 soft in'").unwrap();
+        until("the route", || !kernel(router, V4).is_empty()).await;
+        assert!(session.status().received.refreshes > before);
+        session.speaker.stop(Stop::Restart).await;
+    });
+    lab.down().unwrap();
+}
+
+#[test]
+fn frr_maximum_prefix_is_named_to_the_operator() {
+    let lab = lab(FRR.0, FRR.1, &[("maximum-prefix 6000", "maximum-prefix 10")]);
+    in_guard(&lab, || async {
+        let mut session = Session::start(config(64512, Opens::Guard)).await;
+        session.confirmed(0).await;
+        // FRR looks at its count one UPDATE late.
+        session.handle.apply(1, hosts(20, true));
+        session.handle.apply(2, [(address(V4), true)]);
+        session.wait("the router's refusal", |what| matches!(what, What::Down(_))).await;
+        let cause = "peer says: Cease, maximum number of prefixes reached (IPv4, its limit is 10)";
+        assert!(session.error().starts_with(cause), "{}", session.error());
+        until("tries that fail", || session.error().contains("since then")).await;
+        assert!(session.error().starts_with(cause), "{}", session.error());
+    });
+    lab.down().unwrap();
+}
+
+#[test]
+fn wrong_password_and_wrong_as_are_named() {
+    let lab = lab(BIRD.0, BIRD.1, &[("ttl security on;", "ttl security on; passive on;")]);
+    in_guard(&lab, || async {
+        let mut wrong = config(64512, Opens::Guard);
+        wrong.peers[0].password = Some(Secret::new("other"));
+        let session = Session::start(wrong).await;
+        until("a hint", || session.error().contains("is the password the same")).await;
+        session.speaker.stop(Stop::Restart).await;
+
+        let mut wrong = config(64512, Opens::Guard);
+        wrong.peers[0].asn = 64999;
+        let session = Session::start(wrong).await;
+        until("the AS", || {
+            let error = session.error();
+            error.contains("wrong AS: peer says 64513, configured 64999") || error.contains("bad peer AS")
+        })
+        .await;
+        session.speaker.stop(Stop::Restart).await;
+    });
+    lab.down().unwrap();
+}
+
+#[test]
+fn gobgp_takes_routes_of_both_families() {
+    let lab = lab("gobgp", "/etc/gobgp/gobgpd.toml", &[]);
+    let router = lab.node("router");
+    in_guard(&lab, || async move {
+        let mut session = Session::start(config(64512, Opens::Both)).await;
+        session.handle.apply(1, hosts(2000, true).chain([(address(V4), true), (address(V6), true)]));
+        session.confirmed(1).await;
+        let v4 = || router.ok("gobgp global rib").unwrap();
+        until("all routes", || v4().matches("/32").count() == 2001).await;
+        assert!(v4().contains("64512:1:2") && v4().contains("no-export"), "{}", v4());
+        until("the IPv6 route", || router.ok("gobgp global rib -a ipv6").unwrap().contains(V6)).await;
+        session.handle.apply(2, hosts(2000, false));
+        session.confirmed(2).await;
+        until("withdrawn", || v4().matches("/32").count() == 1).await;
+        session.speaker.stop(Stop::Shutdown(String::new())).await;
+    });
+    lab.down().unwrap();
+}
+
+/// OpenBGPD ends a session that sends anything of a family that was not negotiated.
+#[test]
+fn openbgpd_without_ipv6_gets_ipv4_alone() {
+    let lab = lab("openbgpd", "/etc/bgpd.conf", &[]);
+    let router = lab.node("router");
+    in_guard(&lab, || async move {
+        let mut session = Session::start(config(64512, Opens::Both)).await;
+        session.handle.apply(1, [(address(V4), true)]);
+        session.wait("the session", |what| matches!(what, What::Up { missing } if missing.ipv6)).await;
+        session.confirmed(1).await;
+        let rib = || router.ok("bgpctl show rib").unwrap();
+        until("the route", || rib().contains(V4)).await;
+        session.handle.apply(2, [(address(V6), true)]);
+        session.handle.apply(3, [(address(V6), false), (address("203.0.113.2"), true)]);
+        session.confirmed(3).await;
+        until("the second route", || rib().contains("203.0.113.2")).await;
+        router.ok("bgpctl neighbor 192.0.2.2 refresh").unwrap();
+        until("a request for a replay", || session.status().received.refreshes > 0).await;
+        session.handle.apply(4, [(address(V4), false)]);
+        session.confirmed(4).await;
+        until("withdrawn", || !rib().contains("203.0.113.1/32")).await;
+        assert_eq!(session.status().established, 1, "one session all along: {}", session.error());
+        session.speaker.stop(Stop::Shutdown(String::new())).await;
+    });
+    lab.down().unwrap();
+}
