@@ -193,6 +193,9 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     core.tell(Event::Restore(restored)).await.map_err(RunError::failed)?;
 
     let mut registry = crate::metrics::registry();
+    if disarmer.is_some() {
+        nftables::metrics::register(&mut registry);
+    }
     let core_metrics = sources::core_metrics(&mut registry, core.clone());
     let denied = DeniedLog::default();
     let resolver = dns::start(&config, sockets, rules.clone(), core.clone(), clock, denied.clone(), &mut registry)

@@ -461,6 +461,12 @@ fn only_leased_addresses_are_reached_and_live_flows_outlive_the_lease() {
 
         let counters = nftables::counters().expect("counters");
         assert!(counters.dns_bypass.packets >= 4 && counters.denied.packets >= 8, "{counters:?}");
+        let mut registry = destguard::metrics::registry();
+        nftables::metrics::register(&mut registry);
+        let text = destguard::metrics::encode(&registry).expect("encoded");
+        let line =
+            format!("destguard_nftables_packets_total{{counter=\"dns_bypass\"}} {}\n", counters.dns_bypass.packets);
+        assert!(text.contains(&line), "{text}");
         assert!(counters.allowed.packets >= 4 && counters.established.bytes > 0, "{counters:?}");
         running.stop();
     });

@@ -33,6 +33,7 @@ mod driver;
 pub mod elements;
 pub mod error;
 pub mod kernel;
+pub mod metrics;
 pub mod probe;
 pub mod program;
 pub mod ruleset;
