@@ -88,6 +88,18 @@ FILE: 3 errors
 }
 
 #[test]
+fn run_refuses_a_wrong_file_before_anything_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("destguard.toml");
+    let socket = dir.path().join("control.sock");
+    std::fs::write(&file, "x = 1\n").unwrap();
+    let output = destguard(&["--config", file.to_str().unwrap(), "--socket", socket.to_str().unwrap(), "run"]);
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(":1:1: error: unknown key `x`"));
+    assert!(!socket.exists());
+}
+
+#[test]
 fn the_default_file_the_schema_and_what_is_in_effect() {
     assert_eq!(stdout(&["config", "default"]), destguard::config::default::TEXT);
     let schema: serde_json::Value = serde_json::from_str(&stdout(&["config", "schema"])).unwrap();
