@@ -184,6 +184,14 @@ fn lists_take_part_in_the_longest_match() {
 }
 
 #[test]
+fn a_zone_with_a_star_at_its_top_lists_everything() {
+    let zone = "$ORIGIN z.example.\n@ SOA a. b. 1 1 1 1 1\n* CNAME .\nok.test CNAME rpz-passthru.\n";
+    let policy = with_lists("", &[("rpz.zone", ListFormat::Rpz, Action::Deny, zone)]);
+    assert!(denied(&policy, "a.test") && denied(&policy, "test"));
+    assert!(!denied(&policy, "ok.test"));
+}
+
+#[test]
 fn an_allow_list_with_exceptions_denies_them() {
     let policy = with_lists(
         "policy.default = \"deny\"",
