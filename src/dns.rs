@@ -237,13 +237,14 @@ pub fn start(
         refusals: Refusals(denied),
         in_flight: Limit::new(resolve::IN_FLIGHT, resolve::IN_FLIGHT_PER_CLIENT),
         flights: std::sync::Mutex::default(),
+        prefetch: config.dns.cache.prefetch,
         lease_min: config.lease.min.0,
         lease_grace: config.lease.grace.0,
         runtime: tokio::runtime::Handle::current(),
     });
     let stop = Arc::new(AtomicBool::new(false));
     let (stop_tasks, stopped) = watch::channel(false);
-    let connections = Limit::new(listen::tcp::CONNECTIONS, listen::tcp::CONNECTIONS_PER_CLIENT);
+    let connections = Arc::new(listen::tcp::Connections::default());
     for listener in sockets.tcp {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(DnsError::Start)?;
         tokio::spawn(listen::tcp::serve(listener, resolver.clone(), connections.clone(), stopped.clone()));

@@ -6,7 +6,7 @@
 //! Eviction is by second chance (CLOCK): an entry that was hit since the hand last passed stays once more.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,9 @@ const SHARDS: usize = 64;
 const OVERHEAD: usize = 208;
 /// Most octets of a key: name, type, flags.
 const KEY_MAX: usize = NAME_MAX + 3;
+
+/// Uses that make an entry worth asking for again before it ends.
+pub const POPULAR: u32 = 2;
 
 /// Name in lower case, type, and whether DNSSEC records are wanted (DO). CD isn't part of it: with CD=1 the guard asks the very same
 /// question, since CD may open nothing that would otherwise stay closed.
@@ -100,6 +103,8 @@ pub struct Entry {
     pub outcome: Outcome,
     /// The policy's generation under which it was judged.
     pub generation: u64,
+    /// How often it was served; counts to [`POPULAR`] only.
+    pub uses: AtomicU32,
 }
 
 impl Entry {
@@ -107,6 +112,24 @@ impl Entry {
     #[must_use]
     pub fn is_in_force(&self, now: Moment, margin: Duration) -> bool {
         self.leases.iter().all(|lease| lease.in_force_for(now, margin))
+    }
+
+    /// Counts a use; says, once in its life, whether it is used enough and near enough to its end to be asked for again: served
+    /// [`POPULAR`] times at least, and in the last tenth of its time.
+    #[must_use]
+    pub fn wants_prefetch(&self, now: Moment) -> bool {
+        let uses = self.uses.load(Ordering::Relaxed);
+        if uses > POPULAR || self.outcome != Outcome::Released {
+            return false;
+        }
+        if uses < POPULAR {
+            self.uses.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        let (life, left) = (self.stored.until(self.expires), now.until(self.expires));
+        // Whoever moves it beyond POPULAR asks; several workers may try at once.
+        left < life / 10
+            && self.uses.compare_exchange(uses, uses.saturating_add(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Whole seconds since it was stored.

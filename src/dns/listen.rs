@@ -53,8 +53,9 @@ pub fn bind(config: &Config) -> Result<Sockets, DnsError> {
     };
     let mut sockets = Sockets::default();
     for address in &config.dns.listen {
-        // [::] takes IPv4 too, unless an IPv4 listener wants the same port.
-        let v6_only = config.dns.listen.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+        // [::] takes IPv4 too, unless an IPv4 listener wants the same port (0 is never the same).
+        let port = address.port();
+        let v6_only = port != 0 && config.dns.listen.iter().any(|other| other.is_ipv4() && other.port() == port);
         bind_one(*address, v6_only, workers, &mut sockets).map_err(|(transport, error)| DnsError::Bind {
             transport,
             address: *address,

@@ -70,7 +70,7 @@ pub fn read(message: &[u8]) -> Result<Response, Malformed> {
         // What follows may be cut anywhere, and none of it is used.
         return Ok(response);
     }
-    let mut decoder = BinDecoder::new(message).clone(u16::try_from(at).map_err(|_| Malformed)?);
+    let mut decoder = at_offset(message, at)?;
     for _ in 0..head(6)? {
         let raw = read_record(message, &mut decoder)?;
         response.answers.push(Record {
@@ -123,8 +123,11 @@ fn read_record<'a>(message: &'a [u8], decoder: &mut BinDecoder<'a>) -> Result<Ra
     Ok(RawRecord { owner, rtype: kind, class, ttl, rdata, data })
 }
 
-/// A decoder of the whole message that stands at `offset`.
+/// A decoder of the whole message that stands at `offset`. hickory's own `clone` panics behind the end.
 fn at_offset(message: &[u8], offset: usize) -> Result<BinDecoder<'_>, Malformed> {
+    if offset > message.len() {
+        return Err(Malformed);
+    }
     Ok(BinDecoder::new(message).clone(u16::try_from(offset).map_err(|_| Malformed)?))
 }
 

@@ -38,6 +38,8 @@ pub struct Inner {
     pub cache_hits: Counter,
     /// Hits that had to be admitted again.
     pub cache_readmitted: Counter,
+    /// Asked for again before their end.
+    pub cache_prefetches: Counter,
     /// Answers with data released.
     pub released: Counter,
     /// Denied by name or filtered by address.
@@ -95,6 +97,7 @@ impl Metrics {
             tcp_questions: Counter::default(),
             cache_hits: Counter::default(),
             cache_readmitted: Counter::default(),
+            cache_prefetches: Counter::default(),
             released: Counter::default(),
             denied: Counter::default(),
             held: Counter::default(),
@@ -123,6 +126,7 @@ impl Metrics {
             "Questions answered from the cache after their addresses were admitted again",
             &m.cache_readmitted,
         );
+        counter("dns_cache_prefetches", "Entries asked for again shortly before their end", &m.cache_prefetches);
         counter("dns_answers_released", "Answers given to clients, from the cache or after the gate", &m.released);
         counter("dns_answers_denied", "Questions denied by name, or whose addresses were all filtered", &m.denied);
         counter("dns_answers_held", "Answers that the gate did not release", &m.held);

@@ -7,6 +7,7 @@
 //!            an identical question in flight? --yes--> wait with it
 //!                                                    | no: a task
 //!  fly()     (entry near its leases' end? admit again) or (upstream -> draft) -> core admits -> cache -> all who wait
+//! prefetch() a used entry near its end: the same flight with nobody waiting
 //! ```
 //!
 //! Questions are identical when name, type and DO are. The core admits an answer for one of the clients that wait; only a refusal that
@@ -15,6 +16,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -85,6 +87,36 @@ impl Asker {
     }
 }
 
+/// One question on its way. However its task ends, by a panic too, nobody is left waiting for it.
+struct Flight {
+    resolver: Arc<Resolver>,
+    key: Key,
+    query: Query,
+    sponsor: Option<Sponsor>,
+}
+
+/// The client in whose name something is prefetched, and its place.
+struct Sponsor {
+    client: IpAddr,
+    _place: Place,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let left = self.resolver.take_all(&self.key);
+        if left.is_empty() {
+            return;
+        }
+        let ede = Ede::new(code::OTHER, "an error within the guard");
+        for asker in left {
+            self.resolver.metrics.refuse("internal");
+            let mut out = Vec::with_capacity(128);
+            reply::error(rcode::SERVFAIL, &asker.to.head(), Some(&ede), &mut out);
+            self.resolver.send(&asker.route, out);
+        }
+    }
+}
+
 /// What became of a packet at once. Lives on the stack for one packet, so that a box would only cost.
 #[allow(clippy::large_enum_variant)]
 pub enum Handled<'a> {
@@ -128,6 +160,7 @@ pub struct Resolver {
     pub(super) refusals: Refusals,
     pub(super) in_flight: Arc<Limit>,
     pub(super) flights: Mutex<HashMap<Box<[u8]>, Vec<Asker>>>,
+    pub(super) prefetch: bool,
     pub(super) lease_min: Duration,
     pub(super) lease_grace: Duration,
     pub(super) runtime: tokio::runtime::Handle,
@@ -142,7 +175,7 @@ impl Resolver {
 
     /// Answers a packet if that needs no waiting. `stream`: over TCP.
     pub fn handle<'a>(
-        &self,
+        self: &Arc<Self>,
         packet: &'a [u8],
         client: IpAddr,
         stream: bool,
@@ -179,6 +212,9 @@ impl Resolver {
         {
             reply::render(&entry.octets, &entry.ttls, entry.age(now), &head, entry.ede.as_ref(), out);
             turn.hits += 1;
+            if self.prefetch && entry.wants_prefetch(now) {
+                self.prefetch(key, &question, client);
+            }
             if entry.outcome == Outcome::Released {
                 turn.released += 1;
             } else {
@@ -294,7 +330,27 @@ impl Resolver {
         }
         self.metrics.in_flight.inc();
         let query = Query { name, qtype: question.qtype, dnssec_ok };
-        self.runtime.spawn(self.clone().fly(key, query));
+        self.runtime.spawn(self.clone().fly(Flight { resolver: self.clone(), key, query, sponsor: None }));
+    }
+
+    /// Asks again for what is about to end, on behalf of the client who used it last; nobody waits for it.
+    fn prefetch(self: &Arc<Self>, key: Key, question: &Question<'_>, client: IpAddr) {
+        let (Ok(place), Ok(name)) = (self.in_flight.take(client), Name::from_wire(question.name.wire())) else {
+            return;
+        };
+        {
+            let mut flights = self.flights();
+            if flights.contains_key(key.octets()) {
+                return;
+            }
+            flights.insert(key.octets().into(), Vec::new());
+        }
+        self.metrics.in_flight.inc();
+        self.metrics.cache_prefetches.inc();
+        let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
+        let query = Query { name, qtype: question.qtype, dnssec_ok };
+        let sponsor = Some(Sponsor { client, _place: place });
+        self.runtime.spawn(self.clone().fly(Flight { resolver: self.clone(), key, query, sponsor }));
     }
 
     fn flights(&self) -> std::sync::MutexGuard<'_, HashMap<Box<[u8]>, Vec<Asker>>> {
@@ -303,69 +359,51 @@ impl Resolver {
 
     /// Everybody who waits for `key`; later ones begin anew (and find the cache filled).
     fn take_all(&self, key: &Key) -> Vec<Asker> {
-        self.metrics.in_flight.dec();
-        self.flights().remove(key.octets()).unwrap_or_default()
+        let taken = self.flights().remove(key.octets());
+        if taken.is_some() {
+            self.metrics.in_flight.dec();
+        }
+        taken.unwrap_or_default()
     }
 
-    async fn fly(self: Arc<Self>, key: Key, query: Query) {
+    async fn fly(self: Arc<Self>, flight: Flight) {
+        let query = &flight.query;
         let rules = self.rules.load_full();
         let now = self.clock.now();
-        if let Some(entry) = self.cache.get(&key, rules.generation, now) {
+        let kept = if flight.sponsor.is_some() { None } else { self.cache.get(&flight.key, rules.generation, now) };
+        if let Some(entry) = kept {
             if entry.is_in_force(now, self.lease_min) {
                 // Another task filled it between the lookup and this one's start.
-                self.release(&query, &entry, self.take_all(&key));
+                self.release(query, &entry, self.take_all(&flight.key));
                 return;
             }
             if let Some(draft) = draft_again(&entry, now) {
                 self.metrics.cache_readmitted.inc();
-                self.settle(&key, &query, draft, rules.generation).await;
+                self.settle(&flight, draft, rules.generation).await;
                 return;
             }
         }
-        let draft = match self.upstreams.ask(&query).await {
-            // Judged by the rules of now: they may have changed while the upstream thought.
-            Ok(asked) => {
-                let rules = self.rules.load_full();
-                let draft = draft(&query, &asked.message, &rules);
-                self.metrics.unrelated_records.inc_by(u64::try_from(draft.unrelated).unwrap_or(0));
-                self.settle(&key, &query, draft, rules.generation).await;
-                return;
-            }
-            Err(error) => Draft::unanswered(&query, error),
+        let asked = self.upstreams.ask(query).await;
+        // Judged by the rules of now: they may have changed while the upstream thought.
+        let rules = self.rules.load_full();
+        let draft = match asked {
+            Ok(asked) => draft(query, &asked.message, &rules),
+            Err(error) => Draft::unanswered(query, error),
         };
-        self.settle(&key, &query, draft, rules.generation).await;
+        self.metrics.unrelated_records.inc_by(u64::try_from(draft.unrelated).unwrap_or(0));
+        self.settle(&flight, draft, rules.generation).await;
     }
 
     /// Has the draft's addresses admitted and answers everybody.
-    async fn settle(&self, key: &Key, query: &Query, draft: Draft, generation: u64) {
+    async fn settle(&self, flight: &Flight, draft: Draft, generation: u64) {
+        let (key, query) = (&flight.key, &flight.query);
         let Some(again) = draft.again.clone() else {
-            let now = self.clock.now();
-            let entry = Arc::new(finish(draft.clone(), None, now, generation, self.lease_grace));
-            self.cache.put(key, entry.clone(), now);
-            let askers = self.take_all(key);
-            match &draft.kind {
-                Kind::Answer => self.release(query, &entry, askers),
-                Kind::Denied(reason, words) => {
-                    self.metrics.denied.inc_by(u64::try_from(askers.len()).unwrap_or(0));
-                    self.refuse_all(query, &entry, askers, reason, words);
-                }
-                Kind::Failed(reason, words) => self.refuse_all(query, &entry, askers, reason, words),
-                Kind::Truncated => {
-                    let (streams, datagrams): (Vec<_>, Vec<_>) =
-                        askers.into_iter().partition(|asker| matches!(asker.route, Route::Stream(_)));
-                    self.refuse_all(query, &entry, streams, "truncated", "the whole answer can't be had");
-                    for asker in datagrams {
-                        let mut out = Vec::with_capacity(128);
-                        reply::truncated(&asker.to.head(), &mut out);
-                        self.send(&asker.route, out);
-                    }
-                }
-            }
+            self.settle_without_gate(flight, draft, generation);
             return;
         };
         let started = Instant::now();
         let mut tried: HashSet<IpAddr> = HashSet::new();
-        while let Some(client) = self.next_client(key, &tried) {
+        while let Some(client) = self.next_client(flight, &tried) {
             let admission = Admission {
                 ticket: Ticket(0),
                 client,
@@ -388,7 +426,8 @@ impl Resolver {
                 Err(_) => Refusal::Enforcer { name: "guard".to_owned(), reason: "stopping".to_owned() },
             };
             let for_client_only = refusal == Refusal::PerClient;
-            if !for_client_only {
+            // A prefetch that fails leaves the entry that it was to follow.
+            if !for_client_only && flight.sponsor.is_none() {
                 self.keep_for_later(key, &draft, &refusal, generation);
             }
             tried.insert(client);
@@ -400,15 +439,46 @@ impl Resolver {
         }
     }
 
-    /// A client that waits and wasn't tried. Without one the flight ends here.
-    fn next_client(&self, key: &Key, tried: &HashSet<IpAddr>) -> Option<IpAddr> {
+    /// Nothing is to be opened: kept and given at once.
+    fn settle_without_gate(&self, flight: &Flight, draft: Draft, generation: u64) {
+        let (key, query) = (&flight.key, &flight.query);
+        let kind = draft.kind.clone();
+        let now = self.clock.now();
+        let entry = Arc::new(finish(draft, None, now, generation, self.lease_grace));
+        if flight.sponsor.is_none() || !matches!(kind, Kind::Failed(..)) {
+            self.cache.put(key, entry.clone(), now);
+        }
+        let askers = self.take_all(key);
+        match &kind {
+            Kind::Answer => self.release(query, &entry, askers),
+            Kind::Denied(reason, words) => {
+                self.metrics.denied.inc_by(u64::try_from(askers.len()).unwrap_or(0));
+                self.refuse_all(query, &entry, askers, reason, words);
+            }
+            Kind::Failed(reason, words) => self.refuse_all(query, &entry, askers, reason, words),
+            Kind::Truncated => {
+                let (streams, datagrams): (Vec<_>, Vec<_>) =
+                    askers.into_iter().partition(|asker| matches!(asker.route, Route::Stream(_)));
+                self.refuse_all(query, &entry, streams, "truncated", "the whole answer can't be had");
+                for asker in datagrams {
+                    let mut out = Vec::with_capacity(128);
+                    reply::truncated(&asker.to.head(), &mut out);
+                    self.send(&asker.route, out);
+                }
+            }
+        }
+    }
+
+    /// A client that waits (or sponsors) and wasn't tried. Without one the flight ends here.
+    fn next_client(&self, flight: &Flight, tried: &HashSet<IpAddr>) -> Option<IpAddr> {
         let mut flights = self.flights();
-        let waiting = flights.get(key.octets())?;
+        let waiting = flights.get(flight.key.octets())?;
+        let sponsor = flight.sponsor.as_ref().map(|sponsor| sponsor.client);
+        let next = waiting.iter().map(|asker| asker.client).chain(sponsor).find(|client| !tried.contains(client));
         // One that was refused and asked again meanwhile is refused again.
-        let next = waiting.iter().map(|asker| asker.client).find(|client| !tried.contains(client));
         let next = next.or_else(|| waiting.first().map(|asker| asker.client));
         if next.is_none() {
-            flights.remove(key.octets());
+            flights.remove(flight.key.octets());
             self.metrics.in_flight.dec();
         }
         next
@@ -420,7 +490,8 @@ impl Resolver {
         waiting.extract_if(.., |asker| asker.client == client).collect()
     }
 
-    /// After a refusal the judged answer is kept without leases, so that the next question tries the gate again and leaves the upstream alone.
+    /// After a refusal the judged answer is kept without leases, so that the next question tries the gate again and leaves the
+    /// upstream alone.
     fn keep_for_later(&self, key: &Key, draft: &Draft, refusal: &Refusal, generation: u64) {
         if *refusal == Refusal::Revoked {
             return;
@@ -538,5 +609,6 @@ fn finish(mut draft: Draft, leases: Option<Vec<LeaseHandle>>, now: Moment, gener
             Kind::Truncated => Outcome::Failed("truncated"),
         },
         generation,
+        uses: AtomicU32::new(0),
     }
 }

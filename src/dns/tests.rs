@@ -1,6 +1,6 @@
 //! The whole DNS side on loopback: real sockets, a scripted upstream, the real core with an enforcer in memory.
 
-mod harness;
+pub(super) mod harness;
 mod hostile;
 mod story;
 mod transport;

@@ -19,6 +19,7 @@ use super::wire::{flag, u16_at};
 use crate::config::schema;
 use crate::config::upstream::{Transport, UpstreamUrl};
 use crate::core::name::Name;
+use crate::core::policy::name_from_user;
 use query::Query;
 
 pub mod query;
@@ -317,7 +318,7 @@ impl Upstreams {
             }));
             let mut domains = Vec::new();
             for domain in &upstream.domains {
-                domains.push(domain.parse::<Name>().map_err(|_| UpstreamError::Domain(domain.clone()))?);
+                domains.push(name_from_user(domain).map_err(|_| UpstreamError::Domain(domain.clone()))?);
             }
             if domains.is_empty() {
                 domains.push(Name::root());

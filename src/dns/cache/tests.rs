@@ -1,1 +1,98 @@
-//! In work.
+use proptest::prelude::*;
+
+use super::*;
+
+fn entry(octets: usize, expires: u64, generation: u64) -> Arc<Entry> {
+    Arc::new(Entry {
+        octets: vec![0; octets].into(),
+        ttls: Box::default(),
+        stored: Moment(0),
+        expires: Moment(expires),
+        leases: Box::default(),
+        again: None,
+        ede: None,
+        outcome: Outcome::Released,
+        generation,
+        uses: AtomicU32::new(0),
+    })
+}
+
+fn key(number: u32) -> Key {
+    Key::new(format!("\x08n{number:07}\x00").as_bytes(), 1, false)
+}
+
+#[test]
+fn type_and_do_are_part_of_the_key() {
+    let cache = Cache::new(1 << 20);
+    let name = b"\x01a\x00";
+    cache.put(&Key::new(name, 1, false), entry(10, 1000, 1), Moment(0));
+    assert!(cache.get(&Key::new(name, 1, false), 1, Moment(0)).is_some());
+    assert!(cache.get(&Key::new(name, 1, true), 1, Moment(0)).is_none());
+    assert!(cache.get(&Key::new(name, 28, false), 1, Moment(0)).is_none());
+}
+
+#[test]
+fn an_entry_ends_with_its_time_and_with_its_rules() {
+    let cache = Cache::new(1 << 20);
+    cache.put(&key(1), entry(10, 1000, 1), Moment(0));
+    assert!(cache.get(&key(1), 1, Moment(999)).is_some());
+    assert!(cache.get(&key(1), 1, Moment(1000)).is_none());
+    cache.put(&key(1), entry(10, 1000, 1), Moment(0));
+    assert!(cache.get(&key(1), 2, Moment(0)).is_none());
+    assert_eq!(cache.usage(), (0, 0, 0));
+    cache.put(&key(1), entry(10, 1000, 1), Moment(1000));
+    assert_eq!(cache.usage().0, 0, "what has ended is not kept");
+}
+
+#[test]
+fn what_is_used_outlives_what_is_not() {
+    let cache = Cache::new(64 * 20_000);
+    for number in 0..20_000 {
+        cache.put(&key(number), entry(100, 1000, 1), Moment(0));
+        for popular in 0..10 {
+            drop(cache.get(&key(popular), 1, Moment(0)));
+        }
+    }
+    assert!(cache.usage().2 > 10_000, "{:?}", cache.usage());
+    for popular in 0..10 {
+        assert!(cache.get(&key(popular), 1, Moment(0)).is_some(), "{popular}");
+    }
+}
+
+#[test]
+fn an_entry_larger_than_its_share_is_not_kept() {
+    let cache = Cache::new(64 * 1000);
+    cache.put(&key(1), entry(1001, 1000, 1), Moment(0));
+    assert_eq!(cache.usage(), (0, 0, 0));
+    assert!(Cache::new(0).get(&key(1), 1, Moment(0)).is_none());
+}
+
+#[test]
+fn only_what_is_used_and_nearly_over_is_asked_for_again_and_once() {
+    let entry = entry(10, 1000, 1);
+    assert!(!entry.wants_prefetch(Moment(950)));
+    assert!(!entry.wants_prefetch(Moment(950)));
+    assert!(!entry.wants_prefetch(Moment(899)));
+    assert!(entry.wants_prefetch(Moment(901)));
+    assert!(!entry.wants_prefetch(Moment(902)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever happens, the octets stay within the bound, and what is found is what was put last.
+    #[test]
+    fn the_bound_holds(steps in proptest::collection::vec((0u32..40, 0usize..400, any::<bool>()), 1..400)) {
+        let cache = Cache::new(64 * 1500);
+        let mut last = std::collections::HashMap::new();
+        for (number, octets, put) in steps {
+            if put {
+                cache.put(&key(number), entry(octets, 1000, 1), Moment(0));
+                last.insert(number, octets);
+            } else if let Some(found) = cache.get(&key(number), 1, Moment(0)) {
+                prop_assert_eq!(Some(&found.octets.len()), last.get(&number));
+            }
+            prop_assert!(cache.usage().1 <= 64 * 1500);
+        }
+    }
+}

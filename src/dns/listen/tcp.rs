@@ -17,6 +17,8 @@ use crate::dns::resolve::{Handled, Resolver, Route, Turn};
 pub const CONNECTIONS: usize = 2048;
 /// Connections of one client at once.
 pub const CONNECTIONS_PER_CLIENT: usize = 64;
+/// Connections at once of those who may not ask, and of one of them: enough to tell them so.
+const STRANGERS: (usize, usize) = (64, 4);
 /// Questions in flight on one connection; beyond it the guard stops reading from it.
 const IN_FLIGHT: usize = 128;
 /// A connection without a whole question for so long is closed.
@@ -30,11 +32,26 @@ const GATHER: usize = 16 * 1024;
 /// Bounds of the wait after accept() failed for want of descriptors or memory.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
+/// Who is connected.
+pub struct Connections {
+    clients: Arc<Limit>,
+    strangers: Arc<Limit>,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            clients: Limit::new(CONNECTIONS, CONNECTIONS_PER_CLIENT),
+            strangers: Limit::new(STRANGERS.0, STRANGERS.1),
+        }
+    }
+}
+
 /// Accepts until `stop`; no error ends it.
 pub async fn serve(
     listener: TcpListener,
     resolver: Arc<Resolver>,
-    connections: Arc<Limit>,
+    connections: Arc<Connections>,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut wait = BACK_OFF.0;
@@ -48,7 +65,8 @@ pub async fn serve(
             Ok((stream, peer)) => {
                 wait = BACK_OFF.0;
                 let client = peer.ip().to_canonical();
-                match connections.take(client) {
+                let limit = if resolver.admits(client) { &connections.clients } else { &connections.strangers };
+                match limit.take(client) {
                     Ok(place) => {
                         let (resolver, connections, stop) = (resolver.clone(), connections.clone(), stop.clone());
                         tokio::spawn(async move {
@@ -95,7 +113,7 @@ async fn converse(
     stream: TcpStream,
     client: IpAddr,
     resolver: &Arc<Resolver>,
-    connections: &Limit,
+    connections: &Connections,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
@@ -104,8 +122,16 @@ async fn converse(
     let (sender, replies) = mpsc::channel(IN_FLIGHT);
     let free = Arc::new(Semaphore::new(IN_FLIGHT));
     let writer = tokio::spawn(write_replies(write, replies, free.clone()));
+    let stranger = !resolver.admits(client);
+    let mut refused = false;
     let result = loop {
-        let idle = if connections.taken() > CONNECTIONS / 4 * 3 { IDLE_CROWDED } else { IDLE };
+        if refused {
+            break Ok(());
+        }
+        // One question is enough to learn that more are in vain.
+        refused = stranger;
+        let crowded = stranger || connections.clients.taken() > CONNECTIONS / 4 * 3;
+        let idle = if crowded { IDLE_CROWDED } else { IDLE };
         // The writer gives places back; it closes the semaphore when the client takes no replies.
         let Ok(place) = free.acquire().await else { break Ok(()) };
         let message = tokio::select! {

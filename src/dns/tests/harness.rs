@@ -366,6 +366,7 @@ pub struct World {
     pub rules: Arc<ArcSwap<Rules>>,
     pub config: Config,
     pub registry: Registry,
+    pub denied: crate::control::DeniedLog,
 }
 
 /// The configuration of most tests, plus `more`. The documentation prefixes may be opened below "example".
@@ -413,12 +414,19 @@ impl World {
         tokio::spawn(task);
         core.tell(Event::WantSync { enforcer: EnforcerId(0) }).await.unwrap();
         let rules = Arc::new(ArcSwap::from_pointee(rules(&config)));
+        let denied = crate::control::DeniedLog::default();
         let mut registry = crate::metrics::registry();
         let sockets = bind(&config).unwrap();
         let address = sockets.addresses()[0];
         let running =
-            start(&config, sockets, rules.clone(), core.clone(), clock, Default::default(), &mut registry).unwrap();
-        Self { running, enforced, core, address, rules, config, registry }
+            start(&config, sockets, rules.clone(), core.clone(), clock, denied.clone(), &mut registry).unwrap();
+        Self { running, enforced, core, address, rules, config, registry, denied }
+    }
+
+    /// What `destguard denied` shows: kind, what, reason, count.
+    pub fn refused(&self) -> Vec<(String, String, String, u64)> {
+        let list = self.denied.since(0).denied;
+        list.into_iter().map(|entry| (entry.kind, entry.what, entry.reason, entry.count)).collect()
     }
 
     pub fn metric(&self, name: &str) -> u64 {

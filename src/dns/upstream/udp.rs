@@ -230,3 +230,14 @@ fn deliver(line: &Line, message: &[u8], metrics: &Metrics) {
         drop(waiting.reply.send(Ok(received)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_is_on_the_socket() {
+        let socket = open_socket("127.0.0.1:53".parse().unwrap(), Some(crate::sys::MARK)).unwrap();
+        assert_eq!(socket2::SockRef::from(&socket).mark().unwrap(), crate::sys::MARK);
+    }
+}
