@@ -18,7 +18,7 @@ use destguard::enforce::nftables::kernel::Kernel;
 use destguard::enforce::nftables::{self, Enforcer, NftError, OwnTraffic, Transport, probe};
 use destguard::enforce::{COMMANDS, Command, Enforcer as _};
 use destguard::sys::clock::Clock;
-use namespace::{Namespace, address, alone, link, run};
+use namespace::{Namespace, address, alone, link, run, without_privileges};
 use tokio::sync::mpsc;
 use traffic::{Met, alive, connect, datagram_leaves, open, serve};
 
@@ -595,6 +595,43 @@ fn audit_counts_what_enforcing_denies_and_the_switch_keeps_live_flows() {
         assert_eq!(connect("10.9.1.3", 80), Met::Refused, "what is new does not");
         assert_eq!(connect("10.9.1.2", 80), Met::Connected);
         running.stop();
+    });
+}
+
+#[test]
+fn without_privileges_the_error_says_what_is_missing() {
+    alone(|| {
+        without_privileges(|| {
+            let error = enforcer(&local()).install().expect_err("no privileges");
+            assert!(matches!(error, NftError::Permission), "{error}");
+            let mut kernel = Kernel::open().expect("a socket is free");
+            assert!(matches!(probe::probe(&mut kernel), Err(NftError::Permission)));
+            assert!(matches!(nftables::disarm(), Err(NftError::Permission)));
+        });
+        assert_eq!(run("nft list tables"), "");
+    });
+}
+
+#[test]
+fn the_full_state_of_a_large_network_is_one_transaction() {
+    alone(|| {
+        let many: u32 = 120_000;
+        let mut enforcer = Enforcer::new(&local(), &[], &[], many as usize, Clock::start(), ID).expect("nft");
+        enforcer.install().expect("installed");
+        let mut kernel = Kernel::open().expect("a socket");
+        let elements: Vec<_> = (0..many)
+            .map(|n| {
+                let address = std::net::Ipv6Addr::from((0x2001_0db8_u128 << 96) + u128::from(n));
+                (Key::Address(IpAddr::V6(address)), Timeout::of(Duration::from_secs(600)))
+            })
+            .collect();
+        for _ in 0..2 {
+            let mut transaction = kernel.transaction();
+            transaction.flush(Set::Lease6);
+            transaction.add(Set::Lease6, &elements);
+            kernel.commit("writing many leases", transaction).expect("committed");
+        }
+        assert_eq!(held(Set::Lease6).len(), elements.len());
     });
 }
 

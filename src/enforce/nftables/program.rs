@@ -1,7 +1,8 @@
 //! The `nft` program: where it is, whether it will do, and what it says. Used for the ruleset only, never per answer.
 
+use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use ::nftables::helper::{self, NftablesError};
 use ::nftables::schema::Nftables;
@@ -53,8 +54,24 @@ impl Program {
     /// # Errors
     /// [`NftError::Permission`], [`NftError::Nft`].
     pub fn apply(&self, ruleset: &Nftables<'_>) -> Result<(), NftError> {
-        helper::apply_ruleset_with_args(ruleset, Some(self.path), helper::DEFAULT_ARGS)
-            .map_err(|error| explain("installing the ruleset", error))
+        let doing = "installing the ruleset";
+        let said = |reason: String| NftError::Nft { doing, reason };
+        let json = serde_json::to_string(ruleset).map_err(|error| said(error.to_string()))?;
+        // Not by the crate's helper: it leaves standard error to the daemon's own, so that nobody would learn the reason.
+        let mut child = Command::new(self.path)
+            .args(["-j", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| said(error.to_string()))?;
+        // nft reads all of it before it says anything, so neither side waits for the other.
+        let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(json.as_bytes()));
+        let output = child.wait_with_output().map_err(|error| said(error.to_string()))?;
+        if !output.status.success() {
+            return Err(refused(doing, &String::from_utf8_lossy(&output.stderr)));
+        }
+        written.map_err(|error| said(error.to_string()))
     }
 
     /// Our table as JSON, without the elements of its sets.
@@ -69,12 +86,16 @@ impl Program {
 
 fn explain(doing: &'static str, error: NftablesError) -> NftError {
     match error {
-        NftablesError::NftFailed { stderr, .. } if stderr.contains("Operation not permitted") => NftError::Permission,
-        NftablesError::NftFailed { stderr, .. } => {
-            NftError::Nft { doing, reason: stderr.trim().chars().take(WORDS).collect() }
-        }
+        NftablesError::NftFailed { stderr, .. } => refused(doing, &stderr),
         other => NftError::Nft { doing, reason: other.to_string() },
     }
+}
+
+fn refused(doing: &'static str, stderr: &str) -> NftError {
+    if stderr.contains("Operation not permitted") {
+        return NftError::Permission;
+    }
+    NftError::Nft { doing, reason: stderr.trim().chars().take(WORDS).collect() }
 }
 
 /// "nftables v1.0.6 (Lester Gooch #5)" -> (1, 0)
