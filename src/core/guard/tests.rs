@@ -470,3 +470,87 @@ proptest! {
         prop_assert!(world.waiting.is_empty());
     }
 }
+
+/// A guard with one required peer and plenty of room, and what it was asked for: `answers` names with one address each.
+fn many(answers: u32, per_batch: usize) -> (Guard, Vec<Output>) {
+    let mut settings = settings();
+    settings.lease.capacity = usize::MAX / 8;
+    let edge = specs().into_iter().filter(|spec| spec.name == "edge1");
+    let mut guard = Guard::new(settings, edge.map(|spec| EnforcerSpec { max_addresses: usize::MAX, ..spec }).collect());
+    let mut outputs = Vec::new();
+    for index in 0..answers {
+        let admission = Admission {
+            ticket: Ticket(u64::from(index)),
+            client: IpAddr::from([192, 0, 2, 1]),
+            question: format!("n{index}.test").parse().unwrap(),
+            qtype: 1,
+            chain: Vec::new(),
+            domain: format!("n{index}.test").parse().unwrap(),
+            grants: vec![Grant { address: IpAddr::V4(std::net::Ipv4Addr::from_bits(0xc633_0000 + index)), ttl: 0 }],
+        };
+        guard.handle(Event::Admit(admission), Moment(1000));
+        if (index as usize + 1).is_multiple_of(per_batch) {
+            outputs.extend(std::iter::from_fn(|| guard.poll_output()));
+        }
+    }
+    outputs.extend(std::iter::from_fn(|| guard.poll_output()));
+    (guard, outputs)
+}
+
+#[test]
+fn a_burst_of_names_makes_one_plan_a_batch_and_is_decided_as_one() {
+    let (mut guard, outputs) = many(2000, 250);
+    let plans = outputs.iter().filter(|output| matches!(output, Output::ApplyRoutes { .. })).count();
+    assert_eq!(plans, 8);
+    guard.handle(Event::Applied { enforcer: EnforcerId(0), generation: Generation(7) }, Moment(1500));
+    let released = std::iter::from_fn(|| guard.poll_output())
+        .filter(|output| matches!(output, Output::Decide { decision: Decision::Release { .. }, .. }))
+        .count();
+    assert_eq!(released, 1750);
+    guard.handle_timeout(guard.poll_timeout().unwrap());
+    let refused = std::iter::from_fn(|| guard.poll_output()).count();
+    assert_eq!((refused, guard.counts().gate_timeouts), (250, 250));
+    guard.table.check_consistency();
+}
+
+#[test]
+fn the_gate_takes_a_bounded_number_of_answers() {
+    let most = u32::try_from(MOST_WAITING).unwrap();
+    let (guard, outputs) = many(most + 10, 256);
+    assert_eq!(guard.counts().waiting, MOST_WAITING);
+    let refused = outputs
+        .iter()
+        .filter(|output| matches!(output, Output::Decide { decision: Decision::Refuse(Refusal::Capacity), .. }))
+        .count();
+    assert_eq!(refused, 10);
+}
+
+#[test]
+fn very_many_leases_end_at_once_in_two_steps() {
+    let (mut guard, _) = many(10_000, 256);
+    guard.handle_timeout(Moment(41_000));
+    let outputs: Vec<_> = std::iter::from_fn(|| guard.poll_output()).collect();
+    assert!(outputs.iter().all(|output| matches!(output, Output::Decide { .. })), "routes linger");
+    guard.handle_timeout(Moment(101_000));
+    let outputs: Vec<_> = std::iter::from_fn(|| guard.poll_output()).collect();
+    assert!(matches!(outputs.as_slice(), [Output::ApplyRoutes { changes, .. }] if changes.len() == 10_000));
+    assert_eq!((guard.table.len(), guard.table.entries(), guard.poll_timeout()), (0, 0, None));
+}
+
+#[test]
+fn what_is_not_known_or_comes_from_the_future_changes_nothing() {
+    let (mut guard, _) = many(1, 1);
+    let nobody = EnforcerId(9);
+    guard.handle(Event::Applied { enforcer: nobody, generation: Generation(1) }, Moment(1001));
+    guard.handle(Event::Lost { enforcer: nobody, reason: String::new() }, Moment(1001));
+    guard.handle(Event::Refused { enforcer: nobody, generation: Generation(1), reason: String::new() }, Moment(1001));
+    guard.handle(Event::WantSync { enforcer: nobody }, Moment(1001));
+    assert!(guard.poll_output().is_none());
+    // An acknowledgement of a plan that was never made counts as one of the last that was.
+    guard.handle(Event::Applied { enforcer: EnforcerId(0), generation: Generation(u64::MAX) }, Moment(1001));
+    assert!(matches!(guard.poll_output(), Some(Output::Decide { decision: Decision::Release { .. }, .. })));
+    assert_eq!(guard.enforcers(Moment(1001))[0].acknowledged, Some(1));
+    // Time that goes back is taken for the latest seen.
+    guard.handle(Event::Revoke(RevokeTarget::Name(name(1))), Moment(5));
+    assert_eq!(guard.table.len(), 1);
+}
