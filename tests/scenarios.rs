@@ -11,6 +11,7 @@
 //! gate deadline=1s on_deadline=servfail|answer
 //! T admit TICKET CLIENT QUESTION[>ALIAS]... ADDRESS/TTL...        T tick
 //! T applied ENFORCER N    T lost ENFORCER REASON    T refused ENFORCER N REASON    T sync ENFORCER
+//! T families ENFORCER [ipv4] [ipv6]
 //! T revoke ADDRESS|NAME   T forbid NAME...          T restore ADDRESS@END NAME...
 //! T leases [ADDRESS|NAME|PREFIX]   T causes ADDRESS   T inforce TICKET   T enforcers   T counts   T names
 //! ```
@@ -169,6 +170,11 @@ impl Player {
                 enforcer: self.id(rest[0]),
                 generation: generation(rest[1]),
                 reason: rest[2..].join(" "),
+            },
+            "families" => Event::Families {
+                enforcer: self.id(rest[0]),
+                ipv4: rest.contains(&"ipv4"),
+                ipv6: rest.contains(&"ipv6"),
             },
             "sync" => Event::WantSync { enforcer: self.id(rest[0]) },
             "revoke" => Event::Revoke(match rest[0].parse() {

@@ -90,6 +90,9 @@ pub enum Event {
     /// any [`Event::Applied`] of that generation or a later one. Answers that wait for the plan fail at once, addresses first opened
     /// by it are closed again everywhere. From an enforcer that is not required it is only noted.
     Refused { enforcer: EnforcerId, generation: Generation, reason: String },
+    /// Which families an enforcer can hold from now on, of those that are configured (what a session negotiated); comes before its next [`Event::Applied`]. An answer
+    /// that a required enforcer can't hold is then refused alone, before anything is opened.
+    Families { enforcer: EnforcerId, ipv4: bool, ipv6: bool },
     /// A timed enforcer asks for the full state (start, or after it lost it).
     WantSync { enforcer: EnforcerId },
     /// The operator closes an address, or all that a name opened, now.

@@ -113,6 +113,7 @@ impl Guard {
             }
             Event::Lost { enforcer, reason } => self.lose(enforcer, reason),
             Event::Refused { enforcer, generation, reason } => self.refused(enforcer, generation, reason),
+            Event::Families { enforcer, ipv4, ipv6 } => self.enforcers.families(enforcer, ipv4, ipv6),
             Event::WantSync { enforcer } => self.want_sync(enforcer),
             Event::Revoke(RevokeTarget::Address(address)) => self.revoke(address),
             Event::Revoke(RevokeTarget::Name(name)) => self.take_back(&name, true),

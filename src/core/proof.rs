@@ -16,8 +16,10 @@ const REMEMBERED: usize = 1024;
 /// One enforcer and its last words.
 #[derive(Debug)]
 pub struct Enforcer {
-    /// As configured.
+    /// As configured; the families as it last said.
     pub spec: EnforcerSpec,
+    /// Whether IPv4, IPv6 are configured.
+    configured: (bool, bool),
     /// How far it is.
     pub state: EnforcerState,
     /// Since when.
@@ -65,6 +67,7 @@ impl Enforcers {
     #[must_use]
     pub fn new(specs: Vec<EnforcerSpec>) -> Self {
         let all = specs.into_iter().map(|spec| Enforcer {
+            configured: (spec.ipv4, spec.ipv6),
             spec,
             state: EnforcerState::Starting,
             since: Moment::ZERO,
@@ -169,6 +172,14 @@ impl Enforcers {
             then > enforcer.spec.max_addresses && then > now
         });
         over.map(|enforcer| enforcer.spec.name.clone())
+    }
+
+    /// What it can hold from now on, within what is configured.
+    pub fn families(&mut self, id: EnforcerId, ipv4: bool, ipv6: bool) {
+        if let Some(enforcer) = self.get_mut(id) {
+            enforcer.spec.ipv4 = ipv4 && enforcer.configured.0;
+            enforcer.spec.ipv6 = ipv6 && enforcer.configured.1;
+        }
     }
 
     /// Notes an acknowledgement; returns the kind when it says something new.

@@ -267,7 +267,8 @@ async fn forward(
         let report = match event.what {
             What::Up { missing: lacks } => {
                 set_missing(&missing, event.peer, lacks);
-                continue;
+                let (ipv4, ipv6) = (!lacks.contains(Family::Ipv4), !lacks.contains(Family::Ipv6));
+                Event::Families { enforcer, ipv4, ipv6 }
             }
             What::Down(reason) => {
                 set_missing(&missing, event.peer, Families::NONE);
