@@ -1,4 +1,5 @@
 //! What a user sees of a configuration: every error at once, at its place; the examples and the default file are good.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::Path;
 

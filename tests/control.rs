@@ -1,4 +1,5 @@
 //! The control interface over a real unix socket, with made-up sources; and the command line against it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
