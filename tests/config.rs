@@ -75,7 +75,7 @@ colour = "red"
 mode = "gatway"
 [policy]
 default = "alow"
-allow = ["a..b", "https://x.example/", "*.x.*", "bücher.example"]
+allow = ["a..b", "https://x.example/", "*.x.*", "bücher.example/x", "c d"]
 [lease]
 min = "60"
 [lese]
@@ -109,7 +109,8 @@ open = ["192.0.2.1", "x", "198.51.100.1/24"]
             "17:10 \"a..b\" is not a domain name: an empty label",
             "17:18 \"https://x.example/\" is not a domain name: a domain name, not a URL or an address with a port",
             "17:40 \"x.*\" is not a domain name: a star stands only at the front, as in \"*.example.com\"",
-            "17:49 \"bücher.example\" is not a domain name: names beyond ASCII are written in their A-label form, \"xn--...\"",
+            "17:49 \"bücher.example/x\" is not a domain name: a domain name, not a URL or an address with a port",
+            "17:69 \"c d\" is not a domain name: a domain name, not a URL or an address with a port",
             "19:7 \"60\" is not a duration; write a number and a unit, as in \"500ms\", \"30s\", \"5m\", \"24h\", \"7d\"",
             "20:2 unknown key `lese`",
             "22:3 `bgp.asn` is missing; it is needed with a [[bgp.peer]]",
@@ -128,7 +129,7 @@ open = ["192.0.2.1", "x", "198.51.100.1/24"]
     };
     assert_eq!(pointed(at(2, 27)), "\"localhost:53\"");
     assert_eq!(pointed(at(5, 1)), "lisen");
-    assert_eq!(pointed(at(17, 49)), "\"bücher.example\"", "columns count characters");
+    assert_eq!(pointed(at(17, 69)), "\"c d\"", "columns count characters");
     assert_eq!(at(5, 1).help.as_deref(), Some("did you mean `listen`?"));
     assert_eq!(at(20, 2).help.as_deref(), Some("did you mean `lease`?"));
     assert_eq!(at(24, 1).help.as_deref(), Some("did you mean `address`?"));
