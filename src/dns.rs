@@ -32,6 +32,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::config::schema::NftablesMode;
+use crate::config::upstream::UpstreamUrl;
 use crate::control::DeniedLog;
 use crate::core::address::AddressFilter;
 use crate::core::policy::Policy;
@@ -93,6 +94,9 @@ pub enum DnsError {
     /// An upstream can't be used.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// The guard would ask itself.
+    #[error("dns.upstream: {0} is an address that the guard itself listens on")]
+    Loop(SocketAddr),
     /// The guard's own packets can't be marked, so that its own firewall would stop them.
     #[error("packets can't be marked (SO_MARK needs CAP_NET_ADMIN, and nftables.mode is not \"off\"): {0}")]
     Mark(io::Error),
@@ -215,6 +219,9 @@ pub fn start(
     denied: DeniedLog,
     registry: &mut Registry,
 ) -> Result<Running, DnsError> {
+    if let Some(own) = own_upstream(config, &sockets.addresses) {
+        return Err(DnsError::Loop(own));
+    }
     let mark = match config.nftables.mode {
         NftablesMode::Off => None,
         _ => Some(usable_mark()?),
@@ -265,6 +272,17 @@ pub fn start(
         running.workers.push(worker);
     }
     Ok(running)
+}
+
+/// An upstream that is one of the guard's own listeners. (Behind a wildcard listener only loopback is known for certain to be.)
+fn own_upstream(config: &Config, listening: &[SocketAddr]) -> Option<SocketAddr> {
+    let upstreams = config.dns.upstream.iter().filter_map(|upstream| upstream.url.parse::<UpstreamUrl>().ok());
+    upstreams.map(|url| url.addr).find(|addr| {
+        listening.iter().any(|own| {
+            let same = own.ip() == addr.ip() || (own.ip().is_unspecified() && addr.ip().is_loopback());
+            own.port() == addr.port() && same
+        })
+    })
 }
 
 /// The mark, after one socket has borne it.

@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::task::JoinSet;
 
 use super::metrics::{self, Metrics};
@@ -34,6 +35,8 @@ const TOTAL_BROKEN: Duration = Duration::from_secs(2);
 const HEDGE: (Duration, Duration) = (Duration::from_millis(60), Duration::from_millis(600));
 /// Bounds of the wait before the same server is asked again, when there is no other.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(1200), Duration::from_millis(2000));
+/// How long the whole of a cut reply may take over TCP before the cut one stands.
+const TCP_RETRY: Duration = Duration::from_millis(2500);
 /// Attempts per question.
 const ATTEMPTS: usize = 4;
 /// Failures in a row after which a server is passed over.
@@ -123,6 +126,8 @@ struct Server {
     link: Link,
     health: Mutex<Health>,
     metrics: Metrics,
+    asked: Counter,
+    failed: Counter,
 }
 
 /// One attempt's account: a success is noted by [`Attempt::success`], anything else when it is dropped.
@@ -161,10 +166,6 @@ impl Drop for Attempt<'_> {
 impl Server {
     fn health(&self) -> std::sync::MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn label(&self) -> metrics::Upstream {
-        metrics::Upstream { upstream: self.url.clone() }
     }
 
     fn note_reply(&self, rtt: Duration) {
@@ -211,7 +212,7 @@ impl Server {
             health.last_error = Some(error.to_owned());
         }
         drop(health);
-        self.metrics.upstream_failures.get_or_create(&self.label()).inc();
+        self.failed.inc();
     }
 
     /// Whether a probe is due; if so the next one is set later.
@@ -237,7 +238,7 @@ impl Server {
     }
 
     async fn ask(&self, query: &Query) -> io::Result<Vec<u8>> {
-        self.metrics.upstream_queries.get_or_create(&self.label()).inc();
+        self.asked.inc();
         {
             let mut health = self.health();
             health.queries = health.queries.saturating_add(1);
@@ -258,7 +259,8 @@ impl Server {
                     // It lives; what follows is another story.
                     attempt.success();
                     self.metrics.upstream_tcp_retries.inc();
-                    match (client.exchange(query).await, cut) {
+                    let whole = tokio::time::timeout(TCP_RETRY, client.exchange(query)).await;
+                    match (whole.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())), cut) {
                         (Err(error), Some(cut)) => {
                             tracing::debug!(upstream = %self.url, %error, "no TCP; the cut reply stands");
                             return Ok(cut);
@@ -310,7 +312,10 @@ impl Upstreams {
                     return Err(UpstreamError::Transport(upstream.url.clone()));
                 }
             };
+            let label = metrics::Upstream { upstream: upstream.url.clone() };
             upstreams.servers.push(Arc::new(Server {
+                asked: metrics.upstream_queries.get_or_create_owned(&label),
+                failed: metrics.upstream_failures.get_or_create_owned(&label),
                 url: upstream.url.clone(),
                 link,
                 health: Mutex::default(),

@@ -124,6 +124,23 @@ async fn nonsense_over_tcp_ends_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_reset_before_or_after_they_are_accepted_cost_nothing() {
+    let upstream = Upstream::table(&[("name.example", 60, &["192.0.2.1"])]).await;
+    let world = World::new(&[&upstream]).await;
+    for number in 0..300 {
+        let stream = TcpStream::connect(world.address).await.unwrap();
+        stream.set_zero_linger().unwrap();
+        if number % 3 == 0 {
+            // Half a question, so that the guard is in the midst of reading.
+            stream.try_write(&[0, 30, 1]).unwrap();
+        }
+        drop(stream);
+    }
+    assert_eq!(world.ask_tcp(&[query(2, "name.example", 1, None)]).await[0].rcode, 0);
+    until("all ended", || world.metric("dns_tcp_connections") == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_client_has_a_bounded_number_of_connections() {
     let upstream = Upstream::table(&[("name.example", 60, &["192.0.2.1"])]).await;
     let world = World::new(&[&upstream]).await;

@@ -50,6 +50,22 @@ async fn a_cut_reply_without_tcp_is_passed_on_as_cut_and_opens_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cut_reply_stands_when_tcp_is_silent() {
+    let upstream = Upstream::new(|query, tcp| {
+        if tcp {
+            return Act::Later(PATIENCE, Vec::new());
+        }
+        let mut message = response(query, 0, &[]);
+        message[2] |= 2;
+        Act::Send(vec![message])
+    })
+    .await;
+    let world = World::new(&[&upstream]).await;
+    let seen = world.ask("name.example", 1).await;
+    assert_eq!((seen.rcode, seen.truncated()), (0, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn identical_questions_in_flight_are_asked_once() {
     let upstream = Upstream::new(|query, _| {
         let (name, _) = asked(query);
@@ -251,4 +267,26 @@ async fn ports_ids_and_case_can_not_be_guessed() {
     assert!(ids.len() > 280, "{} ids", ids.len());
     let cases: std::collections::HashSet<&[u8]> = queries.iter().map(|query| &query[13..30]).collect();
     assert!(cases.len() > 250, "{} cases", cases.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guard_is_not_its_own_upstream() {
+    let upstream = Upstream::table(&[]).await;
+    let world = World::new(&[&upstream]).await;
+    for listen in ["127.0.0.1:0", "0.0.0.0:0"] {
+        let mut config = config(&[&upstream], "");
+        config.dns.listen = vec![listen.parse().unwrap()];
+        let sockets = crate::dns::bind(&config).unwrap();
+        config.dns.upstream[0].url = format!("udp://127.0.0.1:{}", sockets.addresses()[0].port());
+        let started = crate::dns::start(
+            &config,
+            sockets,
+            world.rules.clone(),
+            world.core.clone(),
+            crate::sys::clock::Clock::start(),
+            world.denied.clone(),
+            &mut crate::metrics::registry(),
+        );
+        assert!(matches!(started, Err(crate::dns::DnsError::Loop(_))), "{listen}");
+    }
 }
