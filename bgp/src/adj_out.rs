@@ -45,7 +45,7 @@ impl Prefix for Ipv6Net {
 }
 
 /// Turns [`Batch`]es into octets for one established session.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct AdjOut {
     context: EncodeContext,
     enhanced_refresh: bool,
@@ -109,14 +109,31 @@ impl AdjOut {
         }
         self.withdraw(Family::Ipv4, &batch.withdraw4, out)?;
         self.withdraw(Family::Ipv6, &batch.withdraw6, out)?;
-        self.announce(self.v4.as_ref(), &batch.announce4, out)?;
-        self.announce(self.v6.as_ref(), &batch.announce6, out)?;
+        self.announcements(batch, out)?;
+        if let Some(encoded) = &batch.encoded {
+            out.extend_from_slice(encoded);
+        }
         match batch.end {
             Some((family, Replay::Initial)) => end_of_rib(&self.context, family, out)?,
             Some((family, Replay::Refresh)) => self.mark(family, RefreshSubtype::End, out),
             Some((_, Replay::Repair)) | None => {}
         }
         Ok(())
+    }
+
+    /// Appends the announcements of a batch alone: the same octets for every session that [`Self::same_style`] says so of.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn announcements(&self, batch: &Batch, out: &mut BytesMut) -> Result<(), EncodeError> {
+        self.announce(self.v4.as_ref(), &batch.announce4, out)?;
+        self.announce(self.v6.as_ref(), &batch.announce6, out)
+    }
+
+    /// Whether both encode announcements alike.
+    #[must_use]
+    pub fn same_style(&self, other: &Self) -> bool {
+        self.context == other.context && self.v4 == other.v4 && self.v6 == other.v6
     }
 
     fn mark(&self, family: Family, subtype: RefreshSubtype, out: &mut BytesMut) {

@@ -19,6 +19,7 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
+use crate::adj_out::AdjOut;
 use crate::config::SpeakerConfig;
 use crate::session::Stop;
 use crate::status::PeerStatus;
@@ -112,12 +113,25 @@ struct Shared {
     config: Arc<SpeakerConfig>,
     table: Mutex<Table>,
     changed: watch::Sender<()>,
+    /// Sets of attributes that sessions encode with; an index is a style. As many as there are different sets of
+    /// negotiated capabilities at most.
+    styles: Mutex<Vec<AdjOut>>,
     status: Vec<Mutex<PeerStatus>>,
 }
 
 impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The style of a session: sessions of one style share what was encoded.
+    fn style(&self, adj_out: &AdjOut) -> u32 {
+        let mut styles = self.styles.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = styles.iter().position(|known| known.same_style(adj_out)).unwrap_or_else(|| {
+            styles.push(adj_out.clone());
+            styles.len() - 1
+        });
+        u32::try_from(at).unwrap_or(u32::MAX)
     }
 
     fn status(&self, peer: usize) -> Option<MutexGuard<'_, PeerStatus>> {
@@ -176,6 +190,7 @@ impl Speaker {
             status: config.peers.iter().map(|peer| Mutex::new(PeerStatus::new(peer, now))).collect(),
             table: Mutex::new(Table::default()),
             changed: watch::Sender::new(()),
+            styles: Mutex::default(),
             config: Arc::clone(&config),
         });
         let (events, receiver) = mpsc::channel(EVENTS);

@@ -15,10 +15,13 @@ use std::net::IpAddr;
 use std::ops::Bound;
 use std::time::Instant;
 
+use bytes::Bytes;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use self::chunks::{Chunk, Chunks};
 use crate::wire::iana::{Families, Family};
 
+mod chunks;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +40,8 @@ pub struct ReaderId(u64);
 
 /// Most log entries kept for readers that lag (18 octets each).
 pub const LOG_LIMIT: usize = 1 << 20;
+/// So many changes in one call make it not worth while to keep what pieces of replays they leave.
+const MANY: usize = 256;
 /// Most log entries looked at in one call, so that nobody holds the table for long.
 const SCAN: usize = 32_768;
 
@@ -130,6 +135,9 @@ pub struct Batch {
     pub withdraw6: Vec<Ipv6Net>,
     /// IPv6 routes to announce.
     pub announce6: Vec<Ipv6Net>,
+    /// Routes that are encoded already, by the `make` of this or an earlier [`Table::take_encoded`] for the same style; the
+    /// lists are empty then.
+    pub encoded: Option<Bytes>,
     /// The replay of this family ends after the routes.
     pub end: Option<(Family, Replay)>,
 }
@@ -148,6 +156,7 @@ impl Batch {
         self.announce4.clear();
         self.withdraw6.clear();
         self.announce6.clear();
+        self.encoded = None;
         self.end = None;
     }
 
@@ -178,6 +187,8 @@ pub struct Table {
     announced: [usize; 2],
     /// Of them those that leases want.
     leased: [usize; 2],
+    chunks4: Chunks<Ipv4Net>,
+    chunks6: Chunks<Ipv6Net>,
     log: VecDeque<IpNet>,
     /// Sequence number of the log's front.
     base: u64,
@@ -205,6 +216,8 @@ impl Table {
             v6: BTreeMap::new(),
             announced: [0; 2],
             leased: [0; 2],
+            chunks4: Chunks::default(),
+            chunks6: Chunks::default(),
             log: VecDeque::new(),
             base: 0,
             log_limit: log_limit.max(16),
@@ -222,7 +235,11 @@ impl Table {
     /// Host routes to announce (`true`) and withdraw, in order; all of them belong to `generation`. Withdrawing what is
     /// absent changes nothing. Generations only grow; an older one is taken as part of the newest.
     pub fn apply(&mut self, generation: u64, changes: impl IntoIterator<Item = (IpAddr, bool)>, now: Instant) {
-        for (address, announce) in changes {
+        for (number, (address, announce)) in changes.into_iter().enumerate() {
+            if number == MANY {
+                self.chunks4.clear();
+                self.chunks6.clear();
+            }
             self.change(IpNet::from(address), LEASED, announce);
         }
         let end = self.end();
@@ -298,6 +315,10 @@ impl Table {
         }
         if changed {
             self.log.push_back(net);
+            match net {
+                IpNet::V4(net) => self.chunks4.forget(net),
+                IpNet::V6(net) => self.chunks6.forget(net),
+            }
             if has == 0 { self.announced[family] -= 1 } else { self.announced[family] += 1 }
         }
     }
@@ -408,21 +429,43 @@ impl Table {
     /// Replaces `batch` by what this reader is to send next, about `room` routes at most: changes first; once there are none,
     /// the next piece of a replay.
     pub fn take(&mut self, id: ReaderId, room: usize, batch: &mut Batch) {
+        self.take_any(id, room, batch, None);
+    }
+
+    /// Like [`Self::take`], but pieces of replays come encoded, and readers with the same `style` share them: `make` encodes the
+    /// announcements of a batch, and must give the same for each reader of that style. What it answers with `None` stays as it is.
+    pub fn take_encoded(
+        &mut self,
+        id: ReaderId,
+        room: usize,
+        batch: &mut Batch,
+        style: u32,
+        mut make: impl FnMut(&Batch) -> Option<Bytes>,
+    ) {
+        self.take_any(id, room, batch, Some((style, &mut make)));
+    }
+
+    fn take_any(&mut self, id: ReaderId, room: usize, batch: &mut Batch, make: Option<Make<'_>>) {
         batch.clear();
         let room = room.max(1);
         let end = self.end();
         let Some(reader) = self.readers.get_mut(&id) else { return };
-        while batch.routes() < room
-            && let Some(net) = reader.owed.pop_first()
-        {
-            let back = match net {
-                IpNet::V4(net) => self.v4.get(&net),
-                IpNet::V6(net) => self.v6.get(&net),
+        let (v4, v6, position) = (&self.v4, &self.v6, reader.position);
+        reader.owed.retain(|net| {
+            let entry = match net {
+                IpNet::V4(net) => v4.get(net),
+                IpNet::V6(net) => v6.get(net),
             };
-            if !back.is_some_and(|entry| entry.announced()) {
-                batch.push(net, false);
+            match entry.filter(|entry| entry.announced()) {
+                // It came back and the peer never lost it; should it go again before the reader gets there, it is still owed.
+                Some(entry) => entry.sequence() >= position,
+                None if batch.routes() >= room => true,
+                None => {
+                    batch.push(*net, false);
+                    false
+                }
             }
-        }
+        });
         let start = reader.position;
         let mut scanned = 0;
         while reader.position < end && batch.routes() < room && scanned < SCAN {
@@ -446,47 +489,55 @@ impl Table {
             }
         }
         if batch.routes() == 0 && reader.position == end && reader.owed.is_empty() {
-            Self::walk(&self.v4, &self.v6, reader, room, batch);
-        }
-        if reader.position == end && reader.owed.is_empty() {
-            for family in Family::ALL {
-                let walking = match family {
-                    Family::Ipv4 => reader.walk4.is_some_and(|walk| walk.kind == Replay::Initial),
-                    Family::Ipv6 => reader.walk6.is_some_and(|walk| walk.kind == Replay::Initial),
-                };
-                if !walking && reader.families.contains(family) {
-                    reader.advertised[index(family)] = self.announced[index(family)];
+            if let Some(walk) = &mut reader.walk4 {
+                let routes = step(&self.v4, &mut self.chunks4, walk, Family::Ipv4, room, batch, make);
+                if walk.kind == Replay::Initial {
+                    reader.advertised[0] += routes;
+                }
+                if batch.end.is_some() {
+                    reader.behind.remove(Family::Ipv4);
+                    reader.walk4 = walk.again.then(|| Walk::new(Replay::Refresh));
+                }
+            } else if let Some(walk) = &mut reader.walk6 {
+                let routes = step(&self.v6, &mut self.chunks6, walk, Family::Ipv6, room, batch, make);
+                if walk.kind == Replay::Initial {
+                    reader.advertised[1] += routes;
+                }
+                if batch.end.is_some() {
+                    reader.behind.remove(Family::Ipv6);
+                    reader.walk6 = walk.again.then(|| Walk::new(Replay::Refresh));
                 }
             }
+            self.forget_chunks();
         }
+        self.count(id);
         self.trim();
     }
 
-    fn walk(
-        v4: &BTreeMap<Ipv4Net, Entry>,
-        v6: &BTreeMap<Ipv6Net, Entry>,
-        reader: &mut Reader,
-        room: usize,
-        batch: &mut Batch,
-    ) {
-        if let Some(walk) = &mut reader.walk4 {
-            step(v4, walk, Family::Ipv4, room, &mut batch.announce4, &mut batch.begin, &mut batch.end);
-            if walk.kind == Replay::Initial {
-                reader.advertised[0] += batch.announce4.len();
+    /// A reader that has everything was given as many routes as there are.
+    fn count(&mut self, id: ReaderId) {
+        let (end, announced) = (self.end(), self.announced);
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        if reader.position < end || !reader.owed.is_empty() {
+            return;
+        }
+        for family in Family::ALL {
+            let walking = match family {
+                Family::Ipv4 => reader.walk4.is_some_and(|walk| walk.kind == Replay::Initial),
+                Family::Ipv6 => reader.walk6.is_some_and(|walk| walk.kind == Replay::Initial),
+            };
+            if !walking && reader.families.contains(family) {
+                reader.advertised[index(family)] = announced[index(family)];
             }
-            if batch.end.is_some() {
-                reader.behind.remove(Family::Ipv4);
-                reader.walk4 = walk.again.then(|| Walk::new(Replay::Refresh));
-            }
-        } else if let Some(walk) = &mut reader.walk6 {
-            step(v6, walk, Family::Ipv6, room, &mut batch.announce6, &mut batch.begin, &mut batch.end);
-            if walk.kind == Replay::Initial {
-                reader.advertised[1] += batch.announce6.len();
-            }
-            if batch.end.is_some() {
-                reader.behind.remove(Family::Ipv6);
-                reader.walk6 = walk.again.then(|| Walk::new(Replay::Refresh));
-            }
+        }
+    }
+
+    /// Encoded pieces are kept only while somebody may want them.
+    fn forget_chunks(&mut self) {
+        let kept = !self.chunks4.is_empty() || !self.chunks6.is_empty();
+        if kept && self.readers.values().all(|reader| reader.walk4.is_none() && reader.walk6.is_none()) {
+            self.chunks4.clear();
+            self.chunks6.clear();
         }
     }
 
@@ -547,30 +598,75 @@ fn ask<N>(walk: &mut Option<Walk<N>>) {
     }
 }
 
-fn step<N: Ord + Copy>(
+/// A style, and what encodes the announcements of a batch in it.
+type Make<'a> = (u32, &'a mut dyn FnMut(&Batch) -> Option<Bytes>);
+
+/// Gives the next piece of a walk; says how many routes are in it.
+fn step<N: Ord + Copy + Into<IpNet>>(
     routes: &BTreeMap<N, Entry>,
+    chunks: &mut Chunks<N>,
     walk: &mut Walk<N>,
     family: Family,
     room: usize,
-    out: &mut Vec<N>,
-    begin: &mut Option<Family>,
-    end: &mut Option<(Family, Replay)>,
-) {
+    batch: &mut Batch,
+    make: Option<Make<'_>>,
+) -> usize {
     if !walk.begun {
         walk.begun = true;
         if walk.kind == Replay::Refresh {
-            *begin = Some(family);
+            batch.begin = Some(family);
         }
     }
-    let lower = walk.after.map_or(Bound::Unbounded, Bound::Excluded);
-    for (scanned, (net, entry)) in routes.range((lower, Bound::Unbounded)).enumerate() {
-        if out.len() >= room || scanned >= SCAN {
-            return;
+    let after = walk.after;
+    if let Some((style, _)) = &make
+        && let Some(chunk) = chunks.get(*style, after)
+    {
+        batch.encoded = Some(chunk.octets.clone());
+        match chunk.upto {
+            Some(upto) => walk.after = Some(upto),
+            None => batch.end = Some((family, walk.kind)),
+        }
+        return chunk.routes;
+    }
+    // A little more than wanted, if that ends where a kept piece begins.
+    let next = make.as_ref().and_then(|(style, _)| chunks.next(*style, after));
+    let most = if next.is_some() { room + room / 4 } else { room };
+    let mut count = 0;
+    let mut whole = true;
+    let mut at_room = (after, 0);
+    for (scanned, (net, entry)) in
+        routes.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)).enumerate()
+    {
+        if count >= most || scanned >= SCAN || (walk.after.is_some() && walk.after == next) {
+            whole = false;
+            break;
         }
         walk.after = Some(*net);
         if entry.announced() {
-            out.push(*net);
+            batch.push((*net).into(), true);
+            count += 1;
+        }
+        if count <= room {
+            at_room = (walk.after, count);
         }
     }
-    *end = Some((family, walk.kind));
+    if !whole && walk.after != next && count > room {
+        // The kept piece is too far away after all.
+        batch.announce4.truncate(at_room.1);
+        batch.announce6.truncate(at_room.1);
+        (walk.after, count) = at_room;
+    }
+    if whole {
+        batch.end = Some((family, walk.kind));
+    }
+    if let Some((style, make)) = make
+        && let Some(octets) = make(batch)
+    {
+        let upto = if whole { None } else { walk.after };
+        chunks.put(style, after, Chunk { upto, octets: octets.clone(), routes: count });
+        batch.encoded = Some(octets);
+        batch.announce4.clear();
+        batch.announce6.clear();
+    }
+    count
 }

@@ -86,6 +86,7 @@ struct Up {
     connection: ConnectionId,
     reader: Reader,
     adj_out: AdjOut,
+    style: u32,
     /// Configured to be announced here, but not negotiated.
     missing: Families,
     confirmer: Confirmer,
@@ -313,6 +314,7 @@ impl Task {
         self.up = Some(Up {
             connection: id,
             reader: Reader { shared: Arc::clone(&self.place.shared), id: reader },
+            style: self.place.shared.style(&adj_out),
             adj_out,
             missing,
             confirmer: Confirmer::new(peer.confirm, peer.settle),
@@ -407,7 +409,11 @@ impl Task {
                 let mut table = self.place.shared.table();
                 let pending = table.pending(up.reader.id);
                 if pending {
-                    table.take(up.reader.id, ROOM, &mut self.batch);
+                    let adj_out = &up.adj_out;
+                    table.take_encoded(up.reader.id, ROOM, &mut self.batch, up.style, |batch| {
+                        let mut piece = BytesMut::new();
+                        adj_out.announcements(batch, &mut piece).ok().map(|()| piece.freeze())
+                    });
                 }
                 // What the peer can't hold can't be confirmed by it.
                 let lacks = up.missing.iter().any(|family| table.leased()[index(family)] > 0);

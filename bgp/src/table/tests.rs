@@ -13,8 +13,21 @@ struct Peer {
     updates: usize,
 }
 
+/// Stands for the encoder: prefixes as text.
+fn written(batch: &Batch) -> Option<Bytes> {
+    let v4 = batch.announce4.iter().map(|net| format!("{net} "));
+    Some(v4.chain(batch.announce6.iter().map(|net| format!("{net} "))).collect::<String>().into())
+}
+
 impl Peer {
     fn hear(&mut self, batch: &Batch) {
+        if let Some(encoded) = &batch.encoded {
+            assert_eq!(batch.routes(), 0);
+            for net in std::str::from_utf8(encoded).unwrap().split_whitespace() {
+                self.updates += 1;
+                self.routes.insert(net.parse().unwrap());
+            }
+        }
         for net in
             batch.announce4.iter().map(|net| IpNet::V4(*net)).chain(batch.announce6.iter().map(|n| IpNet::V6(*n)))
         {
@@ -174,6 +187,57 @@ fn a_peer_that_stops_reading_costs_a_bounded_log() {
     assert_eq!(table.reached(id).unwrap().generation, 100_002);
 }
 
+/// Its withdrawal is owed from a log that was cut, it comes back, and goes again before the peer is told anything.
+#[test]
+fn a_route_that_came_back_is_still_owed_when_it_goes_again() {
+    let mut table = Table::new(16);
+    let id = table.attach(Families::ALL);
+    let route = address("203.0.113.1");
+    let mut peer = Peer::default();
+    table.apply(1, [(route, true)], Instant::now());
+    peer.drain(&mut table, id);
+    table.apply(2, [(route, false)], Instant::now());
+    table.apply(3, (0..20u8).map(|n| (IpAddr::from([192, 0, 2, n]), true)), Instant::now());
+    table.apply(4, [(route, true)], Instant::now());
+    let mut batch = Batch::default();
+    table.take(id, 1, &mut batch);
+    peer.hear(&batch);
+    table.apply(5, [(route, false)], Instant::now());
+    peer.drain(&mut table, id);
+    assert!(!peer.routes.contains(&route.into()));
+    assert_eq!(peer.routes, held(&table, Families::ALL));
+}
+
+#[test]
+fn peers_with_the_same_attributes_share_what_was_encoded() {
+    let mut table = Table::default();
+    table.apply(1, (0..10_000u32).map(|n| (IpAddr::from((0x0a00_0000 + n).to_be_bytes()), true)), Instant::now());
+    let ids = [(); 3].map(|()| table.attach(Families::ALL));
+    let mut made = 0;
+    let mut batch = Batch::default();
+    let mut peers = [Peer::default(), Peer::default(), Peer::default()];
+    let mut round = 0;
+    while ids.iter().any(|id| table.pending(*id)) {
+        for (id, peer) in ids.iter().zip(&mut peers) {
+            table.take_encoded(*id, 100, &mut batch, 0, |batch| {
+                made += 1;
+                written(batch)
+            });
+            peer.hear(&batch);
+        }
+        // A change makes one piece old, not those behind it.
+        round += 1;
+        if round == 50 {
+            table.apply(2, [(IpAddr::from([10, 0, 0x1f, 0x40]), false)], Instant::now());
+        }
+    }
+    for peer in &peers {
+        assert_eq!(peer.routes, held(&table, Families::ALL));
+    }
+    assert!((100..=106).contains(&made), "{made} pieces were encoded");
+    assert!(table.chunks4.is_empty() && table.chunks6.is_empty(), "nothing is kept once all have it");
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Apply(Vec<(u8, bool)>),
@@ -230,7 +294,12 @@ proptest! {
                     table.detach(id);
                 }
                 Op::Take(who, room) => if let Some((id, _, peer)) = peers.get_mut(who) {
-                    table.take(*id, room, &mut batch);
+                    // Even readers share a style, odd ones take lists.
+                    if who % 2 == 0 {
+                        table.take_encoded(*id, room, &mut batch, 7, written);
+                    } else {
+                        table.take(*id, room, &mut batch);
+                    }
                     prop_assert!(batch.routes() <= room);
                     peer.hear(&batch);
                 },
