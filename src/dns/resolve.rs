@@ -46,6 +46,7 @@ use crate::sys::udp::{self, Local};
 pub const IN_FLIGHT: usize = 16_384;
 /// Questions of one client that wait at once.
 pub const IN_FLIGHT_PER_CLIENT: usize = 8_192;
+const SECOND: Duration = Duration::from_secs(1);
 /// How many of the last who joined a question are looked through for the same client's retransmission.
 const LOOK_BACK: usize = 16;
 
@@ -589,7 +590,10 @@ fn finish(mut draft: Draft, leases: Option<Vec<LeaseHandle>>, now: Moment, gener
     let leases = leases.unwrap_or_default();
     let mut keep = draft.keep;
     if let Some(ends) = leases.iter().map(LeaseHandle::ends).min() {
-        let left = now.until(ends).saturating_sub(grace).as_secs();
+        // The lease counts from when the core saw the answer, some milliseconds ago. A grace of a second or more has room for
+        // rounding up, so that a TTL of 300 stays 300.
+        let round_up = if grace >= SECOND { SECOND.saturating_sub(Duration::from_millis(1)) } else { Duration::ZERO };
+        let left = now.until(ends).saturating_sub(grace).saturating_add(round_up).as_secs();
         let left = u32::try_from(left).unwrap_or(u32::MAX);
         reply::cap_ttls(&mut draft.body, left);
         keep = keep.min(left);

@@ -141,6 +141,22 @@ async fn connections_reset_before_or_after_they_are_accepted_cost_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_is_closed_and_so_is_one_that_sends_half_a_question() {
+    let upstream = Upstream::table(&[("name.example", 60, &["192.0.2.1"])]).await;
+    let world = World::new(&[&upstream]).await;
+    let mut idle = TcpStream::connect(world.address).await.unwrap();
+    let mut half = TcpStream::connect(world.address).await.unwrap();
+    half.write_all(&[0, 30, 1]).await.unwrap();
+    let message = query(5, "name.example", 1, None);
+    idle.write_all(&[&(message.len() as u16).to_be_bytes()[..], &message].concat()).await.unwrap();
+    assert_eq!(next_tcp(&mut idle).await.id, 5);
+    for stream in [&mut idle, &mut half] {
+        let end = tokio::time::timeout(2 * PATIENCE, stream.read(&mut [0; 1])).await.expect("closed");
+        assert!(matches!(end, Ok(0) | Err(_)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_client_has_a_bounded_number_of_connections() {
     let upstream = Upstream::table(&[("name.example", 60, &["192.0.2.1"])]).await;
     let world = World::new(&[&upstream]).await;
