@@ -9,6 +9,7 @@ use destguard_bgp::config::{PeerConfig, Secret, SpeakerConfig};
 use destguard_bgp::io::{PeerEvent, Speaker, SpeakerHandle, What};
 use destguard_bgp::session::Stop;
 use destguard_bgp::status::{PeerStatus, State};
+use lab::routes::Monitor;
 use lab::{Lab, Node};
 use tokio::sync::mpsc;
 
@@ -213,6 +214,48 @@ fn bird_external_the_router_connects() {
 fn bird_internal_the_guard_connects() {
     let lab = lab(BIRD.0, BIRD.1, &[("as 64512;", "as 64513;"), ("ttl security on;", "ttl security on; passive on;")]);
     in_guard(&lab, || full_life(lab.node("router"), 64513, Opens::Guard, "birdc reload in guard"));
+    lab.down().unwrap();
+}
+
+/// The process ends without a word and another takes its routes over: the router's kernel must not lose one (RFC 4724), and must lose the one that
+/// the new process doesn't announce.
+async fn restart(router: &Node, opens: Opens) {
+    let mut config = config(64512, opens);
+    config.graceful_restart = Duration::from_secs(60);
+    let mut session = Session::start(config.clone()).await;
+    session.handle.apply(1, [(address(V4), true), (address(V6), true), (address("203.0.113.7"), true)]);
+    session.confirmed(1).await;
+    let here = |to: &str| !kernel(router, to).is_empty();
+    until("the routes", || here(V4) && here(V6) && here("203.0.113.7")).await;
+    let monitor = Monitor::start(router).unwrap();
+    session.speaker.stop(Stop::Restart).await;
+
+    config.restarting = true;
+    let mut session = Session::start(config).await;
+    session.handle.apply(1, [(address(V4), true), (address(V6), true)]);
+    session.confirmed(1).await;
+    session.handle.apply(2, [(address("203.0.113.99"), true)]);
+    session.confirmed(2).await;
+    until("what only the old one announced to go", || here("203.0.113.99") && !here("203.0.113.7")).await;
+    for route in [V4, V6] {
+        assert_eq!(monitor.last(address(route), false), None, "{route} was never gone");
+        assert!(here(route));
+    }
+    session.speaker.stop(Stop::Shutdown(String::new())).await;
+    until("all gone", || !here(V4) && !here(V6)).await;
+}
+
+#[test]
+fn frr_keeps_routes_over_a_restart() {
+    let lab = lab(FRR.0, FRR.1, &[("timers connect 2", "passive")]);
+    in_guard(&lab, || restart(lab.node("router"), Opens::Guard));
+    lab.down().unwrap();
+}
+
+#[test]
+fn bird_keeps_routes_over_a_restart() {
+    let lab = lab(BIRD.0, BIRD.1, &[("ttl security on;", "ttl security on; passive on;")]);
+    in_guard(&lab, || restart(lab.node("router"), Opens::Guard));
     lab.down().unwrap();
 }
 

@@ -31,7 +31,8 @@ pub struct SpeakerConfig {
     pub listen: Vec<SocketAddr>,
     /// Restart time of the graceful restart capability (RFC 4724); zero = the capability isn't sent.
     pub graceful_restart: Duration,
-    /// This process took over from an earlier one and knows its routes: R and F bits in the first OPEN to each peer.
+    /// This process took over from an earlier one and knows its routes: R and F bits in the first OPEN to each peer, and no session
+    /// before the table is filled for the first time.
     pub restarting: bool,
     /// `SO_MARK` on every socket.
     pub mark: Option<u32>,

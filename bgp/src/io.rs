@@ -113,6 +113,9 @@ struct Shared {
     config: Arc<SpeakerConfig>,
     table: Mutex<Table>,
     changed: watch::Sender<()>,
+    /// The table is what it is to be: sessions may start. A process that restarts would otherwise send End-of-RIB behind an empty table,
+    /// and routers would drop what they kept for it.
+    filled: watch::Sender<bool>,
     /// Sets of attributes that sessions encode with; an index is a style. As many as there are different sets of
     /// negotiated capabilities at most.
     styles: Mutex<Vec<AdjOut>>,
@@ -141,15 +144,18 @@ impl Shared {
 
 impl SpeakerHandle {
     /// Host routes to announce (`true`) and withdraw, as one generation. Returns at once; [`What::Confirmed`] follows per peer.
+    /// With [`SpeakerConfig::restarting`] the first one must hold all that was announced before: sessions wait for it.
     pub fn apply(&self, generation: u64, changes: impl IntoIterator<Item = (IpAddr, bool)>) {
         self.0.table().apply(generation, changes, Instant::now());
         self.0.changed.send_replace(());
+        self.0.filled.send_if_modified(|filled| !std::mem::replace(filled, true));
     }
 
     /// Like [`Self::apply`], with all host routes that there are to be.
     pub fn replace(&self, generation: u64, addresses: &[IpAddr]) {
         self.0.table().replace(generation, addresses, Instant::now());
         self.0.changed.send_replace(());
+        self.0.filled.send_if_modified(|filled| !std::mem::replace(filled, true));
     }
 
     /// The operator's own prefixes, announced exactly as given.
@@ -190,6 +196,7 @@ impl Speaker {
             status: config.peers.iter().map(|peer| Mutex::new(PeerStatus::new(peer, now))).collect(),
             table: Mutex::new(Table::default()),
             changed: watch::Sender::new(()),
+            filled: watch::Sender::new(!config.restarting),
             styles: Mutex::default(),
             config: Arc::clone(&config),
         });

@@ -28,6 +28,8 @@ use crate::wire::message::Notification;
 
 /// How long TCP may take to connect.
 const CONNECT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+/// How long sessions of a process that restarts wait for the table.
+const FILL: Duration = Duration::from_secs(5);
 /// Octets of UPDATEs kept ready in our own memory; more are made when the socket took them.
 const READY: usize = 128 * 1024;
 /// Routes taken out of the table in one go.
@@ -139,6 +141,14 @@ pub(super) async fn run(
         fine,
         busy: false,
     };
+    let mut filled = task.place.shared.filled.subscribe();
+    tokio::select! {
+        _ = filled.wait_for(|filled| *filled) => {}
+        () = tokio::time::sleep(FILL) => {
+            tracing::warn!(peer = peer.name, "the restored routes are late: the session starts without them");
+        }
+        _ = told_to_stop(&mut stop) => return,
+    }
     task.session.start(Instant::now());
     let mut stopping = false;
     loop {

@@ -320,3 +320,17 @@ async fn a_lost_session_comes_back_and_gets_the_table_as_it_is() {
     confirmed(&mut events, 2).await;
     assert_eq!(left.handle().status()[0].advertised, [3, 0]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_connects_only_once_the_table_is_there() {
+    let listener = TcpListener::bind((RIGHT, 0)).await.unwrap();
+    let (mut left, _) = two(|left, _| left.restarting = true);
+    left.peers[0].port = listener.local_addr().unwrap().port();
+    let (left, mut events) = Speaker::start(left).await.unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(300), listener.accept()).await;
+    assert!(early.is_err(), "a session before the table");
+    left.handle().apply(1, hosts(5));
+    let _stream = by_hand(&listener).await;
+    confirmed(&mut events, 1).await;
+    assert_eq!(left.handle().status()[0].advertised, [5, 0]);
+}
