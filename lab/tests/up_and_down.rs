@@ -1,6 +1,7 @@
 //! A lab comes up, carries traffic only where a route is, and leaves nothing behind, whatever ends it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::io::BufReader;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -128,9 +129,10 @@ fn dg_runs() -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Runs `lab up` as a process of its own until it says that the lab is up; its run's id.
-fn up_in_a_process(file: &Path) -> (std::process::Child, String) {
-    use std::io::{BufRead as _, BufReader};
+/// Runs `lab up` as a process of its own until it says that the lab is up; with its run's id and its stdout, which must
+/// stay open for what it has yet to say.
+fn up_in_a_process(file: &Path) -> (std::process::Child, String, BufReader<std::process::ChildStdout>) {
+    use std::io::BufRead as _;
     let mut child = Command::new(env!("CARGO_BIN_EXE_lab"))
         .arg("up")
         .arg(file)
@@ -146,14 +148,14 @@ fn up_in_a_process(file: &Path) -> (std::process::Child, String) {
     }
     let run = line.split_whitespace().next().unwrap().to_owned();
     assert_eq!(namespaces(&run).len(), 2);
-    (child, run)
+    (child, run, reader)
 }
 
 #[test]
 fn a_killed_owner_leaves_nothing() {
     let directory = wire();
     for signal in ["INT", "KILL"] {
-        let (mut child, run) = up_in_a_process(&wire_file(&directory));
+        let (mut child, run, _stdout) = up_in_a_process(&wire_file(&directory));
         let sent = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
         assert!(sent.success());
         child.wait().unwrap();
