@@ -17,7 +17,7 @@ pub mod udp;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 /// What the kernel may hold of questions that no worker has read yet.
-const RECEIVE_BUFFER: usize = 1 << 20;
+const RECEIVE_BUFFER: i32 = 4 << 20;
 /// How long a worker waits before it looks whether the daemon stops.
 const WAIT: Duration = Duration::from_millis(200);
 /// Times another port is tried where the configuration leaves it open (port 0) and the first is free for UDP only.
@@ -113,8 +113,7 @@ fn udp_socket(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<Ud
     socket.set_reuse_port(shared)?;
     socket.bind(&address.into())?;
     sys::want_local_address(socket.as_fd(), address.is_ipv6())?;
-    // More than the kernel's limit is cut to it without an error; any amount works.
-    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    sys::want_receive_buffer(socket.as_fd(), RECEIVE_BUFFER)?;
     socket.set_read_timeout(Some(WAIT))?;
     Ok(socket.into())
 }

@@ -339,6 +339,30 @@ pub fn want_local_address(socket: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> 
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Asks for room for `octets` of datagrams that nobody has read yet: beyond the system's limit where the process may (CAP_NET_ADMIN), else
+/// up to it.
+///
+/// # Errors
+/// The kernel's.
+pub fn want_receive_buffer(socket: BorrowedFd<'_>, octets: libc::c_int) -> io::Result<()> {
+    for option in [libc::SO_RCVBUFFORCE, libc::SO_RCVBUF] {
+        // SAFETY: the option takes an int, which lives until after the call.
+        let done = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                std::ptr::from_ref(&octets).cast(),
+                socklen::<libc::c_int>(),
+            )
+        };
+        if done == 0 {
+            return Ok(());
+        }
+    }
+    Err(io::Error::last_os_error())
+}
+
 /// Raises the soft limit of open files to the hard limit and returns it.
 ///
 /// # Errors

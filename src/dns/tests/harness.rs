@@ -253,7 +253,7 @@ impl Upstream {
             queries: Arc::default(),
             peers: Arc::default(),
         };
-        socket2::SockRef::from(&*udp).set_recv_buffer_size(8 << 20).unwrap();
+        crate::sys::udp::want_receive_buffer(std::os::fd::AsFd::as_fd(&*udp), 8 << 20).unwrap();
         let script: Arc<Script> = Arc::new(script);
         let (asked, queries, peers) = (upstream.asked.clone(), upstream.queries.clone(), upstream.peers.clone());
         let by_udp = script.clone();

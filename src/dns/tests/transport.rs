@@ -264,7 +264,7 @@ async fn child_burst() {
     config.gate.deadline = "5s".parse().unwrap();
     let world = World::with(config).await;
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
-    socket.set_recv_buffer_size(8 << 20).unwrap();
+    crate::sys::udp::want_receive_buffer(std::os::fd::AsFd::as_fd(&socket), 16 << 20).unwrap();
     socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let socket: Arc<std::net::UdpSocket> = Arc::new(socket.into());
