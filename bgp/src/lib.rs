@@ -6,12 +6,14 @@
 //! * [`table`]: the routes to announce, shared by all peers.
 //! * [`adj_out`]: what of it one session is sent, as octets.
 //! * [`confirm`]: from octets written to generations in force.
+//! * [`bfd`]: is the path to a router alive (RFC 5880)?
 //! * [`wire`]: messages to octets and back; knows no clock, no socket and no state.
 //! * `io` (feature `io`): the tokio driver, the only part that touches sockets.
 //!
 //! What they are told and what they show: [`config`], [`status`].
 
 pub mod adj_out;
+pub mod bfd;
 pub mod config;
 pub mod confirm;
 #[cfg(feature = "io")]
