@@ -137,7 +137,7 @@ async fn single(busy: bool) -> (Duration, Duration) {
     let (speaker, mut events) = Speaker::start(config(&ports)).await.unwrap();
     let handle = speaker.handle();
     handle.apply(1, if busy { routes(MILLION) } else { routes(1) });
-    confirmed(&mut events, 1, 1).await;
+    confirmed(&mut events, ports.len(), 1).await;
     let drain = tokio::spawn(async move { while events.recv().await.is_some() {} });
     let mut samples = Vec::new();
     for n in 0..1000u32 {

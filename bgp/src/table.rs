@@ -10,6 +10,7 @@
 //!
 //! Only host routes come in by [`Table::apply`]; the operator's own prefixes by [`Table::set_open`].
 
+use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::ops::Bound;
@@ -289,37 +290,33 @@ impl Table {
 
     fn change(&mut self, net: IpNet, source: u64, announce: bool) {
         let sequence = self.end();
-        let old = self.entry(net);
-        let had = old.map_or(0, |entry| entry.last & SOURCES);
-        let has = if announce { had | source } else { had & !source };
-        if has == had {
-            return;
-        }
-        let changed = (has == 0) != (had == 0);
-        let entry = Entry {
-            last: if changed { sequence << 2 | has } else { old.map_or(0, |entry| entry.last & !SOURCES) | has },
-            first: old.map_or(sequence, |entry| entry.first),
+        // Nobody to tell: no log, and nothing to remember of what is gone.
+        let alone = self.readers.is_empty();
+        let change = Change { sequence, source, announce, alone };
+        let (family, moved) = match net {
+            IpNet::V4(net) => (0, put(&mut self.v4, net, change)),
+            IpNet::V6(net) => (1, put(&mut self.v6, net, change)),
         };
-        let family = match net {
-            IpNet::V4(net) => {
-                self.v4.insert(net, entry);
-                0
-            }
-            IpNet::V6(net) => {
-                self.v6.insert(net, entry);
-                1
-            }
-        };
+        let Some((had, has)) = moved else { return };
         if source == LEASED {
             if announce { self.leased[family] += 1 } else { self.leased[family] -= 1 }
         }
-        if changed {
-            self.log.push_back(net);
-            match net {
-                IpNet::V4(net) => self.chunks4.forget(net),
-                IpNet::V6(net) => self.chunks6.forget(net),
-            }
-            if has == 0 { self.announced[family] -= 1 } else { self.announced[family] += 1 }
+        if (has == 0) == (had == 0) {
+            return;
+        }
+        if has == 0 {
+            self.announced[family] -= 1
+        } else {
+            self.announced[family] += 1
+        }
+        if alone {
+            self.base += 1;
+            return;
+        }
+        self.log.push_back(net);
+        match net {
+            IpNet::V4(net) => self.chunks4.forget(net),
+            IpNet::V6(net) => self.chunks6.forget(net),
         }
     }
 
@@ -403,6 +400,7 @@ impl Table {
     /// The reader's session is over.
     pub fn detach(&mut self, id: ReaderId) {
         self.readers.remove(&id);
+        self.forget_chunks();
         self.trim();
     }
 
@@ -578,6 +576,41 @@ impl Table {
     #[must_use]
     pub fn log_depth(&self) -> (usize, u64) {
         (self.log.len(), self.cuts)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Change {
+    sequence: u64,
+    source: u64,
+    announce: bool,
+    /// There is no reader.
+    alone: bool,
+}
+
+/// Carries out a change of one prefix; who wanted it before and who wants it now, `None` if that is the same.
+fn put<N: Ord>(routes: &mut BTreeMap<N, Entry>, net: N, change: Change) -> Option<(u64, u64)> {
+    let Change { sequence, source, announce, alone } = change;
+    match routes.entry(net) {
+        MapEntry::Vacant(_) if !announce => None,
+        MapEntry::Vacant(place) => {
+            place.insert(Entry { last: sequence << 2 | source, first: sequence });
+            Some((0, source))
+        }
+        MapEntry::Occupied(mut place) => {
+            let entry = place.get_mut();
+            let had = entry.last & SOURCES;
+            let has = if announce { had | source } else { had & !source };
+            if has == had {
+                return None;
+            }
+            let changed = (has == 0) != (had == 0);
+            entry.last = if changed { sequence << 2 | has } else { entry.last & !SOURCES | has };
+            if has == 0 && alone {
+                place.remove();
+            }
+            Some((had, has))
+        }
     }
 }
 
