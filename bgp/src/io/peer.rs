@@ -274,6 +274,7 @@ impl Task {
                 Output::Down(reason) => {
                     self.up = None;
                     tracing::warn!(peer = self.place.name(), reason, "BGP session down");
+                    self.publish();
                     self.place.tell(What::Down(reason)).await;
                 }
                 Output::Refresh(family) => {
@@ -335,6 +336,7 @@ impl Task {
             status.established += 1;
             status.confirmed = None;
         }
+        self.publish();
         self.place.tell(What::Up { missing }).await;
     }
 

@@ -313,7 +313,10 @@ async fn a_lost_session_comes_back_and_gets_the_table_as_it_is() {
     confirmed(&mut events, 1).await;
     drop(stream);
     let down = event(&mut events, |what| matches!(what, What::Down(_))).await;
-    assert!(matches!(&down, What::Down(reason) if reason.contains("closed") || reason.contains("reset")), "{down:?}");
+    let What::Down(reason) = down else { panic!("{down:?}") };
+    assert!(reason.contains("closed") || reason.contains("reset"), "{reason}");
+    let shown = left.handle().status()[0].last_error.clone().map(|(text, _)| text).unwrap_or_default();
+    assert!(shown.starts_with(&reason), "the status agrees with the event: {shown}");
     left.handle().apply(2, hosts(2).map(|(address, _)| (address, false)));
     let _stream = by_hand(&listener).await;
     event(&mut events, |what| matches!(what, What::Up { .. })).await;
