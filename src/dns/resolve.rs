@@ -428,7 +428,7 @@ impl Resolver {
             };
             let for_client_only = refusal == Refusal::PerClient;
             // A prefetch that fails leaves the entry that it was to follow.
-            if !for_client_only && flight.sponsor.is_none() {
+            if flight.sponsor.is_none() {
                 self.keep_for_later(key, &draft, &refusal, generation);
             }
             tried.insert(client);

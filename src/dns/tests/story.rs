@@ -313,6 +313,15 @@ async fn the_budget_of_one_client_is_not_anothers() {
     assert_eq!((refused.rcode, refused.ede.map(|(code, _)| code)), (2, Some(18)));
     assert_eq!((served.rcode, served.addresses()), (0, addresses(&["192.0.2.2"])));
     assert_eq!(upstream.count(), 2);
+    // Over its budget a client can't make the guard bother the upstream either.
+    let mut config = world.config.clone();
+    config.lease.new_per_client = "1/h".parse().unwrap();
+    let world = World::with(config).await;
+    world.ask("first.example", 1).await;
+    for _ in 0..3 {
+        assert_eq!(world.ask("second.example", 1).await.rcode, 2);
+    }
+    assert_eq!(upstream.count(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
