@@ -5,6 +5,7 @@
 //!   with a meaning, parsed.
 //! - [`read`]: syntax and shape, every error at once. [`check`]: what values mean together. [`not_yet`]: keys that this
 //!   version refuses. [`report`]: how findings are shown.
+//! - [`list_file`]: reads the files of `[[policy.list]]`.
 //! - [`default`]: the documented default file.
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 pub mod check;
 pub mod community;
 pub mod default;
+pub mod list_file;
 pub mod not_yet;
 pub mod read;
 pub mod report;

@@ -33,10 +33,12 @@ use crate::store::journal::LeaseJournal;
 use crate::sys::clock::Clock;
 use crate::sys::interfaces;
 
+pub mod lists;
 pub mod reload;
 pub mod rules;
 pub mod sources;
 
+use lists::{ListState, Lists};
 use sources::Shared;
 
 /// What `destguard run` was told.
@@ -153,7 +155,8 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         LeaseJournal::open(&config.state.dir, clock, config.lease.max.0, linger).map_err(RunError::failed)?;
     let own = interfaces::addresses()
         .map_err(|error| RunError::Failed(format!("this host's addresses can't be read: {error}")))?;
-    let rules = Arc::new(ArcSwap::from_pointee(rules::rules(&config, &own).map_err(RunError::Failed)?));
+    let lists = Lists::load(&config, &Lists::default()).map_err(|errors| RunError::Failed(errors.join("\n")))?;
+    let rules = Arc::new(ArcSwap::from_pointee(rules::rules(&config, &lists, &own).map_err(RunError::Failed)?));
     let sockets = dns::bind(&config).map_err(RunError::failed)?;
     let control = ControlSocket::bind(&options.socket)
         .map_err(|error| RunError::Failed(format!("{}: {error}", options.socket.display())))?;
@@ -197,6 +200,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         nftables::metrics::register(&mut registry);
     }
     let core_metrics = sources::core_metrics(&mut registry, core.clone());
+    let lists = ListState::new(lists, &mut registry);
     let denied = DeniedLog::default();
     let resolver = dns::start(&config, sockets, rules.clone(), core.clone(), clock, denied.clone(), &mut registry)
         .map_err(RunError::failed)?;
@@ -205,6 +209,8 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         config: Mutex::new((config.clone(), places)),
         path: options.config.clone(),
         rules,
+        lists,
+        applying: tokio::sync::Mutex::new(()),
         dns: resolver.view(),
         denied,
         peers,
@@ -214,6 +220,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     let mut served = vec![tokio::spawn(control.serve(shared.clone()))];
     served.extend(http.into_iter().map(|listener| tokio::spawn(control::serve_tcp(listener, shared.clone()))));
     served.push(tokio::spawn(core_metrics));
+    served.push(tokio::spawn(lists::follow(shared.clone())));
     served.push(tokio::spawn(follow_interfaces(shared.clone(), own)));
     tracing::info!(listen = ?resolver.addresses(), "destguard answers");
     notify(&[sd_notify::NotifyState::Ready]);
@@ -297,8 +304,9 @@ async fn follow_interfaces(shared: Arc<Shared>, mut known: Vec<std::net::IpAddr>
             }
         };
         if now != known {
+            let _applying = shared.applying.lock().await;
             let config = shared.config().0;
-            match rules::rules(&config, &now) {
+            match rules::rules(&config, &shared.lists.lists(), &now) {
                 Ok(rules) => shared.rules.store(Arc::new(rules)),
                 Err(error) => tracing::error!(%error, "the address filter can't be made anew"),
             }

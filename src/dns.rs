@@ -35,7 +35,7 @@ use crate::config::schema::NftablesMode;
 use crate::config::upstream::UpstreamUrl;
 use crate::control::DeniedLog;
 use crate::core::address::AddressFilter;
-use crate::core::policy::Policy;
+use crate::core::policy::view::Views;
 use crate::core_task::CoreHandle;
 use crate::sys::clock::Clock;
 use limits::Limit;
@@ -61,8 +61,8 @@ pub use listen::{Sockets, bind};
 /// What names and addresses are judged by. Replaced as a whole on a reload; what was cached under older ones counts no more.
 #[derive(Debug)]
 pub struct Rules {
-    /// Which names may be asked.
-    pub policy: Policy,
+    /// Which names may be asked, by whom.
+    pub views: Arc<Views>,
     /// Which addresses may be opened.
     pub filter: AddressFilter,
     /// No two have the same.
@@ -72,9 +72,9 @@ pub struct Rules {
 impl Rules {
     /// With a generation of their own.
     #[must_use]
-    pub fn new(policy: Policy, filter: AddressFilter) -> Self {
+    pub fn new(views: impl Into<Arc<Views>>, filter: AddressFilter) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self { policy, filter, generation: NEXT.fetch_add(1, Ordering::Relaxed) }
+        Self { views: views.into(), filter, generation: NEXT.fetch_add(1, Ordering::Relaxed) }
     }
 }
 

@@ -18,7 +18,7 @@ const MISSING: &[Missing] = &[
     ("DNSSEC validation", |c| when(c.dns.dnssec.validate, "dns.dnssec.validate")),
     ("DNSSEC validation", |c| when(c.dns.dnssec.trust_anchor.is_some(), "dns.dnssec.trust_anchor")),
     ("serving stale answers", |c| when(!c.dns.cache.serve_stale.0.is_zero(), "dns.cache.serve_stale")),
-    ("lists of names", |c| (0..c.policy.list.len()).map(|index| format!("policy.list[{index}]")).collect()),
+    ("communities by group", |c| groups_with_communities(c)),
     ("leases of one client alone", |c| when(c.nftables.scope == Scope::Client, "nftables.scope")),
     ("confirm = \"refresh\"", |c| peers_with(c, Confirm::Refresh)),
     ("confirm = \"reflect\"", |c| peers_with(c, Confirm::Reflect)),
@@ -27,6 +27,13 @@ const MISSING: &[Missing] = &[
 
 fn when(used: bool, path: &str) -> Vec<String> {
     if used { vec![path.to_owned()] } else { Vec::new() }
+}
+
+fn groups_with_communities(config: &Config) -> Vec<String> {
+    let with = |(index, group): (usize, &super::schema::Group)| {
+        (!group.communities.is_empty()).then(|| format!("policy.group[{index}].communities"))
+    };
+    config.policy.group.iter().enumerate().filter_map(with).collect()
 }
 
 fn peers_with(config: &Config, confirm: Confirm) -> Vec<String> {
@@ -67,6 +74,10 @@ trust_anchor = ". IN DS 20326 8 2 E06D"
 path = "/dev/null"
 format = "domains"
 action = "deny"
+[[policy.group]]
+name = "red"
+clients = ["192.0.2.0/24"]
+communities = ["64512:7"]
 [nftables]
 mode = "gateway"
 inside = ["lan0"]

@@ -164,6 +164,8 @@ pub struct Policy {
     pub deny: Vec<String>,
     /// Files of names.
     pub list: Vec<PolicyList>,
+    /// Clients with rules of their own.
+    pub group: Vec<Group>,
     /// Names whose answers may lie in otherwise filtered prefixes.
     pub private: Vec<Private>,
 }
@@ -172,12 +174,42 @@ pub struct Policy {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyList {
+    /// What groups call it.
+    pub name: Option<String>,
+    /// False: only for the groups that name it.
+    #[serde(default = "defaults::yes")]
+    pub everybody: bool,
     /// The file; relative to the configuration file.
     pub path: PathBuf,
     /// How it is written.
     pub format: ListFormat,
     /// What its names get.
     pub action: Action,
+}
+
+/// `[[policy.group]]`: its own rules stand in place of those of `[policy]`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// As shown to users.
+    pub name: String,
+    /// Who belongs to it; the longest prefix decides between groups.
+    #[serde(with = "super::value::nets")]
+    #[schemars(with = "Vec<String>")]
+    pub clients: Vec<IpNet>,
+    /// For names that nothing matches; absent: as for everybody.
+    pub default: Option<Action>,
+    /// As `policy.allow`.
+    #[serde(default)]
+    pub allow: Vec<String>,
+    /// As `policy.deny`.
+    #[serde(default)]
+    pub deny: Vec<String>,
+    /// Names of lists; absent: the lists of everybody.
+    pub lists: Option<Vec<String>>,
+    /// Communities of the routes that this group's questions open.
+    #[serde(default)]
+    pub communities: Vec<String>,
 }
 
 /// How a list file is written.

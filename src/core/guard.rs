@@ -152,9 +152,9 @@ impl Guard {
 
     /// Every cause of every lease, as address, question and aliases: what new rules are asked about for
     /// [`Event::Forbid`] and [`Event::Revoke`].
-    pub fn causes(&self) -> impl Iterator<Item = (IpAddr, &Name, &[Name])> {
+    pub fn causes(&self) -> impl Iterator<Item = (IpAddr, &Name, &[Name], &[(IpAddr, Moment)])> {
         self.table.iter().flat_map(|(address, lease)| {
-            lease.causes.iter().map(move |cause| (address, &cause.question, &*cause.chain))
+            lease.causes.iter().map(move |cause| (address, &cause.question, &*cause.chain, cause.clients.as_slice()))
         })
     }
 

@@ -1,22 +1,28 @@
 //! Which names may be asked: allow and deny rules by name, the longest match decides, deny wins a tie.
 //!
-//! Rules are kept as one arena of wire-form names and a hash table of their places: a lookup probes the name and each of its
-//! parents, allocates nothing, and costs the same with one rule as with a million (about 50 octets a rule).
+//! Rules are kept in tables, one for the configuration and one for each list ([`table`]): a lookup probes the name and each of its
+//! parents in every table, allocates nothing, and costs the same with one rule as with a million. Which clients are judged by which
+//! tables says [`view`].
 //!
 //! A tie, that is rules with the same reach at the same name: the configuration's own rules win over list files, so that a listed name can
 //! always be let through; exceptions of a list win over that list's other rules; otherwise deny wins.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
-use std::hash::BuildHasher;
+use ipnet::IpNet;
 
 use super::name::{Name, NameError};
 use crate::config::schema::{Action, Config, ListFormat};
 
 pub mod list;
+pub mod table;
 #[cfg(test)]
 mod tests;
+pub mod view;
+
+pub use table::{Effect, Table};
 
 /// What the policy says of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +44,16 @@ impl Verdict {
 /// A rule of one [`Policy`]; means nothing to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleId {
+    layer: u16,
     slot: u32,
-    node: u32,
+    at: At,
+}
+
+/// What a rule is about: a name, by its place in the table, or a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    Node(u32),
+    Net(IpNet),
 }
 
 /// A rule in words, for logs, EDE and `explain`.
@@ -145,43 +159,6 @@ pub fn name_from_user(text: &str) -> Result<Name, String> {
     ascii.parse().map_err(|error: NameError| error.to_string())
 }
 
-/// Marks a rule as denying in a [`Node`]'s slots.
-const DENY: u32 = 1 << 31;
-/// Marks a rule as exception of its list.
-const EXEMPT: u32 = 1 << 30;
-/// The rule's number in a slot.
-const NUMBER: u32 = EXEMPT - 1;
-/// An empty slot.
-const NONE: u32 = u32::MAX;
-
-/// All rules at one name.
-#[derive(Clone, Copy, Debug)]
-struct Node {
-    /// Start of the name in the arena.
-    start: u32,
-    /// Its length.
-    len: u8,
-    /// The rule for the name itself: its number, [`DENY`] and [`EXEMPT`].
-    itself: u32,
-    /// The rule for what lies below.
-    below: u32,
-}
-
-/// Where rules come from: numbers from `first` on.
-#[derive(Clone, Debug)]
-struct Source {
-    first: u32,
-    kind: SourceKind,
-}
-
-#[derive(Clone, Debug)]
-enum SourceKind {
-    /// A list in the configuration: its key and its texts.
-    Config { key: &'static str, texts: Vec<Box<str>> },
-    /// A file: the line of each rule.
-    List { path: Box<str>, lines: Vec<u32> },
-}
-
 /// A list file, read into memory.
 #[derive(Clone, Copy, Debug)]
 pub struct ListFile<'a> {
@@ -195,17 +172,25 @@ pub struct ListFile<'a> {
     pub content: &'a [u8],
 }
 
-/// All rules, ready to be asked. Never changed: a reload builds another.
+/// The rules of one view, ready to be asked. Never changed: a reload builds another.
 #[derive(Clone, Debug)]
 pub struct Policy {
     default: Action,
-    nodes: Vec<Node>,
-    arena: Vec<u8>,
-    index: HashTable<u32>,
-    hasher: DefaultHashBuilder,
-    longest: usize,
-    sources: Vec<Source>,
-    rules: u32,
+    /// The configuration's own rules, then the lists in their order. Lists are shared between views.
+    layers: Vec<Arc<Table>>,
+}
+
+/// The configuration's own rules for one view: key in front of "allow" and "deny", and what stands there.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnRules<'a> {
+    /// "policy", "policy.group\[0\]".
+    pub key: &'a str,
+    /// For names that nothing matches.
+    pub default: Action,
+    /// Allowed.
+    pub allow: &'a [String],
+    /// Denied.
+    pub deny: &'a [String],
 }
 
 impl Policy {
@@ -214,97 +199,42 @@ impl Policy {
     /// # Errors
     /// Every rule that can't be read, not only the first.
     pub fn new(config: &Config) -> Result<Self, Vec<PolicyError>> {
-        let mut policy = Self {
-            default: config.policy.default,
-            nodes: Vec::new(),
-            arena: Vec::new(),
-            index: HashTable::new(),
-            hasher: DefaultHashBuilder::default(),
-            longest: 0,
-            sources: Vec::new(),
-            rules: 0,
-        };
-        let mut errors = Vec::new();
-        let lists =
-            [("policy.allow", Action::Allow, &config.policy.allow), ("policy.deny", Action::Deny, &config.policy.deny)];
-        for (key, action, texts) in lists {
-            let kept = texts.iter().map(|text| text.clone().into_boxed_str()).collect();
-            policy.sources.push(Source { first: policy.rules, kind: SourceKind::Config { key, texts: kept } });
-            for (place, text) in texts.iter().enumerate() {
-                let wrong = |reason| PolicyError { key: format!("{key}[{place}]"), text: text.clone(), reason };
-                match text.parse::<Pattern>() {
-                    Ok(pattern) => {
-                        if let Err(reason) = policy.insert(&pattern, action, false) {
-                            errors.push(wrong(reason));
-                        }
-                    }
-                    Err(reason) => errors.push(wrong(reason)),
-                }
-            }
-        }
-        if errors.is_empty() { Ok(policy.finish()) } else { Err(errors) }
+        Self::of(OwnRules::of_everybody(config), Vec::new())
     }
 
-    /// Like [`Policy::new`], with the files of `[[policy.list]]`; a report for each, in order. Lines that can't be read are left out.
+    /// From a view's own rules and its lists.
     ///
     /// # Errors
-    /// Like [`Policy::new`]; and more than a thousand million rules.
+    /// Every rule that can't be read, not only the first.
+    pub fn of(own: OwnRules<'_>, lists: Vec<Arc<Table>>) -> Result<Self, Vec<PolicyError>> {
+        let table = Table::from_config(&[
+            (format!("{}.allow", own.key), Action::Allow, own.allow),
+            (format!("{}.deny", own.key), Action::Deny, own.deny),
+        ])?;
+        let mut layers = vec![Arc::new(table)];
+        layers.extend(lists);
+        Ok(Self { default: own.default, layers })
+    }
+
+    /// Like [`Policy::new`], with list files; a report for each, in order. Lines that can't be read are left out.
+    ///
+    /// # Errors
+    /// Like [`Policy::new`]; and more than a thousand million rules in a file.
     pub fn with_lists(config: &Config, files: &[ListFile<'_>]) -> Result<(Self, Vec<list::Report>), Vec<PolicyError>> {
-        let mut policy = Self::new(config)?;
+        let mut tables = Vec::with_capacity(files.len());
         let mut reports = Vec::with_capacity(files.len());
         for file in files {
-            let lines = file.content.split(|octet| *octet == b'\n').count();
-            policy.nodes.reserve(lines);
-            let (nodes, arena, hasher) = (&policy.nodes, &policy.arena, &policy.hasher);
-            policy.index.reserve(lines, |place| hasher.hash_one(name_at(nodes, arena, *place)));
-            let first = policy.rules;
-            policy.sources.push(Source { first, kind: SourceKind::List { path: file.path.into(), lines: Vec::new() } });
-            let mut numbers = Vec::new();
-            let mut failure = None;
-            let report = list::parse(file.format, file.content, &mut |entry| {
-                let exempt = entry.sense == list::Sense::Exempt;
-                let action = if exempt { opposite(file.action) } else { file.action };
-                match policy.insert(&entry.pattern, action, exempt) {
-                    Ok(()) => numbers.push(entry.line),
-                    Err(reason) => failure = Some((entry.line, reason)),
-                }
-            });
-            if let Some((line, reason)) = failure {
-                let text = format!("line {line}");
-                return Err(vec![PolicyError { key: format!("policy.list {}", file.path), text, reason }]);
-            }
-            numbers.shrink_to_fit();
-            if let Some(Source { kind: SourceKind::List { lines, .. }, .. }) = policy.sources.last_mut() {
-                *lines = numbers;
-            }
+            let (table, report) = Table::from_list(file).map_err(|error| vec![error])?;
+            tables.push(Arc::new(table));
             reports.push(report);
         }
-        Ok((policy.finish(), reports))
+        Ok((Self::of(OwnRules::of_everybody(config), tables)?, reports))
     }
 
-    /// Gives back what building took too much of.
-    fn finish(mut self) -> Self {
-        self.nodes.shrink_to_fit();
-        self.arena.shrink_to_fit();
-        let (nodes, arena, hasher) = (&self.nodes, &self.arena, &self.hasher);
-        self.index.shrink_to_fit(|place| hasher.hash_one(name_at(nodes, arena, *place)));
-        self
-    }
-
-    /// Octets of memory that the rules take.
+    /// Octets of memory that the rules take, shared lists included.
     #[must_use]
     pub fn octets(&self) -> usize {
-        let sources = self.sources.iter().map(|source| match &source.kind {
-            SourceKind::Config { texts, .. } => {
-                texts.iter().map(|text| text.len().saturating_add(size_of::<Box<str>>())).sum::<usize>()
-            }
-            SourceKind::List { lines, .. } => lines.capacity().saturating_mul(size_of::<u32>()),
-        });
-        self.arena
-            .capacity()
-            .saturating_add(self.nodes.capacity().saturating_mul(size_of::<Node>()))
-            .saturating_add(self.index.allocation_size())
-            .saturating_add(sources.sum())
+        self.layers.iter().map(|table| table.octets()).sum()
     }
 
     /// What happens to a question for `name`. Allocates nothing.
@@ -320,138 +250,101 @@ impl Policy {
         self.matching(name).unwrap_or(Verdict { action: Action::Allow, rule: None })
     }
 
+    /// The rule of a list for an address in an answer (`rpz-ip`); the longest prefix counts, deny wins between lists.
+    #[must_use]
+    pub fn judge_answer(&self, address: IpAddr) -> Option<Verdict> {
+        self.by_address(|table| table.find_answer(address))
+    }
+
+    /// The rule of a list for who asks (`rpz-client-ip`); likewise.
+    #[must_use]
+    pub fn judge_client(&self, client: IpAddr) -> Option<Verdict> {
+        if self.has_client_rules() { self.by_address(|table| table.find_client(client)) } else { None }
+    }
+
+    /// Whether who asks matters to any list.
+    #[must_use]
+    pub fn has_client_rules(&self) -> bool {
+        self.layers.iter().any(|table| table.has_clients())
+    }
+
+    fn by_address(&self, find: impl Fn(&Table) -> Option<(u32, IpNet)>) -> Option<Verdict> {
+        let found = self.layers.iter().enumerate().filter_map(|(layer, table)| Some((layer, find(table)?)));
+        let best = found
+            .max_by_key(|(layer, (slot, net))| (net.prefix_len(), slot & table::DENY != 0, std::cmp::Reverse(*layer)));
+        best.map(|(layer, (slot, net))| verdict(layer, slot, At::Net(net)))
+    }
+
+    /// What a verdict's rule does beside allowing or denying.
+    #[must_use]
+    pub fn effect(&self, verdict: Verdict) -> Effect {
+        let Some(rule) = verdict.rule else { return Effect::Plain };
+        self.layers.get(usize::from(rule.layer)).map_or(Effect::Plain, |table| table.effect(rule.slot))
+    }
+
     /// The rule's words.
     #[must_use]
     pub fn describe(&self, rule: RuleId) -> RuleRef {
-        let number = rule.slot & NUMBER;
-        let unknown = RuleRef { text: String::new(), place: "policy".to_owned() };
-        let Some(source) = self.source(rule.slot).and_then(|place| self.sources.get(place)) else { return unknown };
-        let offset = usize::try_from(number.saturating_sub(source.first)).unwrap_or(usize::MAX);
-        match &source.kind {
-            SourceKind::Config { key, texts } => texts
-                .get(offset)
-                .map_or(unknown, |text| RuleRef { text: text.to_string(), place: format!("{key}[{offset}]") }),
-            SourceKind::List { path, lines } => RuleRef {
-                text: Name::from_wire(name_at(&self.nodes, &self.arena, rule.node))
-                    .map_or_else(|_| String::new(), |name| name.to_string()),
-                place: lines.get(offset).map_or_else(|| path.to_string(), |line| format!("{path}:{line}")),
-            },
-        }
+        self.layers.get(usize::from(rule.layer)).map_or_else(
+            || RuleRef { text: String::new(), place: "policy".to_owned() },
+            |table| table.describe(rule.slot, rule.at),
+        )
     }
 
-    /// Index of the source that a slot's rule comes from: the last of those that begin at or before its number, since a source
-    /// without rules begins where the next one does.
-    fn source(&self, slot: u32) -> Option<usize> {
-        self.sources.partition_point(|source| source.first <= slot & NUMBER).checked_sub(1)
+    /// The words of a verdict, for people: the rule, or "policy.default".
+    #[must_use]
+    pub fn words(&self, verdict: Verdict) -> String {
+        verdict.rule.map_or_else(|| "policy.default".to_owned(), |rule| self.describe(rule).to_string())
     }
 
-    /// Number of names that have a rule.
+    /// Number of names and prefixes that have a rule, counted in each list.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.layers.iter().map(|table| table.len()).sum()
     }
 
     /// Whether there is no rule.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.len() == 0
     }
 
     fn matching(&self, name: &Name) -> Option<Verdict> {
-        for suffix in name.suffixes() {
-            if suffix.len() > self.longest {
-                continue;
+        let longest = self.layers.iter().map(|table| table.longest()).max()?;
+        for suffix in name.suffixes().filter(|suffix| suffix.len() <= longest) {
+            let whole = suffix.len() == name.wire().len();
+            let mut best: Option<(usize, u32, At)> = None;
+            for (layer, table) in self.layers.iter().enumerate() {
+                let Some((slot, at)) = table.find(suffix, whole) else { continue };
+                if best.is_none_or(|(_, held, _)| slot & table::DENY != 0 && held & table::DENY == 0) {
+                    best = Some((layer, slot, at));
+                }
+                // The configuration's own rule wins over any list's at the same name.
+                if layer == 0 {
+                    break;
+                }
             }
-            let Some((place, node)) = self.find(suffix) else { continue };
-            let slot = if suffix.len() == name.wire().len() { node.itself } else { node.below };
-            if slot != NONE {
-                let action = if slot & DENY == 0 { Action::Allow } else { Action::Deny };
-                return Some(Verdict { action, rule: Some(RuleId { slot, node: place }) });
+            if let Some((layer, slot, at)) = best {
+                return Some(verdict(layer, slot, at));
             }
         }
         None
     }
+}
 
-    fn find(&self, wire: &[u8]) -> Option<(u32, &Node)> {
-        let hash = self.hasher.hash_one(wire);
-        let place = *self.index.find(hash, |place| name_at(&self.nodes, &self.arena, *place) == wire)?;
-        Some((place, self.nodes.get(usize::try_from(place).ok()?)?))
-    }
-
-    /// Adds a rule under the next number. A number is used up in any case, so that numbers and places in the list agree.
-    fn insert(&mut self, pattern: &Pattern, action: Action, exempt: bool) -> Result<(), String> {
-        let number = self.rules;
-        if number >= NUMBER {
-            return Err("too many rules".to_owned());
-        }
-        self.rules = self.rules.saturating_add(1);
-        let deny = if action == Action::Deny { DENY } else { 0 };
-        let slot = number | deny | if exempt { EXEMPT } else { 0 };
-        let wire = pattern.name.wire();
-        let hash = self.hasher.hash_one(wire);
-        let place = match self.index.find(hash, |place| name_at(&self.nodes, &self.arena, *place) == wire) {
-            Some(place) => *place,
-            None => self.add_node(wire, hash)?,
-        };
-        let Some(place) = usize::try_from(place).ok() else { return Err("too many rules".to_owned()) };
-        let Some(Node { itself, below, .. }) = self.nodes.get(place).copied() else { return Ok(()) };
-        let itself = if pattern.reach == Reach::Below { itself } else { self.merge(itself, slot) };
-        let below = if pattern.reach == Reach::Itself { below } else { self.merge(below, slot) };
-        if let Some(node) = self.nodes.get_mut(place) {
-            (node.itself, node.below) = (itself, below);
-        }
-        Ok(())
-    }
-
-    /// Which of two rules with the same reach at one name counts; see the head of this file.
-    fn merge(&self, old: u32, new: u32) -> u32 {
-        if old == NONE {
-            return new;
-        }
-        let (old_source, new_source) = (self.source(old), self.source(new));
-        let in_file = |source: Option<usize>| {
-            source
-                .and_then(|place| self.sources.get(place))
-                .is_some_and(|source| matches!(source.kind, SourceKind::List { .. }))
-        };
-        if in_file(old_source) != in_file(new_source) {
-            return if in_file(old_source) { new } else { old };
-        }
-        if old_source == new_source && (old ^ new) & EXEMPT != 0 {
-            return if new & EXEMPT != 0 { new } else { old };
-        }
-        if new & DENY != 0 && old & DENY == 0 { new } else { old }
-    }
-
-    fn add_node(&mut self, wire: &[u8], hash: u64) -> Result<u32, String> {
-        let too_many = || "too many rules".to_owned();
-        let place = u32::try_from(self.nodes.len()).map_err(|_| too_many())?;
-        let start = u32::try_from(self.arena.len()).map_err(|_| too_many())?;
-        let len = u8::try_from(wire.len()).map_err(|_| too_many())?;
-        self.arena.extend_from_slice(wire);
-        self.longest = self.longest.max(wire.len());
-        self.nodes.push(Node { start, len, itself: NONE, below: NONE });
-        let (nodes, arena, hasher) = (&self.nodes, &self.arena, &self.hasher);
-        self.index.insert_unique(hash, place, |place| hasher.hash_one(name_at(nodes, arena, *place)));
-        Ok(place)
+impl<'a> OwnRules<'a> {
+    /// Those of `[policy]`.
+    #[must_use]
+    pub fn of_everybody(config: &'a Config) -> Self {
+        let policy = &config.policy;
+        Self { key: "policy", default: policy.default, allow: &policy.allow, deny: &policy.deny }
     }
 }
 
-/// The name of the node at `place`.
-fn name_at<'a>(nodes: &[Node], arena: &'a [u8], place: u32) -> &'a [u8] {
-    let node = usize::try_from(place).ok().and_then(|place| nodes.get(place));
-    let range = node.and_then(|node| {
-        let start = usize::try_from(node.start).ok()?;
-        Some(start..start.checked_add(usize::from(node.len))?)
-    });
-    range.and_then(|range| arena.get(range)).unwrap_or_default()
-}
-
-fn opposite(action: Action) -> Action {
-    match action {
-        Action::Allow => Action::Deny,
-        Action::Deny => Action::Allow,
-    }
+fn verdict(layer: usize, slot: u32, at: At) -> Verdict {
+    let action = if slot & table::DENY == 0 { Action::Allow } else { Action::Deny };
+    let layer = u16::try_from(layer).unwrap_or(u16::MAX);
+    Verdict { action, rule: Some(RuleId { layer, slot, at }) }
 }
 
 /// The registrable domain of `name` (public suffix list, private section included): one label more than its public suffix. A public

@@ -7,7 +7,7 @@ use super::address::{AddressFilter, Admitted, Reason};
 use super::answer::{self, BindError, Bound, Kept, Origin, Question, Record, RecordData, rtype, svcparam};
 use super::event::Grant;
 use super::name::Name;
-use super::policy::{Policy, RuleRef};
+use super::policy::{Effect, Policy, RuleRef, Verdict};
 
 #[cfg(test)]
 mod tests;
@@ -74,10 +74,12 @@ pub struct Answer {
 pub enum Judged {
     /// Goes out when its grants are in force.
     Answer(Answer),
-    /// A name is denied: NXDOMAIN with EDE 15.
+    /// A name, or by a list an address, is denied: NXDOMAIN with EDE 15 unless the rule says otherwise.
     Denied {
-        /// The question or an alias.
+        /// The question or an alias; for an address the question.
         name: Name,
+        /// [`Effect::NoData`], [`Effect::Drop`], or NXDOMAIN.
+        effect: Effect,
         /// The rule; `None`: `policy.default`.
         rule: Option<RuleRef>,
     },
@@ -106,18 +108,24 @@ pub fn judge(policy: &Policy, filter: &AddressFilter, response: Response<'_>) ->
         Ok(bound) => bound,
         Err(error) => return Judged::Unbound(error),
     };
-    if let Some((name, rule)) = denied(policy, &response.question.name, &bound.chain) {
-        return Judged::Denied { name, rule };
+    if let Some((name, verdict)) = denied(policy, filter, &response.question.name, &bound) {
+        let rule = verdict.rule.map(|rule| policy.describe(rule));
+        return Judged::Denied { name, effect: policy.effect(verdict), rule };
     }
     Sieve::new(policy, filter, response, &bound).run(bound)
 }
 
-/// The first name that policy denies.
-fn denied(policy: &Policy, question: &Name, chain: &[Name]) -> Option<(Name, Option<RuleRef>)> {
+/// The first name, or else the first address, that policy denies.
+fn denied(policy: &Policy, filter: &AddressFilter, question: &Name, bound: &Bound) -> Option<(Name, Verdict)> {
     let asked = std::iter::once((question, policy.judge(question)));
-    let (name, verdict) =
-        asked.chain(chain.iter().map(|name| (name, policy.judge_alias(name)))).find(|(_, verdict)| verdict.denies())?;
-    Some((name.clone(), verdict.rule.map(|rule| policy.describe(rule))))
+    let names = asked.chain(bound.chain.iter().map(|name| (name, policy.judge_alias(name))));
+    let addresses = bound.addresses.iter().filter_map(|found| {
+        let verdict = policy.judge_answer(found.address);
+        // The IPv4 address inside counts like one that stands alone.
+        let inner = || policy.judge_answer(IpAddr::V4(filter.embedded(found.address)?.1));
+        Some((question, verdict.filter(Verdict::denies).or_else(inner)?))
+    });
+    names.chain(addresses).find(|(_, verdict)| verdict.denies()).map(|(name, verdict)| (name.clone(), verdict))
 }
 
 /// Sorts the addresses of a bound answer.

@@ -3,12 +3,13 @@
 //! What can change without a restart is what [`LIVE`] lists. A change of any other key is refused and named, so that nobody
 //! believes in force what is not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::lists::Lists;
 use super::rules;
 use super::sources::Shared;
 use crate::config::{self, Config};
@@ -16,6 +17,8 @@ use crate::control::types::Reloaded;
 use crate::core::event::{Event, RevokeTarget};
 use crate::core::guard::Guard;
 use crate::core::name::Name;
+use crate::core::policy::Policy;
+use crate::core::policy::view::ViewId;
 use crate::core_task::CoreHandle;
 use crate::dns::Rules;
 use crate::sys::interfaces;
@@ -23,9 +26,16 @@ use crate::sys::interfaces;
 /// Keys, and all below them, that a reload applies.
 const LIVE: [&str; 3] = ["policy", "addresses.never", "addresses.nat64"];
 
-/// Reads the file anew.
+/// Reads the file anew, and every list that changed.
 pub async fn reload(shared: &Shared) -> Reloaded {
-    let (mut config, warnings, places) = match config::load(&shared.path) {
+    let _applying = shared.applying.lock().await;
+    let path = shared.path.clone();
+    // Off the runtime's threads: lists may be large.
+    let loaded = match tokio::task::spawn_blocking(move || config::load(&path)).await {
+        Ok(loaded) => loaded,
+        Err(error) => return refused(Vec::new(), format!("reading the file failed: {error}")),
+    };
+    let (mut config, warnings, places) = match loaded {
         Ok(loaded) => loaded,
         Err(report) => return refused(Vec::new(), report.to_string()),
     };
@@ -42,22 +52,40 @@ pub async fn reload(shared: &Shared) -> Reloaded {
         let keys = dead.join(", ");
         return refused(shown, format!("these keys need a restart, nothing was applied: {keys}"));
     }
-    let own = match interfaces::addresses() {
-        Ok(own) => own,
-        Err(error) => return refused(shown, format!("this host's addresses can't be read: {error}")),
+    let known = shared.lists.lists();
+    let read = move || {
+        let lists = Lists::load(&config, &known);
+        (config, lists)
     };
-    let rules = match rules::rules(&config, &own) {
-        Ok(rules) => Arc::new(rules),
-        Err(error) => return refused(shown, error),
+    let (config, lists) = match tokio::task::spawn_blocking(read).await {
+        Ok((config, Ok(lists))) => (config, lists),
+        Ok((_, Err(errors))) => return refused(shown, errors.join("\n")),
+        Err(error) => return refused(shown, format!("reading the lists failed: {error}")),
     };
-    // From here on new questions and cached answers are judged by the new rules; then what the old ones opened is closed.
-    shared.rules.store(rules.clone());
-    if let Err(error) = close_what_is_forbidden(&shared.core, rules).await {
+    if let Err(error) = apply(shared, &config, lists).await {
         return refused(shown, error);
     }
     shared.set_config(config, places);
     let report = warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     Reloaded { applied: true, changes: shown, report }
+}
+
+/// Puts other lists in force. The caller holds [`Shared::applying`].
+///
+/// # Errors
+/// Why the old ones stay.
+pub async fn apply_lists(shared: &Shared, lists: Lists) -> Result<(), String> {
+    let (config, _) = shared.config();
+    apply(shared, &config, lists).await
+}
+
+/// From here on new questions and cached answers are judged by the new rules; then what the old ones opened is closed.
+async fn apply(shared: &Shared, config: &Config, lists: Lists) -> Result<(), String> {
+    let own = interfaces::addresses().map_err(|error| format!("this host's addresses can't be read: {error}"))?;
+    let rules = Arc::new(rules::rules(config, &lists, &own)?);
+    shared.rules.store(rules.clone());
+    shared.lists.set(lists);
+    close_what_is_forbidden(&shared.core, rules).await
 }
 
 fn refused(changes: Vec<String>, report: String) -> Reloaded {
@@ -116,21 +144,31 @@ struct Forbidden {
     addresses: Vec<IpAddr>,
 }
 
+/// A name is forbidden when the rules of everybody who asked for it deny it; where nobody is known, those of all. Leases are
+/// everybody's: what one client may open stays open.
 fn forbidden(guard: &Guard, rules: &Rules) -> Forbidden {
-    let mut names: BTreeMap<&Name, bool> = BTreeMap::new();
+    // As question and as alias apart: what is denied as one may be allowed as the other, and either forbids it.
+    let mut names: BTreeMap<(&Name, bool), bool> = BTreeMap::new();
     let mut addresses: BTreeMap<IpAddr, bool> = BTreeMap::new();
-    for (address, question, chain) in guard.causes() {
-        let denied = rules.policy.judge(question).denies();
-        *names.entry(question).or_insert(denied) |= denied;
-        for alias in chain {
-            let denied = rules.policy.judge_alias(alias).denies();
-            names.entry(alias).and_modify(|known| *known |= denied).or_insert(denied);
+    for (address, question, chain, clients) in guard.causes() {
+        let mut views: BTreeSet<ViewId> = clients.iter().map(|(client, _)| rules.views.of(*client)).collect();
+        if views.is_empty() {
+            views.extend(rules.views.all());
         }
-        let open = rules.filter.judge(address, question, chain).is_ok();
-        addresses.entry(address).and_modify(|known| *known |= open).or_insert(open);
+        let allowed = |judge: &dyn Fn(&Policy) -> bool| views.iter().any(|view| judge(rules.views.policy(*view)));
+        let asked = allowed(&|policy| !policy.judge(question).denies());
+        *names.entry((question, false)).or_insert(false) |= asked;
+        for alias in chain {
+            *names.entry((alias, true)).or_insert(false) |= allowed(&|policy| !policy.judge_alias(alias).denies());
+        }
+        let open = rules.filter.judge(address, question, chain).is_ok()
+            && allowed(&|policy| !policy.judge_answer(address).is_some_and(|verdict| verdict.denies()));
+        *addresses.entry(address).or_insert(false) |= open;
     }
+    let denied: BTreeSet<&Name> =
+        names.into_iter().filter(|(_, allowed)| !*allowed).map(|((name, _), _)| name).collect();
     Forbidden {
-        names: names.into_iter().filter(|(_, denied)| *denied).map(|(name, _)| name.clone()).collect(),
+        names: denied.into_iter().cloned().collect(),
         addresses: addresses.into_iter().filter(|(_, open)| !open).map(|(address, _)| address).collect(),
     }
 }

@@ -2,19 +2,21 @@
 
 use std::net::IpAddr;
 
+use super::lists::Lists;
 use crate::config::Config;
 use crate::core::address::AddressFilter;
-use crate::core::policy::{Policy, PolicyError};
+use crate::core::policy::PolicyError;
+use crate::core::policy::view::Views;
 use crate::dns::Rules;
 
-/// Policy and filter of `config`; `interfaces` are this host's own addresses, which are never opened.
+/// Policy and filter of `config` with its lists; `interfaces` are this host's own addresses, which are never opened.
 ///
 /// # Errors
 /// Every value that can't be used, one a line.
-pub fn rules(config: &Config, interfaces: &[IpAddr]) -> Result<Rules, String> {
+pub fn rules(config: &Config, lists: &Lists, interfaces: &[IpAddr]) -> Result<Rules, String> {
     let own: Vec<(IpAddr, String)> =
         interfaces.iter().map(|address| (*address, "an address of this host".to_owned())).collect();
-    let policy = Policy::new(config);
+    let policy = Views::new(config, &lists.tables());
     let filter = AddressFilter::new(config, &own);
     match (policy, filter) {
         (Ok(policy), Ok(filter)) => Ok(Rules::new(policy, filter)),

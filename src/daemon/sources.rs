@@ -10,6 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::lists::ListState;
 use super::reload;
 use crate::config::schema::{NftablesMode, OnDeadline};
 use crate::config::{Config, Places};
@@ -35,6 +36,10 @@ pub struct Shared {
     pub path: PathBuf,
     /// What questions and addresses are judged by.
     pub rules: Arc<ArcSwap<Rules>>,
+    /// The list files.
+    pub lists: ListState,
+    /// Held by whoever puts other rules in force.
+    pub applying: tokio::sync::Mutex<()>,
     /// The DNS side.
     pub dns: View,
     /// What was refused.
@@ -66,15 +71,28 @@ impl Shared {
 
     fn judge_name(&self, name: &Name) -> Judgement {
         let rules = self.rules.load();
-        let verdict = rules.policy.judge(name);
-        let rule = verdict.rule.map(|rule| rules.policy.describe(rule));
+        let policy = rules.views.policy(0);
+        let verdict = policy.judge(name);
+        let rule = verdict.rule.map(|rule| policy.describe(rule));
         let (word, does) = if verdict.denies() { ("denied", "is denied") } else { ("allowed", "may be asked") };
-        let reason = match &rule {
+        let mut reason = match &rule {
             Some(rule) => format!("{name} {does} by the rule \"{}\"", rule.text),
             None => format!("{name} {does}: no rule matches, policy.default decides"),
         };
-        let key = rule.map_or_else(|| "policy.default".to_owned(), |rule| rule.place);
-        Judgement { verdict: word.to_owned(), reason, place: self.place(&key), rule: Some(key) }
+        for view in rules.views.all().skip(1) {
+            let (theirs, group) = (rules.views.policy(view), rules.views.name(view).unwrap_or_default());
+            let judged = theirs.judge(name);
+            if judged.denies() != verdict.denies() {
+                let word = if judged.denies() { "denied" } else { "allowed" };
+                reason.push_str(&format!("; for the group {group} it is {word} by {}", theirs.words(judged)));
+            }
+        }
+        // The rule of a list is named by its file and line, that of the configuration by its key.
+        let (key, in_file) = rule.map_or_else(
+            || ("policy.default".to_owned(), None),
+            |rule| (rule.place.clone(), Some(rule.place).filter(|place| !place.starts_with("policy."))),
+        );
+        Judgement { verdict: word.to_owned(), reason, place: in_file.or_else(|| self.place(&key)), rule: Some(key) }
     }
 
     fn judge_address(&self, address: IpAddr) -> Judgement {
@@ -128,8 +146,12 @@ impl Sources for Shared {
         audit
     }
 
+    fn troubles(&self) -> Vec<String> {
+        self.lists.troubles()
+    }
+
     fn errors(&self) -> Vec<LoggedError> {
-        Vec::new()
+        self.lists.errors()
     }
 
     fn judge(&self, subject: &Subject) -> Judgement {

@@ -17,18 +17,19 @@ use super::wire::NAME_MAX;
 use crate::core::event::{Grant, LeaseHandle};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
+use crate::core::policy::view::ViewId;
 
 /// Parts with a lock of their own.
 const SHARDS: usize = 64;
 /// Octets that an entry costs beside its own data: the slot, the index and the allocator's headers.
 const OVERHEAD: usize = 208;
-/// Most octets of a key: name, type, flags.
-const KEY_MAX: usize = NAME_MAX + 3;
+/// Most octets of a key: name, type, flags, view.
+const KEY_MAX: usize = NAME_MAX + 4;
 
 /// Uses that make an entry worth asking for again before it ends.
 pub const POPULAR: u32 = 2;
 
-/// Name in lower case, type, and whether DNSSEC records are wanted (DO). CD isn't part of it: with CD=1 the guard asks the very same
+/// Name in lower case, type, whether DNSSEC records are wanted (DO), and whose policy judged it (0: everybody's). CD isn't part of it: with CD=1 the guard asks the very same
 /// question, since CD may open nothing that would otherwise stay closed.
 #[derive(Clone, Copy)]
 pub struct Key {
@@ -43,10 +44,25 @@ impl Key {
         let mut octets = [0; KEY_MAX];
         let len = name.len().min(NAME_MAX);
         let [high, low] = qtype.to_be_bytes();
-        for (to, octet) in octets.iter_mut().zip(name.iter().take(len).chain(&[high, low, u8::from(dnssec_ok)])) {
+        for (to, octet) in octets.iter_mut().zip(name.iter().take(len).chain(&[high, low, u8::from(dnssec_ok), 0])) {
             *to = *octet;
         }
-        Self { octets, len: u16::try_from(len.saturating_add(3)).unwrap_or(0) }
+        Self { octets, len: u16::try_from(len.saturating_add(4)).unwrap_or(0) }
+    }
+
+    /// The same question in another view.
+    #[must_use]
+    pub fn in_view(mut self, view: ViewId) -> Self {
+        if let Some(octet) = usize::from(self.len).checked_sub(1).and_then(|last| self.octets.get_mut(last)) {
+            *octet = view;
+        }
+        self
+    }
+
+    /// The view.
+    #[must_use]
+    pub fn view(&self) -> ViewId {
+        self.octets().last().copied().unwrap_or(0)
     }
 
     /// The key's octets.

@@ -9,7 +9,8 @@ use super::upstream::query::Query;
 use super::wire::{rcode, rtype, u16_at, u32_at};
 use crate::core::answer::{Kept, Question, Record, RecordData, effective_ttl};
 use crate::core::name::Name;
-use crate::core::policy::registrable;
+use crate::core::policy::view::ViewId;
+use crate::core::policy::{Effect, Policy, registrable};
 use crate::core::verdict::{self, Answer, HintEdit, Judged, Removed};
 use crate::dns::Rules;
 
@@ -25,6 +26,8 @@ pub enum Kind {
     Answer,
     /// Refused by policy or filter; the label and the words for `denied`.
     Denied(&'static str, String),
+    /// Likewise by policy, and no reply goes out.
+    Dropped(String),
     /// No usable response; likewise.
     Failed(&'static str, String),
     /// Cut, and the whole can't be had: TC to UDP clients, SERVFAIL to others.
@@ -69,11 +72,16 @@ impl Draft {
         Self::failure(query, "upstream", Ede::new(code, text))
     }
 
-    /// NXDOMAIN for a denied name.
+    /// NXDOMAIN for a denied name, or what else its rule wants.
     #[must_use]
-    pub fn denied(query: &Query, words: String) -> Self {
+    pub fn denied(query: &Query, effect: Effect, words: String) -> Self {
+        let code = if effect == Effect::NoData { rcode::NOERROR } else { rcode::NXDOMAIN };
+        let body = reply::own_negative(&query.name, query.qtype, code);
+        if effect == Effect::Drop {
+            return Self { body, keep: 0, again: None, ede: None, kind: Kind::Dropped(words), unrelated: 0 };
+        }
         Self {
-            body: reply::own_negative(&query.name, query.qtype, rcode::NXDOMAIN),
+            body,
             keep: OWN_TTL,
             again: None,
             ede: Some(Ede::new(code::BLOCKED, words.clone())),
@@ -85,7 +93,17 @@ impl Draft {
 
 /// Judges and builds.
 #[must_use]
-pub fn draft(query: &Query, message: &[u8], rules: &Rules) -> Draft {
+pub fn draft(query: &Query, message: &[u8], rules: &Rules, view: ViewId) -> Draft {
+    let policy = rules.views.policy(view);
+    let mut draft = judged(query, message, policy, rules);
+    if policy.effect(policy.judge(&query.name)) == Effect::TcpOnly {
+        // A kept answer would be served over UDP as well.
+        draft.keep = 0;
+    }
+    draft
+}
+
+fn judged(query: &Query, message: &[u8], policy: &Policy, rules: &Rules) -> Draft {
     let Ok(response) = message::read(message) else {
         return Draft::failure(
             query,
@@ -106,7 +124,7 @@ pub fn draft(query: &Query, message: &[u8], rules: &Rules) -> Draft {
     }
     let question = Question { name: query.name.clone(), qtype: query.qtype, qclass: 1 };
     let judged = verdict::judge(
-        &rules.policy,
+        policy,
         &rules.filter,
         verdict::Response {
             question: &question,
@@ -116,9 +134,9 @@ pub fn draft(query: &Query, message: &[u8], rules: &Rules) -> Draft {
         },
     );
     match judged {
-        Judged::Denied { name, rule } => {
+        Judged::Denied { name, effect, rule } => {
             let rule = rule.map_or_else(|| "policy.default".to_owned(), |rule| rule.to_string());
-            Draft::denied(query, if name == query.name { rule } else { format!("{rule}, through {name}") })
+            Draft::denied(query, effect, if name == query.name { rule } else { format!("{rule}, through {name}") })
         }
         Judged::Filtered { removed, dropped, .. } => {
             let words = words_for(&removed);

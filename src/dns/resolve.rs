@@ -38,6 +38,8 @@ use super::wire::{self, Parsed, Question, Reject, flag, rcode};
 use crate::core::event::{Admission, Decision, Grant, LeaseHandle, Refusal, Ticket};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
+use crate::core::policy::view::Views;
+use crate::core::policy::{Effect, Policy, Verdict};
 use crate::core_task::CoreHandle;
 use crate::sys::clock::Clock;
 use crate::sys::udp::{self, Local};
@@ -92,6 +94,8 @@ impl Asker {
 struct Flight {
     resolver: Arc<Resolver>,
     key: Key,
+    /// What the key's view means.
+    views: Arc<Views>,
     query: Query,
     sponsor: Option<Sponsor>,
 }
@@ -207,7 +211,14 @@ impl Resolver {
             return Handled::Reply;
         }
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
-        let key = Key::new(question.name.wire(), question.qtype, dnssec_ok);
+        let view = rules.views.of(client);
+        let policy = rules.views.policy(view);
+        if let Some(verdict) = policy.judge_client(client)
+            && let Some(handled) = self.judged(policy, verdict, &question, client, stream, out)
+        {
+            return handled;
+        }
+        let key = Key::new(question.name.wire(), question.qtype, dnssec_ok).in_view(view);
         if let Some(entry) = self.cache.get(&key, rules.generation, now)
             && entry.is_in_force(now, self.lease_min)
         {
@@ -227,22 +238,45 @@ impl Resolver {
             reply::error(rcode::FORMERR, &head, None, out);
             return Handled::Reply;
         };
-        let verdict = rules.policy.judge(&name);
-        if verdict.denies() {
-            let rule = verdict
-                .rule
-                .map_or_else(|| "policy.default".to_owned(), |rule| rules.policy.describe(rule).to_string());
-            let query = Query { name, qtype: question.qtype, dnssec_ok };
-            let draft = Draft::denied(&query, rule);
-            self.metrics.denied.inc();
-            self.metrics.refuse("policy");
-            if let Some(ede) = &draft.ede {
-                self.refusals.push(client, &query.name, query.qtype, "policy", &ede.text, ede.code);
-            }
-            reply::render(&draft.body.octets, &draft.body.ttls, 0, &head, draft.ede.as_ref(), out);
-            return Handled::Reply;
+        match self.judged(policy, policy.judge(&name), &question, client, stream, out) {
+            Some(handled) => handled,
+            None => Handled::Miss(question),
         }
-        Handled::Miss(question)
+    }
+
+    /// What a verdict on the question or on who asks does at once; `None`: the question goes on.
+    fn judged<'a>(
+        &self,
+        policy: &Policy,
+        verdict: Verdict,
+        question: &Question<'_>,
+        client: IpAddr,
+        stream: bool,
+        out: &mut Vec<u8>,
+    ) -> Option<Handled<'a>> {
+        let effect = policy.effect(verdict);
+        let head = head_of(question, stream);
+        if !verdict.denies() {
+            if effect != Effect::TcpOnly || stream {
+                return None;
+            }
+            self.metrics.refuse("tcp_only");
+            reply::truncated(&head, out);
+            return Some(Handled::Reply);
+        }
+        let Ok(name) = Name::from_wire(question.name.wire()) else { return Some(Handled::Drop) };
+        let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
+        let query = Query { name, qtype: question.qtype, dnssec_ok };
+        let words = policy.words(verdict);
+        self.metrics.denied.inc();
+        self.metrics.refuse("policy");
+        self.refusals.push(client, &query.name, query.qtype, "policy", &words, code::BLOCKED);
+        if effect == Effect::Drop {
+            return Some(Handled::Drop);
+        }
+        let draft = Draft::denied(&query, effect, words);
+        reply::render(&draft.body.octets, &draft.body.ttls, 0, &head, draft.ede.as_ref(), out);
+        Some(Handled::Reply)
     }
 
     /// An error that needs no question to be understood; for type ANY, the HINFO of RFC 8482.
@@ -308,7 +342,8 @@ impl Resolver {
         };
         let Ok(name) = Name::from_wire(question.name.wire()) else { return };
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
-        let key = Key::new(question.name.wire(), question.qtype, dnssec_ok);
+        let views = self.rules.load().views.clone();
+        let key = Key::new(question.name.wire(), question.qtype, dnssec_ok).in_view(views.of(client));
         let to = ReplyTo {
             id: question.id,
             flags: question.flags,
@@ -331,7 +366,7 @@ impl Resolver {
         }
         self.metrics.in_flight.inc();
         let query = Query { name, qtype: question.qtype, dnssec_ok };
-        self.runtime.spawn(self.clone().fly(Flight { resolver: self.clone(), key, query, sponsor: None }));
+        self.runtime.spawn(self.clone().fly(Flight { resolver: self.clone(), key, views, query, sponsor: None }));
     }
 
     /// Asks again for what is about to end, on behalf of the client who used it last; nobody waits for it.
@@ -351,7 +386,13 @@ impl Resolver {
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
         let query = Query { name, qtype: question.qtype, dnssec_ok };
         let sponsor = Some(Sponsor { client, _place: place });
-        self.runtime.spawn(self.clone().fly(Flight { resolver: self.clone(), key, query, sponsor }));
+        let views = self.rules.load().views.clone();
+        if views.of(client) != key.view() {
+            // Other groups since this packet arrived; then its entry is not to be renewed.
+            self.take_all(&key);
+            return;
+        }
+        self.runtime.spawn(self.clone().fly(Flight { resolver: self.clone(), key, views, query, sponsor }));
     }
 
     fn flights(&self) -> std::sync::MutexGuard<'_, HashMap<Box<[u8]>, Vec<Asker>>> {
@@ -371,7 +412,11 @@ impl Resolver {
         let query = &flight.query;
         let rules = self.rules.load_full();
         let now = self.clock.now();
-        let kept = if flight.sponsor.is_some() { None } else { self.cache.get(&flight.key, rules.generation, now) };
+        let kept = if flight.sponsor.is_some() || !rules.views.same_clients(&flight.views) {
+            None
+        } else {
+            self.cache.get(&flight.key, rules.generation, now)
+        };
         if let Some(entry) = kept {
             if entry.is_in_force(now, self.lease_min) {
                 // Another task filled it between the lookup and this one's start.
@@ -388,7 +433,11 @@ impl Resolver {
         // Judged by the rules of now: they may have changed while the upstream thought.
         let rules = self.rules.load_full();
         let draft = match asked {
-            Ok(asked) => draft(query, &asked.message, &rules),
+            // Other groups: nobody can say whose rules these questions were to be judged by.
+            Ok(_) if !rules.views.same_clients(&flight.views) => {
+                Draft::failure(query, "reloaded", Ede::new(code::OTHER, "the groups of clients changed meanwhile"))
+            }
+            Ok(asked) => draft(query, &asked.message, &rules, flight.key.view()),
             Err(error) => Draft::unanswered(query, error),
         };
         self.metrics.unrelated_records.inc_by(u64::try_from(draft.unrelated).unwrap_or(0));
@@ -455,6 +504,13 @@ impl Resolver {
             Kind::Denied(reason, words) => {
                 self.metrics.denied.inc_by(u64::try_from(askers.len()).unwrap_or(0));
                 self.refuse_all(query, &entry, askers, reason, words);
+            }
+            Kind::Dropped(words) => {
+                for asker in askers {
+                    self.metrics.denied.inc();
+                    self.metrics.refuse("policy");
+                    self.refusals.push(asker.client, &query.name, query.qtype, "policy", words, code::BLOCKED);
+                }
             }
             Kind::Failed(reason, words) => self.refuse_all(query, &entry, askers, reason, words),
             Kind::Truncated => {
@@ -609,6 +665,7 @@ fn finish(mut draft: Draft, leases: Option<Vec<LeaseHandle>>, now: Moment, gener
         outcome: match draft.kind {
             Kind::Answer => Outcome::Released,
             Kind::Denied(reason, _) => Outcome::Denied(reason),
+            Kind::Dropped(_) => Outcome::Denied("policy"),
             Kind::Failed(reason, _) => Outcome::Failed(reason),
             Kind::Truncated => Outcome::Failed("truncated"),
         },

@@ -5,29 +5,16 @@ use std::collections::HashSet;
 use ipnet::IpNet;
 
 use super::Checks;
-use crate::config::schema::Action;
+use crate::config::list_file;
+use crate::config::schema::{Action, Group, ListFormat};
+use crate::core::policy::{self, view};
 
 impl Checks<'_, '_> {
     pub(super) fn policy(&mut self) {
         let policy = &self.config.policy;
-        for (key, rules) in [("policy.allow", &policy.allow), ("policy.deny", &policy.deny)] {
-            for (index, rule) in rules.iter().enumerate() {
-                let name = rule.strip_prefix("*.").or_else(|| rule.strip_prefix('=')).unwrap_or(rule);
-                self.name(&format!("{key}[{index}]"), name);
-            }
-            self.unique(key, rules);
-        }
-        let denied: HashSet<&String> = policy.deny.iter().collect();
-        for (index, rule) in policy.allow.iter().enumerate().filter(|(_, rule)| denied.contains(rule)) {
-            self.warning(
-                &format!("policy.allow[{index}]"),
-                format!("\"{rule}\" is denied as well, and deny wins"),
-                "remove one of the two",
-            );
-        }
-        for (index, list) in policy.list.iter().enumerate() {
-            self.readable(&format!("policy.list[{index}].path"), &list.path);
-        }
+        self.own_rules("policy", &policy.allow, &policy.deny);
+        self.lists();
+        self.groups();
         let lists_allow = policy.list.iter().any(|list| list.action == Action::Allow);
         let sound = self.sound(&["policy.allow", "policy.list"]);
         if policy.default == Action::Deny && policy.allow.is_empty() && !lists_allow && sound {
@@ -47,6 +34,115 @@ impl Checks<'_, '_> {
                     format!("{net}: answers for {} may lie anywhere, inside your network too", private.domain),
                     "name the prefixes in use",
                 );
+            }
+        }
+    }
+
+    fn own_rules(&mut self, table: &str, allow: &[String], deny: &[String]) {
+        for (key, rules) in [("allow", allow), ("deny", deny)] {
+            let key = format!("{table}.{key}");
+            for (index, rule) in rules.iter().enumerate() {
+                let name = rule.strip_prefix("*.").or_else(|| rule.strip_prefix('=')).unwrap_or(rule);
+                self.name(&format!("{key}[{index}]"), name);
+            }
+            self.unique(&key, rules);
+        }
+        let denied: HashSet<&String> = deny.iter().collect();
+        for (index, rule) in allow.iter().enumerate().filter(|(_, rule)| denied.contains(rule)) {
+            self.warning(
+                &format!("{table}.allow[{index}]"),
+                format!("\"{rule}\" is denied as well, and deny wins"),
+                "remove one of the two",
+            );
+        }
+    }
+
+    /// Reads every list: what can't be read now can't be guarded by.
+    fn lists(&mut self) {
+        let policy = &self.config.policy;
+        let mut names = HashSet::new();
+        for (index, list) in policy.list.iter().enumerate() {
+            let key = format!("policy.list[{index}]");
+            if let Some(name) = list.name.as_ref().filter(|name| !names.insert(*name)) {
+                self.error(&format!("{key}.name"), format!("another list is called \"{name}\" too"));
+            }
+            let used = |group: &Group| group.lists.iter().flatten().any(|name| list.name.as_ref() == Some(name));
+            if !list.everybody && !policy.group.iter().any(used) {
+                self.warning(&key, "no group names this list: it does nothing", "name it in a group's `lists`");
+            }
+            if list.format == ListFormat::Rpz && list.action == Action::Allow {
+                self.warning(
+                    &format!("{key}.action"),
+                    "what the zone blocks is allowed, and what it lets pass is denied",
+                    "action = \"deny\"",
+                );
+            }
+            let path = format!("{key}.path");
+            let shown = list.path.display();
+            let content = match list_file::read(&list.path) {
+                Ok((content, _)) => content,
+                Err(reason) => {
+                    self.error(&path, format!("{shown} {reason}"));
+                    continue;
+                }
+            };
+            let report = policy::list::parse(list.format, &content, &mut |_| {});
+            for error in &report.errors {
+                self.error(&path, format!("{shown}:{}: {}", error.line, error.reason));
+            }
+            if report.wrong > report.errors.len() {
+                let more = report.wrong.saturating_sub(report.errors.len());
+                self.error(&path, format!("{shown}: {more} more lines can't be read"));
+            }
+            if report.wrong == 0 && report.entries == 0 {
+                self.warning(&path, format!("{shown} has no rule"), "check its format");
+            }
+            if report.denied_instead > 0 {
+                self.warning(
+                    &path,
+                    format!(
+                        "{shown}: the data of {} records is not served, their names are denied",
+                        report.denied_instead
+                    ),
+                    "use the actions of response policy zones only",
+                );
+            }
+        }
+    }
+
+    fn groups(&mut self) {
+        let policy = &self.config.policy;
+        let lists: HashSet<&String> = policy.list.iter().filter_map(|list| list.name.as_ref()).collect();
+        let (mut names, mut clients) = (HashSet::new(), HashSet::new());
+        if policy.group.len() > view::MOST_GROUPS {
+            self.error("policy.group", format!("there may be {} groups at most", view::MOST_GROUPS));
+        }
+        for (index, group) in policy.group.iter().enumerate() {
+            let key = format!("policy.group[{index}]");
+            if group.name.is_empty() || !names.insert(&group.name) {
+                self.error(&format!("{key}.name"), "every group needs a name of its own");
+            }
+            let path = format!("{key}.clients");
+            if group.clients.is_empty() {
+                self.error(&path, "no prefix: nobody would be in the group");
+            }
+            self.prefixes(&path, &group.clients);
+            for (at, net) in group.clients.iter().enumerate().filter(|(_, net)| !clients.insert(net.trunc())) {
+                self.error(&format!("{path}[{at}]"), format!("{net} belongs to two groups, or stands here twice"));
+            }
+            for (at, net) in group.clients.iter().enumerate() {
+                let served = |served: &ipnet::IpNet| served.contains(net) || net.contains(served);
+                if !self.config.dns.clients.iter().any(served) {
+                    self.warning(
+                        &format!("{path}[{at}]"),
+                        format!("nobody in {net} may ask: it lies outside dns.clients"),
+                        "add it to dns.clients",
+                    );
+                }
+            }
+            self.own_rules(&key, &group.allow, &group.deny);
+            for (at, name) in group.lists.iter().flatten().enumerate().filter(|(_, name)| !lists.contains(name)) {
+                self.error(&format!("{key}.lists[{at}]"), format!("no [[policy.list]] is called \"{name}\""));
             }
         }
     }

@@ -3,7 +3,10 @@
 //! A line that is not about names as a whole (a cosmetic filter, a rule for certain web requests, a trigger on addresses) is counted as
 //! skipped; a line that can't be read is an error. What either means for the list is the caller's to decide.
 
+use std::fmt;
 use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use super::{Pattern, Reach, name_from_user};
 use crate::config::schema::ListFormat;
@@ -25,6 +28,33 @@ pub enum Sense {
     Listed,
     /// They are exempt: the opposite of the list's action (`@@` rules, `rpz-passthru`).
     Exempt,
+    /// Like `Listed`, with NODATA for an answer.
+    NoData,
+    /// Like `Listed`, without answer.
+    Drop,
+    /// Not listed, but answered over TCP only.
+    TcpOnly,
+}
+
+/// What a rule is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// Names.
+    Name(Pattern),
+    /// Addresses in answers.
+    Answer(IpNet),
+    /// Who asks.
+    Client(IpNet),
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(pattern) => pattern.fmt(f),
+            Self::Answer(net) => write!(f, "answer {net}"),
+            Self::Client(net) => write!(f, "client {net}"),
+        }
+    }
 }
 
 /// One rule of a list.
@@ -32,9 +62,9 @@ pub enum Sense {
 pub struct Entry {
     /// Line, from 1.
     pub line: u32,
-    /// Which names.
-    pub pattern: Pattern,
-    /// What of them.
+    /// What it is about.
+    pub trigger: Trigger,
+    /// What of it.
     pub sense: Sense,
 }
 
@@ -55,6 +85,8 @@ pub struct Report {
     pub entries: usize,
     /// Lines that say nothing of names as a whole.
     pub skipped: usize,
+    /// Of the entries those whose own data (RPZ local data) is not served: what they list is denied with NXDOMAIN.
+    pub denied_instead: usize,
     /// Lines that could not be read, all of them.
     pub wrong: usize,
     /// The first [`MAX_ERRORS`] of them.
@@ -74,9 +106,9 @@ struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    fn entry(&mut self, line: u32, pattern: Pattern, sense: Sense) {
+    fn entry(&mut self, line: u32, trigger: Trigger, sense: Sense) {
         self.report.entries = self.report.entries.saturating_add(1);
-        (self.take)(Entry { line, pattern, sense });
+        (self.take)(Entry { line, trigger, sense });
     }
 
     fn none(&mut self, line: u32, why: NoEntry) {
@@ -93,7 +125,7 @@ impl Sink<'_> {
 
     fn result(&mut self, line: u32, read: Result<(Pattern, Sense), NoEntry>) {
         match read {
-            Ok((pattern, sense)) => self.entry(line, pattern, sense),
+            Ok((pattern, sense)) => self.entry(line, Trigger::Name(pattern), sense),
             Err(why) => self.none(line, why),
         }
     }

@@ -168,7 +168,7 @@ fn open_addresses_pass_without_grant() {
 #[test]
 fn a_denied_name_anywhere_on_the_chain_denies() {
     let deny = |case: Case| match case.judge() {
-        Judged::Denied { name, rule } => (name.to_string(), rule.map(|rule| rule.place)),
+        Judged::Denied { name, rule, .. } => (name.to_string(), rule.map(|rule| rule.place)),
         other => panic!("not denied: {other:?}"),
     };
     let place = Some("policy.deny[0]".to_owned());

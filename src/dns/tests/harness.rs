@@ -386,7 +386,8 @@ pub fn config(upstreams: &[&Upstream], more: &str) -> Config {
 }
 
 pub fn rules(config: &Config) -> Rules {
-    Rules::new(Policy::new(config).unwrap(), AddressFilter::new(config, &[]).unwrap())
+    let lists = crate::daemon::lists::Lists::load(config, &Default::default()).unwrap();
+    crate::daemon::rules::rules(config, &lists, &[]).unwrap()
 }
 
 impl World {

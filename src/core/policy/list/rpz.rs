@@ -1,8 +1,13 @@
-//! Response policy zones as master files (draft-vixie-dnsop-dns-rpz-00; RFC 1035 section 5 for the file): QNAME triggers and the
-//! actions NXDOMAIN, NODATA, DROP (all three: listed) and PASSTHRU (exempt). Triggers on addresses, servers and clients, the action
-//! TCP-ONLY and local data are skipped and counted.
+//! Response policy zones as master files (draft-vixie-dnsop-dns-rpz-00; RFC 1035 section 5 for the file): triggers on names, on addresses
+//! of answers (`rpz-ip`) and on clients (`rpz-client-ip`); the actions NXDOMAIN, NODATA, DROP, TCP-ONLY (not on addresses of answers)
+//! and PASSTHRU (exempt). What bears data of its own (a walled garden) is listed, and counted: the data is not served. Triggers on name
+//! servers (`rpz-nsdname`, `rpz-nsip`) are skipped and counted, since the guard doesn't see which servers gave an answer.
 
-use super::{NoEntry, Pattern, Reach, Sense, Sink};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use super::{NoEntry, Pattern, Reach, Sense, Sink, Trigger};
 use crate::core::name::Name;
 
 /// The state of a reader between lines.
@@ -22,6 +27,14 @@ pub(super) struct Zone {
 struct Owner {
     wildcard: bool,
     name: Name,
+}
+
+/// A record that is a rule.
+struct Record {
+    trigger: Trigger,
+    sense: Sense,
+    /// It bears data for the answer.
+    local_data: bool,
 }
 
 fn wrong<T>(reason: impl Into<String>) -> Result<T, NoEntry> {
@@ -70,7 +83,11 @@ impl Zone {
             return;
         }
         match self.record(&text) {
-            Ok(Some((pattern, sense))) => sink.entry(line, pattern, sense),
+            Ok(Some(Record { trigger, sense, local_data })) => {
+                let more = usize::from(local_data);
+                sink.report.denied_instead = sink.report.denied_instead.saturating_add(more);
+                sink.entry(line, trigger, sense);
+            }
             Ok(None) => {}
             Err(why) => sink.none(line, why),
         }
@@ -84,7 +101,7 @@ impl Zone {
     }
 
     /// One record; `None` for what belongs to the zone itself.
-    fn record(&mut self, text: &str) -> Result<Option<(Pattern, Sense)>, NoEntry> {
+    fn record(&mut self, text: &str) -> Result<Option<Record>, NoEntry> {
         let mut words = text.split_whitespace().peekable();
         if text.starts_with('$') {
             return self.directive(words.next().unwrap_or_default(), words.next());
@@ -109,24 +126,29 @@ impl Zone {
             return Ok(None);
         }
         let Some(name) = below(&owner.name, apex) else { return wrong("a name outside the zone") };
-        if name.labels().last().is_some_and(|label| label.starts_with(b"rpz-")) {
-            return Err(NoEntry::Skipped);
-        }
+        let trigger = trigger(name, owner.wildcard)?;
+        let local_data = Ok(Some(Record { trigger: trigger.clone(), sense: Sense::Listed, local_data: true }));
         if !rtype.eq_ignore_ascii_case("CNAME") {
-            return Err(NoEntry::Skipped);
+            // Signatures of the zone itself say nothing of anybody's names.
+            return if is_of_the_zone(rtype) { Err(NoEntry::Skipped) } else { local_data };
         }
         let Some(target) = rdata else { return wrong("a CNAME without target") };
         let sense = match target.to_ascii_lowercase().as_str() {
-            "." | "*." | "rpz-drop." => Sense::Listed,
+            "." => Sense::Listed,
+            "*." => Sense::NoData,
+            "rpz-drop." => Sense::Drop,
+            "rpz-tcp-only." => Sense::TcpOnly,
             "rpz-passthru." => Sense::Exempt,
-            "rpz-drop" | "rpz-passthru" | "*" => return wrong("the action needs a dot at its end"),
-            _ => return Err(NoEntry::Skipped),
+            "rpz-drop" | "rpz-passthru" | "rpz-tcp-only" | "*" => return wrong("the action needs a dot at its end"),
+            _ => return local_data,
         };
-        let reach = if owner.wildcard { Reach::Below } else { Reach::Itself };
-        Ok(Some((Pattern { reach, name }, sense)))
+        if sense == Sense::TcpOnly && matches!(trigger, Trigger::Answer(_)) {
+            return Err(NoEntry::Skipped);
+        }
+        Ok(Some(Record { trigger, sense, local_data: false }))
     }
 
-    fn directive(&mut self, word: &str, value: Option<&str>) -> Result<Option<(Pattern, Sense)>, NoEntry> {
+    fn directive(&mut self, word: &str, value: Option<&str>) -> Result<Option<Record>, NoEntry> {
         match (word.to_ascii_uppercase().as_str(), value) {
             ("$TTL", Some(_)) => Ok(None),
             ("$ORIGIN", Some(name)) => {
@@ -171,6 +193,53 @@ fn below(name: &Name, apex: &Name) -> Option<Name> {
     let mut wire = name.wire().get(..front)?.to_vec();
     wire.push(0);
     Name::from_wire(&wire).ok()
+}
+
+/// The trigger that an owner name, without the zone's, stands for.
+fn trigger(name: Name, wildcard: bool) -> Result<Trigger, NoEntry> {
+    let labels: Vec<String> = name.labels().map(|label| String::from_utf8_lossy(label).to_ascii_lowercase()).collect();
+    let make = match labels.last().map(String::as_str) {
+        Some("rpz-ip") => Trigger::Answer,
+        Some("rpz-client-ip") => Trigger::Client,
+        Some(other) if other.starts_with("rpz-") => return Err(NoEntry::Skipped),
+        _ => {
+            let reach = if wildcard { Reach::Below } else { Reach::Itself };
+            return Ok(Trigger::Name(Pattern { reach, name }));
+        }
+    };
+    let front = labels.get(..labels.len().saturating_sub(1)).unwrap_or_default();
+    match net(front).filter(|_| !wildcard) {
+        Some(net) => Ok(make(net)),
+        None => wrong(format!("\"{name}\" holds no prefix as in 24.0.2.0.192.rpz-ip")),
+    }
+}
+
+/// A prefix as labels: its length, then the address backwards; of IPv6 in groups of 16 bits, the longest row of zeros as "zz".
+fn net(labels: &[String]) -> Option<IpNet> {
+    let (length, parts) = labels.split_first()?;
+    let length: u8 = length.parse().ok()?;
+    let parts = || parts.iter().rev().map(String::as_str);
+    let address = if parts().count() == 4 && parts().all(|part| part.parse::<u8>().is_ok()) {
+        IpAddr::V4(parts().collect::<Vec<_>>().join(".").parse::<Ipv4Addr>().ok()?)
+    } else {
+        let mut text = parts().map(|part| if part == "zz" { "" } else { part }).collect::<Vec<_>>().join(":");
+        if parts().next() == Some("zz") {
+            text.insert(0, ':');
+        }
+        if parts().next_back() == Some("zz") {
+            text.push(':');
+        }
+        IpAddr::V6(text.parse::<Ipv6Addr>().ok()?)
+    };
+    let net = IpNet::new(address, length).ok()?;
+    (net.trunc() == net).then_some(net)
+}
+
+/// Types that a signed zone holds at its names for itself (RFC 4034, RFC 5155).
+fn is_of_the_zone(rtype: &str) -> bool {
+    ["RRSIG", "NSEC", "NSEC3", "NSEC3PARAM", "DNSKEY", "CDS", "CDNSKEY", "NS", "DS"]
+        .iter()
+        .any(|own| own.eq_ignore_ascii_case(rtype))
 }
 
 fn is_ttl(word: &str) -> bool {

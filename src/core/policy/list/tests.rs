@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::schema::{Action, Config};
 use crate::core::name::Name;
-use crate::core::policy::{ListFile, Policy};
+use crate::core::policy::{Effect, ListFile, Policy};
 
 /// Entries as "line pattern", exemptions with `@@` in front.
 fn read(format: ListFormat, content: &str) -> (Vec<String>, Report) {
@@ -14,7 +14,7 @@ fn read_octets(format: ListFormat, content: &[u8]) -> (Vec<String>, Report) {
     let mut entries = Vec::new();
     let report = parse(format, content, &mut |entry| {
         let mark = if entry.sense == Sense::Exempt { "@@" } else { "" };
-        entries.push(format!("{} {mark}{}", entry.line, entry.pattern));
+        entries.push(format!("{} {mark}{}", entry.line, entry.trigger));
     });
     assert_eq!(report.entries, entries.len());
     (entries, report)
@@ -79,11 +79,73 @@ ns.evil.rpz-nsdname CNAME .
 ";
 
 #[test]
-fn rpz_qname_triggers_and_actions() {
-    let (entries, report) = read(ListFormat::Rpz, ZONE);
-    assert_eq!(entries, ["6 =ads.test", "7 *.ads.test", "8 =nodata.test", "9 @@=good.ads.test", "10 =drop.test"]);
-    assert_eq!(report.skipped, 6);
+fn rpz_triggers_and_actions() {
+    let mut entries = Vec::new();
+    let report = parse(ListFormat::Rpz, ZONE.as_bytes(), &mut |entry| {
+        entries.push(format!("{} {} {:?}", entry.line, entry.trigger, entry.sense));
+    });
+    assert_eq!(
+        entries,
+        [
+            "6 =ads.test Listed",
+            "7 *.ads.test Listed",
+            "8 =nodata.test NoData",
+            "9 =good.ads.test Exempt",
+            "10 =drop.test Drop",
+            "11 =tcp.test TcpOnly",
+            "12 =local.test Listed",
+            "13 =garden.test Listed",
+            "14 answer 192.0.2.1/32 Listed",
+            "15 client 10.0.0.1/32 Listed",
+        ]
+    );
+    assert_eq!((report.skipped, report.denied_instead), (1, 2), "the trigger on name servers; the two with data");
     assert!(report.errors.is_empty(), "{:?}", report.errors);
+}
+
+#[test]
+fn rpz_prefixes_are_written_backwards() {
+    let soa = "@ SOA a. b. 1 1 1 1 1\n";
+    for (owner, net) in [
+        ("24.0.2.0.192.rpz-ip", "answer 192.0.2.0/24"),
+        ("8.0.0.0.10.rpz-client-ip", "client 10.0.0.0/8"),
+        ("128.1.zz.db8.2001.rpz-ip", "answer 2001:db8::1/128"),
+        ("32.zz.db8.2001.RPZ-IP", "answer 2001:db8::/32"),
+        ("128.1.zz.rpz-ip", "answer ::1/128"),
+        ("128.4.3.2.1.d.c.b.a.rpz-ip", "answer a:b:c:d:1:2:3:4/128"),
+        ("64.0.0.0.0.4.3.2.1.rpz-client-ip", "client 1:2:3:4::/64"),
+    ] {
+        let (entries, report) = read(ListFormat::Rpz, &format!("{soa}{owner} CNAME ."));
+        assert_eq!((entries, report.errors), (vec![format!("2 {net}")], vec![]), "{owner}");
+    }
+    for owner in ["rpz-ip", "24.rpz-ip", "33.1.2.0.192.rpz-ip", "24.1.2.0.192.rpz-ip", "24.0.2.0.rpz-ip", "*.rpz-ip"] {
+        let (entries, report) = read(ListFormat::Rpz, &format!("{soa}{owner} CNAME ."));
+        assert!(entries.is_empty() && report.wrong == 1, "{owner}: {entries:?}");
+    }
+}
+
+#[test]
+fn rpz_effects_and_addresses_are_asked_of_the_policy() {
+    let zone = "@ SOA a. b. 1 1 1 1 1\nn.test CNAME *.\nd.test CNAME rpz-drop.\nt.test CNAME rpz-tcp-only.\n\
+                24.0.2.0.192.rpz-ip CNAME .\n32.7.2.0.192.rpz-ip CNAME rpz-passthru.\n\
+                8.0.0.0.10.rpz-client-ip CNAME rpz-drop.\n";
+    let policy = with_lists("", &[("z", ListFormat::Rpz, Action::Deny, zone)]);
+    let effect = |text: &str| {
+        let verdict = policy.judge(&text.parse().unwrap());
+        (verdict.denies(), policy.effect(verdict))
+    };
+    assert_eq!(effect("n.test"), (true, Effect::NoData));
+    assert_eq!(effect("d.test"), (true, Effect::Drop));
+    assert_eq!(effect("t.test"), (false, Effect::TcpOnly));
+    assert_eq!(effect("x.test"), (false, Effect::Plain));
+    let answer = |text: &str| policy.judge_answer(text.parse().unwrap());
+    assert!(answer("192.0.2.1").unwrap().denies());
+    assert!(!answer("192.0.2.7").unwrap().denies(), "the longest prefix decides");
+    assert_eq!(answer("198.51.100.1"), None);
+    assert_eq!(policy.words(answer("192.0.2.1").unwrap()), "192.0.2.0/24 (z:5)");
+    let client = policy.judge_client("10.1.2.3".parse().unwrap()).unwrap();
+    assert_eq!((client.denies(), policy.effect(client)), (true, Effect::Drop));
+    assert_eq!(policy.judge_client("192.0.2.1".parse().unwrap()), None, "who asks is not what is answered");
 }
 
 #[test]
@@ -106,7 +168,7 @@ fn rpz_errors_are_located() {
         (format!("{soa}ads.test CNAME rpz-passthru"), 2),
         (format!("{soa}$INCLUDE /etc/passwd"), 2),
         (format!("{soa}$ORIGIN"), 2),
-        (format!("{soa}a.test TXT (\n.\n"), 2),
+        (format!("{soa}a.test NS (\n.\n"), 2),
         ("  CNAME .".to_owned(), 1),
     ] {
         let (entries, report) = read(ListFormat::Rpz, &text);

@@ -1,0 +1,268 @@
+//! The list files of the policy: read at the start and by a reload, followed while the daemon runs.
+//!
+//! A file is read when its stamp (inode, size, times) was twice the same and is not that of what is in force: whoever writes it in place
+//! gets the time for it. What can't be read, or has one line that can't, changes nothing: the old list stays and `status` says so.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::reload;
+use super::sources::Shared;
+use crate::config::Config;
+use crate::config::list_file::{self, Stamp};
+use crate::config::schema::PolicyList;
+use crate::control::types::LoggedError;
+use crate::core::policy::{ListFile, Table};
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+/// Most errors that are remembered.
+const ERRORS: usize = 20;
+
+/// One list in force.
+#[derive(Clone, Debug)]
+struct Loaded {
+    list: PolicyList,
+    stamp: Stamp,
+    table: Arc<Table>,
+}
+
+/// The lists in force, in the order of the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Lists(Vec<Loaded>);
+
+impl Lists {
+    /// Reads what is not the same in `old`.
+    ///
+    /// # Errors
+    /// Every list that can't be used, a line each with file and line.
+    pub fn load(config: &Config, old: &Self) -> Result<Self, Vec<String>> {
+        let (mut lists, mut errors) = (Vec::new(), Vec::new());
+        for list in &config.policy.list {
+            let same = |loaded: &&Loaded| {
+                let is = &loaded.list;
+                (&is.path, is.format, is.action) == (&list.path, list.format, list.action)
+                    && Stamp::now(&list.path) == Some(loaded.stamp)
+            };
+            match old.0.iter().find(same) {
+                Some(loaded) => lists.push(Loaded { list: list.clone(), ..loaded.clone() }),
+                None => match load(list) {
+                    Ok(loaded) => lists.push(loaded),
+                    Err(error) => errors.push(error),
+                },
+            }
+        }
+        if errors.is_empty() { Ok(Self(lists)) } else { Err(errors) }
+    }
+
+    /// The tables, in the order of the configuration.
+    #[must_use]
+    pub fn tables(&self) -> Vec<Arc<Table>> {
+        self.0.iter().map(|loaded| loaded.table.clone()).collect()
+    }
+}
+
+/// Reads one list whole.
+fn load(list: &PolicyList) -> Result<Loaded, String> {
+    let path = list.path.display().to_string();
+    let (content, stamp) = list_file::read(&list.path).map_err(|reason| format!("{path}: {reason}"))?;
+    let file = ListFile { path: &path, format: list.format, action: list.action, content: &content };
+    let (table, report) = Table::from_list(&file).map_err(|error| error.to_string())?;
+    if let Some(error) = report.errors.first() {
+        let more = match report.wrong.saturating_sub(1) {
+            0 => String::new(),
+            more => format!(" (and {more} more lines that can't be read)"),
+        };
+        return Err(format!("{path}:{}: {}{more}", error.line, error.reason));
+    }
+    tracing::info!(list = path, rules = report.entries, skipped = report.skipped, "list read");
+    if report.denied_instead > 0 {
+        tracing::warn!(
+            list = path,
+            records = report.denied_instead,
+            "data of a zone is not served: its names are denied"
+        );
+    }
+    Ok(Loaded { list: list.clone(), stamp, table: Arc::new(table) })
+}
+
+/// What is known of the lists, for the control interface and the metrics.
+#[derive(Debug, Default)]
+pub struct ListState {
+    inner: Mutex<Inner>,
+    metrics: ListMetrics,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    lists: Lists,
+    /// By file: why what is in force is not what stands there now. Bounded by the number of lists.
+    troubles: BTreeMap<PathBuf, String>,
+    /// The newest first.
+    errors: VecDeque<(Instant, String)>,
+}
+
+#[derive(Debug, Default)]
+struct ListMetrics {
+    rules: Family<[(&'static str, String); 1], Gauge>,
+    octets: Gauge,
+    reads: Family<[(&'static str, &'static str); 1], Counter>,
+}
+
+impl ListState {
+    /// With what the start read.
+    #[must_use]
+    pub fn new(lists: Lists, registry: &mut Registry) -> Self {
+        let state = Self::default();
+        let metrics = &state.metrics;
+        registry.register("list_rules", "Names and prefixes of each list in force", metrics.rules.clone());
+        registry.register("list_octets", "Memory that all lists in force take", metrics.octets.clone());
+        registry.register(
+            "list_reads",
+            "Lists read anew since the start, by outcome: applied, or refused (the old one stays)",
+            metrics.reads.clone(),
+        );
+        state.set(lists);
+        state
+    }
+
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those in force.
+    #[must_use]
+    pub fn lists(&self) -> Lists {
+        self.inner().lists.clone()
+    }
+
+    /// Others are in force.
+    pub fn set(&self, lists: Lists) {
+        self.metrics.rules.clear();
+        let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        for loaded in &lists.0 {
+            let label = [("list", loaded.list.path.display().to_string())];
+            self.metrics.rules.get_or_create(&label).set(number(loaded.table.len()));
+        }
+        self.metrics.octets.set(number(lists.0.iter().map(|loaded| loaded.table.octets()).sum()));
+        let mut inner = self.inner();
+        let is_listed = |path: &PathBuf| lists.0.iter().any(|loaded| loaded.list.path == *path);
+        inner.troubles.retain(|path, _| is_listed(path));
+        inner.lists = lists;
+    }
+
+    fn applied(&self, path: &Path) {
+        self.metrics.reads.get_or_create(&[("outcome", "applied")]).inc();
+        self.inner().troubles.remove(path);
+    }
+
+    fn refused(&self, path: &Path, error: String) {
+        tracing::error!("{error}; the old list stays in force");
+        self.metrics.reads.get_or_create(&[("outcome", "refused")]).inc();
+        let mut inner = self.inner();
+        inner.errors.push_front((Instant::now(), format!("{error}; the old list stays in force")));
+        inner.errors.truncate(ERRORS);
+        inner.troubles.insert(path.to_owned(), format!("an older list is in force: {error}"));
+    }
+
+    /// Why lists in force are not what stands in their files.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        self.inner().troubles.values().cloned().collect()
+    }
+
+    /// The last errors, newest first.
+    #[must_use]
+    pub fn errors(&self) -> Vec<LoggedError> {
+        let logged = |(at, message): &(Instant, String)| LoggedError {
+            seconds_ago: at.elapsed().as_secs(),
+            message: message.clone(),
+        };
+        self.inner().errors.iter().map(logged).collect()
+    }
+}
+
+/// Looks at the files again and again; never ends.
+pub async fn follow(shared: Arc<Shared>) {
+    let mut tick = tokio::time::interval(LOOK);
+    // What was seen the last time, and what was tried; by file.
+    let mut seen: BTreeMap<PathBuf, Option<Stamp>> = BTreeMap::new();
+    let mut tried: BTreeMap<PathBuf, Option<Stamp>> = BTreeMap::new();
+    loop {
+        tick.tick().await;
+        let lists = shared.lists.lists();
+        if lists.0.is_empty() {
+            continue;
+        }
+        let look = move || {
+            let stamps: Vec<Option<Stamp>> = lists.0.iter().map(|loaded| Stamp::now(&loaded.list.path)).collect();
+            (lists, stamps)
+        };
+        let Ok((lists, stamps)) = tokio::task::spawn_blocking(look).await else { continue };
+        let mut wanted = Vec::new();
+        for (loaded, stamp) in lists.0.iter().zip(stamps) {
+            let path = &loaded.list.path;
+            let settled = seen.insert(path.clone(), stamp) == Some(stamp);
+            if stamp == Some(loaded.stamp) {
+                // In force; also when a broken file was put back.
+                shared.lists.inner().troubles.remove(path);
+                tried.remove(path);
+            } else if settled && tried.get(path) != Some(&stamp) {
+                tried.insert(path.clone(), stamp);
+                wanted.push(path.clone());
+            }
+        }
+        let is_listed = |path: &PathBuf| lists.0.iter().any(|loaded| loaded.list.path == *path);
+        seen.retain(|path, _| is_listed(path));
+        tried.retain(|path, _| is_listed(path));
+        if !wanted.is_empty() {
+            renew(&shared, wanted).await;
+        }
+    }
+}
+
+/// Reads these files and puts in force what can be.
+async fn renew(shared: &Arc<Shared>, wanted: Vec<PathBuf>) {
+    let _applying = shared.applying.lock().await;
+    let mut lists = shared.lists.lists();
+    let read = move || {
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for loaded in lists.0.iter_mut().filter(|loaded| wanted.contains(&loaded.list.path)) {
+            match load(&loaded.list) {
+                Ok(new) => {
+                    good.push(new.list.path.clone());
+                    *loaded = new;
+                }
+                Err(error) => bad.push((loaded.list.path.clone(), error)),
+            }
+        }
+        (lists, good, bad)
+    };
+    let (lists, good, bad) = match tokio::task::spawn_blocking(read).await {
+        Ok(read) => read,
+        Err(error) => {
+            tracing::error!(%error, "reading the lists failed; the old ones stay");
+            return;
+        }
+    };
+    for (path, error) in bad {
+        shared.lists.refused(&path, error);
+    }
+    if good.is_empty() {
+        return;
+    }
+    match reload::apply_lists(shared, lists).await {
+        Ok(()) => good.iter().for_each(|path| shared.lists.applied(path)),
+        Err(error) => good.iter().for_each(|path| shared.lists.refused(path, error.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,52 @@
+use super::*;
+
+fn config(path: &Path) -> Config {
+    let text = format!("[[policy.list]]\npath = \"{}\"\nformat = \"domains\"\naction = \"deny\"\n", path.display());
+    toml::from_str(&text).unwrap()
+}
+
+#[test]
+fn what_can_not_be_used_is_an_error_with_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("list");
+    let error = |config: &Config| Lists::load(config, &Lists::default()).unwrap_err().remove(0);
+    assert!(error(&config(&file)).contains("No such file"));
+    assert!(error(&config(directory.path())).contains("not a regular file"));
+    std::fs::write(&file, "a.test\nb..test\nc.test\n*\n").unwrap();
+    let error = error(&config(&file));
+    assert!(error.starts_with(&format!("{}:2: ", file.display())), "{error}");
+    assert!(error.contains("1 more lines"), "{error}");
+}
+
+#[test]
+fn what_did_not_change_is_not_read_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("list");
+    std::fs::write(&file, "a.test\n").unwrap();
+    let config = config(&file);
+    let first = Lists::load(&config, &Lists::default()).unwrap();
+    let same = Lists::load(&config, &first).unwrap();
+    assert!(Arc::ptr_eq(&first.0[0].table, &same.0[0].table));
+    std::fs::write(&file, "a.test\nb.test\n").unwrap();
+    let other = Lists::load(&config, &same).unwrap();
+    assert_eq!((same.0[0].table.len(), other.0[0].table.len()), (1, 2));
+    // The same format read as another is not the same list.
+    let mut changed = config;
+    changed.policy.list[0].action = crate::config::schema::Action::Allow;
+    let allowed = Lists::load(&changed, &other).unwrap();
+    assert!(!Arc::ptr_eq(&other.0[0].table, &allowed.0[0].table));
+}
+
+#[test]
+fn refusals_are_troubles_until_the_file_is_right_and_errors_are_few() {
+    let state = ListState::default();
+    let path = Path::new("/x");
+    for number in 0..50 {
+        state.refused(path, format!("/x:{number}: wrong"));
+    }
+    assert_eq!(state.troubles(), ["an older list is in force: /x:49: wrong"]);
+    assert_eq!(state.errors().len(), ERRORS);
+    assert!(state.errors()[0].message.starts_with("/x:49: wrong"));
+    state.applied(path);
+    assert!(state.troubles().is_empty());
+}

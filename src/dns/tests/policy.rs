@@ -1,0 +1,139 @@
+//! Lists, response policy zones and groups, as clients meet them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::harness::*;
+
+/// A list in a directory of its own, and the configuration that names it.
+fn list(format: &str, text: &str) -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path: PathBuf = directory.path().join("list");
+    std::fs::write(&path, text).unwrap();
+    let path = path.display();
+    (directory, format!("[[policy.list]]\nname = \"l\"\npath = \"{path}\"\nformat = \"{format}\"\naction = \"deny\"\n"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tracker_behind_an_alias_is_caught_by_a_list() {
+    // Scenario: CNAME cloaking. The name asked is the site's own, the alias leads to the listed company.
+    let upstream = Upstream::new(|query, _| {
+        let records = [cname("metrics.shop.example", 60, "x.tracker.example"), a("x.tracker.example", 60, "192.0.2.1")];
+        Act::Send(vec![response(query, 0, &records)])
+    })
+    .await;
+    let (_directory, text) = list("adblock", "! trackers\n||tracker.example^\n");
+    let world = World::with(config(&[&upstream], &text)).await;
+    let seen = world.ask("metrics.shop.example", 1).await;
+    assert_eq!((seen.rcode, seen.addresses()), (3, Vec::new()));
+    let (code, words) = seen.ede.unwrap();
+    assert_eq!(code, 15);
+    assert!(words.contains("tracker.example") && words.contains("list:2"), "{words}");
+    assert!(world.enforced.open.lock().unwrap().is_empty());
+}
+
+const ZONE: &str = "@ SOA a. b. 1 1 1 1 1\n\
+    bad.example CNAME .\n\
+    empty.example CNAME *.\n\
+    silent.example CNAME rpz-drop.\n\
+    slow.example CNAME rpz-tcp-only.\n\
+    *.tree.example CNAME .\n\
+    ok.tree.example CNAME rpz-passthru.\n\
+    32.66.2.0.192.rpz-ip CNAME .\n\
+    32.67.2.0.192.rpz-ip CNAME *.\n\
+    32.2.0.0.127.rpz-client-ip CNAME .\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_action_of_a_policy_zone_is_what_the_client_sees() {
+    let names = ["bad", "empty", "silent", "slow", "x.tree", "ok.tree", "plain"].map(|name| format!("{name}.example"));
+    let mut table: Vec<(&str, u32, &[&str])> =
+        names.iter().map(|name| (name.as_str(), 60, &["192.0.2.1"][..])).collect();
+    table.push(("trap.example", 60, &["192.0.2.5", "192.0.2.66"]));
+    table.push(("hole.example", 60, &["192.0.2.67"]));
+    let upstream = Upstream::table(&table).await;
+    let (_directory, text) = list("rpz", ZONE);
+    let world = World::with(config(&[&upstream], &text)).await;
+
+    let seen = world.ask("bad.example", 1).await;
+    assert_eq!((seen.rcode, seen.ede.map(|(code, _)| code)), (3, Some(15)));
+    let seen = world.ask("empty.example", 1).await;
+    assert_eq!((seen.rcode, seen.answers.len(), seen.ede.map(|(code, _)| code)), (0, 0, Some(15)));
+    assert_eq!(world.ask("x.tree.example", 1).await.rcode, 3);
+    assert_eq!(world.ask("ok.tree.example", 1).await.addresses().len(), 1);
+    assert_eq!(world.ask("plain.example", 1).await.addresses().len(), 1);
+
+    // By the answer's addresses: all of it is denied, nothing of it opened; twice, since the second comes from the cache.
+    for _ in 0..2 {
+        let seen = world.ask("trap.example", 1).await;
+        assert_eq!((seen.rcode, seen.addresses()), (3, Vec::new()));
+        let words = seen.ede.unwrap().1;
+        assert!(words.contains("192.0.2.66/32") && words.contains("list:8"), "{words}");
+        let seen = world.ask("hole.example", 1).await;
+        assert_eq!((seen.rcode, seen.answers.len()), (0, 0));
+    }
+    assert!(!world.enforced.is_open("192.0.2.5") && !world.enforced.is_open("192.0.2.66"));
+
+    // Over TCP only, also when TCP has just had the answer.
+    for _ in 0..2 {
+        let seen = world.ask("slow.example", 1).await;
+        assert!(seen.truncated() && seen.answers.is_empty());
+        let seen = world.ask_tcp(&[query(1, "slow.example", 1, EDNS)]).await;
+        assert_eq!((seen[0].truncated(), seen[0].addresses().len()), (false, 1));
+    }
+
+    // No reply: the one to the question behind it comes first.
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(&query(1, "silent.example", 1, EDNS), world.address).await.unwrap();
+    socket.send_to(&query(2, "bad.example", 1, EDNS), world.address).await.unwrap();
+    let mut buffer = [0; 1500];
+    let len = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await.unwrap().unwrap();
+    assert_eq!(read(&buffer[..len]).id, 2);
+    assert!(world.refused().iter().any(|(_, what, ..)| what == "silent.example A"), "{:?}", world.refused());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_on_the_list_is_denied_what_others_have_in_the_cache() {
+    let upstream = Upstream::table(&[("plain.example", 60, &["192.0.2.1"])]).await;
+    let (_directory, text) = list("rpz", ZONE);
+    let world = World::with(config(&[&upstream], &text)).await;
+    assert_eq!(world.ask("plain.example", 1).await.rcode, 0);
+    assert_eq!(ask_from("127.0.0.2", world.address, "plain.example").rcode, 3);
+    assert_eq!(ask_from("127.0.0.3", world.address, "plain.example").rcode, 0);
+    assert_eq!(upstream.count(), 1);
+}
+
+fn ask_from(client: &str, to: SocketAddr, name: &str) -> Seen {
+    let socket = super::harness::client(&format!("{client}:0"));
+    socket.send_to(&query(7, name, 1, EDNS), to).unwrap();
+    let mut buffer = [0; 1500];
+    let len = socket.recv(&mut buffer).unwrap();
+    read(&buffer[..len])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_group_has_its_own_answers_cached_or_not() {
+    let upstream = Upstream::table(&[
+        ("game.example", 60, &["192.0.2.1"]),
+        ("school.example", 60, &["192.0.2.2"]),
+        ("listed.example", 60, &["192.0.2.3"]),
+    ])
+    .await;
+    let (_directory, mut text) = list("domains", "listed.example\n");
+    text.push_str(
+        "[[policy.group]]\nname = \"children\"\nclients = [\"127.0.1.0/24\"]\ndefault = \"deny\"\n\
+         allow = [\"school.example\"]\n\
+         [[policy.group]]\nname = \"staff\"\nclients = [\"127.0.1.9\"]\nlists = []\n",
+    );
+    let world = World::with(config(&[&upstream], &text)).await;
+    let denied = |client: &str| {
+        ["game.example", "school.example", "listed.example"]
+            .map(|name| ask_from(client, world.address, name).rcode == 3)
+    };
+    for _ in 0..2 {
+        assert_eq!(denied("127.0.0.1"), [false, false, true]);
+        assert_eq!(denied("127.0.1.1"), [true, false, true]);
+        assert_eq!(denied("127.0.1.9"), [false, false, false]);
+    }
+    // Each view asks for itself and keeps what it was told: three names for staff, two for the others, one for children.
+    assert_eq!(upstream.count(), 6);
+}
