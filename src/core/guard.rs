@@ -30,7 +30,7 @@ use super::gate::{Gate, MOST_WAITING, Needs, Waiting};
 use super::lease::{Cause, LeaseTable, Remaining};
 use super::moment::Moment;
 use super::name::Name;
-use super::plan::{LEAST_EXTENSION, Marks, difference};
+use super::plan::{LEAST_EXTENSION, Marks, Told, difference};
 use super::proof::{Enforcers, Unproven};
 use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings, OnDeadline};
 
@@ -362,18 +362,24 @@ impl Guard {
     }
 
     /// Leases from disk, those that end last first as far as there is room: a smaller capacity than before must not be
-    /// exceeded either. What has no room is closed on disk as well, and counted.
+    /// exceeded either. What has no room is closed on disk as well, and counted. A lease that ended less than the linger
+    /// ago comes back as a lingering route: a restart must not cut flows that would go on without it.
     fn restore(&mut self, mut leases: Vec<StoredLease>) {
         leases.sort_by_key(|lease| std::cmp::Reverse((lease.ends, lease.address)));
         let longest = self.now.plus(self.settings.lease.max.0.max(SHORTEST));
         for StoredLease { address, ends, names } in leases {
             let ends = ends.min(longest);
-            if ends <= self.now {
+            let lingers = ends.plus(self.settings.linger);
+            let alive = ends > self.now;
+            if !alive && (lingers <= self.now || !self.enforcers.has(EnforcerKind::Route)) {
                 continue;
             }
             let lease = self.table.get(address);
             let new = lease.is_none().then_some(address);
-            let opened = lease.is_none_or(|lease| !lease.is_active()).then_some(address);
+            let opened = (alive && lease.is_none_or(|lease| !lease.is_active())).then_some(address);
+            if !alive && new.is_none() {
+                continue;
+            }
             let fits =
                 self.enforcers.cannot_hold(address).is_none() && self.room(new.into_iter(), opened.into_iter()).is_ok();
             if !fits {
@@ -383,9 +389,20 @@ impl Guard {
             }
             // A record without names can only come from elsewhere; the root stands for "unknown".
             let names = if names.is_empty() { vec![Name::root()] } else { names };
+            let chain: Arc<[Name]> = Arc::from([]);
             for question in names {
-                let chain = Arc::from([]);
-                self.grant(address, ends, Cause { question, qtype: None, chain, clients: Vec::new(), ends });
+                let cause = Cause { question, qtype: None, chain: chain.clone(), clients: Vec::new(), ends };
+                if alive {
+                    self.grant(address, ends, cause);
+                } else if self.table.get(address).is_some() {
+                    self.table.add_cause(address, cause, ends.minus(Duration::from_millis(1)));
+                } else {
+                    self.table.open(address, ends, cause, Told::default(), ends);
+                }
+            }
+            if !alive {
+                self.table.linger(address, lingers);
+                self.marks.change(address);
             }
         }
     }
@@ -486,8 +503,12 @@ impl Guard {
             self.outputs.push_back(Output::Sync { enforcer, generation: self.generation, leases });
         }
         for address in self.marks.take_journal() {
-            self.outputs.push_back(match self.table.get(address).filter(|lease| lease.is_active()) {
-                Some(lease) => Output::Journal(StoredLease { address, ends: lease.ends, names: lease.questions() }),
+            self.outputs.push_back(match self.table.get(address) {
+                Some(lease) => {
+                    // What lingers is on disk as what has ended, so that its route survives a restart.
+                    let ends = lease.lingers.map_or(lease.ends, |until| until.minus(self.settings.linger));
+                    Output::Journal(StoredLease { address, ends, names: lease.questions() })
+                }
                 None => Output::JournalClosed(address),
             });
         }

@@ -18,6 +18,12 @@ impl Moment {
         Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
     }
 
+    /// This moment moved earlier by `span`; saturates at [`Moment::ZERO`].
+    #[must_use]
+    pub fn minus(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// The time from this moment until `later`; zero when `later` has passed.
     #[must_use]
     pub fn until(self, later: Self) -> Duration {

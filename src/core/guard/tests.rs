@@ -279,9 +279,14 @@ impl World {
         self.last_routes = Generation(0);
         let stored: Vec<StoredLease> = self.journal.values().cloned().collect();
         let live: BTreeSet<IpAddr> = stored.iter().filter(|s| s.ends > self.now).map(|s| s.address).collect();
+        let linger = settings().linger;
+        let routes: BTreeSet<IpAddr> =
+            stored.iter().filter(|s| s.ends.plus(linger) > self.now).map(|s| s.address).collect();
         self.handle(Event::Restore(stored));
         let restored: BTreeSet<IpAddr> = self.guard.table.iter().map(|(address, _)| address).collect();
-        assert_eq!(restored, live, "every live lease survives a restart, and nothing else");
+        assert_eq!(restored, routes, "every live lease and every lingering route survives a restart, and nothing else");
+        let active = self.guard.table.iter().filter(|(_, lease)| lease.is_active());
+        assert_eq!(active.map(|(address, _)| address).collect::<BTreeSet<_>>(), live, "and nothing lives again");
         for enforcer in 0..self.enforcers.len() {
             self.enforcers[enforcer].queue.clear();
             self.enforcers[enforcer].lost = false;
