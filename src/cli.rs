@@ -121,6 +121,14 @@ enum Command {
     Reload(Json),
     /// Remove the nftables table: the only command that opens the host.
     Disarm(Json),
+    /// Stop the daemon, as SIGTERM does: with bgp.graceful_restart routers keep the routes until it is back.
+    Stop {
+        /// Routers drop the routes at once (after bgp.shutdown_drain), whatever bgp.graceful_restart says.
+        #[arg(long)]
+        withdraw: bool,
+        #[command(flatten)]
+        json: Json,
+    },
     /// Print the router's side of this configuration.
     RouterConfig {
         /// What the router runs.
@@ -198,6 +206,7 @@ fn dispatch(cli: Cli) -> Exit {
         Command::Revoke { of, json: Json { json } } => daemon.revoke(&of, json),
         Command::Reload(Json { json }) => daemon.reload(json),
         Command::Disarm(Json { json }) => daemon.disarm(json),
+        Command::Stop { withdraw, json: Json { json } } => daemon.stop(withdraw, json),
         Command::RouterConfig { kind, peer } => configuration::router(&config, kind, peer.as_deref()),
     }
 }

@@ -119,7 +119,7 @@ pub fn core_task(
     clock: Clock,
 ) -> (CoreHandle, impl Future<Output = ()> + Send + 'static) {
     let (sender, requests) = mpsc::channel(REQUESTS);
-    let task = CoreTask { guard, drivers, clock, waiting: HashMap::new(), next_ticket: 0 };
+    let task = CoreTask { guard, drivers, clock, waiting: HashMap::new(), next_ticket: 0, restored: false };
     (CoreHandle { requests: sender }, task.run(requests, reports))
 }
 
@@ -130,6 +130,8 @@ struct CoreTask {
     /// Bounded by what the channel and the gate admit: every ticket is decided by its deadline.
     waiting: HashMap<Ticket, oneshot::Sender<Decision>>,
     next_ticket: u64,
+    /// What was restored is in the outputs that are due.
+    restored: bool,
 }
 
 impl CoreTask {
@@ -180,7 +182,10 @@ impl CoreTask {
                 self.waiting.insert(admission.ticket, reply);
                 self.guard.handle(Event::Admit(admission), now);
             }
-            Request::Event(event) => self.guard.handle(event, now),
+            Request::Event(event) => {
+                self.restored |= matches!(event, Event::Restore(_));
+                self.guard.handle(event, now);
+            }
             Request::Inspect(look) => look(&self.guard, now),
         }
     }
@@ -214,6 +219,11 @@ impl CoreTask {
                     }
                 }
             }
+        }
+        if std::mem::take(&mut self.restored)
+            && let Some(routes) = &self.drivers.routes
+        {
+            deliver(routes, Command::Restored).await;
         }
         let journalled = match self.drivers.journal.as_mut() {
             Some(journal) if !records.is_empty() => journal.write(&records, now),

@@ -194,6 +194,8 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     }
     // Told even when empty: enforcers that took over routes of an earlier process may then let go of what is not restored.
     core.tell(Event::Restore(restored)).await.map_err(RunError::failed)?;
+    // The policy may have changed while the guard was down.
+    reload::close_what_is_forbidden(&core, rules.load_full()).await.map_err(RunError::Failed)?;
 
     let mut registry = crate::metrics::registry();
     if disarmer.is_some() {
@@ -216,6 +218,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         peers,
         nftables: disarmer,
         registry: Mutex::new(registry),
+        stop: Arc::default(),
     });
     let mut served = vec![tokio::spawn(control.serve(shared.clone()))];
     served.extend(http.into_iter().map(|listener| tokio::spawn(control::serve_tcp(listener, shared.clone()))));
@@ -231,23 +234,23 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     served.iter().for_each(JoinHandle::abort);
     resolver.stop();
     drop(shared);
-    stop(core, served, tasks).await;
+    stop(core, served, tasks, STOPPING + config.bgp.shutdown_drain.0).await;
     tracing::info!("destguard has stopped");
     ended
 }
 
 /// Closes the core, and with it the enforcers' channels; waits until they have done what is to be done at the end.
-async fn stop(core: CoreHandle, served: Vec<JoinHandle<()>>, enforcers: Vec<JoinHandle<()>>) {
+async fn stop(core: CoreHandle, served: Vec<JoinHandle<()>>, enforcers: Vec<JoinHandle<()>>, patience: Duration) {
     for task in served {
         // Aborted: an error is what is expected.
         drop(task.await);
     }
     drop(core);
     for task in enforcers {
-        match tokio::time::timeout(STOPPING, task).await {
+        match tokio::time::timeout(patience, task).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "an enforcer ended badly"),
-            Err(_) => tracing::error!("an enforcer did not stop within {} s", STOPPING.as_secs()),
+            Err(_) => tracing::error!("an enforcer did not stop within {} s", patience.as_secs()),
         }
     }
 }
@@ -273,6 +276,7 @@ async fn wait_for_signals(shared: &Arc<Shared>, mut core_task: JoinHandle<()>) -
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
+            () = shared.stop.notified() => return Ok(()),
             _ = hangup.recv() => {
                 let outcome = reload::reload(shared).await;
                 if outcome.applied {

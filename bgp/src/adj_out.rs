@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use bytes::BytesMut;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::config::{Role, SpeakerConfig};
+use crate::config::{BgpRole, PeerConfig, Role, SpeakerConfig};
 use crate::table::{Batch, Replay};
 use crate::wire::attribute::{AsPath, Attributes, LargeCommunity, Origin};
 use crate::wire::builder::{AttributeBlock, announce, end_of_rib, withdraw};
@@ -54,23 +54,32 @@ pub struct AdjOut {
 }
 
 impl AdjOut {
-    /// For a session with these terms. Families without a configured next hop get no routes.
+    /// For a session with these terms. Families without a next hop that the peer takes get no routes. `draining`: with GRACEFUL_SHUTDOWN
+    /// (RFC 8326).
     ///
     /// # Errors
     /// When the attributes can't be encoded: more communities than a message holds.
-    pub fn new(config: &SpeakerConfig, role: Role, negotiated: &Negotiated) -> Result<Self, EncodeError> {
+    pub fn new(
+        config: &SpeakerConfig,
+        peer: &PeerConfig,
+        negotiated: &Negotiated,
+        draining: bool,
+    ) -> Result<Self, EncodeError> {
         let context = negotiated.encode_context();
+        let attributes = attributes(config, peer, negotiated, draining);
         let block = |family: Family, next_hop: Option<IpAddr>| match next_hop {
-            Some(next_hop) if config.announce && role == Role::Enforcer && context.families.contains(family) => {
-                AttributeBlock::new(&context, family, next_hop.into(), &attributes(config, negotiated)).map(Some)
+            Some(next_hop) if config.announce && peer.role == Role::Enforcer && context.families.contains(family) => {
+                AttributeBlock::new(&context, family, next_hop.into(), &attributes).map(Some)
             }
             _ => Ok(None),
         };
+        let ipv6 = config.next_hop_ipv6.map(IpAddr::V6);
+        let over_ipv6 = ipv6.filter(|_| context.extended_next_hop);
         Ok(Self {
             context,
             enhanced_refresh: negotiated.enhanced_route_refresh,
-            v4: block(Family::Ipv4, config.next_hop_ipv4.map(IpAddr::V4))?,
-            v6: block(Family::Ipv6, config.next_hop_ipv6.map(IpAddr::V6))?,
+            v4: block(Family::Ipv4, config.next_hop_ipv4.map(IpAddr::V4).or(over_ipv6))?,
+            v6: block(Family::Ipv6, ipv6)?,
         })
     }
 
@@ -165,22 +174,144 @@ impl AdjOut {
     }
 }
 
-fn attributes(config: &SpeakerConfig, negotiated: &Negotiated) -> Attributes {
+fn attributes(config: &SpeakerConfig, peer: &PeerConfig, negotiated: &Negotiated, draining: bool) -> Attributes {
     let mut communities = config.communities.clone();
     if config.no_export {
         communities.push(community::NO_EXPORT);
     }
+    if draining {
+        communities.push(community::GRACEFUL_SHUTDOWN);
+    }
     communities.sort_unstable();
     communities.dedup();
     let large = config.large_communities.iter();
+    let external = negotiated.peer_type == PeerType::External;
+    // RFC 9234 section 5: who is a provider, a peer or a route server to the other end marks what it sends there.
+    let marks = matches!(peer.bgp_role, Some(BgpRole::Provider | BgpRole::Peer | BgpRole::RouteServer));
+    let local_pref = if draining { 0 } else { config.local_pref };
     Attributes {
         origin: Some(Origin::Igp),
         as_path: Some(AsPath::originated(negotiated.peer_type, config.asn)),
-        local_pref: (negotiated.peer_type == PeerType::Internal).then_some(config.local_pref),
+        local_pref: (!external).then_some(local_pref),
+        otc: (external && marks).then_some(config.asn),
         communities,
         large_communities: large
             .map(|[global, first, second]| LargeCommunity { global: *global, first: *first, second: *second })
             .collect(),
         ..Attributes::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::wire::capability::{Capability, negotiate};
+    use crate::wire::iana::MessageType;
+    use crate::wire::message::{Message, NextHop, Open, Update};
+
+    const HOP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+
+    fn config() -> SpeakerConfig {
+        SpeakerConfig {
+            asn: 4_200_000_000,
+            router_id: Ipv4Addr::new(192, 0, 2, 1),
+            next_hop_ipv4: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            next_hop_ipv6: Some(HOP6),
+            communities: vec![],
+            large_communities: vec![],
+            no_export: true,
+            local_pref: 100,
+            announce: true,
+            listen: vec![],
+            graceful_restart: Duration::ZERO,
+            restarting: false,
+            mark: None,
+            peers: vec![],
+        }
+    }
+
+    fn peer(asn: u32) -> PeerConfig {
+        PeerConfig::new("router", IpAddr::from([192, 0, 2, 2]), asn)
+    }
+
+    fn open(asn: u32, capabilities: Vec<Capability>) -> Open {
+        let mut all = vec![
+            Capability::Multiprotocol(Family::Ipv4.afi_safi()),
+            Capability::Multiprotocol(Family::Ipv6.afi_safi()),
+        ];
+        all.extend(capabilities);
+        Open { asn, hold_time: 90, identifier: Ipv4Addr::from(asn), capabilities: all }
+    }
+
+    /// What the peer reads when one IPv4 route is announced to it.
+    fn heard<T>(adj_out: &AdjOut, terms: &Negotiated, look: impl FnOnce(&Update<'_>) -> T) -> T {
+        let batch = Batch { announce4: vec!["203.0.113.7/32".parse().unwrap()], ..Batch::default() };
+        let mut out = BytesMut::new();
+        adj_out.encode(&batch, &mut out).unwrap();
+        let message = Message::decode(&out, &terms.decode_context()).unwrap();
+        assert_eq!(message.kind(), MessageType::Update);
+        let Message::Update(update) = message else { panic!("{message:?}") };
+        look(&update)
+    }
+
+    #[test]
+    fn an_old_peer_gets_as_trans_and_the_true_path_beside_it() {
+        let ours = open(4_200_000_000, vec![Capability::FourOctetAs(4_200_000_000)]);
+        let terms = negotiate(&ours, &open(64513, vec![])).unwrap();
+        assert!(!terms.four_octet_as);
+        let adj_out = AdjOut::new(&config(), &peer(64513), &terms, false).unwrap();
+        heard(&adj_out, &terms, |update| {
+            assert_eq!(update.problems, []);
+            assert_eq!(update.attributes.as_path, Some(AsPath::originated(PeerType::External, 4_200_000_000)));
+            assert_eq!(update.attributes.local_pref, None);
+        });
+        let batch = Batch { announce4: vec!["203.0.113.7/32".parse().unwrap()], ..Batch::default() };
+        let mut out = BytesMut::new();
+        adj_out.encode(&batch, &mut out).unwrap();
+        // AS_PATH with one sequence of one two-octet number, 23456; the four-octet one in AS4_PATH (17).
+        assert!(out.windows(7).any(|octets| octets == [0x40, 2, 4, 2, 1, 0x5b, 0xa0]), "{out:x?}");
+        assert!(out.windows(9).any(|octets| octets == [0xc0, 17, 6, 2, 1, 0xfa, 0x56, 0xea, 0x00]), "{out:x?}");
+    }
+
+    #[test]
+    fn ipv4_has_the_ipv6_next_hop_where_that_is_all_there_is_and_the_peer_can() {
+        let config = SpeakerConfig { next_hop_ipv4: None, ..config() };
+        let over_ipv6 = Capability::ExtendedNextHop(vec![(Family::Ipv4.afi_safi(), Family::Ipv6.afi_safi().afi)]);
+        let ours = open(64512, vec![Capability::FourOctetAs(64512), over_ipv6.clone()]);
+        let can = negotiate(&ours, &open(64513, vec![Capability::FourOctetAs(64513), over_ipv6])).unwrap();
+        let adj_out = AdjOut::new(&config, &peer(64513), &can, false).unwrap();
+        assert_eq!(adj_out.families(), Families::ALL);
+        heard(&adj_out, &can, |update| {
+            assert_eq!(update.mp_reach.map(|mp| mp.next_hop), Some(NextHop::Ipv6(HOP6)));
+            assert_eq!((update.announced_len(), update.attributes.next_hop), (1, None));
+        });
+        let cannot = negotiate(&ours, &open(64513, vec![Capability::FourOctetAs(64513)])).unwrap();
+        let adj_out = AdjOut::new(&config, &peer(64513), &cannot, false).unwrap();
+        assert_eq!(adj_out.families(), Families { ipv4: false, ipv6: true });
+    }
+
+    #[test]
+    fn a_role_marks_and_the_last_announcements_ask_for_other_routes() {
+        let four = |asn| open(asn, vec![Capability::FourOctetAs(asn)]);
+        let external = negotiate(&four(64512), &four(64513)).unwrap();
+        let internal = negotiate(&four(64512), &four(64512)).unwrap();
+        let config = SpeakerConfig { asn: 64512, ..config() };
+        let provider = PeerConfig { bgp_role: Some(BgpRole::Provider), ..peer(64513) };
+        let customer = PeerConfig { bgp_role: Some(BgpRole::Customer), ..peer(64513) };
+        for (peer, otc) in [(&provider, Some(64512)), (&customer, None), (&peer(64513), None)] {
+            let adj_out = AdjOut::new(&config, peer, &external, false).unwrap();
+            heard(&adj_out, &external, |update| assert_eq!(update.attributes.otc, otc, "RFC 9234 section 5"));
+        }
+        for (draining, local_pref) in [(false, 100), (true, 0)] {
+            let adj_out = AdjOut::new(&config, &peer(64512), &internal, draining).unwrap();
+            heard(&adj_out, &internal, |update| {
+                let marked = update.attributes.communities.contains(&community::GRACEFUL_SHUTDOWN);
+                assert_eq!((marked, update.attributes.local_pref), (draining, Some(local_pref)), "RFC 8326 section 4");
+                assert!(update.attributes.communities.contains(&community::NO_EXPORT));
+            });
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::wire::iana::Families;
+pub use crate::wire::iana::Role as BgpRole;
 
 /// Ourselves. One per speaker.
 #[derive(Clone, Debug)]
@@ -13,7 +14,8 @@ pub struct SpeakerConfig {
     pub asn: u32,
     /// BGP identifier (RFC 6286); not zero.
     pub router_id: Ipv4Addr,
-    /// Next hop of IPv4 routes. Without it no IPv4 route is announced to anybody.
+    /// Next hop of IPv4 routes. Without it they have the IPv6 next hop, for peers that negotiate that (RFC 8950), and are not announced to
+    /// others.
     pub next_hop_ipv4: Option<Ipv4Addr>,
     /// Next hop of IPv6 routes. Without it no IPv6 route is announced to anybody.
     pub next_hop_ipv6: Option<Ipv6Addr>,
@@ -71,6 +73,24 @@ pub struct PeerConfig {
     pub settle: Duration,
     /// Whether it gets routes.
     pub role: Role,
+    /// Our role towards an external peer (RFC 9234); `None` sends none. The session comes up only with a peer that has the counterpart or
+    /// says nothing.
+    pub bgp_role: Option<BgpRole>,
+}
+
+impl SpeakerConfig {
+    /// IPv4 routes have the IPv6 next hop, with peers that can (RFC 8950).
+    #[must_use]
+    pub fn ipv4_over_ipv6(&self) -> bool {
+        self.next_hop_ipv4.is_none() && self.next_hop_ipv6.is_some()
+    }
+
+    /// Families with a next hop.
+    #[must_use]
+    pub fn announced(&self) -> Families {
+        let ipv6 = self.next_hop_ipv6.is_some();
+        Families { ipv4: self.next_hop_ipv4.is_some() || ipv6, ipv6 }
+    }
 }
 
 impl PeerConfig {
@@ -92,6 +112,7 @@ impl PeerConfig {
             confirm: Confirm::Acked,
             settle: Duration::ZERO,
             role: Role::Enforcer,
+            bgp_role: None,
         }
     }
 }

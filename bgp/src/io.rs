@@ -12,6 +12,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -116,6 +117,8 @@ struct Shared {
     /// The table is what it is to be: sessions may start. A process that restarts would otherwise send End-of-RIB behind an empty table,
     /// and routers would drop what they kept for it.
     filled: watch::Sender<bool>,
+    /// See [`SpeakerHandle::drain`].
+    draining: AtomicBool,
     /// Sets of attributes that sessions encode with; an index is a style. As many as there are different sets of
     /// negotiated capabilities at most.
     styles: Mutex<Vec<AdjOut>>,
@@ -149,6 +152,18 @@ impl SpeakerHandle {
         self.0.table().apply(generation, changes, Instant::now());
         self.0.changed.send_replace(());
         self.0.filled.send_if_modified(|filled| !std::mem::replace(filled, true));
+    }
+
+    /// There is nothing to announce from before, or all of it is in: sessions of a process that restarts need not wait any longer.
+    pub fn filled(&self) {
+        self.0.filled.send_if_modified(|filled| !std::mem::replace(filled, true));
+    }
+
+    /// The guard is about to go for good: every route is announced again with GRACEFUL_SHUTDOWN and, to internal peers, LOCAL_PREF 0
+    /// (RFC 8326), so that routers move to another guard's route while this one still works. There is no way back.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::SeqCst);
+        self.0.changed.send_replace(());
     }
 
     /// Like [`Self::apply`], with all host routes that there are to be.
@@ -197,6 +212,7 @@ impl Speaker {
             table: Mutex::new(Table::default()),
             changed: watch::Sender::new(()),
             filled: watch::Sender::new(!config.restarting),
+            draining: AtomicBool::new(false),
             styles: Mutex::default(),
             config: Arc::clone(&config),
         });

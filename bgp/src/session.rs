@@ -30,7 +30,7 @@ use bytes::{Bytes, BytesMut};
 use crate::status::{Received, State};
 use crate::wire::capability::{Capability, GracefulRestart, Negotiated, RestartFamily, check_open, negotiate};
 use crate::wire::error::OpenError;
-use crate::wire::iana::{Cease, Families, Family, FsmError};
+use crate::wire::iana::{Cease, Families, Family, FsmError, Role};
 use crate::wire::message::{Message, Notification, Open, RefreshSubtype, frame};
 use crate::wire::{DecodeContext, EncodeContext, PeerType};
 
@@ -71,8 +71,12 @@ pub struct SessionConfig {
     pub passive: bool,
     /// Restart time, seconds; 0 = capability 64 isn't sent.
     pub restart_time: u16,
-    /// R and F bits until the first session.
+    /// R bit until the first session, and F bits from the start.
     pub restarting: bool,
+    /// Offer IPv4 with an IPv6 next hop (RFC 8950).
+    pub extended_next_hop: bool,
+    /// Our role towards an external peer (RFC 9234).
+    pub bgp_role: Option<Role>,
     /// Seed for jitter.
     pub seed: u64,
 }
@@ -154,6 +158,9 @@ pub struct Session {
     received: Received,
     /// The first session of this process is still to come.
     restarting: bool,
+    /// What was announced in an earlier session still leads where it led: nothing of the data path runs through the guard. A peer drops at
+    /// once what it kept when the F bits are missing (RFC 4724 section 4.2), also after a mere loss of the session.
+    forwarding: bool,
 }
 
 impl Session {
@@ -162,6 +169,7 @@ impl Session {
     pub fn new(config: SessionConfig, now: Instant) -> Self {
         Self {
             restarting: config.restarting,
+            forwarding: config.restarting,
             retry: Retry::new(config.seed),
             config,
             started: false,
@@ -233,7 +241,11 @@ impl Session {
         let was_up = self.established().is_some();
         for connection in std::mem::take(&mut self.connections) {
             if let Stop::Shutdown(text) = how {
-                self.notify(connection.id, &Notification::shutdown(text));
+                let shutdown = Notification::shutdown(text);
+                // Where NOTIFICATIONs keep routes, only this one doesn't (RFC 8538 section 3).
+                let keeps = connection.negotiated.as_ref().is_some_and(|terms| terms.graceful_notification);
+                let notification = if keeps { Notification::hard_reset(&shutdown) } else { shutdown };
+                self.notify(connection.id, &notification);
             }
             self.outputs.push_back(Output::Close(connection.id));
         }
@@ -420,16 +432,23 @@ impl Session {
         capabilities.push(Capability::EnhancedRouteRefresh);
         capabilities.push(Capability::ExtendedMessage);
         if self.config.restart_time > 0 {
-            let forwarding = self.restarting;
+            let forwarding = self.forwarding;
             capabilities.push(Capability::GracefulRestart(GracefulRestart {
                 restarting: self.restarting,
-                notification: false,
+                notification: true,
                 time: self.config.restart_time,
                 families: families
                     .iter()
                     .map(|family| RestartFamily { family: family.afi_safi(), forwarding })
                     .collect(),
             }));
+        }
+        if self.config.extended_next_hop {
+            let (ipv4, ipv6) = (Family::Ipv4.afi_safi(), Family::Ipv6.afi_safi());
+            capabilities.push(Capability::ExtendedNextHop(vec![(ipv4, ipv6.afi)]));
+        }
+        if let Some(role) = self.config.bgp_role.filter(|_| self.config.asn != self.config.peer_asn) {
+            capabilities.push(Capability::Role(role));
         }
         capabilities.push(Capability::FourOctetAs(self.config.asn));
         Open { asn: self.config.asn, hold_time: self.config.hold_time, identifier: self.config.router_id, capabilities }
@@ -639,6 +658,7 @@ impl Session {
             self.outputs.push_back(Output::Up(id, negotiated));
         }
         self.restarting = false;
+        self.forwarding = true;
         self.cause = None;
         self.retry.established(now);
     }

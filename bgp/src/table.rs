@@ -416,6 +416,14 @@ impl Table {
         }
     }
 
+    /// The reader's peer is to get every route once more, unasked: what is said of the routes has changed.
+    pub fn again(&mut self, id: ReaderId) {
+        if let Some(reader) = self.readers.get_mut(&id) {
+            restart(&mut reader.walk4, reader.families.ipv4);
+            restart(&mut reader.walk6, reader.families.ipv6);
+        }
+    }
+
     /// Whether [`Table::take`] would give this reader anything.
     #[must_use]
     pub fn pending(&self, id: ReaderId) -> bool {

@@ -7,7 +7,9 @@ use serde::de::DeserializeOwned;
 
 use super::{Exit, complain, say, show, table};
 use crate::control::client::{self, ClientError, escape};
-use crate::control::types::{DeniedPage, Disarmed, Explained, Leases, Peers, Reloaded, Revoked, Status, Versioned};
+use crate::control::types::{
+    DeniedPage, Disarmed, Explained, Leases, Peers, Reloaded, Revoked, Status, Stopping, Versioned,
+};
 
 /// How long `denied --follow` lets the daemon wait for news, in seconds.
 const NEWS: u32 = 15;
@@ -203,6 +205,13 @@ impl Daemon {
             Exit::Done => exit,
             other => other,
         }
+    }
+
+    /// `stop`
+    #[must_use]
+    pub fn stop(&self, withdraw: bool, json: bool) -> Exit {
+        let path = format!("/api/v1/stop?withdraw={withdraw}");
+        self.show(Method::POST, &path, json, |stopping: &Stopping| stopping.message.clone())
     }
 
     /// `disarm`: through the daemon when it runs, since it would put the table back; else directly.

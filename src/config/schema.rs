@@ -418,6 +418,8 @@ pub struct Bgp {
     pub listen: Vec<SocketAddr>,
     /// RFC 4724; zero = off.
     pub graceful_restart: Span,
+    /// Before routes are withdrawn for good, they bear GRACEFUL_SHUTDOWN (RFC 8326) for so long; zero = not at all.
+    pub shutdown_drain: Span,
     /// The routers.
     pub peer: Vec<Peer>,
 }
@@ -439,6 +441,7 @@ impl Default for Bgp {
             enforce: true,
             listen: Vec::new(),
             graceful_restart: Span::secs(120),
+            shutdown_drain: Span::secs(0),
             peer: Vec::new(),
         }
     }
@@ -480,6 +483,22 @@ pub enum Role {
     Enforcer,
     /// Receives, never announces.
     Observer,
+}
+
+/// Our role towards an external peer, RFC 9234.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BgpRole {
+    /// We are its provider.
+    Provider,
+    /// We are a route server to it.
+    RouteServer,
+    /// It is a route server to us.
+    RouteServerClient,
+    /// We are its customer.
+    Customer,
+    /// Neither.
+    Peer,
 }
 
 /// An address family.
@@ -547,6 +566,9 @@ pub struct Peer {
     /// What the peer is for.
     #[serde(default)]
     pub role: Role,
+    /// Our role towards it (RFC 9234): the session comes up only with the counterpart, or with a peer that names none.
+    #[serde(default)]
+    pub bgp_role: Option<BgpRole>,
 }
 
 mod defaults {

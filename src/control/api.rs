@@ -3,7 +3,7 @@
 //! | route | method | over TCP too |
 //! |---|---|---|
 //! | `/api/v1/status`, `/api/v1/leases?of=&after=&limit=`, `/api/v1/explain?of=`, `/api/v1/peers`, `/api/v1/denied?after=&wait=` | GET | yes |
-//! | `/api/v1/revoke?of=`, `/api/v1/reload`, `/api/v1/disarm` | POST | no |
+//! | `/api/v1/revoke?of=`, `/api/v1/reload`, `/api/v1/disarm`, `/api/v1/stop?withdraw=` | POST | no |
 //! | `/metrics`, `/health`, `/ready` | GET | yes |
 
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sources::{Sources, Subject};
 use super::status;
-use super::types::{Disarmed, Explained, Failed, Leases, Peers, Reloaded, Revoked, State, Status, Versioned};
+use super::types::{Disarmed, Explained, Failed, Leases, Peers, Reloaded, Revoked, State, Status, Stopping, Versioned};
 use crate::core::event::RevokeTarget;
 use crate::core::explain::LeaseFilter;
 use crate::core::name::Name;
@@ -90,6 +90,7 @@ pub fn control(sources: Arc<dyn Sources>) -> Router {
         .route("/api/v1/revoke", post(revoke))
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/disarm", post(disarm))
+        .route("/api/v1/stop", post(stop))
         .with_state(App { sources, started: Instant::now() })
 }
 
@@ -253,6 +254,21 @@ async fn reload(Extract(app): Extract<App>) -> Result<Response, ApiError> {
 async fn disarm(Extract(app): Extract<App>) -> Reply<Disarmed> {
     match app.sources.disarm().await {
         Ok(message) => reply(Disarmed { message }),
+        Err(error) => Err(ApiError(StatusCode::INTERNAL_SERVER_ERROR, error)),
+    }
+}
+
+/// How to stop.
+#[derive(Deserialize)]
+struct StopQuery {
+    #[serde(default)]
+    withdraw: bool,
+}
+
+async fn stop(Extract(app): Extract<App>, query: Result<Query<StopQuery>, QueryRejection>) -> Reply<Stopping> {
+    let Query(StopQuery { withdraw }) = query?;
+    match app.sources.stop(withdraw) {
+        Ok(message) => reply(Stopping { message }),
         Err(error) => Err(ApiError(StatusCode::INTERNAL_SERVER_ERROR, error)),
     }
 }

@@ -127,6 +127,14 @@ pub trait Sources: Send + Sync + 'static {
         Box::pin(async { Reloaded { applied: false, changes: Vec::new(), report } })
     }
 
+    /// Ends the daemon soon after the answer; `withdraw`: routers are to drop its routes at once.
+    ///
+    /// # Errors
+    /// Why it goes on.
+    fn stop(&self, _withdraw: bool) -> Result<String, String> {
+        Err("this daemon can't be stopped so".to_owned())
+    }
+
     /// Removes the nftables table.
     ///
     /// # Errors

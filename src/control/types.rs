@@ -431,6 +431,13 @@ pub struct Disarmed {
     pub message: String,
 }
 
+/// `stop`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Stopping {
+    /// What is done.
+    pub message: String,
+}
+
 /// With every status code that is not 200.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Failed {

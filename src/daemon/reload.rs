@@ -173,7 +173,11 @@ fn forbidden(guard: &Guard, rules: &Rules) -> Forbidden {
     }
 }
 
-async fn close_what_is_forbidden(core: &CoreHandle, rules: Arc<Rules>) -> Result<(), String> {
+/// Closes what `rules` no longer allow of what is open.
+///
+/// # Errors
+/// The core has stopped.
+pub async fn close_what_is_forbidden(core: &CoreHandle, rules: Arc<Rules>) -> Result<(), String> {
     let wrong = |error: crate::core_task::Stopped| error.to_string();
     let forbidden = core.inspect(move |guard, _| forbidden(guard, &rules)).await.map_err(wrong)?;
     if !forbidden.names.is_empty() {

@@ -26,6 +26,9 @@ use crate::dns::{Rules, View};
 use crate::enforce::bgp::BgpStatus;
 use crate::enforce::nftables;
 
+/// The answer to `stop` leaves in this time.
+const ANSWERED: Duration = Duration::from_millis(100);
+
 /// What several tasks of the daemon share.
 pub struct Shared {
     /// The core.
@@ -50,6 +53,8 @@ pub struct Shared {
     pub nftables: Option<nftables::Disarmer>,
     /// All metrics.
     pub registry: Mutex<Registry>,
+    /// Told when the operator wants the daemon to end.
+    pub stop: Arc<tokio::sync::Notify>,
 }
 
 impl Shared {
@@ -168,6 +173,30 @@ impl Sources for Shared {
 
     fn reload(&self) -> Later<'_, Reloaded> {
         Box::pin(reload::reload(self))
+    }
+
+    fn stop(&self, withdraw: bool) -> Result<String, String> {
+        let (config, _) = self.config();
+        let message = match &self.peers {
+            None => "the guard stops".to_owned(),
+            Some(peers) if withdraw => {
+                peers.withdraw_on_stop();
+                "the guard stops; its routes are withdrawn".to_owned()
+            }
+            Some(_) if config.bgp.graceful_restart.0.is_zero() => {
+                "the guard stops; its routes are withdrawn, since bgp.graceful_restart is off".to_owned()
+            }
+            Some(_) => {
+                format!("the guard stops; routers keep its routes for {} at most", config.bgp.graceful_restart)
+            }
+        };
+        tracing::info!(withdraw, "stopped by the operator");
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(ANSWERED).await;
+            stop.notify_one();
+        });
+        Ok(message)
     }
 
     fn disarm(&self) -> Later<'_, Result<String, String>> {

@@ -9,14 +9,16 @@
 //! the reports, and the core is who empties those.
 //!
 //! Each peer of role `enforcer` is one enforcer to the core; all share one table. When the daemon stops, a configured graceful restart makes the
-//! sessions just close, so that routers keep the routes for the restart time; without it they are told (Cease) and drop them.
+//! sessions just close, so that routers keep the routes for the restart time; without it, or when the operator wants the routes gone, they
+//! are told (Cease; where NOTIFICATIONs are graceful too, Hard Reset) and drop them.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use destguard_bgp::config::{Confirm, PeerConfig, Role, Secret, SpeakerConfig};
+use destguard_bgp::config::{BgpRole, Confirm, PeerConfig, Role, Secret, SpeakerConfig};
 use destguard_bgp::io::{PeerEvent, Speaker, SpeakerHandle, StartError, What};
 use destguard_bgp::session::Stop;
 use destguard_bgp::status::PeerStatus;
@@ -72,6 +74,7 @@ pub struct BgpEnforcer {
     ids: Vec<Option<EnforcerId>>,
     specs: Vec<EnforcerSpec>,
     limits: Vec<(bool, usize)>,
+    drain: Duration,
 }
 
 impl BgpEnforcer {
@@ -86,6 +89,7 @@ impl BgpEnforcer {
             return Ok(None);
         }
         let communities = Communities::of(bgp).map_err(BgpError::Value)?;
+        let open = open(config)?;
         let speaker = SpeakerConfig {
             asn: bgp.asn.ok_or(BgpError::Missing("asn"))?,
             router_id: bgp.router_id.ok_or(BgpError::Missing("router_id"))?,
@@ -98,12 +102,12 @@ impl BgpEnforcer {
             announce: bgp.enforce,
             listen: bgp.listen.clone(),
             graceful_restart: bgp.graceful_restart.0,
-            restarting,
+            // Prefixes of the configuration were announced by an earlier run too, if there was one.
+            restarting: restarting || !open.is_empty(),
             // Only the guard's own packet filter asks for it, and setting it needs a capability.
             mark: (config.nftables.mode != NftablesMode::Off).then_some(crate::sys::MARK),
             peers: bgp.peer.iter().map(peer).collect::<Result<_, _>>()?,
         };
-        let open = open(config)?;
         let mut ids = Vec::new();
         let mut specs = Vec::new();
         for peer in &bgp.peer {
@@ -116,7 +120,7 @@ impl BgpEnforcer {
             specs.push(spec(bgp, peer, &open));
         }
         let limits = bgp.peer.iter().map(|peer| (peer.required, peer.max_routes)).collect();
-        Ok(Some(Self { config: speaker, open, ids, specs, limits }))
+        Ok(Some(Self { config: speaker, open, ids, specs, limits, drain: bgp.shutdown_drain.0 }))
     }
 
     /// The peers as the core is to know them.
@@ -134,8 +138,8 @@ impl BgpEnforcer {
         let (speaker, events) = Speaker::start(self.config).await?;
         let handle = speaker.handle();
         handle.set_open(&self.open);
-        let status = BgpStatus { speaker: handle, limits: Arc::from(self.limits) };
-        Ok(RunningBgp { speaker, events, ids: self.ids, status, graceful })
+        let status = BgpStatus { speaker: handle, limits: Arc::from(self.limits), withdraw: Arc::default() };
+        Ok(RunningBgp { speaker, events, ids: self.ids, status, graceful, drain: self.drain })
     }
 }
 
@@ -146,6 +150,7 @@ pub struct RunningBgp {
     ids: Vec<Option<EnforcerId>>,
     status: BgpStatus,
     graceful: bool,
+    drain: Duration,
 }
 
 /// What a peer, by its index, can't hold although it should.
@@ -176,7 +181,19 @@ impl RunningBgp {
         let events = tokio::spawn(events);
         let handle = self.speaker.handle();
         obey(commands, &handle, &self.ids, &missing, &refusals, &wake).await;
-        let how = if self.graceful { Stop::Restart } else { Stop::Shutdown("destguard stops".to_owned()) };
+        let how = if self.graceful && !self.status.withdraw.load(Ordering::SeqCst) {
+            Stop::Restart
+        } else {
+            if !self.drain.is_zero() {
+                tracing::info!(
+                    seconds = self.drain.as_secs(),
+                    "routers are asked to prefer other routes (GRACEFUL_SHUTDOWN)"
+                );
+                handle.drain();
+                tokio::time::sleep(self.drain).await;
+            }
+            Stop::Shutdown("destguard stops".to_owned())
+        };
         self.speaker.stop(how).await;
         events.abort();
     }
@@ -207,6 +224,7 @@ async fn obey(
                 let addresses: Vec<_> = leases.iter().map(|(address, _)| *address).collect();
                 speaker.replace(generation.0, &addresses);
             }
+            Command::Restored => speaker.filled(),
             // A withdrawn route cuts flows anyway; there is no more that a speaker could do.
             Command::CutFlows(_) => {}
         }
@@ -294,6 +312,7 @@ fn set_missing(missing: &Missing, peer: usize, families: Families) {
 pub struct BgpStatus {
     speaker: SpeakerHandle,
     limits: Arc<[(bool, usize)]>,
+    withdraw: Arc<AtomicBool>,
 }
 
 impl BgpStatus {
@@ -308,6 +327,11 @@ impl BgpStatus {
     pub fn peers(&self) -> Vec<types::Peer> {
         let now = Instant::now();
         self.sessions().iter().zip(self.limits.iter()).map(|(status, limits)| shown(status, *limits, now)).collect()
+    }
+
+    /// When the daemon stops, routers are to drop its routes at once, whatever `bgp.graceful_restart` says.
+    pub fn withdraw_on_stop(&self) {
+        self.withdraw.store(true, Ordering::SeqCst);
     }
 
     /// Routes in the table, IPv4 and IPv6.
@@ -382,6 +406,13 @@ fn peer(peer: &schema::Peer) -> Result<PeerConfig, BgpError> {
             schema::Role::Enforcer => Role::Enforcer,
             schema::Role::Observer => Role::Observer,
         },
+        bgp_role: peer.bgp_role.map(|role| match role {
+            schema::BgpRole::Provider => BgpRole::Provider,
+            schema::BgpRole::RouteServer => BgpRole::RouteServer,
+            schema::BgpRole::RouteServerClient => BgpRole::RouteServerClient,
+            schema::BgpRole::Customer => BgpRole::Customer,
+            schema::BgpRole::Peer => BgpRole::Peer,
+        }),
     })
 }
 
@@ -414,7 +445,9 @@ fn open(config: &Config) -> Result<Vec<IpNet>, BgpError> {
 }
 
 fn spec(bgp: &schema::Bgp, peer: &schema::Peer, open: &[IpNet]) -> EnforcerSpec {
-    let ipv4 = peer.families.contains(&schema::Family::Ipv4) && bgp.next_hop_ipv4.is_some();
+    // Without an IPv4 next hop they have the IPv6 one (RFC 8950).
+    let hop4 = bgp.next_hop_ipv4.is_some() || bgp.next_hop_ipv6.is_some();
+    let ipv4 = peer.families.contains(&schema::Family::Ipv4) && hop4;
     let ipv6 = peer.families.contains(&schema::Family::Ipv6) && bgp.next_hop_ipv6.is_some();
     // The router counts these too.
     let fixed = open.iter().filter(|net| if net.addr().is_ipv4() { ipv4 } else { ipv6 }).count();

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -91,6 +92,8 @@ struct Up {
     style: u32,
     /// Configured to be announced here, but not negotiated.
     missing: Families,
+    /// What it sends asks the peer to prefer other routes.
+    draining: bool,
     confirmer: Confirmer,
     look: Duration,
     looking: bool,
@@ -225,6 +228,8 @@ fn session_config(config: &SpeakerConfig, peer: &PeerConfig) -> SessionConfig {
         passive: peer.passive,
         restart_time: whole(config.graceful_restart, crate::wire::capability::MAX_RESTART_TIME),
         restarting: config.restarting,
+        extended_next_hop: config.ipv4_over_ipv6() && peer.families.ipv4,
+        bgp_role: peer.bgp_role,
         seed: RandomState::new().hash_one(&peer.name),
     }
 }
@@ -245,6 +250,7 @@ impl Task {
             self.session.handle_timeout(now);
         }
         self.carry_out().await;
+        self.drain(now);
         self.fill(now);
         self.flush(now);
         // A write may have failed and so ended the session.
@@ -299,7 +305,8 @@ impl Task {
         let Some(peer) = self.peer().cloned() else { return };
         tracing::info!(peer = peer.name, hold_time = negotiated.hold_time, "BGP session up");
         let mut ends = BytesMut::new();
-        let adj_out = AdjOut::new(&self.config, peer.role, negotiated)
+        let draining = self.place.shared.draining.load(Ordering::SeqCst);
+        let adj_out = AdjOut::new(&self.config, &peer, negotiated, draining)
             .and_then(|adj_out| adj_out.bare_ends(&mut ends).map(|()| adj_out));
         let adj_out = match adj_out {
             Ok(adj_out) => adj_out,
@@ -312,7 +319,7 @@ impl Task {
         if let Some(connection) = self.connection(id) {
             connection.push(ends.freeze());
         }
-        let missing = missing(&self.config, &peer, negotiated);
+        let missing = missing(&self.config, &peer, adj_out.families());
         if !missing.is_empty() {
             let families: Vec<String> = missing.iter().map(|family| family.to_string()).collect();
             tracing::warn!(
@@ -328,6 +335,7 @@ impl Task {
             style: self.place.shared.style(&adj_out),
             adj_out,
             missing,
+            draining,
             confirmer: Confirmer::new(peer.confirm, peer.settle),
             look: LOOK.0,
             looking: false,
@@ -338,6 +346,29 @@ impl Task {
         }
         self.publish();
         self.place.tell(What::Up { missing }).await;
+    }
+
+    /// Announces everything again, with other attributes, once the speaker is to go.
+    fn drain(&mut self, now: Instant) {
+        if !self.place.shared.draining.load(Ordering::SeqCst) || self.up.as_ref().is_none_or(|up| up.draining) {
+            return;
+        }
+        let (Some(peer), Some(negotiated)) = (self.peer().cloned(), self.session.negotiated().cloned()) else { return };
+        let adj_out = AdjOut::new(&self.config, &peer, &negotiated, true);
+        let Some(up) = &mut self.up else { return };
+        match adj_out {
+            Ok(adj_out) => {
+                up.draining = true;
+                up.style = self.place.shared.style(&adj_out);
+                up.adj_out = adj_out;
+                self.place.shared.table().again(up.reader.id);
+            }
+            Err(error) => {
+                let reason = format!("GRACEFUL_SHUTDOWN can't be sent: {error}");
+                let id = up.connection;
+                self.session.abort(id, &Notification::cease(Cease::OutOfResources), reason, now);
+            }
+        }
     }
 
     fn connect(&mut self) {
@@ -544,12 +575,11 @@ impl Task {
 }
 
 /// Families of which the peer is meant to get routes and doesn't.
-fn missing(config: &SpeakerConfig, peer: &PeerConfig, negotiated: &Negotiated) -> Families {
-    let announced = Families { ipv4: config.next_hop_ipv4.is_some(), ipv6: config.next_hop_ipv6.is_some() };
+fn missing(config: &SpeakerConfig, peer: &PeerConfig, gets: Families) -> Families {
     let mut missing = Families::NONE;
     if config.announce && peer.role == Role::Enforcer {
-        missing = peer.families.intersection(announced);
-        for family in negotiated.families.iter() {
+        missing = peer.families.intersection(config.announced());
+        for family in gets.iter() {
             missing.remove(family);
         }
     }
@@ -565,7 +595,9 @@ fn capabilities(negotiated: &Negotiated) -> Vec<&'static str> {
         (negotiated.route_refresh, "route-refresh"),
         (negotiated.enhanced_route_refresh, "enhanced-route-refresh"),
         (negotiated.extended_message, "extended-message"),
+        (negotiated.extended_next_hop, "extended-next-hop"),
         (negotiated.graceful_restart.is_some(), "graceful-restart"),
+        (negotiated.graceful_notification, "graceful-notification"),
     ]
     .into_iter()
     .filter_map(|(has, name)| has.then_some(name))

@@ -337,3 +337,35 @@ async fn a_restart_connects_only_once_the_table_is_there() {
     confirmed(&mut events, 1).await;
     assert_eq!(left.handle().status()[0].advertised, [5, 0]);
 }
+
+/// RFC 8326: everything once more, with GRACEFUL_SHUTDOWN, on the session that is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn before_it_goes_for_good_it_asks_for_other_routes() {
+    let listener = TcpListener::bind((RIGHT, 0)).await.unwrap();
+    let (mut left, _) = two(|_, _| {});
+    left.peers[0].port = listener.local_addr().unwrap().port();
+    let (left, mut events) = Speaker::start(left).await.unwrap();
+    left.handle().apply(1, hosts(3));
+    let mut stream = by_hand(&listener).await;
+    confirmed(&mut events, 1).await;
+    left.handle().drain();
+    let community = [0xff, 0xff, 0, 0];
+    let mut heard: Vec<u8> = Vec::new();
+    let search = async {
+        // The community, and behind it the three routes of the same UPDATE.
+        let last = [32, 198, 18, 0, 2];
+        loop {
+            let mut buffer = vec![0; 65536];
+            let count = stream.read(&mut buffer).await.unwrap();
+            assert_ne!(count, 0, "the session stays up");
+            heard.extend_from_slice(&buffer[..count]);
+            let at = heard.windows(4).position(|window| window == community);
+            if at.is_some_and(|at| heard[at..].windows(5).any(|window| window == last)) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(LONG, search).await.expect("the routes again, marked");
+    assert_eq!(left.handle().status()[0].advertised, [3, 0]);
+    left.stop(Stop::Shutdown(String::new())).await;
+}

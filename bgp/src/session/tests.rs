@@ -18,6 +18,8 @@ fn config(asn: u32, id: u8, peer_asn: u32) -> SessionConfig {
         passive: false,
         restart_time: 120,
         restarting: false,
+        extended_next_hop: false,
+        bgp_role: None,
         seed: u64::from(id),
     }
 }
@@ -402,7 +404,77 @@ fn restart_bits_are_set_until_the_first_session() {
     script.pass(2 * SECOND);
     let id = script.connect(true);
     let second = restart(&mut script, id);
-    assert!(!second.restarting && second.families.iter().all(|family| !family.forwarding));
+    // Not a restart any more; but what the peer has kept over the loss of the session is still good.
+    assert!(!second.restarting && second.families.iter().all(|family| family.forwarding));
+    let mut fresh = Script::new(config(64512, 1, 64513));
+    let id = fresh.connect(true);
+    let cold = restart(&mut fresh, id);
+    assert!(!cold.restarting && cold.families.iter().all(|family| !family.forwarding));
+    assert!(first.notification && second.notification && cold.notification);
+}
+
+/// RFC 8538 section 3: where both ends keep routes over a NOTIFICATION, only a Hard Reset makes the peer drop them.
+#[test]
+fn a_shutdown_for_good_is_a_hard_reset_where_notifications_are_graceful() {
+    for graceful in [true, false] {
+        let mut script = Script::new(config(64512, 1, 64513));
+        let id = script.connect(true);
+        script.open(id, |open| {
+            open.capabilities.push(Capability::GracefulRestart(GracefulRestart {
+                notification: graceful,
+                time: 60,
+                ..GracefulRestart::default()
+            }));
+        });
+        script.hear(id, &Message::Keepalive);
+        assert_eq!(script.session.negotiated().unwrap().graceful_notification, graceful);
+        script.take();
+        script.session.stop(&Stop::Shutdown("bye".to_owned()), script.now);
+        let (code, subcode, data) = script.notification(id).unwrap();
+        if graceful {
+            assert_eq!((code, subcode, data), (6, 9, [&[6, 2, 3], b"bye".as_slice()].concat()));
+        } else {
+            assert_eq!((code, subcode, data), (6, 2, [&[3], b"bye".as_slice()].concat()));
+        }
+    }
+}
+
+/// RFC 9234 section 4.2 and RFC 8950 section 4: offered when configured, and only then.
+#[test]
+fn a_role_and_an_ipv6_next_hop_are_offered_and_judged() {
+    let offered = |script: &mut Script, id| {
+        let sent = script.sent(id);
+        let Ok(Message::Open(open)) = Message::decode(&sent[0], &DecodeContext::initial(PeerType::External)) else {
+            panic!("no OPEN")
+        };
+        open.capabilities
+    };
+    let with = |asn| SessionConfig { bgp_role: Some(Role::Customer), extended_next_hop: true, ..config(asn, 1, 64513) };
+    let mut script = Script::new(with(64512));
+    let id = script.connect(true);
+    let capabilities = offered(&mut script, id);
+    assert!(capabilities.contains(&Capability::Role(Role::Customer)));
+    let over_ipv6 = Capability::ExtendedNextHop(vec![(Family::Ipv4.afi_safi(), 2)]);
+    assert!(capabilities.contains(&over_ipv6));
+    script.open(id, |open| open.capabilities.extend([Capability::Role(Role::Provider), over_ipv6]));
+    script.hear(id, &Message::Keepalive);
+    assert!(script.session.negotiated().unwrap().extended_next_hop);
+
+    let mut script = Script::new(with(64512));
+    let id = script.connect(true);
+    script.take();
+    script.open(id, |open| open.capabilities.push(Capability::Role(Role::Peer)));
+    let (code, subcode, _) = script.notification(id).unwrap();
+    assert_eq!((code, subcode), (2, 11), "role mismatch");
+
+    // Internal peers have no roles; who configures nothing offers nothing.
+    let mut script = Script::new(with(64513));
+    let id = script.connect(true);
+    assert!(!offered(&mut script, id).iter().any(|c| matches!(c, Capability::Role(_))));
+    let mut script = Script::new(config(64512, 1, 64513));
+    let id = script.connect(true);
+    let none = offered(&mut script, id);
+    assert!(!none.iter().any(|c| matches!(c, Capability::Role(_) | Capability::ExtendedNextHop(_))));
 }
 
 #[test]

@@ -12,6 +12,8 @@ use crate::config::schema::{Confirm, Family, Peer, Role, Settle};
 const MD5_KEY: usize = 80;
 /// The restart time has 12 bits (RFC 4724 section 3).
 const RESTART_TIME: u64 = 4095;
+/// A stop that takes longer would be killed half-way by most supervisors (systemd waits 90 s).
+const LONGEST_DRAIN: u64 = 60;
 
 /// AS numbers that no speaker has: 0 (RFC 7607), AS_TRANS (RFC 6793), the last of both sizes (RFC 7300).
 fn unusable_asn(asn: u32) -> bool {
@@ -61,6 +63,9 @@ impl Checks<'_, '_> {
                 format!("{}: whole seconds, at most {RESTART_TIME}s", bgp.graceful_restart),
             );
         }
+        if bgp.shutdown_drain.0.as_secs() > LONGEST_DRAIN {
+            self.error("bgp.shutdown_drain", format!("{}: at most {LONGEST_DRAIN}s", bgp.shutdown_drain));
+        }
         self.unique("bgp.listen", &bgp.listen);
         if bgp.peer.is_empty() {
             return;
@@ -74,7 +79,17 @@ impl Checks<'_, '_> {
             [(Family::Ipv4, "ipv4", bgp.next_hop_ipv4.is_some()), (Family::Ipv6, "ipv6", bgp.next_hop_ipv6.is_some())]
         {
             let takes = |peer: &&Peer| peer.role == Role::Enforcer && peer.families.contains(&family);
-            if let Some(peer) = bgp.peer.iter().find(takes).filter(|_| !given) {
+            let Some(peer) = bgp.peer.iter().find(takes).filter(|_| !given) else { continue };
+            if family == Family::Ipv4 && bgp.next_hop_ipv6.is_some() {
+                self.warning(
+                    "bgp.next_hop_ipv4",
+                    format!(
+                        "not set: peer \"{}\" gets ipv4 routes with the ipv6 next hop, if it can (RFC 8950)",
+                        peer.name
+                    ),
+                    "set it, unless the routers forward IPv4 over IPv6 links",
+                );
+            } else {
                 self.error_with(
                     &format!("bgp.next_hop_{name}"),
                     format!("`bgp.next_hop_{name}` is missing: peer \"{}\" takes {name} routes", peer.name),
@@ -141,6 +156,7 @@ impl Checks<'_, '_> {
 
     fn peer(&mut self, path: &str, peer: &Peer) {
         let key = |key: &str| format!("{path}.{key}");
+        let bgp_asn = self.config.bgp.asn;
         if peer.address.is_unspecified() || peer.address.is_multicast() {
             self.error(&key("address"), format!("{} is not the address of a router", peer.address));
         }
@@ -155,6 +171,9 @@ impl Checks<'_, '_> {
         }
         if peer.passive && self.config.bgp.listen.is_empty() && self.sound(&["bgp.listen"]) {
             self.error(&key("passive"), "waits for the peer to connect, and bgp.listen is empty");
+        }
+        if peer.bgp_role.is_some() && Some(peer.asn) == bgp_asn {
+            self.error(&key("bgp_role"), "only for external peers (RFC 9234 section 4)");
         }
         self.peer_security(path, peer);
         let hold = peer.hold_time.0;

@@ -138,6 +138,7 @@ impl World {
         let (commands, receiver) = mpsc::channel(8);
         let (sender, reports) = mpsc::channel(8);
         let running = tokio::spawn(running.run(receiver, sender));
+        commands.send(Command::Restored).await.unwrap();
         Self { commands, reports, status, seen: router.handle(), router: Some(router), running }
     }
 
