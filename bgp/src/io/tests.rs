@@ -120,7 +120,7 @@ async fn routes_flow_and_are_confirmed() {
             seen.status()[0]
                 .last_error
                 .as_ref()
-                .is_some_and(|(text, _)| text == "peer says: Cease, administrative shutdown: \"maintenance\"")
+                .is_some_and(|(text, _)| text.ends_with("Cease, administrative shutdown: \"maintenance\""))
         })
         .await;
     }
