@@ -1,0 +1,127 @@
+//! A gateway whose list of names changes while it runs: the kernel's table follows, and a list with an error changes nothing.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use lab::dns::{self, Answer, Server};
+use lab::tcp::{self, EchoServer};
+use lab::{Lab, wait_until};
+use serde_json::Value;
+
+const CONFIG: &str = "/etc/destguard/destguard.toml";
+const LIST: &str = "/etc/destguard/lists/bad.txt";
+const DESTGUARD: &str = env!("CARGO_BIN_EXE_destguard");
+const PORT: u16 = 80;
+const LONG: Duration = Duration::from_secs(60);
+
+struct World {
+    lab: Lab,
+    _dns: Server,
+    _echo: EchoServer,
+}
+
+impl World {
+    fn up(list: &str) -> Self {
+        let lab = Lab::builder("lab/gateway/gateway.clab.yml").destguard(DESTGUARD).hold("gateway").up().unwrap();
+        let internet = lab.node("internet");
+        let upstreams = ["192.0.2.53:53", "[2001:db8:53::53]:53"].map(|at| at.parse().unwrap());
+        let dns = Server::start(internet, &upstreams).unwrap();
+        let echo = EchoServer::start(internet, PORT).unwrap();
+        dns.set_addresses("one.test", 600, &["203.0.113.31".parse().unwrap()]);
+        dns.set_addresses("two.test", 600, &["203.0.113.32".parse().unwrap()]);
+        let gateway = lab.node("gateway");
+        let more = "[[policy.list]]\npath = \"lists/bad.txt\"\nformat = \"domains\"\naction = \"deny\"\n";
+        gateway.write(CONFIG, &format!("{}\n{more}", gateway.file(CONFIG).unwrap())).unwrap();
+        gateway.write(LIST, list).unwrap();
+        gateway.start().unwrap();
+        let world = Self { lab, _dns: dns, _echo: echo };
+        assert!(wait_until(LONG, || world.guard("status")["state"] == "enforcing"), "{}", world.lab.logs());
+        world
+    }
+
+    /// A read command of the guard's command line.
+    fn guard(&self, command: &str) -> Value {
+        let words: Vec<&str> = command.split(' ').collect();
+        let output = self.lab.node("gateway").command(DESTGUARD).args(words).arg("--json").output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    fn ask(&self, name: &str) -> Answer {
+        let server: SocketAddr = "10.0.1.1:53".parse().unwrap();
+        let ask = || dns::ask(server, name, dns::A, Duration::from_secs(5));
+        self.lab.node("client").in_namespace(ask).unwrap().unwrap()
+    }
+
+    fn connects(&self, to: IpAddr) -> bool {
+        let connect = || tcp::connect(to, PORT, Duration::from_millis(300));
+        self.lab.node("client").in_namespace(connect).unwrap().is_ok()
+    }
+
+    /// Another file in the list's place, as by a careful updater.
+    fn replace(&self, text: &str) {
+        let gateway = self.lab.node("gateway");
+        gateway.write("/etc/destguard/lists/new", text).unwrap();
+        gateway.ok(&format!("mv /etc/destguard/lists/new {LIST}")).unwrap();
+    }
+}
+
+#[test]
+fn a_list_that_changes_closes_what_it_forbids_and_a_broken_one_changes_nothing() {
+    let world = World::up("# first\ntwo.test\n");
+    let [one, two] = [31, 32].map(|last| IpAddr::from([203, 0, 113, last]));
+    assert_eq!(world.ask("two.test").rcode(), dns::NXDOMAIN);
+    assert_eq!(world.ask("one.test").addresses(), [one]);
+    assert!(world.connects(one) && !world.connects(two));
+
+    // The other way round: what is open closes, and what was denied opens.
+    world.replace("# second\n\none.test\n");
+    assert!(wait_until(LONG, || world.ask("one.test").rcode() == dns::NXDOMAIN), "{}", world.lab.logs());
+    assert!(wait_until(LONG, || !world.connects(one)), "{}", world.lab.logs());
+    assert_eq!(world.guard("leases")["leases"].as_array().map(Vec::len), Some(0));
+    assert_eq!(world.ask("two.test").addresses(), [two]);
+    assert!(world.connects(two));
+    let why = world.guard("explain www.one.test").to_string();
+    assert!(why.contains("lists/bad.txt:3"), "{why}");
+
+    // Broken: nothing changes, and status tells where.
+    world.replace("two.test\none..test\n");
+    assert!(wait_until(LONG, || world.guard("status")["state"] == "degraded"), "{}", world.lab.logs());
+    let status = world.guard("status");
+    for told in [&status["reasons"], &status["errors"]] {
+        assert!(told.to_string().contains("lists/bad.txt:2: "), "{status}");
+    }
+    assert_eq!(world.ask("one.test").rcode(), dns::NXDOMAIN);
+    assert!(world.connects(two));
+
+    // Gone: neither.
+    let gateway = world.lab.node("gateway");
+    gateway.ok(&format!("rm {LIST}")).unwrap();
+    let missing = || world.guard("status")["reasons"].to_string().contains("No such file");
+    assert!(wait_until(LONG, missing), "{}", world.lab.logs());
+    assert_eq!(world.ask("one.test").rcode(), dns::NXDOMAIN);
+
+    // Right again, written in place.
+    gateway.write(LIST, "two.test\n").unwrap();
+    assert!(wait_until(LONG, || world.guard("status")["state"] == "enforcing"), "{}", world.lab.logs());
+    assert_eq!(world.ask("one.test").addresses(), [one]);
+    assert!(wait_until(LONG, || !world.connects(two)), "{}", world.lab.logs());
+}
+
+#[test]
+fn a_start_with_a_broken_list_is_refused_with_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    file("bad.txt", "a.test\nb..test\n");
+    let list = |name: &str| format!("[[policy.list]]\npath = \"{name}\"\nformat = \"domains\"\naction = \"deny\"\n");
+    let base = "[[dns.upstream]]\nurl = \"udp://192.0.2.53\"\n[nftables]\nmode = \"local\"\n";
+    file("destguard.toml", &format!("{base}{}{}", list("bad.txt"), list("absent.txt")));
+    let config = directory.path().join("destguard.toml");
+    for command in ["check", "run"] {
+        let output = std::process::Command::new(DESTGUARD).args([command, "--config"]).arg(&config).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{command}");
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(text.contains("destguard.toml:6:") && text.contains("bad.txt:2: \"b..test\""), "{text}");
+        assert!(text.contains("destguard.toml:10:") && text.contains("absent.txt can't be read"), "{text}");
+    }
+}
