@@ -84,6 +84,19 @@ fn a_list_that_changes_closes_what_it_forbids_and_a_broken_one_changes_nothing()
     let why = world.guard("explain www.one.test").to_string();
     assert!(why.contains("lists/bad.txt:3"), "{why}");
 
+    // A limit is applied without a restart; a key that needs one is named, and nothing of that file is applied.
+    let gateway = world.lab.node("gateway");
+    let old = gateway.file(CONFIG).unwrap();
+    let new = old.replace("new_per_domain = \"1000/s\"", "new_per_domain = \"999/s\"");
+    gateway.write(CONFIG, &new).unwrap();
+    let told = gateway.ok(&format!("{DESTGUARD} reload")).unwrap();
+    assert!(told.contains("lease.new_per_domain") && told.contains("999/s"), "{told}");
+    gateway.write(CONFIG, &new.replace("[lease]", "[lease]\nmin = \"61s\"").replace("999/s", "998/s")).unwrap();
+    let refused = gateway.run(&format!("{DESTGUARD} reload")).unwrap();
+    let text = String::from_utf8([refused.stdout, refused.stderr].concat()).unwrap();
+    assert!(!refused.status.success() && text.contains("need a restart, nothing was applied: lease.min"), "{text}");
+    gateway.write(CONFIG, &new).unwrap();
+
     // Broken: nothing changes, and status tells where.
     world.replace("two.test\none..test\n");
     assert!(wait_until(LONG, || world.guard("status")["state"] == "degraded"), "{}", world.lab.logs());
@@ -95,7 +108,6 @@ fn a_list_that_changes_closes_what_it_forbids_and_a_broken_one_changes_nothing()
     assert!(world.connects(two));
 
     // Gone: neither.
-    let gateway = world.lab.node("gateway");
     gateway.ok(&format!("rm {LIST}")).unwrap();
     let missing = || world.guard("status")["reasons"].to_string().contains("No such file");
     assert!(wait_until(LONG, missing), "{}", world.lab.logs());

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::moment::Moment;
 use super::name::Name;
+use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings};
 
 /// Names one answer that waits at the gate. Chosen by the caller, unique while it waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,6 +100,8 @@ pub enum Event {
     Revoke(RevokeTarget),
     /// Names whose leases are not allowed any more (policy reload): their causes end now; an address without other cause is closed.
     Forbid(Vec<Name>),
+    /// Other limits for answers from now on; leases keep their ends. `lease.min`, `lease.grace` and `lease.capacity` stay as they were.
+    Settings(Box<(LeaseSettings, GateSettings)>),
     /// Leases read back from disk at start; their causes are kept, they are opened at all enforcers by the first plan or sync.
     Restore(Vec<StoredLease>),
 }

@@ -119,7 +119,21 @@ impl Guard {
             Event::Revoke(RevokeTarget::Name(name)) => self.take_back(&name, true),
             Event::Forbid(names) => names.iter().for_each(|name| self.take_back(name, false)),
             Event::Restore(leases) => self.restore(leases),
+            Event::Settings(settings) => self.set(settings.0, settings.1),
         }
+    }
+
+    fn set(&mut self, lease: LeaseSettings, gate: GateSettings) {
+        let own = &mut self.settings.lease;
+        // Buckets of another rate begin full: who was over the old one may be under the new.
+        if own.new_per_client != lease.new_per_client {
+            self.clients = Buckets::new(lease.new_per_client, BUCKETS);
+        }
+        if own.new_per_domain != lease.new_per_domain {
+            self.domains = Buckets::new(lease.new_per_domain, BUCKETS);
+        }
+        *own = LeaseSettings { min: own.min, grace: own.grace, capacity: own.capacity, ..lease };
+        self.settings.gate = gate;
     }
 
     /// The next thing to do, in order. Makes the plan of all that happened since it was last dry. Decisions come last:

@@ -24,7 +24,16 @@ use crate::dns::Rules;
 use crate::sys::interfaces;
 
 /// Keys, and all below them, that a reload applies.
-const LIVE: [&str; 3] = ["policy", "addresses.never", "addresses.nat64"];
+const LIVE: [&str; 8] = [
+    "policy",
+    "addresses.never",
+    "addresses.nat64",
+    "lease.max",
+    "lease.per_answer",
+    "lease.new_per_client",
+    "lease.new_per_domain",
+    "gate",
+];
 
 /// Reads the file anew, and every list that changed.
 pub async fn reload(shared: &Shared) -> Reloaded {
@@ -64,6 +73,10 @@ pub async fn reload(shared: &Shared) -> Reloaded {
     };
     if let Err(error) = apply(shared, &config, lists).await {
         return refused(shown, error);
+    }
+    let settings = Box::new((config.lease.clone(), config.gate.clone()));
+    if let Err(error) = shared.core.tell(Event::Settings(settings)).await {
+        return refused(shown, error.to_string());
     }
     shared.set_config(config, places);
     let report = warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
@@ -212,6 +225,8 @@ mod tests {
     #[test]
     fn only_the_listed_keys_are_live() {
         assert!(is_live("policy.deny[3]") && is_live("addresses.never[0]") && is_live("policy"));
+        assert!(is_live("gate.deadline") && is_live("lease.per_answer"));
+        assert!(!is_live("lease.min") && !is_live("lease.capacity") && !is_live("lease.max_x"));
         assert!(!is_live("policyx") && !is_live("addresses.open[0]") && !is_live("dns.listen[0]"));
     }
 }

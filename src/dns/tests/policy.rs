@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::harness::*;
+use crate::core::event::Event;
 
 /// A list in a directory of its own, and the configuration that names it.
 fn list(format: &str, text: &str) -> (tempfile::TempDir, String) {
@@ -136,4 +137,21 @@ async fn every_group_has_its_own_answers_cached_or_not() {
     }
     // Each view asks for itself and keeps what it was told: three names for staff, two for the others, one for children.
     assert_eq!(upstream.count(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_given_while_running_count_for_the_next_answer() {
+    let two: &[&str] = &["192.0.2.1", "192.0.2.2"];
+    let upstream = Upstream::table(&[("a.example", 60, two), ("b.example", 60, two), ("c.example", 60, two)]).await;
+    let world = World::with(config(&[&upstream], "per_answer = 1\n")).await;
+    assert_eq!(world.ask("a.example", 1).await.rcode, 2);
+    let mut lease = world.config.lease.clone();
+    lease.per_answer = 2;
+    let settings = Box::new((lease.clone(), world.config.gate.clone()));
+    world.core.tell(Event::Settings(settings)).await.unwrap();
+    assert_eq!(world.ask("b.example", 1).await.addresses().len(), 2);
+    lease.new_per_client = "1/h".parse().unwrap();
+    lease.per_answer = 1;
+    world.core.tell(Event::Settings(Box::new((lease, world.config.gate.clone())))).await.unwrap();
+    assert_eq!(world.ask("c.example", 1).await.rcode, 2);
 }
