@@ -76,6 +76,19 @@ pub struct PeerConfig {
     /// Our role towards an external peer (RFC 9234); `None` sends none. The session comes up only with a peer that has the counterpart or
     /// says nothing.
     pub bgp_role: Option<BgpRole>,
+    /// BFD beside the BGP session; see [`crate::bfd`].
+    pub bfd: Option<BfdConfig>,
+}
+
+/// BFD with one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BfdConfig {
+    /// How often we want to send and can receive. The slower end decides in each direction.
+    pub interval: Duration,
+    /// So many of our packets may be lost in a row before the peer gives us up; not zero.
+    pub multiplier: u8,
+    /// RFC 5883 instead of RFC 5881. An external peer's [`PeerConfig::multihop`] implies it.
+    pub multihop: bool,
 }
 
 impl SpeakerConfig {
@@ -113,6 +126,7 @@ impl PeerConfig {
             settle: Duration::ZERO,
             role: Role::Enforcer,
             bgp_role: None,
+            bfd: None,
         }
     }
 }

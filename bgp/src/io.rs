@@ -5,6 +5,7 @@
 //!   listeners --mpsc(4): accepted connections--------------------------> one task per peer
 //!   Speaker::stop --watch: how to stop---------------------------------> one task per peer
 //!   one task per peer --mpsc(EVENTS): Up, Down, Confirmed--------------> the caller
+//!   one BFD task for all peers --watch: BfdStatus----------------------> one task per peer
 //! ```
 //!
 //! The mutex around the table is held to put changes in and to take one batch out, never across an await. A peer task that the caller's event channel
@@ -27,6 +28,7 @@ use crate::status::PeerStatus;
 use crate::table::Table;
 use crate::wire::iana::Families;
 
+pub mod bfd;
 mod connection;
 mod listen;
 mod peer;
@@ -73,8 +75,10 @@ pub enum What {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A listener.
-    #[error("can't listen for BGP on {address}: {source}")]
+    #[error("can't listen for {protocol} on {address}: {source}")]
     Listen {
+        /// BGP or BFD.
+        protocol: &'static str,
         /// Where.
         address: SocketAddr,
         /// Why.
@@ -85,6 +89,14 @@ pub enum StartError {
     NoListener {
         /// Its name.
         peer: String,
+    },
+    /// The socket that BFD packets are sent through.
+    #[error("peer {peer}: no BFD: {source}")]
+    Bfd {
+        /// Its name.
+        peer: String,
+        /// Why.
+        source: io::Error,
     },
     /// A protection that can't be had.
     #[error("peer {peer}: {source}")]
@@ -103,6 +115,8 @@ pub struct Speaker {
     stop: watch::Sender<Option<Stop>>,
     tasks: Vec<JoinHandle<()>>,
     listeners: Vec<AbortHandle>,
+    stop_bfd: watch::Sender<bool>,
+    bfd: Option<JoinHandle<()>>,
 }
 
 /// How changes get in and status out. Cheap to clone, outlives the speaker.
@@ -123,6 +137,8 @@ struct Shared {
     /// negotiated capabilities at most.
     styles: Mutex<Vec<AdjOut>>,
     status: Vec<Mutex<PeerStatus>>,
+    /// What BFD knows of each peer that has it.
+    bfd: bfd::Watches,
 }
 
 impl Shared {
@@ -202,12 +218,18 @@ impl Speaker {
         check(&config)?;
         let mut bound = Vec::new();
         for address in &config.listen {
-            let listener =
-                listen::bind(*address, &config).map_err(|source| StartError::Listen { address: *address, source })?;
+            let listener = listen::bind(*address, &config).map_err(|source| StartError::Listen {
+                protocol: "BGP",
+                address: *address,
+                source,
+            })?;
             bound.push(listener);
         }
+        let watches = bfd::watches(&config);
+        let driver = bfd::bind(&config, &watches)?;
         let now = Instant::now();
         let shared = Arc::new(Shared {
+            bfd: watches.clone(),
             status: config.peers.iter().map(|peer| Mutex::new(PeerStatus::new(peer, now))).collect(),
             table: Mutex::new(Table::default()),
             changed: watch::Sender::new(()),
@@ -216,6 +238,9 @@ impl Speaker {
             styles: Mutex::default(),
             config: Arc::clone(&config),
         });
+        let stop_bfd = watch::Sender::new(false);
+        let bfd = driver
+            .map(|driver| tokio::spawn(bfd::keep_alive(driver, Arc::clone(&config), watches, stop_bfd.subscribe())));
         let (events, receiver) = mpsc::channel(EVENTS);
         let stop = watch::Sender::new(None);
         let mut doors = Vec::new();
@@ -230,7 +255,7 @@ impl Speaker {
             .into_iter()
             .map(|listener| tokio::spawn(listen::accept(listener, Arc::clone(&config), doors.clone())).abort_handle())
             .collect();
-        Ok((Self { shared, stop, tasks, listeners }, receiver))
+        Ok((Self { shared, stop, tasks, listeners, stop_bfd, bfd }, receiver))
     }
 
     /// See [`SpeakerHandle`].
@@ -251,6 +276,13 @@ impl Speaker {
                 tracing::warn!("a BGP session took too long to end");
             }
         }
+        // Behind BGP, whose own word on why it ends shall be the first that the peer hears.
+        self.stop_bfd.send_replace(true);
+        if let Some(task) = &mut self.bfd
+            && tokio::time::timeout_at(deadline, task).await.is_err()
+        {
+            tracing::warn!("BFD took too long to end");
+        }
     }
 }
 
@@ -259,7 +291,7 @@ impl Drop for Speaker {
         for listener in &self.listeners {
             listener.abort();
         }
-        for task in &self.tasks {
+        for task in self.tasks.iter().chain(&self.bfd) {
             task.abort();
         }
     }

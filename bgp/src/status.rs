@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::bfd::state as bfd;
 use crate::config::{Confirm, Role};
 use crate::wire::iana::Families;
 
@@ -133,6 +134,52 @@ pub struct PeerStatus {
     pub established: u64,
     /// Octets that wait in our own memory to be written.
     pub queued: usize,
+    /// The BFD session beside it, where one is configured.
+    pub bfd: Option<BfdStatus>,
+}
+
+/// A BFD session at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BfdStatus {
+    /// Its state.
+    pub state: bfd::State,
+    /// Since when.
+    pub since: Instant,
+    /// The neighbour's state as it last said.
+    pub remote_state: bfd::State,
+    /// Between our packets, before jitter; `None` while the neighbour wants none.
+    pub interval: Option<Duration>,
+    /// Silence of this length means Down; zero before the neighbour was heard.
+    pub detection_time: Duration,
+    /// Why it last went down after it was up.
+    pub cause: Option<bfd::Cause>,
+    /// Times it came up.
+    pub ups: u64,
+    /// Times it went down after it was up, and not on purpose. Each ends an established BGP session.
+    pub failures: u64,
+    /// Packets from the peer's address that were discarded.
+    pub discarded: u64,
+    /// Why the last one was.
+    pub last_discard: Option<String>,
+}
+
+impl BfdStatus {
+    /// A session that nothing has happened to.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self {
+            state: bfd::State::Down,
+            since: now,
+            remote_state: bfd::State::Down,
+            interval: None,
+            detection_time: Duration::ZERO,
+            cause: None,
+            ups: 0,
+            failures: 0,
+            discarded: 0,
+            last_discard: None,
+        }
+    }
 }
 
 impl PeerStatus {
@@ -158,6 +205,7 @@ impl PeerStatus {
             latency: Latency::default(),
             established: 0,
             queued: 0,
+            bfd: peer.bfd.map(|_| BfdStatus::new(now)),
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::adj_out::AdjOut;
 use crate::config::{PeerConfig, Role, SpeakerConfig};
 use crate::confirm::Confirmer;
 use crate::session::{ConnectionId, Output, Session, SessionConfig, Stop};
-use crate::status::State;
+use crate::status::{BfdStatus, State};
 use crate::table::{Batch, ReaderId, index};
 use crate::wire::capability::Negotiated;
 use crate::wire::iana::{Cease, Families};
@@ -112,6 +112,9 @@ struct Task {
     read_buffer: Vec<u8>,
     fine: FineTimer,
     busy: bool,
+    /// What BFD says of the path, where it is wanted, and how many failures it had when we last looked.
+    bfd: Option<watch::Receiver<BfdStatus>>,
+    bfd_failures: u64,
 }
 
 /// Runs until `stop` says so and the peer was told.
@@ -132,6 +135,7 @@ pub(super) async fn run(
     let mut accepted = accepted.lock().await;
     let mut changed = place.shared.changed.subscribe();
     let session = Session::new(session_config(&config, &peer), Instant::now());
+    let bfd = place.shared.bfd.get(place.index).and_then(Option::as_ref).map(watch::Sender::subscribe);
     let mut task = Task {
         place,
         config,
@@ -143,6 +147,8 @@ pub(super) async fn run(
         read_buffer: Vec::new(),
         fine,
         busy: false,
+        bfd_failures: bfd.as_ref().map_or(0, |bfd| bfd.borrow().failures),
+        bfd,
     };
     let mut filled = task.place.shared.filled.subscribe();
     tokio::select! {
@@ -161,7 +167,7 @@ pub(super) async fn run(
         }
         let deadline = task.deadline();
         let looking = task.up.as_ref().is_some_and(|up| up.looking);
-        let Task { connections, connecting, fine, busy, .. } = &mut task;
+        let Task { connections, connecting, fine, busy, bfd, .. } = &mut task;
         let ready = poll_fn(|context| {
             let mut any = false;
             for connection in connections.iter() {
@@ -196,6 +202,7 @@ pub(super) async fn run(
             result = connected => task.connected(result),
             Some(stream) = accepted.recv() => task.accepted(stream),
             Ok(()) = changed.changed() => {}
+            () = bfd_changed(bfd) => {}
             result = fine.fired(), if looking => {
                 if let Err(error) = result {
                     tracing::warn!(%error, "timer");
@@ -214,6 +221,17 @@ async fn told_to_stop(stop: &mut watch::Receiver<Option<Stop>>) -> Stop {
     match stop.wait_for(Option::is_some).await {
         Ok(how) => how.clone().unwrap_or(Stop::Restart),
         Err(_) => Stop::Restart,
+    }
+}
+
+async fn bfd_changed(bfd: &mut Option<watch::Receiver<BfdStatus>>) {
+    let changed = match bfd {
+        Some(bfd) => bfd.changed().await.is_ok(),
+        None => false,
+    };
+    // Gone together with the whole speaker.
+    if !changed {
+        std::future::pending().await
     }
 }
 
@@ -249,6 +267,7 @@ impl Task {
         if self.session.poll_timeout().is_some_and(|due| due <= now) {
             self.session.handle_timeout(now);
         }
+        self.heed_bfd(now);
         self.carry_out().await;
         self.drain(now);
         self.fill(now);
@@ -258,6 +277,23 @@ impl Task {
         // Who hears of an event reads a status that agrees with it.
         self.publish();
         self.confirm(now).await;
+    }
+
+    /// A path that BFD calls dead ends an established session (RFC 5882 section 4.4, RFC 9384).
+    fn heed_bfd(&mut self, now: Instant) {
+        let Some(bfd) = &mut self.bfd else { return };
+        let (failures, cause) = {
+            let status = bfd.borrow_and_update();
+            (status.failures, status.cause)
+        };
+        if failures == self.bfd_failures {
+            return;
+        }
+        self.bfd_failures = failures;
+        if let (Some(up), Some(cause)) = (&self.up, cause) {
+            let (id, reason) = (up.connection, format!("BFD down: {cause}"));
+            self.session.abort(id, &Notification::cease(Cease::BfdDown), reason, now);
+        }
     }
 
     async fn carry_out(&mut self) {
@@ -555,6 +591,7 @@ impl Task {
             status.last_error = self.session.last_error().cloned();
         }
         status.received = self.session.counts();
+        status.bfd = self.bfd.as_ref().map(|bfd| bfd.borrow().clone());
         status.advertised = advertised.unwrap_or_default();
         status.queued = self.connections.iter().map(Connection::queued).sum();
         match (self.session.negotiated(), status.hold_time.is_some()) {

@@ -170,6 +170,114 @@ pub fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<u64> {
     if result == 0 { Ok(u64::try_from(octets).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Where BFD packets of one kind are received; the kernel tells each packet's TTL and destination. `address` may come up later.
+pub fn bfd_receiver(address: SocketAddr, mark: Option<u32>) -> io::Result<Socket> {
+    let socket = bfd_socket(address.ip(), mark)?;
+    let options = if address.is_ipv4() {
+        [(libc::IPPROTO_IP, libc::IP_RECVTTL), (libc::IPPROTO_IP, libc::IP_PKTINFO)]
+    } else {
+        [(libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT), (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)]
+    };
+    for (level, name) in options {
+        named("the TTL of BFD packets can't be had", set_int(socket.as_fd(), level, name, 1))?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// What BFD packets are sent through: TTL 255 (RFC 5881 section 5), the class of network control.
+pub fn bfd_sender(address: SocketAddr, mark: Option<u32>) -> io::Result<Socket> {
+    let socket = bfd_socket(address.ip(), mark)?;
+    named("the TTL can't be set", set_ttl(&socket, address.ip(), u8::MAX))?;
+    const CS6: u32 = 0xc0;
+    let class = if address.is_ipv4() { socket.set_tos_v4(CS6) } else { socket.set_tclass_v6(CS6) };
+    named("the traffic class can't be set", class)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn bfd_socket(address: IpAddr, mark: Option<u32>) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(SocketAddr::new(address, 0)), Type::DGRAM, None)?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    let free = if address.is_ipv4() { socket.set_freebind_v4(true) } else { socket.set_freebind_v6(true) };
+    named("IP_FREEBIND", free)?;
+    if let Some(mark) = mark {
+        named("the firewall mark can't be set", socket.set_mark(mark))?;
+    }
+    Ok(socket)
+}
+
+/// A datagram, and what the kernel says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// Octets that it had; more than the buffer holds means that its end was cut off.
+    pub length: usize,
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// The address it came to.
+    pub to: Option<IpAddr>,
+    /// The TTL or hop limit that it arrived with.
+    pub ttl: Option<u8>,
+}
+
+/// Room for the kernel's words, aligned as `cmsghdr` needs it.
+#[repr(C, align(8))]
+struct Control([u8; 128]);
+
+/// Reads one datagram from a socket of [`bfd_receiver`].
+pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Datagram> {
+    let mut control = Control([0; 128]);
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all octets zero is a valid `msghdr`.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = control.0.len() as _;
+    // SAFETY: name, buffer and control point to writable memory of the lengths that stand beside them and outlive the call; the kernel sets the
+    // name's length to what it wrote.
+    let (length, from) = unsafe {
+        socket2::SockAddr::try_init(|storage, size| {
+            message.msg_name = storage.cast();
+            message.msg_namelen = *size;
+            let length = libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_TRUNC);
+            let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+            *size = message.msg_namelen;
+            Ok(length)
+        })
+    }?;
+    let from = from.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+    let (mut to, mut ttl) = (None, None);
+    // SAFETY: `message` and `control` are as the kernel left them; the macros stay within `msg_controllen`.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !header.is_null() {
+        // SAFETY: `header` was given by the macros, so a whole `cmsghdr` is there, with the data that the kernel wrote for its kind behind it;
+        // that data may be unaligned for the type.
+        unsafe {
+            let data = libc::CMSG_DATA(header);
+            match ((*header).cmsg_level, (*header).cmsg_type) {
+                (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
+                    ttl = u8::try_from(data.cast::<libc::c_int>().read_unaligned()).ok();
+                }
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let info = data.cast::<libc::in_pktinfo>().read_unaligned();
+                    to = Some(IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes()));
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
+                    to = Some(IpAddr::from(info.ipi6_addr.s6_addr));
+                }
+                _ => {}
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+    }
+    Ok(Datagram { length, from, to, ttl })
+}
+
 /// A timer finer than the runtime's millisecond, to look for acknowledgements with.
 pub struct FineTimer(AsyncFd<OwnedFd>);
 

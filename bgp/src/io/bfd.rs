@@ -1,0 +1,328 @@
+//! BFD's sockets and clock: one task for all sessions of a speaker.
+//!
+//! ```text
+//!   UDP 3784, 4784 --> by discriminator, or by addresses --> session --> its own socket (source port 49152 to 65535)
+//!   session --watch: BfdStatus--> the peer's BGP task
+//! ```
+//!
+//! Packets over one hop must arrive with TTL 255 (RFC 5881 section 5), others with what the configured hops leave of it. A packet must come from the
+//! peer's address also when it bears the right discriminator, so that nobody further away can speak for the peer.
+//!
+//! Whatever waits in the sockets is read before a timer fires: a process that was held up for a while doesn't blame its neighbours. The watch
+//! holds the newest status only; what must not be missed is counted in it.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+
+use super::sys::{self, Datagram};
+use super::{AbortOnDrop, REBIRTH, StartError};
+use crate::bfd::packet::Packet;
+use crate::bfd::session::{self, Event, Session};
+use crate::bfd::state::{Cause, State};
+use crate::config::{PeerConfig, SpeakerConfig};
+use crate::status::BfdStatus;
+
+/// RFC 5881 section 4.
+pub const SINGLE_HOP: u16 = 3784;
+/// RFC 5883 section 5.
+pub const MULTIHOP: u16 = 4784;
+/// Source ports (RFC 5881 section 4), and how many are tried before that is an error.
+const PORTS: std::ops::RangeInclusive<u16> = 49152..=65535;
+const TRIES: u32 = 64;
+/// Datagrams read from one socket before timers get their turn.
+const READS: usize = 64;
+
+/// One session with its sockets.
+struct Place {
+    name: String,
+    peer: IpAddr,
+    local: Option<IpAddr>,
+    port: u16,
+    /// Packets with less are not the peer's.
+    least_ttl: u8,
+    session: Session,
+    sender: UdpSocket,
+    status: watch::Sender<BfdStatus>,
+}
+
+/// All sessions of a speaker.
+pub(super) struct Driver {
+    receivers: Vec<(u16, UdpSocket)>,
+    places: Vec<Place>,
+}
+
+/// What each peer's BGP task reads, in the order of the configuration; `None` where no BFD is wanted.
+pub(super) type Watches = Vec<Option<watch::Sender<BfdStatus>>>;
+
+/// A status of each peer.
+pub(super) fn watches(config: &SpeakerConfig) -> Watches {
+    let now = Instant::now();
+    config.peers.iter().map(|peer| peer.bfd.map(|_| watch::Sender::new(BfdStatus::new(now)))).collect()
+}
+
+/// Binds all sockets; `None` when no peer wants BFD.
+///
+/// # Errors
+/// [`StartError`].
+pub(super) fn bind(config: &SpeakerConfig, watches: &Watches) -> Result<Option<Driver>, StartError> {
+    let now = Instant::now();
+    let mut places = Vec::<Place>::new();
+    for (peer, watch) in config.peers.iter().zip(watches) {
+        let (Some(wanted), Some(status)) = (peer.bfd, watch.clone()) else { continue };
+        let failed = |source| StartError::Bfd { peer: peer.name.clone(), source };
+        let sender = sender(peer, config.mark).map_err(failed)?;
+        let mut discriminator = 0;
+        while discriminator == 0 || places.iter().any(|place| place.session.discriminator() == discriminator) {
+            discriminator = random() as u32;
+        }
+        let settings =
+            session::Config { discriminator, interval: wanted.interval, multiplier: wanted.multiplier, seed: random() };
+        places.push(Place {
+            name: peer.name.clone(),
+            peer: peer.address,
+            local: peer.local_address,
+            port: port(peer),
+            least_ttl: least_ttl(peer),
+            session: Session::new(settings, now),
+            sender,
+            status,
+        });
+    }
+    let mut receivers = Vec::new();
+    for address in addresses(&places) {
+        let failed = |source| StartError::Listen { protocol: "BFD", address, source };
+        let socket = sys::bfd_receiver(address, config.mark).map_err(failed)?;
+        receivers.push((address.port(), UdpSocket::from_std(socket.into()).map_err(failed)?));
+    }
+    Ok((!places.is_empty()).then_some(Driver { receivers, places }))
+}
+
+/// Runs the driver; after a panic a new one, with new sessions. BGP goes on meanwhile.
+pub(super) async fn keep_alive(
+    driver: Driver,
+    config: Arc<SpeakerConfig>,
+    watches: Watches,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut next = Some(driver);
+    loop {
+        if let Some(driver) = next.take() {
+            let run = tokio::spawn(driver.run(stop.clone()));
+            let guard = AbortOnDrop(run.abort_handle());
+            let result = run.await;
+            drop(guard);
+            if !result.is_err_and(|error| error.is_panic()) {
+                return;
+            }
+            tracing::error!("a defect ended BFD; it starts again");
+            for status in watches.iter().flatten() {
+                status
+                    .send_modify(|status| *status = BfdStatus { state: State::Down, interval: None, ..status.clone() });
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(REBIRTH) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        match bind(&config, &watches) {
+            Ok(driver) => next = driver,
+            Err(error) => tracing::error!(%error, "no BFD"),
+        }
+    }
+}
+
+/// Where packets are received: on the peers' local addresses; on all where one of a family and kind has none.
+fn addresses(places: &[Place]) -> BTreeSet<SocketAddr> {
+    let any =
+        |peer: IpAddr| if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
+    let alike = |a: &Place, b: &Place| a.port == b.port && a.peer.is_ipv4() == b.peer.is_ipv4();
+    let address = |place: &Place| {
+        let all = places.iter().any(|other| alike(place, other) && other.local.is_none());
+        let local = place.local.filter(|_| !all).unwrap_or_else(|| any(place.peer));
+        SocketAddr::new(local, place.port)
+    };
+    places.iter().map(address).collect()
+}
+
+fn multihop(peer: &PeerConfig) -> bool {
+    peer.multihop.is_some() || peer.bfd.is_some_and(|bfd| bfd.multihop)
+}
+
+fn port(peer: &PeerConfig) -> u16 {
+    if multihop(peer) { MULTIHOP } else { SINGLE_HOP }
+}
+
+/// How far packets may have come. How far an internal peer is away nobody has told us.
+fn least_ttl(peer: &PeerConfig) -> u8 {
+    match (multihop(peer), peer.multihop) {
+        (false, _) => u8::MAX,
+        (true, Some(hops)) => u8::MAX - hops.saturating_sub(1),
+        (true, None) => 0,
+    }
+}
+
+fn random() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
+/// A socket on a source port of its own.
+fn sender(peer: &PeerConfig, mark: Option<u32>) -> io::Result<UdpSocket> {
+    let any = if peer.address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
+    let local = peer.local_address.unwrap_or(any);
+    let count = u64::from(PORTS.end() - PORTS.start()) + 1;
+    let mut tries = 0;
+    loop {
+        let port = PORTS.start() + u16::try_from(random() % count).unwrap_or(0);
+        match sys::bfd_sender(SocketAddr::new(local, port), mark) {
+            Ok(socket) => return UdpSocket::from_std(socket.into()),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < TRIES => tries += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+impl Driver {
+    /// Runs until `stop` says so; then the neighbours are told that this end is taken down on purpose.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut buffer = [0u8; 256];
+        self.work(Instant::now());
+        loop {
+            let deadline = self.places.iter().filter_map(|place| place.session.poll_timeout()).min();
+            let readable = std::future::poll_fn(|context| {
+                let ready = self.receivers.iter().any(|(_, socket)| socket.poll_recv_ready(context).is_ready());
+                if ready { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+            });
+            let timer = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // Sent, or the speaker is gone: the same.
+                _ = stop.wait_for(|stop| *stop) => break,
+                () = readable => {}
+                () = timer => {}
+            }
+            self.read(&mut buffer);
+            self.work(Instant::now());
+            // A flood of packets must not keep others of this thread from their work.
+            tokio::task::yield_now().await;
+        }
+        let now = Instant::now();
+        self.places.iter_mut().for_each(|place| place.session.set_admin_down(true, now));
+        self.work(now);
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) {
+        for (port, socket) in &self.receivers {
+            for _ in 0..READS {
+                match socket.try_io(Interest::READABLE, || sys::receive(socket.as_fd(), buffer)) {
+                    Ok(datagram) => {
+                        // A longer one is no control packet: what was cut off is refused by its length.
+                        let octets = buffer.get(..datagram.length.min(buffer.len())).unwrap_or_default();
+                        take(&mut self.places, *port, octets, &datagram);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => {
+                        tracing::debug!(%error, "BFD packets can't be read");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn work(&mut self, now: Instant) {
+        for place in &mut self.places {
+            place.session.handle_timeout(now);
+            while let Some(packet) = place.session.poll_transmit(now) {
+                let to = SocketAddr::new(place.peer, place.port);
+                // A path that can't be sent through is what BFD is there to notice, by itself.
+                if let Err(error) = place.sender.try_send_to(&packet.encode(), to) {
+                    tracing::debug!(peer = place.name, %error, "a BFD packet can't be sent");
+                }
+            }
+            place.publish();
+        }
+    }
+}
+
+impl Place {
+    /// Tells the peer's BGP task what is new.
+    fn publish(&mut self) {
+        let session = &mut self.session;
+        let name = &self.name;
+        self.status.send_if_modified(|status| {
+            let before = (status.state, status.remote_state, status.interval, status.detection_time, status.failures);
+            while let Some(event) = session.poll_event() {
+                match event {
+                    Event::Up => {
+                        status.ups += 1;
+                        tracing::info!(peer = name, "BFD session up");
+                    }
+                    Event::Down(cause) => {
+                        // RFC 5882 section 3.2: what was done on purpose says nothing about the path.
+                        status.failures += u64::from(cause != Cause::NeighborAdmin);
+                        status.cause = Some(cause);
+                        tracing::warn!(peer = name, %cause, "BFD session down");
+                    }
+                }
+            }
+            (status.state, status.since) = session.state();
+            status.remote_state = session.remote_state();
+            status.interval = session.interval();
+            status.detection_time = session.detection_time();
+            before != (status.state, status.remote_state, status.interval, status.detection_time, status.failures)
+        });
+    }
+
+    fn discard(&self, reason: String) {
+        tracing::debug!(peer = self.name, reason, "BFD packet discarded");
+        self.status.send_if_modified(|status| {
+            status.discarded += 1;
+            status.last_discard = Some(reason);
+            // Not worth waking anybody.
+            false
+        });
+    }
+}
+
+/// Finds the session that a packet is for (RFC 5880 section 6.3) and gives it the packet, if it may have it.
+fn take(places: &mut [Place], port: u16, octets: &[u8], datagram: &Datagram) {
+    let from = datagram.from.ip().to_canonical();
+    let here = |place: &Place| {
+        place.port == port && place.peer == from && (place.local.is_none() || place.local == datagram.to)
+    };
+    let Some(first) = places.iter().position(here) else {
+        tracing::debug!(%from, port, "BFD packet from nobody we know");
+        return;
+    };
+    let packet = match Packet::decode(octets) {
+        Ok(packet) => packet,
+        Err(error) => return places.get(first).map_or((), |place| place.discard(error.to_string())),
+    };
+    let yours = packet.your_discriminator;
+    let wanted = |place: &Place| here(place) && (yours == 0 || place.session.discriminator() == yours);
+    let Some(at) = places.iter().position(wanted) else {
+        return places.get(first).map_or((), |place| place.discard(format!("your discriminator {yours} is not ours")));
+    };
+    let Some(place) = places.get_mut(at) else { return };
+    if datagram.ttl.is_none_or(|ttl| ttl < place.least_ttl) {
+        let ttl = datagram.ttl.unwrap_or(0);
+        return place.discard(format!("arrived with TTL {ttl}, {} is the least allowed", place.least_ttl));
+    }
+    place.session.received(&packet, Instant::now());
+}
+
+#[cfg(test)]
+mod tests;
