@@ -27,7 +27,7 @@ use crate::core::event::{EnforcerId, EnforcerSpec, Event};
 use crate::core::guard::{Guard, Settings};
 use crate::core_task::{self, CoreHandle, Drivers, core_task};
 use crate::dns;
-use crate::enforce::bgp::BgpEnforcer;
+use crate::enforce::bgp::{self, BgpEnforcer};
 use crate::enforce::{self, Enforcer as _, nftables};
 use crate::store::journal::LeaseJournal;
 use crate::sys::clock::Clock;
@@ -144,6 +144,11 @@ fn own_traffic(config: &Config) -> Vec<nftables::OwnTraffic> {
         address: peer.address,
         transport: nftables::Transport::Tcp,
         port: peer.port,
+    }));
+    own.extend(config.bgp.peer.iter().filter(|peer| peer.bfd).map(|peer| nftables::OwnTraffic {
+        address: peer.address,
+        transport: nftables::Transport::Udp,
+        port: bgp::bfd_port(peer),
     }));
     own
 }

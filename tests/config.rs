@@ -206,6 +206,26 @@ fn rules_on_a_peer() {
 }
 
 #[test]
+fn bfd_is_checked() {
+    for (lines, messages) in [
+        ("bfd_interval = \"1s\"", vec!["12:16 has no meaning without `bfd = true`"]),
+        ("bfd_multihop = true", vec!["12:16 has no meaning without `bfd = true`"]),
+        ("bfd = true\nbfd_interval = \"9ms\"", vec!["13:16 9ms: from 10ms to 60s"]),
+        ("bfd = true\nbfd_interval = \"61s\"", vec!["13:16 61s: from 10ms to 60s"]),
+        ("bfd = true\nbfd_multiplier = 0", vec!["13:18 zero: at least one packet must be missed"]),
+        ("bfd = true\nbfd_interval = \"40ms\"", vec!["13:16 a pause of 120 ms ends the session"]),
+        (
+            "bfd = true\nttl_security = true\nbfd_multihop = true",
+            vec!["14:16 either `ttl_security` (an adjacent peer) or multihop, not both"],
+        ),
+        ("bfd = true", vec![]),
+        ("bfd = true\nbfd_interval = \"50ms\"\nbfd_multiplier = 5", vec![]),
+    ] {
+        assert_eq!(peer_with(lines), messages, "{lines}");
+    }
+}
+
+#[test]
 fn internal_peers_take_no_multihop() {
     let text = PEER.replace("asn = 64513", "asn = 64512\nmultihop = 3");
     assert_eq!(found(&refused(&text).findings), ["12:12 only for external peers"]);

@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
 use destguard::control::sources::{CoreView, Later, Sources, Subject};
-use destguard::control::types::{Advertised, Judgement, LoggedError, Peer, Reloaded, Upstream};
+use destguard::control::types::{Advertised, Bfd, Judgement, LoggedError, Peer, Reloaded, Upstream};
 use destguard::control::{ControlSocket, DeniedKind, DeniedLog, serve_tcp};
 use destguard::core::event::RevokeTarget;
 use destguard::core::explain::{
@@ -158,6 +158,17 @@ impl Sources for Fake {
             last_error: Some("Cease: \x1b[2Jmaintenance".to_owned()),
             required: true,
             max_routes: 50_000,
+            bfd: Some(Bfd {
+                state: "Up".to_owned(),
+                since_seconds: 89,
+                remote_state: "Up".to_owned(),
+                interval_ms: Some(300),
+                detection_ms: Some(900),
+                last_down: Some("control detection time expired".to_owned()),
+                failures: 1,
+                discarded: 0,
+                last_discard: None,
+            }),
         }]
     }
 
@@ -266,7 +277,9 @@ fn status_keeps_its_shape() {
             "peers": [{"name": "edge1", "address": "192.0.2.254", "asn": 64_512, "state": "Established", "since_seconds": 90,
                 "advertised": {"ipv4": 1200, "ipv6": 3}, "confirm": "acked + 75ms", "confirm_latency_ms": 76,
                 "capabilities": ["route refresh"], "last_error": "Cease: \u{1b}[2Jmaintenance", "required": true,
-                "max_routes": 50_000}],
+                "max_routes": 50_000, "bfd": {"state": "Up", "since_seconds": 89, "remote_state": "Up", "interval_ms": 300,
+                "detection_ms": 900, "last_down": "control detection time expired", "failures": 1, "discarded": 0,
+                "last_discard": null}}],
             "errors": [{"seconds_ago": 61, "message": "edge1: hold timer expired"}],
         })
     );
@@ -286,8 +299,8 @@ answers  12,345 released, 7 denied, 5 refused, 1 held now, 4 gate timeouts
 enforcer  state     since   holds  of       required  last error
 nftables  in-force  3h 12m  1,203  100,000  yes       -
 
-peer   address      asn    state        since   IPv4   IPv6  confirm       latency  last error
-edge1  192.0.2.254  64512  Established  1m 30s  1,200  3     acked + 75ms  76ms     Cease: ?[2Jmaintenance
+peer   address      asn    state        since   BFD         IPv4   IPv6  confirm       latency  last error
+edge1  192.0.2.254  64512  Established  1m 30s  Up (900ms)  1,200  3     acked + 75ms  76ms     Cease: ?[2Jmaintenance
 
 upstream             healthy  asked  failed  rtt  last error
 udp://192.0.2.53:53  yes      10     0       -    -

@@ -56,6 +56,10 @@ pub struct Side {
     hold: u64,
     /// Whether the guard waits for the router to connect.
     guard_waits: bool,
+    /// BFD: milliseconds between packets, and how many may be lost.
+    bfd: Option<(u128, u8)>,
+    /// BFD over several hops although BGP has no `multihop`: an internal peer.
+    bfd_multihop: bool,
     /// What the guard sends as next hop; `None` = family not in use.
     next_hop4: Option<Ipv4Addr>,
     /// Likewise.
@@ -113,6 +117,8 @@ impl Side {
             multihop: peer.multihop,
             hold: peer.hold_time.0.as_secs(),
             guard_waits: peer.passive,
+            bfd: peer.bfd.then_some((peer.bfd_interval.0.as_millis(), peer.bfd_multiplier)),
+            bfd_multihop: peer.bfd_multihop || peer.multihop.is_some(),
             next_hop4: bgp.next_hop_ipv4.filter(|_| takes(Family::Ipv4)),
             next_hop6: bgp.next_hop_ipv6.filter(|_| takes(Family::Ipv6)),
             exact4,

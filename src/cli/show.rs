@@ -1,7 +1,7 @@
 //! How the daemon's answers look to people.
 
 use super::table::{Table, Tone, clean, duration, number, paint, time};
-use crate::control::types::{AddressExplained, Denied, Explained, Judgement, Lease, Peer, Revoked, State, Status};
+use crate::control::types::{AddressExplained, Bfd, Denied, Explained, Judgement, Lease, Peer, Revoked, State, Status};
 
 fn or_dash(text: Option<&String>) -> String {
     text.cloned().unwrap_or_else(|| "-".to_owned())
@@ -197,8 +197,19 @@ pub fn peers(peers: &[Peer], colour: bool) -> String {
     if peers.is_empty() {
         return "no peers\n".to_owned();
     }
-    let mut table =
-        Table::new(&["peer", "address", "asn", "state", "since", "IPv4", "IPv6", "confirm", "latency", "last error"]);
+    let mut table = Table::new(&[
+        "peer",
+        "address",
+        "asn",
+        "state",
+        "since",
+        "BFD",
+        "IPv4",
+        "IPv6",
+        "confirm",
+        "latency",
+        "last error",
+    ]);
     for peer in peers {
         table.row([
             peer.name.clone(),
@@ -206,6 +217,7 @@ pub fn peers(peers: &[Peer], colour: bool) -> String {
             peer.asn.to_string(),
             peer.state.clone(),
             duration(peer.since_seconds),
+            peer.bfd.as_ref().map_or_else(|| "-".to_owned(), Bfd::words),
             number(peer.advertised.ipv4),
             number(peer.advertised.ipv6),
             peer.confirm.clone(),

@@ -569,6 +569,18 @@ pub struct Peer {
     /// Our role towards it (RFC 9234): the session comes up only with the counterpart, or with a peer that names none.
     #[serde(default)]
     pub bgp_role: Option<BgpRole>,
+    /// BFD beside the session, RFC 5880 to 5883.
+    #[serde(default)]
+    pub bfd: bool,
+    /// How often BFD packets go out, and may come in; the slower end decides.
+    #[serde(default = "defaults::bfd_interval")]
+    pub bfd_interval: Span,
+    /// So many BFD packets may be lost in a row.
+    #[serde(default = "defaults::bfd_multiplier")]
+    pub bfd_multiplier: u8,
+    /// Multihop BFD, for internal peers that are not adjacent; `multihop` implies it.
+    #[serde(default)]
+    pub bfd_multihop: bool,
 }
 
 mod defaults {
@@ -588,6 +600,12 @@ mod defaults {
     }
     pub fn yes() -> bool {
         true
+    }
+    pub fn bfd_interval() -> Span {
+        Span(std::time::Duration::from_millis(300))
+    }
+    pub fn bfd_multiplier() -> u8 {
+        3
     }
 }
 

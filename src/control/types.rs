@@ -363,6 +363,44 @@ pub struct Peer {
     /// The most routes it may get.
     #[serde(default)]
     pub max_routes: usize,
+    /// The BFD session beside it, where one is configured.
+    #[serde(default)]
+    pub bfd: Option<Bfd>,
+}
+
+/// The BFD session with a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Bfd {
+    /// "AdminDown", "Down", "Init" or "Up".
+    pub state: String,
+    /// Since it entered its state.
+    pub since_seconds: u64,
+    /// The peer's state as it last said.
+    pub remote_state: String,
+    /// Between our packets; null while the peer wants none.
+    pub interval_ms: Option<u64>,
+    /// Silence of this length means Down; null before the peer was heard.
+    pub detection_ms: Option<u64>,
+    /// Why it last went down after it was up.
+    pub last_down: Option<String>,
+    /// Times it went down after it was up, and not on purpose.
+    pub failures: u64,
+    /// Packets from the peer's address that were discarded.
+    pub discarded: u64,
+    /// Why the last one was.
+    pub last_discard: Option<String>,
+}
+
+impl Bfd {
+    /// In a few words, as a table shows it.
+    #[must_use]
+    pub fn words(&self) -> String {
+        match (self.state.as_str(), self.detection_ms, &self.last_down) {
+            ("Up", Some(detection), _) => format!("Up ({detection}ms)"),
+            ("Up", None, _) | (_, _, None) => self.state.clone(),
+            (state, _, Some(cause)) => format!("{state}: {cause}"),
+        }
+    }
 }
 
 /// Routes sent to a peer.

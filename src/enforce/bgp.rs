@@ -18,10 +18,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use destguard_bgp::config::{BgpRole, Confirm, PeerConfig, Role, Secret, SpeakerConfig};
-use destguard_bgp::io::{PeerEvent, Speaker, SpeakerHandle, StartError, What};
+use destguard_bgp::config::{BfdConfig, BgpRole, Confirm, PeerConfig, Role, Secret, SpeakerConfig};
+use destguard_bgp::io::{PeerEvent, Speaker, SpeakerHandle, StartError, What, bfd};
 use destguard_bgp::session::Stop;
-use destguard_bgp::status::PeerStatus;
+use destguard_bgp::status::{BfdStatus, PeerStatus};
 use destguard_bgp::wire::iana::{Families, Family};
 use ipnet::IpNet;
 use tokio::sync::mpsc;
@@ -362,6 +362,22 @@ fn shown(status: &PeerStatus, (required, max_routes): (bool, usize), now: Instan
         last_error: status.last_error.as_ref().map(|(reason, _)| reason.clone()),
         required: required && status.role == Role::Enforcer,
         max_routes,
+        bfd: status.bfd.as_ref().map(|bfd| shown_bfd(bfd, now)),
+    }
+}
+
+fn shown_bfd(bfd: &BfdStatus, now: Instant) -> types::Bfd {
+    let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    types::Bfd {
+        state: bfd.state.to_string(),
+        since_seconds: now.saturating_duration_since(bfd.since).as_secs(),
+        remote_state: bfd.remote_state.to_string(),
+        interval_ms: bfd.interval.map(millis),
+        detection_ms: Some(bfd.detection_time).filter(|time| !time.is_zero()).map(millis),
+        last_down: bfd.cause.map(|cause| cause.to_string()),
+        failures: bfd.failures,
+        discarded: bfd.discarded,
+        last_discard: bfd.last_discard.clone(),
     }
 }
 
@@ -413,7 +429,18 @@ fn peer(peer: &schema::Peer) -> Result<PeerConfig, BgpError> {
             schema::BgpRole::Customer => BgpRole::Customer,
             schema::BgpRole::Peer => BgpRole::Peer,
         }),
+        bfd: peer.bfd.then_some(BfdConfig {
+            interval: peer.bfd_interval.0,
+            multiplier: peer.bfd_multiplier,
+            multihop: peer.bfd_multihop,
+        }),
     })
+}
+
+/// The port that BFD packets to a peer go to.
+#[must_use]
+pub fn bfd_port(peer: &schema::Peer) -> u16 {
+    if peer.bfd_multihop || peer.multihop.is_some() { bfd::MULTIHOP } else { bfd::SINGLE_HOP }
 }
 
 fn password_file(path: &std::path::Path) -> Result<Secret, BgpError> {

@@ -40,6 +40,9 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
     if let Some(hop) = side.next_hop6 {
         filter(out, &format!("destguard_{name}_in6"), &side.rules6(), hop)?;
     }
+    if side.bfd.is_some() {
+        writeln!(out, "protocol bfd destguard_{name}_bfd {{ }}")?;
+    }
     writeln!(out, "protocol bgp destguard_{name} {{")?;
     writeln!(out, "  local {} as {};", side.router, side.router_asn)?;
     writeln!(out, "  neighbor {} as {};", side.guard, side.guard_asn)?;
@@ -57,6 +60,11 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
         writeln!(out, "  hold time {}; keepalive time {};", side.hold, (side.hold / 3).max(1))?;
     }
     writeln!(out, "  error wait time 1, 5;")?;
+    if let Some((interval, multiplier)) = side.bfd {
+        // With BIRD's own times a session that BFD ends early waits for minutes.
+        writeln!(out, "  connect retry time 2; connect delay time 1;")?;
+        writeln!(out, "  bfd {{ interval {interval} ms; multiplier {multiplier}; }};")?;
+    }
     if !side.guard_waits {
         writeln!(out, "  passive on;")?;
     }

@@ -31,6 +31,16 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
     writeln!(out, "no ipv6 nht resolve-via-default")?;
     writeln!(out, "! routes are in force 10 ms earlier with this hidden command:")?;
     writeln!(out, "zebra work-queue 0")?;
+    if let Some((interval, multiplier)) = side.bfd {
+        // bfdd must run: bfdd=yes in the daemons file. It takes no less than 10 ms.
+        let far = if side.bfd_multihop { format!(" multihop local-address {}", side.router) } else { String::new() };
+        writeln!(out, "bfd")?;
+        writeln!(out, " peer {guard}{far}")?;
+        writeln!(out, "  detect-multiplier {}", multiplier.max(2))?;
+        writeln!(out, "  receive-interval {interval}")?;
+        writeln!(out, "  transmit-interval {interval}")?;
+        writeln!(out, "!")?;
+    }
     writeln!(out, "router bgp {}", side.router_asn)?;
     writeln!(out, " bgp route-map delay-timer 0")?;
     writeln!(out, " no bgp default ipv4-unicast")?;
@@ -48,6 +58,9 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
     writeln!(out, " neighbor {guard} timers {} {}", side.hold / 3, side.hold)?;
     if !side.guard_waits {
         writeln!(out, " neighbor {guard} passive")?;
+    }
+    if side.bfd.is_some() {
+        writeln!(out, " neighbor {guard} bfd")?;
     }
     for (family, used, map) in
         [("ipv4", side.next_hop4.is_some(), "DESTGUARD4-IN"), ("ipv6", side.next_hop6.is_some(), "DESTGUARD6-IN")]

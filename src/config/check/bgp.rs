@@ -15,6 +15,11 @@ const RESTART_TIME: u64 = 4095;
 /// A stop that takes longer would be killed half-way by most supervisors (systemd waits 90 s).
 const LONGEST_DRAIN: u64 = 60;
 
+/// What software can keep up with, and what is still of use.
+const BFD_INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
+/// Detection times below this are asking for trouble.
+const BFD_QUICK: Duration = Duration::from_millis(150);
+
 /// AS numbers that no speaker has: 0 (RFC 7607), AS_TRANS (RFC 6793), the last of both sizes (RFC 7300).
 fn unusable_asn(asn: u32) -> bool {
     matches!(asn, 0 | 23456 | 65535 | u32::MAX)
@@ -176,6 +181,7 @@ impl Checks<'_, '_> {
             self.error(&key("bgp_role"), "only for external peers (RFC 9234 section 4)");
         }
         self.peer_security(path, peer);
+        self.peer_bfd(path, peer);
         let hold = peer.hold_time.0;
         let in_range = hold.is_zero() || (3..=65_535).contains(&hold.as_secs());
         if !in_range || hold.subsec_millis() != 0 {
@@ -248,6 +254,34 @@ impl Checks<'_, '_> {
         };
         if password.is_empty() || password.len() > MD5_KEY {
             self.error(&at, format!("a TCP-MD5 password has 1 to {MD5_KEY} octets, this one {}", password.len()));
+        }
+    }
+
+    fn peer_bfd(&mut self, path: &str, peer: &Peer) {
+        let key = |key: &str| format!("{path}.{key}");
+        if !peer.bfd {
+            for given in ["bfd_interval", "bfd_multiplier", "bfd_multihop"] {
+                if self.document.has(&key(given)) {
+                    self.error(&key(given), "has no meaning without `bfd = true`");
+                }
+            }
+            return;
+        }
+        let interval = peer.bfd_interval.0;
+        if !BFD_INTERVAL.contains(&interval) {
+            self.error(&key("bfd_interval"), format!("{}: from 10ms to 60s", peer.bfd_interval));
+        } else if interval.saturating_mul(peer.bfd_multiplier.into()) < BFD_QUICK && peer.bfd_multiplier > 0 {
+            self.warning(
+                &key("bfd_interval"),
+                format!("a pause of {} ms ends the session", (interval * peer.bfd_multiplier.into()).as_millis()),
+                "interval x multiplier below 150ms is for hardware; a busy host may fall silent for longer",
+            );
+        }
+        if peer.bfd_multiplier == 0 {
+            self.error(&key("bfd_multiplier"), "zero: at least one packet must be missed");
+        }
+        if peer.bfd_multihop && peer.ttl_security {
+            self.error(&key("bfd_multihop"), "either `ttl_security` (an adjacent peer) or multihop, not both");
         }
     }
 
