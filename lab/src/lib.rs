@@ -24,9 +24,11 @@
 //!   [`routes`]: when a route came into the kernel; [`wait`]: polling with a deadline.
 //!
 //! What the `lab` program does beside:
-//! - [`demo`]: the story that `./lab/demo` shows; [`bench`]: what the guard costs; [`licences`]: what may be shipped.
+//! - [`demo`]: the story that `./lab/demo` shows; [`bench`]: what the guard costs; [`bench_dns`]: its
+//!   resolver beside others; [`licences`]: what may be shipped.
 
 pub mod bench;
+pub mod bench_dns;
 pub mod cleanup;
 pub mod demo;
 pub mod dns;

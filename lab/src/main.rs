@@ -14,6 +14,8 @@ usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdi
        lab destroy --all-stale                 remove what runs left whose owner is dead
        lab demo --destguard BINARY             show what destguard does, on the FRR lab
        lab bench --destguard BINARY            measure what the guard costs
+       lab bench-dns --destguard BINARY --in EMPTY-DIRECTORY
+                                               measure the resolver beside others; lab/bench-dns runs it as needed
        lab licences ACCEPTED-DUPLICATES        judge the licences and duplicates of the workspace's tree";
 
 fn main() -> ExitCode {
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         ["destroy", "--all-stale"] => destroy_stale().map_err(Into::into),
         ["demo", "--destguard", binary] => demo(binary),
         ["bench", "--destguard", binary] => bench(binary),
+        ["bench-dns", "--destguard", binary, "--in", dir] => bench_dns(binary, dir),
         ["licences", accepted] => judge_licences(accepted),
         _ => {
             eprintln!("{USAGE}");
@@ -85,6 +88,10 @@ fn demo(binary: &str) -> Result<(), AnyError> {
 
 fn bench(binary: &str) -> Result<(), AnyError> {
     lab::bench::run(&PathBuf::from(binary).canonicalize()?)
+}
+
+fn bench_dns(binary: &str, dir: &str) -> Result<(), AnyError> {
+    lab::bench_dns::run(&PathBuf::from(binary).canonicalize()?, &PathBuf::from(dir).canonicalize()?)
 }
 
 fn judge_licences(accepted: &str) -> Result<(), AnyError> {
