@@ -50,6 +50,8 @@ pub struct Inner {
     pub gate_timeouts: Counter,
     /// Refused by reason.
     pub refused: Family<Reason, Counter>,
+    /// Refused and not in the log.
+    pub refusals_unnoted: Counter,
     /// Dropped by reason.
     pub dropped: Family<Reason, Counter>,
     /// Questions sent to an upstream.
@@ -112,6 +114,7 @@ impl Metrics {
             coalesced: Counter::default(),
             in_flight: Gauge::default(),
             tcp_connections: Gauge::default(),
+            refusals_unnoted: Counter::default(),
             accept_errors: Counter::default(),
             forwarded_seconds: latency(),
             gate_seconds: latency(),
@@ -143,6 +146,11 @@ impl Metrics {
             &m.unrelated_records,
         );
         counter("dns_coalesced_questions", "Questions that joined an identical one in flight", &m.coalesced);
+        counter(
+            "dns_refusals_unnoted",
+            "Refusals counted but not noted one by one in the log of what was denied, since their client had too many in one second",
+            &m.refusals_unnoted,
+        );
         counter("dns_accept_errors", "Failures to accept a TCP connection", &m.accept_errors);
         registry.register("dns_refused_questions", "Questions answered with an error, by reason", m.refused.clone());
         registry.register("dns_dropped_packets", "Packets left without reply, by reason", m.dropped.clone());

@@ -1,0 +1,50 @@
+//! What upstreams send: it is refused, or becomes a reply that can be read again and bears no address but those to be opened.
+#![no_main]
+
+use std::net::IpAddr;
+use std::sync::LazyLock;
+
+use destguard::config::Config;
+use destguard::core::address::AddressFilter;
+use destguard::core::answer::RecordData;
+use destguard::core::name::Name;
+use destguard::core::policy::Policy;
+use destguard::dns::Rules;
+use destguard::dns::draft::{Kind, draft};
+use destguard::dns::message::read;
+use destguard::dns::upstream::query::Query;
+
+static RULES: LazyLock<Rules> = LazyLock::new(|| {
+    let config = Config::default();
+    let policy = Policy::new(&config).expect("the defaults are fine");
+    Rules::new(policy, AddressFilter::new(&config, &[]).expect("the defaults are fine"))
+});
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    let [choice, message @ ..] = input else { return };
+    let name = Name::from_wire(b"\x01a\x04test\x00").expect("a name");
+    let qtype = [1u16, 28, 65, 5, 15, 64, 255, 46][usize::from(choice & 7)];
+    let query = Query { name, qtype, dnssec_ok: choice & 8 != 0 };
+    let draft = draft(&query, message, &RULES, 0);
+    if !matches!(draft.kind, Kind::Answer) {
+        assert!(draft.again.is_none(), "a refusal opens nothing");
+        return;
+    }
+    let reply = read(&draft.body.octets).expect("what goes out can be read");
+    for at in &draft.body.ttls {
+        assert!(usize::from(*at) + 4 <= draft.body.octets.len());
+    }
+    let opened: Vec<IpAddr> =
+        draft.again.iter().flat_map(|again| again.grants.iter().map(|grant| grant.address)).collect();
+    for record in &reply.answers {
+        match &record.data {
+            RecordData::A(address) => assert!(opened.contains(&IpAddr::V4(*address)), "{address} is closed"),
+            RecordData::Aaaa(address) => assert!(opened.contains(&IpAddr::V6(*address)), "{address} is closed"),
+            RecordData::Svcb { ipv4hint, ipv6hint, .. } => {
+                assert!(ipv4hint.iter().all(|address| opened.contains(&IpAddr::V4(*address))), "a hint is closed");
+                assert!(ipv6hint.iter().all(|address| opened.contains(&IpAddr::V6(*address))), "a hint is closed");
+            }
+            _ => {}
+        }
+    }
+});
