@@ -4,7 +4,6 @@
 //! upstream on the second. CPU time of the server's process per answer is the robust figure; answers per second and latency depend on
 //! what else the machine does, which is printed too.
 
-use std::fmt::Write as _;
 use std::io;
 use std::net::UdpSocket;
 use std::path::Path;
@@ -144,7 +143,6 @@ const SUBJECTS: [Subject; 7] = [
 
 #[derive(Default)]
 struct Load {
-    answered: f64,
     per_second: f64,
     cpu_us: f64,
     lost: f64,
@@ -171,13 +169,7 @@ pub fn run(binary: &Path, dir: &Path) -> Result<(), AnyError> {
         return Err("this needs a network namespace of its own: use lab/bench-dns".into());
     }
     output(Command::new("ip").args(["link", "set", "lo", "up"]))?;
-    let names = |range: std::ops::Range<u32>| {
-        range.fold(String::new(), |mut text, n| {
-            // Writing to a string can't fail.
-            drop(writeln!(text, "n{n}.bench.test A"));
-            text
-        })
-    };
+    let names = |range: std::ops::Range<u32>| range.map(|n| format!("n{n}.bench.test A\n")).collect::<String>();
     std::fs::write(dir.join("hits"), names(0..HITS))?;
     std::fs::write(dir.join("misses"), names(100_000..100_000 + MISSES))?;
     let upstream = UdpSocket::bind(("127.0.0.1", UPSTREAM_PORT))?;
@@ -315,7 +307,6 @@ fn loaded(server: &Child, data: &Path, more: &[&str]) -> Result<Load, AnyError> 
     let refused: f64 = text.lines().find(|line| line.contains("Response codes")).map_or(0.0, refused);
     let answered = figure("Queries completed") - refused;
     Ok(Load {
-        answered,
         per_second: answered / figure("Run time (s)").max(0.001),
         cpu_us: used * 1e6 / answered.max(1.0),
         lost: figure("Queries lost") + refused,
