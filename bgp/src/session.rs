@@ -384,10 +384,17 @@ impl Session {
         while let Some(connection) = self.connections.iter().find(|c| due(c.hold_until)) {
             let (id, hold, phase) = (connection.id, connection.hold, connection.phase);
             let notification = Notification::hold_timer_expired();
-            let reason = if phase == Phase::OpenSent {
-                format!("no OPEN from the peer within {} s", hold.as_secs())
-            } else {
-                format!("hold timer expired: nothing heard for {} s", hold.as_secs())
+            let seconds = hold.as_secs();
+            let reason = match phase {
+                // TCP came up, so what one end drops of the other is most likely its TTL.
+                Phase::OpenSent => {
+                    format!("no OPEN from the peer within {seconds} s; is ttl_security on at one end only?")
+                }
+                Phase::OpenConfirm => format!(
+                    "hold timer expired: the peer sent its OPEN, then nothing for {seconds} s; is ttl_security on at its end \
+                     only?"
+                ),
+                Phase::Established => format!("hold timer expired: nothing heard for {seconds} s"),
             };
             self.fail(id, Some(&notification), reason, now);
         }
@@ -702,7 +709,17 @@ impl Session {
     /// Without any connection: when to try again. A try of ours that the peer turned down is no reason to turn its own down.
     fn try_again(&mut self, ours: bool, now: Instant) {
         if self.connections.is_empty() && self.started {
-            if ours { self.retry.connect_failed(now) } else { self.retry.session_failed(now) }
+            if ours {
+                self.retry.connect_failed(now)
+            } else {
+                self.retry.session_failed(now)
+            }
+            if self.retry.damped(now)
+                && let (Some(due), Some((line, _))) = (self.retry.due(), &mut self.last_error)
+            {
+                let wait = due.saturating_duration_since(now).as_secs_f64().ceil();
+                line.push_str(&format!("; sessions fail again and again: no other for {wait} s"));
+            }
         }
     }
 

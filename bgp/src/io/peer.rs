@@ -411,20 +411,23 @@ impl Task {
         let Some(peer) = self.peer() else { return };
         let target = SocketAddr::new(peer.address, peer.port);
         let socket = sys::outgoing(peer, peer.asn == self.config.asn, self.config.mark);
-        // Segments that TCP-MD5 or GTSM refuses vanish, so a wrong password looks like nobody there.
+        // Segments that TCP-MD5 or GTSM refuses vanish, so a wrong password looks like nobody there; and with a password a router that is down can't
+        // refuse, since its kernel doesn't know the key.
         let hint = match (&peer.password, peer.ttl_security) {
-            (Some(_), true) => "; is the password the same, and ttl_security on at both ends?",
-            (Some(_), false) => "; is the password the same at both ends?",
-            (None, true) => "; is ttl_security on at both ends?",
-            (None, false) => "",
+            (Some(_), true) => "is the password the same, and ttl_security on at both ends?",
+            (Some(_), false) => "is the password the same at both ends?",
+            (None, true) => "is ttl_security on at both ends?",
+            (None, false) => "is a password or ttl_security set at its end only?",
         };
         self.connecting = Some(Box::pin(async move {
             let socket = TcpSocket::from_std_stream(socket?.into());
+            let begun = Instant::now();
             match tokio::time::timeout(CONNECT, socket.connect(target)).await {
-                Ok(result) => result,
-                Err(_) => Err(io::Error::new(
+                Ok(Ok(stream)) => Ok(stream),
+                Ok(Err(error)) if error.kind() != io::ErrorKind::TimedOut => Err(error),
+                Ok(Err(_)) | Err(_) => Err(io::Error::new(
                     io::ErrorKind::TimedOut,
-                    format!("no answer within {} s{hint}", CONNECT.as_secs()),
+                    format!("no answer within {} s; is it up, {hint}", begun.elapsed().as_secs()),
                 )),
             }
         }));

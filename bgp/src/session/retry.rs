@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// First wait.
 const FIRST: Duration = Duration::from_secs(1);
 /// Longest wait between two tries. Short, since answers wait for a required peer.
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(10);
 /// Longest damping time.
 const LONGEST_DAMPING: Duration = Duration::from_secs(60);
 /// Sessions that may fail in a row before the peer is damped.

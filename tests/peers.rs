@@ -1,0 +1,436 @@
+//! The daemon beside real routers: what an operator reads in `peers` when something is wrong, the labs that no other test brings up, and limits.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use lab::dns::server::{many_v4, many_v6};
+use lab::dns::{self, Answer, Server};
+use lab::routes::Monitor;
+use lab::tcp::{self, EchoServer};
+use lab::{Lab, Node, wait_until};
+use serde_json::Value;
+
+const GUARD: &str = env!("CARGO_BIN_EXE_destguard");
+const CONFIG: &str = "/etc/destguard/destguard.toml";
+const PORT: u16 = 80;
+/// Less than the second after which Linux sends a lost SYN again.
+const FIRST_SYN: Duration = Duration::from_millis(300);
+const ANSWER: Duration = Duration::from_secs(5);
+const LONG: Duration = Duration::from_secs(60);
+
+/// A node, a file in it, a text that must be there, and what stands in its place.
+type Edit<'a> = (&'a str, &'a str, &'a str, &'a str);
+
+/// A lab with the far side's servers, brought up with some texts changed.
+struct World {
+    dns: Server,
+    _echo: EchoServer,
+    lab: Lab,
+}
+
+impl World {
+    /// `routers` and `guards` are started in this order; the guards' sessions are up when this returns.
+    fn up(topology: &str, routers: &[&str], guards: &[&str], edits: &[Edit<'_>]) -> Self {
+        let world = Self::begin(topology, routers, guards, edits);
+        for guard in guards {
+            let up = wait_until(LONG, || world.all_established(guard));
+            assert!(up, "{guard}: {}\n{}", world.peers(guard), world.lab.logs());
+        }
+        world
+    }
+
+    fn begin(topology: &str, routers: &[&str], guards: &[&str], edits: &[Edit<'_>]) -> Self {
+        let mut builder = Lab::builder(topology).destguard(GUARD);
+        for node in routers.iter().chain(guards) {
+            builder = builder.hold(node);
+        }
+        let lab = builder.up().unwrap();
+        let upstreams = ["192.0.2.53:53", "[2001:db8:53::53]:53"].map(|at| at.parse().unwrap());
+        let dns = Server::start(lab.node("internet"), &upstreams).unwrap();
+        let echo = EchoServer::start(lab.node("internet"), PORT).unwrap();
+        for (node, file, from, to) in edits {
+            let text = lab.node(node).file(file).unwrap();
+            assert!(text.contains(from), "{from:?} is not in {file} of {node}");
+            lab.node(node).write(file, &text.replace(from, to)).unwrap();
+        }
+        for node in routers.iter().chain(guards) {
+            lab.node(node).start().unwrap();
+        }
+        Self { dns, _echo: echo, lab }
+    }
+
+    fn node(&self, name: &str) -> &Node {
+        self.lab.node(name)
+    }
+
+    fn read(&self, guard: &str, command: &str) -> Value {
+        let output = self.node(guard).command(GUARD).args([command, "--json"]).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    fn peers(&self, guard: &str) -> Value {
+        self.read(guard, "peers")["peers"].clone()
+    }
+
+    fn peer(&self, guard: &str, name: &str) -> Value {
+        let peers = self.peers(guard);
+        peers.as_array().into_iter().flatten().find(|peer| peer["name"] == name).cloned().unwrap_or_default()
+    }
+
+    fn established(&self, guard: &str, name: &str) -> bool {
+        self.peer(guard, name)["state"] == "Established"
+    }
+
+    fn all_established(&self, guard: &str) -> bool {
+        let peers = self.peers(guard);
+        peers.as_array().is_some_and(|peers| peers.iter().all(|peer| peer["state"] == "Established"))
+    }
+
+    fn error(&self, guard: &str, name: &str) -> String {
+        self.peer(guard, name)["last_error"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Polls until the operator reads this of a peer: one line.
+    fn reads(&self, guard: &str, name: &str, wanted: &str) {
+        let told = wait_until(LONG, || self.error(guard, name).contains(wanted));
+        let error = self.error(guard, name);
+        assert!(told, "{name}: {wanted:?} is not in {error:?}\n{}", self.lab.logs());
+        assert!(!error.contains('\n'), "{error:?}");
+    }
+
+    fn ask(&self, node: &str, server: &str, name: &str, rtype: u16) -> Answer {
+        let server: SocketAddr = format!("{server}:53").parse().unwrap();
+        self.node(node).in_namespace(|| dns::ask(server, name, rtype, ANSWER)).unwrap().unwrap()
+    }
+
+    fn connects(&self, node: &str, to: IpAddr) -> bool {
+        self.node(node).in_namespace(|| tcp::connect(to, PORT, FIRST_SYN)).unwrap().is_ok()
+    }
+
+    fn until(&self, what: &str, met: impl FnMut() -> bool) {
+        assert!(wait_until(LONG, met), "not in time: {what}\n{}", self.lab.logs());
+    }
+}
+
+const BIRD: &str = "lab/bird/bird.clab.yml";
+const BIRD_CONF: &str = "/etc/bird/bird.conf";
+const FRR_CONF: &str = "/etc/frr/frr.conf";
+
+/// A session that can't come up: its name, what the router's BIRD has of its own beside the addresses, its and the guard's idea of the
+/// other's AS, what the guard has, and what the operator is to read.
+struct Fault {
+    name: &'static str,
+    router: &'static str,
+    guard_as: u32,
+    router_as: u32,
+    guard: &'static str,
+    told: &'static str,
+}
+
+const FAULTS: [Fault; 6] = [
+    Fault {
+        name: "other-password",
+        router: "password \"other\";",
+        guard_as: 65020,
+        router_as: 65010,
+        guard: "password = \"lab-secret\"",
+        told: "s; is it up, is the password the same at both ends?",
+    },
+    Fault {
+        name: "no-password-here",
+        router: "password \"lab-secret\";",
+        guard_as: 65020,
+        router_as: 65010,
+        guard: "",
+        told: "s; is it up, is a password or ttl_security set at its end only?",
+    },
+    Fault {
+        name: "gtsm-there-only",
+        router: "ttl security on;",
+        guard_as: 65020,
+        router_as: 65010,
+        guard: "hold_time = \"3s\"",
+        told: "then nothing for 3 s; is ttl_security on at its end only?",
+    },
+    Fault {
+        name: "other-as-there",
+        router: "",
+        guard_as: 65020,
+        router_as: 65999,
+        guard: "",
+        told: "wrong AS: peer says 65010, configured 65999",
+    },
+    Fault {
+        name: "other-as-here",
+        router: "",
+        guard_as: 65099,
+        router_as: 65010,
+        guard: "",
+        told: "peer says: OPEN refused, bad peer AS (our AS is not the one it has configured",
+    },
+    Fault {
+        name: "wrong-port",
+        router: "",
+        guard_as: 65020,
+        router_as: 65010,
+        guard: "port = 1790",
+        told: "can't connect: Connection refused",
+    },
+];
+
+#[test]
+fn what_keeps_a_session_from_coming_up_is_named() {
+    let mut conf = "protocol bgp guard {".to_owned();
+    let mut peers = String::new();
+    for (n, fault) in FAULTS.iter().enumerate() {
+        let (there, here) = (format!("10.0.3.{}", 11 + n), format!("10.0.3.{}", 31 + n));
+        let (name, line, asn) = (fault.name.replace('-', "_"), fault.router, fault.guard_as);
+        conf = format!(
+            "protocol bgp {name} {{ local {there} as 65010; neighbor {here} as {asn}; direct; passive on; {line}\n  error wait \
+             time 1, 2; ipv4 {{ import all; export none; }}; }}\n{conf}"
+        );
+        peers.push_str(&format!(
+            "\n[[bgp.peer]]\nname = \"{}\"\naddress = \"{there}\"\nlocal_address = \"{here}\"\nasn = {}\nrequired = false\n{}\n",
+            fault.name, fault.router_as, fault.guard
+        ));
+    }
+    peers.push_str("\n[[bgp.peer]]\nname = \"nobody\"\naddress = \"10.0.3.77\"\nasn = 65010\nrequired = false\n");
+    let settle = "settle = \"100ms\"\n";
+    let edits: [Edit<'_>; 2] =
+        [("router", BIRD_CONF, "protocol bgp guard {", &conf), ("guard", CONFIG, settle, &format!("{settle}{peers}"))];
+    let lab = Lab::builder(BIRD).destguard(GUARD).hold("router").hold("guard").up().unwrap();
+    for n in 0..FAULTS.len() {
+        lab.node("router").ok(&format!("ip addr add 10.0.3.{}/24 dev eth3", 11 + n)).unwrap();
+        lab.node("guard").ok(&format!("ip addr add 10.0.3.{}/24 dev eth1", 31 + n)).unwrap();
+    }
+    for (node, file, from, to) in edits {
+        let text = lab.node(node).file(file).unwrap();
+        assert!(text.contains(from));
+        lab.node(node).write(file, &text.replace(from, to)).unwrap();
+    }
+    let upstreams = ["192.0.2.53:53".parse().unwrap()];
+    let dns = Server::start(lab.node("internet"), &upstreams).unwrap();
+    let echo = EchoServer::start(lab.node("internet"), PORT).unwrap();
+    lab.node("router").start().unwrap();
+    lab.node("guard").start().unwrap();
+    let world = World { dns, _echo: echo, lab };
+
+    // The others' troubles are not this one's.
+    world.until("the good session", || world.established("guard", "router"));
+    for fault in &FAULTS {
+        world.reads("guard", fault.name, fault.told);
+        assert!(!world.established("guard", fault.name));
+    }
+    world.reads("guard", "nobody", "can't connect: No route to host");
+    assert_eq!(world.ask("client", "10.0.3.2", "n1.many.test", dns::A).addresses(), [IpAddr::from(many_v4(1))]);
+    assert_eq!(world.error("guard", "router"), "");
+}
+
+#[test]
+fn what_ends_a_session_is_named() {
+    let edits = [("guard", CONFIG, "hold_time = \"9s\"", "hold_time = \"3s\"")];
+    let world = World::up(BIRD, &["router"], &["guard"], &edits);
+    let router = world.node("router");
+    let back = || world.until("the session again", || world.established("guard", "router"));
+
+    // The router's kernel takes what it is sent, and nobody reads it.
+    router.signal("bird", libc::SIGSTOP).unwrap();
+    world.reads("guard", "router", "hold timer expired: nothing heard for 3 s");
+    router.signal("bird", libc::SIGCONT).unwrap();
+    back();
+
+    router.ok("birdc restart guard").unwrap();
+    world.reads("guard", "router", "peer says: Cease, administrative reset");
+    back();
+
+    router.stop();
+    world.reads("guard", "router", "peer says: Cease, administrative shutdown");
+    world.reads("guard", "router", "; since then: can't connect: no answer within ");
+    router.start().unwrap();
+    back();
+
+    router.kill();
+    world.reads("guard", "router", "the peer closed the connection");
+    router.start().unwrap();
+    back();
+
+    let conf = router.file(BIRD_CONF).unwrap();
+    router.write(BIRD_CONF, &conf.replace("import limit 20000", "import limit 3")).unwrap();
+    router.ok("birdc configure").unwrap();
+    for number in 0..5 {
+        // The last ones may be refused: the session is gone.
+        world.ask("client", "10.0.3.2", &format!("n{number}.many.test"), dns::A);
+    }
+    world.reads("guard", "router", "peer says: Cease, maximum number of prefixes reached");
+}
+
+/// FRR deletes everything when its maximum is passed. The guard's own limit lies below it: one name gets no answer, nobody else notices.
+#[test]
+fn the_routers_limit_is_never_met() {
+    let edits = [
+        ("router", FRR_CONF, "maximum-prefix 20000", "maximum-prefix 100"),
+        ("guard", CONFIG, "max_routes = 10000", "max_routes = 90"),
+        ("guard", CONFIG, "linger = \"10m\"", "linger = \"1s\""),
+        ("guard", CONFIG, "[lease]\n", "[lease]\nmin = \"2s\"\ngrace = \"1s\"\n"),
+    ];
+    let world = World::up("lab/frr/frr.clab.yml", &["router"], &["guard"], &edits);
+    world.dns.many_ttl(12);
+    std::thread::scope(|scope| {
+        for first in (0..90).step_by(10) {
+            let world = &world;
+            scope.spawn(move || {
+                for number in first..first + 10 {
+                    let answer = world.ask("client", "10.0.3.2", &format!("n{number}.many.test"), dns::A);
+                    assert_eq!(answer.addresses(), [IpAddr::from(many_v4(number))], "{:?}", answer.message);
+                }
+            });
+        }
+    });
+    let before = world.error("guard", "router");
+    let refused = world.ask("client", "10.0.3.2", "n90.many.test", dns::A);
+    assert_eq!((refused.rcode(), refused.addresses()), (dns::SERVFAIL, vec![]));
+    assert!(!refused.message.extended_errors().is_empty(), "{:?}", refused.message);
+    let peer = world.peer("guard", "router");
+    assert_eq!(peer["state"], "Established", "{peer}");
+    assert_eq!(peer["advertised"]["ipv4"], 90, "{peer}");
+    assert!(world.connects("client", many_v4(0).into()), "what was open stays open");
+    // When the others have ended there is room again.
+    world.until("room for another name", || {
+        world.ask("client", "10.0.3.2", "n91.many.test", dns::A).addresses() == [IpAddr::from(many_v4(91))]
+    });
+    assert!(world.connects("client", many_v4(91).into()), "{}", world.lab.logs());
+    assert_eq!(world.error("guard", "router"), before, "one session all along");
+}
+
+/// What two guards announce stays in the router's kernel without an event when one of them dies, whichever.
+#[test]
+fn one_of_two_guards_may_go() {
+    let guards = ["guard1", "guard2"];
+    let world = World::up("lab/two-guards/two-guards.clab.yml", &["router"], &guards, &[]);
+    let servers = ["10.0.3.2", "10.0.5.2"];
+    let routes = Monitor::start(world.node("router")).unwrap();
+    let ask = |number: u32, server: &str| {
+        for (rtype, address) in [(dns::A, IpAddr::from(many_v4(number))), (dns::AAAA, many_v6(number).into())] {
+            let answer = world.ask("client", server, &format!("n{number}.many.test"), rtype);
+            assert_eq!(answer.addresses(), [address], "{:?}", answer.message);
+        }
+    };
+    let mut next = 10;
+    for (gone, stays) in [(0, 1), (1, 0)] {
+        let both = [IpAddr::from(many_v4(next)), many_v6(next).into()];
+        for server in servers {
+            ask(next, server);
+        }
+        world.until("both routes", || both.iter().all(|&address| routes.last(address, true).is_some()));
+        let before = routes.changes().iter().filter(|change| both.contains(&change.destination)).count();
+        let mut flow = world
+            .node("client")
+            .in_namespace(|| std::net::TcpStream::connect_timeout(&SocketAddr::new(both[0], PORT), FIRST_SYN))
+            .unwrap()
+            .unwrap();
+        world.node(guards[gone]).kill();
+        let neighbour = servers[gone];
+        world.until("the router to notice", || {
+            let summary = world.node("router").ok(&format!("vtysh -c 'show bgp neighbor {neighbour}'")).unwrap();
+            !summary.contains("BGP state = Established")
+        });
+        // Another route of the guard that stays: when it is there, the router has done what the loss made it do.
+        ask(next + 1, servers[stays]);
+        world.until("the next route", || routes.last(many_v4(next + 1).into(), true).is_some());
+        let after = routes.changes().iter().filter(|change| both.contains(&change.destination)).count();
+        assert_eq!(after, before, "{:?}", routes.changes());
+        tcp::ping(&mut flow, b"still here", ANSWER).unwrap();
+        assert!(world.connects("client", both[0]) && world.connects("client", both[1]));
+        world.node(guards[gone]).start().unwrap();
+        world.until("the guard again", || world.all_established(guards[gone]));
+        next += 10;
+    }
+}
+
+/// An answer waits for both routers, an internal FRR and an external BIRD, so whoever has it connects through either.
+#[test]
+fn two_routers_open_together() {
+    let world = World::up("lab/two-routers/two-routers.clab.yml", &["frr", "bird"], &["guard"], &[]);
+    let short = [IpAddr::from([203, 0, 113, 9]), "2001:db8:ff::9".parse().unwrap()];
+    for (rtype, number) in [(dns::A, 1), (dns::AAAA, 1), (dns::A, 2)] {
+        let address = if rtype == dns::A { IpAddr::from(many_v4(number)) } else { many_v6(number).into() };
+        assert!(
+            !world.connects("client", address) && !world.connects("client2", address),
+            "open although nobody asked"
+        );
+        let (node, server) = if number == 1 { ("client", "10.0.3.2") } else { ("client2", "10.0.5.2") };
+        let answer = world.ask(node, server, &format!("n{number}.many.test"), rtype);
+        assert_eq!(answer.addresses(), [address], "{:?}", answer.message);
+        for client in ["client", "client2"] {
+            assert!(world.connects(client, address), "{client} {address}: {}", world.lab.logs());
+        }
+    }
+    world.node("bird").stop();
+    world.reads("guard", "bird", "peer says: Cease, administrative shutdown");
+    world.dns.set_addresses("www.example.test", 60, &short);
+    let answer = world.ask("client", "10.0.3.2", "www.example.test", dns::A);
+    assert_eq!((answer.rcode(), answer.addresses()), (dns::SERVFAIL, vec![]), "one required router is gone");
+    assert!(world.connects("client", many_v4(1).into()), "what was open stays open at the other");
+    world.node("bird").start().unwrap();
+    world.until("both sessions", || world.all_established("guard"));
+    for (rtype, address) in [(dns::A, short[0]), (dns::AAAA, short[1])] {
+        world.until("an answer again", || {
+            world.ask("client2", "10.0.5.2", "www.example.test", rtype).addresses() == [address]
+        });
+        assert!(world.connects("client", address) && world.connects("client2", address), "{}", world.lab.logs());
+    }
+    assert!(world.connects("client2", many_v4(1).into()), "the router that was away has everything again");
+}
+
+/// A router that has no forwarding table of its own: the routes are in its RIB with the right next hop before the answer leaves, come again
+/// after its restart, and go.
+fn in_the_rib(topology: &str, rib: impl Fn(&Node, u16) -> String) {
+    let edits = [
+        ("guard", CONFIG, "linger = \"10m\"", "linger = \"1s\""),
+        ("guard", CONFIG, "[lease]\n", "[lease]\nmin = \"1s\"\ngrace = \"1s\"\n"),
+    ];
+    let world = World::up(topology, &["router"], &["guard"], &edits);
+    let router = world.node("router");
+    let stays = |rtype| if rtype == dns::A { IpAddr::from(many_v4(1)) } else { many_v6(1).into() };
+    for (rtype, hop) in [(dns::A, "10.0.2.2"), (dns::AAAA, "fd00:2::2")] {
+        let answer = world.ask("client", "10.0.3.2", "n1.many.test", rtype);
+        assert_eq!(answer.addresses(), [stays(rtype)], "{:?}", answer.message);
+        let wanted = stays(rtype).to_string();
+        world
+            .until("the route", || rib(router, rtype).lines().any(|line| line.contains(&wanted) && line.contains(hop)));
+    }
+    router.stop();
+    world.until("the session's end", || !world.established("guard", "router"));
+    router.start().unwrap();
+    let all = || [dns::A, dns::AAAA].iter().all(|&rtype| rib(router, rtype).contains(&stays(rtype).to_string()));
+    world.until("the routes again", all);
+    let short = [IpAddr::from([203, 0, 113, 9]), "2001:db8:ff::9".parse().unwrap()];
+    world.dns.set_addresses("short.example.test", 1, &short);
+    for (rtype, address) in [(dns::A, short[0]), (dns::AAAA, short[1])] {
+        world.until("an answer", || {
+            world.ask("client", "10.0.3.2", "short.example.test", rtype).addresses() == [address]
+        });
+    }
+    let begun = Instant::now();
+    world.until("the short ones' end", || {
+        !rib(router, dns::A).contains("203.0.113.9") && !rib(router, dns::AAAA).contains("2001:db8:ff::9")
+    });
+    assert!(begun.elapsed() < LONG && all(), "the others stay");
+}
+
+#[test]
+fn gobgp_has_the_routes() {
+    in_the_rib("lab/gobgp/gobgp.clab.yml", |router, rtype| {
+        let family = if rtype == dns::A { "ipv4" } else { "ipv6" };
+        router.ok(&format!("gobgp global rib -a {family}")).unwrap_or_default()
+    });
+}
+
+#[test]
+fn openbgpd_has_the_routes() {
+    in_the_rib("lab/openbgpd/openbgpd.clab.yml", |router, rtype| {
+        let family = if rtype == dns::A { "inet" } else { "inet6" };
+        router.ok(&format!("bgpctl show rib {family}")).unwrap_or_default()
+    });
+}
