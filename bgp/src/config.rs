@@ -69,8 +69,17 @@ pub struct PeerConfig {
     pub families: Families,
     /// What counts as its word that a route is open.
     pub confirm: Confirm,
-    /// Waited after that.
+    /// Waited after that; with `learn` until something is learnt.
     pub settle: Duration,
+    /// `settle` follows what occasional data-path probes show.
+    pub learn: bool,
+    /// For [`Confirm::Reflect`]: the name of the peer on whose session the router sends routes back.
+    pub observer: Option<String>,
+    /// TTL of data-path probes: 1 is answered by the router, 2 by its next hop.
+    pub probe_ttl: u8,
+    /// For [`Confirm::Reflect`] and [`Confirm::Probe`]: a prefix that isn't confirmed by then is given up, see
+    /// [`crate::io::What::Refused`].
+    pub patience: Duration,
     /// Whether it gets routes.
     pub role: Role,
     /// Our role towards an external peer (RFC 9234); `None` sends none. The session comes up only with a peer that has the counterpart or
@@ -124,6 +133,10 @@ impl PeerConfig {
             families: Families::ALL,
             confirm: Confirm::Acked,
             settle: Duration::ZERO,
+            learn: false,
+            observer: None,
+            probe_ttl: 1,
+            patience: Duration::from_millis(800),
             role: Role::Enforcer,
             bgp_role: None,
             bfd: None,
@@ -139,6 +152,12 @@ pub enum Confirm {
     /// Acknowledged by the peer's TCP.
     #[default]
     Acked,
+    /// It answered a ROUTE-REFRESH that was sent behind the UPDATE: with EoRR (RFC 7313), or by sending again what it exports.
+    Refresh,
+    /// The router sent the prefix back on the session of [`PeerConfig::observer`].
+    Reflect,
+    /// A packet sent through the router to the address came back as ICMP Time Exceeded.
+    Probe,
 }
 
 impl fmt::Display for Confirm {
@@ -146,6 +165,9 @@ impl fmt::Display for Confirm {
         f.write_str(match self {
             Self::Sent => "sent",
             Self::Acked => "acked",
+            Self::Refresh => "refresh",
+            Self::Reflect => "reflect",
+            Self::Probe => "probe",
         })
     }
 }

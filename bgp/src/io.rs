@@ -28,10 +28,15 @@ use crate::status::PeerStatus;
 use crate::table::Table;
 use crate::wire::iana::Families;
 
+use self::observed::Observed;
+
 pub mod bfd;
 mod connection;
+mod link;
 mod listen;
+mod observed;
 mod peer;
+mod prober;
 pub mod sys;
 #[cfg(test)]
 mod tests;
@@ -68,6 +73,14 @@ pub enum What {
         generation: u64,
         /// From its being put into the table; `None` for the table that was there before the session.
         latency: Option<Duration>,
+    },
+    /// Some address that this generation announces was not confirmed in time; all else of it, and all before it, is. Comes before
+    /// [`What::Confirmed`] of this generation.
+    Refused {
+        /// The generation.
+        generation: u64,
+        /// Which address, for how long.
+        reason: String,
     },
 }
 
@@ -139,6 +152,8 @@ struct Shared {
     status: Vec<Mutex<PeerStatus>>,
     /// What BFD knows of each peer that has it.
     bfd: bfd::Watches,
+    /// Per peer; only those of observers are ever filled.
+    observed: Vec<Mutex<Observed>>,
 }
 
 impl Shared {
@@ -154,6 +169,10 @@ impl Shared {
             styles.len() - 1
         });
         u32::try_from(at).unwrap_or(u32::MAX)
+    }
+
+    fn observed(&self, peer: usize) -> Option<MutexGuard<'_, Observed>> {
+        self.observed.get(peer).map(|observed| observed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn status(&self, peer: usize) -> Option<MutexGuard<'_, PeerStatus>> {
@@ -230,6 +249,7 @@ impl Speaker {
         let now = Instant::now();
         let shared = Arc::new(Shared {
             bfd: watches.clone(),
+            observed: config.peers.iter().map(|_| Mutex::default()).collect(),
             status: config.peers.iter().map(|peer| Mutex::new(PeerStatus::new(peer, now))).collect(),
             table: Mutex::new(Table::default()),
             changed: watch::Sender::new(()),
@@ -306,6 +326,7 @@ fn check(config: &SpeakerConfig) -> Result<(), StartError> {
         // local_address may come up later; everything else must work now.
         let trial = crate::config::PeerConfig { local_address: None, ..peer.clone() };
         sys::outgoing(&trial, peer.asn == config.asn, config.mark)
+            .and_then(|_| peer::check(peer))
             .map_err(|source| StartError::Option { peer: peer.name.clone(), source })?;
     }
     Ok(())

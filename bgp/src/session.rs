@@ -26,12 +26,13 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use ipnet::IpNet;
 
 use crate::status::{Received, State};
 use crate::wire::capability::{Capability, GracefulRestart, Negotiated, RestartFamily, check_open, negotiate};
 use crate::wire::error::OpenError;
 use crate::wire::iana::{Cease, Families, Family, FsmError, Role};
-use crate::wire::message::{Message, Notification, Open, RefreshSubtype, frame};
+use crate::wire::message::{Message, Notification, Open, RefreshSubtype, Update, frame};
 use crate::wire::{DecodeContext, EncodeContext, PeerType};
 
 use self::retry::Retry;
@@ -77,6 +78,8 @@ pub struct SessionConfig {
     pub extended_next_hop: bool,
     /// Our role towards an external peer (RFC 9234).
     pub bgp_role: Option<Role>,
+    /// [`Output::Heard`] is wanted. Then capability 64 is always sent: FRR ends a replay with EoRR only for who has it.
+    pub hear: bool,
     /// Seed for jitter.
     pub seed: u64,
 }
@@ -102,6 +105,41 @@ pub enum Output {
     Down(String),
     /// The peer wants this family again.
     Refresh(Family),
+    /// What an established peer said of its own routes; only with [`SessionConfig::hear`].
+    Heard(Heard),
+}
+
+/// What a peer says of the routes it has for us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// BoRR (RFC 7313): the replay that was asked for begins.
+    Begin(Family),
+    /// EoRR: it is complete.
+    End(Family),
+    /// An UPDATE.
+    Routes {
+        /// Announced, in order.
+        announced: Vec<IpNet>,
+        /// Withdrawn.
+        withdrawn: Vec<IpNet>,
+        /// COMMUNITIES of the announced ones.
+        communities: Vec<u32>,
+        /// The last AS of their path; `None` for an empty one.
+        origin: Option<u32>,
+    },
+}
+
+impl Heard {
+    fn update(update: &Update<'_>) -> Self {
+        let path = update.attributes.as_path.as_ref();
+        let last = path.and_then(|path| path.segments.last()).and_then(|segment| segment.asns.last());
+        Self::Routes {
+            announced: update.announced().map(|route| route.prefix).collect(),
+            withdrawn: update.withdrawn().map(|route| route.prefix).collect(),
+            communities: update.attributes.communities.clone(),
+            origin: last.copied(),
+        }
+    }
 }
 
 /// How a session is stopped.
@@ -449,6 +487,8 @@ impl Session {
                     .map(|family| RestartFamily { family: family.afi_safi(), forwarding })
                     .collect(),
             }));
+        } else if self.config.hear {
+            capabilities.push(Capability::GracefulRestart(GracefulRestart::default()));
         }
         if self.config.extended_next_hop {
             let (ipv4, ipv6) = (Family::Ipv4.afi_safi(), Family::Ipv6.afi_safi());
@@ -518,6 +558,9 @@ impl Session {
                 let (announced, withdrawn) = (update.announced_len() as u64, update.withdrawn_len() as u64);
                 self.received.announced += announced;
                 self.received.withdrawn += withdrawn;
+                if self.config.hear && announced + withdrawn > 0 {
+                    self.outputs.push_back(Output::Heard(Heard::update(&update)));
+                }
                 if let Some(problem) = update.problems.first() {
                     self.received.malformed += 1;
                     tracing::debug!(%problem, "the peer's UPDATE has an error");
@@ -525,10 +568,17 @@ impl Session {
             }
             (Phase::Established, Message::RouteRefresh(refresh)) => {
                 self.received.refreshes += 1;
-                if let Some(family) = refresh.family.family()
-                    && refresh.subtype == RefreshSubtype::Request
-                {
-                    self.outputs.push_back(Output::Refresh(family));
+                if let Some(family) = refresh.family.family() {
+                    match refresh.subtype {
+                        RefreshSubtype::Request => self.outputs.push_back(Output::Refresh(family)),
+                        RefreshSubtype::Begin if self.config.hear => {
+                            self.outputs.push_back(Output::Heard(Heard::Begin(family)));
+                        }
+                        RefreshSubtype::End if self.config.hear => {
+                            self.outputs.push_back(Output::Heard(Heard::End(family)));
+                        }
+                        RefreshSubtype::Begin | RefreshSubtype::End | RefreshSubtype::Unknown(_) => {}
+                    }
                 }
             }
             (phase, message) => {

@@ -108,7 +108,7 @@ pub struct PeerStatus {
     pub role: Role,
     /// As configured.
     pub confirm: Confirm,
-    /// As configured.
+    /// What is waited after a confirmation now.
     pub settle: Duration,
     /// The session's state.
     pub state: State,
@@ -116,6 +116,8 @@ pub struct PeerStatus {
     pub since: Instant,
     /// What went wrong last, in one line, and when.
     pub last_error: Option<(String, Instant)>,
+    /// What works worse than configured while the session is up, in one line.
+    pub warning: Option<String>,
     /// Routes the peer was given, IPv4 and IPv6.
     pub advertised: [usize; 2],
     /// What came from it.
@@ -196,6 +198,7 @@ impl PeerStatus {
             state: State::Idle,
             since: now,
             last_error: None,
+            warning: None,
             advertised: [0; 2],
             received: Received::default(),
             families: Families::NONE,

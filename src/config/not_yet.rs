@@ -2,7 +2,7 @@
 
 use super::read::Document;
 use super::report::Severity;
-use super::schema::{Config, Confirm, Scope};
+use super::schema::{Config, Scope};
 use super::upstream::Transport;
 
 /// The transports that upstreams can be reached by.
@@ -20,9 +20,6 @@ const MISSING: &[Missing] = &[
     ("serving stale answers", |c| when(!c.dns.cache.serve_stale.0.is_zero(), "dns.cache.serve_stale")),
     ("communities by group", |c| groups_with_communities(c)),
     ("leases of one client alone", |c| when(c.nftables.scope == Scope::Client, "nftables.scope")),
-    ("confirm = \"refresh\"", |c| peers_with(c, Confirm::Refresh)),
-    ("confirm = \"reflect\"", |c| peers_with(c, Confirm::Reflect)),
-    ("confirm = \"probe\"", |c| peers_with(c, Confirm::Probe)),
 ];
 
 fn when(used: bool, path: &str) -> Vec<String> {
@@ -34,13 +31,6 @@ fn groups_with_communities(config: &Config) -> Vec<String> {
         (!group.communities.is_empty()).then(|| format!("policy.group[{index}].communities"))
     };
     config.policy.group.iter().enumerate().filter_map(with).collect()
-}
-
-fn peers_with(config: &Config, confirm: Confirm) -> Vec<String> {
-    let with = |(index, peer): (usize, &super::schema::Peer)| {
-        (peer.confirm == confirm).then(|| format!("bgp.peer[{index}].confirm"))
-    };
-    config.bgp.peer.iter().enumerate().filter_map(with).collect()
 }
 
 /// Refuses what is not there yet.
@@ -82,21 +72,6 @@ communities = ["64512:7"]
 mode = "gateway"
 inside = ["lan0"]
 scope = "client"
-[[bgp.peer]]
-name = "a"
-address = "192.0.2.1"
-asn = 64512
-confirm = "refresh"
-[[bgp.peer]]
-name = "b"
-address = "192.0.2.2"
-asn = 64512
-confirm = "reflect"
-[[bgp.peer]]
-name = "c"
-address = "192.0.2.3"
-asn = 64512
-confirm = "probe"
 "#;
 
     #[test]

@@ -563,6 +563,9 @@ pub struct Peer {
     /// For `reflect`: the peer entry on which the router sends routes back.
     #[serde(default)]
     pub observer: Option<String>,
+    /// TTL of data-path probes: 1 is answered by the router, 2 by its next hop (for routers that answer before they look the route up).
+    #[serde(default = "defaults::probe_ttl")]
+    pub probe_ttl: u8,
     /// What the peer is for.
     #[serde(default)]
     pub role: Role,
@@ -597,6 +600,9 @@ mod defaults {
     }
     pub fn max_routes() -> usize {
         50_000
+    }
+    pub fn probe_ttl() -> u8 {
+        1
     }
     pub fn yes() -> bool {
         true

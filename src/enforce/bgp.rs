@@ -35,8 +35,6 @@ use crate::enforce::{Command, Reports};
 #[cfg(test)]
 mod tests;
 
-/// Waited after a confirmation where the configuration says `auto`: FRR's way from the UPDATE to the kernel, with some room.
-const AUTO_SETTLE: Duration = Duration::from_millis(75);
 /// Refusals kept for the events' task.
 const REFUSALS: usize = 1024;
 
@@ -57,9 +55,6 @@ pub enum BgpError {
         /// Why.
         source: std::io::Error,
     },
-    /// A confirmation that this version doesn't have.
-    #[error("peer {0}: this kind of confirmation is not available")]
-    Confirm(String),
     /// Sockets.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -106,7 +101,7 @@ impl BgpEnforcer {
             restarting: restarting || !open.is_empty(),
             // Only the guard's own packet filter asks for it, and setting it needs a capability.
             mark: (config.nftables.mode != NftablesMode::Off).then_some(crate::sys::MARK),
-            peers: bgp.peer.iter().map(peer).collect::<Result<_, _>>()?,
+            peers: bgp.peer.iter().map(|entry| peer(entry, config.gate.deadline.0)).collect::<Result<_, _>>()?,
         };
         let mut ids = Vec::new();
         let mut specs = Vec::new();
@@ -292,6 +287,9 @@ async fn forward(
                 set_missing(&missing, event.peer, Families::NONE);
                 Event::Lost { enforcer, reason }
             }
+            What::Refused { generation, reason } => {
+                Event::Refused { enforcer, generation: Generation(generation), reason }
+            }
             What::Confirmed { generation, .. } => Event::Applied { enforcer, generation: Generation(generation) },
         };
         if reports.send(report).await.is_err() {
@@ -359,7 +357,7 @@ fn shown(status: &PeerStatus, (required, max_routes): (bool, usize), now: Instan
         confirm,
         confirm_latency_ms: median,
         capabilities: status.capabilities.iter().map(|name| (*name).to_owned()).collect(),
-        last_error: status.last_error.as_ref().map(|(reason, _)| reason.clone()),
+        last_error: status.warning.clone().or_else(|| status.last_error.as_ref().map(|(reason, _)| reason.clone())),
         required: required && status.role == Role::Enforcer,
         max_routes,
         bfd: status.bfd.as_ref().map(|bfd| shown_bfd(bfd, now)),
@@ -381,7 +379,8 @@ fn shown_bfd(bfd: &BfdStatus, now: Instant) -> types::Bfd {
     }
 }
 
-fn peer(peer: &schema::Peer) -> Result<PeerConfig, BgpError> {
+/// `deadline` is the gate's: a prefix that isn't confirmed a little before it is refused, so that it holds no others up.
+fn peer(peer: &schema::Peer, deadline: Duration) -> Result<PeerConfig, BgpError> {
     let password = match (&peer.password, &peer.password_file) {
         (Some(password), _) => Some(Secret::new(password.as_bytes())),
         (None, Some(path)) => Some(password_file(path)?),
@@ -390,9 +389,9 @@ fn peer(peer: &schema::Peer) -> Result<PeerConfig, BgpError> {
     let confirm = match peer.confirm {
         schema::Confirm::Sent => Confirm::Sent,
         schema::Confirm::Acked => Confirm::Acked,
-        schema::Confirm::Refresh | schema::Confirm::Reflect | schema::Confirm::Probe => {
-            return Err(BgpError::Confirm(peer.name.clone()));
-        }
+        schema::Confirm::Refresh => Confirm::Refresh,
+        schema::Confirm::Reflect => Confirm::Reflect,
+        schema::Confirm::Probe => Confirm::Probe,
     };
     Ok(PeerConfig {
         name: peer.name.clone(),
@@ -415,9 +414,13 @@ fn peer(peer: &schema::Peer) -> Result<PeerConfig, BgpError> {
             .collect(),
         confirm,
         settle: match peer.settle {
-            Settle::Auto => AUTO_SETTLE,
+            Settle::Auto => destguard_bgp::confirm::learn::START,
             Settle::Fixed(span) => span.0,
         },
+        learn: peer.settle == Settle::Auto,
+        observer: peer.observer.clone(),
+        probe_ttl: peer.probe_ttl,
+        patience: deadline.mul_f64(0.8),
         role: match peer.role {
             schema::Role::Enforcer => Role::Enforcer,
             schema::Role::Observer => Role::Observer,

@@ -27,6 +27,11 @@ use crate::wire::capability::Negotiated;
 use crate::wire::iana::{Cease, Families};
 use crate::wire::message::Notification;
 
+mod confirming;
+
+use self::confirming::Evidence;
+pub(super) use self::confirming::check;
+
 /// How long TCP may take to connect.
 const CONNECT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// How long sessions of a process that restarts wait for the table.
@@ -115,6 +120,7 @@ struct Task {
     /// What BFD says of the path, where it is wanted, and how many failures it had when we last looked.
     bfd: Option<watch::Receiver<BfdStatus>>,
     bfd_failures: u64,
+    evidence: Evidence,
 }
 
 /// Runs until `stop` says so and the peer was told.
@@ -136,7 +142,9 @@ pub(super) async fn run(
     let mut changed = place.shared.changed.subscribe();
     let session = Session::new(session_config(&config, &peer), Instant::now());
     let bfd = place.shared.bfd.get(place.index).and_then(Option::as_ref).map(watch::Sender::subscribe);
+    let evidence = Evidence::new(&config, &peer);
     let mut task = Task {
+        evidence,
         place,
         config,
         session,
@@ -167,7 +175,7 @@ pub(super) async fn run(
         }
         let deadline = task.deadline();
         let looking = task.up.as_ref().is_some_and(|up| up.looking);
-        let Task { connections, connecting, fine, busy, bfd, .. } = &mut task;
+        let Task { connections, connecting, fine, busy, bfd, evidence, .. } = &mut task;
         let ready = poll_fn(|context| {
             let mut any = false;
             for connection in connections.iter() {
@@ -211,6 +219,7 @@ pub(super) async fn run(
                     up.looking = false;
                 }
             }
+            address = evidence.answered() => task.forwarded(address),
             () = timer => {}
         }
     }
@@ -248,6 +257,7 @@ fn session_config(config: &SpeakerConfig, peer: &PeerConfig) -> SessionConfig {
         restarting: config.restarting,
         extended_next_hop: config.ipv4_over_ipv6() && peer.families.ipv4,
         bgp_role: peer.bgp_role,
+        hear: confirming::hears(peer),
         seed: RandomState::new().hash_one(&peer.name),
     }
 }
@@ -271,11 +281,13 @@ impl Task {
         self.carry_out().await;
         self.drain(now);
         self.fill(now);
+        self.ask(now);
         self.flush(now);
         // A write may have failed and so ended the session.
         self.carry_out().await;
         // Who hears of an event reads a status that agrees with it.
         self.publish();
+        self.gather(now).await;
         self.confirm(now).await;
     }
 
@@ -313,8 +325,10 @@ impl Task {
                     }
                 }
                 Output::Up(id, negotiated) => self.came_up(id, &negotiated).await,
+                Output::Heard(heard) => self.heard(heard),
                 Output::Down(reason) => {
                     self.up = None;
+                    self.heard_nothing();
                     tracing::warn!(peer = self.place.name(), reason, "BGP session down");
                     self.publish();
                     self.place.tell(What::Down(reason)).await;
@@ -364,6 +378,7 @@ impl Task {
                 families.join(", ")
             );
         }
+        self.evidence.fresh();
         let reader = self.place.shared.table().attach(adj_out.families());
         self.up = Some(Up {
             connection: id,
@@ -372,7 +387,7 @@ impl Task {
             adj_out,
             missing,
             draining,
-            confirmer: Confirmer::new(peer.confirm, peer.settle),
+            confirmer: Confirmer::new(&peer, negotiated, self.evidence.settle(&peer), Instant::now()),
             look: LOOK.0,
             looking: false,
         });
@@ -482,6 +497,7 @@ impl Task {
     /// Makes UPDATEs ready for the socket, as many as it may take soon.
     fn fill(&mut self, now: Instant) {
         let Some(up) = &mut self.up else { return };
+        let Some(peer) = self.config.peers.get(self.place.index) else { return };
         let id = up.connection;
         let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) else { return };
         let waited = connection.queued() > 0;
@@ -490,7 +506,9 @@ impl Task {
             let (pending, stamp) = {
                 let mut table = self.place.shared.table();
                 let pending = table.pending(up.reader.id);
-                if pending {
+                if pending && up.confirmer.wants_prefixes() {
+                    table.take(up.reader.id, ROOM, &mut self.batch);
+                } else if pending {
                     let adj_out = &up.adj_out;
                     table.take_encoded(up.reader.id, ROOM, &mut self.batch, up.style, |batch| {
                         let mut piece = BytesMut::new();
@@ -507,8 +525,13 @@ impl Task {
                 self.session.abort(id, &Notification::cease(Cease::OutOfResources), reason, now);
                 return;
             }
+            let offset = connection.end() + octets.len() as u64;
+            if pending {
+                confirming::announce(up, &mut self.evidence, &self.place.shared, peer, &self.batch, offset, now);
+            }
             if let Some(stamp) = stamp {
-                up.confirmer.encoded(stamp, connection.end() + octets.len() as u64);
+                up.confirmer.encoded(stamp, offset);
+                confirming::stamped(&mut self.evidence, stamp.generation);
             }
             if !pending {
                 break;
@@ -559,6 +582,7 @@ impl Task {
         if up.confirmer.wants_acks() {
             up.confirmer.progress(written, connection.acknowledged(), now);
         }
+        Self::note_evident(up, &mut self.evidence, now);
         if !up.confirmer.wants_acks() {
             up.look = LOOK.0;
         } else if !up.looking {
@@ -583,7 +607,8 @@ impl Task {
     fn deadline(&self) -> Option<Instant> {
         let closing = self.connections.iter().filter_map(Connection::closing);
         let settling = self.up.as_ref().and_then(|up| up.confirmer.poll_timeout());
-        closing.chain(settling).chain(self.session.poll_timeout()).min()
+        let trial = self.evidence.poll_timeout().filter(|_| self.up.is_some());
+        closing.chain(settling).chain(trial).chain(self.session.poll_timeout()).min()
     }
 
     fn publish(&self) {
@@ -608,6 +633,7 @@ impl Task {
                 status.hold_time = None;
                 status.capabilities = Vec::new();
                 status.confirmed = None;
+                status.warning = None;
             }
             _ => {}
         }

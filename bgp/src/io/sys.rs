@@ -278,6 +278,54 @@ pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Datagram> {
     Ok(Datagram { length, from, to, ttl })
 }
 
+/// Lets a raw ICMP socket hear Time Exceeded alone.
+pub fn only_time_exceeded(fd: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
+    /// linux/icmp.h.
+    const ICMP_FILTER: libc::c_int = 1;
+    const SOL_RAW: libc::c_int = 255;
+    /// linux/icmpv6.h.
+    const ICMPV6_FILTER: libc::c_int = 1;
+    // A set bit blocks that type.
+    if ipv6 {
+        let mut blocked = [u32::MAX; 8];
+        blocked[0] = !(1 << 3);
+        set(fd, libc::IPPROTO_ICMPV6, ICMPV6_FILTER, &blocked)
+    } else {
+        set(fd, SOL_RAW, ICMP_FILTER, &!(1u32 << 11))
+    }
+}
+
+/// Hands an IP packet to the neighbour with this hardware address by a packet socket.
+pub fn send_on_link(fd: BorrowedFd<'_>, interface: i32, hardware: &[u8], ipv4: bool, packet: &[u8]) -> io::Result<()> {
+    let protocol = if ipv4 { libc::ETH_P_IP } else { libc::ETH_P_IPV6 };
+    let mut address = [0; 8];
+    for (to, from) in address.iter_mut().zip(hardware) {
+        *to = *from;
+    }
+    let to = libc::sockaddr_ll {
+        sll_family: u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?,
+        sll_protocol: u16::try_from(protocol).map_err(io::Error::other)?.to_be(),
+        sll_ifindex: interface,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: u8::try_from(hardware.len().min(8)).map_err(io::Error::other)?,
+        sll_addr: address,
+    };
+    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).map_err(io::Error::other)?;
+    // SAFETY: packet and address are valid for the lengths given for the whole call; the kernel keeps no pointer.
+    let sent = unsafe {
+        libc::sendto(
+            fd.as_raw_fd(),
+            packet.as_ptr().cast(),
+            packet.len(),
+            libc::MSG_DONTWAIT,
+            std::ptr::from_ref(&to).cast(),
+            length,
+        )
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// A timer finer than the runtime's millisecond, to look for acknowledgements with.
 pub struct FineTimer(AsyncFd<OwnedFd>);
 

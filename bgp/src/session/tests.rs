@@ -20,6 +20,7 @@ fn config(asn: u32, id: u8, peer_asn: u32) -> SessionConfig {
         restarting: false,
         extended_next_hop: false,
         bgp_role: None,
+        hear: false,
         seed: u64::from(id),
     }
 }
@@ -753,7 +754,7 @@ proptest::proptest! {
                     Output::Close(id) => { proptest::prop_assert!(!gone.contains(&id)); gone.push(id); }
                     Output::Up(id, _) => { proptest::prop_assert_eq!(up, None); up = Some(id); }
                     Output::Down(_) => { proptest::prop_assert!(up.is_some()); up = None; }
-                    Output::Refresh(_) => proptest::prop_assert!(up.is_some()),
+                    Output::Refresh(_) | Output::Heard(_) => proptest::prop_assert!(up.is_some()),
                 }
             }
             proptest::prop_assert!(script.session.connections.len() <= CONNECTIONS);

@@ -289,7 +289,7 @@ impl Checks<'_, '_> {
         let key = |key: &str| format!("{path}.{key}");
         let bgp = &self.config.bgp;
         if peer.role == Role::Observer {
-            for given in ["confirm", "settle", "max_routes", "observer"] {
+            for given in ["confirm", "settle", "max_routes", "observer", "probe_ttl"] {
                 if self.document.has(&key(given)) {
                     self.error(&key(given), format!("`{given}` has no meaning for an observer, which gets no routes"));
                 }
@@ -322,7 +322,23 @@ impl Checks<'_, '_> {
             },
             (None, _) => {}
         }
-        if self.document.has(&key("settle")) && peer.settle == Settle::Fixed(crate::config::value::Span(Duration::ZERO))
+        if peer.confirm == Confirm::Probe && peer.multihop.is_some() {
+            self.error_with(
+                &key("confirm"),
+                "\"probe\" needs an adjacent router: its packets are handed to the router on the link",
+                "use \"refresh\" or \"reflect\" with a router that is further away",
+            );
+        }
+        if !(1..=2).contains(&peer.probe_ttl) {
+            self.error(
+                &key("probe_ttl"),
+                format!("{}: 1 is answered by the router, 2 by the hop behind it", peer.probe_ttl),
+            );
+        }
+        let early = matches!(peer.confirm, Confirm::Sent | Confirm::Acked);
+        if early
+            && self.document.has(&key("settle"))
+            && peer.settle == Settle::Fixed(crate::config::value::Span(Duration::ZERO))
         {
             self.warning(
                 &key("settle"),

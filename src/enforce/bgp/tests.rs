@@ -49,7 +49,7 @@ fn a_peer_is_an_enforcer_with_a_budget() {
     assert_eq!(spec.max_addresses, 97, "the router counts the open prefixes too");
     assert_eq!(enforcer.ids, [Some(EnforcerId(3))]);
     assert_eq!(enforcer.config.communities, [(64512 << 16) | 100, 0xffff_ff01], "with NO_EXPORT");
-    assert_eq!(enforcer.config.peers[0].settle, AUTO_SETTLE);
+    assert_eq!(enforcer.config.peers[0].settle, Duration::from_millis(75));
     assert_eq!(enforcer.config.mark, None, "no packet filter of ours asks for the mark");
     assert_eq!(enforcer.open.len(), 3);
 }

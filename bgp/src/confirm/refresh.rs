@@ -1,0 +1,380 @@
+//! ROUTE-REFRESH as an echo: what was sent before it has been processed once its answer is there.
+//!
+//! ```text
+//!   us:      UPDATE UPDATE ROUTE-REFRESH (2 ms) KEEPALIVE
+//!   router:                               BoRR ... EoRR          RFC 7313
+//!                                         UPDATE of the beacon   RFC 2918 alone: the prefix that the router exports to us
+//! ```
+//!
+//! TCP keeps the order, so one request covers every UPDATE before it; at most one is outstanding per family, and what is
+//! sent meanwhile is covered by the next. The KEEPALIVE is for BIRD: its event loop may else sleep up to 3 s before it sends the answer.
+//! A router that exports more than [`FEW`] routes to us would send all of them each time; it is not asked.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+
+use crate::table::index;
+use crate::wire::iana::{Families, Family};
+
+/// Most routes that a router may export to us.
+pub const FEW: usize = 16;
+/// When a KEEPALIVE follows the request.
+const NUDGES: [Duration; 3] = [Duration::from_millis(2), Duration::from_millis(20), Duration::from_millis(200)];
+/// A request without answer is repeated after this, then after twice as long, and so on.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Longest time between two repetitions.
+const AGAIN_MOST: Duration = Duration::from_secs(8);
+/// Requests that may follow each other at once, and the time in which one more is earned.
+const BURST: u32 = 32;
+const EARN: Duration = Duration::from_millis(5);
+/// A router without RFC 7313 has this long to show its beacon.
+const BEACON: Duration = Duration::from_secs(5);
+
+/// What is to be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// ROUTE-REFRESH for this family.
+    Refresh(Family),
+    /// KEEPALIVE.
+    Keepalive,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    at: Instant,
+    /// Every octet of the stream before this one was sent before the request.
+    covers: u64,
+    /// BoRR came.
+    begun: bool,
+    nudges: usize,
+    again: Instant,
+    wait: Duration,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Line {
+    asked: Option<Asked>,
+    /// UPDATEs before this octet are known to be processed.
+    echoed: u64,
+    /// UPDATEs before this one wait for it.
+    wanted: u64,
+    beacon: Option<IpNet>,
+}
+
+/// The requests of one session. See the module.
+#[derive(Debug)]
+pub struct Barrier {
+    enhanced: bool,
+    families: Families,
+    lines: [Line; 2],
+    /// What the router exports to us, up to one more than [`FEW`].
+    exported: BTreeSet<IpNet>,
+    up: Instant,
+    tokens: u32,
+    earned: Instant,
+    refused: Option<String>,
+    silent: bool,
+}
+
+impl Barrier {
+    /// For a session that came up now with these families; `refresh` and `enhanced`: capabilities 2 and 70 of both ends.
+    #[must_use]
+    pub fn new(families: Families, refresh: bool, enhanced: bool, now: Instant) -> Self {
+        let refused = (!refresh).then(|| "the router can't refresh routes (RFC 2918)".to_owned());
+        Self {
+            enhanced,
+            families,
+            lines: Default::default(),
+            exported: BTreeSet::new(),
+            up: now,
+            tokens: BURST,
+            earned: now,
+            refused,
+            silent: false,
+        }
+    }
+
+    /// Why this router can't be asked; nothing is confirmed by refreshes then.
+    #[must_use]
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
+    /// Whether the router leaves requests unanswered.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.silent
+    }
+
+    /// UPDATEs of each family up to these octets are to be echoed.
+    pub fn want(&mut self, ends: [u64; 2]) {
+        for (line, end) in self.lines.iter_mut().zip(ends) {
+            line.wanted = line.wanted.max(end);
+        }
+    }
+
+    /// Whether the UPDATEs of each family up to these octets have been.
+    #[must_use]
+    pub fn echoed(&self, ends: [u64; 2]) -> bool {
+        self.families.iter().all(|family| {
+            let end = ends[index(family)];
+            end == 0 || self.lines[index(self.asks(family))].echoed >= end
+        })
+    }
+
+    /// The family that is asked for the sake of this one: itself, or the other one where only that has a beacon.
+    fn asks(&self, family: Family) -> Family {
+        let has = |family: Family| self.enhanced || self.lines[index(family)].beacon.is_some();
+        Family::ALL.into_iter().find(|other| !has(family) && has(*other)).unwrap_or(family)
+    }
+
+    /// The next thing to send, all of the stream before octet `end` being sent before it.
+    pub fn poll(&mut self, now: Instant, end: u64) -> Option<Ask> {
+        if self.refused.is_some() {
+            return None;
+        }
+        self.earn(now);
+        for family in self.families.iter() {
+            let wanted = self.lines[index(family)].wanted;
+            let asks = self.asks(family);
+            let possible = self.enhanced || self.lines[index(asks)].beacon.is_some();
+            let tokens = self.tokens;
+            let line = &mut self.lines[index(asks)];
+            match &mut line.asked {
+                Some(asked) if asked.again <= now => {
+                    // An answer to either covers only what was before the first.
+                    asked.wait = (asked.wait * 2).min(AGAIN_MOST);
+                    asked.again = now + asked.wait;
+                    asked.nudges = 0;
+                    asked.at = now;
+                    self.silent = true;
+                    return Some(Ask::Refresh(asks));
+                }
+                Some(asked) if NUDGES.get(asked.nudges).is_some_and(|after| asked.at + *after <= now) => {
+                    asked.nudges += 1;
+                    return Some(Ask::Keepalive);
+                }
+                None if line.echoed < wanted && !possible && now >= self.up + BEACON => {
+                    let why = "the router has no enhanced route refresh (RFC 7313) and exports no prefix to us that could be its echo";
+                    self.refused = Some(why.to_owned());
+                    return None;
+                }
+                None if line.echoed < wanted && possible && tokens > 0 => {
+                    line.asked =
+                        Some(Asked { at: now, covers: end, begun: false, nudges: 0, again: now + AGAIN, wait: AGAIN });
+                    self.tokens -= 1;
+                    return Some(Ask::Refresh(asks));
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+
+    fn earn(&mut self, now: Instant) {
+        while self.tokens < BURST && self.earned + EARN <= now {
+            self.tokens += 1;
+            self.earned += EARN;
+        }
+        if self.tokens == BURST {
+            self.earned = now;
+        }
+    }
+
+    /// When [`Self::poll`] may have something that it hasn't now.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.refused.is_some() {
+            return None;
+        }
+        let due = |family: Family| {
+            let line = &self.lines[index(family)];
+            match &line.asked {
+                Some(asked) => {
+                    let nudge = NUDGES.get(asked.nudges).map(|after| asked.at + *after);
+                    Some(nudge.map_or(asked.again, |nudge| nudge.min(asked.again)))
+                }
+                None if line.echoed >= line.wanted => None,
+                None if !self.enhanced && line.beacon.is_none() => {
+                    (self.asks(family) == family).then_some(self.up + BEACON)
+                }
+                None => (self.tokens == 0).then_some(self.earned + EARN),
+            }
+        };
+        self.families.iter().filter_map(due).min()
+    }
+
+    /// BoRR came.
+    pub fn begin(&mut self, family: Family) {
+        if let Some(asked) = &mut self.lines[index(family)].asked {
+            asked.begun = true;
+        }
+    }
+
+    /// EoRR came. One without BoRR after our request answers somebody else.
+    pub fn end(&mut self, family: Family) {
+        if self.lines[index(family)].asked.is_some_and(|asked| asked.begun) {
+            self.answered(family);
+        }
+    }
+
+    /// The router announced these to us.
+    pub fn announced(&mut self, nets: &[IpNet]) {
+        for net in nets {
+            if self.exported.len() <= FEW {
+                self.exported.insert(*net);
+            }
+            let family = if net.addr().is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
+            let beacon = *self.lines[index(family)].beacon.get_or_insert(*net);
+            if !self.enhanced && beacon == *net && self.lines[index(family)].asked.is_some() {
+                self.answered(family);
+            }
+        }
+        if self.exported.len() > FEW && self.refused.is_none() {
+            self.refused = Some(format!(
+                "the router exports more than {FEW} routes to us, and would send them all for every answer; let it export nothing"
+            ));
+        }
+    }
+
+    /// The router withdrew these.
+    pub fn withdrawn(&mut self, nets: &[IpNet]) {
+        for net in nets {
+            self.exported.remove(net);
+            for line in &mut self.lines {
+                line.beacon = line.beacon.filter(|beacon| beacon != net);
+            }
+        }
+    }
+
+    fn answered(&mut self, family: Family) {
+        let line = &mut self.lines[index(family)];
+        if let Some(asked) = line.asked.take() {
+            line.echoed = line.echoed.max(asked.covers);
+            self.silent = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const V4: Family = Family::Ipv4;
+    const V6: Family = Family::Ipv6;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn echo(barrier: &mut Barrier, family: Family) {
+        barrier.begin(family);
+        barrier.end(family);
+    }
+
+    #[test]
+    fn one_request_covers_all_before_it_and_only_one_is_under_way() {
+        let now = Instant::now();
+        let mut barrier = Barrier::new(Families::ALL, true, true, now);
+        assert_eq!(barrier.poll(now, 0), None, "nothing was sent");
+        barrier.want([100, 0]);
+        assert_eq!(barrier.poll(now, 100), Some(Ask::Refresh(V4)));
+        barrier.want([200, 300]);
+        assert_eq!(barrier.poll(now, 300), Some(Ask::Refresh(V6)), "each family for itself");
+        assert_eq!(barrier.poll(now, 300), None, "one at a time");
+        assert!(!barrier.echoed([100, 0]));
+        barrier.end(V4);
+        assert!(!barrier.echoed([100, 0]), "an EoRR that nothing began is somebody else's");
+        echo(&mut barrier, V4);
+        assert!(barrier.echoed([100, 0]) && !barrier.echoed([200, 0]) && !barrier.echoed([100, 300]));
+        assert_eq!(barrier.poll(now, 400), Some(Ask::Refresh(V4)), "for what was sent meanwhile");
+        echo(&mut barrier, V4);
+        echo(&mut barrier, V6);
+        assert!(barrier.echoed([200, 300]));
+        assert_eq!((barrier.poll(now, 400), barrier.poll_timeout()), (None, None));
+    }
+
+    #[test]
+    fn a_keepalive_follows_and_silence_is_asked_again() {
+        let start = Instant::now();
+        let mut barrier = Barrier::new(Families::ALL, true, true, start);
+        barrier.want([10, 0]);
+        assert_eq!(barrier.poll(start, 10), Some(Ask::Refresh(V4)));
+        assert_eq!(barrier.poll_timeout(), Some(start + 2 * MS));
+        assert_eq!(barrier.poll(start + MS, 10), None);
+        assert_eq!(barrier.poll(start + 2 * MS, 10), Some(Ask::Keepalive));
+        assert_eq!(barrier.poll(start + 20 * MS, 10), Some(Ask::Keepalive));
+        assert_eq!(barrier.poll(start + 200 * MS, 10), Some(Ask::Keepalive));
+        assert_eq!(barrier.poll_timeout(), Some(start + AGAIN));
+        barrier.want([50, 0]);
+        assert!(!barrier.is_silent());
+        assert_eq!(barrier.poll(start + AGAIN, 50), Some(Ask::Refresh(V4)));
+        assert!(barrier.is_silent());
+        echo(&mut barrier, V4);
+        assert!(barrier.echoed([10, 0]) && !barrier.echoed([50, 0]), "it may be the answer to the first");
+        assert!(!barrier.is_silent());
+        assert_eq!(barrier.poll(start + AGAIN, 50), Some(Ask::Refresh(V4)));
+        echo(&mut barrier, V4);
+        assert!(barrier.echoed([50, 0]));
+    }
+
+    #[test]
+    fn requests_are_limited_in_rate() {
+        let start = Instant::now();
+        let mut barrier = Barrier::new(Families::ALL, true, true, start);
+        let mut asked = 0u32;
+        for millis in 0..1000 {
+            let now = start + MS * millis;
+            barrier.want([u64::from(millis) + 1, 0]);
+            if barrier.poll(now, u64::from(millis) + 1) == Some(Ask::Refresh(V4)) {
+                asked += 1;
+                echo(&mut barrier, V4);
+            } else {
+                assert!(barrier.poll_timeout().is_some_and(|at| at > now && at <= now + EARN));
+            }
+        }
+        assert!((BURST + 198..=BURST + 202).contains(&asked), "{asked}");
+    }
+
+    #[test]
+    fn without_rfc_7313_the_beacon_is_the_echo() {
+        let start = Instant::now();
+        let mut barrier = Barrier::new(Families::ALL, true, false, start);
+        barrier.want([10, 20]);
+        assert_eq!(barrier.poll(start, 20), None, "no beacon is known yet");
+        assert_eq!(barrier.poll_timeout(), Some(start + BEACON));
+        let beacon = [net("192.0.2.0/24")];
+        barrier.announced(&beacon);
+        assert_eq!(barrier.poll(start, 20), Some(Ask::Refresh(V4)));
+        assert_eq!(barrier.poll(start, 20), None, "one beacon serves both families");
+        barrier.announced(&[net("198.51.100.0/24")]);
+        assert!(!barrier.echoed([10, 20]), "another prefix is no echo");
+        barrier.announced(&beacon);
+        assert!(barrier.echoed([10, 20]));
+    }
+
+    #[test]
+    fn a_router_that_cannot_be_asked_is_refused_with_the_reason() {
+        let start = Instant::now();
+        let mut barrier = Barrier::new(Families::ALL, false, false, start);
+        barrier.want([10, 0]);
+        assert_eq!(barrier.poll(start, 10), None);
+        assert!(barrier.refused().is_some_and(|why| why.contains("2918")));
+        let mut barrier = Barrier::new(Families::ALL, true, false, start);
+        barrier.want([10, 0]);
+        assert_eq!(barrier.poll(start + BEACON, 10), None);
+        assert!(barrier.refused().is_some_and(|why| why.contains("7313")));
+        let mut barrier = Barrier::new(Families::ALL, true, true, start);
+        let many: Vec<IpNet> = (0..=FEW).map(|n| net(&format!("198.18.{n}.0/24"))).collect();
+        barrier.announced(&many[..FEW]);
+        barrier.announced(&many[..FEW]);
+        assert_eq!(barrier.refused(), None);
+        barrier.announced(&many);
+        assert!(barrier.refused().is_some_and(|why| why.contains("more than 16")));
+        barrier.want([10, 0]);
+        assert_eq!((barrier.poll(start, 10), barrier.poll_timeout()), (None, None));
+    }
+}

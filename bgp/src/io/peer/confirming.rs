@@ -1,0 +1,379 @@
+//! The driver's part of confirming: asks the router, listens to the observer, sends probes, and says what became of it.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use ipnet::IpNet;
+
+use super::super::observed::Observed;
+use super::super::prober::Prober;
+use super::super::{Shared, What};
+use super::{Task, Up};
+use crate::config::{Confirm, PeerConfig, Role, SpeakerConfig};
+use crate::confirm::awaited::Awaited;
+use crate::confirm::learn::Learner;
+use crate::confirm::refresh::Ask;
+use crate::session::Heard;
+use crate::table::Batch;
+use crate::wire::EncodeContext;
+use crate::wire::message::{Message, RefreshSubtype, RouteRefresh};
+
+/// Time between two addresses that are probed to learn; Linux answers about one probe a second to each asker.
+const TRIAL: Duration = Duration::from_millis(1500);
+/// At most so many times that, for a router that answers none.
+const TRIALS_MOST: u32 = 64;
+/// How long one of them is probed.
+const TRIAL_END: Duration = Duration::from_secs(2);
+/// Routes announced within this time make the backlog.
+const BACKLOG: Duration = Duration::from_millis(250);
+/// So many addresses in a row without answer are worth a warning.
+const MISSED: u32 = 3;
+/// Words of the observer taken in one go.
+const WORDS: usize = 4096;
+
+/// What a peer's task has for its confirmations as long as it lives.
+#[derive(Default)]
+pub(super) struct Evidence {
+    pub(super) prober: Option<Prober>,
+    /// Why there is none although it would be of use.
+    no_prober: Option<String>,
+    learner: Learner,
+    observer: Option<usize>,
+    /// Prefixes in a row that were given up since one was confirmed, and the last of them.
+    lost: (u32, Option<IpNet>),
+    trial: Option<Trial>,
+    next_trial: Option<Instant>,
+    recent: (Option<Instant>, usize, usize),
+    /// The newest word of the observer that was looked at.
+    word: u64,
+}
+
+/// An address that is probed to learn.
+struct Trial {
+    generation: Option<u64>,
+    evident: Option<Instant>,
+    backlog: usize,
+    awaited: Awaited,
+}
+
+impl Evidence {
+    pub(super) fn new(config: &SpeakerConfig, peer: &PeerConfig) -> Self {
+        let mut evidence = Self::default();
+        if peer.role != Role::Enforcer {
+            return evidence;
+        }
+        evidence.observer =
+            peer.observer.as_ref().and_then(|name| config.peers.iter().position(|other| other.name == *name));
+        if peer.confirm == Confirm::Probe || peer.learn {
+            match Prober::new(peer) {
+                Ok(prober) => evidence.prober = Some(prober),
+                Err(error) => evidence.no_prober = Some(format!("no data-path probes: {error}")),
+            }
+        }
+        evidence
+    }
+
+    /// The next address that the router was seen to forward to.
+    pub(super) async fn answered(&self) -> IpAddr {
+        match &self.prober {
+            Some(prober) => prober.answered().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What to wait now after a confirmation.
+    pub(super) fn settle(&self, peer: &PeerConfig) -> Duration {
+        if peer.learn && peer.confirm != Confirm::Probe {
+            self.learner.settle(self.recent.1 + self.recent.2)
+        } else if peer.learn {
+            // The probe has seen the packet go through.
+            Duration::ZERO
+        } else {
+            peer.settle
+        }
+    }
+
+    fn count(&mut self, routes: usize, now: Instant) {
+        let (since, newer, older) = &mut self.recent;
+        let past = since.map_or(Duration::MAX, |since| now.saturating_duration_since(since));
+        if past >= BACKLOG {
+            *older = if past < BACKLOG * 2 { *newer } else { 0 };
+            *newer = 0;
+            *since = Some(now);
+        }
+        *newer += routes;
+    }
+
+    /// A session came up.
+    pub(super) fn fresh(&mut self) {
+        self.trial = None;
+        self.lost = (0, None);
+        self.word = 0;
+    }
+
+    /// When there is something to do for a trial.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let trial = self.trial.as_ref()?;
+        trial.awaited.next_probe().into_iter().chain(trial.awaited.next_end()).min()
+    }
+
+    /// What the operator should know.
+    fn warning(&self, peer: &PeerConfig) -> Option<String> {
+        let problem = self.prober.as_ref().and_then(Prober::problem);
+        let cause = "does the next hop resolve through the null route, does the router filter the routes, does it answer no probes?";
+        match (self.lost, &self.no_prober) {
+            (_, Some(why)) if peer.confirm == Confirm::Probe => return Some(format!("nothing is confirmed: {why}")),
+            ((count @ 1.., Some(net)), _) => {
+                return Some(match (peer.confirm, problem) {
+                    (Confirm::Reflect, _) => format!(
+                        "{count} routes in a row did not come back on the observer's session, {net} the last: does the router filter them, \
+                         or not send them to the observer?"
+                    ),
+                    (_, Some(problem)) => format!("{count} routes in a row not confirmed: {problem}"),
+                    _ => format!("acknowledged but not forwarded: {count} routes in a row, {net} the last: {cause}"),
+                });
+            }
+            _ => {}
+        }
+        if !peer.learn || peer.confirm == Confirm::Probe {
+            return None;
+        }
+        let start = crate::confirm::learn::START.as_millis();
+        if let Some(why) = &self.no_prober {
+            return Some(format!("settle stays at {start}ms: {why}"));
+        }
+        match (self.learner.counts(), problem) {
+            ((0, 1..), Some(problem)) => Some(format!("settle stays at {start}ms: {problem}")),
+            ((answered, MISSED..), _) => Some(format!(
+                "acknowledged but not forwarded: the last {} probed addresses never answered{}: {cause}",
+                self.learner.counts().1,
+                if answered == 0 { format!(" (settle stays at {start}ms)") } else { String::new() },
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// What the observer of a peer has heard, for a look while it is locked.
+fn with_observed<T>(shared: &Shared, observer: Option<usize>, look: impl FnOnce(&Observed) -> T) -> Option<T> {
+    Some(look(&*shared.observed(observer?)?))
+}
+
+impl Task {
+    /// The peer said something of its own routes.
+    pub(super) fn heard(&mut self, heard: Heard) {
+        let Some(peer) = self.config.peers.get(self.place.index) else { return };
+        if peer.role == Role::Observer {
+            let Heard::Routes { announced, withdrawn, communities, origin } = heard else { return };
+            let ours = origin == Some(self.config.asn)
+                || communities.iter().any(|community| self.config.communities.contains(community))
+                || (origin.is_none() && self.config.communities.is_empty());
+            if let Some(mut observed) = self.place.shared.observed(self.place.index) {
+                withdrawn.iter().for_each(|net| observed.withdrawn(*net));
+                if ours {
+                    announced.iter().for_each(|net| observed.announced(*net));
+                }
+            }
+            self.place.shared.changed.send_replace(());
+            return;
+        }
+        let Some(barrier) = self.up.as_mut().and_then(|up| up.confirmer.barrier()) else { return };
+        match heard {
+            Heard::Begin(family) => barrier.begin(family),
+            Heard::End(family) => barrier.end(family),
+            Heard::Routes { announced, withdrawn, .. } => {
+                barrier.withdrawn(&withdrawn);
+                barrier.announced(&announced);
+            }
+        }
+    }
+
+    /// The session is gone: so is what was heard on it.
+    pub(super) fn heard_nothing(&mut self) {
+        if let Some(mut observed) = self.place.shared.observed(self.place.index) {
+            observed.clear();
+        }
+    }
+
+    /// Sends the requests that are due behind everything that was sent.
+    pub(super) fn ask(&mut self, now: Instant) {
+        let Some(up) = &mut self.up else { return };
+        let id = up.connection;
+        let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) else { return };
+        let waited = connection.queued() > 0;
+        while let Some(ask) = up.confirmer.ask(now, connection.end()) {
+            let mut octets = BytesMut::new();
+            match ask {
+                Ask::Refresh(family) => {
+                    RouteRefresh { family: family.afi_safi(), subtype: RefreshSubtype::Request }.encode(&mut octets);
+                }
+                Ask::Keepalive => {
+                    if let Err(error) = Message::Keepalive.encode(&EncodeContext::initial(), &mut octets) {
+                        tracing::error!(%error, "a KEEPALIVE can't be encoded");
+                    }
+                }
+            }
+            connection.push(octets.freeze());
+        }
+        if !waited && connection.queued() > 0 {
+            self.session.written(id, true, now);
+        }
+    }
+
+    /// Takes in what the observer heard, probes what is due, gives up what took too long.
+    pub(super) async fn gather(&mut self, now: Instant) {
+        let Some(peer) = self.config.peers.get(self.place.index) else { return };
+        let Some(up) = &mut self.up else { return };
+        let evidence = &mut self.evidence;
+        let shared = &self.place.shared;
+        let observer = evidence.observer;
+        if observer.is_some() && peer.confirm == Confirm::Reflect {
+            loop {
+                let words: Vec<_> =
+                    with_observed(shared, observer, |observed| observed.after(evidence.word).take(WORDS).collect())
+                        .unwrap_or_default();
+                for (word, net) in &words {
+                    evidence.word = *word;
+                    up.confirmer.reflected(*net, *word, now);
+                }
+                if words.len() < WORDS {
+                    break;
+                }
+            }
+        }
+        if let Some(prober) = &mut evidence.prober {
+            for address in up.confirmer.probes(now) {
+                prober.send(address, now);
+            }
+            if let Some(trial) = &mut evidence.trial {
+                for net in trial.awaited.probes(now) {
+                    prober.send(net.addr(), now);
+                }
+            }
+        }
+        if evidence.trial.as_mut().is_some_and(|trial| trial.awaited.give_up(now).is_some()) {
+            evidence.trial = None;
+            evidence.learner.missed();
+        }
+        let mut refused = Vec::new();
+        let holds = |net| with_observed(shared, observer, |observed| observed.has(net)).unwrap_or(false);
+        while let Some(lost) = up.confirmer.give_up(now, holds) {
+            evidence.lost = (evidence.lost.0.saturating_add(1), Some(lost.net));
+            if let Some(generations) = lost.generations {
+                let reason = format!("{} not confirmed within {} ms", lost.net, lost.waited.as_millis());
+                refused.extend(generations.map(|generation| What::Refused { generation, reason: reason.clone() }));
+            }
+        }
+        let warning = up.confirmer.warning().or_else(|| evidence.warning(peer));
+        let settle = up.confirmer.settle();
+        if let Some(mut status) = shared.status(self.place.index) {
+            // Said once; the count in it may go on.
+            if let (Some(new), None) = (&warning, &status.warning) {
+                tracing::warn!(peer = peer.name, "{new}");
+            }
+            status.warning = warning;
+            status.settle = settle;
+        }
+        for what in refused {
+            self.place.tell(what).await;
+        }
+    }
+
+    /// The router forwards to this address.
+    pub(super) fn forwarded(&mut self, address: IpAddr) {
+        let now = Instant::now();
+        let Some(up) = &mut self.up else { return };
+        up.confirmer.forwarded(address, now);
+        let evidence = &mut self.evidence;
+        evidence.lost = (0, None);
+        if let Some(trial) = &mut evidence.trial
+            && trial.awaited.arrived(IpNet::from(address), 1, now).is_some()
+        {
+            let after = trial.evident.map_or(Duration::ZERO, |evident| now.saturating_duration_since(evident));
+            evidence.learner.answered(after, trial.backlog);
+            evidence.trial = None;
+        }
+    }
+
+    /// Notes when what the trial's address belongs to became evident.
+    pub(super) fn note_evident(up: &Up, evidence: &mut Evidence, now: Instant) {
+        if let Some(trial) = &mut evidence.trial
+            && trial.evident.is_none()
+            && trial.generation.is_some_and(|generation| up.confirmer.evident_up_to() >= Some(generation))
+        {
+            trial.evident = Some(now);
+        }
+    }
+}
+
+/// Tells the confirmer of a batch that was encoded before octet `offset`.
+pub(super) fn announce(
+    up: &mut Up,
+    evidence: &mut Evidence,
+    shared: &Shared,
+    peer: &PeerConfig,
+    batch: &Batch,
+    offset: u64,
+    now: Instant,
+) {
+    evidence.count(batch.routes(), now);
+    let seen = evidence.observer.filter(|_| peer.confirm == Confirm::Reflect).and_then(|index| shared.observed(index));
+    match &seen {
+        Some(observed) => up.confirmer.batch(batch, offset, (observed.newest(), &|net| observed.has(net)), now),
+        None => up.confirmer.batch(batch, offset, (0, &|_| false), now),
+    }
+    up.confirmer.set_settle(evidence.settle(peer));
+    if !peer.learn || peer.confirm == Confirm::Probe || evidence.prober.is_none() {
+        return;
+    }
+    if let Some(trial) = &mut evidence.trial {
+        // Withdrawn or announced anew: what is measured would mean nothing.
+        let gone = batch.withdraw4.iter().map(|net| IpNet::V4(*net));
+        for net in gone.chain(batch.withdraw6.iter().map(|net| IpNet::V6(*net))) {
+            trial.awaited.forget(net);
+        }
+        if trial.awaited.is_empty() {
+            evidence.trial = None;
+        }
+    }
+    let mut hosts =
+        batch.announce4.iter().map(|net| IpNet::V4(*net)).chain(batch.announce6.iter().map(|net| IpNet::V6(*net)));
+    let host = hosts.rfind(|net| net.prefix_len() == net.max_prefix_len());
+    if let Some(net) = host
+        && evidence.trial.is_none()
+        && evidence.next_trial.is_none_or(|at| at <= now)
+    {
+        let missed = evidence.learner.counts().1.min(6);
+        evidence.next_trial = Some(now + TRIAL * TRIALS_MOST.min(1 << missed));
+        let mut awaited = Awaited::new(false);
+        awaited.announce(net, 0, TRIAL_END, now);
+        let backlog = evidence.recent.1 + evidence.recent.2;
+        evidence.trial = Some(Trial { generation: None, evident: None, backlog, awaited });
+    }
+}
+
+/// The batches up to here make this generation.
+pub(super) fn stamped(evidence: &mut Evidence, generation: u64) {
+    if let Some(trial) = &mut evidence.trial {
+        trial.generation.get_or_insert(generation);
+    }
+}
+
+/// Whether this peer's word on its own routes is of use.
+pub(super) fn hears(peer: &PeerConfig) -> bool {
+    peer.role == Role::Observer || peer.confirm == Confirm::Refresh
+}
+
+/// What can't be had on this host although the configuration wants it.
+///
+/// # Errors
+/// Without CAP_NET_RAW, probes.
+pub(in crate::io) fn check(peer: &PeerConfig) -> io::Result<()> {
+    if peer.role == Role::Enforcer && peer.confirm == Confirm::Probe {
+        Prober::new(peer)
+            .map_err(|error| io::Error::new(error.kind(), format!("confirm = \"probe\" can't send probes: {error}")))?;
+    }
+    Ok(())
+}
