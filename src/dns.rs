@@ -35,6 +35,7 @@ use crate::config::schema::NftablesMode;
 use crate::config::upstream::UpstreamUrl;
 use crate::control::DeniedLog;
 use crate::core::address::AddressFilter;
+use crate::core::local_names::LocalNames;
 use crate::core::policy::view::Views;
 use crate::core_task::CoreHandle;
 use crate::sys::clock::Clock;
@@ -48,6 +49,7 @@ pub mod draft;
 pub mod ede;
 pub mod limits;
 pub mod listen;
+pub mod local;
 pub mod message;
 pub mod metrics;
 pub mod refusals;
@@ -65,6 +67,8 @@ pub struct Rules {
     pub views: Arc<Views>,
     /// Which addresses may be opened.
     pub filter: AddressFilter,
+    /// Which names are answered here.
+    pub local: LocalNames,
     /// No two have the same.
     pub(in crate::dns) generation: u64,
 }
@@ -72,9 +76,9 @@ pub struct Rules {
 impl Rules {
     /// With a generation of their own.
     #[must_use]
-    pub fn new(views: impl Into<Arc<Views>>, filter: AddressFilter) -> Self {
+    pub fn new(views: impl Into<Arc<Views>>, filter: AddressFilter, local: LocalNames) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self { views: views.into(), filter, generation: NEXT.fetch_add(1, Ordering::Relaxed) }
+        Self { views: views.into(), filter, local, generation: NEXT.fetch_add(1, Ordering::Relaxed) }
     }
 }
 

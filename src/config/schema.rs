@@ -47,6 +47,8 @@ pub struct Dns {
     pub clients: Vec<IpNet>,
     /// UDP threads; 0 = one per core.
     pub workers: usize,
+    /// Answer special-use names (localhost, .onion, .local, home.arpa, private reverse zones, canaries) here and forward none of them.
+    pub local_names: bool,
     /// Encrypted front ends.
     pub tls: DnsTls,
     /// Where questions go; tried by health.
@@ -63,6 +65,7 @@ impl Default for Dns {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 53)), SocketAddr::from((Ipv6Addr::LOCALHOST, 53))],
             clients: ["127.0.0.0/8", "::1/128"].iter().filter_map(|net| net.parse().ok()).collect(),
             workers: 0,
+            local_names: true,
             tls: DnsTls::default(),
             upstream: Vec::new(),
             cache: Cache::default(),
@@ -237,6 +240,17 @@ pub struct Private {
     pub prefixes: Vec<IpNet>,
 }
 
+/// What becomes of addresses of well-known public resolvers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PublicResolvers {
+    /// Filtered: a client that reaches one resolves past the guard.
+    #[default]
+    Deny,
+    /// Like any other.
+    Allow,
+}
+
 /// `[addresses]`
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -249,6 +263,8 @@ pub struct Addresses {
     #[serde(with = "super::value::nets")]
     #[schemars(with = "Vec<String>")]
     pub never: Vec<IpNet>,
+    /// Whether answers may open addresses of well-known public resolvers.
+    pub public_resolvers: PublicResolvers,
     /// The operator's own NAT64 prefix (/96): AAAA within it are judged by the IPv4 address inside and opened. Without it
     /// they are filtered.
     #[schemars(with = "Option<String>")]

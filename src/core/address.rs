@@ -1,5 +1,5 @@
 //! Which addresses may be opened at all: not those of the special-purpose registries, not the guard's own infrastructure, not what the
-//! operator forbade. The operator's words lift the registries only: `addresses.open` (already open, no lease needed),
+//! operator forbade, not the well-known public resolvers. The operator's words lift the registries and the public resolvers only: `addresses.open` (already open, no lease needed),
 //! `policy.private` (for the names of one domain) and `addresses.nat64`.
 
 use std::collections::{HashMap, HashSet};
@@ -10,9 +10,10 @@ use ipnet::{IpNet, Ipv6Net};
 
 use super::name::Name;
 use super::policy::{PolicyError, RuleRef, name_from_user};
-use crate::config::schema::Config;
+use crate::config::schema::{Config, PublicResolvers};
 use crate::config::upstream::UpstreamUrl;
 
+pub mod public_resolvers;
 pub mod special;
 #[cfg(test)]
 mod tests;
@@ -52,6 +53,8 @@ pub enum Reason {
     Infrastructure(String),
     /// It lies in a block of the special-purpose registries.
     Special(&'static Special),
+    /// It belongs to a well-known public resolver (`addresses.public_resolvers`); who runs it.
+    PublicResolver(&'static str),
     /// IPv6 outside 2000::/3, in no registered block.
     NotGlobalUnicast,
     /// It holds an IPv4 address that may not be opened.
@@ -84,6 +87,7 @@ impl Reason {
             Self::Never(_) => "never",
             Self::Infrastructure(_) => "infrastructure",
             Self::Special(_) | Self::NotGlobalUnicast => "special",
+            Self::PublicResolver(_) => "public_resolver",
             Self::Embedded { .. } => "embedded",
             Self::Target { .. } => "target",
             Self::SignedSet => "signed_set",
@@ -98,6 +102,9 @@ impl fmt::Display for Reason {
             Self::Never(net) => write!(f, "addresses.never holds {net}"),
             Self::Infrastructure(label) => write!(f, "the guard's own: {label}"),
             Self::Special(special) => write!(f, "{special}"),
+            Self::PublicResolver(operator) => {
+                write!(f, "a public resolver of {operator} (addresses.public_resolvers)")
+            }
             Self::NotGlobalUnicast => f.write_str("outside 2000::/3 (IPv6 address space registry, RFC 4291)"),
             Self::Embedded { form, inner, reason } => write!(f, "{form} address of {inner}: {reason}"),
             Self::Target { name, rule: Some(rule) } => write!(f, "the service's name {name} is denied by {rule}"),
@@ -133,9 +140,9 @@ struct NetSet {
     ipv6: Vec<u8>,
 }
 
-impl<'a> FromIterator<&'a IpNet> for NetSet {
-    fn from_iter<I: IntoIterator<Item = &'a IpNet>>(nets: I) -> Self {
-        let mut set = Self { nets: nets.into_iter().map(IpNet::trunc).collect(), ..Self::default() };
+impl FromIterator<IpNet> for NetSet {
+    fn from_iter<I: IntoIterator<Item = IpNet>>(nets: I) -> Self {
+        let mut set = Self { nets: nets.into_iter().map(|net| net.trunc()).collect(), ..Self::default() };
         for net in &set.nets {
             let lengths = if matches!(net, IpNet::V4(_)) { &mut set.ipv4 } else { &mut set.ipv6 };
             lengths.push(net.prefix_len());
@@ -165,6 +172,7 @@ pub struct AddressFilter {
     infrastructure: HashMap<IpAddr, String>,
     private: Vec<Private>,
     nat64: Option<Ipv6Net>,
+    public_resolvers: NetSet,
 }
 
 impl AddressFilter {
@@ -207,11 +215,15 @@ impl AddressFilter {
             }
         }
         Ok(Self {
-            never: config.addresses.never.iter().collect(),
-            open: config.addresses.open.iter().collect(),
+            never: config.addresses.never.iter().copied().collect(),
+            open: config.addresses.open.iter().copied().collect(),
             infrastructure: all,
             private,
             nat64: config.addresses.nat64,
+            public_resolvers: match config.addresses.public_resolvers {
+                PublicResolvers::Deny => public_resolvers::nets().collect(),
+                PublicResolvers::Allow => NetSet::default(),
+            },
         })
     }
 
@@ -242,11 +254,11 @@ impl AddressFilter {
         match embedded {
             Some((Form::Nat64, inner)) if self.is_private(IpAddr::V4(inner), question, chain) => Ok(Admitted::Lease),
             // The operator's own prefix, whatever the registries say of it.
-            Some((form @ (Form::Nat64 | Form::SixToFour), inner)) => match registries(IpAddr::V4(inner)) {
+            Some((form @ (Form::Nat64 | Form::SixToFour), inner)) => match self.unwanted(IpAddr::V4(inner)) {
                 None => Ok(Admitted::Lease),
                 Some(reason) => Err(Reason::Embedded { form, inner, reason: Box::new(reason) }),
             },
-            _ => registries(address).map_or(Ok(Admitted::Lease), Err),
+            _ => self.unwanted(address).map_or(Ok(Admitted::Lease), Err),
         }
     }
 
@@ -256,6 +268,12 @@ impl AddressFilter {
             return Some(Reason::Never(net));
         }
         self.infrastructure.get(&address).map(|label| Reason::Infrastructure(label.clone()))
+    }
+
+    /// What only the operator's words lift.
+    fn unwanted(&self, address: IpAddr) -> Option<Reason> {
+        let public = || self.public_resolvers.find(address).and_then(|_| public_resolvers::operator(address));
+        registries(address).or_else(|| public().map(Reason::PublicResolver))
     }
 
     fn is_private(&self, address: IpAddr, question: &Name, chain: &[Name]) -> bool {

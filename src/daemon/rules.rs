@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::lists::Lists;
 use crate::config::Config;
 use crate::core::address::AddressFilter;
+use crate::core::local_names::LocalNames;
 use crate::core::policy::PolicyError;
 use crate::core::policy::view::Views;
 use crate::dns::Rules;
@@ -19,7 +20,7 @@ pub fn rules(config: &Config, lists: &Lists, interfaces: &[IpAddr]) -> Result<Ru
     let policy = Views::new(config, &lists.tables());
     let filter = AddressFilter::new(config, &own);
     match (policy, filter) {
-        (Ok(policy), Ok(filter)) => Ok(Rules::new(policy, filter)),
+        (Ok(policy), Ok(filter)) => Ok(Rules::new(policy, filter, LocalNames::new(config))),
         (policy, filter) => {
             let wrong = policy.err().into_iter().chain(filter.err()).flatten();
             Err(wrong.map(|error: PolicyError| error.to_string()).collect::<Vec<_>>().join("\n"))

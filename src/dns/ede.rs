@@ -26,6 +26,8 @@ pub mod code {
     pub const NETWORK_ERROR: u16 = 23;
     /// Invalid Data: the upstream's response can't be used.
     pub const INVALID_DATA: u16 = 24;
+    /// Synthesized: answered here without asking anybody.
+    pub const SYNTHESIZED: u16 = 29;
 }
 
 /// Most octets of text that go into a reply.

@@ -44,6 +44,8 @@ pub struct Inner {
     pub released: Counter,
     /// Denied by name or filtered by address.
     pub denied: Counter,
+    /// Answered without asking anybody.
+    pub local: Counter,
     /// Not released by the gate.
     pub held: Counter,
     /// Of these, at the gate's deadline.
@@ -102,6 +104,7 @@ impl Metrics {
             cache_prefetches: Counter::default(),
             released: Counter::default(),
             denied: Counter::default(),
+            local: Counter::default(),
             held: Counter::default(),
             gate_timeouts: Counter::default(),
             refused: Family::default(),
@@ -132,6 +135,7 @@ impl Metrics {
         counter("dns_cache_prefetches", "Entries asked for again shortly before their end", &m.cache_prefetches);
         counter("dns_answers_released", "Answers given to clients, from the cache or after the gate", &m.released);
         counter("dns_answers_denied", "Questions denied by name, or whose addresses were all filtered", &m.denied);
+        counter("dns_answers_local", "Special-use names answered without asking an upstream", &m.local);
         counter("dns_answers_held", "Answers that the gate did not release", &m.held);
         counter("dns_gate_timeouts", "Answers not released since the gate's deadline passed", &m.gate_timeouts);
         counter(

@@ -29,6 +29,7 @@ use super::cache::{Again, Cache, Entry, Key, Outcome};
 use super::draft::{Draft, Kind, draft};
 use super::ede::{self, Ede, code};
 use super::limits::{Full, Limit, Place};
+use super::local;
 use super::metrics::Metrics;
 use super::refusals::Refusals;
 use super::reply::{self, ReplyHead, ReplyTo};
@@ -238,6 +239,13 @@ impl Resolver {
             reply::error(rcode::FORMERR, &head, None, out);
             return Handled::Reply;
         };
+        // Before the policy: its default may deny everything, and a host without "localhost" is broken.
+        if let Some((local, why)) = rules.local.answer(&name, question.qtype) {
+            self.metrics.local.inc();
+            let (body, ede) = local::reply(&name, question.qtype, &local, why);
+            reply::render(&body.octets, &body.ttls, 0, &head, Some(&ede), out);
+            return Handled::Reply;
+        }
         match self.judged(policy, policy.judge(&name), &question, client, stream, out) {
             Some(handled) => handled,
             None => Handled::Miss(question),

@@ -2,6 +2,7 @@
 
 pub(super) mod harness;
 mod hostile;
+mod local_names;
 mod policy;
 mod story;
 mod transport;

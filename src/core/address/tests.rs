@@ -25,7 +25,8 @@ fn judge(filter: &AddressFilter, address: &str) -> Result<Admitted, Reason> {
 #[test]
 fn ordinary_addresses_need_a_lease() {
     let filter = filter("");
-    for address in ["8.8.8.8", "1.1.1.1", "100.63.255.255", "100.128.0.0", "172.32.0.0", "2a00::1", "2606:4700::1111"] {
+    for address in ["20.8.8.8", "20.1.1.1", "100.63.255.255", "100.128.0.0", "172.32.0.0", "2a00::1", "2606:4700::2222"]
+    {
         assert_eq!(judge(&filter, address), Ok(Admitted::Lease), "{address}");
     }
 }
@@ -60,11 +61,11 @@ fn special_purpose_addresses_are_filtered() {
         "ff0e::1",
         "fec0::1",
         "::ffff:10.0.0.1",
-        "::ffff:8.8.8.8",
-        "::8.8.8.8",
+        "::ffff:20.8.8.8",
+        "::20.8.8.8",
         "64:ff9b::a00:1",
-        "64:ff9b::808:808",
-        "64:ff9b:1::808:808",
+        "64:ff9b::1408:808",
+        "64:ff9b:1::1408:808",
         "2002:a00:1::",
         "2002:7f00:1::1",
         "2001::1",
@@ -96,17 +97,17 @@ fn the_reason_cites_registry_and_rfc() {
 
 #[test]
 fn six_to_four_is_judged_by_the_address_inside() {
-    let filter = filter("addresses.never = [\"8.8.4.0/24\"]");
-    assert_eq!(judge(&filter, "2002:808:808::1"), Ok(Admitted::Lease));
-    assert_eq!(judge(&filter, "2002:808:404::1").unwrap_err().label(), "embedded");
+    let filter = filter("addresses.never = [\"20.8.4.0/24\"]");
+    assert_eq!(judge(&filter, "2002:1408:808::1"), Ok(Admitted::Lease));
+    assert_eq!(judge(&filter, "2002:1408:404::1").unwrap_err().label(), "embedded");
     assert_eq!(judge(&filter, "2002:c000:201::1").unwrap_err().label(), "embedded");
 }
 
 #[test]
 fn nat64_only_where_the_operator_has_it() {
-    assert!(judge(&filter(""), "64:ff9b::808:808").is_err());
+    assert!(judge(&filter(""), "64:ff9b::1408:808").is_err());
     for prefix in ["64:ff9b::", "64:ff9b:1::", "2001:db8:64::", "fd00:64::"] {
-        let filter = filter(&format!("[addresses]\nnat64 = \"{prefix}/96\"\nnever = [\"8.8.4.4\"]"));
+        let filter = filter(&format!("[addresses]\nnat64 = \"{prefix}/96\"\nnever = [\"20.8.4.4\"]"));
         let inside = |v4: &str| {
             let v4: Ipv4Addr = v4.parse().unwrap();
             let base: Ipv6Addr = prefix.parse().unwrap();
@@ -116,15 +117,15 @@ fn nat64_only_where_the_operator_has_it() {
                 &[],
             )
         };
-        assert_eq!(inside("8.8.8.8"), Ok(Admitted::Lease), "{prefix}");
-        for v4 in ["10.0.0.1", "127.0.0.1", "192.0.2.1", "224.0.0.1", "8.8.4.4"] {
+        assert_eq!(inside("20.8.8.8"), Ok(Admitted::Lease), "{prefix}");
+        for v4 in ["10.0.0.1", "127.0.0.1", "192.0.2.1", "224.0.0.1", "20.8.4.4"] {
             assert_eq!(inside(v4).unwrap_err().label(), "embedded", "{prefix} {v4}");
         }
     }
     // Next to the prefix is not in it.
     let local = filter("addresses.nat64 = \"64:ff9b:1::/96\"");
-    assert!(judge(&local, "64:ff9b:1::1:808:808").is_err());
-    assert!(judge(&local, "64:ff9b::808:808").is_err());
+    assert!(judge(&local, "64:ff9b:1::1:1408:808").is_err());
+    assert!(judge(&local, "64:ff9b::1408:808").is_err());
 }
 
 #[test]
@@ -167,29 +168,29 @@ fn private_domain_lifts_the_registries_for_its_names_only() {
     assert!(corp("evil.test", &["www.corp.example"], "10.1.2.3").is_err());
     assert!(corp("www.corp.example", &["a.test", "b.corp.example"], "10.1.2.3").is_err());
     // Public addresses of the domain pass as ever.
-    assert_eq!(corp("www.corp.example", &["cdn.test"], "8.8.8.8"), Ok(Admitted::Lease));
+    assert_eq!(corp("www.corp.example", &["cdn.test"], "20.8.8.8"), Ok(Admitted::Lease));
 }
 
 #[test]
 fn private_lifts_neither_never_nor_infrastructure() {
     let filter =
-        filter(&format!("bgp.router_id = \"10.0.0.1\"\naddresses.never = [\"10.9.0.0/16\", \"9.9.9.9\"]\n{CORP}"));
+        filter(&format!("bgp.router_id = \"10.0.0.1\"\naddresses.never = [\"10.9.0.0/16\", \"20.9.9.9\"]\n{CORP}"));
     let corp = |address: &str| filter.judge(ip(address), &name("www.corp.example"), &[]);
     assert_eq!(corp("10.9.1.1").unwrap_err().label(), "never");
     assert_eq!(corp("10.0.0.1").unwrap_err(), Reason::Infrastructure("bgp.router_id".to_owned()));
     assert_eq!(corp("10.0.0.2"), Ok(Admitted::Lease));
-    assert_eq!(corp("9.9.9.9").unwrap_err().label(), "never");
+    assert_eq!(corp("20.9.9.9").unwrap_err().label(), "never");
 }
 
 #[test]
 fn open_addresses_need_no_lease() {
-    let filter = filter("[addresses]\nopen = [\"10.88.0.0/16\", \"9.9.9.9\"]\nnever = [\"10.88.66.0/24\"]");
+    let filter = filter("[addresses]\nopen = [\"10.88.0.0/16\", \"20.9.9.9\"]\nnever = [\"10.88.66.0/24\"]");
     assert_eq!(judge(&filter, "10.88.1.1"), Ok(Admitted::AlreadyOpen));
-    assert_eq!(judge(&filter, "9.9.9.9"), Ok(Admitted::AlreadyOpen));
-    assert_eq!(judge(&filter, "9.9.9.10"), Ok(Admitted::Lease));
+    assert_eq!(judge(&filter, "20.9.9.9"), Ok(Admitted::AlreadyOpen));
+    assert_eq!(judge(&filter, "20.9.9.10"), Ok(Admitted::Lease));
     assert!(judge(&filter, "10.89.0.0").is_err());
     assert_eq!(judge(&filter, "10.88.66.1").unwrap_err().label(), "never");
-    assert!(judge(&filter, "::ffff:9.9.9.9").is_err(), "another form is another address");
+    assert!(judge(&filter, "::ffff:20.9.9.9").is_err(), "another form is another address");
 }
 
 const WHOLE: &str = r#"
@@ -261,11 +262,11 @@ fn many_prefixes_of_all_lengths_are_found() {
     for skip in 0..nets.len() {
         // From the shortest on: without the longer ones, the next shorter speaks; written with host bits set, as an operator may.
         let left: Vec<IpNet> = nets.iter().copied().filter(|net| net.prefix_len() <= nets[skip].prefix_len()).collect();
-        let set: NetSet = left.iter().collect();
+        let set: NetSet = left.iter().copied().collect();
         let expected = left.iter().filter(|net| net.contains(&nets[skip].addr())).max_by_key(|net| net.prefix_len());
         assert_eq!(set.find(nets[skip].addr()), expected.map(IpNet::trunc));
     }
-    let set: NetSet = [&"44.0.0.0/8".parse().unwrap(), &"2a00::/16".parse().unwrap()].into_iter().collect();
+    let set: NetSet = ["44.0.0.0/8".parse().unwrap(), "2a00::/16".parse().unwrap()].into_iter().collect();
     for outside in ["45.0.0.0", "43.255.255.255", "2a01::", "::44.0.0.1"] {
         assert_eq!(set.find(ip(outside)), None);
     }
@@ -295,7 +296,7 @@ const DIFFERENCES: &[(&str, &str)] = &[
 
 #[test]
 fn registries_agree_with_an_independent_table() {
-    let filter = filter("");
+    let filter = filter("addresses.public_resolvers = \"allow\"");
     let differences: Vec<IpNet> = DIFFERENCES.iter().map(|(net, _)| net.parse().unwrap()).collect();
     let mut used = HashSet::new();
     let mut compared = 0;
@@ -323,5 +324,27 @@ fn the_table_is_consistent() {
         assert_eq!(special.net, special.net.trunc(), "{special}");
         assert!(nets.insert(special.net), "{special} stands twice");
         assert!(!special.admit || special.reachable == Reachable::Yes, "{special}");
+    }
+}
+
+#[test]
+fn public_resolvers_are_not_opened_unless_the_operator_says_so() {
+    let deny = filter("");
+    for address in ["8.8.8.8", "1.1.1.1", "9.9.9.9", "2606:4700:4700::1111", "45.90.28.77", "2002:808:808::1"] {
+        let reason = judge(&deny, address).unwrap_err();
+        assert!(reason.to_string().contains("public resolver"), "{address}: {reason}");
+    }
+    assert_eq!(judge(&deny, "8.8.8.8").unwrap_err().label(), "public_resolver");
+    assert_eq!(judge(&deny, "8.8.8.9"), Ok(Admitted::Lease));
+    // Behind the operator's translator as well.
+    let translated = filter("[addresses]\nnat64 = \"2001:db8:64::/96\"");
+    assert_eq!(judge(&translated, "2001:db8:64::808:808").unwrap_err().label(), "embedded");
+    // Open already, or allowed.
+    let open = filter("[addresses]\nopen = [\"8.8.8.8\"]");
+    assert_eq!(judge(&open, "8.8.8.8"), Ok(Admitted::AlreadyOpen));
+    assert!(judge(&open, "8.8.4.4").is_err());
+    let allow = filter("[addresses]\npublic_resolvers = \"allow\"");
+    for address in ["8.8.8.8", "2606:4700:4700::1111"] {
+        assert_eq!(judge(&allow, address), Ok(Admitted::Lease));
     }
 }

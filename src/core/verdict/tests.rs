@@ -117,8 +117,8 @@ fn kept(list: &[usize]) -> Vec<Kept> {
 
 #[test]
 fn a_good_answer_passes_whole() {
-    let answer = Case::new("w.test", rtype::A, &[cname("w.test", "x.test"), a("x.test", "8.8.8.8")]).answer();
-    assert_eq!(answer.grants, [Grant { address: ip("8.8.8.8"), ttl: 300 }]);
+    let answer = Case::new("w.test", rtype::A, &[cname("w.test", "x.test"), a("x.test", "20.8.8.8")]).answer();
+    assert_eq!(answer.grants, [Grant { address: ip("20.8.8.8"), ttl: 300 }]);
     assert_eq!(answer.keep, kept(&[0, 1]));
     assert_eq!(answer.chain, [name("x.test")]);
     assert!(answer.removed.is_empty() && answer.hints.is_empty() && answer.already_open.is_empty());
@@ -131,7 +131,7 @@ fn nodata_and_other_types_pass_without_grants() {
     assert!(answer.keep.is_empty() && answer.grants.is_empty());
     let mut text = record("w.test", RecordData::Other);
     text.rtype = 16;
-    let answer = Case::new("w.test", 16, &[text, a("w.test", "8.8.8.8")]).answer();
+    let answer = Case::new("w.test", 16, &[text, a("w.test", "20.8.8.8")]).answer();
     assert_eq!((answer.keep, answer.grants.len(), answer.dropped), (kept(&[0]), 0, 1));
 }
 
@@ -140,10 +140,10 @@ fn the_bad_part_of_an_answer_is_taken_out() {
     let case = Case::new(
         "w.test",
         rtype::A,
-        &[a("w.test", "127.0.0.1"), a("w.test", "8.8.8.8"), a("w.test", "44.1.0.1"), a("evil.test", "8.8.4.4")],
+        &[a("w.test", "127.0.0.1"), a("w.test", "20.8.8.8"), a("w.test", "44.1.0.1"), a("evil.test", "20.8.4.4")],
     );
     let answer = case.answer();
-    assert_eq!(granted(&answer), ["8.8.8.8"]);
+    assert_eq!(granted(&answer), ["20.8.8.8"]);
     assert_eq!(answer.keep, kept(&[1]));
     assert_eq!(labels(&answer.removed), [(ip("127.0.0.1"), "special"), (ip("44.1.0.1"), "infrastructure")]);
     assert_eq!(answer.dropped, 1);
@@ -157,9 +157,9 @@ fn nothing_left_is_filtered() {
 
 #[test]
 fn open_addresses_pass_without_grant() {
-    let case = Case::new("w.test", rtype::A, &[a("w.test", "44.0.1.1"), a("w.test", "8.8.8.8")]);
+    let case = Case::new("w.test", rtype::A, &[a("w.test", "44.0.1.1"), a("w.test", "20.8.8.8")]);
     let answer = case.answer();
-    assert_eq!((granted(&answer), answer.already_open), (vec!["8.8.8.8".to_owned()], vec![ip("44.0.1.1")]));
+    assert_eq!((granted(&answer), answer.already_open), (vec!["20.8.8.8".to_owned()], vec![ip("44.0.1.1")]));
     assert_eq!(answer.keep, kept(&[0, 1]));
     let answer = Case::new("w.test", rtype::A, &[a("w.test", "44.0.1.1")]).answer();
     assert!(answer.grants.is_empty());
@@ -172,15 +172,15 @@ fn a_denied_name_anywhere_on_the_chain_denies() {
         other => panic!("not denied: {other:?}"),
     };
     let place = Some("policy.deny[0]".to_owned());
-    let question = Case::new("x.ads.test", rtype::A, &[a("x.ads.test", "8.8.8.8")]);
+    let question = Case::new("x.ads.test", rtype::A, &[a("x.ads.test", "20.8.8.8")]);
     assert_eq!(deny(question), ("x.ads.test".to_owned(), place.clone()));
-    let cloaked = [cname("w.test", "x.ads.test"), cname("x.ads.test", "y.test"), a("y.test", "8.8.8.8")];
+    let cloaked = [cname("w.test", "x.ads.test"), cname("x.ads.test", "y.test"), a("y.test", "20.8.8.8")];
     assert_eq!(deny(Case::new("w.test", rtype::A, &cloaked)), ("x.ads.test".to_owned(), place.clone()));
-    let dname = [record("d.test", RecordData::Dname(name("ads.test"))), a("w.ads.test", "8.8.8.8")];
+    let dname = [record("d.test", RecordData::Dname(name("ads.test"))), a("w.ads.test", "20.8.8.8")];
     assert_eq!(deny(Case::new("w.d.test", rtype::A, &dname)), ("w.ads.test".to_owned(), place));
     // Off the chain it is no matter.
-    let beside = [a("w.test", "8.8.8.8"), a("ads.test", "8.8.4.4")];
-    assert_eq!(granted(&Case::new("w.test", rtype::A, &beside).answer()), ["8.8.8.8"]);
+    let beside = [a("w.test", "20.8.8.8"), a("ads.test", "20.8.4.4")];
+    assert_eq!(granted(&Case::new("w.test", rtype::A, &beside).answer()), ["20.8.8.8"]);
 }
 
 #[test]
@@ -188,11 +188,11 @@ fn the_default_denies_the_question_but_not_its_aliases() {
     let config: Config =
         toml::from_str("dns.listen = []\n[policy]\ndefault = \"deny\"\nallow = [\"w.test\"]\ndeny = [\"ads.test\"]")
             .unwrap();
-    let alias = Case::new("w.test", rtype::A, &[cname("w.test", "cdn.test"), a("cdn.test", "8.8.8.8")]);
+    let alias = Case::new("w.test", rtype::A, &[cname("w.test", "cdn.test"), a("cdn.test", "20.8.8.8")]);
     assert!(matches!(alias.judge_under(&config), Judged::Answer(_)));
-    let direct = Case::new("cdn.test", rtype::A, &[a("cdn.test", "8.8.8.8")]);
+    let direct = Case::new("cdn.test", rtype::A, &[a("cdn.test", "20.8.8.8")]);
     assert!(matches!(direct.judge_under(&config), Judged::Denied { rule: None, .. }));
-    let cloaked = Case::new("w.test", rtype::A, &[cname("w.test", "ads.test"), a("ads.test", "8.8.8.8")]);
+    let cloaked = Case::new("w.test", rtype::A, &[cname("w.test", "ads.test"), a("ads.test", "20.8.8.8")]);
     assert!(matches!(cloaked.judge_under(&config), Judged::Denied { rule: Some(_), .. }));
 }
 
@@ -204,7 +204,7 @@ fn what_can_not_be_bound_is_said() {
 
 #[test]
 fn under_another_rcode_nothing_opens_but_policy_speaks() {
-    let mut case = Case::new("w.test", rtype::A, &[cname("w.test", "x.test"), a("x.test", "8.8.8.8")]);
+    let mut case = Case::new("w.test", rtype::A, &[cname("w.test", "x.test"), a("x.test", "20.8.8.8")]);
     case.noerror = false;
     let answer = case.answer();
     assert_eq!((answer.keep.clone(), answer.grants.len()), (kept(&[0]), 0));
@@ -221,17 +221,17 @@ fn split_horizon() {
 
 #[test]
 fn a_signed_set_is_never_served_in_part_to_a_validating_client() {
-    let records = [a("w.test", "8.8.8.8"), a("w.test", "10.0.0.1"), rrsig("w.test", rtype::A)];
+    let records = [a("w.test", "20.8.8.8"), a("w.test", "10.0.0.1"), rrsig("w.test", rtype::A)];
     let mut case = Case::new("w.test", rtype::A, &records);
     let answer = case.answer();
-    assert_eq!(granted(&answer), ["8.8.8.8"]);
+    assert_eq!(granted(&answer), ["20.8.8.8"]);
     assert_eq!(answer.keep, kept(&[0]), "the signature over the whole set goes");
     case.dnssec_ok = true;
-    assert_eq!(case.filtered(), [(ip("10.0.0.1"), "special"), (ip("8.8.8.8"), "signed_set")]);
+    assert_eq!(case.filtered(), [(ip("10.0.0.1"), "special"), (ip("20.8.8.8"), "signed_set")]);
     // Unsigned, a part may be served; whole, the signature stays.
     case.records.truncate(2);
-    assert_eq!(granted(&case.answer()), ["8.8.8.8"]);
-    case.records = vec![a("w.test", "8.8.8.8"), rrsig("w.test", rtype::A)];
+    assert_eq!(granted(&case.answer()), ["20.8.8.8"]);
+    case.records = vec![a("w.test", "20.8.8.8"), rrsig("w.test", rtype::A)];
     assert_eq!(case.answer().keep, kept(&[0, 1]));
 }
 
@@ -240,7 +240,7 @@ fn the_signature_over_an_alias_stays_when_addresses_go() {
     let records = [
         cname("w.test", "x.test"),
         rrsig("w.test", rtype::CNAME),
-        a("x.test", "8.8.8.8"),
+        a("x.test", "20.8.8.8"),
         a("x.test", "10.0.0.1"),
         rrsig("x.test", rtype::A),
     ];
@@ -249,38 +249,38 @@ fn the_signature_over_an_alias_stays_when_addresses_go() {
 
 #[test]
 fn the_same_address_with_two_ttls_is_one_grant_with_the_larger() {
-    let mut records = [a("w.test", "8.8.8.8"), a("w.test", "8.8.8.8"), a("w.test", "8.8.8.8")];
+    let mut records = [a("w.test", "20.8.8.8"), a("w.test", "20.8.8.8"), a("w.test", "20.8.8.8")];
     records[0].ttl = 60;
     records[2].ttl = 30;
     let answer = Case::new("w.test", rtype::A, &records).answer();
-    assert_eq!(answer.grants, [Grant { address: ip("8.8.8.8"), ttl: 300 }]);
+    assert_eq!(answer.grants, [Grant { address: ip("20.8.8.8"), ttl: 300 }]);
     let mut hints =
-        [https("w.test", ".", &[], &["8.8.8.8"], &[]), https("w.test", ".", &[], &["8.8.8.8", "8.8.8.8"], &[])];
+        [https("w.test", ".", &[], &["20.8.8.8"], &[]), https("w.test", ".", &[], &["20.8.8.8", "20.8.8.8"], &[])];
     hints[0].ttl = 60;
     let answer = Case::new("w.test", rtype::HTTPS, &hints).answer();
-    assert_eq!(answer.grants, [Grant { address: ip("8.8.8.8"), ttl: 300 }]);
+    assert_eq!(answer.grants, [Grant { address: ip("20.8.8.8"), ttl: 300 }]);
     assert_eq!(answer.keep, kept(&[0, 1]));
 }
 
 #[test]
 fn good_hints_are_granted_and_the_record_is_left_alone() {
     let answer =
-        Case::new("w.test", rtype::HTTPS, &[https("w.test", ".", &[4], &["8.8.8.8"], &["2606:4700::1"])]).answer();
-    assert_eq!(granted(&answer), ["8.8.8.8", "2606:4700::1"]);
+        Case::new("w.test", rtype::HTTPS, &[https("w.test", ".", &[4], &["20.8.8.8"], &["2606:4700::1"])]).answer();
+    assert_eq!(granted(&answer), ["20.8.8.8", "2606:4700::1"]);
     assert!(answer.hints.is_empty());
 }
 
 #[test]
 fn bad_hints_are_edited_out() {
     let records = [
-        https("w.test", ".", &[], &["8.8.8.8", "10.0.0.1"], &["fe80::1"]),
-        https("w.test", ".", &[], &["8.8.4.4"], &[]),
+        https("w.test", ".", &[], &["20.8.8.8", "10.0.0.1"], &["fe80::1"]),
+        https("w.test", ".", &[], &["20.8.4.4"], &[]),
         https("w.test", ".", &[1], &["127.0.0.1"], &[]),
     ];
     let answer = Case::new("w.test", rtype::HTTPS, &records).answer();
-    assert_eq!(granted(&answer), ["8.8.8.8", "8.8.4.4"]);
+    assert_eq!(granted(&answer), ["20.8.8.8", "20.8.4.4"]);
     assert_eq!(answer.keep, kept(&[0, 1, 2]), "records without hints are still of use");
-    let first = HintEdit { record: 0, ipv4hint: vec!["8.8.8.8".parse().unwrap()], ipv6hint: vec![] };
+    let first = HintEdit { record: 0, ipv4hint: vec!["20.8.8.8".parse().unwrap()], ipv6hint: vec![] };
     let third = HintEdit { record: 2, ipv4hint: vec![], ipv6hint: vec![] };
     assert_eq!(answer.hints, [first, third]);
     assert_eq!(answer.removed.len(), 3);
@@ -289,23 +289,23 @@ fn bad_hints_are_edited_out() {
 #[test]
 fn a_record_that_loses_a_mandatory_key_goes_with_all_its_hints() {
     let lost = https("w.test", ".", &[1, 4], &["10.0.0.1"], &["2606:4700::1"]);
-    let stays = https("w.test", ".", &[4], &["10.0.0.1", "8.8.8.8"], &[]);
+    let stays = https("w.test", ".", &[4], &["10.0.0.1", "20.8.8.8"], &[]);
     let answer = Case::new("w.test", rtype::HTTPS, &[lost.clone(), stays]).answer();
-    assert_eq!(granted(&answer), ["8.8.8.8"]);
+    assert_eq!(granted(&answer), ["20.8.8.8"]);
     assert_eq!(answer.keep, kept(&[1]));
     assert!(labels(&answer.removed).contains(&(ip("2606:4700::1"), "mandatory")));
     let case = Case::new("w.test", rtype::HTTPS, &[lost]);
     assert_eq!(case.filtered(), [(ip("10.0.0.1"), "special"), (ip("2606:4700::1"), "mandatory")]);
     // A mandatory key that the record never had is the record's own fault and not ours to judge.
-    let odd = https("w.test", ".", &[6], &["8.8.8.8", "10.0.0.1"], &[]);
-    assert_eq!(granted(&Case::new("w.test", rtype::HTTPS, &[odd]).answer()), ["8.8.8.8"]);
+    let odd = https("w.test", ".", &[6], &["20.8.8.8", "10.0.0.1"], &[]);
+    assert_eq!(granted(&Case::new("w.test", rtype::HTTPS, &[odd]).answer()), ["20.8.8.8"]);
 }
 
 #[test]
 fn hints_belong_to_the_service_s_own_name() {
-    let denied = Case::new("w.test", rtype::HTTPS, &[https("w.test", "x.ads.test", &[], &["8.8.8.8"], &[])]).answer();
+    let denied = Case::new("w.test", rtype::HTTPS, &[https("w.test", "x.ads.test", &[], &["20.8.8.8"], &[])]).answer();
     assert!(denied.grants.is_empty());
-    assert_eq!(labels(&denied.removed), [(ip("8.8.8.8"), "target")]);
+    assert_eq!(labels(&denied.removed), [(ip("20.8.8.8"), "target")]);
     assert_eq!(denied.hints.len(), 1);
     let outside =
         Case::new("w.corp.test", rtype::HTTPS, &[https("w.corp.test", "w.test", &[], &["10.0.0.1"], &[])]).answer();
@@ -317,17 +317,17 @@ fn hints_belong_to_the_service_s_own_name() {
 
 #[test]
 fn signed_service_records_are_not_edited_for_a_validating_client() {
-    let records = [https("w.test", ".", &[], &["8.8.8.8", "10.0.0.1"], &[]), rrsig("w.test", rtype::HTTPS)];
+    let records = [https("w.test", ".", &[], &["20.8.8.8", "10.0.0.1"], &[]), rrsig("w.test", rtype::HTTPS)];
     let mut case = Case::new("w.test", rtype::HTTPS, &records);
     assert_eq!(case.answer().keep, kept(&[0]));
     case.dnssec_ok = true;
-    assert_eq!(case.filtered(), [(ip("10.0.0.1"), "special"), (ip("8.8.8.8"), "signed_set")]);
+    assert_eq!(case.filtered(), [(ip("10.0.0.1"), "special"), (ip("20.8.8.8"), "signed_set")]);
 }
 
 fn any_record() -> impl Strategy<Value = Record> {
     let owner = proptest::sample::select(vec!["w.test", "x.test", "w.corp.test", "x.ads.test"]);
-    let v4 = proptest::sample::select(vec!["8.8.8.8", "8.8.4.4", "10.0.0.1", "127.0.0.1", "44.0.0.1", "44.1.0.1"]);
-    let v6 = proptest::sample::select(vec!["2606:4700::1", "fe80::1", "2002:a00:1::", "::ffff:8.8.8.8"]);
+    let v4 = proptest::sample::select(vec!["20.8.8.8", "20.8.4.4", "10.0.0.1", "127.0.0.1", "44.0.0.1", "44.1.0.1"]);
+    let v6 = proptest::sample::select(vec!["2606:4700::1", "fe80::1", "2002:a00:1::", "::ffff:20.8.8.8"]);
     let hints = (proptest::collection::vec(v4.clone(), 0..3), proptest::collection::vec(v6.clone(), 0..3));
     prop_oneof![
         3 => (owner.clone(), v4).prop_map(|(owner, address)| a(owner, address)),
@@ -381,7 +381,7 @@ proptest! {
         let corp = asked.ends_with("corp.test") && answer.chain.iter().all(|name| name.to_string().ends_with("corp.test"));
         for grant in &answer.grants {
             let text = grant.address.to_string();
-            prop_assert!(["8.8.8.8", "8.8.4.4", "2606:4700::1"].contains(&text.as_str()) || (corp && text == "10.0.0.1"));
+            prop_assert!(["20.8.8.8", "20.8.4.4", "2606:4700::1"].contains(&text.as_str()) || (corp && text == "10.0.0.1"));
         }
         prop_assert!(!signed || answer.removed.is_empty(), "a signature over a set that was changed");
         if dnssec_ok && !answer.removed.is_empty() {
