@@ -254,6 +254,22 @@ fn each_family_of_a_peer_needs_its_next_hop() {
 }
 
 #[test]
+fn ipv4_over_ipv6_next_hops_roles_and_the_way_to_stop_are_checked() {
+    let text = PEER.replace("next_hop_ipv4 = \"192.0.2.1\"\n", "");
+    let warning = "3:1 not set: peer \"edge1\" gets ipv4 routes with the ipv6 next hop, if it can (RFC 8950)";
+    assert_eq!(found(&accepted(&text).1), [warning]);
+    for role in ["provider", "route-server", "route-server-client", "customer", "peer"] {
+        assert_eq!(peer_with(&format!("bgp_role = \"{role}\"")), [""; 0], "{role}");
+    }
+    assert!(peer_with("bgp_role = \"friend\"")[0].starts_with("12:12 "), "{:?}", peer_with("bgp_role = \"friend\""));
+    let internal = PEER.replace("asn = 64513", "asn = 64512\nbgp_role = \"peer\"");
+    assert_eq!(found(&refused(&internal).findings), ["12:12 only for external peers (RFC 9234 section 4)"]);
+    let drain = |span: &str| PEER.replace("[[bgp.peer]]", &format!("shutdown_drain = \"{span}\"\n[[bgp.peer]]"));
+    assert_eq!(found(&refused(&drain("61s")).findings), ["8:18 61s: at most 60s"]);
+    accepted(&drain("60s"));
+}
+
+#[test]
 fn a_router_is_not_its_own_next_hop() {
     let text = PEER.replace("next_hop_ipv4 = \"192.0.2.1\"", "next_hop_ipv4 = \"192.0.2.254\"");
     assert_eq!(
