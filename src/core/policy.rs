@@ -282,6 +282,14 @@ impl Policy {
         self.layers.get(usize::from(rule.layer)).map_or(Effect::Plain, |table| table.effect(rule.slot))
     }
 
+    /// The answer that a list bears for a question, if it has one.
+    #[must_use]
+    pub fn local_data(&self, name: &Name) -> Option<&[list::LocalData]> {
+        let verdict = self.judge(name);
+        let rule = verdict.rule.filter(|_| self.effect(verdict) == Effect::Data)?;
+        Some(self.layers.get(usize::from(rule.layer))?.data(rule.slot))
+    }
+
     /// The rule's words.
     #[must_use]
     pub fn describe(&self, rule: RuleId) -> RuleRef {

@@ -117,7 +117,9 @@ pub fn judge(policy: &Policy, filter: &AddressFilter, response: Response<'_>) ->
 
 /// The first name, or else the first address, that policy denies.
 fn denied(policy: &Policy, filter: &AddressFilter, question: &Name, bound: &Bound) -> Option<(Name, Verdict)> {
-    let asked = std::iter::once((question, policy.judge(question)));
+    // What a list itself answers for the question is not denied by that very rule.
+    let asked = Some((question, policy.judge(question))).filter(|(_, verdict)| policy.effect(*verdict) != Effect::Data);
+    let asked = asked.into_iter();
     let names = asked.chain(bound.chain.iter().map(|name| (name, policy.judge_alias(name))));
     let addresses = bound.addresses.iter().filter_map(|found| {
         let verdict = policy.judge_answer(found.address);

@@ -18,6 +18,7 @@ use crate::core::event::{Event, RevokeTarget};
 use crate::core::guard::Guard;
 use crate::core::name::Name;
 use crate::core::policy::Policy;
+use crate::core::policy::list::LocalData;
 use crate::core::policy::view::ViewId;
 use crate::core_task::CoreHandle;
 use crate::dns::Rules;
@@ -169,12 +170,15 @@ fn forbidden(guard: &Guard, rules: &Rules) -> Forbidden {
             views.extend(rules.views.all());
         }
         let allowed = |judge: &dyn Fn(&Policy) -> bool| views.iter().any(|view| judge(rules.views.policy(*view)));
-        let asked = allowed(&|policy| !policy.judge(question).denies());
+        // A list's own answer for a name opens what that answer holds, and nothing else.
+        let own = |policy: &Policy| policy.local_data(question).map(|data| is_of(address, chain, data));
+        let asked = allowed(&|policy| own(policy).is_some() || !policy.judge(question).denies());
         *names.entry((question, false)).or_insert(false) |= asked;
         for alias in chain {
             *names.entry((alias, true)).or_insert(false) |= allowed(&|policy| !policy.judge_alias(alias).denies());
         }
         let open = rules.filter.judge(address, question, chain).is_ok()
+            && allowed(&|policy| own(policy).unwrap_or(true))
             && allowed(&|policy| !policy.judge_answer(address).is_some_and(|verdict| verdict.denies()));
         *addresses.entry(address).or_insert(false) |= open;
     }
@@ -184,6 +188,14 @@ fn forbidden(guard: &Guard, rules: &Rules) -> Forbidden {
         names: denied.into_iter().cloned().collect(),
         addresses: addresses.into_iter().filter(|(_, open)| !open).map(|(address, _)| address).collect(),
     }
+}
+
+/// Whether an address that was opened over `chain` may come of a list's own answer.
+fn is_of(address: IpAddr, chain: &[Name], data: &[LocalData]) -> bool {
+    data.iter().any(|data| match data {
+        LocalData::Address(own) => *own == address && chain.is_empty(),
+        LocalData::Alias(target) => chain.first() == Some(target),
+    })
 }
 
 /// Closes what `rules` no longer allow of what is open.
@@ -220,6 +232,57 @@ mod tests {
         let mut changed = old.clone();
         changed.bgp.peer[0].password = Some("new".to_owned());
         assert_eq!(difference(&old, &changed).unwrap()["bgp.peer[0].password"], "changed");
+    }
+
+    #[test]
+    fn new_rules_forbid_what_nobody_who_asked_may_ask() {
+        use crate::core::event::{Admission, Grant, Ticket};
+        use crate::core::guard::Settings;
+        use crate::core::moment::Moment;
+        let address = |last: u8| IpAddr::from([203, 0, 113, last]);
+        let name = |text: &str| text.parse::<Name>().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let zone = directory.path().join("zone");
+        let data = "@ SOA a. b. 1 1 1 1 1\ndata.test A 203.0.113.5\n32.7.113.0.203.rpz-ip CNAME .\n";
+        std::fs::write(&zone, data).unwrap();
+        let text = format!(
+            "[policy]\ndeny = [\"=mixed.test\", \"=denied.test\"]\n\
+             [[policy.private]]\ndomain = \".\"\nprefixes = [\"203.0.113.0/24\"]\n\
+             [[policy.list]]\npath = \"{}\"\nformat = \"rpz\"\naction = \"deny\"\n\
+             [[policy.group]]\nname = \"g\"\nclients = [\"10.0.0.0/8\"]\n",
+            zone.display()
+        );
+        let config: Config = toml::from_str(&text).unwrap();
+        let lists = Lists::load(&config, &Lists::default()).unwrap();
+        let rules = rules::rules(&config, &lists, &[]).unwrap();
+        let (lease, gate) = (config.lease.clone(), config.gate.clone());
+        let mut guard = Guard::new(Settings { lease, gate, linger: config.bgp.linger.0 }, Vec::new());
+        let everybody = IpAddr::from([192, 0, 2, 1]);
+        let group = IpAddr::from([10, 0, 0, 1]);
+        for (client, question, last) in [
+            (everybody, "fine.test", 1),
+            (everybody, "denied.test", 2),
+            (everybody, "mixed.test", 3),
+            (group, "mixed.test", 3),
+            (everybody, "data.test", 4),
+            (everybody, "data.test", 5),
+            (everybody, "trap.test", 7),
+        ] {
+            let admission = Admission {
+                ticket: Ticket(u64::from(last)),
+                client,
+                question: name(question),
+                qtype: 1,
+                chain: Vec::new(),
+                domain: name("test"),
+                grants: vec![Grant { address: address(last), ttl: 60 }],
+            };
+            guard.handle(Event::Admit(admission), Moment(1));
+            while guard.poll_output().is_some() {}
+        }
+        let found = forbidden(&guard, &rules);
+        assert_eq!(found.names, [name("denied.test")], "a group may still ask for the mixed one");
+        assert_eq!(found.addresses, [address(4), address(7)]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::control::types::{Judgement, LoggedError, Peer, Reloaded, Upstream};
 use crate::core::address::Admitted;
 use crate::core::explain::{Counts, EnforcerView};
 use crate::core::name::Name;
+use crate::core::policy::Effect;
 use crate::core_task::CoreHandle;
 use crate::dns::upstream::UpstreamStatus;
 use crate::dns::{Rules, View};
@@ -80,6 +81,13 @@ impl Shared {
         let verdict = policy.judge(name);
         let rule = verdict.rule.map(|rule| policy.describe(rule));
         let (word, does) = if verdict.denies() { ("denied", "is denied") } else { ("allowed", "may be asked") };
+        let does = match policy.effect(verdict) {
+            Effect::Plain => does,
+            Effect::NoData => "is answered with no data",
+            Effect::Drop => "gets no reply",
+            Effect::TcpOnly => "may be asked over TCP only",
+            Effect::Data => "is answered with the list's own data",
+        };
         let mut reason = match &rule {
             Some(rule) => format!("{name} {does} by the rule \"{}\"", rule.text),
             None => format!("{name} {does}: no rule matches, policy.default decides"),

@@ -1,5 +1,7 @@
 //! From an upstream's response to a reply that waits for its addresses: judged by the core, built once, TTLs lowered later.
 
+use std::net::IpAddr;
+
 use super::cache::Again;
 use super::ede::{Ede, code};
 use super::message::{self, Authority};
@@ -9,6 +11,7 @@ use super::upstream::query::Query;
 use super::wire::{rcode, rtype, u16_at, u32_at};
 use crate::core::answer::{Kept, Question, Record, RecordData, effective_ttl};
 use crate::core::name::Name;
+use crate::core::policy::list::LocalData;
 use crate::core::policy::view::ViewId;
 use crate::core::policy::{Effect, Policy, registrable};
 use crate::core::verdict::{self, Answer, HintEdit, Judged, Removed};
@@ -103,14 +106,61 @@ pub fn draft(query: &Query, message: &[u8], rules: &Rules, view: ViewId) -> Draf
     draft
 }
 
-fn judged(query: &Query, message: &[u8], policy: &Policy, rules: &Rules) -> Draft {
-    let Ok(response) = message::read(message) else {
-        return Draft::failure(
-            query,
-            "malformed",
-            Ede::new(code::INVALID_DATA, "the upstream's response is malformed"),
-        );
+/// What a list answers itself: its addresses, or its alias with the upstream's response to the question for that.
+#[must_use]
+pub fn local(query: &Query, data: &[LocalData], message: Option<&[u8]>, rules: &Rules, view: ViewId) -> Draft {
+    let policy = rules.views.policy(view);
+    let mut response = match message.map_or(Ok(message::Response::default()), message::read) {
+        Ok(response) => response,
+        Err(_) => return malformed(query),
     };
+    let mut own: Vec<(u16, RecordData, Box<[u8]>)> = Vec::new();
+    match alias(data) {
+        Some(target) => own.push((rtype::CNAME, RecordData::Cname(target.clone()), target.wire().into())),
+        None => own.extend(data.iter().filter_map(|data| match data {
+            LocalData::Address(IpAddr::V4(ip)) => Some((rtype::A, RecordData::A(*ip), ip.octets().into())),
+            LocalData::Address(IpAddr::V6(ip)) => Some((rtype::AAAA, RecordData::Aaaa(*ip), ip.octets().into())),
+            LocalData::Alias(_) => None,
+        })),
+    }
+    own.retain(|(rtype, ..)| *rtype == query.qtype || *rtype == rtype::CNAME);
+    if own.is_empty() {
+        let body = reply::own_negative(&query.name, query.qtype, rcode::NOERROR);
+        return Draft { body, keep: OWN_TTL, again: None, ede: None, kind: Kind::Answer, unrelated: 0 };
+    }
+    for (place, (rtype, data, rdata)) in own.into_iter().enumerate() {
+        let record = Record { owner: query.name.clone(), rtype, class: 1, ttl: OWN_TTL, data };
+        response.answers.insert(place, record);
+        response.rdata.insert(place, rdata);
+    }
+    let mut draft = judge(query, &response, policy, rules);
+    if draft.kind == Kind::Answer && draft.ede.is_none() {
+        draft.ede = Some(Ede::new(code::FORGED, policy.words(policy.judge(&query.name))));
+    }
+    draft
+}
+
+/// The alias among a list's own data; it stands for all of them.
+#[must_use]
+pub fn alias(data: &[LocalData]) -> Option<&Name> {
+    data.iter().find_map(|data| match data {
+        LocalData::Alias(target) => Some(target),
+        LocalData::Address(_) => None,
+    })
+}
+
+fn malformed(query: &Query) -> Draft {
+    Draft::failure(query, "malformed", Ede::new(code::INVALID_DATA, "the upstream's response is malformed"))
+}
+
+fn judged(query: &Query, message: &[u8], policy: &Policy, rules: &Rules) -> Draft {
+    match message::read(message) {
+        Ok(response) => judge(query, &response, policy, rules),
+        Err(_) => malformed(query),
+    }
+}
+
+fn judge(query: &Query, response: &message::Response, policy: &Policy, rules: &Rules) -> Draft {
     if response.truncated {
         let mut draft =
             Draft::failure(query, "truncated", Ede::new(code::NETWORK_ERROR, "the whole answer can't be had"));
@@ -150,7 +200,7 @@ fn judged(query: &Query, message: &[u8], policy: &Policy, rules: &Rules) -> Draf
             }
         }
         Judged::Unbound(error) => Draft::failure(query, "unbound", Ede::new(code::INVALID_DATA, error.to_string())),
-        Judged::Answer(answer) => build(query, &response, answer),
+        Judged::Answer(answer) => build(query, response, answer),
     }
 }
 

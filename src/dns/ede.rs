@@ -8,6 +8,8 @@ use crate::core::event::Refusal;
 pub mod code {
     /// Other Error.
     pub const OTHER: u16 = 0;
+    /// Forged Answer: the operator's data in place of the upstream's.
+    pub const FORGED: u16 = 4;
     /// Not Ready.
     pub const NOT_READY: u16 = 14;
     /// Blocked: by the operator's policy.

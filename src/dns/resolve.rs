@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 
 use super::Rules;
 use super::cache::{Again, Cache, Entry, Key, Outcome};
-use super::draft::{Draft, Kind, draft};
+use super::draft::{Draft, Kind, alias, draft, local};
 use super::ede::{self, Ede, code};
 use super::limits::{Full, Limit, Place};
 use super::local;
@@ -39,6 +39,7 @@ use super::wire::{self, Parsed, Question, Reject, flag, rcode};
 use crate::core::event::{Admission, Decision, Grant, LeaseHandle, Refusal, Ticket};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
+use crate::core::policy::list::LocalData;
 use crate::core::policy::view::Views;
 use crate::core::policy::{Effect, Policy, Verdict};
 use crate::core_task::CoreHandle;
@@ -264,6 +265,9 @@ impl Resolver {
     ) -> Option<Handled<'a>> {
         let effect = policy.effect(verdict);
         let head = head_of(question, stream);
+        if effect == Effect::Data {
+            return None;
+        }
         if !verdict.denies() {
             if effect != Effect::TcpOnly || stream {
                 return None;
@@ -437,16 +441,27 @@ impl Resolver {
                 return;
             }
         }
-        let asked = self.upstreams.ask(query).await;
+        let view = flight.key.view();
+        let data = rules.views.policy(view).local_data(&query.name).map(<[LocalData]>::to_vec);
+        let asked = match &data {
+            None => Some(self.upstreams.ask(query).await),
+            Some(data) => match alias(data) {
+                Some(target) => Some(self.upstreams.ask(&Query { name: target.clone(), ..query.clone() }).await),
+                // A list's own addresses need nobody.
+                None => None,
+            },
+        };
         // Judged by the rules of now: they may have changed while the upstream thought.
         let rules = self.rules.load_full();
-        let draft = match asked {
-            // Other groups: nobody can say whose rules these questions were to be judged by.
-            Ok(_) if !rules.views.same_clients(&flight.views) => {
-                Draft::failure(query, "reloaded", Ede::new(code::OTHER, "the groups of clients changed meanwhile"))
-            }
-            Ok(asked) => draft(query, &asked.message, &rules, flight.key.view()),
-            Err(error) => Draft::unanswered(query, error),
+        let same = rules.views.same_clients(&flight.views)
+            && rules.views.policy(view).local_data(&query.name) == data.as_deref();
+        let draft = match (asked, &data) {
+            // Nobody can say any more whose rules these questions were to be judged by, or another question is to be asked.
+            _ if !same => Draft::failure(query, "reloaded", Ede::new(code::OTHER, "the policy changed meanwhile")),
+            (Some(Err(error)), _) => Draft::unanswered(query, error),
+            (Some(Ok(asked)), None) => draft(query, &asked.message, &rules, view),
+            (Some(Ok(asked)), Some(data)) => local(query, data, Some(&asked.message), &rules, view),
+            (None, data) => local(query, data.as_deref().unwrap_or_default(), None, &rules, view),
         };
         self.metrics.unrelated_records.inc_by(u64::try_from(draft.unrelated).unwrap_or(0));
         self.settle(&flight, draft, rules.generation).await;

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::{Pattern, Reach, name_from_user};
 use crate::config::schema::ListFormat;
+use crate::core::name::Name;
 
 mod rpz;
 #[cfg(test)]
@@ -34,6 +35,17 @@ pub enum Sense {
     Drop,
     /// Not listed, but answered over TCP only.
     TcpOnly,
+    /// Answered with the list's own data.
+    Data,
+}
+
+/// One record of a list's own answer for a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LocalData {
+    /// An address, for questions of its family.
+    Address(IpAddr),
+    /// Another name, asked in place of the question.
+    Alias(Name),
 }
 
 /// What a rule is about.
@@ -66,6 +78,8 @@ pub struct Entry {
     pub trigger: Trigger,
     /// What of it.
     pub sense: Sense,
+    /// With [`Sense::Data`]: what the answer bears.
+    pub data: Option<LocalData>,
 }
 
 /// A line that can't be read.
@@ -85,7 +99,8 @@ pub struct Report {
     pub entries: usize,
     /// Lines that say nothing of names as a whole.
     pub skipped: usize,
-    /// Of the entries those whose own data (RPZ local data) is not served: what they list is denied with NXDOMAIN.
+    /// Of the entries those whose own data (RPZ local data of other types, or not for names) is not served: what they list is
+    /// denied with NXDOMAIN.
     pub denied_instead: usize,
     /// Lines that could not be read, all of them.
     pub wrong: usize,
@@ -106,9 +121,9 @@ struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    fn entry(&mut self, line: u32, trigger: Trigger, sense: Sense) {
+    fn entry(&mut self, line: u32, trigger: Trigger, sense: Sense, data: Option<LocalData>) {
         self.report.entries = self.report.entries.saturating_add(1);
-        (self.take)(Entry { line, trigger, sense });
+        (self.take)(Entry { line, trigger, sense, data });
     }
 
     fn none(&mut self, line: u32, why: NoEntry) {
@@ -125,7 +140,7 @@ impl Sink<'_> {
 
     fn result(&mut self, line: u32, read: Result<(Pattern, Sense), NoEntry>) {
         match read {
-            Ok((pattern, sense)) => self.entry(line, Trigger::Name(pattern), sense),
+            Ok((pattern, sense)) => self.entry(line, Trigger::Name(pattern), sense, None),
             Err(why) => self.none(line, why),
         }
     }

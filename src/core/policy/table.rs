@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use ipnet::IpNet;
 
-use super::list::{self, Sense, Trigger};
+use super::list::{self, LocalData, Sense, Trigger};
 use super::{At, ListFile, Pattern, PolicyError, Reach, RuleRef};
 use crate::config::schema::Action;
 use crate::core::name::Name;
@@ -22,6 +22,9 @@ const NUMBER: u32 = EXEMPT - 1;
 /// An empty slot.
 const NONE: u32 = u32::MAX;
 
+/// Most records of a name's own answer.
+const MOST_DATA: usize = 64;
+
 /// What a matching rule does to a question beside allowing or denying it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effect {
@@ -34,6 +37,8 @@ pub enum Effect {
     Drop,
     /// Allowed over TCP; over UDP a cut reply sends the client there.
     TcpOnly,
+    /// Denied as it is, and answered with the list's own data; as an alias it is denied.
+    Data,
 }
 
 /// All rules at one name.
@@ -112,6 +117,8 @@ pub struct Table {
     rules: u32,
     /// Of the rules that do something else than [`Effect::Plain`].
     effects: HashMap<u32, Effect>,
+    /// What rules with [`Effect::Data`] answer.
+    data: HashMap<u32, Vec<LocalData>>,
     /// Rules on addresses in answers.
     answers: NetMap<u32>,
     /// Rules on who asks.
@@ -129,6 +136,7 @@ impl Table {
             source,
             rules: 0,
             effects: HashMap::new(),
+            data: HashMap::new(),
             answers: NetMap::default(),
             clients: NetMap::default(),
         }
@@ -194,13 +202,24 @@ impl Table {
             Sense::NoData => (listed, Effect::NoData),
             Sense::Drop => (listed, Effect::Drop),
             Sense::TcpOnly => (opposite(listed), Effect::TcpOnly),
+            Sense::Data => (listed, Effect::Data),
         };
         let slot = self.slot(action, entry.sense == Sense::Exempt)?;
         if effect != Effect::Plain {
             self.effects.insert(slot & NUMBER, effect);
         }
         match &entry.trigger {
-            Trigger::Name(pattern) => self.insert(pattern, slot)?,
+            Trigger::Name(pattern) => {
+                if let Some(data) = &entry.data {
+                    // The records of one name come together under the number of the first.
+                    let first = self.rule_at(pattern).filter(|held| self.effect(*held) == Effect::Data).unwrap_or(slot);
+                    let records = self.data.entry(first & NUMBER).or_default();
+                    if records.len() < MOST_DATA {
+                        records.push(data.clone());
+                    }
+                }
+                self.insert(pattern, slot)?;
+            }
             Trigger::Answer(net) => self.answers.insert(*net, slot, merge),
             Trigger::Client(net) => self.clients.insert(*net, slot, merge),
         }
@@ -236,6 +255,8 @@ impl Table {
             .saturating_add(self.nodes.capacity().saturating_mul(size_of::<Node>()))
             .saturating_add(self.index.allocation_size())
             .saturating_add(map(self.effects.len(), size_of::<(u32, Effect)>()))
+            .saturating_add(map(self.data.len(), size_of::<(u32, Vec<LocalData>)>()))
+            .saturating_add(self.data.values().map(|data| data.capacity().saturating_mul(size_of::<LocalData>())).sum())
             .saturating_add(map(nets, size_of::<(IpNet, u32)>()))
             .saturating_add(source)
     }
@@ -290,6 +311,16 @@ impl Table {
             return Effect::Plain;
         }
         self.effects.get(&(slot & NUMBER)).copied().unwrap_or_default()
+    }
+
+    /// What the rule of this slot answers.
+    pub(super) fn data(&self, slot: u32) -> &[LocalData] {
+        self.data.get(&(slot & NUMBER)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The slot of the rule with just this pattern's name and reach.
+    fn rule_at(&self, pattern: &Pattern) -> Option<u32> {
+        self.find(pattern.name.wire(), pattern.reach != Reach::Below).map(|(slot, _)| slot)
     }
 
     /// The rule's words.

@@ -155,3 +155,35 @@ async fn limits_given_while_running_count_for_the_next_answer() {
     world.core.tell(Event::Settings(Box::new((lease, world.config.gate.clone())))).await.unwrap();
     assert_eq!(world.ask("c.example", 1).await.rcode, 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zone_answers_with_its_own_data_under_the_same_guard() {
+    let upstream = Upstream::table(&[
+        ("garden.example", 300, &["192.0.2.9"]),
+        ("own.example", 300, &["192.0.2.66"]),
+        ("moved.example", 300, &["192.0.2.67"]),
+    ])
+    .await;
+    let zone = "@ SOA a. b. 1 1 1 1 1\nown.example A 192.0.2.5\nown.example A 192.0.2.6\n\
+                moved.example CNAME garden.example.\ncaught.example CNAME bad.example.\nbad.example CNAME .\n\
+                inside.example A 10.0.0.1\n";
+    let (_directory, text) = list("rpz", zone);
+    let world = World::with(config(&[&upstream], &text)).await;
+    for _ in 0..2 {
+        let seen = world.ask("own.example", 1).await;
+        assert_eq!((seen.rcode, seen.addresses().len(), seen.ede.map(|(code, _)| code)), (0, 2, Some(4)));
+        assert!(world.enforced.is_open("192.0.2.5") && world.enforced.is_open("192.0.2.6"));
+        let seen = world.ask("own.example", 28).await;
+        assert_eq!((seen.rcode, seen.answers.len()), (0, 0), "a name with other data");
+    }
+    assert_eq!(upstream.count(), 0);
+    let seen = world.ask("moved.example", 1).await;
+    let owners: Vec<_> = seen.answers.iter().map(|(owner, kind, ..)| (owner.as_str(), *kind)).collect();
+    assert_eq!(owners, [("moved.example.", 5), ("garden.example.", 1)]);
+    assert!(world.enforced.is_open("192.0.2.9") && !world.enforced.is_open("192.0.2.67"));
+    // What the data leads to is judged like any answer: by the other rules, and by the address filter.
+    assert_eq!(world.ask("caught.example", 1).await.rcode, 3);
+    let seen = world.ask("inside.example", 1).await;
+    assert_eq!((seen.addresses().len(), seen.ede.map(|(code, _)| code)), (0, Some(17)));
+    assert!(!world.enforced.is_open("10.0.0.1"));
+}

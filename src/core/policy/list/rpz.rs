@@ -1,13 +1,13 @@
 //! Response policy zones as master files (draft-vixie-dnsop-dns-rpz-00; RFC 1035 section 5 for the file): triggers on names, on addresses
 //! of answers (`rpz-ip`) and on clients (`rpz-client-ip`); the actions NXDOMAIN, NODATA, DROP, TCP-ONLY (not on addresses of answers)
-//! and PASSTHRU (exempt). What bears data of its own (a walled garden) is listed, and counted: the data is not served. Triggers on name
+//! and PASSTHRU (exempt); local data of types CNAME, A and AAAA at names. What bears other data is listed, and counted. Triggers on name
 //! servers (`rpz-nsdname`, `rpz-nsip`) are skipped and counted, since the guard doesn't see which servers gave an answer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{NoEntry, Pattern, Reach, Sense, Sink, Trigger};
+use super::{LocalData, NoEntry, Pattern, Reach, Sense, Sink, Trigger};
 use crate::core::name::Name;
 
 /// The state of a reader between lines.
@@ -33,8 +33,18 @@ struct Owner {
 struct Record {
     trigger: Trigger,
     sense: Sense,
-    /// It bears data for the answer.
-    local_data: bool,
+    data: Option<LocalData>,
+    /// It bears data that is not served.
+    denied_instead: bool,
+}
+
+impl Record {
+    /// Data is served for names only; what can't be served is denied.
+    fn with(trigger: Trigger, data: Option<LocalData>) -> Self {
+        let data = data.filter(|_| matches!(trigger, Trigger::Name(_)));
+        let sense = if data.is_some() { Sense::Data } else { Sense::Listed };
+        Self { trigger, sense, denied_instead: data.is_none(), data }
+    }
 }
 
 fn wrong<T>(reason: impl Into<String>) -> Result<T, NoEntry> {
@@ -83,10 +93,10 @@ impl Zone {
             return;
         }
         match self.record(&text) {
-            Ok(Some(Record { trigger, sense, local_data })) => {
-                let more = usize::from(local_data);
+            Ok(Some(Record { trigger, sense, data, denied_instead })) => {
+                let more = usize::from(denied_instead);
                 sink.report.denied_instead = sink.report.denied_instead.saturating_add(more);
-                sink.entry(line, trigger, sense);
+                sink.entry(line, trigger, sense, data);
             }
             Ok(None) => {}
             Err(why) => sink.none(line, why),
@@ -127,10 +137,23 @@ impl Zone {
         }
         let Some(name) = below(&owner.name, apex) else { return wrong("a name outside the zone") };
         let trigger = trigger(name, owner.wildcard)?;
-        let local_data = Ok(Some(Record { trigger: trigger.clone(), sense: Sense::Listed, local_data: true }));
         if !rtype.eq_ignore_ascii_case("CNAME") {
             // Signatures of the zone itself say nothing of anybody's names.
-            return if is_of_the_zone(rtype) { Err(NoEntry::Skipped) } else { local_data };
+            if is_of_the_zone(rtype) {
+                return Err(NoEntry::Skipped);
+            }
+            let address = if rtype.eq_ignore_ascii_case("A") {
+                Some(rdata.and_then(|text| text.parse().ok()).map(IpAddr::V4))
+            } else if rtype.eq_ignore_ascii_case("AAAA") {
+                Some(rdata.and_then(|text| text.parse().ok()).map(IpAddr::V6))
+            } else {
+                None
+            };
+            return match address {
+                Some(Some(address)) => Ok(Some(Record::with(trigger, Some(LocalData::Address(address))))),
+                Some(None) => wrong(format!("{rtype} without an address of its family")),
+                None => Ok(Some(Record::with(trigger, None))),
+            };
         }
         let Some(target) = rdata else { return wrong("a CNAME without target") };
         let sense = match target.to_ascii_lowercase().as_str() {
@@ -140,12 +163,17 @@ impl Zone {
             "rpz-tcp-only." => Sense::TcpOnly,
             "rpz-passthru." => Sense::Exempt,
             "rpz-drop" | "rpz-passthru" | "rpz-tcp-only" | "*" => return wrong("the action needs a dot at its end"),
-            _ => return local_data,
+            // "*.garden." would put the question in front of the name.
+            _ => {
+                let alias = self.owner_name(target)?;
+                let data = (!alias.wildcard).then_some(LocalData::Alias(alias.name));
+                return Ok(Some(Record::with(trigger, data)));
+            }
         };
         if sense == Sense::TcpOnly && matches!(trigger, Trigger::Answer(_)) {
             return Err(NoEntry::Skipped);
         }
-        Ok(Some(Record { trigger, sense, local_data: false }))
+        Ok(Some(Record { trigger, sense, data: None, denied_instead: false }))
     }
 
     fn directive(&mut self, word: &str, value: Option<&str>) -> Result<Option<Record>, NoEntry> {

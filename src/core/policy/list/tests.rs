@@ -93,14 +93,34 @@ fn rpz_triggers_and_actions() {
             "9 =good.ads.test Exempt",
             "10 =drop.test Drop",
             "11 =tcp.test TcpOnly",
-            "12 =local.test Listed",
-            "13 =garden.test Listed",
+            "12 =local.test Data",
+            "13 =garden.test Data",
             "14 answer 192.0.2.1/32 Listed",
             "15 client 10.0.0.1/32 Listed",
         ]
     );
-    assert_eq!((report.skipped, report.denied_instead), (1, 2), "the trigger on name servers; the two with data");
+    assert_eq!((report.skipped, report.denied_instead), (1, 0), "the trigger on name servers");
     assert!(report.errors.is_empty(), "{:?}", report.errors);
+}
+
+#[test]
+fn rpz_data_of_a_name_comes_together_and_what_can_not_be_served_is_denied() {
+    let zone = "$ORIGIN z.example.\n@ SOA a. b. 1 1 1 1 1\nl.test A 192.0.2.1\n  AAAA 2001:db8::1\nx.test CNAME .\n\
+                l.test A 192.0.2.2\n*.l.test CNAME garden.example.\nt.test TXT \"no\"\nw.test CNAME *.garden.example.\n\
+                32.1.2.0.192.rpz-ip A 192.0.2.9\n";
+    let (_, report) = read(ListFormat::Rpz, zone);
+    assert_eq!((report.denied_instead, report.wrong), (3, 0));
+    let policy = with_lists("", &[("z", ListFormat::Rpz, Action::Deny, zone)]);
+    let data = |text: &str| policy.local_data(&text.parse().unwrap());
+    let address = |text: &str| LocalData::Address(text.parse().unwrap());
+    assert_eq!(data("l.test").unwrap(), [address("192.0.2.1"), address("2001:db8::1"), address("192.0.2.2")]);
+    assert_eq!(data("a.l.test").unwrap(), [LocalData::Alias("garden.example".parse().unwrap())]);
+    assert_eq!(data("t.test"), None);
+    assert!(denied(&policy, "t.test") && denied(&policy, "w.test"));
+    let soa = "@ SOA a. b. 1 1 1 1 1\n";
+    for wrong in ["a.test A 2001:db8::1", "a.test AAAA 192.0.2.1", "a.test A", "a.test A x", "a.test CNAME a..b"] {
+        assert_eq!(read(ListFormat::Rpz, &format!("{soa}{wrong}")).1.wrong, 1, "{wrong}");
+    }
 }
 
 #[test]
