@@ -597,7 +597,7 @@ pub struct Peer {
     /// So many BFD packets may be lost in a row.
     #[serde(default = "defaults::bfd_multiplier")]
     pub bfd_multiplier: u8,
-    /// Multihop BFD, for internal peers that are not adjacent; `multihop` implies it.
+    /// Multihop BFD: for internal peers that are not adjacent, and for FRR with `ttl_security`; `multihop` implies it.
     #[serde(default)]
     pub bfd_multihop: bool,
 }

@@ -163,10 +163,12 @@ fn port(peer: &PeerConfig) -> u16 {
 
 /// How far packets may have come. How far an internal peer is away nobody has told us.
 fn least_ttl(peer: &PeerConfig) -> u8 {
-    match (multihop(peer), peer.multihop) {
-        (false, _) => u8::MAX,
-        (true, Some(hops)) => u8::MAX - hops.saturating_sub(1),
-        (true, None) => 0,
+    match (multihop(peer), peer.multihop, peer.ttl_security) {
+        (false, ..) => u8::MAX,
+        (true, Some(hops), _) => u8::MAX - hops.saturating_sub(1),
+        // Adjacent after all: FRR speaks multihop BFD with every external peer that has GTSM.
+        (true, None, true) => u8::MAX,
+        (true, None, false) => 0,
     }
 }
 

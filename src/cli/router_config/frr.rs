@@ -33,6 +33,12 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
     writeln!(out, "zebra work-queue 0")?;
     if let Some((interval, multiplier)) = side.bfd {
         // bfdd must run: bfdd=yes in the daemons file. It takes no less than 10 ms.
+        if side.gtsm && !side.bfd_multihop {
+            writeln!(
+                out,
+                "! FRR speaks multihop BFD with ttl-security: set bfd_multihop = true on the guard's side, then run this again."
+            )?;
+        }
         let far = if side.bfd_multihop { format!(" multihop local-address {}", side.router) } else { String::new() };
         writeln!(out, "bfd")?;
         writeln!(out, " peer {guard}{far}")?;

@@ -280,9 +280,6 @@ impl Checks<'_, '_> {
         if peer.bfd_multiplier == 0 {
             self.error(&key("bfd_multiplier"), "zero: at least one packet must be missed");
         }
-        if peer.bfd_multihop && peer.ttl_security {
-            self.error(&key("bfd_multihop"), "either `ttl_security` (an adjacent peer) or multihop, not both");
-        }
     }
 
     fn peer_roles(&mut self, path: &str, peer: &Peer) {

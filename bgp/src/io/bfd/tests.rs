@@ -250,4 +250,6 @@ fn how_far_packets_may_have_come() {
     peer.multihop = None;
     peer.bfd = Some(BfdConfig { multihop: true, ..bfd() });
     assert_eq!((port(&peer), least_ttl(&peer)), (4784, 0));
+    peer.ttl_security = true;
+    assert_eq!((port(&peer), least_ttl(&peer)), (4784, 255));
 }
