@@ -29,6 +29,7 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
 use crate::config::schema::NftablesMode;
@@ -40,11 +41,13 @@ use crate::core::policy::view::Views;
 use crate::core_task::CoreHandle;
 use crate::sys::clock::Clock;
 use limits::Limit;
+use listen::Transport;
 use refusals::Refusals;
 use resolve::Resolver;
 use upstream::{UpstreamError, UpstreamStatus, Upstreams};
 
 pub mod cache;
+pub mod ddr;
 pub mod draft;
 pub mod ede;
 pub mod limits;
@@ -55,6 +58,7 @@ pub mod metrics;
 pub mod refusals;
 pub mod reply;
 pub mod resolve;
+pub mod tls;
 pub mod upstream;
 pub mod wire;
 
@@ -95,6 +99,19 @@ pub enum DnsError {
         /// The kernel's word.
         error: io::Error,
     },
+    /// A listener of `dns.tls` can't be bound.
+    #[error("dns.tls.{transport}: {address}: {error}")]
+    BindTls {
+        /// "dot", "doh" or "doq".
+        transport: &'static str,
+        /// As configured.
+        address: SocketAddr,
+        /// The kernel's word.
+        error: io::Error,
+    },
+    /// The certificate or key can't be used.
+    #[error("dns.tls: {0}")]
+    Tls(String),
     /// An upstream can't be used.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
@@ -134,6 +151,7 @@ pub struct DnsStatus {
 pub struct Running {
     resolver: Arc<Resolver>,
     addresses: Vec<SocketAddr>,
+    encrypted: Vec<(Transport, SocketAddr)>,
     stop: Arc<AtomicBool>,
     stop_tasks: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
@@ -144,6 +162,12 @@ impl Running {
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where clients reach the guard over DoT, DoH and DoQ.
+    #[must_use]
+    pub fn encrypted(&self) -> &[(Transport, SocketAddr)] {
+        &self.encrypted
     }
 
     /// Counters and upstreams as of now.
@@ -223,7 +247,9 @@ pub fn start(
     denied: DeniedLog,
     registry: &mut Registry,
 ) -> Result<Running, DnsError> {
-    if let Some(own) = own_upstream(config, &sockets.addresses) {
+    let listening: Vec<SocketAddr> =
+        sockets.addresses.iter().copied().chain(sockets.encrypted.iter().map(|(_, address)| *address)).collect();
+    if let Some(own) = own_upstream(config, &listening) {
         return Err(DnsError::Loop(own));
     }
     let mark = match config.nftables.mode {
@@ -237,6 +263,8 @@ pub fn start(
         Err(error) => tracing::warn!(%error, "the limit of open files can't be raised"),
     }
     let metrics = metrics::Metrics::register(registry);
+    let identity = identity(config)?;
+    let designated = identity.clone().map(|identity| ddr::Designated::new(identity, &sockets.encrypted));
     let resolver = Arc::new(Resolver {
         rules,
         clients: config.dns.clients.clone(),
@@ -248,6 +276,7 @@ pub fn start(
         metrics,
         in_flight: Limit::new(resolve::IN_FLIGHT, resolve::IN_FLIGHT_PER_CLIENT),
         flights: std::sync::Mutex::default(),
+        designated,
         prefetch: config.dns.cache.prefetch,
         lease_min: config.lease.min.0,
         lease_grace: config.lease.grace.0,
@@ -258,11 +287,30 @@ pub fn start(
     let connections = Arc::new(listen::tcp::Connections::default());
     for listener in sockets.tcp {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(DnsError::Start)?;
-        tokio::spawn(listen::tcp::serve(listener, resolver.clone(), connections.clone(), stopped.clone()));
+        let speech = listen::tcp::Speech::Plain;
+        tokio::spawn(listen::tcp::serve(listener, speech, resolver.clone(), connections.clone(), stopped.clone()));
+    }
+    if let Some(identity) = identity {
+        let tls =
+            |alpn: &[u8]| tls::server::config(identity.clone(), alpn).map_err(|error| DnsError::Tls(error.to_string()));
+        for (transport, listener) in sockets.streams {
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(DnsError::Start)?;
+            let speech = match transport {
+                Transport::Https => listen::tcp::Speech::Https(TlsAcceptor::from(Arc::new(tls(b"h2")?))),
+                _ => listen::tcp::Speech::Tls(TlsAcceptor::from(Arc::new(tls(b"dot")?))),
+            };
+            tokio::spawn(listen::tcp::serve(listener, speech, resolver.clone(), connections.clone(), stopped.clone()));
+        }
+        for socket in sockets.quic {
+            let endpoint = listen::quic::endpoint(socket, tls(b"doq")?)?;
+            tokio::spawn(listen::quic::serve(endpoint, resolver.clone(), connections.clone(), stopped.clone()));
+        }
+        tokio::spawn(identity.follow(resolver.metrics.clone(), stopped.clone()));
     }
     let mut running = Running {
         resolver: resolver.clone(),
         addresses: sockets.addresses,
+        encrypted: sockets.encrypted,
         stop: stop.clone(),
         stop_tasks,
         workers: Vec::new(),
@@ -276,6 +324,19 @@ pub fn start(
         running.workers.push(worker);
     }
     Ok(running)
+}
+
+/// The identity that encrypted listeners show, when there are any.
+fn identity(config: &Config) -> Result<Option<Arc<tls::server::Identity>>, DnsError> {
+    let tls = &config.dns.tls;
+    if tls.dot.is_empty() && tls.doh.is_empty() && tls.doq.is_empty() {
+        return Ok(None);
+    }
+    let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) else {
+        return Err(DnsError::Tls("certificate and key are missing".to_owned()));
+    };
+    let identity = tls::server::Identity::open(certificate, key).map_err(|error| DnsError::Tls(error.to_string()))?;
+    Ok(Some(identity))
 }
 
 /// An upstream that is one of the guard's own listeners. (Behind a wildcard listener only loopback is known for certain to be.)

@@ -3,18 +3,11 @@
 use super::read::Document;
 use super::report::Severity;
 use super::schema::{Config, Scope};
-use super::upstream::Transport;
-
-/// The transports that upstreams can be reached by.
-pub const TRANSPORTS: &[Transport] = &[Transport::Udp, Transport::Tcp];
 
 /// A key, and the paths at which a configuration uses it.
 type Missing = (&'static str, fn(&Config) -> Vec<String>);
 
 const MISSING: &[Missing] = &[
-    ("DNS over TLS for clients", |c| when(!c.dns.tls.dot.is_empty(), "dns.tls.dot")),
-    ("DNS over HTTPS for clients", |c| when(!c.dns.tls.doh.is_empty(), "dns.tls.doh")),
-    ("DNS over QUIC for clients", |c| when(!c.dns.tls.doq.is_empty(), "dns.tls.doq")),
     ("DNSSEC validation", |c| when(c.dns.dnssec.validate, "dns.dnssec.validate")),
     ("DNSSEC validation", |c| when(c.dns.dnssec.trust_anchor.is_some(), "dns.dnssec.trust_anchor")),
     ("serving stale answers", |c| when(!c.dns.cache.serve_stale.0.is_zero(), "dns.cache.serve_stale")),
@@ -51,10 +44,6 @@ mod tests {
 
     /// Uses everything that ever was or is listed above.
     const ALL: &str = r#"
-[dns.tls]
-dot = ["127.0.0.1:853"]
-doh = ["127.0.0.1:443"]
-doq = ["127.0.0.1:853"]
 [dns.cache]
 serve_stale = "1h"
 [dns.dnssec]
@@ -88,19 +77,6 @@ scope = "client"
                 });
                 assert!(refused, "{what} at {path}:\n{report}");
             }
-        }
-    }
-
-    #[test]
-    fn transports_are_refused_by_name() {
-        let missing = ["udp", "tcp", "tls", "https", "quic"]
-            .into_iter()
-            .filter(|scheme| !TRANSPORTS.iter().any(|transport| transport.scheme() == *scheme));
-        for scheme in missing {
-            let text = format!("[[dns.upstream]]\nurl = \"{scheme}://192.0.2.53\"\nserver_name = \"x.test\"\n");
-            let report = crate::config::parse(Path::new("destguard.toml"), &text).unwrap_err();
-            let message = format!("{scheme} upstreams: not available in this version");
-            assert!(report.errors().any(|error| error.message == message && error.line == 2), "{report}");
         }
     }
 }

@@ -99,12 +99,15 @@ pub struct DnsTls {
 pub struct Upstream {
     /// `udp:// tcp:// tls:// https:// quic://` and an address, port optional.
     pub url: String,
-    /// Name the server's certificate must bear.
+    /// Name the server's certificate must bear; without it the address in `url`.
     #[serde(default)]
     pub server_name: Option<String>,
     /// PEM roots; without it the platform's.
     #[serde(default)]
     pub ca: Option<PathBuf>,
+    /// "sha256/BASE64" of public keys (SPKI): one of them must be the server's, beside a good chain.
+    #[serde(default)]
+    pub pins: Vec<String>,
     /// PEM chain for mutual TLS.
     #[serde(default)]
     pub client_certificate: Option<PathBuf>,

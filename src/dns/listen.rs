@@ -11,8 +11,13 @@ use super::DnsError;
 use crate::config::Config;
 use crate::sys::udp as sys;
 
+pub mod encrypted;
+pub mod https;
+pub mod quic;
 pub mod tcp;
 pub mod udp;
+
+pub use encrypted::Transport;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -32,6 +37,12 @@ pub struct Sockets {
     pub(super) tcp: Vec<TcpListener>,
     /// The addresses, with the real port where the configuration said 0.
     pub(super) addresses: Vec<SocketAddr>,
+    /// Encrypted listeners over TCP.
+    pub(super) streams: Vec<(Transport, TcpListener)>,
+    /// Sockets for QUIC.
+    pub(super) quic: Vec<UdpSocket>,
+    /// Where encrypted transports are reached.
+    pub(super) encrypted: Vec<(Transport, SocketAddr)>,
 }
 
 impl Sockets {
@@ -42,7 +53,7 @@ impl Sockets {
     }
 }
 
-/// Binds every listener of `dns.listen`.
+/// Binds every listener of `dns.listen` and `dns.tls`.
 ///
 /// # Errors
 /// [`DnsError::Bind`] with the address.
@@ -62,7 +73,41 @@ pub fn bind(config: &Config) -> Result<Sockets, DnsError> {
             error,
         })?;
     }
+    bind_encrypted(config, &mut sockets)?;
     Ok(sockets)
+}
+
+fn bind_encrypted(config: &Config, sockets: &mut Sockets) -> Result<(), DnsError> {
+    let tls = &config.dns.tls;
+    for (transport, list) in [(Transport::Tls, &tls.dot), (Transport::Https, &tls.doh), (Transport::Quic, &tls.doq)] {
+        for address in list {
+            let v6_only = list.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+            let failed = |error| DnsError::BindTls { transport: transport.label().transport, address: *address, error };
+            let actual = if transport == Transport::Quic {
+                let socket = quic_socket(*address, v6_only).map_err(failed)?;
+                let actual = socket.local_addr().map_err(failed)?;
+                sockets.quic.push(socket);
+                actual
+            } else {
+                let (listener, actual) = tcp_listener(*address, v6_only).map_err(failed)?;
+                sockets.streams.push((transport, listener));
+                actual
+            };
+            sockets.encrypted.push((transport, actual));
+        }
+    }
+    Ok(())
+}
+
+fn quic_socket(address: SocketAddr, v6_only: bool) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(v6_only)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
 }
 
 type Failed = (&'static str, io::Error);

@@ -23,6 +23,13 @@ pub struct Upstream {
     pub upstream: String,
 }
 
+/// One label `transport`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Transport {
+    /// "dot", "doh" or "doq".
+    pub transport: &'static str,
+}
+
 /// All of them; cheap to clone.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -64,6 +71,18 @@ pub struct Inner {
     pub upstream_mismatch: Counter,
     /// Queries that went over TCP because the reply was cut.
     pub upstream_tcp_retries: Counter,
+    /// TLS and QUIC handshakes begun with an upstream.
+    pub upstream_handshakes: Family<Upstream, Counter>,
+    /// Questions over encrypted transports.
+    pub encrypted_questions: Family<Transport, Counter>,
+    /// Open encrypted connections.
+    pub encrypted_connections: Family<Transport, Gauge>,
+    /// Handshakes with clients that failed.
+    pub handshake_failures: Family<Transport, Counter>,
+    /// New certificates shown.
+    pub certificate_reloads: Counter,
+    /// New certificates that couldn't be used.
+    pub certificate_errors: Counter,
     /// Records the question doesn't reach.
     pub unrelated_records: Counter,
     /// Joined to a question in flight.
@@ -113,6 +132,12 @@ impl Metrics {
             upstream_failures: Family::default(),
             upstream_mismatch: Counter::default(),
             upstream_tcp_retries: Counter::default(),
+            upstream_handshakes: Family::default(),
+            encrypted_questions: Family::default(),
+            encrypted_connections: Family::default(),
+            handshake_failures: Family::default(),
+            certificate_reloads: Counter::default(),
+            certificate_errors: Counter::default(),
             unrelated_records: Counter::default(),
             coalesced: Counter::default(),
             in_flight: Gauge::default(),
@@ -156,6 +181,28 @@ impl Metrics {
             &m.refusals_unnoted,
         );
         counter("dns_accept_errors", "Failures to accept a TCP connection", &m.accept_errors);
+        counter("dns_certificate_reloads", "Certificates taken over from changed files", &m.certificate_reloads);
+        counter("dns_certificate_errors", "Changed certificate files that can't be used", &m.certificate_errors);
+        registry.register(
+            "dns_encrypted_questions",
+            "Questions from clients over DoT, DoH and DoQ, by transport",
+            m.encrypted_questions.clone(),
+        );
+        registry.register(
+            "dns_encrypted_connections",
+            "Open encrypted connections of clients, by transport",
+            m.encrypted_connections.clone(),
+        );
+        registry.register(
+            "dns_client_handshake_failures",
+            "TLS and QUIC handshakes with clients that failed, by transport",
+            m.handshake_failures.clone(),
+        );
+        registry.register(
+            "dns_upstream_handshakes",
+            "TLS and QUIC handshakes begun, by upstream",
+            m.upstream_handshakes.clone(),
+        );
         registry.register("dns_refused_questions", "Questions answered with an error, by reason", m.refused.clone());
         registry.register("dns_dropped_packets", "Packets left without reply, by reason", m.dropped.clone());
         registry.register("dns_upstream_queries", "Queries sent, by upstream", m.upstream_queries.clone());

@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 
 use super::Rules;
 use super::cache::{Again, Cache, Entry, Key, Outcome};
+use super::ddr::{self, Designated};
 use super::draft::{Draft, Kind, alias, draft, local};
 use super::ede::{self, Ede, code};
 use super::limits::{Full, Limit, Place};
@@ -167,6 +168,7 @@ pub struct Resolver {
     pub(super) refusals: Refusals,
     pub(super) in_flight: Arc<Limit>,
     pub(super) flights: Mutex<HashMap<Box<[u8]>, Vec<Asker>>>,
+    pub(super) designated: Option<Designated>,
     pub(super) prefetch: bool,
     pub(super) lease_min: Duration,
     pub(super) lease_grace: Duration,
@@ -210,6 +212,10 @@ impl Resolver {
             self.metrics.refuse("client");
             self.note(client, question.name.wire(), question.qtype, "client", &ede);
             reply::error(rcode::REFUSED, &head, Some(&ede), out);
+            return Handled::Reply;
+        }
+        if ddr::is_resolver_arpa(question.name.wire()) {
+            ddr::answer(self.designated.as_ref(), &question, &head, out);
             return Handled::Reply;
         }
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);

@@ -16,6 +16,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::task::JoinSet;
 
 use super::metrics::{self, Metrics};
+use super::tls::client;
 use super::wire::{flag, u16_at};
 use crate::config::schema;
 use crate::config::upstream::{Transport, UpstreamUrl};
@@ -23,9 +24,14 @@ use crate::core::name::Name;
 use crate::core::policy::name_from_user;
 use query::Query;
 
+mod dial;
+mod https;
 pub mod query;
+mod quic;
 mod tcp;
 mod udp;
+
+pub(in crate::dns) use https::DNS_MESSAGE;
 
 /// The longest that one question may take.
 pub const TOTAL: Duration = Duration::from_secs(4);
@@ -56,9 +62,9 @@ pub enum UpstreamError {
     /// The URL is wrong.
     #[error("dns.upstream: {0}")]
     Url(String),
-    /// A transport that this version doesn't have.
-    #[error("dns.upstream: \"{0}\": this transport is not available in this version")]
-    Transport(String),
+    /// Its certificates, keys, names or pins can't be used.
+    #[error("dns.upstream: \"{0}\": {1}")]
+    Tls(String, String),
     /// A name in `domains` is wrong.
     #[error("dns.upstream: \"{0}\" is not a domain name")]
     Domain(String),
@@ -104,8 +110,54 @@ pub struct UpstreamStatus {
 enum Link {
     /// UDP, and TCP for what is cut.
     Udp(Box<udp::UdpPool>, tcp::TcpClient),
-    /// TCP only.
+    /// TCP only, or TLS only.
     Tcp(tcp::TcpClient),
+    Https(Box<https::HttpsClient>),
+    Quic(Box<quic::QuicClient>),
+}
+
+impl Link {
+    fn new(
+        upstream: &schema::Upstream,
+        url: &UpstreamUrl,
+        mark: Option<u32>,
+        metrics: &Metrics,
+    ) -> Result<Self, String> {
+        let target = dial::Target { peer: url.addr, mark };
+        let alpn: &[&[u8]] = match url.transport {
+            Transport::Udp => {
+                let tcp = tcp::TcpClient::new(target, None, metrics.clone());
+                return Ok(Self::Udp(Box::new(udp::UdpPool::new(url.addr, mark, metrics.clone())), tcp));
+            }
+            Transport::Tcp => return Ok(Self::Tcp(tcp::TcpClient::new(target, None, metrics.clone()))),
+            // Servers that know no name for it may refuse one.
+            Transport::Tls => &[],
+            Transport::Https => &[b"h2"],
+            Transport::Quic => &[b"doq"],
+        };
+        let label = metrics::Upstream { upstream: upstream.url.clone() };
+        let tls = dial::Tls {
+            config: Arc::new(client::config(upstream, alpn).map_err(|error| error.to_string())?),
+            name: client::server_name(upstream, url).map_err(|error| error.to_string())?,
+            handshakes: metrics.upstream_handshakes.get_or_create_owned(&label),
+        };
+        Ok(match url.transport {
+            Transport::Https => {
+                Self::Https(Box::new(https::HttpsClient::new(target, tls, &url.path, metrics.clone())?))
+            }
+            Transport::Quic => Self::Quic(Box::new(quic::QuicClient::new(target, tls, metrics.clone())?)),
+            _ => Self::Tcp(tcp::TcpClient::new(target, Some(tls), metrics.clone())),
+        })
+    }
+}
+
+/// A message with its length before it, as streams carry it.
+fn framed(message: &[u8]) -> Vec<u8> {
+    let mut framed = Vec::with_capacity(message.len().saturating_add(2));
+    // A query is never so long that its length wouldn't fit.
+    framed.extend_from_slice(&u16::try_from(message.len()).unwrap_or(u16::MAX).to_be_bytes());
+    framed.extend_from_slice(message);
+    framed
 }
 
 #[derive(Debug, Default)]
@@ -246,6 +298,8 @@ impl Server {
         let mut attempt = Attempt { server: self, started: Instant::now(), done: false };
         let result = match &self.link {
             Link::Tcp(client) => client.exchange(query).await,
+            Link::Https(client) => client.exchange(query).await,
+            Link::Quic(client) => client.exchange(query).await,
             Link::Udp(pool, client) => match pool.exchange(query).await {
                 Ok(received) => {
                     let cut = match received {
@@ -304,14 +358,8 @@ impl Upstreams {
         let mut upstreams = Self { servers: Vec::new(), by_domain: HashMap::new() };
         for (index, upstream) in configured.iter().enumerate() {
             let url: UpstreamUrl = upstream.url.parse().map_err(UpstreamError::Url)?;
-            let tcp = tcp::TcpClient::new(url.addr, mark, metrics.clone());
-            let link = match url.transport {
-                Transport::Udp => Link::Udp(Box::new(udp::UdpPool::new(url.addr, mark, metrics.clone())), tcp),
-                Transport::Tcp => Link::Tcp(tcp),
-                Transport::Tls | Transport::Https | Transport::Quic => {
-                    return Err(UpstreamError::Transport(upstream.url.clone()));
-                }
-            };
+            let link = Link::new(upstream, &url, mark, metrics)
+                .map_err(|problem| UpstreamError::Tls(upstream.url.clone(), problem))?;
             let label = metrics::Upstream { upstream: upstream.url.clone() };
             upstreams.servers.push(Arc::new(Server {
                 asked: metrics.upstream_queries.get_or_create_owned(&label),

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::Checks;
-use crate::config::not_yet;
 use crate::config::upstream::UpstreamUrl;
+use crate::dns::tls::{TlsError, client, server};
 
 impl Checks<'_, '_> {
     pub(super) fn dns(&mut self) {
@@ -31,6 +31,28 @@ impl Checks<'_, '_> {
                 self.readable(path, file);
             }
         }
+        if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key)
+            && certificate.is_file()
+            && key.is_file()
+            && let Err(error) = server::load(certificate, key)
+        {
+            self.error("dns.tls.certificate", error.to_string());
+        }
+        // TCP for the first two, UDP for the third; `dns.listen` has both.
+        let taken = [
+            ("dns.tls.dot", &tls.dot, None),
+            ("dns.tls.doh", &tls.doh, Some(&tls.dot)),
+            ("dns.tls.doq", &tls.doq, None),
+        ];
+        for (path, list, beside) in taken {
+            for (index, address) in list.iter().enumerate().filter(|(_, address)| address.port() != 0) {
+                if dns.listen.contains(address) {
+                    self.error(&format!("{path}[{index}]"), format!("{address} is in dns.listen already"));
+                } else if beside.is_some_and(|beside| beside.contains(address)) {
+                    self.error(&format!("{path}[{index}]"), format!("{address} is in dns.tls.dot already"));
+                }
+            }
+        }
         if dns.clients.is_empty() {
             self.error("dns.clients", "no client may ask; every question would be refused");
         }
@@ -52,6 +74,7 @@ impl Checks<'_, '_> {
 
     fn upstreams(&mut self) {
         let dns = &self.config.dns;
+        let tls = &dns.tls;
         if dns.upstream.is_empty() && self.sound(&["dns.upstream"]) {
             self.error_with(
                 "dns.upstream",
@@ -90,34 +113,44 @@ impl Checks<'_, '_> {
                 }
             };
             let scheme = url.transport.scheme();
-            if !not_yet::TRANSPORTS.contains(&url.transport) {
-                let known: Vec<&str> = not_yet::TRANSPORTS.iter().map(|transport| transport.scheme()).collect();
-                self.error_with(
-                    &url_path,
-                    format!("{scheme} upstreams: not available in this version"),
-                    &format!("there are {}", known.join(", ")),
-                );
-            } else if url.transport.is_encrypted() {
-                match &upstream.server_name {
-                    Some(name) => self.name(&format!("{path}.server_name"), name),
-                    None => self
-                        .error(&path, format!("`server_name` is missing: {scheme} needs the name of the certificate")),
+            if url.transport.is_encrypted() {
+                // A file that isn't there was named above.
+                let files_are_there = files.iter().filter_map(|(_, file)| file.as_ref()).all(|file| file.is_file());
+                let together = upstream.client_certificate.is_some() == upstream.client_key.is_some();
+                if let Err(error) = client::server_name(upstream, &url) {
+                    self.error(&format!("{path}.server_name"), error.to_string());
+                } else if files_are_there
+                    && together
+                    && let Err(error) = client::config(upstream, &[])
+                {
+                    let key = match error {
+                        TlsError::Pin(_) => "pins",
+                        TlsError::NoRoots => "url",
+                        TlsError::Read { ref file, .. } | TlsError::Content { ref file, .. } => {
+                            files.iter().find(|(_, own)| own.as_ref() == Some(file)).map_or("url", |(key, _)| *key)
+                        }
+                        TlsError::Name(_) | TlsError::Rustls(_) => "url",
+                    };
+                    self.error(&format!("{path}.{key}"), error.to_string());
                 }
             } else {
                 let unused = files.iter().filter(|(_, file)| file.is_some()).map(|(key, _)| *key);
-                for key in unused.chain(upstream.server_name.as_ref().map(|_| "server_name")) {
+                for key in unused
+                    .chain(upstream.server_name.as_ref().map(|_| "server_name"))
+                    .chain((!upstream.pins.is_empty()).then_some("pins"))
+                {
                     self.error(
                         &format!("{path}.{key}"),
                         format!("`{key}` has no meaning for {scheme}, which is not encrypted"),
                     );
                 }
             }
-            let own = dns.listen.iter().any(|listen| {
+            let own = dns.listen.iter().chain(&tls.dot).chain(&tls.doh).chain(&tls.doq).any(|listen| {
                 listen.port() == url.addr.port()
                     && (listen.ip() == url.addr.ip() || (listen.ip().is_unspecified() && url.addr.ip().is_loopback()))
             });
             if own {
-                self.error(&url_path, format!("{} is this guard itself (dns.listen)", url.addr));
+                self.error(&url_path, format!("{} is this guard itself", url.addr));
             }
             if let Some(first) = seen.insert((url, &upstream.domains), index) {
                 self.error(&url_path, format!("the same upstream as dns.upstream[{first}]"));

@@ -1,15 +1,19 @@
-//! DNS over TCP (RFC 7766): many questions in flight on a connection, replies in the order they are ready.
+//! DNS over TCP (RFC 7766) and over TLS (RFC 7858): many questions in flight on a connection, replies in the order they are ready.
+//! The same accept loop takes the connections of DNS over HTTPS.
 
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
+use super::encrypted::{self, HANDSHAKE, Transport};
+use super::https;
 use crate::dns::limits::Limit;
 use crate::dns::resolve::{Handled, Resolver, Route, Turn};
 
@@ -36,6 +40,14 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(20), Duration::fro
 pub struct Connections {
     clients: Arc<Limit>,
     strangers: Arc<Limit>,
+    encrypted: Arc<Limit>,
+}
+
+impl Connections {
+    /// Those of all encrypted transports.
+    pub(super) fn encrypted(&self) -> &Arc<Limit> {
+        &self.encrypted
+    }
 }
 
 impl Default for Connections {
@@ -43,18 +55,41 @@ impl Default for Connections {
         Self {
             clients: Limit::new(CONNECTIONS, CONNECTIONS_PER_CLIENT),
             strangers: Limit::new(STRANGERS.0, STRANGERS.1),
+            encrypted: Limit::new(encrypted::CONNECTIONS, encrypted::CONNECTIONS_PER_CLIENT),
         }
     }
+}
+
+/// What is spoken on a listener.
+#[derive(Clone)]
+pub enum Speech {
+    /// DNS as it is.
+    Plain,
+    /// DNS within TLS.
+    Tls(TlsAcceptor),
+    /// HTTP/2 within TLS.
+    Https(TlsAcceptor),
+}
+
+/// What the connections of one listener share.
+#[derive(Clone)]
+struct Front {
+    resolver: Arc<Resolver>,
+    connections: Arc<Connections>,
+    speech: Speech,
+    stop: watch::Receiver<bool>,
 }
 
 /// Accepts until `stop`; no error ends it.
 pub async fn serve(
     listener: TcpListener,
+    speech: Speech,
     resolver: Arc<Resolver>,
     connections: Arc<Connections>,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut wait = BACK_OFF.0;
+    let front = Front { resolver: resolver.clone(), connections, speech, stop: stop.clone() };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -64,22 +99,7 @@ pub async fn serve(
         match accepted {
             Ok((stream, peer)) => {
                 wait = BACK_OFF.0;
-                let client = peer.ip().to_canonical();
-                let limit = if resolver.admits(client) { &connections.clients } else { &connections.strangers };
-                match limit.take(client) {
-                    Ok(place) => {
-                        let (resolver, connections, stop) = (resolver.clone(), connections.clone(), stop.clone());
-                        tokio::spawn(async move {
-                            resolver.metrics.tcp_connections.inc();
-                            if let Err(error) = converse(stream, client, &resolver, &connections, stop).await {
-                                tracing::debug!(%client, %error, "a TCP connection ended");
-                            }
-                            resolver.metrics.tcp_connections.dec();
-                            drop(place);
-                        });
-                    }
-                    Err(_) => resolver.metrics.drop_packet("too_many_connections"),
-                }
+                front.begin(stream, peer.ip().to_canonical());
             }
             Err(error) => {
                 resolver.metrics.accept_errors.inc();
@@ -92,6 +112,78 @@ pub async fn serve(
                 wait = (wait * 2).min(BACK_OFF.1);
             }
         }
+    }
+}
+
+impl Front {
+    /// Gives the connection a place and a task, if there is one.
+    fn begin(&self, stream: TcpStream, client: IpAddr) {
+        let admitted = self.resolver.admits(client);
+        let limit = match self.speech {
+            Speech::Plain if admitted => &self.connections.clients,
+            // They are told REFUSED.
+            Speech::Plain => &self.connections.strangers,
+            _ if admitted => &self.connections.encrypted,
+            // A handshake costs more than a word is worth: the connection is closed at once.
+            _ => {
+                self.resolver.metrics.refuse("client");
+                return;
+            }
+        };
+        let Ok(place) = limit.take(client) else {
+            self.resolver.metrics.drop_packet("too_many_connections");
+            return;
+        };
+        let front = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = front.converse(stream, client).await {
+                tracing::debug!(%client, %error, "a TCP connection ended");
+            }
+            drop(place);
+        });
+    }
+
+    async fn converse(self, stream: TcpStream, client: IpAddr) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let metrics = &self.resolver.metrics;
+        let (transport, acceptor) = match &self.speech {
+            Speech::Plain => {
+                metrics.tcp_connections.inc();
+                let (read, write) = stream.into_split();
+                let result = converse(read, write, client, None, &self).await;
+                metrics.tcp_connections.dec();
+                return result;
+            }
+            Speech::Tls(acceptor) => (Transport::Tls, acceptor),
+            Speech::Https(acceptor) => (Transport::Https, acceptor),
+        };
+        let stream = match handshake(stream, acceptor).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                metrics.handshake_failures.get_or_create(&transport.label()).inc();
+                return Err(error);
+            }
+        };
+        let open = metrics.encrypted_connections.get_or_create_owned(&transport.label());
+        open.inc();
+        let result = match transport {
+            Transport::Https => {
+                https::converse(stream, client, &self.resolver, &self.connections, self.stop.clone()).await
+            }
+            _ => {
+                let (read, write) = tokio::io::split(stream);
+                converse(read, write, client, Some(transport), &self).await
+            }
+        };
+        open.dec();
+        result
+    }
+}
+
+async fn handshake(stream: TcpStream, acceptor: &TlsAcceptor) -> io::Result<TlsStream<TcpStream>> {
+    match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(result) => result,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 
@@ -109,19 +201,24 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 }
 
 /// Reads questions until the client ends, falls silent or sends nonsense. Replies still due are written all the same.
-async fn converse(
-    stream: TcpStream,
+/// `transport`: of an encrypted stream.
+async fn converse<R, W>(
+    mut read: R,
+    write: W,
     client: IpAddr,
-    resolver: &Arc<Resolver>,
-    connections: &Connections,
-    mut stop: watch::Receiver<bool>,
-) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let (mut read, write) = stream.into_split();
+    transport: Option<Transport>,
+    front: &Front,
+) -> io::Result<()>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
+    let Front { resolver, connections, stop, .. } = front;
+    let mut stop = stop.clone();
     // Room for every question in flight, so that sending a reply never waits and never fails for want of room.
     let (sender, replies) = mpsc::channel(IN_FLIGHT);
     let free = Arc::new(Semaphore::new(IN_FLIGHT));
-    let writer = tokio::spawn(write_replies(write, replies, free.clone()));
+    let writer = tokio::spawn(write_replies(write, replies, free.clone(), transport.is_some()));
     let stranger = !resolver.admits(client);
     let mut refused = false;
     let result = loop {
@@ -131,7 +228,11 @@ async fn converse(
         // One question is enough to learn that more are in vain.
         refused = stranger;
         let crowded = stranger || connections.clients.taken() > CONNECTIONS / 4 * 3;
-        let idle = if crowded { IDLE_CROWDED } else { IDLE };
+        let idle = match transport {
+            Some(_) => encrypted::idle_time(connections),
+            None if crowded => IDLE_CROWDED,
+            None => IDLE,
+        };
         // The writer gives places back; it closes the semaphore when the client takes no replies.
         let Ok(place) = free.acquire().await else { break Ok(()) };
         let message = tokio::select! {
@@ -143,7 +244,14 @@ async fn converse(
             Ok(Err(error)) => break Err(error),
             Ok(Ok(None)) | Err(_) => break Ok(()),
         };
-        resolver.metrics.tcp_questions.inc();
+        match transport {
+            Some(transport) => {
+                resolver.metrics.encrypted_questions.get_or_create(&transport.label()).inc();
+            }
+            None => {
+                resolver.metrics.tcp_questions.inc();
+            }
+        }
         let mut out = Vec::new();
         let handled = {
             let rules = resolver.rules.load();
@@ -177,7 +285,7 @@ async fn converse(
 }
 
 /// The next message; `None` at the end of the stream.
-async fn next_message(read: &mut OwnedReadHalf) -> io::Result<Option<Vec<u8>>> {
+async fn next_message(read: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
     let len = match read.read_u16().await {
         Ok(len) => len,
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -188,14 +296,22 @@ async fn next_message(read: &mut OwnedReadHalf) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(message))
 }
 
-/// Length and message in one write, several messages where they are ready.
-async fn write_replies(mut write: OwnedWriteHalf, mut replies: mpsc::Receiver<Vec<u8>>, free: Arc<Semaphore>) {
+/// Length and message in one write, several messages where they are ready; padded on encrypted streams.
+async fn write_replies(
+    mut write: impl AsyncWrite + Unpin,
+    mut replies: mpsc::Receiver<Vec<u8>>,
+    free: Arc<Semaphore>,
+    padded: bool,
+) {
     let mut out = Vec::new();
     while let Some(reply) = replies.recv().await {
         out.clear();
         let mut count = 0usize;
         let mut next = Some(reply);
-        while let Some(reply) = next.take() {
+        while let Some(mut reply) = next.take() {
+            if padded {
+                encrypted::pad(&mut reply);
+            }
             count = count.saturating_add(1);
             // A body that is longer is refused when it is built.
             out.extend_from_slice(&u16::try_from(reply.len()).unwrap_or(u16::MAX).to_be_bytes());
@@ -204,7 +320,11 @@ async fn write_replies(mut write: OwnedWriteHalf, mut replies: mpsc::Receiver<Ve
                 next = replies.try_recv().ok();
             }
         }
-        match tokio::time::timeout(WRITE, write.write_all(&out)).await {
+        let written = async {
+            write.write_all(&out).await?;
+            write.flush().await
+        };
+        match tokio::time::timeout(WRITE, written).await {
             Ok(Ok(())) => free.add_permits(count),
             Ok(Err(_)) | Err(_) => {
                 free.close();
@@ -213,5 +333,5 @@ async fn write_replies(mut write: OwnedWriteHalf, mut replies: mpsc::Receiver<Ve
         }
     }
     // The client may be gone; there is nothing left to tell it.
-    drop(write.shutdown().await);
+    drop(tokio::time::timeout(WRITE, write.shutdown()).await);
 }

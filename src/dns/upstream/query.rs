@@ -40,11 +40,45 @@ impl Query {
         }
         out.extend_from_slice(&self.qtype.to_be_bytes());
         out.extend_from_slice(&1u16.to_be_bytes());
-        out.push(0);
-        out.extend_from_slice(&rtype::OPT.to_be_bytes());
-        out.extend_from_slice(&(UDP_REPLY as u16).to_be_bytes());
-        out.extend_from_slice(&[0, 0, if self.dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]);
+        opt(self.dnssec_ok, None, &mut out);
         out
+    }
+
+    /// The message for an encrypted transport: padded to a multiple of 128 octets (RFC 8467 section 4.1), so that its length doesn't tell the name.
+    #[must_use]
+    pub fn padded(&self, id: u16) -> Vec<u8> {
+        const BLOCK: usize = 128;
+        const EMPTY_OPT: usize = 11;
+        let mut out = self.message(id, false);
+        out.truncate(out.len().saturating_sub(EMPTY_OPT));
+        let bare = out.len().saturating_add(EMPTY_OPT + 4);
+        let padding = bare.next_multiple_of(BLOCK).saturating_sub(bare);
+        opt(self.dnssec_ok, u16::try_from(padding).ok(), &mut out);
+        out
+    }
+
+    /// Name, type and class in wire form, the name in lower case.
+    #[must_use]
+    pub fn question(&self) -> Vec<u8> {
+        [self.name.wire(), &self.qtype.to_be_bytes(), &[0, 1]].concat()
+    }
+}
+
+/// The OPT pseudo-record of a query, `padding` octets of RFC 7830 in it where there are any to be.
+fn opt(dnssec_ok: bool, padding: Option<u16>, out: &mut Vec<u8>) {
+    const PADDING: u16 = 12;
+    out.push(0);
+    out.extend_from_slice(&rtype::OPT.to_be_bytes());
+    out.extend_from_slice(&(UDP_REPLY as u16).to_be_bytes());
+    out.extend_from_slice(&[0, 0, if dnssec_ok { 0x80 } else { 0 }, 0]);
+    match padding {
+        None => out.extend_from_slice(&[0, 0]),
+        Some(padding) => {
+            out.extend_from_slice(&padding.saturating_add(4).to_be_bytes());
+            out.extend_from_slice(&PADDING.to_be_bytes());
+            out.extend_from_slice(&padding.to_be_bytes());
+            out.resize(out.len().saturating_add(usize::from(padding)), 0);
+        }
     }
 }
 
@@ -105,6 +139,20 @@ mod tests {
         assert!(mixed.iter().any(|message| *message != plain));
         for message in mixed {
             assert!(message.eq_ignore_ascii_case(&plain));
+        }
+    }
+
+    #[test]
+    fn padding_hides_the_length_of_the_name() {
+        for name in ["a.example", "a-much-longer-name-than-the-other-one.example"] {
+            let query = Query { name: name.parse().unwrap(), qtype: 1, dnssec_ok: true };
+            let padded = query.padded(7);
+            assert_eq!(padded.len(), 128);
+            let plain = query.message(7, false);
+            assert_eq!(padded[..plain.len() - 2], plain[..plain.len() - 2], "alike up to the options");
+            assert_eq!(question_of(&plain), query.question());
+            let read = hickory_proto::op::Message::from_vec(&padded).unwrap();
+            assert!(read.edns.is_some());
         }
     }
 

@@ -1,25 +1,23 @@
-//! TCP to one upstream (RFC 7766): one connection, many queries in flight, replies in any order, closed when idle.
+//! TCP (RFC 7766) or TLS (RFC 7858) to one upstream: one connection, many queries in flight, replies in any order, closed when idle.
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 
-use super::query::{Fit, Query, fit, question_of};
+use super::dial::{DEAF_AFTER, Ends, Slot, Target, Tls};
+use super::query::{Fit, Query, fit};
 use crate::dns::metrics::Metrics;
 use crate::dns::wire::u16_at;
 
-/// How long connecting may take.
-const CONNECT: Duration = Duration::from_millis(1500);
 /// A connection on which nothing came for so long is closed.
 const IDLE: Duration = Duration::from_secs(10);
+/// The same with TLS, whose handshake is dear.
+const IDLE_TLS: Duration = Duration::from_secs(30);
 /// Queries in flight on the connection; beyond it a query fails at once.
 const IN_FLIGHT: usize = 4096;
 /// Queries that wait to be written; when it is full the asker waits.
@@ -30,42 +28,77 @@ struct Waiting {
     reply: oneshot::Sender<Vec<u8>>,
 }
 
-struct Connection {
-    write: mpsc::Sender<Vec<u8>>,
+#[derive(Default)]
+struct Shared {
     pending: Mutex<HashMap<u16, Waiting>>,
     closed: AtomicBool,
+    /// When the last reply came.
+    heard: Mutex<Option<Instant>>,
+    /// Why it ended.
+    reason: Mutex<Option<(io::ErrorKind, String)>>,
 }
 
-impl Connection {
-    fn pending(&self) -> std::sync::MutexGuard<'_, HashMap<u16, Waiting>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn end(&self, error: &io::Error) {
+        lock(&self.reason).get_or_insert_with(|| (error.kind(), error.to_string()));
+        self.closed.store(true, Ordering::Release);
+        // Dropping the senders wakes their askers with an error.
+        lock(&self.pending).clear();
+    }
+
+    fn error(&self) -> io::Error {
+        match lock(&self.reason).clone() {
+            Some((kind, words)) => io::Error::new(kind, words),
+            None => io::ErrorKind::ConnectionAborted.into(),
+        }
     }
 }
 
+struct Connection {
+    write: mpsc::Sender<Vec<u8>>,
+    shared: Arc<Shared>,
+}
+
+impl Ends for Connection {
+    fn has_ended(&self) -> bool {
+        self.shared.closed.load(Ordering::Acquire)
+    }
+}
+
+/// Gives the id back. Given up for want of any sign of life, it leaves a note for those who come next.
 struct Claim {
-    connection: Arc<Connection>,
+    shared: Arc<Shared>,
     id: u16,
+    since: Instant,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.connection.pending().remove(&self.id);
+        let waited = lock(&self.shared.pending).remove(&self.id).is_some();
+        let silent = lock(&self.shared.heard).is_none_or(|heard| heard < self.since);
+        if waited && silent && self.since.elapsed() >= DEAF_AFTER {
+            self.shared.closed.store(true, Ordering::Release);
+        }
     }
 }
 
 /// The connection to one upstream.
 pub struct TcpClient {
-    peer: SocketAddr,
-    mark: Option<u32>,
-    connection: tokio::sync::Mutex<Option<Arc<Connection>>>,
+    target: Target,
+    tls: Option<Tls>,
+    slot: Slot<Connection>,
     metrics: Metrics,
 }
 
 impl TcpClient {
-    /// Nothing is connected before the first query.
+    /// Nothing is connected before the first query. With `tls` nothing is ever sent outside of it.
     #[must_use]
-    pub fn new(peer: SocketAddr, mark: Option<u32>, metrics: Metrics) -> Self {
-        Self { peer, mark, connection: tokio::sync::Mutex::new(None), metrics }
+    pub fn new(target: Target, tls: Option<Tls>, metrics: Metrics) -> Self {
+        Self { target, tls, slot: Slot::default(), metrics }
     }
 
     /// Sends `query` and waits for its response; the caller sets the time.
@@ -73,20 +106,22 @@ impl TcpClient {
     /// # Errors
     /// Connecting failed, or the connection ended twice: an upstream may close an idle one just when it is used again.
     pub async fn exchange(&self, query: &Query) -> io::Result<Vec<u8>> {
-        for _ in 0..2 {
-            let (connection, reused) = self.connection().await?;
+        let mut again = true;
+        loop {
+            let (target, tls, metrics) = (self.target, self.tls.clone(), self.metrics.clone());
+            let (connection, reused) = self.slot.get(open(target, tls, metrics)).await?;
             match self.once(&connection, query).await {
-                Err(_) if reused => {}
+                Err(error) if reused && again && error.kind() != io::ErrorKind::QuotaExceeded => again = false,
                 result => return result,
             }
         }
-        Err(io::ErrorKind::ConnectionAborted.into())
     }
 
-    async fn once(&self, connection: &Arc<Connection>, query: &Query) -> io::Result<Vec<u8>> {
+    async fn once(&self, connection: &Connection, query: &Query) -> io::Result<Vec<u8>> {
         let (reply, received) = oneshot::channel();
+        let shared = &connection.shared;
         let (claim, message) = {
-            let mut pending = connection.pending();
+            let mut pending = lock(&shared.pending);
             if pending.len() >= IN_FLIGHT {
                 return Err(io::ErrorKind::QuotaExceeded.into());
             }
@@ -94,82 +129,85 @@ impl TcpClient {
             while pending.contains_key(&id) {
                 id = id.wrapping_add(1);
             }
-            let message = query.message(id, false);
-            pending.insert(id, Waiting { question: question_of(&message).into(), reply });
-            (Claim { connection: connection.clone(), id }, message)
+            let message = if self.tls.is_some() { query.padded(id) } else { query.message(id, false) };
+            pending.insert(id, Waiting { question: query.question().into_boxed_slice(), reply });
+            (Claim { shared: shared.clone(), id, since: Instant::now() }, message)
         };
-        let mut framed = Vec::with_capacity(message.len().saturating_add(2));
-        framed.extend_from_slice(&u16::try_from(message.len()).unwrap_or(0).to_be_bytes());
-        framed.extend_from_slice(&message);
-        connection.write.send(framed).await.map_err(|_| io::ErrorKind::ConnectionAborted)?;
-        let message = received.await.map_err(|_| io::ErrorKind::ConnectionAborted)?;
+        // Ended between the look at it and the entry above: nobody would come to clear the latter.
+        if connection.has_ended() {
+            return Err(shared.error());
+        }
+        connection.write.send(super::framed(&message)).await.map_err(|_| shared.error())?;
+        let message = received.await.map_err(|_| shared.error())?;
         drop(claim);
         Ok(message)
     }
+}
 
-    /// The connection, and whether it had been used before.
-    async fn connection(&self) -> io::Result<(Arc<Connection>, bool)> {
-        let mut slot = self.connection.lock().await;
-        if let Some(connection) = slot.as_ref().filter(|connection| !connection.closed.load(Ordering::Acquire)) {
-            return Ok((connection.clone(), true));
+async fn open(target: Target, tls: Option<Tls>, metrics: Metrics) -> io::Result<Connection> {
+    match tls {
+        None => {
+            let (read, write) = target.tcp().await?.into_split();
+            Ok(begin(read, write, IDLE, metrics))
         }
-        let stream = tokio::time::timeout(CONNECT, self.connect()).await??;
-        stream.set_nodelay(true)?;
-        let (read, mut write) = stream.into_split();
-        let (sender, mut queue) = mpsc::channel::<Vec<u8>>(WRITES);
-        let connection =
-            Arc::new(Connection { write: sender, pending: Mutex::default(), closed: AtomicBool::new(false) });
-        let weak = Arc::downgrade(&connection);
-        tokio::spawn(async move {
-            while let Some(framed) = queue.recv().await {
-                if write.write_all(&framed).await.is_err() {
-                    break;
-                }
-            }
-            // The reader sees the end of the stream and wakes whoever waits.
-            drop(write.shutdown().await);
-            if let Some(connection) = weak.upgrade() {
-                connection.closed.store(true, Ordering::Release);
-            }
-        });
-        let reader = connection.clone();
-        let metrics = self.metrics.clone();
-        tokio::spawn(async move {
-            read_all(read, &reader, &metrics).await;
-            reader.closed.store(true, Ordering::Release);
-            // Dropping the senders wakes their askers with an error.
-            reader.pending().clear();
-        });
-        *slot = Some(connection.clone());
-        Ok((connection, false))
-    }
-
-    async fn connect(&self) -> io::Result<TcpStream> {
-        use socket2::{Domain, Protocol, Socket, Type};
-        let socket = Socket::new(Domain::for_address(self.peer), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
-        if let Some(mark) = self.mark {
-            socket.set_mark(mark)?;
+        Some(tls) => {
+            let (read, write) = tokio::io::split(tls.connect(target).await?);
+            Ok(begin(read, write, IDLE_TLS, metrics))
         }
-        let stream: std::net::TcpStream = socket.into();
-        tokio::net::TcpSocket::from_std_stream(stream).connect(self.peer).await
     }
 }
 
-/// Reads replies until the connection ends or falls silent.
-async fn read_all(mut read: OwnedReadHalf, connection: &Connection, metrics: &Metrics) {
-    let next = async |read: &mut OwnedReadHalf| -> io::Result<Vec<u8>> {
-        let len = read.read_u16().await?;
-        let mut message = vec![0; usize::from(len)];
-        read.read_exact(&mut message).await?;
-        Ok(message)
-    };
-    while let Ok(Ok(message)) = tokio::time::timeout(IDLE, next(&mut read)).await {
+fn begin<R, W>(mut read: R, mut write: W, idle: Duration, metrics: Metrics) -> Connection
+where
+    R: AsyncRead + Send + Unpin + 'static,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, mut queue) = mpsc::channel::<Vec<u8>>(WRITES);
+    let shared = Arc::new(Shared::default());
+    let writer = tokio::spawn(async move {
+        while let Some(framed) = queue.recv().await {
+            if write.write_all(&framed).await.is_err() || write.flush().await.is_err() {
+                break;
+            }
+        }
+        // The reader sees the end of the stream and wakes whoever waits.
+        drop(write.shutdown().await);
+    });
+    let reader = shared.clone();
+    tokio::spawn(async move {
+        let ended = read_all(&mut read, idle, &reader, &metrics).await;
+        reader.end(&ended);
+        // One that waits to write to a peer that takes nothing would keep the socket.
+        writer.abort();
+    });
+    Connection { write: sender, shared }
+}
+
+/// Reads replies until the connection ends or falls silent; says why.
+async fn read_all(
+    read: &mut (impl AsyncRead + Unpin),
+    idle: Duration,
+    shared: &Shared,
+    metrics: &Metrics,
+) -> io::Error {
+    loop {
+        let next = async {
+            let len = read.read_u16().await?;
+            let mut message = vec![0; usize::from(len)];
+            read.read_exact(&mut message).await?;
+            Ok(message)
+        };
+        let message = match tokio::time::timeout(idle, next).await {
+            Ok(Ok(message)) => message,
+            Ok(Err(error)) => return ended(error),
+            Err(_) => return io::Error::new(io::ErrorKind::TimedOut, "the connection was silent too long"),
+        };
+        *lock(&shared.heard) = Some(Instant::now());
         let Some(id) = u16_at(&message, 0) else {
             metrics.upstream_mismatch.inc();
             continue;
         };
-        let mut pending = connection.pending();
+        let mut pending = lock(&shared.pending);
         // A connection can't be forged into as a datagram can; an upstream that changes the case is believed here.
         let fits = pending.get(&id).is_some_and(|waiting| fit(&message, &waiting.question) != Fit::No);
         match pending.remove(&id).filter(|_| fits) {
@@ -179,5 +217,14 @@ async fn read_all(mut read: OwnedReadHalf, connection: &Connection, metrics: &Me
                 metrics.upstream_mismatch.inc();
             }
         }
+    }
+}
+
+fn ended(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            io::Error::new(io::ErrorKind::ConnectionAborted, "the upstream closed the connection")
+        }
+        _ => error,
     }
 }

@@ -1,0 +1,121 @@
+//! Discovery of Designated Resolvers (RFC 9462): a client that knows only the guard's address learns that the guard speaks DoT, DoH
+//! and DoQ too, and under which name. Names below `resolver.arpa` concern the resolver that is asked; they are never forwarded (section 6.1).
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::listen::Transport;
+use super::listen::https::PATH;
+use super::reply::{self, BodyWriter, OWN_TTL, ReplyHead, Section};
+use super::tls::server::Identity;
+use super::wire::{Question, rcode, rtype};
+use crate::core::name::Name;
+
+/// `resolver.arpa`
+const RESOLVER_ARPA: &[u8] = b"\x08resolver\x04arpa\x00";
+/// `_dns.resolver.arpa`
+const DNS_RESOLVER_ARPA: &[u8] = b"\x04_dns\x08resolver\x04arpa\x00";
+
+/// Keys of service parameters: RFC 9460 section 14.3.2, RFC 9461 section 9.
+mod key {
+    pub const ALPN: u16 = 1;
+    pub const PORT: u16 = 3;
+    pub const IPV4HINT: u16 = 4;
+    pub const IPV6HINT: u16 = 6;
+    pub const DOHPATH: u16 = 7;
+}
+
+/// Whether a name in wire form and lower case lies in `resolver.arpa`.
+#[must_use]
+pub fn is_resolver_arpa(name: &[u8]) -> bool {
+    name.ends_with(RESOLVER_ARPA)
+}
+
+/// The encrypted listeners that may be named to clients.
+#[derive(Debug)]
+pub struct Designated {
+    identity: Arc<Identity>,
+    /// Transport, port and the addresses that are known to lead there; on a wildcard listener none are.
+    services: Vec<(Transport, u16, Vec<IpAddr>)>,
+}
+
+impl Designated {
+    /// From the bound listeners.
+    #[must_use]
+    pub fn new(identity: Arc<Identity>, listening: &[(Transport, SocketAddr)]) -> Self {
+        let mut services: Vec<(Transport, u16, Vec<IpAddr>)> = Vec::new();
+        for (transport, address) in listening {
+            let hint = Some(address.ip().to_canonical()).filter(|ip| !ip.is_unspecified());
+            let known = services.iter_mut().find(|(other, port, _)| other == transport && *port == address.port());
+            match known {
+                Some((.., hints)) => hints.extend(hint),
+                None => services.push((*transport, address.port(), hint.into_iter().collect())),
+            }
+        }
+        Self { identity, services }
+    }
+
+    /// The name that the records point to: the first in the certificate that DNS can carry.
+    fn target(&self) -> Option<Name> {
+        self.identity.current().names().iter().find_map(|name| name.parse().ok())
+    }
+}
+
+/// Answers a question in `resolver.arpa`: SVCB of `_dns` with the guard's own listeners, else NODATA. Without a name in the certificate there is nothing
+/// that a client could verify, so NODATA too.
+pub fn answer(designated: Option<&Designated>, question: &Question<'_>, head: &ReplyHead<'_>, out: &mut Vec<u8>) {
+    let Ok(name) = Name::from_wire(question.name.wire()) else {
+        reply::error(rcode::FORMERR, head, None, out);
+        return;
+    };
+    let asked = question.qtype == rtype::SVCB && question.name.wire() == DNS_RESOLVER_ARPA;
+    let own = designated.filter(|_| asked).and_then(|designated| Some((designated, designated.target()?)));
+    let body = match own {
+        Some((designated, target)) => {
+            let mut writer = BodyWriter::new(&name, question.qtype, rcode::NOERROR);
+            for (priority, (transport, port, hints)) in (1u16..).zip(&designated.services) {
+                let rdata = svcb(priority, &target, *transport, *port, hints);
+                writer.record(Section::Answer, &name, rtype::SVCB, OWN_TTL, &rdata, None);
+            }
+            // Bounded by the number of listeners; a file with a thousand of them gets NODATA.
+            writer.finish().unwrap_or_else(|_| reply::own_negative(&name, question.qtype, rcode::NOERROR))
+        }
+        None => reply::own_negative(&name, question.qtype, rcode::NOERROR),
+    };
+    reply::render(&body.octets, &body.ttls, 0, head, None, out);
+}
+
+fn svcb(priority: u16, target: &Name, transport: Transport, port: u16, hints: &[IpAddr]) -> Vec<u8> {
+    let mut out = priority.to_be_bytes().to_vec();
+    out.extend_from_slice(target.wire());
+    let alpn: &[u8] = match transport {
+        Transport::Tls => b"\x03dot",
+        Transport::Https => b"\x02h2",
+        Transport::Quic => b"\x03doq",
+    };
+    let mut parameter = |key: u16, value: &[u8]| {
+        // In the order of their keys; no value is longer than a list of addresses.
+        out.extend_from_slice(&key.to_be_bytes());
+        out.extend_from_slice(&u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes());
+        out.extend_from_slice(value);
+    };
+    parameter(key::ALPN, alpn);
+    parameter(key::PORT, &port.to_be_bytes());
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for hint in hints.iter().take(16) {
+        match hint {
+            IpAddr::V4(ip) => v4.extend_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => v6.extend_from_slice(&ip.octets()),
+        }
+    }
+    if !v4.is_empty() {
+        parameter(key::IPV4HINT, &v4);
+    }
+    if !v6.is_empty() {
+        parameter(key::IPV6HINT, &v6);
+    }
+    if transport == Transport::Https {
+        parameter(key::DOHPATH, format!("{PATH}{{?dns}}").as_bytes());
+    }
+    out
+}

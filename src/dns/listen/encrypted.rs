@@ -1,0 +1,167 @@
+//! What DoT, DoH and DoQ have in common: one question answered, its reply padded, and how long who may stay.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::tcp::Connections;
+use crate::dns::metrics;
+use crate::dns::resolve::{Handled, Resolver, Route, Turn};
+use crate::dns::wire::{HEADER, rtype, skip_name, u16_at};
+
+/// Encrypted connections at once, all transports together.
+pub const CONNECTIONS: usize = 2048;
+/// Encrypted connections of one client at once.
+pub const CONNECTIONS_PER_CLIENT: usize = 64;
+/// How long a handshake may take.
+pub const HANDSHAKE: Duration = Duration::from_secs(5);
+/// A connection without question for so long is closed; longer than TCP's, for a handshake is dear.
+const IDLE: Duration = Duration::from_secs(30);
+/// The same when three quarters of all connections are in use.
+const IDLE_CROWDED: Duration = Duration::from_secs(3);
+/// The longest that a question can take: the upstream's time and the gate's, with room.
+const ANSWER: Duration = Duration::from_secs(30);
+/// Replies are padded to a multiple of this (RFC 8467 section 4.1).
+const BLOCK: usize = 468;
+
+/// How a question came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// DNS over TLS.
+    Tls,
+    /// DNS over HTTPS.
+    Https,
+    /// DNS over QUIC.
+    Quic,
+}
+
+impl Transport {
+    /// The metrics' label.
+    #[must_use]
+    pub fn label(self) -> metrics::Transport {
+        let transport = match self {
+            Self::Tls => "dot",
+            Self::Https => "doh",
+            Self::Quic => "doq",
+        };
+        metrics::Transport { transport }
+    }
+}
+
+/// How long a connection may be idle.
+pub fn idle_time(connections: &Connections) -> Duration {
+    if connections.encrypted().taken() > CONNECTIONS / 4 * 3 { IDLE_CROWDED } else { IDLE }
+}
+
+/// The reply to one message; `None` when it deserves none.
+pub async fn answer(resolver: &Arc<Resolver>, message: &[u8], client: IpAddr, transport: Transport) -> Option<Vec<u8>> {
+    resolver.metrics.encrypted_questions.get_or_create(&transport.label()).inc();
+    // Room for the one reply, so that sending it never waits.
+    let (sender, mut reply) = mpsc::channel(1);
+    let mut out = Vec::new();
+    let missed = {
+        let rules = resolver.rules.load();
+        let mut turn = Turn::new(&rules, resolver.clock.now());
+        let handled = resolver.handle(message, client, true, &mut turn, &mut out);
+        resolver.metrics.cache_hits.inc_by(turn.hits);
+        resolver.metrics.released.inc_by(turn.released);
+        match handled {
+            Handled::Reply => false,
+            Handled::Miss(question) => {
+                resolver.submit(&question, client, Route::Stream(sender));
+                true
+            }
+            Handled::Drop => return None,
+        }
+    };
+    if missed {
+        // Every flight answers those who wait; the time is a net below that.
+        out = tokio::time::timeout(ANSWER, reply.recv()).await.ok().flatten()?;
+    }
+    pad(&mut out);
+    Some(out)
+}
+
+/// Pads a reply of the guard's own (RFC 7830 section 4): for clients that speak EDNS, to a multiple of 468 octets.
+/// Its OPT, if it has one, is its last record; this relies on it and changes nothing where it isn't so.
+pub fn pad(reply: &mut Vec<u8>) {
+    const PADDING: u16 = 12;
+    const OPTION: usize = 4;
+    let Some(opt) = last_opt(reply) else { return };
+    let bare = reply.len().saturating_add(OPTION);
+    let end = bare.next_multiple_of(BLOCK).min(usize::from(u16::MAX));
+    let (Some(padding), Some(len_at)) = (end.checked_sub(bare), opt.checked_add(9)) else { return };
+    let (Some(len), Ok(padding)) = (u16_at(reply, len_at), u16::try_from(padding)) else { return };
+    let Some(len) = len.checked_add(padding).and_then(|len| len.checked_add(4)) else { return };
+    crate::dns::wire::put_u16(reply, len_at, len);
+    reply.extend_from_slice(&PADDING.to_be_bytes());
+    reply.extend_from_slice(&padding.to_be_bytes());
+    reply.resize(end, 0);
+}
+
+/// Where the OPT record begins, if it ends the message.
+fn last_opt(reply: &[u8]) -> Option<usize> {
+    let count = |at| u16_at(reply, at).map_or(0, u32::from);
+    let mut at = HEADER;
+    for _ in 0..count(4) {
+        at = skip_name(reply, at)?.checked_add(4)?;
+    }
+    let records = count(6).saturating_add(count(8)).saturating_add(count(10));
+    for index in 1..=records {
+        let start = at;
+        let fixed = skip_name(reply, at)?;
+        let kind = u16_at(reply, fixed)?;
+        at = fixed.checked_add(10)?.checked_add(usize::from(u16_at(reply, fixed.checked_add(8)?)?))?;
+        if index == records {
+            return (kind == rtype::OPT && at == reply.len() && fixed == start.checked_add(1)?).then_some(start);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dns::ede::Ede;
+    use crate::dns::reply::{ReplyHead, any, error};
+    use crate::dns::wire::ClientEdns;
+
+    #[test]
+    fn replies_with_edns_are_padded_and_stay_well_formed() {
+        let edns = Some(ClientEdns { size: 1232, dnssec_ok: false });
+        let question = b"\x01a\x07example\x00\x00\xff\x00\x01";
+        let head = ReplyHead { id: 7, flags: 0x0100, octets: question, edns, limit: 65_535 };
+        let ede = Ede::new(23, "words");
+        for kind in 0..3 {
+            let mut out = Vec::new();
+            match kind {
+                0 => any(&head, &mut out),
+                1 => error(2, &head, None, &mut out),
+                _ => error(2, &head, Some(&ede), &mut out),
+            }
+            let plain = hickory_proto::op::Message::from_vec(&out).unwrap();
+            pad(&mut out);
+            assert_eq!(out.len(), BLOCK);
+            let padded = hickory_proto::op::Message::from_vec(&out).unwrap();
+            assert_eq!(plain.answers, padded.answers);
+        }
+    }
+
+    #[test]
+    fn others_stay_as_they_are() {
+        let question = b"\x01a\x07example\x00\x00\x01\x00\x01";
+        let head = ReplyHead { id: 7, flags: 0x0100, octets: question, edns: None, limit: 65_535 };
+        let mut out = Vec::new();
+        error(2, &head, None, &mut out);
+        let before = out.clone();
+        pad(&mut out);
+        assert_eq!(out, before);
+        for len in 0..before.len() {
+            let mut cut = before[..len].to_vec();
+            pad(&mut cut);
+            assert_eq!(cut, before[..len]);
+        }
+    }
+}

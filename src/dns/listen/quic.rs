@@ -1,0 +1,166 @@
+//! DNS over QUIC for clients (RFC 9250): a stream per question, no early data (it could be replayed).
+
+use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Connection, Endpoint, EndpointConfig, Incoming, RecvStream, SendStream, TransportConfig, VarInt};
+use tokio::sync::watch;
+
+use super::encrypted::{CONNECTIONS, HANDSHAKE, Transport, answer};
+use super::tcp::Connections;
+use crate::dns::DnsError;
+use crate::dns::resolve::Resolver;
+
+/// Questions in flight on one connection; QUIC tells the client.
+const STREAMS: u32 = 128;
+/// How long a question may take to arrive.
+const QUESTION: Duration = Duration::from_secs(5);
+/// A connection on which nothing comes for so long has ended.
+const IDLE: Duration = Duration::from_secs(30);
+/// How long the end of all connections may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Two octets of length and the longest message.
+const MOST: usize = 2 + u16::MAX as usize;
+
+/// Error codes, RFC 9250 section 8.4.
+mod code {
+    use super::VarInt;
+
+    pub const NO_ERROR: VarInt = VarInt::from_u32(0);
+    pub const INTERNAL_ERROR: VarInt = VarInt::from_u32(1);
+    pub const PROTOCOL_ERROR: VarInt = VarInt::from_u32(2);
+}
+
+/// The endpoint on a bound socket.
+///
+/// # Errors
+/// The TLS configuration can't be used for QUIC, or the socket not by the runtime.
+pub fn endpoint(socket: UdpSocket, tls: rustls::ServerConfig) -> Result<Endpoint, DnsError> {
+    let crypto = QuicServerConfig::try_from(tls).map_err(|error| DnsError::Tls(error.to_string()))?;
+    let mut transport = TransportConfig::default();
+    transport.max_concurrent_bidi_streams(STREAMS.into()).max_concurrent_uni_streams(0u8.into());
+    transport.max_idle_timeout(IDLE.try_into().ok());
+    // A question is small: what clients may send ahead of being read is bounded.
+    transport.stream_receive_window((MOST as u32).into()).receive_window((8 * MOST as u32).into());
+    transport.datagram_receive_buffer_size(None);
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    config.transport_config(Arc::new(transport));
+    config.max_incoming(CONNECTIONS / 4).incoming_buffer_size(16 * 1024).incoming_buffer_size_total(4 << 20);
+    Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(quinn::TokioRuntime))
+        .map_err(DnsError::Start)
+}
+
+/// Accepts until `stop`.
+pub async fn serve(
+    endpoint: Endpoint,
+    resolver: Arc<Resolver>,
+    connections: Arc<Connections>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let incoming = tokio::select! {
+            incoming = endpoint.accept() => incoming,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        let Some(incoming) = incoming else { return };
+        let client = incoming.remote_address().ip().to_canonical();
+        if !resolver.admits(client) {
+            // A source that may be forged, and isn't one of ours anyway, gets no packet.
+            incoming.ignore();
+            resolver.metrics.refuse("client");
+            continue;
+        }
+        // When many are connected a client must first show that it receives at its address.
+        if !incoming.remote_address_validated() && connections.encrypted().taken() > CONNECTIONS / 4 {
+            drop(incoming.retry());
+            continue;
+        }
+        match connections.encrypted().take(client) {
+            Ok(place) => {
+                let resolver = resolver.clone();
+                tokio::spawn(async move {
+                    converse(incoming, client, &resolver).await;
+                    drop(place);
+                });
+            }
+            Err(_) => {
+                incoming.refuse();
+                resolver.metrics.drop_packet("too_many_connections");
+            }
+        }
+    }
+    endpoint.close(code::NO_ERROR, b"");
+    // Whoever isn't told in time will find out.
+    drop(tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await);
+}
+
+async fn converse(incoming: Incoming, client: IpAddr, resolver: &Arc<Resolver>) {
+    let label = Transport::Quic.label();
+    let failed = |words: String| {
+        tracing::debug!(%client, error = words, "a QUIC handshake failed");
+        resolver.metrics.handshake_failures.get_or_create(&label).inc();
+    };
+    let connection = match incoming.accept() {
+        Ok(connecting) => match tokio::time::timeout(HANDSHAKE, connecting).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return failed(error.to_string()),
+            Err(_) => return failed("too slow".to_owned()),
+        },
+        Err(error) => return failed(error.to_string()),
+    };
+    let open = resolver.metrics.encrypted_connections.get_or_create_owned(&label);
+    open.inc();
+    // Ends with an error always: the client's close, a time-out, the guard's own close.
+    while let Ok((send, receive)) = connection.accept_bi().await {
+        // At most STREAMS of them: a place is free again when both directions have ended.
+        tokio::spawn(stream(connection.clone(), send, receive, client, resolver.clone()));
+    }
+    open.dec();
+}
+
+/// One question. A client that breaks the protocol loses its connection (section 4.3.3).
+async fn stream(
+    connection: Connection,
+    mut send: SendStream,
+    mut receive: RecvStream,
+    client: IpAddr,
+    resolver: Arc<Resolver>,
+) {
+    let octets = match tokio::time::timeout(QUESTION, receive.read_to_end(MOST)).await {
+        Ok(Ok(octets)) => octets,
+        // Reset by the client, too long, or too slow: this stream only.
+        Ok(Err(_)) | Err(_) => {
+            resolver.metrics.drop_packet("stream_incomplete");
+            // Both may have ended already.
+            drop(receive.stop(code::PROTOCOL_ERROR));
+            drop(send.reset(code::PROTOCOL_ERROR));
+            return;
+        }
+    };
+    let message = octets.split_first_chunk::<2>().and_then(|(len, message)| {
+        let whole = usize::from(u16::from_be_bytes(*len)) == message.len();
+        (whole && message.starts_with(&[0, 0])).then_some(message)
+    });
+    let Some(message) = message else {
+        resolver.metrics.drop_packet("doq_protocol");
+        connection.close(code::PROTOCOL_ERROR, b"");
+        return;
+    };
+    let reply = tokio::select! {
+        reply = answer(&resolver, message, client, Transport::Quic) => reply,
+        // The client wants it no more.
+        _ = send.stopped() => return,
+    };
+    let Some(reply) = reply else {
+        // The stream may have ended already.
+        drop(send.reset(code::INTERNAL_ERROR));
+        return;
+    };
+    let mut framed = u16::try_from(reply.len()).unwrap_or(u16::MAX).to_be_bytes().to_vec();
+    framed.extend_from_slice(&reply);
+    if send.write_all(&framed).await.is_err() || send.finish().is_err() {
+        resolver.metrics.drop_packet("stream_closed");
+    }
+}

@@ -1,0 +1,135 @@
+//! TLS for both sides: whom the guard believes as a client ([`client`]), and what it shows as a server ([`server`]).
+//!
+//! One crypto provider (ring) for everything, named wherever a configuration is built, so that nothing depends on a process-wide default.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+pub mod client;
+pub mod server;
+
+/// Most octets of a file of certificates: the largest bundles of roots have a quarter of a million.
+const MOST_OCTETS: u64 = 4 << 20;
+
+/// Why certificates, keys or names can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The file can't be read.
+    #[error("{}: {error}", file.display())]
+    Read {
+        /// Which.
+        file: PathBuf,
+        /// The kernel's word.
+        error: io::Error,
+    },
+    /// The file holds something else, or nothing.
+    #[error("{}: {problem}", file.display())]
+    Content {
+        /// Which.
+        file: PathBuf,
+        /// In words.
+        problem: String,
+    },
+    /// Not a name that a certificate can bear.
+    #[error("\"{0}\" is neither a host name nor an address")]
+    Name(String),
+    /// Not a pin.
+    #[error("\"{0}\" is not a pin; write \"sha256/\" and the base64 of the SHA-256 of the public key (SPKI)")]
+    Pin(String),
+    /// This host has no roots.
+    #[error("no root certificates are installed here; name some with `ca`")]
+    NoRoots,
+    /// What rustls refuses.
+    #[error("{0}")]
+    Rustls(#[from] rustls::Error),
+}
+
+/// ring.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn content(file: &Path, problem: impl Into<String>) -> TlsError {
+    TlsError::Content { file: file.to_owned(), problem: problem.into() }
+}
+
+fn octets(file: &Path) -> Result<Vec<u8>, TlsError> {
+    let unread = |error| TlsError::Read { file: file.to_owned(), error };
+    if std::fs::metadata(file).map_err(unread)?.len() > MOST_OCTETS {
+        return Err(content(file, "is too large for a file of certificates"));
+    }
+    std::fs::read(file).map_err(unread)
+}
+
+/// The certificates of a PEM file, at least one.
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let octets = octets(file)?;
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&octets).collect();
+    match read {
+        Ok(certificates) if certificates.is_empty() => Err(content(file, "holds no PEM certificate")),
+        Ok(certificates) => Ok(certificates),
+        Err(error) => Err(content(file, error.to_string())),
+    }
+}
+
+/// The private key of a PEM file.
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let octets = octets(file)?;
+    PrivateKeyDer::from_pem_slice(&octets).map_err(|_| content(file, "holds no PEM private key"))
+}
+
+/// Decodes base64 of either alphabet, padded or not (RFC 4648 sections 4 and 5). `None` for anything else.
+#[must_use]
+pub fn base64(text: &[u8]) -> Option<Vec<u8>> {
+    let end = text.iter().rposition(|octet| *octet != b'=').map_or(0, |last| last.saturating_add(1));
+    let (text, padding) = text.split_at_checked(end)?;
+    if padding.len() > 2 || text.len() % 4 == 1 {
+        return None;
+    }
+    let mut out = Vec::with_capacity(text.len());
+    let (mut bits, mut held) = (0u32, 0u32);
+    for octet in text {
+        let value = match octet {
+            b'A'..=b'Z' => octet - b'A',
+            b'a'..=b'z' => octet - b'a' + 26,
+            b'0'..=b'9' => octet - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            _ => return None,
+        };
+        bits = (bits << 6 | u32::from(value)) & 0xffff;
+        held = held.saturating_add(6);
+        if held >= 8 {
+            held = held.saturating_sub(8);
+            out.push(u8::try_from(bits >> held & 0xff).ok()?);
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_read_in_both_alphabets() {
+        for (text, octets) in [
+            ("", Some(&b""[..])),
+            ("Zg==", Some(b"f")),
+            ("Zm8", Some(b"fo")),
+            ("Zm9v", Some(b"foo")),
+            ("-_8", Some(&[0xfb, 0xff])),
+            ("+/8=", Some(&[0xfb, 0xff])),
+            ("Z", None),
+            ("Zg===", None),
+            ("Z*==", None),
+        ] {
+            assert_eq!(base64(text.as_bytes()).as_deref(), octets, "{text}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What the guard shows to clients: a certificate chain and its key, replaced while connections go on when the files change.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
+
+use super::{TlsError, certificates, content, private_key, provider};
+use crate::dns::metrics::Metrics;
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// A chain, its key and the names it bears.
+#[derive(Debug)]
+pub struct Loaded {
+    key: Arc<CertifiedKey>,
+    names: Vec<String>,
+}
+
+impl Loaded {
+    /// DNS names of the certificate, in lower case and without wildcards.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+}
+
+/// Reads a chain and its key.
+///
+/// # Errors
+/// They can't be read, are no such things, or don't belong together.
+pub fn load(certificate: &Path, key: &Path) -> Result<Loaded, TlsError> {
+    let chain = certificates(certificate)?;
+    let names = chain.first().map(|first| names_of(certificate, first)).transpose()?.unwrap_or_default();
+    let key_file = key;
+    let key = CertifiedKey::from_der(chain, private_key(key)?, &provider())
+        .map_err(|error| content(certificate, format!("does not fit {}: {error}", key_file.display())))?;
+    Ok(Loaded { key: Arc::new(key), names })
+}
+
+fn names_of(file: &Path, der: &rustls::pki_types::CertificateDer<'_>) -> Result<Vec<String>, TlsError> {
+    let certificate = webpki::EndEntityCert::try_from(der)
+        .map_err(|error| content(file, format!("its first certificate can't be used: {error}")))?;
+    let names = certificate.valid_dns_names().filter(|name| !name.contains('*'));
+    Ok(names.map(str::to_ascii_lowercase).collect())
+}
+
+/// What tells one version of a file from another without reading it.
+type Version = Option<(u64, u64, i64, i64)>;
+
+fn version(file: &Path) -> Version {
+    std::fs::metadata(file).ok().map(|meta| (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
+}
+
+/// The identity that new connections get.
+#[derive(Debug)]
+pub struct Identity {
+    certificate: PathBuf,
+    key: PathBuf,
+    current: ArcSwap<Loaded>,
+}
+
+impl Identity {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// See [`load`].
+    pub fn open(certificate: &Path, key: &Path) -> Result<Arc<Self>, TlsError> {
+        let current = ArcSwap::from_pointee(load(certificate, key)?);
+        Ok(Arc::new(Self { certificate: certificate.to_owned(), key: key.to_owned(), current }))
+    }
+
+    /// What is shown now.
+    #[must_use]
+    pub fn current(&self) -> Arc<Loaded> {
+        self.current.load_full()
+    }
+
+    /// Follows the files until `stop`. A new pair that can't be used leaves the old one in place and says so once.
+    pub async fn follow(self: Arc<Self>, metrics: Metrics, mut stop: watch::Receiver<bool>) {
+        let versions = |identity: &Self| (version(&identity.certificate), version(&identity.key));
+        // Taken after the files were read first: a change in between is found as none, so that they are read once more.
+        let mut known = (None, None);
+        loop {
+            let now = versions(&self);
+            if now != known {
+                known = now;
+                self.read_again(&metrics);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    fn read_again(&self, metrics: &Metrics) {
+        match load(&self.certificate, &self.key) {
+            Ok(loaded) => {
+                if loaded.key.cert != self.current.load().key.cert {
+                    tracing::info!(certificate = %self.certificate.display(), "a new certificate is shown from now on");
+                    metrics.certificate_reloads.inc();
+                }
+                self.current.store(Arc::new(loaded));
+            }
+            Err(error) => {
+                metrics.certificate_errors.inc();
+                tracing::error!(%error, "dns.tls: the new certificate can't be used, the old one is shown on");
+            }
+        }
+    }
+}
+
+impl ResolvesServerCert for Identity {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load().key.clone())
+    }
+}
+
+/// The configuration of listeners of one protocol.
+///
+/// # Errors
+/// rustls has no protocol version in common with its provider.
+pub fn config(identity: Arc<Identity>, alpn: &[u8]) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(identity);
+    config.alpn_protocols = vec![alpn.to_vec()];
+    Ok(config)
+}

@@ -1,0 +1,169 @@
+//! QUIC to one upstream (RFC 9250): one connection, a stream per query.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Endpoint, EndpointConfig, TransportConfig, VarInt};
+
+use super::dial::{DEAF_AFTER, Ends, Slot, Target, Tls};
+use super::query::{Fit, Query, fit};
+use crate::dns::metrics::Metrics;
+
+/// A connection on which nothing comes for so long has ended. Also bounds how long a dead one is believed in.
+const IDLE: Duration = Duration::from_secs(10);
+/// DOQ_NO_ERROR and DOQ_REQUEST_CANCELLED, section 8.4.
+const NO_ERROR: VarInt = VarInt::from_u32(0);
+const REQUEST_CANCELLED: VarInt = VarInt::from_u32(3);
+/// Two octets of length and the longest message.
+const MOST: usize = 2 + u16::MAX as usize;
+
+struct Connection {
+    connection: quinn::Connection,
+    /// Keeps the socket.
+    _endpoint: Endpoint,
+    heard: Mutex<Option<Instant>>,
+    closed: AtomicBool,
+}
+
+impl Connection {
+    fn heard(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ends for Connection {
+    fn has_ended(&self) -> bool {
+        self.closed.load(Ordering::Acquire) || self.connection.close_reason().is_some()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.connection.close(NO_ERROR, b"");
+    }
+}
+
+/// One query in flight.
+struct Flight<'a> {
+    connection: &'a Connection,
+    since: Instant,
+    done: bool,
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        let silent = self.connection.heard().is_none_or(|heard| heard < self.since);
+        if !self.done && silent && self.since.elapsed() >= DEAF_AFTER {
+            self.connection.closed.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// The connection to one upstream.
+pub struct QuicClient {
+    target: Target,
+    tls: Tls,
+    crypto: Arc<QuicClientConfig>,
+    slot: Slot<Connection>,
+    metrics: Metrics,
+}
+
+impl QuicClient {
+    /// Nothing is connected before the first query.
+    ///
+    /// # Errors
+    /// The TLS configuration can't be used for QUIC.
+    pub fn new(target: Target, tls: Tls, metrics: Metrics) -> Result<Self, String> {
+        let crypto = QuicClientConfig::try_from(tls.config.clone()).map_err(|error| error.to_string())?;
+        Ok(Self { target, tls, crypto: Arc::new(crypto), slot: Slot::default(), metrics })
+    }
+
+    /// Sends `query` and waits for its response; the caller sets the time.
+    ///
+    /// # Errors
+    /// Connecting failed, the connection ended twice, or the upstream broke RFC 9250.
+    pub async fn exchange(&self, query: &Query) -> io::Result<Vec<u8>> {
+        let mut again = true;
+        loop {
+            let open = open(self.target, self.tls.clone(), self.crypto.clone());
+            let (connection, reused) = self.slot.get(open).await?;
+            match self.once(&connection, query).await {
+                Err(error) if reused && again && error.kind() == io::ErrorKind::ConnectionAborted => again = false,
+                result => return result,
+            }
+        }
+    }
+
+    async fn once(&self, connection: &Connection, query: &Query) -> io::Result<Vec<u8>> {
+        let mut flight = Flight { connection, since: Instant::now(), done: false };
+        // When the peer allows no more streams this waits until one ends.
+        let (mut send, mut receive) = connection.connection.open_bi().await.map_err(aborted)?;
+        // Section 4.2.1: the id is 0.
+        let sent = send.write_all(&super::framed(&query.padded(0))).await;
+        let sent = sent.and_then(|()| send.finish().map_err(|_| quinn::WriteError::ClosedStream));
+        let mut cancel = Cancel(Some(&mut receive));
+        let read = match cancel.0.as_mut() {
+            Some(receive) => receive.read_to_end(MOST).await,
+            None => return Err(io::ErrorKind::ConnectionAborted.into()),
+        };
+        cancel.0 = None;
+        flight.done = true;
+        // Why the connection ended says more than that the stream did.
+        let lost = |words: String| match connection.connection.close_reason() {
+            Some(error) => aborted(error),
+            None => io::Error::new(io::ErrorKind::InvalidData, words),
+        };
+        let octets = read.map_err(|error| lost(error.to_string()))?;
+        sent.map_err(|error| lost(error.to_string()))?;
+        *connection.heard() = Some(Instant::now());
+        let invalid = |words: &str| io::Error::new(io::ErrorKind::InvalidData, words.to_owned());
+        let Some((len, message)) = octets.split_first_chunk::<2>() else {
+            return Err(invalid("the upstream ended a stream without response"));
+        };
+        if usize::from(u16::from_be_bytes(*len)) != message.len() {
+            return Err(invalid("the response's length is wrong"));
+        }
+        if fit(message, &query.question()) == Fit::No {
+            self.metrics.upstream_mismatch.inc();
+            return Err(invalid("the response answers another question"));
+        }
+        Ok(message.to_vec())
+    }
+}
+
+/// Tells the upstream when a query was given up (section 4.3.1).
+struct Cancel<'a>(Option<&'a mut quinn::RecvStream>);
+
+impl Drop for Cancel<'_> {
+    fn drop(&mut self) {
+        if let Some(receive) = self.0.take() {
+            // The stream may have ended meanwhile.
+            drop(receive.stop(REQUEST_CANCELLED));
+        }
+    }
+}
+
+fn aborted(error: quinn::ConnectionError) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, format!("QUIC: {error}"))
+}
+
+async fn open(target: Target, tls: Tls, crypto: Arc<QuicClientConfig>) -> io::Result<Connection> {
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let mut endpoint = Endpoint::new(EndpointConfig::default(), None, target.udp()?, runtime)?;
+    let mut transport = TransportConfig::default();
+    transport.max_idle_timeout(IDLE.try_into().ok());
+    // The upstream has no reason to open streams or send datagrams.
+    transport.max_concurrent_bidi_streams(0u8.into()).max_concurrent_uni_streams(0u8.into());
+    transport.datagram_receive_buffer_size(None);
+    let mut config = quinn::ClientConfig::new(crypto);
+    config.transport_config(Arc::new(transport));
+    endpoint.set_default_client_config(config);
+    tls.handshakes.inc();
+    let connecting = endpoint.connect(target.peer, &tls.name.to_str()).map_err(io::Error::other)?;
+    let connection =
+        connecting.await.map_err(|error| io::Error::new(io::ErrorKind::ConnectionRefused, format!("QUIC: {error}")))?;
+    Ok(Connection { connection, _endpoint: endpoint, heard: Mutex::new(None), closed: AtomicBool::new(false) })
+}
