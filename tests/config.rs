@@ -288,7 +288,7 @@ fn other_rules() {
     for (text, message) in [
         ("[dns]\nlisten = []\n", "6:10 no address to listen on: nobody could ask"),
         ("[dns]\nlisten = [\"[::1]:53\", \"[::1]:53\"]\n", "6:23 [::1]:53 stands here twice"),
-        ("[dns]\nlisten = [\"192.0.2.53:53\"]\n", "2:7 192.0.2.53:53 is this guard itself (dns.listen)"),
+        ("[dns]\nlisten = [\"192.0.2.53:53\"]\n", "2:7 192.0.2.53:53 is this guard itself"),
         ("[dns]\nclients = []\n", "6:11 no client may ask; every question would be refused"),
         ("[dns]\nclients = [\"192.0.2.1/24\"]\n", "6:12 192.0.2.1/24 has bits set behind its prefix length"),
         ("[lease]\nmin = \"2h\"\nmax = \"1h\"\n", "6:7 lease.min (2h) is longer than lease.max (1h)"),

@@ -105,7 +105,7 @@ fn quic_socket(address: SocketAddr, v6_only: bool) -> io::Result<UdpSocket> {
         socket.set_only_v6(v6_only)?;
     }
     socket.set_nonblocking(true)?;
-    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    sys::want_receive_buffer(socket.as_fd(), RECEIVE_BUFFER)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }

@@ -96,9 +96,14 @@ pub fn read(message: &[u8]) -> Seen {
                 assert!(seen.edns.is_none() && owner.is_empty() && section == 2);
                 seen.edns = Some((class, ttl & 0x8000 != 0));
                 seen.rcode |= ((ttl >> 24) as u16) << 4;
-                if len >= 6 && rdata[..2] == [0, 15] {
-                    let text = String::from_utf8(rdata[6..].to_vec()).unwrap();
-                    seen.ede = Some((u16::from_be_bytes([rdata[4], rdata[5]]), text));
+                let mut options = &rdata[..];
+                while !options.is_empty() {
+                    let (data, rest) = options[4..].split_at(usize::from(options[3]) + 256 * usize::from(options[2]));
+                    if options[..2] == [0, 15] {
+                        let text = String::from_utf8(data[2..].to_vec()).unwrap();
+                        seen.ede = Some((u16::from_be_bytes([data[0], data[1]]), text));
+                    }
+                    options = rest;
                 }
             } else {
                 let list = [&mut seen.answers, &mut seen.authority, &mut seen.additional];
