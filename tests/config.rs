@@ -495,3 +495,44 @@ mod hostile {
         }
     }
 }
+
+#[test]
+fn lists_and_groups_are_checked() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let bad = file("bad.txt", "ok.test\na..b\n");
+    let empty = file("empty.txt", "# nothing\n");
+    let text = format!(
+        "{BASE}[dns]\nclients = [\"10.0.0.0/8\"]\n\
+         [[policy.list]]\nname = \"a\"\npath = \"{bad}\"\nformat = \"domains\"\naction = \"deny\"\n\
+         [[policy.list]]\nname = \"a\"\npath = \"{empty}\"\nformat = \"domains\"\naction = \"deny\"\n\
+         [[policy.group]]\nname = \"g\"\nclients = [\"10.1.0.0/16\", \"192.0.2.0/24\"]\nlists = [\"b\"]\nallow = [\"x y\"]\n\
+         [[policy.group]]\nname = \"g\"\nclients = [\"10.1.0.0/16\"]\n\
+         [[policy.group]]\nname = \"h\"\nclients = []\n"
+    );
+    let told = refused(&text).to_string();
+    for wanted in [
+        &format!("{bad}:2: \"a..b\" is not a domain name"),
+        "another list is called \"a\" too",
+        &format!("{empty} has no rule"),
+        "no [[policy.list]] is called \"b\"",
+        "nobody in 192.0.2.0/24 may ask",
+        "\"x y\" is not a domain name",
+        "every group needs a name of its own",
+        "10.1.0.0/16 belongs to two groups",
+        "nobody would be in the group",
+    ] {
+        assert!(told.contains(wanted), "{wanted:?} is not in:\n{told}");
+    }
+    let good = file("good.txt", "ok.test\n");
+    let text = format!(
+        "{BASE}[dns]\nclients = [\"10.0.0.0/8\"]\n\
+         [[policy.list]]\nname = \"a\"\npath = \"{good}\"\nformat = \"domains\"\naction = \"deny\"\neverybody = false\n\
+         [[policy.group]]\nname = \"g\"\nclients = [\"10.1.0.0/16\"]\nlists = [\"a\"]\n"
+    );
+    assert_eq!(accepted(&text).1, []);
+}
