@@ -11,6 +11,9 @@ use lab::tcp::{self, EchoServer};
 use lab::{Lab, Node, wait_until};
 use serde_json::Value;
 
+#[path = "peers/hostile.rs"]
+mod hostile;
+
 const GUARD: &str = env!("CARGO_BIN_EXE_destguard");
 const CONFIG: &str = "/etc/destguard/destguard.toml";
 const PORT: u16 = 80;
@@ -433,4 +436,21 @@ fn openbgpd_has_the_routes() {
         let family = if rtype == dns::A { "inet" } else { "inet6" };
         router.ok(&format!("bgpctl show rib {family}")).unwrap_or_default()
     });
+}
+
+/// The guards' files of the labs that other tests don't check.
+#[test]
+fn the_labs_guards_are_configured_well() {
+    let labs = ["gobgp", "openbgpd", "srlinux", "ceos", "vjunos", "xrd", "routeros", "two-routers"]
+        .map(|lab| format!("{lab}/guard"));
+    let two = ["two-guards/guard1", "two-guards/guard2"].map(str::to_owned);
+    for directory in labs.iter().chain(&two) {
+        let source = format!("{}/lab/{directory}/destguard.toml", env!("CARGO_MANIFEST_DIR"));
+        // A checkout is readable by all, which is itself worth a warning where there is a password.
+        let copy = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(copy.path(), std::fs::read(&source).unwrap()).unwrap();
+        let check = std::process::Command::new(GUARD).arg("check").arg("--config").arg(copy.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&check.stderr).into_owned();
+        assert!(check.status.success() && !said.contains("warning:"), "{source}: {said}");
+    }
 }
