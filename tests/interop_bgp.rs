@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use destguard_bgp::config::{BgpRole, PeerConfig, Secret, SpeakerConfig};
+use destguard_bgp::config::{PeerConfig, Secret, SpeakerConfig};
 use destguard_bgp::io::{PeerEvent, Speaker, SpeakerHandle, What};
 use destguard_bgp::session::Stop;
 use destguard_bgp::status::{PeerStatus, State};
@@ -259,56 +259,6 @@ fn bird_keeps_routes_over_a_restart() {
     lab.down().unwrap();
 }
 
-/// RFC 8950: without an IPv4 next hop, IPv4 goes over the IPv6 one. (FRR 8.4 offers it on IPv6 sessions only.)
-#[test]
-fn bird_forwards_ipv4_over_an_ipv6_next_hop() {
-    let edit = ("ipv4 { import filter guard4_in;", "ipv4 { extended next hop on; import filter guard4_in;");
-    let lab = lab(BIRD.0, BIRD.1, &[edit]);
-    let router = lab.node("router");
-    in_guard(&lab, || async move {
-        let mut config = config(64512, Opens::Both);
-        config.next_hop_ipv4 = None;
-        let mut session = Session::start(config).await;
-        session.handle.apply(1, [(address(V4), true)]);
-        session.wait("the session", |what| matches!(what, What::Up { missing } if missing.is_empty())).await;
-        session.confirmed(1).await;
-        until("the route", || kernel(router, V4).contains("via inet6 2001:db8:2::2")).await;
-        assert!(session.status().capabilities.contains(&"extended-next-hop"));
-        session.speaker.stop(Stop::Shutdown(String::new())).await;
-        until("withdrawn", || kernel(router, V4).is_empty()).await;
-    });
-    lab.down().unwrap();
-}
-
-/// RFC 8326 and RFC 9234 on BIRD: a role that fits, and routes that say that they are about to go.
-#[test]
-fn bird_hears_of_the_role_and_of_the_end() {
-    let lab = lab(BIRD.0, BIRD.1, &[("ttl security on;", "ttl security on; passive on; local role provider;")]);
-    let router = lab.node("router");
-    in_guard(&lab, || async move {
-        let mut wrong = config(64512, Opens::Guard);
-        wrong.peers[0].bgp_role = Some(BgpRole::Peer);
-        let session = Session::start(wrong).await;
-        until("the mismatch", || session.error().contains("role mismatch")).await;
-        session.speaker.stop(Stop::Restart).await;
-
-        let mut right = config(64512, Opens::Guard);
-        right.peers[0].bgp_role = Some(BgpRole::Customer);
-        let mut session = Session::start(right).await;
-        session.handle.apply(1, [(address(V4), true)]);
-        session.confirmed(1).await;
-        let shown = || router.ok(&format!("birdc show route for {V4} all")).unwrap();
-        until("the route", || !kernel(router, V4).is_empty()).await;
-        assert!(!shown().contains("(65535,0)"), "{}", shown());
-        session.handle.drain();
-        until("GRACEFUL_SHUTDOWN", || shown().contains("(65535,0)")).await;
-        assert!(!kernel(router, V4).is_empty(), "still forwarding");
-        session.speaker.stop(Stop::Shutdown(String::new())).await;
-        until("withdrawn", || kernel(router, V4).is_empty()).await;
-    });
-    lab.down().unwrap();
-}
-
 /// FRR, started with its lists behind "router bgp", denies what it hears in the first seconds and then asks again.
 #[test]
 fn frr_that_denied_at_first_gets_everything_again() {
@@ -413,5 +363,115 @@ fn openbgpd_without_ipv6_gets_ipv4_alone() {
         assert_eq!(session.status().established, 1, "one session all along: {}", session.error());
         session.speaker.stop(Stop::Shutdown(String::new())).await;
     });
+    lab.down().unwrap();
+}
+
+/// In the order of "write memory" the filters stand behind "router bgp". FRR, freshly started, then denies everything at first and asks
+/// again a few seconds later; a speaker that doesn't answer has lost its routes for good.
+#[test]
+fn frr_freshly_started_in_its_own_order_has_everything_in_the_end() {
+    let lab = lab(FRR.0, FRR.1, &[]);
+    let router = lab.node("router");
+    router.stop();
+    let text = router.file(FRR.1).unwrap();
+    let (filters, rest) = text.split_once("ip prefix-list").unwrap();
+    let (lists, rest) = rest.split_once("ip route 0.0.0.0/0").unwrap();
+    router.write(FRR.1, &format!("{filters}ip route 0.0.0.0/0{rest}ip prefix-list{lists}")).unwrap();
+    in_guard(&lab, || async move {
+        let mut session = Session::start(config(64512, Opens::Both)).await;
+        session.handle.apply(1, [(address(V4), true), (address(V6), true)]);
+        router.start().unwrap();
+        session.confirmed(1).await;
+        until("both routes", || !kernel(router, V4).is_empty() && !kernel(router, V6).is_empty()).await;
+        session.speaker.stop(Stop::Restart).await;
+    });
+    lab.down().unwrap();
+}
+
+/// A next hop that only the null route covers: the guard hears that its UPDATE arrived, but as configured the router makes no null route for the
+/// host out of it, and a good next hop has its way at once.
+async fn next_hop_of_the_null_route(router: &Node) {
+    let mut wrong = config(64512, Opens::Both);
+    wrong.next_hop_ipv4 = Some(Ipv4Addr::new(10, 9, 9, 9));
+    wrong.next_hop_ipv6 = Some("2001:db8:99::9".parse().unwrap());
+    let mut session = Session::start(wrong).await;
+    session.handle.apply(1, [(address(V4), true), (address(V6), true)]);
+    session.confirmed(1).await;
+    let host = |to: &str| router.ok(&format!("ip -{} route show {to}", if to.contains(':') { 6 } else { 4 })).unwrap();
+    session.speaker.stop(Stop::Shutdown(String::new())).await;
+    assert_eq!((host(V4), host(V6)), (String::new(), String::new()), "no host route of any kind");
+
+    let mut session = Session::start(config(64512, Opens::Both)).await;
+    session.handle.apply(1, [(address(V4), true), (address(V6), true)]);
+    session.confirmed(1).await;
+    until("the good next hop", || !kernel(router, V4).is_empty() && !kernel(router, V6).is_empty()).await;
+    session.speaker.stop(Stop::Restart).await;
+}
+
+#[test]
+fn frr_makes_no_null_route_of_an_unknown_next_hop() {
+    let lab = lab(FRR.0, FRR.1, &[]);
+    in_guard(&lab, || next_hop_of_the_null_route(lab.node("router")));
+    lab.down().unwrap();
+}
+
+#[test]
+fn bird_makes_no_null_route_of_an_unknown_next_hop() {
+    let lab = lab(BIRD.0, BIRD.1, &[]);
+    in_guard(&lab, || next_hop_of_the_null_route(lab.node("router")));
+    lab.down().unwrap();
+}
+
+/// Internal, announced to and withdrawn from a RIB, over a restart of the router.
+async fn internal_rib(router: &Node, config: SpeakerConfig, rib: impl Fn() -> String) {
+    let mut session = Session::start(config).await;
+    session.handle.apply(1, hosts(1000, true).chain([(address(V4), true), (address(V6), true)]));
+    session.confirmed(1).await;
+    until("all routes", || rib().matches("198.18.").count() >= 1000 && rib().contains(V4) && rib().contains(V6)).await;
+    router.stop();
+    session.wait("the router's end", |what| matches!(what, What::Down(_))).await;
+    session.handle.apply(2, hosts(999, false));
+    router.start().unwrap();
+    session.wait("the session again", |what| matches!(what, What::Up { missing } if missing.is_empty())).await;
+    session.confirmed(2).await;
+    until("the table as it is now", || {
+        let rib = rib();
+        rib.matches("198.18.").count() == 1 && rib.contains("198.51.100.2") && rib.contains(V4) && rib.contains(V6)
+    })
+    .await;
+    session.speaker.stop(Stop::Shutdown(String::new())).await;
+    until("all gone", || !rib().contains(V4) && !rib().contains(V6)).await;
+}
+
+#[test]
+fn gobgp_internal_the_guard_connects() {
+    let edits = [
+        ("peer-as = 64512", "peer-as = 64513"),
+        (
+            "  [neighbors.timers.config]",
+            "  [neighbors.transport.config]\n    passive-mode = true\n  [neighbors.timers.config]",
+        ),
+    ];
+    let lab = lab("gobgp", "/etc/gobgp/gobgpd.toml", &edits);
+    let router = lab.node("router");
+    let rib = || router.ok("gobgp global rib; gobgp global rib -a ipv6").unwrap_or_default();
+    in_guard(&lab, || internal_rib(router, config(64513, Opens::Guard), rib));
+    lab.down().unwrap();
+}
+
+#[test]
+fn openbgpd_internal_the_router_connects() {
+    let edits = [
+        ("remote-as 64512", "remote-as 64513"),
+        (" announce IPv4 unicast\n", " announce IPv4 unicast\n announce IPv6 unicast\n"),
+        ("inet prefixlen = 32", "inet prefixlen = 32\nallow from 192.0.2.2 inet6 prefixlen = 128"),
+    ];
+    let lab = lab("openbgpd", "/etc/bgpd.conf", &edits);
+    let router = lab.node("router");
+    let rib = || router.ok("bgpctl show rib").unwrap_or_default();
+    // OpenBGPD has ttl-security for external sessions only, and ignores it here.
+    let mut config = config(64513, Opens::Router);
+    config.peers[0].ttl_security = false;
+    in_guard(&lab, || internal_rib(router, config, rib));
     lab.down().unwrap();
 }

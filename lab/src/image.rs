@@ -110,6 +110,8 @@ fn frr(daemons_file: &str) -> Daemons {
         prepare: vec![
             "install -d -m 755 -o frr -g frr /run/frr".to_owned(),
             "touch /etc/frr/vtysh.conf && chmod 755 /etc/frr".to_owned(),
+            // A socket left by an earlier run would look like a daemon that is ready, and vtysh would pass it over without a word.
+            "rm -f /run/frr/*.vty".to_owned(),
         ],
         programs: programs.collect(),
         finish: vec!["vtysh -b".to_owned()],
