@@ -51,7 +51,7 @@ size = "512MiB"
 url = "udp://127.0.0.1:UPSTREAM"
 
 [[policy.private]]
-domain = "bench.test"
+domain = "bench.example"
 prefixes = ["10.0.0.0/8"]
 
 [lease]
@@ -62,9 +62,27 @@ new_per_domain = "1000000/s"
 [state]
 dir = "DIR/state"
 
-[nftables]
-mode = "MODE"
+ENFORCEMENT
 "#;
+
+/// Leases are kept and journalled, and nothing waits for anybody: what the resolver alone costs.
+const AUDIT: &str = r#"
+[bgp]
+enforce = false
+asn = 64512
+router_id = "192.0.2.1"
+next_hop_ipv4 = "192.0.2.1"
+
+[[bgp.peer]]
+name = "nobody"
+address = "127.0.0.9"
+asn = 64512
+required = true
+families = ["ipv4"]
+max_routes = 2000000
+"#;
+
+const ENFORCED: &str = "[nftables]\nmode = \"local\"";
 
 const UNBOUND: &str = r#"
 server:
@@ -120,7 +138,7 @@ const SUBJECTS: [Subject; 7] = [
     Subject {
         name: "destguard",
         config: DESTGUARD,
-        command: "DESTGUARD --config CONFIG --control DIR/control run",
+        command: "DESTGUARD --config CONFIG --socket DIR/control run",
         enforces: false,
     },
     Subject { name: "unbound", config: UNBOUND, command: "unbound -d -c CONFIG", enforces: false },
@@ -130,13 +148,13 @@ const SUBJECTS: [Subject; 7] = [
     Subject {
         name: "destguard",
         config: DESTGUARD,
-        command: "DESTGUARD --config CONFIG --control DIR/control run",
+        command: "DESTGUARD --config CONFIG --socket DIR/control run",
         enforces: true,
     },
     Subject {
         name: "dnsmasq --nftset",
         config: DNSMASQ,
-        command: "dnsmasq -k -C CONFIG --nftset=/bench.test/4#inet#bench#open",
+        command: "dnsmasq -k -C CONFIG --nftset=/bench.example/4#inet#bench#open",
         enforces: true,
     },
 ];
@@ -169,7 +187,7 @@ pub fn run(binary: &Path, dir: &Path) -> Result<(), AnyError> {
         return Err("this needs a network namespace of its own: use lab/bench-dns".into());
     }
     output(Command::new("ip").args(["link", "set", "lo", "up"]))?;
-    let names = |range: std::ops::Range<u32>| range.map(|n| format!("n{n}.bench.test A\n")).collect::<String>();
+    let names = |range: std::ops::Range<u32>| range.map(|n| format!("n{n}.bench.example A\n")).collect::<String>();
     std::fs::write(dir.join("hits"), names(0..HITS))?;
     std::fs::write(dir.join("misses"), names(100_000..100_000 + MISSES))?;
     let upstream = UdpSocket::bind(("127.0.0.1", UPSTREAM_PORT))?;
@@ -233,12 +251,12 @@ fn measure(subject: &Subject, binary: &Path, dir: &Path) -> Result<Figures, AnyE
     std::fs::create_dir_all(own.join("state"))?;
     let config = own.join("config");
     let fill = |text: &str| {
-        text.replace("CONFIG", &config.display().to_string())
+        text.replace("ENFORCEMENT", if subject.enforces { ENFORCED } else { AUDIT })
+            .replace("CONFIG", &config.display().to_string())
             .replace("DESTGUARD", &binary.display().to_string())
             .replace("DIR", &own.display().to_string())
             .replace("UPSTREAM", &UPSTREAM_PORT.to_string())
             .replace("PORT", &SERVER_PORT.to_string())
-            .replace("MODE", if subject.enforces { "local" } else { "off" })
     };
     std::fs::write(&config, fill(subject.config))?;
     if subject.enforces && subject.name != "destguard" {
@@ -272,8 +290,9 @@ fn answers() -> bool {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
         socket.connect(("127.0.0.1", SERVER_PORT))?;
         socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-        socket
-            .send(b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05n1000\x05bench\x04test\x00\x00\x01\x00\x01")?;
+        socket.send(
+            b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05n1000\x05bench\x07example\x00\x00\x01\x00\x01",
+        )?;
         let mut room = [0; 512];
         let length = socket.recv(&mut room)?;
         Ok(length > 40 && room.get(3).is_some_and(|flags| flags & 0x0f == 0))
@@ -369,7 +388,7 @@ fn machine_seconds() -> io::Result<f64> {
     Ok(ticks / TICKS_PER_SECOND)
 }
 
-/// The scripted upstream: `nNUMBER.bench.test` has the address 10.0.0.0 + NUMBER, everything else 10.0.0.0, for five minutes.
+/// The scripted upstream: `nNUMBER.bench.example` has the address 10.0.0.0 + NUMBER, everything else 10.0.0.0, for five minutes.
 fn serve(socket: &UdpSocket) {
     let mut room = [0; 2048];
     loop {
