@@ -201,7 +201,11 @@ impl Sending {
         let (mut sent, mut skipped, mut from) = (0usize, 0usize, 0usize);
         while let Some(rest) = self.pending.get(from..).filter(|rest| !rest.is_empty()) {
             let part = rest.get(..rest.len().min(BATCH)).unwrap_or(rest);
-            match send_batch(socket, &self.octets, part) {
+            let result = match part {
+                [_] => send_batch::<1>(socket, &self.octets, part),
+                _ => send_batch::<BATCH>(socket, &self.octets, part),
+            };
+            match result {
                 Ok(count) if count > 0 => {
                     sent += count;
                     from += count;
@@ -219,13 +223,14 @@ impl Sending {
     }
 }
 
-fn send_batch(socket: BorrowedFd<'_>, octets: &[u8], part: &[Pending]) -> io::Result<usize> {
+/// Sends the first `N` of `part` at most. What is set up is as large as `N`, so that one datagram doesn't pay for a whole batch.
+fn send_batch<const N: usize>(socket: BorrowedFd<'_>, octets: &[u8], part: &[Pending]) -> io::Result<usize> {
     // SAFETY: all-zero is a valid value of these plain C structures.
-    let mut names: [libc::sockaddr_storage; BATCH] = unsafe { mem::zeroed() };
-    let mut controls = [Control([0; 64]); BATCH];
+    let mut names: [libc::sockaddr_storage; N] = unsafe { mem::zeroed() };
+    let mut controls = [Control([0; 64]); N];
     // SAFETY: as above.
-    let mut heads: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
-    let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
+    let mut heads: [libc::mmsghdr; N] = unsafe { mem::zeroed() };
+    let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; N];
     let mut count = 0u32;
     for ((((head, vector), name), control), datagram) in
         heads.iter_mut().zip(&mut vectors).zip(&mut names).zip(&mut controls).zip(part)
@@ -316,7 +321,7 @@ fn write_local(head: &mut libc::msghdr, control: &mut Control, local: Option<Loc
 pub fn send_one(socket: BorrowedFd<'_>, payload: &[u8], peer: SocketAddr, local: Option<Local>) -> io::Result<()> {
     let one = [Pending { start: 0, end: payload.len(), peer, local }];
     loop {
-        match send_batch(socket, payload, &one) {
+        match send_batch::<1>(socket, payload, &one) {
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
