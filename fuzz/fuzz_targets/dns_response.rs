@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use destguard::config::Config;
 use destguard::core::address::AddressFilter;
 use destguard::core::answer::RecordData;
+use destguard::core::local_names::LocalNames;
 use destguard::core::name::Name;
 use destguard::core::policy::Policy;
 use destguard::dns::Rules;
@@ -17,7 +18,8 @@ use destguard::dns::upstream::query::Query;
 static RULES: LazyLock<Rules> = LazyLock::new(|| {
     let config = Config::default();
     let policy = Policy::new(&config).expect("the defaults are fine");
-    Rules::new(policy, AddressFilter::new(&config, &[]).expect("the defaults are fine"))
+    let filter = AddressFilter::new(&config, &[]).expect("the defaults are fine");
+    Rules::new(policy, filter, LocalNames::new(&config))
 });
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
