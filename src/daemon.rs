@@ -206,6 +206,9 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     if disarmer.is_some() {
         nftables::metrics::register(&mut registry);
     }
+    if let Some(peers) = &peers {
+        bgp::metrics::register(&mut registry, peers.clone());
+    }
     let core_metrics = sources::core_metrics(&mut registry, core.clone());
     let lists = ListState::new(lists, &mut registry);
     let denied = DeniedLog::default();

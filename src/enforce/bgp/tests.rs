@@ -54,6 +54,38 @@ fn a_peer_is_an_enforcer_with_a_budget() {
     assert_eq!(enforcer.open.len(), 3);
 }
 
+#[tokio::test]
+async fn bfd_is_mapped_shown_and_counted() {
+    let plain = enforcer(&with_peer(""));
+    assert_eq!(plain.config.peers[0].bfd, None);
+    let near = with_peer("bfd = true\n");
+    let expected = BfdConfig { interval: Duration::from_millis(300), multiplier: 3, multihop: false };
+    assert_eq!(enforcer(&near).config.peers[0].bfd, Some(expected));
+    assert_eq!(bfd_port(&near.bgp.peer[0]), 3784);
+    let far = with_peer("multihop = 2\nbfd = true\nbfd_interval = \"1s\"\nbfd_multiplier = 5\nbfd_multihop = true\n");
+    let expected = BfdConfig { interval: Duration::from_secs(1), multiplier: 5, multihop: true };
+    assert_eq!(enforcer(&far).config.peers[0].bfd, Some(expected));
+    assert_eq!(bfd_port(&far.bgp.peer[0]), 4784);
+
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let mut enforcer = enforcer(&near);
+    let peer = &mut enforcer.config.peers[0];
+    // Addresses of this process alone, and nobody at the other one.
+    peer.local_address = Some(IpAddr::from([127, high | 1, low, 98]));
+    peer.address = IpAddr::from([127, high | 1, low, 99]);
+    let running = enforcer.start().await.unwrap();
+    let mut registry = crate::metrics::registry();
+    metrics::register(&mut registry, running.status());
+    let text = crate::metrics::encode(&registry).unwrap();
+    for line in
+        ["bfd_up{peer=\"edge1\"} 0", "bfd_failures_total{peer=\"edge1\"} 0", "bfd_discarded_packets_total{peer="]
+    {
+        assert!(text.contains(&format!("destguard_{line}")), "{text}");
+    }
+    let shown = running.status().peers().remove(0).bfd.unwrap();
+    assert_eq!((shown.words().as_str(), shown.detection_ms), ("Down", None));
+}
+
 #[test]
 fn a_family_without_next_hop_can_not_be_held() {
     let config = config(&format!(

@@ -1,0 +1,48 @@
+//! BFD sessions as metrics, read from the speaker when somebody asks.
+
+use destguard_bgp::bfd::state::State;
+use destguard_bgp::status::BfdStatus;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::BgpStatus;
+
+/// Registers them; peers without BFD have none.
+pub fn register(registry: &mut Registry, status: BgpStatus) {
+    registry.register_collector(Box::new(Bfd(status)));
+}
+
+#[derive(Debug)]
+struct Bfd(BgpStatus);
+
+impl Collector for Bfd {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let sessions = self.0.sessions();
+        let sessions: Vec<_> =
+            sessions.iter().filter_map(|peer| Some((peer.name.as_str(), peer.bfd.as_ref()?))).collect();
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        let mut up = encoder.encode_descriptor("bfd_up", "1 while the BFD session is up", None, MetricType::Gauge)?;
+        for (name, bfd) in &sessions {
+            let value = i64::from(bfd.state == State::Up);
+            ConstGauge::new(value).encode(up.encode_family(&[("peer", *name)])?)?;
+        }
+        type Count = fn(&BfdStatus) -> u64;
+        let counts: [(&str, &str, Count); 2] = [
+            ("bfd_failures", "Times the BFD session went down after it was up, and not on purpose", |bfd| bfd.failures),
+            ("bfd_discarded_packets", "BFD packets from the peer's address that were discarded", |bfd| bfd.discarded),
+        ];
+        for (metric, help, count) in counts {
+            let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Counter)?;
+            for (name, bfd) in &sessions {
+                ConstCounter::new(count(bfd)).encode(family.encode_family(&[("peer", *name)])?)?;
+            }
+        }
+        Ok(())
+    }
+}
