@@ -319,4 +319,13 @@ fn a_stopped_gateway_stays_closed_and_keeps_its_leases() {
     world.start();
     assert_eq!(elements(world.guard()), BTreeSet::from([address]));
     assert!(connects(address));
+
+    // What was allowed when it was leased and no longer is does not come back.
+    world.guard().stop();
+    let text = world.guard().file(CONFIG).unwrap();
+    let denied = "[policy]\ndeny = [\"n5.many.test\"]\n\n[[policy.private]]";
+    world.guard().write(CONFIG, &text.replacen("[[policy.private]]", denied, 1)).unwrap();
+    world.start();
+    assert!(wait_until(LONG, || elements(world.guard()).is_empty()), "{}", world.lab.logs());
+    assert!(!connects(address));
 }
