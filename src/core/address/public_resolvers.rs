@@ -158,7 +158,7 @@ pub fn nets() -> impl Iterator<Item = IpNet> {
 #[must_use]
 pub fn operator(address: IpAddr) -> Option<&'static str> {
     let holds = |text: &&str| net(text).is_some_and(|net| net.contains(&address));
-    TABLE.iter().find(|(_, texts)| texts.iter().any(|text| holds(text))).map(|(operator, _)| *operator)
+    TABLE.iter().find(|(_, texts)| texts.iter().any(&holds)).map(|(operator, _)| *operator)
 }
 
 #[cfg(test)]
