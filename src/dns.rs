@@ -10,14 +10,14 @@
 //! - [`wire`]: what clients send. [`message`]: what upstreams send, read with hickory. [`reply`]: what goes out.
 //! - [`resolve`]: the way of a question. [`draft`]: from response to judged reply. [`cache`]: finished replies with their leases.
 //! - [`upstream`]: servers, their sockets and health. [`listen`]: sockets for clients.
-//! - [`ede`], [`refusals`], [`limits`], [`metrics`].
+//! - [`ede`], [`refusals`], [`limits`], [`metrics`]. [`cookie`], [`rate`]: against questions from forged addresses. [`local`]: names answered here.
 //!
 //! There is no channel between the workers and the tasks: a worker spawns them. What bounds them is the number of questions that may
 //! wait ([`resolve::IN_FLIGHT`], [`resolve::IN_FLIGHT_PER_CLIENT`]); beyond it a question gets SERVFAIL at once.
 //!
 //! Choices where the RFCs leave one: RD=0 is refused (a cache that answers strangers shows what others asked). CD is copied to the reply and
 //! else ignored: it opens nothing that would stay closed. AD is never set, for no upstream is trusted to have validated. EDNS
-//! options of clients (subnet, cookies, padding, unknown ones) are ignored and never passed on. A question with octets behind its last
+//! options of clients (subnet, padding, unknown ones) are ignored and never passed on; cookies end here. A question with octets behind its last
 //! record is answered as if they weren't there.
 
 use std::io;
@@ -47,6 +47,7 @@ use resolve::Resolver;
 use upstream::{UpstreamError, UpstreamStatus, Upstreams};
 
 pub mod cache;
+pub mod cookie;
 pub mod ddr;
 pub mod draft;
 pub mod ede;
@@ -55,9 +56,11 @@ pub mod listen;
 pub mod local;
 pub mod message;
 pub mod metrics;
+pub mod rate;
 pub mod refusals;
 pub mod reply;
 pub mod resolve;
+pub mod stale;
 pub mod tls;
 pub mod upstream;
 pub mod wire;
@@ -271,12 +274,14 @@ pub fn start(
         core,
         clock,
         upstreams: Upstreams::new(&config.dns.upstream, mark, &metrics)?,
-        cache: cache::Cache::new(config.dns.cache.size.0),
+        cache: cache::Cache::new(config.dns.cache.size.0).keeping(config.dns.cache.serve_stale.0),
         refusals: Refusals::new(denied, metrics.refusals_unnoted.clone()),
         metrics,
         in_flight: Limit::new(resolve::IN_FLIGHT, resolve::IN_FLIGHT_PER_CLIENT),
         flights: std::sync::Mutex::default(),
         designated,
+        cookies: cookie::Cookies::new(),
+        rate_limit: config.dns.rate_limit.map(rate::RateLimit::new),
         prefetch: config.dns.cache.prefetch,
         lease_min: config.lease.min.0,
         lease_grace: config.lease.grace.0,

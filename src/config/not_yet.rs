@@ -10,7 +10,6 @@ type Missing = (&'static str, fn(&Config) -> Vec<String>);
 const MISSING: &[Missing] = &[
     ("DNSSEC validation", |c| when(c.dns.dnssec.validate, "dns.dnssec.validate")),
     ("DNSSEC validation", |c| when(c.dns.dnssec.trust_anchor.is_some(), "dns.dnssec.trust_anchor")),
-    ("serving stale answers", |c| when(!c.dns.cache.serve_stale.0.is_zero(), "dns.cache.serve_stale")),
     ("communities by group", |c| groups_with_communities(c)),
     ("leases of one client alone", |c| when(c.nftables.scope == Scope::Client, "nftables.scope")),
 ];

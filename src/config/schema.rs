@@ -49,6 +49,8 @@ pub struct Dns {
     pub workers: usize,
     /// Answer special-use names (localhost, .onion, .local, home.arpa, private reverse zones, canaries) here and forward none of them.
     pub local_names: bool,
+    /// Most replies over UDP to one client network (/24, /56) whose address no DNS cookie vouches for; without it any number.
+    pub rate_limit: Option<Rate>,
     /// Encrypted front ends.
     pub tls: DnsTls,
     /// Where questions go; tried by health.
@@ -66,6 +68,7 @@ impl Default for Dns {
             clients: ["127.0.0.0/8", "::1/128"].iter().filter_map(|net| net.parse().ok()).collect(),
             workers: 0,
             local_names: true,
+            rate_limit: None,
             tls: DnsTls::default(),
             upstream: Vec::new(),
             cache: Cache::default(),

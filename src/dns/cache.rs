@@ -121,6 +121,8 @@ pub struct Entry {
     pub generation: u64,
     /// How often it was served; counts to [`POPULAR`] only.
     pub uses: AtomicU32,
+    /// Of a stale answer: when the true one ended.
+    pub ended: Option<Moment>,
 }
 
 impl Entry {
@@ -224,6 +226,8 @@ impl Shard {
 pub struct Cache {
     shards: Box<[Mutex<Shard>]>,
     per_shard: usize,
+    /// How long an entry that has ended is kept.
+    stale: Duration,
     hasher: RandomState,
     evicted: AtomicU64,
 }
@@ -236,9 +240,17 @@ impl Cache {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             per_shard,
+            stale: Duration::ZERO,
             hasher: RandomState::new(),
             evicted: AtomicU64::new(0),
         }
+    }
+
+    /// Keeps what has ended so much longer, for [`Cache::stale`].
+    #[must_use]
+    pub fn keeping(mut self, stale: Duration) -> Self {
+        self.stale = stale;
+        self
     }
 
     fn shard(&self, key: &[u8]) -> (u64, Option<&Mutex<Shard>>) {
@@ -256,11 +268,30 @@ impl Cache {
         let at = shard.find(hash, key.octets())?;
         let slot = shard.slot(at)?;
         if slot.entry.generation != generation || slot.entry.expires <= now {
-            shard.remove(at);
+            if slot.entry.generation != generation || self.is_over(&slot.entry, now) {
+                shard.remove(at);
+            }
             return None;
         }
         slot.used.store(true, Ordering::Relaxed);
         Some(slot.entry.clone())
+    }
+
+    /// Whether an entry is of no use any more, not even as a stale answer.
+    fn is_over(&self, entry: &Entry, now: Moment) -> bool {
+        entry.ended.unwrap_or(entry.expires).plus(self.stale) <= now
+    }
+
+    /// The entry for `key`, also when it has ended, but not longer ago than stale answers are kept.
+    #[must_use]
+    pub fn stale(&self, key: &Key, generation: u64, now: Moment) -> Option<Arc<Entry>> {
+        if self.stale.is_zero() {
+            return None;
+        }
+        let (hash, shard) = self.shard(key.octets());
+        let shard = shard?.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = &shard.slot(shard.find(hash, key.octets())?)?.entry;
+        (entry.generation == generation && !self.is_over(entry, now)).then(|| entry.clone())
     }
 
     /// Keeps `entry`, in place of an older one, unless it has ended already.

@@ -10,6 +10,8 @@ pub mod code {
     pub const OTHER: u16 = 0;
     /// Forged Answer: the operator's data in place of the upstream's.
     pub const FORGED: u16 = 4;
+    /// Stale Answer: the upstreams don't answer.
+    pub const STALE: u16 = 3;
     /// Not Ready.
     pub const NOT_READY: u16 = 14;
     /// Blocked: by the operator's policy.
@@ -18,6 +20,8 @@ pub mod code {
     pub const FILTERED: u16 = 17;
     /// Prohibited: this client may not ask.
     pub const PROHIBITED: u16 = 18;
+    /// Stale NXDOMAIN Answer.
+    pub const STALE_NXDOMAIN: u16 = 19;
     /// Not Authoritative: asked without recursion.
     pub const NOT_AUTHORITATIVE: u16 = 20;
     /// Not Supported: this type or class.

@@ -53,6 +53,8 @@ pub struct Inner {
     pub denied: Counter,
     /// Answered without asking anybody.
     pub local: Counter,
+    /// Given beyond their end.
+    pub stale: Counter,
     /// Not released by the gate.
     pub held: Counter,
     /// Of these, at the gate's deadline.
@@ -124,6 +126,7 @@ impl Metrics {
             released: Counter::default(),
             denied: Counter::default(),
             local: Counter::default(),
+            stale: Counter::default(),
             held: Counter::default(),
             gate_timeouts: Counter::default(),
             refused: Family::default(),
@@ -161,6 +164,7 @@ impl Metrics {
         counter("dns_answers_released", "Answers given to clients, from the cache or after the gate", &m.released);
         counter("dns_answers_denied", "Questions denied by name, or whose addresses were all filtered", &m.denied);
         counter("dns_answers_local", "Special-use names answered without asking an upstream", &m.local);
+        counter("dns_answers_stale", "Answers given beyond their end since no upstream answered", &m.stale);
         counter("dns_answers_held", "Answers that the gate did not release", &m.held);
         counter("dns_gate_timeouts", "Answers not released since the gate's deadline passed", &m.gate_timeouts);
         counter(

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::cookie;
 use super::ede::Ede;
 use super::wire::{self, ClientEdns, HEADER, UDP_REPLY, flag, put_u16, put_u32, rcode, rtype, u32_at};
 use crate::core::name::Name;
@@ -193,6 +194,13 @@ pub fn cap_ttls(body: &mut Body, cap: u32) {
     }
 }
 
+/// Sets every TTL.
+pub fn set_ttls(body: &mut Body, ttl: u32) {
+    for at in &body.ttls {
+        put_u32(&mut body.octets, usize::from(*at), ttl);
+    }
+}
+
 /// Lowers every TTL by `age` seconds.
 pub fn age_ttls(body: &mut Body, age: u32) {
     for at in &body.ttls {
@@ -243,9 +251,9 @@ pub fn error(code: u16, to: &ReplyHead<'_>, ede: Option<&Ede>, out: &mut Vec<u8>
 }
 
 /// Appends an empty reply with TC, which sends the client to TCP.
-pub fn truncated(to: &ReplyHead<'_>, out: &mut Vec<u8>) {
+pub fn truncated(to: &ReplyHead<'_>, ede: Option<&Ede>, out: &mut Vec<u8>) {
     header(to, flag::QR | flag::RA | flag::TC | (to.flags & (flag::RD | flag::CD)), 0, out);
-    append_opt(to, 0, None, out);
+    append_opt(to, 0, ede, out);
 }
 
 /// Appends the answer to a question of type ANY: RFC 8482 section 4.2.
@@ -270,28 +278,43 @@ fn opt_len(to: &ReplyHead<'_>, ede: Option<&Ede>) -> usize {
     if to.edns.is_none() {
         return 0;
     }
-    11usize.saturating_add(ede.map_or(0, |ede| ede.text.len().saturating_add(6)))
+    let cookie = if server_cookie(to).is_some() { COOKIE_OPTION } else { 0 };
+    11usize.saturating_add(cookie).saturating_add(ede.map_or(0, |ede| ede.text.len().saturating_add(6)))
+}
+
+/// Octets of a COOKIE option.
+const COOKIE_OPTION: usize = 4 + cookie::CLIENT + cookie::SERVER;
+
+/// Both parts of the cookie that the reply bears.
+fn server_cookie(to: &ReplyHead<'_>) -> Option<([u8; cookie::CLIENT], [u8; cookie::SERVER])> {
+    let cookie = to.edns?.cookie?;
+    Some((cookie.client, cookie.server?))
 }
 
 fn append_opt(to: &ReplyHead<'_>, extended_code: u16, ede: Option<&Ede>, out: &mut Vec<u8>) {
     const EDE: u16 = 15;
+    const COOKIE: u16 = 10;
     let Some(edns) = to.edns else { return };
     out.push(0);
     out.extend_from_slice(&rtype::OPT.to_be_bytes());
     out.extend_from_slice(&(UDP_REPLY as u16).to_be_bytes());
     let dnssec_ok = if edns.dnssec_ok { 0x8000u32 } else { 0 };
     out.extend_from_slice(&(u32::from(extended_code) << 24 | dnssec_ok).to_be_bytes());
-    match ede {
-        None => out.extend_from_slice(&[0, 0]),
-        Some(Ede { code, text }) => {
-            let text: &Cow<'static, str> = text;
-            let len = u16::try_from(text.len()).unwrap_or(0);
-            out.extend_from_slice(&len.saturating_add(6).to_be_bytes());
-            out.extend_from_slice(&EDE.to_be_bytes());
-            out.extend_from_slice(&len.saturating_add(2).to_be_bytes());
-            out.extend_from_slice(&code.to_be_bytes());
-            out.extend_from_slice(text.as_bytes());
-        }
+    let options = opt_len(to, ede).saturating_sub(11);
+    out.extend_from_slice(&u16::try_from(options).unwrap_or(0).to_be_bytes());
+    if let Some(Ede { code, text }) = ede {
+        let text: &Cow<'static, str> = text;
+        let len = u16::try_from(text.len()).unwrap_or(0);
+        out.extend_from_slice(&EDE.to_be_bytes());
+        out.extend_from_slice(&len.saturating_add(2).to_be_bytes());
+        out.extend_from_slice(&code.to_be_bytes());
+        out.extend_from_slice(text.as_bytes());
+    }
+    if let Some((client, server)) = server_cookie(to) {
+        out.extend_from_slice(&COOKIE.to_be_bytes());
+        out.extend_from_slice(&((cookie::CLIENT + cookie::SERVER) as u16).to_be_bytes());
+        out.extend_from_slice(&client);
+        out.extend_from_slice(&server);
     }
 }
 

@@ -26,17 +26,20 @@ use tokio::sync::mpsc;
 
 use super::Rules;
 use super::cache::{Again, Cache, Entry, Key, Outcome};
+use super::cookie::Cookies;
 use super::ddr::{self, Designated};
 use super::draft::{Draft, Kind, alias, draft, local};
 use super::ede::{self, Ede, code};
 use super::limits::{Full, Limit, Place};
 use super::local;
 use super::metrics::Metrics;
+use super::rate::{Allowed, RateLimit};
 use super::refusals::Refusals;
 use super::reply::{self, ReplyHead, ReplyTo};
-use super::upstream::Upstreams;
+use super::stale;
 use super::upstream::query::Query;
-use super::wire::{self, Parsed, Question, Reject, flag, rcode};
+use super::upstream::{AskError, Asked, Upstreams};
+use super::wire::{self, ClientEdns, Parsed, Question, Reject, flag, rcode};
 use crate::core::event::{Admission, Decision, Grant, LeaseHandle, Refusal, Ticket};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
@@ -118,6 +121,8 @@ impl Drop for Flight {
         let ede = Ede::new(code::OTHER, "an error within the guard");
         for asker in left {
             self.resolver.metrics.refuse("internal");
+            let query = &self.query;
+            self.resolver.refusals.push(asker.client, &query.name, query.qtype, "internal", &ede.text, ede.code);
             let mut out = Vec::with_capacity(128);
             reply::error(rcode::SERVFAIL, &asker.to.head(), Some(&ede), &mut out);
             self.resolver.send(&asker.route, out);
@@ -169,6 +174,8 @@ pub struct Resolver {
     pub(super) in_flight: Arc<Limit>,
     pub(super) flights: Mutex<HashMap<Box<[u8]>, Vec<Asker>>>,
     pub(super) designated: Option<Designated>,
+    pub(super) cookies: Cookies,
+    pub(super) rate_limit: Option<RateLimit>,
     pub(super) prefetch: bool,
     pub(super) lease_min: Duration,
     pub(super) lease_grace: Duration,
@@ -192,13 +199,18 @@ impl Resolver {
         out: &mut Vec<u8>,
     ) -> Handled<'a> {
         let (rules, now) = (turn.rules, turn.now);
-        let question = match wire::parse(packet) {
+        let mut question = match wire::parse(packet) {
             Parsed::Question(question) => question,
             Parsed::Drop => {
                 self.metrics.drop_packet("not_a_question");
                 return Handled::Drop;
             }
             Parsed::Reject(mut reject) => {
+                // Nothing is worth a short reply here: real clients send real questions.
+                if self.allows(&mut reject.edns, client, stream, now) != Allowed::Whole {
+                    self.metrics.drop_packet("rate_limit");
+                    return Handled::Drop;
+                }
                 if !self.admits(client) {
                     reject.rcode = rcode::REFUSED;
                 }
@@ -206,7 +218,11 @@ impl Resolver {
                 return Handled::Reply;
             }
         };
+        let allowed = self.allows(&mut question.edns, client, stream, now);
         let head = head_of(&question, stream);
+        if allowed != Allowed::Whole {
+            return self.limited(allowed, &question, &head, client, out);
+        }
         if !self.admits(client) {
             let ede = Ede::new(code::PROHIBITED, "not in dns.clients");
             self.metrics.refuse("client");
@@ -259,6 +275,45 @@ impl Resolver {
         }
     }
 
+    /// Looks at the cookie, puts the one for the reply in its place, and says how long a reply may be. Whoever brings a valid cookie, or comes over
+    /// a connection, is where it says it is.
+    fn allows(&self, edns: &mut Option<ClientEdns>, client: IpAddr, stream: bool, now: Moment) -> Allowed {
+        let cookie = edns.as_mut().and_then(|edns| edns.cookie.as_mut());
+        let known = cookie.is_some_and(|cookie| self.cookies.check(cookie, client));
+        match &self.rate_limit {
+            Some(limit) if !stream && !known => limit.take(client, now),
+            _ => Allowed::Whole,
+        }
+    }
+
+    /// Over the rate: BADCOOKIE to those who can come back with the cookie in it (RFC 7873 section 5.2.3), TC to others, or nothing.
+    fn limited<'a>(
+        &self,
+        allowed: Allowed,
+        question: &Question<'_>,
+        head: &ReplyHead<'_>,
+        client: IpAddr,
+        out: &mut Vec<u8>,
+    ) -> Handled<'a> {
+        let Allowed::Short { first } = allowed else {
+            self.metrics.drop_packet("rate_limit");
+            return Handled::Drop;
+        };
+        self.metrics.refuse("rate_limit");
+        // Without words: the reply is to be no longer than need be.
+        let ede = Ede::new(code::PROHIBITED, "");
+        if first {
+            let words = Ede::new(code::PROHIBITED, "too many replies over UDP to this network (dns.rate_limit)");
+            self.note(client, question.name.wire(), question.qtype, "rate_limit", &words);
+        }
+        if question.edns.is_some_and(|edns| edns.cookie.is_some()) {
+            reply::error(rcode::BADCOOKIE, head, Some(&ede), out);
+        } else {
+            reply::truncated(head, Some(&ede), out);
+        }
+        Handled::Reply
+    }
+
     /// What a verdict on the question or on who asks does at once; `None`: the question goes on.
     fn judged<'a>(
         &self,
@@ -279,12 +334,12 @@ impl Resolver {
                 return None;
             }
             self.metrics.refuse("tcp_only");
-            reply::truncated(&head, out);
+            reply::truncated(&head, None, out);
             return Some(Handled::Reply);
         }
         let Ok(name) = Name::from_wire(question.name.wire()) else { return Some(Handled::Drop) };
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
-        let query = Query { name, qtype: question.qtype, dnssec_ok };
+        let query = Query { name, qtype: question.qtype, dnssec_ok, plain: false };
         let words = policy.words(verdict);
         self.metrics.denied.inc();
         self.metrics.refuse("policy");
@@ -317,6 +372,12 @@ impl Resolver {
             _ => ("unsupported", Some(Ede::new(code::NOT_SUPPORTED, "this type or class is not served"))),
         };
         self.metrics.refuse(reason);
+        // The others are errors of form, which the code itself tells all about.
+        if let Some(ede) = &ede
+            && let Some(name) = reject.octets.get(..reject.octets.len().saturating_sub(4))
+        {
+            self.note(client, name, reject.qtype, reason, ede);
+        }
         reply::error(reject.rcode, &head, ede.as_ref(), out);
     }
 
@@ -383,7 +444,7 @@ impl Resolver {
             flights.insert(key.octets().into(), vec![asker]);
         }
         self.metrics.in_flight.inc();
-        let query = Query { name, qtype: question.qtype, dnssec_ok };
+        let query = Query { name, qtype: question.qtype, dnssec_ok, plain: false };
         self.runtime.spawn(self.clone().fly(Flight { resolver: self.clone(), key, views, query, sponsor: None }));
     }
 
@@ -402,7 +463,7 @@ impl Resolver {
         self.metrics.in_flight.inc();
         self.metrics.cache_prefetches.inc();
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
-        let query = Query { name, qtype: question.qtype, dnssec_ok };
+        let query = Query { name, qtype: question.qtype, dnssec_ok, plain: false };
         let sponsor = Some(Sponsor { client, _place: place });
         let views = self.rules.load().views.clone();
         if views.of(client) != key.view() {
@@ -441,6 +502,11 @@ impl Resolver {
                 self.release(query, &entry, self.take_all(&flight.key));
                 return;
             }
+            if entry.ended.is_some() && stale::is_open(&entry, now) {
+                self.metrics.stale.inc();
+                self.release(query, &entry, self.take_all(&flight.key));
+                return;
+            }
             if let Some(draft) = draft_again(&entry, now) {
                 self.metrics.cache_readmitted.inc();
                 self.settle(&flight, draft, rules.generation).await;
@@ -449,14 +515,16 @@ impl Resolver {
         }
         let view = flight.key.view();
         let data = rules.views.policy(view).local_data(&query.name).map(<[LocalData]>::to_vec);
+        let hurry = self.stale(&flight, &rules).is_some();
         let asked = match &data {
-            None => Some(self.upstreams.ask(query).await),
+            None => Some(self.ask(query, hurry).await),
             Some(data) => match alias(data) {
-                Some(target) => Some(self.upstreams.ask(&Query { name: target.clone(), ..query.clone() }).await),
+                Some(target) => Some(self.ask(&Query { name: target.clone(), ..query.clone() }, hurry).await),
                 // A list's own addresses need nobody.
                 None => None,
             },
         };
+        let failed = matches!(asked, Some(Err(_)));
         // Judged by the rules of now: they may have changed while the upstream thought.
         let rules = self.rules.load_full();
         let same = rules.views.same_clients(&flight.views)
@@ -469,8 +537,33 @@ impl Resolver {
             (Some(Ok(asked)), Some(data)) => local(query, data, Some(&asked.message), &rules, view),
             (None, data) => local(query, data.as_deref().unwrap_or_default(), None, &rules, view),
         };
+        if failed && let Some(entry) = self.stale(&flight, &rules) {
+            let entry = Arc::new(entry);
+            self.metrics.stale.inc();
+            self.cache.put(&flight.key, entry.clone(), self.clock.now());
+            self.release(query, &entry, self.take_all(&flight.key));
+            return;
+        }
         self.metrics.unrelated_records.inc_by(u64::try_from(draft.unrelated).unwrap_or(0));
         self.settle(&flight, draft, rules.generation).await;
+    }
+
+    /// What may be given if no upstream answers. Nobody waits for a prefetch, so that there is nothing for it.
+    fn stale(&self, flight: &Flight, rules: &Rules) -> Option<Entry> {
+        if flight.sponsor.is_some() || !rules.views.same_clients(&flight.views) {
+            return None;
+        }
+        let now = self.clock.now();
+        stale::revive(&*self.cache.stale(&flight.key, rules.generation, now)?, now)
+    }
+
+    /// Asks the upstreams; in a `hurry` when there is something stale to give instead.
+    async fn ask(&self, query: &Query, hurry: bool) -> Result<Asked, AskError> {
+        let asked = self.upstreams.ask(query);
+        if hurry {
+            return tokio::time::timeout(stale::PATIENCE, asked).await.unwrap_or(Err(AskError::TimeOut));
+        }
+        asked.await
     }
 
     /// Has the draft's addresses admitted and answers everybody.
@@ -548,7 +641,7 @@ impl Resolver {
                 self.refuse_all(query, &entry, streams, "truncated", "the whole answer can't be had");
                 for asker in datagrams {
                     let mut out = Vec::with_capacity(128);
-                    reply::truncated(&asker.to.head(), &mut out);
+                    reply::truncated(&asker.to.head(), None, &mut out);
                     self.send(&asker.route, out);
                 }
             }
@@ -700,5 +793,6 @@ fn finish(mut draft: Draft, leases: Option<Vec<LeaseHandle>>, now: Moment, gener
         },
         generation,
         uses: AtomicU32::new(0),
+        ended: None,
     }
 }

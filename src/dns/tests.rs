@@ -1,11 +1,15 @@
 //! The whole DNS side on loopback: real sockets, a scripted upstream, the real core with an enforcer in memory.
 
+mod abuse;
+mod edges;
 mod encrypted;
 pub(super) mod harness;
 mod hostile;
 mod local_names;
 mod policy;
+mod refusals;
 mod secure;
+mod stale;
 mod story;
 mod transport;
 mod upstreams;

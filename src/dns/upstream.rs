@@ -426,10 +426,18 @@ impl Upstreams {
         let usable =
             if all_broken { order.len() } else { order.iter().filter(|server| !server.is_broken()).count().max(1) };
         let total = if all_broken { TOTAL_BROKEN } else { TOTAL };
-        match tokio::time::timeout(total, Self::race(first, &order, usable, query)).await {
-            Ok(result) => result,
-            Err(_) => Err(AskError::TimeOut),
-        }
+        let asked = async {
+            let asked = Self::race(first, &order, usable, query).await;
+            match &asked {
+                // An old server: the plain question of RFC 1035. It costs such a server two queries for each question.
+                Ok(refused) if !query.plain && query::refuses_edns(&refused.message) => {
+                    let plain = Query { plain: true, ..query.clone() };
+                    Self::race(first, &order, usable, &plain).await
+                }
+                _ => asked,
+            }
+        };
+        tokio::time::timeout(total, asked).await.unwrap_or(Err(AskError::TimeOut))
     }
 
     async fn race(first: &Arc<Server>, order: &[Arc<Server>], usable: usize, query: &Query) -> Result<Asked, AskError> {

@@ -74,6 +74,8 @@ pub mod rcode {
     pub const NOTAUTH: u16 = 9;
     /// Unknown EDNS version.
     pub const BADVERS: u16 = 16;
+    /// The server cookie is missing or wrong; another comes with the reply.
+    pub const BADCOOKIE: u16 = 23;
 }
 
 /// A name in lower case and uncompressed wire form, on the stack.
@@ -104,6 +106,17 @@ pub struct ClientEdns {
     pub size: u16,
     /// Whether it wants DNSSEC records.
     pub dnssec_ok: bool,
+    /// The DNS cookie, if there is one.
+    pub cookie: Option<Cookie>,
+}
+
+/// A DNS cookie (RFC 7873 section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cookie {
+    /// The client's part.
+    pub client: [u8; super::cookie::CLIENT],
+    /// Ours, as the client sent it, and then the one that the reply is to bear. One of another length than ours is as good as none.
+    pub server: Option<[u8; super::cookie::SERVER]>,
 }
 
 /// A question that can be answered.
@@ -304,11 +317,12 @@ fn read_additional(
         }
         match kind {
             rtype::OPT => {
-                if edns.is_some() || packet.get(owner) != Some(&0) || !options_are_well_formed(rdata) {
+                if edns.is_some() || packet.get(owner) != Some(&0) {
                     return Err(rcode::FORMERR);
                 }
+                let cookie = read_options(rdata).ok_or(rcode::FORMERR)?;
                 let version = u8::try_from((ttl >> 16) & 0xff).unwrap_or(0);
-                edns = Some((ClientEdns { size: class, dnssec_ok: ttl & 0x8000 != 0 }, version));
+                edns = Some((ClientEdns { size: class, dnssec_ok: ttl & 0x8000 != 0, cookie }, version));
             }
             rtype::TSIG => return Err(rcode::NOTAUTH),
             _ => {}
@@ -317,13 +331,24 @@ fn read_additional(
     Ok(edns)
 }
 
-fn options_are_well_formed(mut rdata: &[u8]) -> bool {
+/// The cookie among the options of an OPT (the first one, RFC 7873 section 5.2); `None`: they are not well formed.
+fn read_options(mut rdata: &[u8]) -> Option<Option<Cookie>> {
+    const COOKIE: u16 = 10;
+    let mut cookie = None;
     while !rdata.is_empty() {
-        let Some(len) = u16_at(rdata, 2) else { return false };
-        let Some(rest) = rdata.get(usize::from(len).saturating_add(4)..) else { return false };
-        rdata = rest;
+        let end = usize::from(u16_at(rdata, 2)?).saturating_add(4);
+        let value = rdata.get(4..end)?;
+        if u16_at(rdata, 0) == Some(COOKIE) && cookie.is_none() {
+            // Section 4: eight octets, or eight and another eight to 32.
+            if !matches!(value.len(), 8 | 16..=40) {
+                return None;
+            }
+            let (client, server) = value.split_first_chunk()?;
+            cookie = Some(Cookie { client: *client, server: server.try_into().ok() });
+        }
+        rdata = rdata.get(end..)?;
     }
-    true
+    Some(cookie)
 }
 
 #[cfg(test)]

@@ -66,6 +66,9 @@ impl Checks<'_, '_> {
                 );
             }
         }
+        if dns.rate_limit.is_some_and(|rate| rate.count == 0) {
+            self.error("dns.rate_limit", "zero: nobody would get a reply over UDP");
+        }
         if dns.workers > 1024 {
             self.error("dns.workers", format!("{} threads are more than the 1024 that make sense", dns.workers));
         }

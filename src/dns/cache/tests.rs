@@ -14,6 +14,7 @@ fn entry(octets: usize, expires: u64, generation: u64) -> Arc<Entry> {
         outcome: Outcome::Released,
         generation,
         uses: AtomicU32::new(0),
+        ended: None,
     })
 }
 

@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn replies_with_edns_are_padded_and_stay_well_formed() {
-        let edns = Some(ClientEdns { size: 1232, dnssec_ok: false });
+        let edns = Some(ClientEdns { size: 1232, dnssec_ok: false, cookie: None });
         let question = b"\x01a\x07example\x00\x00\xff\x00\x01";
         let head = ReplyHead { id: 7, flags: 0x0100, octets: question, edns, limit: 65_535 };
         let ede = Ede::new(23, "words");

@@ -9,7 +9,7 @@ fn head(octets: &[u8], edns: Option<ClientEdns>, limit: usize) -> ReplyHead<'_> 
     ReplyHead { id: 7, flags: 0x0110, octets, edns, limit }
 }
 
-const DO: Option<ClientEdns> = Some(ClientEdns { size: 4096, dnssec_ok: true });
+const DO: Option<ClientEdns> = Some(ClientEdns { size: 4096, dnssec_ok: true, cookie: None });
 
 #[test]
 fn owner_names_are_compressed_and_read_back() {

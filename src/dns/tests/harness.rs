@@ -31,6 +31,7 @@ pub struct Seen {
     /// UDP size, DO.
     pub edns: Option<(u16, bool)>,
     pub ede: Option<(u16, String)>,
+    pub cookie: Option<Vec<u8>>,
     pub len: usize,
 }
 
@@ -98,12 +99,17 @@ pub fn read(message: &[u8]) -> Seen {
                 seen.rcode |= ((ttl >> 24) as u16) << 4;
                 let mut options = &rdata[..];
                 while !options.is_empty() {
-                    let (data, rest) = options[4..].split_at(usize::from(options[3]) + 256 * usize::from(options[2]));
-                    if options[..2] == [0, 15] {
-                        let text = String::from_utf8(data[2..].to_vec()).unwrap();
-                        seen.ede = Some((u16::from_be_bytes([data[0], data[1]]), text));
+                    let end = 4 + usize::from(u16::from_be_bytes([options[2], options[3]]));
+                    let value = options[4..end].to_vec();
+                    match options[1] {
+                        15 => {
+                            let text = String::from_utf8(value[2..].to_vec()).unwrap();
+                            seen.ede = Some((u16::from_be_bytes([value[0], value[1]]), text));
+                        }
+                        10 => seen.cookie = Some(value),
+                        _ => {}
                     }
-                    options = rest;
+                    options = &options[end..];
                 }
             } else {
                 let list = [&mut seen.answers, &mut seen.authority, &mut seen.additional];
@@ -355,11 +361,25 @@ pub struct Enforced {
     /// It takes commands, but doesn't confirm them.
     pub mute: AtomicBool,
     pub opened: AtomicUsize,
+    /// It refuses whatever is to be opened.
+    pub refuse: AtomicBool,
 }
 
 impl Enforced {
     pub fn is_open(&self, address: &str) -> bool {
         self.open.lock().unwrap().contains_key(&address.parse().unwrap())
+    }
+}
+
+/// The enforcer of most tests.
+pub fn memory() -> EnforcerSpec {
+    EnforcerSpec {
+        name: "memory".to_owned(),
+        kind: EnforcerKind::Timed,
+        required: true,
+        max_addresses: 1_000_000,
+        ipv4: true,
+        ipv6: true,
     }
 }
 
@@ -401,16 +421,12 @@ impl World {
     }
 
     pub async fn with(config: Config) -> Self {
+        Self::with_enforcer(config, memory()).await
+    }
+
+    pub async fn with_enforcer(config: Config, spec: EnforcerSpec) -> Self {
         let clock = Clock::start();
         let settings = Settings { lease: config.lease.clone(), gate: config.gate.clone(), linger: config.bgp.linger.0 };
-        let spec = EnforcerSpec {
-            name: "memory".to_owned(),
-            kind: EnforcerKind::Timed,
-            required: true,
-            max_addresses: 1_000_000,
-            ipv4: true,
-            ipv6: true,
-        };
         let (commands, taken) = mpsc::channel(1024);
         let (reports, reported) = mpsc::channel(REPORTS);
         let enforced = Arc::new(Enforced::default());
@@ -439,6 +455,11 @@ impl World {
         let text = crate::metrics::encode(&self.registry).unwrap();
         let line = text.lines().find(|line| line.starts_with(&format!("destguard_{name} ")));
         line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+    }
+
+    /// The counter `name` for this reason.
+    pub fn label(&self, name: &str, reason: &str) -> u64 {
+        self.metric(&format!("{name}{{reason=\"{reason}\"}}"))
     }
 
     /// Asks over UDP and waits for the reply.
@@ -485,6 +506,13 @@ pub async fn next_tcp(stream: &mut tokio::net::TcpStream) -> Seen {
 async fn enforce(mut commands: mpsc::Receiver<Command>, reports: mpsc::Sender<Event>, enforced: Arc<Enforced>) {
     while let Some(command) = commands.recv().await {
         let generation = match command {
+            Command::Apply { generation, .. } if enforced.refuse.load(Ordering::SeqCst) => {
+                let refused = Event::Refused { enforcer: EnforcerId(0), generation, reason: "no".to_owned() };
+                if reports.send(refused).await.is_err() {
+                    return;
+                }
+                generation
+            }
             Command::Apply { generation, changes } => {
                 let mut open = enforced.open.lock().unwrap();
                 for change in changes {

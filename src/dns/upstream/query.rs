@@ -3,7 +3,7 @@
 use rand::Rng;
 
 use crate::core::name::Name;
-use crate::dns::wire::{HEADER, UDP_REPLY, flag, put_u16, rtype, u16_at};
+use crate::dns::wire::{self, HEADER, UDP_REPLY, flag, put_u16, rcode, rtype, u16_at};
 
 /// Flags and counts of a query: RD, one question, one OPT. CD is never set: the upstream may refuse what it finds bogus.
 const HEAD: [u8; HEADER] = [0, 0, 0x01, 0, 0, 1, 0, 0, 0, 0, 0, 1];
@@ -17,6 +17,8 @@ pub struct Query {
     pub qtype: u16,
     /// Whether DNSSEC records are wanted.
     pub dnssec_ok: bool,
+    /// Without EDNS, for a server that refused it.
+    pub plain: bool,
 }
 
 impl Query {
@@ -40,7 +42,11 @@ impl Query {
         }
         out.extend_from_slice(&self.qtype.to_be_bytes());
         out.extend_from_slice(&1u16.to_be_bytes());
-        opt(self.dnssec_ok, None, &mut out);
+        if self.plain {
+            put_u16(&mut out, 10, 0);
+        } else {
+            opt(self.dnssec_ok, None, &mut out);
+        }
         out
     }
 
@@ -49,7 +55,7 @@ impl Query {
     pub fn padded(&self, id: u16) -> Vec<u8> {
         const BLOCK: usize = 128;
         const EMPTY_OPT: usize = 11;
-        let mut out = self.message(id, false);
+        let mut out = Self { plain: false, ..self.clone() }.message(id, false);
         out.truncate(out.len().saturating_sub(EMPTY_OPT));
         let bare = out.len().saturating_add(EMPTY_OPT + 4);
         let padding = bare.next_multiple_of(BLOCK).saturating_sub(bare);
@@ -85,7 +91,15 @@ fn opt(dnssec_ok: bool, padding: Option<u16>, out: &mut Vec<u8>) {
 /// The question of a query made by [`Query::message`].
 #[must_use]
 pub fn question_of(query: &[u8]) -> &[u8] {
-    query.get(HEADER..query.len().saturating_sub(11)).unwrap_or_default()
+    let end = wire::skip_name(query, HEADER).map_or(HEADER, |at| at.saturating_add(4));
+    query.get(HEADER..end).unwrap_or_default()
+}
+
+/// Whether a server that was asked with EDNS says, in a message without it, that it can't (RFC 6891 section 7).
+#[must_use]
+pub fn refuses_edns(message: &[u8]) -> bool {
+    let code = u16_at(message, 2).unwrap_or(0) & 0x0f;
+    matches!(code, rcode::FORMERR | rcode::NOTIMP) && u16_at(message, 10) == Some(0)
 }
 
 /// How a response fits the question that bears its id.
@@ -129,7 +143,12 @@ mod tests {
     use super::*;
 
     fn query() -> Query {
-        Query { name: "a-long-name-with-many-letters.example".parse().unwrap(), qtype: 1, dnssec_ok: true }
+        Query {
+            name: "a-long-name-with-many-letters.example".parse().unwrap(),
+            qtype: 1,
+            dnssec_ok: true,
+            plain: false,
+        }
     }
 
     #[test]
@@ -145,7 +164,7 @@ mod tests {
     #[test]
     fn padding_hides_the_length_of_the_name() {
         for name in ["a.example", "a-much-longer-name-than-the-other-one.example"] {
-            let query = Query { name: name.parse().unwrap(), qtype: 1, dnssec_ok: true };
+            let query = Query { name: name.parse().unwrap(), qtype: 1, dnssec_ok: true, plain: false };
             let padded = query.padded(7);
             assert_eq!(padded.len(), 128);
             let plain = query.message(7, false);

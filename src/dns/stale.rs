@@ -1,0 +1,53 @@
+//! Answers beyond their end, while no upstream answers (RFC 8767). They open nothing: one whose addresses are not all still leased and in force is not
+//! given, and it neither makes a lease nor extends one.
+
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use super::cache::{Entry, Outcome};
+use super::ede::{Ede, code};
+use super::reply::{self, Body};
+use super::wire::rcode;
+use crate::core::event::LeaseHandle;
+use crate::core::moment::Moment;
+
+/// How long the upstreams have, when there is something stale to give (RFC 8767 section 5: the client response timer).
+pub const PATIENCE: Duration = Duration::from_millis(1800);
+/// TTL of a stale answer, in seconds, and the time until the upstreams are asked again (sections 4 and 5 recommend 30 for both).
+const TTL: u32 = 30;
+/// The least that a lease must have left.
+const LEAST: Duration = Duration::from_secs(1);
+
+/// Whether every address of the entry is open and will be for a moment.
+#[must_use]
+pub fn is_open(entry: &Entry, now: Moment) -> bool {
+    entry.is_in_force(now, LEAST)
+}
+
+/// An ended entry made fit to be given for a while: TTLs of [`TTL`], or what the leases have left, and an extended error that says it is stale.
+/// `None`: it was no answer, or an address of it is not open any more.
+#[must_use]
+pub fn revive(entry: &Entry, now: Moment) -> Option<Entry> {
+    if entry.outcome != Outcome::Released || !is_open(entry, now) {
+        return None;
+    }
+    let left = entry.leases.iter().map(LeaseHandle::ends).min().map_or(u64::MAX, |ends| now.until(ends).as_secs());
+    let ttl = u32::try_from(left).unwrap_or(u32::MAX).min(TTL);
+    let mut body = Body { octets: entry.octets.to_vec(), ttls: entry.ttls.to_vec() };
+    reply::set_ttls(&mut body, ttl);
+    let absent = entry.octets.get(3).is_some_and(|flags| u16::from(flags & 0x0f) == rcode::NXDOMAIN);
+    Some(Entry {
+        octets: body.octets.into(),
+        ttls: body.ttls.into(),
+        stored: now,
+        expires: now.plus(Duration::from_secs(u64::from(ttl))),
+        leases: entry.leases.clone(),
+        // Nothing is admitted for it.
+        again: None,
+        ede: Some(Ede::new(if absent { code::STALE_NXDOMAIN } else { code::STALE }, "no upstream answers")),
+        outcome: Outcome::Released,
+        generation: entry.generation,
+        uses: AtomicU32::new(u32::MAX),
+        ended: Some(entry.ended.unwrap_or(entry.expires)),
+    })
+}
