@@ -192,6 +192,11 @@ fn rules_on_a_peer() {
         ("local_address = \"2001:db8::2\"", "12:17 not of the same family as the peer's address 192.0.2.254"),
         ("password = \"\"", "12:12 a TCP-MD5 password has 1 to 80 octets, this one 0"),
         ("settle = \"1s\"", "12:10 1s is not below gate.deadline (1s): every answer would be refused"),
+        ("probe_ttl = 3", "12:13 3: 1 is answered by the router, 2 by the hop behind it"),
+        (
+            "multihop = 2\nconfirm = \"probe\"",
+            "13:11 \"probe\" needs an adjacent router: its packets are handed to the router on the link",
+        ),
         ("observer = \"edge9\"", "12:12 only for confirm = \"reflect\""),
         (
             "password_file = \"/nonexistent/secret\"",

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use destguard_bgp::config::{PeerConfig, Secret, SpeakerConfig};
+use destguard_bgp::config::{Confirm, PeerConfig, Role, Secret, SpeakerConfig};
 use destguard_bgp::io::{PeerEvent, Speaker, SpeakerHandle, What};
 use destguard_bgp::session::Stop;
 use destguard_bgp::status::{PeerStatus, State};
@@ -214,6 +214,49 @@ fn bird_external_the_router_connects() {
 fn bird_internal_the_guard_connects() {
     let lab = lab(BIRD.0, BIRD.1, &[("as 64512;", "as 64513;"), ("ttl security on;", "ttl security on; passive on;")]);
     in_guard(&lab, || full_life(lab.node("router"), 64513, Opens::Guard, "birdc reload in guard"));
+    lab.down().unwrap();
+}
+
+/// BIRD sends a route on only once it is in the kernel: the observer's session shows that.
+#[test]
+fn bird_confirms_by_reflection_and_by_refresh() {
+    let observer = "protocol bgp observer {\n  local 192.0.2.254 as 64513; neighbor 192.0.2.3 as 64512; direct; passive on;\n  \
+                    ipv4 { import none; export where source = RTS_BGP; };\n  \
+                    ipv6 { import none; export where source = RTS_BGP; };\n}\nprotocol bgp guard {";
+    let edits = [("ttl security on;", "ttl security on; passive on;"), ("protocol bgp guard {", observer)];
+    let lab = lab(BIRD.0, BIRD.1, &edits);
+    lab.node("guard").ok("ip addr add 192.0.2.3/24 dev eth1").unwrap();
+    let router = lab.node("router");
+    in_guard(&lab, || async {
+        for rule in [Confirm::Reflect, Confirm::Refresh] {
+            let mut config = config(64512, Opens::Guard);
+            config.no_export = false;
+            config.peers[0].confirm = rule;
+            let mut watch = PeerConfig::new("watch", ROUTER, 64513);
+            watch.local_address = Some(address("192.0.2.3"));
+            watch.role = Role::Observer;
+            if rule == Confirm::Reflect {
+                config.peers[0].observer = Some("watch".to_owned());
+                config.peers.push(watch);
+            }
+            let mut session = Session::start(config).await;
+            session.confirmed(0).await;
+            if rule == Confirm::Reflect {
+                let handle = session.handle.clone();
+                until("the observer", || handle.status()[1].state == State::Established).await;
+            }
+            for number in 1..=50u8 {
+                let route = format!("198.51.100.{}", number + 100);
+                session.handle.apply(number.into(), [(address(&route), true)]);
+                session.confirmed(number.into()).await;
+                assert_ne!(kernel(router, &route), "", "{rule} came before the kernel had {route}");
+            }
+            assert_eq!(session.status().warning, None);
+            let median = session.status().latency.quantile(0.5);
+            eprintln!("{rule}: {median:?}");
+            session.speaker.stop(Stop::Shutdown(String::new())).await;
+        }
+    });
     lab.down().unwrap();
 }
 

@@ -32,6 +32,7 @@ use crate::control::types;
 use crate::core::event::{Change, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation};
 use crate::enforce::{Command, Reports};
 
+mod confirmations;
 pub mod metrics;
 #[cfg(test)]
 mod tests;

@@ -319,6 +319,13 @@ impl Checks<'_, '_> {
             },
             (None, _) => {}
         }
+        if peer.confirm == Confirm::Reflect && self.config.bgp.no_export && Some(peer.asn) != self.config.bgp.asn {
+            self.warning(
+                &key("confirm"),
+                "routers send no route with NO_EXPORT back to an external observer: nothing would be confirmed",
+                "set bgp.no_export = false and let the router export these routes to the observer alone, or make both sessions internal",
+            );
+        }
         if peer.confirm == Confirm::Probe && peer.multihop.is_some() {
             self.error_with(
                 &key("confirm"),

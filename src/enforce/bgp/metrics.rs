@@ -1,4 +1,4 @@
-//! BFD sessions as metrics, read from the speaker when somebody asks.
+//! BFD sessions and confirmations as metrics, read from the speaker when somebody asks.
 
 use destguard_bgp::bfd::state::State;
 use destguard_bgp::status::BfdStatus;
@@ -11,8 +11,9 @@ use prometheus_client::registry::Registry;
 
 use super::BgpStatus;
 
-/// Registers them; peers without BFD have none.
+/// Registers them; peers without BFD have none of its own.
 pub fn register(registry: &mut Registry, status: BgpStatus) {
+    super::confirmations::register(registry, status.clone());
     registry.register_collector(Box::new(Bfd(status)));
 }
 

@@ -1,0 +1,64 @@
+//! What the peers' confirmations look like, for Prometheus.
+
+use destguard_bgp::config::Role;
+use destguard_bgp::status::Latency;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::BgpStatus;
+
+/// Registers them.
+pub(super) fn register(registry: &mut Registry, status: BgpStatus) {
+    registry.register_collector(Box::new(Confirmations(status)));
+}
+
+#[derive(Debug)]
+struct Confirmations(BgpStatus);
+
+impl Collector for Confirmations {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let sessions = self.0.sessions();
+        let enforcers = || sessions.iter().filter(|session| session.role == Role::Enforcer);
+        let mut family = encoder.encode_descriptor(
+            "bgp_confirm_seconds",
+            "From a change of the route table to its being confirmed by the peer, settle included",
+            None,
+            MetricType::Histogram,
+        )?;
+        for session in enforcers() {
+            Histogram(&session.latency).encode(family.encode_family(&[("peer", session.name.as_str())])?)?;
+        }
+        let settle = "What is waited after the peer's word now, before it counts as confirmed";
+        let mut family = encoder.encode_descriptor("bgp_settle_seconds", settle, None, MetricType::Gauge)?;
+        for session in enforcers() {
+            let labels = [("peer", session.name.as_str())];
+            ConstGauge::new(session.settle.as_secs_f64()).encode(family.encode_family(&labels)?)?;
+        }
+        let warning = "1 while confirming works worse than configured; `destguard peers` says how";
+        let mut family = encoder.encode_descriptor("bgp_confirm_warning", warning, None, MetricType::Gauge)?;
+        for session in enforcers() {
+            let labels = [("peer", session.name.as_str())];
+            ConstGauge::new(i64::from(session.warning.is_some())).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+struct Histogram<'a>(&'a Latency);
+
+impl EncodeMetric for Histogram<'_> {
+    fn encode(&self, mut encoder: MetricEncoder) -> Result<(), std::fmt::Error> {
+        let bounds = Latency::BOUNDS.iter().map(|micros| std::time::Duration::from_micros(*micros).as_secs_f64());
+        // The last bucket is the one without bound.
+        let buckets: Vec<(f64, u64)> =
+            bounds.chain([f64::MAX]).zip(self.0.buckets).map(|(bound, count)| (bound, count)).collect();
+        encoder.encode_histogram::<NoLabelSet>(self.0.sum.as_secs_f64(), self.0.count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
