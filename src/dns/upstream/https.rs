@@ -10,6 +10,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::{Request, StatusCode, Uri, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::watch;
 
 use super::dial::{DEAF_AFTER, Ends, Slot, Target, Tls};
 use super::query::{Fit, Query, fit};
@@ -21,6 +22,8 @@ const IDLE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(5);
 /// With queries in flight the peer is pinged this often, and given up when it doesn't answer in time.
 const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3));
+/// How long a failed query waits to learn why its connection ended.
+const REASON: Duration = Duration::from_millis(100);
 /// Queries in flight on the connection; beyond it a query fails at once.
 const IN_FLIGHT: usize = 1024;
 /// The media type of RFC 8484 section 6.
@@ -36,11 +39,23 @@ struct Shared {
     pulse: Mutex<Pulse>,
     in_flight: AtomicUsize,
     closed: AtomicBool,
+    /// Why it ended, once it has; hyper tells that to the connection's driver, not to those who wait.
+    reason: watch::Sender<Option<String>>,
 }
 
 impl Shared {
     fn pulse(&self) -> std::sync::MutexGuard<'_, Pulse> {
         self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection's own reason, when it has ended with one; else `error`.
+    async fn why(&self, error: io::Error) -> io::Error {
+        let mut reason = self.reason.subscribe();
+        let told = tokio::time::timeout(REASON, reason.wait_for(Option::is_some)).await;
+        match told {
+            Ok(Ok(words)) => io::Error::new(error.kind(), words.clone().unwrap_or_default()),
+            Ok(Err(_)) | Err(_) => error,
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -140,7 +155,10 @@ impl HttpsClient {
             .header(header::ACCEPT, DNS_MESSAGE)
             .body(Full::new(Bytes::from(query.padded(0))))
             .map_err(io::Error::other)?;
-        let response = connection.send.clone().send_request(request).await.map_err(aborted)?;
+        let response = match connection.send.clone().send_request(request).await {
+            Ok(response) => response,
+            Err(error) => return Err(connection.shared.why(aborted(error)).await),
+        };
         connection.shared.pulse().heard = Some(Instant::now());
         let invalid = |words: String| io::Error::new(io::ErrorKind::InvalidData, words);
         if response.status() != StatusCode::OK {
@@ -190,6 +208,7 @@ async fn open(target: Target, tls: Tls) -> io::Result<Connection> {
         pulse: Mutex::new(Pulse { used: Instant::now(), heard: None }),
         in_flight: AtomicUsize::new(0),
         closed: AtomicBool::new(false),
+        reason: watch::Sender::new(None),
     });
     let watched = shared.clone();
     tokio::spawn(async move {
@@ -199,6 +218,7 @@ async fn open(target: Target, tls: Tls) -> io::Result<Connection> {
                 ended = &mut connection => {
                     if let Err(error) = ended {
                         tracing::debug!(%error, "an HTTP/2 connection to an upstream ended");
+                        watched.reason.send_replace(Some(aborted(error).to_string()));
                     }
                     break;
                 }
