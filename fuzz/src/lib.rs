@@ -1,6 +1,7 @@
 //! What the BGP fuzz targets share: contexts from an octet, and the property that reading must be stable.
 
 use bytes::BytesMut;
+use destguard_bgp::session::SessionConfig;
 use destguard_bgp::wire::iana::Families;
 use destguard_bgp::wire::message::{Message, Notification};
 use destguard_bgp::wire::{DecodeContext, EncodeContext, PeerType};
@@ -86,4 +87,19 @@ pub fn framed(kind: u8, body: &[u8]) -> Option<Vec<u8>> {
     octets.push(kind);
     octets.extend(body);
     Some(octets)
+}
+
+/// One end of a session for the session's target.
+pub fn session(asn: u32, peer_asn: u32, router_id: std::net::Ipv4Addr, passive: bool) -> SessionConfig {
+    SessionConfig {
+        asn,
+        router_id,
+        peer_asn,
+        hold_time: 9,
+        families: Families { ipv4: true, ipv6: true },
+        passive,
+        restart_time: 120,
+        restarting: false,
+        seed: 7,
+    }
 }
