@@ -100,6 +100,9 @@ pub fn session(asn: u32, peer_asn: u32, router_id: std::net::Ipv4Addr, passive: 
         passive,
         restart_time: 120,
         restarting: false,
+        extended_next_hop: true,
+        bgp_role: None,
+        hear: true,
         seed: 7,
     }
 }
