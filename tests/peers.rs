@@ -199,9 +199,11 @@ fn what_keeps_a_session_from_coming_up_is_named() {
         ));
     }
     peers.push_str("\n[[bgp.peer]]\nname = \"nobody\"\naddress = \"10.0.3.77\"\nasn = 65010\nrequired = false\n");
-    let settle = "settle = \"100ms\"\n";
-    let edits: [Edit<'_>; 2] =
-        [("router", BIRD_CONF, "protocol bgp guard {", &conf), ("guard", CONFIG, settle, &format!("{settle}{peers}"))];
+    let router = "[[bgp.peer]]\nname = \"router\"\n";
+    let edits: [Edit<'_>; 2] = [
+        ("router", BIRD_CONF, "protocol bgp guard {", &conf),
+        ("guard", CONFIG, router, &format!("{peers}\n{router}")),
+    ];
     let lab = Lab::builder(BIRD).destguard(GUARD).hold("router").hold("guard").up().unwrap();
     for n in 0..FAULTS.len() {
         lab.node("router").ok(&format!("ip addr add 10.0.3.{}/24 dev eth3", 11 + n)).unwrap();

@@ -142,10 +142,10 @@ fn world() -> World {
             address(number)
         ));
     }
-    let settle = "settle = \"100ms\"\n";
+    let router = "[[bgp.peer]]\nname = \"router\"\n";
     let edits = [
         ("guard", CONFIG, "[bgp]\n", "[bgp]\nlisten = [\"10.0.3.2:179\"]\n"),
-        ("guard", CONFIG, settle, &format!("{settle}{peers}")),
+        ("guard", CONFIG, router, &format!("{peers}\n{router}")),
     ];
     let world = World::begin(BIRD, &["router"], &["guard"], &edits);
     for number in 0..COUNT {
