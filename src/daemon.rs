@@ -79,6 +79,7 @@ const STOPPING: Duration = Duration::from_secs(5);
 /// # Errors
 /// [`RunError`].
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
+    crate::sys::log::start().map_err(RunError::Failed)?;
     let (mut config, warnings, places) = config::load(&options.config).map_err(RunError::Config)?;
     for warning in &warnings {
         tracing::warn!("{warning}");

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod interfaces;
+pub mod log;
 pub mod netlink;
 pub mod udp;
 

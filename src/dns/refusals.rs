@@ -103,7 +103,7 @@ mod tests {
         let name = Name::from_wire(b"\x01a\x04test\x00").unwrap();
         refusals.push(IpAddr::from([192, 0, 2, 1]), &name, 1, "policy", "deny = \"a.test\"", 15);
         let page = log.since(0);
-        assert_eq!((page.denied.len(), page.denied[0].what.as_str()), (1, "a.test. A"));
+        assert_eq!((page.denied.len(), page.denied[0].what.as_str()), (1, "a.test A"));
         assert_eq!(page.denied[0].reason, "policy: deny = \"a.test\" (EDE 15)");
         for n in 0..10 * PER_SECOND {
             refusals.push(IpAddr::from([192, 0, 2, 1]), &name, n as u16, "policy", "x", 15);

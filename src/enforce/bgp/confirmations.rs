@@ -53,8 +53,7 @@ impl EncodeMetric for Histogram<'_> {
     fn encode(&self, mut encoder: MetricEncoder) -> Result<(), std::fmt::Error> {
         let bounds = Latency::BOUNDS.iter().map(|micros| std::time::Duration::from_micros(*micros).as_secs_f64());
         // The last bucket is the one without bound.
-        let buckets: Vec<(f64, u64)> =
-            bounds.chain([f64::MAX]).zip(self.0.buckets).map(|(bound, count)| (bound, count)).collect();
+        let buckets: Vec<(f64, u64)> = bounds.chain([f64::MAX]).zip(self.0.buckets).collect();
         encoder.encode_histogram::<NoLabelSet>(self.0.sum.as_secs_f64(), self.0.count, &buckets, None)
     }
 
