@@ -11,6 +11,9 @@ use super::iana::{AfiSafi, Role, capability as code};
 use super::read::Reader;
 use super::write::{begin8, end8};
 
+/// Octets of host and domain name together that fit beside their lengths.
+const MAX_NAMES: usize = 253;
+
 /// Longest Restart Time, seconds (12 bits, RFC 4724 section 3).
 pub const MAX_RESTART_TIME: u16 = 0x0FFF;
 /// Longest Long-lived Stale Time, seconds (24 bits, RFC 9494 section 4.1).
@@ -41,9 +44,9 @@ pub enum Capability {
     LongLivedGracefulRestart(Vec<LongLivedFamily>),
     /// 73: names to show to an operator; whatever octets the peer sent, made valid UTF-8.
     Fqdn {
-        /// Host name, up to 255 octets.
+        /// Host name; together with the domain name at most 253 octets.
         host: String,
-        /// Domain name, up to 255 octets.
+        /// Domain name.
         domain: String,
     },
     /// 128: route refresh before it had a number; we neither offer nor use it.
@@ -245,6 +248,10 @@ impl Capability {
                 let host = text(reader.block8()?);
                 // Some speakers leave out an empty domain's length.
                 let domain = if reader.is_empty() { String::new() } else { text(reader.block8()?) };
+                // Made valid, or with the length that was left out, the names can outgrow the capability.
+                if host.len().saturating_add(domain.len()) > MAX_NAMES {
+                    return None;
+                }
                 Self::Fqdn { host, domain }
             }
             code::OLD_ROUTE_REFRESH => Self::OldRouteRefresh,

@@ -126,6 +126,17 @@ fn names_that_are_not_utf8_become_readable_and_still_fit() {
 }
 
 #[test]
+fn a_name_that_leaves_no_room_for_the_length_it_left_out_is_kept_raw() {
+    let octets = [&[73u8, 255, 254][..], &[b'a'; 254]].concat();
+    let mut all = vec![];
+    decode_capabilities(&octets, &mut all).unwrap();
+    assert!(matches!(&all[0], Capability::Raw { code: 73, .. }));
+    let mut out = BytesMut::new();
+    all[0].encode(&mut out).unwrap();
+    assert_eq!(out, octets);
+}
+
+#[test]
 fn times_beyond_their_field_are_cut_down() {
     let mut out = BytesMut::new();
     Capability::GracefulRestart(GracefulRestart { time: 5000, ..GracefulRestart::default() }).encode(&mut out).unwrap();
