@@ -98,6 +98,17 @@ pub trait Ends {
     fn has_ended(&self) -> bool;
 }
 
+/// Names the likely cause when a TLS connection ends before anything was heard on it. In TLS 1.3 a server judges the client's
+/// certificate after the client may send; its alert is lost when the reset that follows overtakes it.
+pub fn ended_unheard(error: &io::Error) -> io::Error {
+    let words = error.to_string();
+    if words.contains("ertificate") {
+        return io::Error::new(error.kind(), words);
+    }
+    let words = format!("{words}, before anything was heard: it may want another client certificate");
+    io::Error::new(error.kind(), words)
+}
+
 struct State<C> {
     connection: Option<Arc<C>>,
     failed: Option<(Instant, io::ErrorKind, String)>,

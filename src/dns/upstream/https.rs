@@ -12,7 +12,7 @@ use hyper::{Request, StatusCode, Uri, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::watch;
 
-use super::dial::{DEAF_AFTER, Ends, Slot, Target, Tls};
+use super::dial::{DEAF_AFTER, Ends, Slot, Target, Tls, ended_unheard};
 use super::query::{Fit, Query, fit};
 use crate::dns::metrics::Metrics;
 
@@ -52,10 +52,11 @@ impl Shared {
     async fn why(&self, error: io::Error) -> io::Error {
         let mut reason = self.reason.subscribe();
         let told = tokio::time::timeout(REASON, reason.wait_for(Option::is_some)).await;
-        match told {
+        let error = match told {
             Ok(Ok(words)) => io::Error::new(error.kind(), words.clone().unwrap_or_default()),
             Ok(Err(_)) | Err(_) => error,
-        }
+        };
+        if self.pulse().heard.is_none() { ended_unheard(&error) } else { error }
     }
 
     fn is_idle(&self) -> bool {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 
-use super::dial::{DEAF_AFTER, Ends, Slot, Target, Tls};
+use super::dial::{DEAF_AFTER, Ends, Slot, Target, Tls, ended_unheard};
 use super::query::{Fit, Query, fit};
 use crate::dns::metrics::Metrics;
 use crate::dns::wire::u16_at;
@@ -148,16 +148,16 @@ async fn open(target: Target, tls: Option<Tls>, metrics: Metrics) -> io::Result<
     match tls {
         None => {
             let (read, write) = target.tcp().await?.into_split();
-            Ok(begin(read, write, IDLE, metrics))
+            Ok(begin(read, write, false, metrics))
         }
         Some(tls) => {
             let (read, write) = tokio::io::split(tls.connect(target).await?);
-            Ok(begin(read, write, IDLE_TLS, metrics))
+            Ok(begin(read, write, true, metrics))
         }
     }
 }
 
-fn begin<R, W>(mut read: R, mut write: W, idle: Duration, metrics: Metrics) -> Connection
+fn begin<R, W>(mut read: R, mut write: W, tls: bool, metrics: Metrics) -> Connection
 where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + Unpin + 'static,
@@ -175,8 +175,10 @@ where
     });
     let reader = shared.clone();
     tokio::spawn(async move {
+        let idle = if tls { IDLE_TLS } else { IDLE };
         let ended = read_all(&mut read, idle, &reader, &metrics).await;
-        reader.end(&ended);
+        let unheard = tls && lock(&reader.heard).is_none();
+        reader.end(&if unheard { ended_unheard(&ended) } else { ended });
         // One that waits to write to a peer that takes nothing would keep the socket.
         writer.abort();
     });
