@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use destguard_bgp::config::{Confirm, PeerConfig, Role, Secret, SpeakerConfig};
+use destguard_bgp::config::{BgpRole, Confirm, PeerConfig, Role, Secret, SpeakerConfig};
 use destguard_bgp::io::{PeerEvent, Speaker, SpeakerHandle, What};
 use destguard_bgp::session::Stop;
 use destguard_bgp::status::{PeerStatus, State};
@@ -299,6 +299,56 @@ fn frr_keeps_routes_over_a_restart() {
 fn bird_keeps_routes_over_a_restart() {
     let lab = lab(BIRD.0, BIRD.1, &[("ttl security on;", "ttl security on; passive on;")]);
     in_guard(&lab, || restart(lab.node("router"), Opens::Guard));
+    lab.down().unwrap();
+}
+
+/// RFC 8950: without an IPv4 next hop, IPv4 goes over the IPv6 one. (FRR 8.4 offers it on IPv6 sessions only.)
+#[test]
+fn bird_forwards_ipv4_over_an_ipv6_next_hop() {
+    let edit = ("ipv4 { import filter guard4_in;", "ipv4 { extended next hop on; import filter guard4_in;");
+    let lab = lab(BIRD.0, BIRD.1, &[edit]);
+    let router = lab.node("router");
+    in_guard(&lab, || async move {
+        let mut config = config(64512, Opens::Both);
+        config.next_hop_ipv4 = None;
+        let mut session = Session::start(config).await;
+        session.handle.apply(1, [(address(V4), true)]);
+        session.wait("the session", |what| matches!(what, What::Up { missing } if missing.is_empty())).await;
+        session.confirmed(1).await;
+        until("the route", || kernel(router, V4).contains("via inet6 2001:db8:2::2")).await;
+        assert!(session.status().capabilities.contains(&"extended-next-hop"));
+        session.speaker.stop(Stop::Shutdown(String::new())).await;
+        until("withdrawn", || kernel(router, V4).is_empty()).await;
+    });
+    lab.down().unwrap();
+}
+
+/// RFC 8326 and RFC 9234 on BIRD: a role that fits, and routes that say that they are about to go.
+#[test]
+fn bird_hears_of_the_role_and_of_the_end() {
+    let lab = lab(BIRD.0, BIRD.1, &[("ttl security on;", "ttl security on; passive on; local role provider;")]);
+    let router = lab.node("router");
+    in_guard(&lab, || async move {
+        let mut wrong = config(64512, Opens::Guard);
+        wrong.peers[0].bgp_role = Some(BgpRole::Peer);
+        let session = Session::start(wrong).await;
+        until("the mismatch", || session.error().contains("role mismatch")).await;
+        session.speaker.stop(Stop::Restart).await;
+
+        let mut right = config(64512, Opens::Guard);
+        right.peers[0].bgp_role = Some(BgpRole::Customer);
+        let mut session = Session::start(right).await;
+        session.handle.apply(1, [(address(V4), true)]);
+        session.confirmed(1).await;
+        let shown = || router.ok(&format!("birdc show route for {V4} all")).unwrap();
+        until("the route", || !kernel(router, V4).is_empty()).await;
+        assert!(!shown().contains("(65535,0)"), "{}", shown());
+        session.handle.drain();
+        until("GRACEFUL_SHUTDOWN", || shown().contains("(65535,0)")).await;
+        assert!(!kernel(router, V4).is_empty(), "still forwarding");
+        session.speaker.stop(Stop::Shutdown(String::new())).await;
+        until("withdrawn", || kernel(router, V4).is_empty()).await;
+    });
     lab.down().unwrap();
 }
 
