@@ -32,6 +32,8 @@ mod confirming;
 use self::confirming::Evidence;
 pub(super) use self::confirming::check;
 
+/// Reads from a connection that can't be written to any more.
+const LAST_WORDS: usize = 4;
 /// How long TCP may take to connect.
 const CONNECT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// How long sessions of a process that restarts wait for the table.
@@ -562,7 +564,14 @@ impl Task {
             }
         }
         for (id, error) in ended {
-            self.connections.retain(|connection| connection.id != id);
+            if let Some(place) = self.connections.iter().position(|connection| connection.id == id) {
+                // What the peer said before it hung up, a NOTIFICATION most likely, names the cause better than the error.
+                let mut connection = self.connections.swap_remove(place);
+                for _ in 0..LAST_WORDS {
+                    let Seen::Read(count) = connection.read(&mut self.read_buffer) else { break };
+                    self.session.received(id, self.read_buffer.get(..count).unwrap_or_default(), now);
+                }
+            }
             self.session.closed(id, Some(&error), now);
         }
         let buffer = &mut self.read_buffer;
