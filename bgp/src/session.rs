@@ -31,7 +31,7 @@ use ipnet::IpNet;
 use crate::status::{Received, State};
 use crate::wire::capability::{Capability, GracefulRestart, Negotiated, RestartFamily, check_open, negotiate};
 use crate::wire::error::OpenError;
-use crate::wire::iana::{Cease, Families, Family, FsmError, Role};
+use crate::wire::iana::{Cease, Family, FsmError};
 use crate::wire::message::{Message, Notification, Open, RefreshSubtype, Update, frame};
 use crate::wire::{DecodeContext, EncodeContext, PeerType};
 
@@ -39,10 +39,12 @@ use self::retry::Retry;
 
 mod reason;
 mod retry;
+mod settings;
 #[cfg(test)]
 mod tests;
 
 pub use self::reason::describe;
+pub use self::settings::SessionConfig;
 
 /// How long a connection may stay in OpenSent ("a large value", section 8.2.2).
 pub const OPEN_HOLD: Duration = Duration::from_secs(60);
@@ -54,35 +56,6 @@ const SETTLED: Duration = Duration::from_secs(5);
 const YIELD: Duration = Duration::from_secs(1);
 /// Most connections of one peer at a time.
 const CONNECTIONS: usize = 3;
-
-/// What a session is told about both ends.
-#[derive(Clone, Debug)]
-pub struct SessionConfig {
-    /// Our AS.
-    pub asn: u32,
-    /// Our identifier.
-    pub router_id: Ipv4Addr,
-    /// The peer's AS.
-    pub peer_asn: u32,
-    /// Proposed hold time, seconds; 0 or at least 3.
-    pub hold_time: u16,
-    /// Families to negotiate.
-    pub families: Families,
-    /// Never connect.
-    pub passive: bool,
-    /// Restart time, seconds; 0 = capability 64 isn't sent.
-    pub restart_time: u16,
-    /// R bit until the first session, and F bits from the start.
-    pub restarting: bool,
-    /// Offer IPv4 with an IPv6 next hop (RFC 8950).
-    pub extended_next_hop: bool,
-    /// Our role towards an external peer (RFC 9234).
-    pub bgp_role: Option<Role>,
-    /// [`Output::Heard`] is wanted. Then capability 64 is always sent: FRR ends a replay with EoRR only for who has it.
-    pub hear: bool,
-    /// Seed for jitter.
-    pub seed: u64,
-}
 
 /// Names one connection of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

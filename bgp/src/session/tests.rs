@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::*;
 use crate::wire::iana::MessageType;
+use crate::wire::iana::{Families, Role};
 use crate::wire::message::RouteRefresh;
 
 const SECOND: Duration = Duration::from_secs(1);
