@@ -95,11 +95,15 @@ pub struct Drivers {
 
 /// Where leases are made to survive a crash.
 pub trait Journal: Send {
-    /// Writes these records; `Ok` means that a crash of the process can't lose them any more.
+    /// Writes these records; `Ok` means that a crash of the process can't lose them, nor any that were to be written before, any
+    /// more. After a failure it goes on failing until all that is missing is written, also with no records at all.
     ///
     /// # Errors
-    /// The file system's; the answers of the batch are then not released.
+    /// The file system's; no answer is released then.
     fn write(&mut self, records: &[JournalRecord], now: Moment) -> std::io::Result<()>;
+
+    /// When a write that failed is to be tried again; `None` while nothing is missing.
+    fn retry(&self) -> Option<Moment>;
 }
 
 /// One record of the journal.
@@ -137,8 +141,9 @@ struct CoreTask {
 impl CoreTask {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut reports: mpsc::Receiver<Event>) {
         loop {
-            let wake =
-                self.guard.poll_timeout().map(|moment| tokio::time::Instant::from_std(self.clock.instant(moment)));
+            let retry = self.drivers.journal.as_ref().and_then(|journal| journal.retry());
+            let due = [self.guard.poll_timeout(), retry].into_iter().flatten().min();
+            let wake = due.map(|moment| tokio::time::Instant::from_std(self.clock.instant(moment)));
             let timer = async {
                 match wake {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -190,6 +195,19 @@ impl CoreTask {
         }
     }
 
+    /// Also without records: an answer whose lease could not be written in an earlier turn must not leave in this one.
+    fn journal(&mut self, records: &[JournalRecord], now: Moment) -> std::io::Result<()> {
+        let Some(journal) = self.drivers.journal.as_mut() else { return Ok(()) };
+        let tried = journal.retry().is_none_or(|retry| retry <= now);
+        let journalled = journal.write(records, now);
+        if let Err(error) = &journalled
+            && tried
+        {
+            tracing::error!(%error, "the lease journal can't be written: answers with addresses are refused");
+        }
+        journalled
+    }
+
     async fn carry_out(&mut self, now: Moment) {
         let mut records = Vec::new();
         let mut decisions = Vec::new();
@@ -225,13 +243,7 @@ impl CoreTask {
         {
             deliver(routes, Command::Restored).await;
         }
-        let journalled = match self.drivers.journal.as_mut() {
-            Some(journal) if !records.is_empty() => journal.write(&records, now),
-            _ => Ok(()),
-        };
-        if let Err(error) = &journalled {
-            tracing::error!(%error, "the lease journal can't be written: answers with new addresses are refused");
-        }
+        let journalled = self.journal(&records, now);
         for (ticket, decision) in decisions {
             let decision = match (&journalled, decision) {
                 (Err(error), Decision::Release { .. }) => Decision::Refuse(crate::core::event::Refusal::Enforcer {
@@ -254,3 +266,6 @@ async fn deliver(to: &mpsc::Sender<Command>, command: Command) {
         tracing::debug!("an enforcer has ended");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,8 +50,22 @@ pub struct LeaseJournal {
     /// Monotonic time at which `outside` was read.
     read_at: Moment,
     buffer: Vec<u8>,
+    /// Set by a write that failed: what the file lacks, `live` has. Nothing counts as written until all of `live` is.
+    behind: Option<Behind>,
     _lock: File,
 }
+
+/// The file can't be written at the moment.
+#[derive(Debug)]
+struct Behind {
+    error: String,
+    kind: io::ErrorKind,
+    /// When it is tried again: each time all that is alive is written.
+    retry: Moment,
+}
+
+/// Between two tries to write a journal that failed.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Why the journal can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +131,7 @@ impl LeaseJournal {
             outside,
             read_at,
             buffer: Vec::new(),
+            behind: None,
             _lock: lock,
         };
         Ok((journal, leases))
@@ -136,6 +151,40 @@ impl LeaseJournal {
     }
 }
 
+impl LeaseJournal {
+    /// Appends the buffer behind the last whole record.
+    fn append(&mut self) -> io::Result<()> {
+        // A write that fails half-way leaves a part of a record: the next one starts at the last whole one.
+        if let Err(error) = self.file.write_all_at(&self.buffer, self.length) {
+            self.file.set_len(self.length)?;
+            return Err(error);
+        }
+        self.length = self.length.saturating_add(self.buffer.len() as u64);
+        Ok(())
+    }
+
+    /// After a failure: writes all that is alive anew, so that nothing that was to be written meanwhile is missing.
+    fn catch_up(&mut self, now: Moment) -> io::Result<()> {
+        let Some(behind) = &self.behind else { return Ok(()) };
+        if now < behind.retry {
+            return Err(io::Error::new(behind.kind, behind.error.clone()));
+        }
+        match self.compact(now) {
+            Ok(()) => {
+                self.behind = None;
+                tracing::info!("the lease journal is written again, nothing is missing in it");
+                Ok(())
+            }
+            Err(error) => Err(self.fall_behind(error, now)),
+        }
+    }
+
+    fn fall_behind(&mut self, error: io::Error, now: Moment) -> io::Error {
+        self.behind = Some(Behind { error: error.to_string(), kind: error.kind(), retry: now.plus(RETRY) });
+        error
+    }
+}
+
 impl Journal for LeaseJournal {
     fn write(&mut self, records: &[JournalRecord], now: Moment) -> io::Result<()> {
         self.buffer.clear();
@@ -152,12 +201,15 @@ impl Journal for LeaseJournal {
                 }
             }
         }
-        // A write that fails half-way leaves a part of a record: the next one starts at the last whole one.
-        if let Err(error) = self.file.write_all_at(&self.buffer, self.length) {
-            self.file.set_len(self.length)?;
-            return Err(error);
+        if self.behind.is_some() {
+            return self.catch_up(now);
         }
-        self.length = self.length.saturating_add(self.buffer.len() as u64);
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.append() {
+            return Err(self.fall_behind(error, now));
+        }
         if self.length > self.compacted.saturating_mul(4).saturating_add(SLACK) {
             // The records are in the file already: a compaction that fails loses nothing and is tried again later.
             if let Err(error) = self.compact(now) {
@@ -166,6 +218,10 @@ impl Journal for LeaseJournal {
             }
         }
         Ok(())
+    }
+
+    fn retry(&self) -> Option<Moment> {
+        self.behind.as_ref().map(|behind| behind.retry)
     }
 }
 

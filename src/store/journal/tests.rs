@@ -155,3 +155,30 @@ fn a_foreign_file_is_not_overwritten() {
     let error = LeaseJournal::open(directory.path(), Clock::start(), MAX, LINGER).unwrap_err().to_string();
     assert!(error.contains("not a lease journal"), "{error}");
 }
+
+/// A file that takes no octet, as on a full disk.
+fn full() -> File {
+    OpenOptions::new().write(true).open("/dev/full").unwrap()
+}
+
+#[test]
+fn after_a_failed_write_nothing_counts_as_written_until_all_that_is_missing_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Clock::start();
+    let now = clock.now();
+    let ends = now.plus(Duration::from_secs(300));
+    let (mut journal, _) = open(directory.path(), clock);
+    journal.write(&[JournalRecord::Lease(lease(1, ends))], now).unwrap();
+    journal.file = full();
+    let missing = [JournalRecord::Lease(lease(2, ends)), JournalRecord::Closed(address(1))];
+    journal.write(&missing, now).unwrap_err();
+    // Nothing new to write, yet the answers of the failed turn may be decided only now.
+    journal.write(&[], now).unwrap_err();
+    journal.write(&[JournalRecord::Lease(lease(3, ends))], now).unwrap_err();
+    let retry = journal.retry().unwrap();
+    journal.write(&[], retry).unwrap();
+    assert_eq!(journal.retry(), None);
+    drop(journal);
+    let (_journal, restored) = open(directory.path(), Clock::start());
+    assert_eq!(restored.iter().map(|lease| lease.address).collect::<Vec<_>>(), [address(2), address(3)]);
+}
