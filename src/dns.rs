@@ -8,7 +8,7 @@
 //! ```
 //!
 //! - [`wire`]: what clients send. [`message`]: what upstreams send, read with hickory. [`reply`]: what goes out.
-//! - [`resolve`]: the way of a question. [`draft`]: from response to judged reply. [`cache`]: finished replies with their leases.
+//! - [`resolve`]: what is done with a question at once. `flights`: who waits for what. `fly`: the way of a question that waits. [`draft`]: from response to judged reply. [`cache`]: finished replies with their leases.
 //! - [`upstream`]: servers, their sockets and health. [`listen`]: sockets for clients.
 //! - [`ede`], [`refusals`], [`limits`], [`metrics`]. [`cookie`], [`rate`]: against questions from forged addresses. [`local`]: names answered here.
 //!
@@ -51,6 +51,8 @@ pub mod cookie;
 pub mod ddr;
 pub mod draft;
 pub mod ede;
+mod flights;
+mod fly;
 pub mod limits;
 pub mod listen;
 pub mod local;

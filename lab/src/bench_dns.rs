@@ -176,11 +176,12 @@ struct Figures {
     p99_us: f64,
 }
 
-/// Runs all measurements with this destguard binary; files go to `dir`. The namespace must have nothing but loopback.
+/// Runs all measurements with this destguard binary, or of those servers alone that `only` names (a "+" behind a name: with nftables); files go
+/// to `dir`. The namespace must have nothing but loopback.
 ///
 /// # Errors
 /// When a server doesn't start or answer, or where there are other interfaces.
-pub fn run(binary: &Path, dir: &Path) -> Result<(), AnyError> {
+pub fn run(binary: &Path, dir: &Path, only: &[&str]) -> Result<(), AnyError> {
     let interfaces = std::fs::read_dir("/sys/class/net")?.count();
     let routes = std::fs::read_to_string("/proc/net/route")?.lines().count();
     if interfaces > 1 && routes > 1 {
@@ -193,7 +194,11 @@ pub fn run(binary: &Path, dir: &Path) -> Result<(), AnyError> {
     let upstream = UdpSocket::bind(("127.0.0.1", UPSTREAM_PORT))?;
     std::thread::spawn(move || serve(&upstream));
     let mut all = Vec::new();
-    for subject in &SUBJECTS {
+    let wanted = |subject: &&Subject| {
+        let name = if subject.enforces { format!("{}+", subject.name) } else { subject.name.to_owned() };
+        only.is_empty() || only.contains(&name.as_str())
+    };
+    for subject in SUBJECTS.iter().filter(wanted) {
         eprintln!("measuring {}{}", subject.name, if subject.enforces { " with nftables" } else { "" });
         all.push(measure(subject, binary, dir)?);
     }

@@ -14,8 +14,9 @@ usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdi
        lab destroy --all-stale                 remove what runs left whose owner is dead
        lab demo --destguard BINARY             show what destguard does, on the FRR lab
        lab bench --destguard BINARY            measure what the guard costs
-       lab bench-dns --destguard BINARY --in EMPTY-DIRECTORY
-                                               measure the resolver beside others; lab/bench-dns runs it as needed
+       lab bench-dns --destguard BINARY --in EMPTY-DIRECTORY [NAME]...
+                                               measure the resolver beside others (or these alone; a \"+\" behind a name:
+                                               with nftables); lab/bench-dns runs it as needed
        lab licences ACCEPTED-DUPLICATES        judge the licences and duplicates of the workspace's tree";
 
 fn main() -> ExitCode {
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
         ["destroy", "--all-stale"] => destroy_stale().map_err(Into::into),
         ["demo", "--destguard", binary] => demo(binary),
         ["bench", "--destguard", binary] => bench(binary),
-        ["bench-dns", "--destguard", binary, "--in", dir] => bench_dns(binary, dir),
+        ["bench-dns", "--destguard", binary, "--in", dir, only @ ..] => bench_dns(binary, dir, only),
         ["licences", accepted] => judge_licences(accepted),
         _ => {
             eprintln!("{USAGE}");
@@ -90,8 +91,8 @@ fn bench(binary: &str) -> Result<(), AnyError> {
     lab::bench::run(&PathBuf::from(binary).canonicalize()?)
 }
 
-fn bench_dns(binary: &str, dir: &str) -> Result<(), AnyError> {
-    lab::bench_dns::run(&PathBuf::from(binary).canonicalize()?, &PathBuf::from(dir).canonicalize()?)
+fn bench_dns(binary: &str, dir: &str, only: &[&str]) -> Result<(), AnyError> {
+    lab::bench_dns::run(&PathBuf::from(binary).canonicalize()?, &PathBuf::from(dir).canonicalize()?, only)
 }
 
 fn judge_licences(accepted: &str) -> Result<(), AnyError> {

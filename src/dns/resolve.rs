@@ -13,122 +13,39 @@
 //! Questions are identical when name, type and DO are. The core admits an answer for one of the clients that wait; only a refusal that
 //! concerns that client alone (its budget) makes it ask again for another of them.
 
-use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
-use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use tokio::sync::mpsc;
 
 use super::Rules;
-use super::cache::{Again, Cache, Entry, Key, Outcome};
+use super::cache::{Cache, Entry, Key, Outcome};
 use super::cookie::Cookies;
 use super::ddr::{self, Designated};
-use super::draft::{Draft, Kind, alias, draft, local};
-use super::ede::{self, Ede, code};
-use super::limits::{Full, Limit, Place};
+use super::draft::Draft;
+use super::ede::{Ede, code};
+use super::flights::Flights;
+use super::limits::Limit;
 use super::local;
 use super::metrics::Metrics;
 use super::rate::{Allowed, RateLimit};
 use super::refusals::Refusals;
-use super::reply::{self, ReplyHead, ReplyTo};
-use super::stale;
+use super::reply::{self, ReplyHead};
+use super::upstream::Upstreams;
 use super::upstream::query::Query;
-use super::upstream::{AskError, Asked, Upstreams};
 use super::wire::{self, ClientEdns, Parsed, Question, Reject, flag, rcode};
-use crate::core::event::{Admission, Decision, Grant, LeaseHandle, Refusal, Ticket};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
-use crate::core::policy::list::LocalData;
-use crate::core::policy::view::Views;
 use crate::core::policy::{Effect, Policy, Verdict};
 use crate::core_task::CoreHandle;
 use crate::sys::clock::Clock;
-use crate::sys::udp::{self, Local};
 
 /// Questions that wait at once. Beyond it: SERVFAIL at once, counted.
 pub const IN_FLIGHT: usize = 16_384;
 /// Questions of one client that wait at once.
 pub const IN_FLIGHT_PER_CLIENT: usize = 8_192;
-const SECOND: Duration = Duration::from_secs(1);
-/// How many of the last who joined a question are looked through for the same client's retransmission.
-const LOOK_BACK: usize = 16;
-
-/// How a reply reaches its client.
-#[derive(Clone)]
-pub enum Route {
-    /// From this socket.
-    Udp {
-        /// The socket that received the question.
-        socket: Arc<std::net::UdpSocket>,
-        /// The client.
-        peer: SocketAddr,
-        /// The address that was asked.
-        local: Option<Local>,
-    },
-    /// Through the connection's writer. Its channel has room for every question in flight on the connection.
-    Stream(mpsc::Sender<Vec<u8>>),
-}
-
-/// A question that waits.
-pub struct Asker {
-    /// What the reply needs.
-    pub to: ReplyTo,
-    /// Who asked, canonical.
-    pub client: IpAddr,
-    /// Where the reply goes.
-    pub route: Route,
-    place: Place,
-    since: Instant,
-}
-
-impl Asker {
-    fn is_same(&self, other: &Self) -> bool {
-        let same_route = match (&self.route, &other.route) {
-            (Route::Udp { peer, .. }, Route::Udp { peer: other, .. }) => peer == other,
-            _ => false,
-        };
-        same_route && self.to.id == other.to.id
-    }
-}
-
-/// One question on its way. However its task ends, by a panic too, nobody is left waiting for it.
-struct Flight {
-    resolver: Arc<Resolver>,
-    key: Key,
-    /// What the key's view means.
-    views: Arc<Views>,
-    query: Query,
-    sponsor: Option<Sponsor>,
-}
-
-/// The client in whose name something is prefetched, and its place.
-struct Sponsor {
-    client: IpAddr,
-    _place: Place,
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        let left = self.resolver.take_all(&self.key);
-        if left.is_empty() {
-            return;
-        }
-        let ede = Ede::new(code::OTHER, "an error within the guard");
-        for asker in left {
-            self.resolver.metrics.refuse("internal");
-            let query = &self.query;
-            self.resolver.refusals.push(asker.client, &query.name, query.qtype, "internal", &ede.text, ede.code);
-            let mut out = Vec::with_capacity(128);
-            reply::error(rcode::SERVFAIL, &asker.to.head(), Some(&ede), &mut out);
-            self.resolver.send(&asker.route, out);
-        }
-    }
-}
 
 /// What became of a packet at once. Lives on the stack for one packet, so that a box would only cost.
 #[allow(clippy::large_enum_variant)]
@@ -172,7 +89,7 @@ pub struct Resolver {
     pub(super) metrics: Metrics,
     pub(super) refusals: Refusals,
     pub(super) in_flight: Arc<Limit>,
-    pub(super) flights: Mutex<HashMap<Box<[u8]>, Vec<Asker>>>,
+    pub(super) flights: Flights,
     pub(super) designated: Option<Designated>,
     pub(super) cookies: Cookies,
     pub(super) rate_limit: Option<RateLimit>,
@@ -393,406 +310,15 @@ impl Resolver {
         }
     }
 
-    fn note(&self, client: IpAddr, name: &[u8], qtype: u16, reason: &'static str, ede: &Ede) {
+    pub(super) fn note(&self, client: IpAddr, name: &[u8], qtype: u16, reason: &'static str, ede: &Ede) {
         if let Ok(name) = Name::from_wire(name) {
             self.refusals.push(client, &name, qtype, reason, &ede.text, ede.code);
         }
     }
-
-    /// Takes a question that must wait. The reply goes out by `route`.
-    pub fn submit(self: &Arc<Self>, question: &Question<'_>, client: IpAddr, route: Route) {
-        let stream = matches!(route, Route::Stream(_));
-        let head = head_of(question, stream);
-        let place = match self.in_flight.take(client) {
-            Ok(place) => place,
-            Err(full) => {
-                let (reason, text) = match full {
-                    Full::Total => ("overload", "too many questions wait"),
-                    Full::Client => ("client_overload", "too many questions of this client wait"),
-                };
-                self.metrics.refuse(reason);
-                let ede = Ede::new(code::OTHER, text);
-                self.note(client, question.name.wire(), question.qtype, reason, &ede);
-                let mut out = Vec::with_capacity(128);
-                reply::error(rcode::SERVFAIL, &head, Some(&ede), &mut out);
-                self.send(&route, out);
-                return;
-            }
-        };
-        let Ok(name) = Name::from_wire(question.name.wire()) else { return };
-        let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
-        let views = self.rules.load().views.clone();
-        let key = Key::new(question.name.wire(), question.qtype, dnssec_ok).in_view(views.of(client));
-        let to = ReplyTo {
-            id: question.id,
-            flags: question.flags,
-            octets: question.octets.into(),
-            edns: question.edns,
-            limit: head.limit,
-        };
-        let asker = Asker { to, client, route, place, since: Instant::now() };
-        {
-            let mut flights = self.flights();
-            if let Some(waiting) = flights.get_mut(key.octets()) {
-                self.metrics.coalesced.inc();
-                // A retransmission is answered once: by the reply to the first.
-                if !waiting.iter().rev().take(LOOK_BACK).any(|other| other.is_same(&asker)) {
-                    waiting.push(asker);
-                }
-                return;
-            }
-            flights.insert(key.octets().into(), vec![asker]);
-        }
-        self.metrics.in_flight.inc();
-        let query = Query { name, qtype: question.qtype, dnssec_ok, plain: false };
-        self.runtime.spawn(self.clone().fly(Flight { resolver: self.clone(), key, views, query, sponsor: None }));
-    }
-
-    /// Asks again for what is about to end, on behalf of the client who used it last; nobody waits for it.
-    fn prefetch(self: &Arc<Self>, key: Key, question: &Question<'_>, client: IpAddr) {
-        let (Ok(place), Ok(name)) = (self.in_flight.take(client), Name::from_wire(question.name.wire())) else {
-            return;
-        };
-        {
-            let mut flights = self.flights();
-            if flights.contains_key(key.octets()) {
-                return;
-            }
-            flights.insert(key.octets().into(), Vec::new());
-        }
-        self.metrics.in_flight.inc();
-        self.metrics.cache_prefetches.inc();
-        let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
-        let query = Query { name, qtype: question.qtype, dnssec_ok, plain: false };
-        let sponsor = Some(Sponsor { client, _place: place });
-        let views = self.rules.load().views.clone();
-        if views.of(client) != key.view() {
-            // Other groups since this packet arrived; then its entry is not to be renewed.
-            self.take_all(&key);
-            return;
-        }
-        self.runtime.spawn(self.clone().fly(Flight { resolver: self.clone(), key, views, query, sponsor }));
-    }
-
-    fn flights(&self) -> std::sync::MutexGuard<'_, HashMap<Box<[u8]>, Vec<Asker>>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Everybody who waits for `key`; later ones begin anew (and find the cache filled).
-    fn take_all(&self, key: &Key) -> Vec<Asker> {
-        let taken = self.flights().remove(key.octets());
-        if taken.is_some() {
-            self.metrics.in_flight.dec();
-        }
-        taken.unwrap_or_default()
-    }
-
-    async fn fly(self: Arc<Self>, flight: Flight) {
-        let query = &flight.query;
-        let rules = self.rules.load_full();
-        let now = self.clock.now();
-        let kept = if flight.sponsor.is_some() || !rules.views.same_clients(&flight.views) {
-            None
-        } else {
-            self.cache.get(&flight.key, rules.generation, now)
-        };
-        if let Some(entry) = kept {
-            if entry.is_in_force(now, self.lease_min) {
-                // Another task filled it between the lookup and this one's start.
-                self.release(query, &entry, self.take_all(&flight.key));
-                return;
-            }
-            if entry.ended.is_some() && stale::is_open(&entry, now) {
-                self.metrics.stale.inc();
-                self.release(query, &entry, self.take_all(&flight.key));
-                return;
-            }
-            if let Some(draft) = draft_again(&entry, now) {
-                self.metrics.cache_readmitted.inc();
-                self.settle(&flight, draft, rules.generation).await;
-                return;
-            }
-        }
-        let view = flight.key.view();
-        let data = rules.views.policy(view).local_data(&query.name).map(<[LocalData]>::to_vec);
-        let hurry = self.stale(&flight, &rules).is_some();
-        let asked = match &data {
-            None => Some(self.ask(query, hurry).await),
-            Some(data) => match alias(data) {
-                Some(target) => Some(self.ask(&Query { name: target.clone(), ..query.clone() }, hurry).await),
-                // A list's own addresses need nobody.
-                None => None,
-            },
-        };
-        let failed = matches!(asked, Some(Err(_)));
-        // Judged by the rules of now: they may have changed while the upstream thought.
-        let rules = self.rules.load_full();
-        let same = rules.views.same_clients(&flight.views)
-            && rules.views.policy(view).local_data(&query.name) == data.as_deref();
-        let draft = match (asked, &data) {
-            // Nobody can say any more whose rules these questions were to be judged by, or another question is to be asked.
-            _ if !same => Draft::failure(query, "reloaded", Ede::new(code::OTHER, "the policy changed meanwhile")),
-            (Some(Err(error)), _) => Draft::unanswered(query, error),
-            (Some(Ok(asked)), None) => draft(query, &asked.message, &rules, view),
-            (Some(Ok(asked)), Some(data)) => local(query, data, Some(&asked.message), &rules, view),
-            (None, data) => local(query, data.as_deref().unwrap_or_default(), None, &rules, view),
-        };
-        if failed && let Some(entry) = self.stale(&flight, &rules) {
-            let entry = Arc::new(entry);
-            self.metrics.stale.inc();
-            self.cache.put(&flight.key, entry.clone(), self.clock.now());
-            self.release(query, &entry, self.take_all(&flight.key));
-            return;
-        }
-        self.metrics.unrelated_records.inc_by(u64::try_from(draft.unrelated).unwrap_or(0));
-        self.settle(&flight, draft, rules.generation).await;
-    }
-
-    /// What may be given if no upstream answers. Nobody waits for a prefetch, so that there is nothing for it.
-    fn stale(&self, flight: &Flight, rules: &Rules) -> Option<Entry> {
-        if flight.sponsor.is_some() || !rules.views.same_clients(&flight.views) {
-            return None;
-        }
-        let now = self.clock.now();
-        stale::revive(&*self.cache.stale(&flight.key, rules.generation, now)?, now)
-    }
-
-    /// Asks the upstreams; in a `hurry` when there is something stale to give instead.
-    async fn ask(&self, query: &Query, hurry: bool) -> Result<Asked, AskError> {
-        let asked = self.upstreams.ask(query);
-        if hurry {
-            return tokio::time::timeout(stale::PATIENCE, asked).await.unwrap_or(Err(AskError::TimeOut));
-        }
-        asked.await
-    }
-
-    /// Has the draft's addresses admitted and answers everybody.
-    async fn settle(&self, flight: &Flight, draft: Draft, generation: u64) {
-        let (key, query) = (&flight.key, &flight.query);
-        let Some(again) = draft.again.clone() else {
-            self.settle_without_gate(flight, draft, generation);
-            return;
-        };
-        let started = Instant::now();
-        let mut tried: HashSet<IpAddr> = HashSet::new();
-        while let Some(client) = self.next_client(flight, &tried) {
-            let admission = Admission {
-                ticket: Ticket(0),
-                client,
-                question: again.question.clone(),
-                qtype: again.qtype,
-                chain: again.chain.clone(),
-                domain: again.domain.clone(),
-                grants: again.grants.clone(),
-            };
-            let refusal = match self.core.admit(admission).await {
-                Ok(Decision::Release { leases }) => {
-                    self.metrics.gate_seconds.observe(started.elapsed().as_secs_f64());
-                    let now = self.clock.now();
-                    let entry = Arc::new(finish(draft, Some(leases), now, generation, self.lease_grace));
-                    self.cache.put(key, entry.clone(), now);
-                    self.release(query, &entry, self.take_all(key));
-                    return;
-                }
-                Ok(Decision::Refuse(refusal)) => refusal,
-                Err(_) => Refusal::Enforcer { name: "guard".to_owned(), reason: "stopping".to_owned() },
-            };
-            let for_client_only = refusal == Refusal::PerClient;
-            // A prefetch that fails leaves the entry that it was to follow.
-            if flight.sponsor.is_none() {
-                self.keep_for_later(key, &draft, &refusal, generation);
-            }
-            tried.insert(client);
-            let askers = if for_client_only { self.take_those_of(key, client) } else { self.take_all(key) };
-            self.hold(query, &refusal, askers);
-            if !for_client_only {
-                return;
-            }
-        }
-    }
-
-    /// Nothing is to be opened: kept and given at once.
-    fn settle_without_gate(&self, flight: &Flight, draft: Draft, generation: u64) {
-        let (key, query) = (&flight.key, &flight.query);
-        let kind = draft.kind.clone();
-        let now = self.clock.now();
-        let entry = Arc::new(finish(draft, None, now, generation, self.lease_grace));
-        if flight.sponsor.is_none() || !matches!(kind, Kind::Failed(..)) {
-            self.cache.put(key, entry.clone(), now);
-        }
-        let askers = self.take_all(key);
-        match &kind {
-            Kind::Answer => self.release(query, &entry, askers),
-            Kind::Denied(reason, words) => {
-                self.metrics.denied.inc_by(u64::try_from(askers.len()).unwrap_or(0));
-                self.refuse_all(query, &entry, askers, reason, words);
-            }
-            Kind::Dropped(words) => {
-                for asker in askers {
-                    self.metrics.denied.inc();
-                    self.metrics.refuse("policy");
-                    self.refusals.push(asker.client, &query.name, query.qtype, "policy", words, code::BLOCKED);
-                }
-            }
-            Kind::Failed(reason, words) => self.refuse_all(query, &entry, askers, reason, words),
-            Kind::Truncated => {
-                let (streams, datagrams): (Vec<_>, Vec<_>) =
-                    askers.into_iter().partition(|asker| matches!(asker.route, Route::Stream(_)));
-                self.refuse_all(query, &entry, streams, "truncated", "the whole answer can't be had");
-                for asker in datagrams {
-                    let mut out = Vec::with_capacity(128);
-                    reply::truncated(&asker.to.head(), None, &mut out);
-                    self.send(&asker.route, out);
-                }
-            }
-        }
-    }
-
-    /// A client that waits (or sponsors) and wasn't tried. Without one the flight ends here.
-    fn next_client(&self, flight: &Flight, tried: &HashSet<IpAddr>) -> Option<IpAddr> {
-        let mut flights = self.flights();
-        let waiting = flights.get(flight.key.octets())?;
-        let sponsor = flight.sponsor.as_ref().map(|sponsor| sponsor.client);
-        let next = waiting.iter().map(|asker| asker.client).chain(sponsor).find(|client| !tried.contains(client));
-        // One that was refused and asked again meanwhile is refused again.
-        let next = next.or_else(|| waiting.first().map(|asker| asker.client));
-        if next.is_none() {
-            flights.remove(flight.key.octets());
-            self.metrics.in_flight.dec();
-        }
-        next
-    }
-
-    fn take_those_of(&self, key: &Key, client: IpAddr) -> Vec<Asker> {
-        let mut flights = self.flights();
-        let Some(waiting) = flights.get_mut(key.octets()) else { return Vec::new() };
-        waiting.extract_if(.., |asker| asker.client == client).collect()
-    }
-
-    /// After a refusal the judged answer is kept without leases, so that the next question tries the gate again and leaves the
-    /// upstream alone.
-    fn keep_for_later(&self, key: &Key, draft: &Draft, refusal: &Refusal, generation: u64) {
-        if *refusal == Refusal::Revoked {
-            return;
-        }
-        let now = self.clock.now();
-        let closed = draft.again.as_ref().map_or_else(Vec::new, |again| {
-            again.grants.iter().map(|grant| LeaseHandle::new(grant.address, now)).collect()
-        });
-        let mut entry = finish(draft.clone(), None, now, generation, self.lease_grace);
-        entry.leases = closed.into();
-        self.cache.put(key, Arc::new(entry), now);
-    }
-
-    fn release(&self, query: &Query, entry: &Entry, askers: Vec<Asker>) {
-        let now = self.clock.now();
-        tracing::trace!(name = %query.name, qtype = query.qtype, clients = askers.len(), "released");
-        self.metrics.released.inc_by(u64::try_from(askers.len()).unwrap_or(0));
-        self.reply_all(entry, askers, now);
-    }
-
-    fn refuse_all(&self, query: &Query, entry: &Entry, askers: Vec<Asker>, reason: &'static str, words: &str) {
-        let ede = entry.ede.as_ref().map_or(code::OTHER, |ede| ede.code);
-        for asker in &askers {
-            self.metrics.refuse(reason);
-            self.refusals.push(asker.client, &query.name, query.qtype, reason, words, ede);
-        }
-        self.reply_all(entry, askers, self.clock.now());
-    }
-
-    fn reply_all(&self, entry: &Entry, askers: Vec<Asker>, now: Moment) {
-        for asker in askers {
-            let mut out = Vec::with_capacity(entry.octets.len().saturating_add(64));
-            let head = asker.to.head();
-            reply::render(&entry.octets, &entry.ttls, entry.age(now), &head, entry.ede.as_ref(), &mut out);
-            self.metrics.forwarded_seconds.observe(asker.since.elapsed().as_secs_f64());
-            self.send(&asker.route, out);
-            drop(asker.place);
-        }
-    }
-
-    /// The gate said no.
-    fn hold(&self, query: &Query, refusal: &Refusal, askers: Vec<Asker>) {
-        let (ede, reason) = ede::of_refusal(refusal);
-        for asker in askers {
-            self.metrics.held.inc();
-            self.metrics.refuse(reason);
-            if matches!(refusal, Refusal::Deadline { .. }) {
-                self.metrics.gate_timeouts.inc();
-            }
-            self.refusals.push(asker.client, &query.name, query.qtype, reason, &ede.text, ede.code);
-            let mut out = Vec::with_capacity(128);
-            reply::error(rcode::SERVFAIL, &asker.to.head(), Some(&ede), &mut out);
-            self.send(&asker.route, out);
-        }
-    }
-
-    fn send(&self, route: &Route, message: Vec<u8>) {
-        match route {
-            Route::Udp { socket, peer, local } => {
-                if let Err(error) = udp::send_one(socket.as_fd(), &message, *peer, *local) {
-                    tracing::debug!(%peer, %error, "a reply could not be sent");
-                    self.metrics.drop_packet("send_failed");
-                }
-            }
-            Route::Stream(writer) => {
-                // The client closed the connection, or doesn't read: its own loss.
-                if writer.try_send(message).is_err() {
-                    self.metrics.drop_packet("stream_closed");
-                }
-            }
-        }
-    }
 }
 
-fn head_of<'a>(question: &Question<'a>, stream: bool) -> ReplyHead<'a> {
+/// What the reply to a question needs to know of it.
+pub(super) fn head_of<'a>(question: &Question<'a>, stream: bool) -> ReplyHead<'a> {
     let limit = if stream { usize::from(u16::MAX) } else { reply::udp_limit(question.edns) };
     ReplyHead { id: question.id, flags: question.flags, octets: question.octets, edns: question.edns, limit }
-}
-
-/// A draft from a kept entry, its TTLs lowered to what is left of them. `None`: the entry opens nothing, so that it can't be admitted.
-fn draft_again(entry: &Entry, now: Moment) -> Option<Draft> {
-    let age = entry.age(now);
-    let again = entry.again.as_ref()?;
-    let mut body = reply::Body { octets: entry.octets.to_vec(), ttls: entry.ttls.to_vec() };
-    reply::age_ttls(&mut body, age);
-    let grants =
-        again.grants.iter().map(|grant| Grant { address: grant.address, ttl: grant.ttl.saturating_sub(age) }).collect();
-    let again = Again { grants, ..(**again).clone() };
-    let keep = u32::try_from(now.until(entry.expires).as_secs()).unwrap_or(u32::MAX);
-    Some(Draft { body, keep, again: Some(Box::new(again)), ede: entry.ede.clone(), kind: Kind::Answer, unrelated: 0 })
-}
-
-/// The entry of a draft, its TTLs lowered to what its leases cover: their end less the grace that clients get beyond their TTL.
-fn finish(mut draft: Draft, leases: Option<Vec<LeaseHandle>>, now: Moment, generation: u64, grace: Duration) -> Entry {
-    let leases = leases.unwrap_or_default();
-    let mut keep = draft.keep;
-    if let Some(ends) = leases.iter().map(LeaseHandle::ends).min() {
-        // The lease counts from when the core saw the answer, some milliseconds ago. A grace of a second or more has room for
-        // rounding up, so that a TTL of 300 stays 300.
-        let round_up = if grace >= SECOND { SECOND.saturating_sub(Duration::from_millis(1)) } else { Duration::ZERO };
-        let left = now.until(ends).saturating_sub(grace).saturating_add(round_up).as_secs();
-        let left = u32::try_from(left).unwrap_or(u32::MAX);
-        reply::cap_ttls(&mut draft.body, left);
-        keep = keep.min(left);
-    }
-    Entry {
-        octets: draft.body.octets.into(),
-        ttls: draft.body.ttls.into(),
-        stored: now,
-        expires: now.plus(Duration::from_secs(u64::from(keep))),
-        leases: leases.into(),
-        again: draft.again,
-        ede: draft.ede,
-        outcome: match draft.kind {
-            Kind::Answer => Outcome::Released,
-            Kind::Denied(reason, _) => Outcome::Denied(reason),
-            Kind::Dropped(_) => Outcome::Denied("policy"),
-            Kind::Failed(reason, _) => Outcome::Failed(reason),
-            Kind::Truncated => Outcome::Failed("truncated"),
-        },
-        generation,
-        uses: AtomicU32::new(0),
-        ended: None,
-    }
 }

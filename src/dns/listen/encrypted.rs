@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::tcp::Connections;
+use crate::dns::flights::Route;
 use crate::dns::metrics;
-use crate::dns::resolve::{Handled, Resolver, Route, Turn};
+use crate::dns::resolve::{Handled, Resolver, Turn};
 use crate::dns::wire::{HEADER, rtype, skip_name, u16_at};
 
 /// Encrypted connections at once, all transports together.

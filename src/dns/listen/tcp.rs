@@ -14,8 +14,9 @@ use tokio_rustls::server::TlsStream;
 
 use super::encrypted::{self, HANDSHAKE, Transport};
 use super::https;
+use crate::dns::flights::Route;
 use crate::dns::limits::Limit;
-use crate::dns::resolve::{Handled, Resolver, Route, Turn};
+use crate::dns::resolve::{Handled, Resolver, Turn};
 
 /// Connections at once.
 pub const CONNECTIONS: usize = 2048;

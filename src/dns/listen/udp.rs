@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::dns::resolve::{Handled, Resolver, Route, Turn};
+use crate::dns::flights::Route;
+use crate::dns::resolve::{Handled, Resolver, Turn};
 use crate::sys::udp::{Received, Sending};
 
 /// Waited after an unexpected error of the socket, so that a lasting one doesn't spin.

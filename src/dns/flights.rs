@@ -1,0 +1,278 @@
+//! Questions that wait: who waits for which, and how their replies leave.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use super::cache::{Entry, Key};
+use super::ede::{self, Ede, code};
+use super::limits::{Full, Place};
+use super::reply::{self, ReplyTo};
+use super::resolve::{Resolver, head_of};
+use super::upstream::query::Query;
+use super::wire::{Question, rcode};
+use crate::core::event::Refusal;
+use crate::core::moment::Moment;
+use crate::core::name::Name;
+use crate::core::policy::view::Views;
+use crate::sys::udp::{self, Local};
+
+/// Who waits, by the octets of the question's [`Key`]. Bounded by the places in flight.
+pub(super) type Flights = Mutex<HashMap<Box<[u8]>, Vec<Asker>>>;
+
+/// How many of the last who joined a question are looked through for the same client's retransmission.
+const LOOK_BACK: usize = 16;
+
+/// How a reply reaches its client.
+#[derive(Clone)]
+pub enum Route {
+    /// From this socket.
+    Udp {
+        /// The socket that received the question.
+        socket: Arc<std::net::UdpSocket>,
+        /// The client.
+        peer: SocketAddr,
+        /// The address that was asked.
+        local: Option<Local>,
+    },
+    /// Through the connection's writer. Its channel has room for every question in flight on the connection.
+    Stream(mpsc::Sender<Vec<u8>>),
+}
+
+/// A question that waits.
+pub struct Asker {
+    /// What the reply needs.
+    pub to: ReplyTo,
+    /// Who asked, canonical.
+    pub client: IpAddr,
+    /// Where the reply goes.
+    pub route: Route,
+    place: Place,
+    since: Instant,
+}
+
+impl Asker {
+    fn is_same(&self, other: &Self) -> bool {
+        let same_route = match (&self.route, &other.route) {
+            (Route::Udp { peer, .. }, Route::Udp { peer: other, .. }) => peer == other,
+            _ => false,
+        };
+        same_route && self.to.id == other.to.id
+    }
+}
+
+/// One question on its way. However its task ends, by a panic too, nobody is left waiting for it.
+pub(super) struct Flight {
+    pub(super) resolver: Arc<Resolver>,
+    pub(super) key: Key,
+    /// What the key's view means.
+    pub(super) views: Arc<Views>,
+    pub(super) query: Query,
+    pub(super) sponsor: Option<Sponsor>,
+}
+
+/// The client in whose name something is prefetched, and its place.
+pub(super) struct Sponsor {
+    pub(super) client: IpAddr,
+    _place: Place,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let left = self.resolver.take_all(&self.key);
+        if left.is_empty() {
+            return;
+        }
+        let ede = Ede::new(code::OTHER, "an error within the guard");
+        for asker in left {
+            self.resolver.metrics.refuse("internal");
+            let query = &self.query;
+            self.resolver.refusals.push(asker.client, &query.name, query.qtype, "internal", &ede.text, ede.code);
+            let mut out = Vec::with_capacity(128);
+            reply::error(rcode::SERVFAIL, &asker.to.head(), Some(&ede), &mut out);
+            self.resolver.send(&asker.route, out);
+        }
+    }
+}
+
+impl Resolver {
+    /// Takes a question that must wait. The reply goes out by `route`.
+    pub fn submit(self: &Arc<Self>, question: &Question<'_>, client: IpAddr, route: Route) {
+        let stream = matches!(route, Route::Stream(_));
+        let head = head_of(question, stream);
+        let place = match self.in_flight.take(client) {
+            Ok(place) => place,
+            Err(full) => {
+                let (reason, text) = match full {
+                    Full::Total => ("overload", "too many questions wait"),
+                    Full::Client => ("client_overload", "too many questions of this client wait"),
+                };
+                self.metrics.refuse(reason);
+                let ede = Ede::new(code::OTHER, text);
+                self.note(client, question.name.wire(), question.qtype, reason, &ede);
+                let mut out = Vec::with_capacity(128);
+                reply::error(rcode::SERVFAIL, &head, Some(&ede), &mut out);
+                self.send(&route, out);
+                return;
+            }
+        };
+        let Ok(name) = Name::from_wire(question.name.wire()) else { return };
+        let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
+        let views = self.rules.load().views.clone();
+        let key = Key::new(question.name.wire(), question.qtype, dnssec_ok).in_view(views.of(client));
+        let to = ReplyTo {
+            id: question.id,
+            flags: question.flags,
+            octets: question.octets.into(),
+            edns: question.edns,
+            limit: head.limit,
+        };
+        let asker = Asker { to, client, route, place, since: Instant::now() };
+        {
+            let mut flights = self.flights();
+            if let Some(waiting) = flights.get_mut(key.octets()) {
+                self.metrics.coalesced.inc();
+                // A retransmission is answered once: by the reply to the first.
+                if !waiting.iter().rev().take(LOOK_BACK).any(|other| other.is_same(&asker)) {
+                    waiting.push(asker);
+                }
+                return;
+            }
+            flights.insert(key.octets().into(), vec![asker]);
+        }
+        self.metrics.in_flight.inc();
+        let query = Query { name, qtype: question.qtype, dnssec_ok, plain: false };
+        self.runtime.spawn(self.clone().fly(Flight { resolver: self.clone(), key, views, query, sponsor: None }));
+    }
+
+    /// Asks again for what is about to end, on behalf of the client who used it last; nobody waits for it.
+    pub(super) fn prefetch(self: &Arc<Self>, key: Key, question: &Question<'_>, client: IpAddr) {
+        let (Ok(place), Ok(name)) = (self.in_flight.take(client), Name::from_wire(question.name.wire())) else {
+            return;
+        };
+        {
+            let mut flights = self.flights();
+            if flights.contains_key(key.octets()) {
+                return;
+            }
+            flights.insert(key.octets().into(), Vec::new());
+        }
+        self.metrics.in_flight.inc();
+        self.metrics.cache_prefetches.inc();
+        let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
+        let query = Query { name, qtype: question.qtype, dnssec_ok, plain: false };
+        let sponsor = Some(Sponsor { client, _place: place });
+        let views = self.rules.load().views.clone();
+        if views.of(client) != key.view() {
+            // Other groups since this packet arrived; then its entry is not to be renewed.
+            self.take_all(&key);
+            return;
+        }
+        self.runtime.spawn(self.clone().fly(Flight { resolver: self.clone(), key, views, query, sponsor }));
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Vec<Asker>>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everybody who waits for `key`; later ones begin anew (and find the cache filled).
+    pub(super) fn take_all(&self, key: &Key) -> Vec<Asker> {
+        let taken = self.flights().remove(key.octets());
+        if taken.is_some() {
+            self.metrics.in_flight.dec();
+        }
+        taken.unwrap_or_default()
+    }
+
+    /// A client that waits (or sponsors) and wasn't tried. Without one the flight ends here.
+    pub(super) fn next_client(&self, flight: &Flight, tried: &HashSet<IpAddr>) -> Option<IpAddr> {
+        let mut flights = self.flights();
+        let waiting = flights.get(flight.key.octets())?;
+        let sponsor = flight.sponsor.as_ref().map(|sponsor| sponsor.client);
+        let next = waiting.iter().map(|asker| asker.client).chain(sponsor).find(|client| !tried.contains(client));
+        // One that was refused and asked again meanwhile is refused again.
+        let next = next.or_else(|| waiting.first().map(|asker| asker.client));
+        if next.is_none() {
+            flights.remove(flight.key.octets());
+            self.metrics.in_flight.dec();
+        }
+        next
+    }
+
+    pub(super) fn take_those_of(&self, key: &Key, client: IpAddr) -> Vec<Asker> {
+        let mut flights = self.flights();
+        let Some(waiting) = flights.get_mut(key.octets()) else { return Vec::new() };
+        waiting.extract_if(.., |asker| asker.client == client).collect()
+    }
+
+    pub(super) fn release(&self, query: &Query, entry: &Entry, askers: Vec<Asker>) {
+        let now = self.clock.now();
+        tracing::trace!(name = %query.name, qtype = query.qtype, clients = askers.len(), "released");
+        self.metrics.released.inc_by(u64::try_from(askers.len()).unwrap_or(0));
+        self.reply_all(entry, askers, now);
+    }
+
+    pub(super) fn refuse_all(
+        &self,
+        query: &Query,
+        entry: &Entry,
+        askers: Vec<Asker>,
+        reason: &'static str,
+        words: &str,
+    ) {
+        let ede = entry.ede.as_ref().map_or(code::OTHER, |ede| ede.code);
+        for asker in &askers {
+            self.metrics.refuse(reason);
+            self.refusals.push(asker.client, &query.name, query.qtype, reason, words, ede);
+        }
+        self.reply_all(entry, askers, self.clock.now());
+    }
+
+    fn reply_all(&self, entry: &Entry, askers: Vec<Asker>, now: Moment) {
+        for asker in askers {
+            let mut out = Vec::with_capacity(entry.octets.len().saturating_add(64));
+            let head = asker.to.head();
+            reply::render(&entry.octets, &entry.ttls, entry.age(now), &head, entry.ede.as_ref(), &mut out);
+            self.metrics.forwarded_seconds.observe(asker.since.elapsed().as_secs_f64());
+            self.send(&asker.route, out);
+            drop(asker.place);
+        }
+    }
+
+    /// The gate said no.
+    pub(super) fn hold(&self, query: &Query, refusal: &Refusal, askers: Vec<Asker>) {
+        let (ede, reason) = ede::of_refusal(refusal);
+        for asker in askers {
+            self.metrics.held.inc();
+            self.metrics.refuse(reason);
+            if matches!(refusal, Refusal::Deadline { .. }) {
+                self.metrics.gate_timeouts.inc();
+            }
+            self.refusals.push(asker.client, &query.name, query.qtype, reason, &ede.text, ede.code);
+            let mut out = Vec::with_capacity(128);
+            reply::error(rcode::SERVFAIL, &asker.to.head(), Some(&ede), &mut out);
+            self.send(&asker.route, out);
+        }
+    }
+
+    pub(super) fn send(&self, route: &Route, message: Vec<u8>) {
+        match route {
+            Route::Udp { socket, peer, local } => {
+                if let Err(error) = udp::send_one(socket.as_fd(), &message, *peer, *local) {
+                    tracing::debug!(%peer, %error, "a reply could not be sent");
+                    self.metrics.drop_packet("send_failed");
+                }
+            }
+            Route::Stream(writer) => {
+                // The client closed the connection, or doesn't read: its own loss.
+                if writer.try_send(message).is_err() {
+                    self.metrics.drop_packet("stream_closed");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! A question on its way, as a task of its own: upstream, judgement, gate, cache, replies.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant};
+
+use super::Rules;
+use super::cache::{Again, Entry, Key, Outcome};
+use super::draft::{Draft, Kind, alias, draft, local};
+use super::ede::{Ede, code};
+use super::flights::{Flight, Route};
+use super::reply;
+use super::resolve::Resolver;
+use super::stale;
+use super::upstream::query::Query;
+use super::upstream::{AskError, Asked};
+use crate::core::event::{Admission, Decision, Grant, LeaseHandle, Refusal, Ticket};
+use crate::core::moment::Moment;
+use crate::core::policy::list::LocalData;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+impl Resolver {
+    pub(super) async fn fly(self: Arc<Self>, flight: Flight) {
+        let query = &flight.query;
+        let rules = self.rules.load_full();
+        let now = self.clock.now();
+        let kept = if flight.sponsor.is_some() || !rules.views.same_clients(&flight.views) {
+            None
+        } else {
+            self.cache.get(&flight.key, rules.generation, now)
+        };
+        if let Some(entry) = kept {
+            if entry.is_in_force(now, self.lease_min) {
+                // Another task filled it between the lookup and this one's start.
+                self.release(query, &entry, self.take_all(&flight.key));
+                return;
+            }
+            if entry.ended.is_some() && stale::is_open(&entry, now) {
+                self.metrics.stale.inc();
+                self.release(query, &entry, self.take_all(&flight.key));
+                return;
+            }
+            if let Some(draft) = draft_again(&entry, now) {
+                self.metrics.cache_readmitted.inc();
+                self.settle(&flight, draft, rules.generation).await;
+                return;
+            }
+        }
+        let view = flight.key.view();
+        let data = rules.views.policy(view).local_data(&query.name).map(<[LocalData]>::to_vec);
+        let hurry = self.stale(&flight, &rules).is_some();
+        let asked = match &data {
+            None => Some(self.ask(query, hurry).await),
+            Some(data) => match alias(data) {
+                Some(target) => Some(self.ask(&Query { name: target.clone(), ..query.clone() }, hurry).await),
+                // A list's own addresses need nobody.
+                None => None,
+            },
+        };
+        let failed = matches!(asked, Some(Err(_)));
+        // Judged by the rules of now: they may have changed while the upstream thought.
+        let rules = self.rules.load_full();
+        let same = rules.views.same_clients(&flight.views)
+            && rules.views.policy(view).local_data(&query.name) == data.as_deref();
+        let draft = match (asked, &data) {
+            // Nobody can say any more whose rules these questions were to be judged by, or another question is to be asked.
+            _ if !same => Draft::failure(query, "reloaded", Ede::new(code::OTHER, "the policy changed meanwhile")),
+            (Some(Err(error)), _) => Draft::unanswered(query, error),
+            (Some(Ok(asked)), None) => draft(query, &asked.message, &rules, view),
+            (Some(Ok(asked)), Some(data)) => local(query, data, Some(&asked.message), &rules, view),
+            (None, data) => local(query, data.as_deref().unwrap_or_default(), None, &rules, view),
+        };
+        if failed && let Some(entry) = self.stale(&flight, &rules) {
+            let entry = Arc::new(entry);
+            self.metrics.stale.inc();
+            self.cache.put(&flight.key, entry.clone(), self.clock.now());
+            self.release(query, &entry, self.take_all(&flight.key));
+            return;
+        }
+        self.metrics.unrelated_records.inc_by(u64::try_from(draft.unrelated).unwrap_or(0));
+        self.settle(&flight, draft, rules.generation).await;
+    }
+
+    /// What may be given if no upstream answers. Nobody waits for a prefetch, so that there is nothing for it.
+    fn stale(&self, flight: &Flight, rules: &Rules) -> Option<Entry> {
+        if flight.sponsor.is_some() || !rules.views.same_clients(&flight.views) {
+            return None;
+        }
+        let now = self.clock.now();
+        stale::revive(&*self.cache.stale(&flight.key, rules.generation, now)?, now)
+    }
+
+    /// Asks the upstreams; in a `hurry` when there is something stale to give instead.
+    async fn ask(&self, query: &Query, hurry: bool) -> Result<Asked, AskError> {
+        let asked = self.upstreams.ask(query);
+        if hurry {
+            return tokio::time::timeout(stale::PATIENCE, asked).await.unwrap_or(Err(AskError::TimeOut));
+        }
+        asked.await
+    }
+
+    /// Has the draft's addresses admitted and answers everybody.
+    async fn settle(&self, flight: &Flight, draft: Draft, generation: u64) {
+        let (key, query) = (&flight.key, &flight.query);
+        let Some(again) = draft.again.clone() else {
+            self.settle_without_gate(flight, draft, generation);
+            return;
+        };
+        let started = Instant::now();
+        let mut tried: HashSet<IpAddr> = HashSet::new();
+        while let Some(client) = self.next_client(flight, &tried) {
+            let admission = Admission {
+                ticket: Ticket(0),
+                client,
+                question: again.question.clone(),
+                qtype: again.qtype,
+                chain: again.chain.clone(),
+                domain: again.domain.clone(),
+                grants: again.grants.clone(),
+            };
+            let refusal = match self.core.admit(admission).await {
+                Ok(Decision::Release { leases }) => {
+                    self.metrics.gate_seconds.observe(started.elapsed().as_secs_f64());
+                    let now = self.clock.now();
+                    let entry = Arc::new(finish(draft, Some(leases), now, generation, self.lease_grace));
+                    self.cache.put(key, entry.clone(), now);
+                    self.release(query, &entry, self.take_all(key));
+                    return;
+                }
+                Ok(Decision::Refuse(refusal)) => refusal,
+                Err(_) => Refusal::Enforcer { name: "guard".to_owned(), reason: "stopping".to_owned() },
+            };
+            let for_client_only = refusal == Refusal::PerClient;
+            // A prefetch that fails leaves the entry that it was to follow.
+            if flight.sponsor.is_none() {
+                self.keep_for_later(key, &draft, &refusal, generation);
+            }
+            tried.insert(client);
+            let askers = if for_client_only { self.take_those_of(key, client) } else { self.take_all(key) };
+            self.hold(query, &refusal, askers);
+            if !for_client_only {
+                return;
+            }
+        }
+    }
+
+    /// Nothing is to be opened: kept and given at once.
+    fn settle_without_gate(&self, flight: &Flight, draft: Draft, generation: u64) {
+        let (key, query) = (&flight.key, &flight.query);
+        let kind = draft.kind.clone();
+        let now = self.clock.now();
+        let entry = Arc::new(finish(draft, None, now, generation, self.lease_grace));
+        if flight.sponsor.is_none() || !matches!(kind, Kind::Failed(..)) {
+            self.cache.put(key, entry.clone(), now);
+        }
+        let askers = self.take_all(key);
+        match &kind {
+            Kind::Answer => self.release(query, &entry, askers),
+            Kind::Denied(reason, words) => {
+                self.metrics.denied.inc_by(u64::try_from(askers.len()).unwrap_or(0));
+                self.refuse_all(query, &entry, askers, reason, words);
+            }
+            Kind::Dropped(words) => {
+                for asker in askers {
+                    self.metrics.denied.inc();
+                    self.metrics.refuse("policy");
+                    self.refusals.push(asker.client, &query.name, query.qtype, "policy", words, code::BLOCKED);
+                }
+            }
+            Kind::Failed(reason, words) => self.refuse_all(query, &entry, askers, reason, words),
+            Kind::Truncated => {
+                let (streams, datagrams): (Vec<_>, Vec<_>) =
+                    askers.into_iter().partition(|asker| matches!(asker.route, Route::Stream(_)));
+                self.refuse_all(query, &entry, streams, "truncated", "the whole answer can't be had");
+                for asker in datagrams {
+                    let mut out = Vec::with_capacity(128);
+                    reply::truncated(&asker.to.head(), None, &mut out);
+                    self.send(&asker.route, out);
+                }
+            }
+        }
+    }
+
+    /// After a refusal the judged answer is kept without leases, so that the next question tries the gate again and leaves the
+    /// upstream alone.
+    fn keep_for_later(&self, key: &Key, draft: &Draft, refusal: &Refusal, generation: u64) {
+        if *refusal == Refusal::Revoked {
+            return;
+        }
+        let now = self.clock.now();
+        let closed = draft.again.as_ref().map_or_else(Vec::new, |again| {
+            again.grants.iter().map(|grant| LeaseHandle::new(grant.address, now)).collect()
+        });
+        let mut entry = finish(draft.clone(), None, now, generation, self.lease_grace);
+        entry.leases = closed.into();
+        self.cache.put(key, Arc::new(entry), now);
+    }
+}
+
+/// A draft from a kept entry, its TTLs lowered to what is left of them. `None`: the entry opens nothing, so that it can't be admitted.
+fn draft_again(entry: &Entry, now: Moment) -> Option<Draft> {
+    let age = entry.age(now);
+    let again = entry.again.as_ref()?;
+    let mut body = reply::Body { octets: entry.octets.to_vec(), ttls: entry.ttls.to_vec() };
+    reply::age_ttls(&mut body, age);
+    let grants =
+        again.grants.iter().map(|grant| Grant { address: grant.address, ttl: grant.ttl.saturating_sub(age) }).collect();
+    let again = Again { grants, ..(**again).clone() };
+    let keep = u32::try_from(now.until(entry.expires).as_secs()).unwrap_or(u32::MAX);
+    Some(Draft { body, keep, again: Some(Box::new(again)), ede: entry.ede.clone(), kind: Kind::Answer, unrelated: 0 })
+}
+
+/// The entry of a draft, its TTLs lowered to what its leases cover: their end less the grace that clients get beyond their TTL.
+fn finish(mut draft: Draft, leases: Option<Vec<LeaseHandle>>, now: Moment, generation: u64, grace: Duration) -> Entry {
+    let leases = leases.unwrap_or_default();
+    let mut keep = draft.keep;
+    if let Some(ends) = leases.iter().map(LeaseHandle::ends).min() {
+        // The lease counts from when the core saw the answer, some milliseconds ago. A grace of a second or more has room for
+        // rounding up, so that a TTL of 300 stays 300.
+        let round_up = if grace >= SECOND { SECOND.saturating_sub(Duration::from_millis(1)) } else { Duration::ZERO };
+        let left = now.until(ends).saturating_sub(grace).saturating_add(round_up).as_secs();
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        reply::cap_ttls(&mut draft.body, left);
+        keep = keep.min(left);
+    }
+    Entry {
+        octets: draft.body.octets.into(),
+        ttls: draft.body.ttls.into(),
+        stored: now,
+        expires: now.plus(Duration::from_secs(u64::from(keep))),
+        leases: leases.into(),
+        again: draft.again,
+        ede: draft.ede,
+        outcome: match draft.kind {
+            Kind::Answer => Outcome::Released,
+            Kind::Denied(reason, _) => Outcome::Denied(reason),
+            Kind::Dropped(_) => Outcome::Denied("policy"),
+            Kind::Failed(reason, _) => Outcome::Failed(reason),
+            Kind::Truncated => Outcome::Failed("truncated"),
+        },
+        generation,
+        uses: AtomicU32::new(0),
+        ended: None,
+    }
+}
