@@ -1,11 +1,13 @@
 //! What one session is sent: attributes and next hops as configured, routes packed into UPDATEs.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::config::{BgpRole, PeerConfig, Role, SpeakerConfig};
+use crate::table::classes::{Classes, Extra, PLAIN};
 use crate::table::{Batch, Replay};
 use crate::wire::attribute::{AsPath, Attributes, LargeCommunity, Origin};
 use crate::wire::builder::{AttributeBlock, announce, end_of_rib, withdraw};
@@ -51,6 +53,38 @@ pub struct AdjOut {
     enhanced_refresh: bool,
     v4: Option<AttributeBlock>,
     v6: Option<AttributeBlock>,
+    /// What [`Self::learn`] makes the blocks of other classes from.
+    attributes: Attributes,
+    hops: Hops,
+    /// Of classes 1 and up.
+    classes: Vec<ClassBlocks>,
+    /// The classes' version that `classes` is of.
+    version: u64,
+}
+
+/// Next hops of the families that this session gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Hops {
+    v4: Option<IpAddr>,
+    v6: Option<IpAddr>,
+}
+
+impl Hops {
+    fn block(
+        next_hop: Option<IpAddr>,
+        family: Family,
+        context: &EncodeContext,
+        attributes: &Attributes,
+    ) -> Result<Option<AttributeBlock>, EncodeError> {
+        next_hop.map(|next_hop| AttributeBlock::new(context, family, next_hop.into(), attributes)).transpose()
+    }
+}
+
+#[derive(Clone, Debug)]
+struct ClassBlocks {
+    extra: Arc<Extra>,
+    v4: Option<AttributeBlock>,
+    v6: Option<AttributeBlock>,
 }
 
 impl AdjOut {
@@ -67,20 +101,57 @@ impl AdjOut {
     ) -> Result<Self, EncodeError> {
         let context = negotiated.encode_context();
         let attributes = attributes(config, peer, negotiated, draining);
-        let block = |family: Family, next_hop: Option<IpAddr>| match next_hop {
-            Some(next_hop) if config.announce && peer.role == Role::Enforcer && context.families.contains(family) => {
-                AttributeBlock::new(&context, family, next_hop.into(), &attributes).map(Some)
-            }
-            _ => Ok(None),
-        };
+        let gets = |family| config.announce && peer.role == Role::Enforcer && context.families.contains(family);
         let ipv6 = config.next_hop_ipv6.map(IpAddr::V6);
         let over_ipv6 = ipv6.filter(|_| context.extended_next_hop);
+        let hops = Hops {
+            v4: config.next_hop_ipv4.map(IpAddr::V4).or(over_ipv6).filter(|_| gets(Family::Ipv4)),
+            v6: ipv6.filter(|_| gets(Family::Ipv6)),
+        };
         Ok(Self {
-            context,
             enhanced_refresh: negotiated.enhanced_route_refresh,
-            v4: block(Family::Ipv4, config.next_hop_ipv4.map(IpAddr::V4).or(over_ipv6))?,
-            v6: block(Family::Ipv6, ipv6)?,
+            v4: Hops::block(hops.v4, Family::Ipv4, &context, &attributes)?,
+            v6: Hops::block(hops.v6, Family::Ipv6, &context, &attributes)?,
+            context,
+            attributes,
+            hops,
+            classes: Vec::new(),
+            version: 0,
         })
+    }
+
+    /// Makes what the table's classes need. Must be called under the same lock as the [`crate::table::Table::take`] of a batch that is to be
+    /// encoded. Costs nothing where no class is new.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn learn(&mut self, classes: &Classes) -> Result<(), EncodeError> {
+        if self.version == classes.version() {
+            return Ok(());
+        }
+        for (at, extra) in classes.iter().skip(1).enumerate() {
+            if self.classes.get(at).is_some_and(|known| known.extra == *extra) {
+                continue;
+            }
+            let mut attributes = self.attributes.clone();
+            attributes.communities.extend(extra.standard());
+            attributes.communities.sort_unstable();
+            attributes.communities.dedup();
+            attributes.large_communities.extend(extra.large().iter().copied().map(large));
+            attributes.large_communities.sort_unstable();
+            attributes.large_communities.dedup();
+            let blocks = ClassBlocks {
+                extra: Arc::clone(extra),
+                v4: Hops::block(self.hops.v4, Family::Ipv4, &self.context, &attributes)?,
+                v6: Hops::block(self.hops.v6, Family::Ipv6, &self.context, &attributes)?,
+            };
+            match self.classes.get_mut(at) {
+                Some(place) => *place = blocks,
+                None => self.classes.push(blocks),
+            }
+        }
+        self.version = classes.version();
+        Ok(())
     }
 
     /// Families of which this session gets routes.
@@ -135,14 +206,46 @@ impl AdjOut {
     /// # Errors
     /// As [`Self::encode`].
     pub fn announcements(&self, batch: &Batch, out: &mut BytesMut) -> Result<(), EncodeError> {
-        self.announce(self.v4.as_ref(), &batch.announce4, out)?;
-        self.announce(self.v6.as_ref(), &batch.announce6, out)
+        self.announce_classes(Family::Ipv4, &batch.announce4, &batch.classes4, out)?;
+        self.announce_classes(Family::Ipv6, &batch.announce6, &batch.classes6, out)
     }
 
-    /// Whether both encode announcements alike.
+    /// Whether both encode announcements alike, once they have learned the same classes.
     #[must_use]
     pub fn same_style(&self, other: &Self) -> bool {
         self.context == other.context && self.v4 == other.v4 && self.v6 == other.v6
+    }
+
+    fn block(&self, family: Family, class: u16) -> Option<&AttributeBlock> {
+        let of = |v4, v6| match family {
+            Family::Ipv4 => v4,
+            Family::Ipv6 => v6,
+        };
+        match usize::from(class).checked_sub(1) {
+            None => of(self.v4.as_ref(), self.v6.as_ref()),
+            Some(at) => self.classes.get(at).and_then(|blocks| of(blocks.v4.as_ref(), blocks.v6.as_ref())),
+        }
+    }
+
+    /// One run of UPDATEs for each class.
+    fn announce_classes<P: Prefix>(
+        &self,
+        family: Family,
+        nets: &[P],
+        classes: &[u16],
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError> {
+        if classes.is_empty() {
+            return self.announce(self.block(family, PLAIN), nets, out);
+        }
+        let mut order: Vec<(u16, P)> = classes.iter().copied().zip(nets.iter().copied()).collect();
+        order.sort_by_key(|(class, _)| *class);
+        for run in order.chunk_by(|(one, _), (other, _)| one == other) {
+            let nets: Vec<P> = run.iter().map(|(_, net)| *net).collect();
+            let class = run.first().map_or(PLAIN, |(class, _)| *class);
+            self.announce(self.block(family, class), &nets, out)?;
+        }
+        Ok(())
     }
 
     fn mark(&self, family: Family, subtype: RefreshSubtype, out: &mut BytesMut) {
@@ -174,6 +277,10 @@ impl AdjOut {
     }
 }
 
+fn large([global, first, second]: [u32; 3]) -> LargeCommunity {
+    LargeCommunity { global, first, second }
+}
+
 fn attributes(config: &SpeakerConfig, peer: &PeerConfig, negotiated: &Negotiated, draining: bool) -> Attributes {
     let mut communities = config.communities.clone();
     if config.no_export {
@@ -184,7 +291,6 @@ fn attributes(config: &SpeakerConfig, peer: &PeerConfig, negotiated: &Negotiated
     }
     communities.sort_unstable();
     communities.dedup();
-    let large = config.large_communities.iter();
     let external = negotiated.peer_type == PeerType::External;
     // RFC 9234 section 5: who is a provider, a peer or a route server to the other end marks what it sends there.
     let marks = matches!(peer.bgp_role, Some(BgpRole::Provider | BgpRole::Peer | BgpRole::RouteServer));
@@ -195,9 +301,7 @@ fn attributes(config: &SpeakerConfig, peer: &PeerConfig, negotiated: &Negotiated
         local_pref: (!external).then_some(local_pref),
         otc: (external && marks).then_some(config.asn),
         communities,
-        large_communities: large
-            .map(|[global, first, second]| LargeCommunity { global: *global, first: *first, second: *second })
-            .collect(),
+        large_communities: config.large_communities.iter().copied().map(large).collect(),
         ..Attributes::default()
     }
 }
@@ -291,6 +395,49 @@ mod tests {
         let cannot = negotiate(&ours, &open(64513, vec![Capability::FourOctetAs(64513)])).unwrap();
         let adj_out = AdjOut::new(&config, &peer(64513), &cannot, false).unwrap();
         assert_eq!(adj_out.families(), Families { ipv4: false, ipv6: true });
+    }
+
+    #[test]
+    fn classes_are_packed_apart_and_bear_their_communities_beside_those_of_all() {
+        use crate::table::Table;
+        use crate::table::classes::Want;
+        let config = SpeakerConfig { communities: vec![7], large_communities: vec![[1, 2, 3]], ..config() };
+        let ours = open(64512, vec![Capability::FourOctetAs(64512)]);
+        let terms = negotiate(&ours, &open(64513, vec![Capability::FourOctetAs(64513)])).unwrap();
+        let mut adj_out = AdjOut::new(&config, &peer(64513), &terms, false).unwrap();
+        let mut table = Table::default();
+        let id = table.attach(adj_out.families());
+        let extra = |n: u32| Want::With(Arc::new(Extra::new(vec![n, 7], vec![[n, 0, 0]])));
+        let hosts = (1..=9u8)
+            .map(|n| (IpAddr::from([203, 0, 113, n]), if n % 3 == 0 { Want::Plain } else { extra(u32::from(n % 3)) }));
+        table.apply(1, hosts, std::time::Instant::now());
+        let mut batch = Batch::default();
+        let mut out = BytesMut::new();
+        adj_out.learn(table.classes()).unwrap();
+        table.take(id, 100, &mut batch);
+        adj_out.encode(&batch, &mut out).unwrap();
+        let mut heard = Vec::new();
+        while !out.is_empty() {
+            let length = usize::from(u16::from_be_bytes([out[16], out[17]]));
+            let octets = out.split_to(length);
+            let Message::Update(update) = Message::decode(&octets, &terms.decode_context()).unwrap() else { panic!() };
+            let communities: Vec<u32> = update.attributes.communities.clone();
+            heard.push((communities, update.attributes.large_communities.len(), update.announced_len()));
+        }
+        let no_export = community::NO_EXPORT;
+        let own = |n: Option<u32>| {
+            let no_export = config.no_export.then_some(no_export);
+            let mut all: Vec<u32> = n.into_iter().chain([7]).chain(no_export).collect();
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(heard, [(own(None), 1, 3), (own(Some(1)), 2, 3), (own(Some(2)), 2, 3)]);
+        // A class that comes later, for a session that is up.
+        table.apply(2, [(IpAddr::from([203, 0, 113, 1]), extra(9))], std::time::Instant::now());
+        table.take(id, 100, &mut batch);
+        assert!(adj_out.encode(&batch, &mut out).is_err(), "not learned");
+        adj_out.learn(table.classes()).unwrap();
+        adj_out.encode(&batch, &mut out).unwrap();
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::config::SpeakerConfig;
 use crate::session::Stop;
 use crate::status::PeerStatus;
 use crate::table::Table;
+use crate::table::classes::Want;
 use crate::wire::iana::Families;
 
 use self::observed::Observed;
@@ -181,9 +182,9 @@ impl Shared {
 }
 
 impl SpeakerHandle {
-    /// Host routes to announce (`true`) and withdraw, as one generation. Returns at once; [`What::Confirmed`] follows per peer.
+    /// Host routes to announce (`true`, or with communities of their own) and withdraw, as one generation. Returns at once; [`What::Confirmed`] follows per peer.
     /// With [`SpeakerConfig::restarting`] the first one must hold all that was announced before: sessions wait for it.
-    pub fn apply(&self, generation: u64, changes: impl IntoIterator<Item = (IpAddr, bool)>) {
+    pub fn apply<W: Into<Want>>(&self, generation: u64, changes: impl IntoIterator<Item = (IpAddr, W)>) {
         self.0.table().apply(generation, changes, Instant::now());
         self.0.changed.send_replace(());
         self.0.filled.send_if_modified(|filled| !std::mem::replace(filled, true));
@@ -224,6 +225,12 @@ impl SpeakerHandle {
     #[must_use]
     pub fn announced(&self) -> [usize; 2] {
         self.0.table().announced()
+    }
+
+    /// Sets of communities in use beyond that of every route; and routes that found no room for theirs.
+    #[must_use]
+    pub fn classes(&self) -> (usize, u64) {
+        self.0.table().classes().usage()
     }
 }
 

@@ -9,6 +9,9 @@
 //! withdrawals it is owed (never more than the routes it had) and walks the table again for the rest.
 //!
 //! Only host routes come in by [`Table::apply`]; the operator's own prefixes by [`Table::set_open`].
+//!
+//! Routes may differ in the communities that they bear beyond those of every route: each has a class ([`classes`]). A change of
+//! class is a change like any other, so the route is announced again, in place of what the peer has (RFC 4271 section 3.1).
 
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -20,9 +23,11 @@ use bytes::Bytes;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use self::chunks::{Chunk, Chunks};
+use self::classes::{Classes, PLAIN, Want};
 use crate::wire::iana::{Families, Family};
 
 mod chunks;
+pub mod classes;
 #[cfg(test)]
 mod tests;
 
@@ -56,11 +61,22 @@ struct Entry {
     /// Sequence number of the newest change, shifted by two; below it who wants it announced ([`LEASED`], [`OPEN`]).
     /// With neither it is a tombstone, kept until every reader has passed it.
     last: u64,
-    /// Sequence number of the change that made this entry: a reader whose position is not beyond it never saw the prefix.
-    first: u64,
+    /// Sequence number of the change that made this entry (48 bits): a reader whose position is not beyond it never saw the prefix. Below it,
+    /// in 16 bits, the route's class.
+    made: u64,
 }
 
 impl Entry {
+    const fn new(sequence: u64, sources: u64, class: u16) -> Self {
+        Self { last: sequence << 2 | sources, made: sequence << 16 | class as u64 }
+    }
+    /// See `made`.
+    const fn first(self) -> u64 {
+        self.made >> 16
+    }
+    const fn class(self) -> u16 {
+        (self.made & 0xffff) as u16
+    }
     const fn announced(self) -> bool {
         self.last & SOURCES != 0
     }
@@ -136,6 +152,10 @@ pub struct Batch {
     pub withdraw6: Vec<Ipv6Net>,
     /// IPv6 routes to announce.
     pub announce6: Vec<Ipv6Net>,
+    /// The classes of `announce4`, in the same order; empty when all are [`PLAIN`].
+    pub classes4: Vec<u16>,
+    /// The classes of `announce6`, likewise.
+    pub classes6: Vec<u16>,
     /// Routes that are encoded already, by the `make` of this or an earlier [`Table::take_encoded`] for the same style; the
     /// lists are empty then.
     pub encoded: Option<Bytes>,
@@ -157,17 +177,51 @@ impl Batch {
         self.announce4.clear();
         self.withdraw6.clear();
         self.announce6.clear();
+        self.classes4.clear();
+        self.classes6.clear();
         self.encoded = None;
         self.end = None;
     }
 
-    fn push(&mut self, net: IpNet, announce: bool) {
-        match (net, announce) {
-            (IpNet::V4(net), true) => self.announce4.push(net),
-            (IpNet::V4(net), false) => self.withdraw4.push(net),
-            (IpNet::V6(net), true) => self.announce6.push(net),
-            (IpNet::V6(net), false) => self.withdraw6.push(net),
+    fn announce(&mut self, net: IpNet, class: u16) {
+        let classes = match net {
+            IpNet::V4(net) => {
+                self.announce4.push(net);
+                (&mut self.classes4, self.announce4.len())
+            }
+            IpNet::V6(net) => {
+                self.announce6.push(net);
+                (&mut self.classes6, self.announce6.len())
+            }
+        };
+        // Nothing is kept for those who have no classes.
+        if let (list, count) = classes
+            && (class != PLAIN || !list.is_empty())
+        {
+            list.resize(count - 1, PLAIN);
+            list.push(class);
         }
+    }
+
+    fn withdraw(&mut self, net: IpNet) {
+        match net {
+            IpNet::V4(net) => self.withdraw4.push(net),
+            IpNet::V6(net) => self.withdraw6.push(net),
+        }
+    }
+
+    fn forget_announcements(&mut self) {
+        self.announce4.clear();
+        self.announce6.clear();
+        self.classes4.clear();
+        self.classes6.clear();
+    }
+
+    fn truncate_announcements(&mut self, count: usize) {
+        self.announce4.truncate(count);
+        self.announce6.truncate(count);
+        self.classes4.truncate(count);
+        self.classes6.truncate(count);
     }
 }
 
@@ -190,6 +244,7 @@ pub struct Table {
     leased: [usize; 2],
     chunks4: Chunks<Ipv4Net>,
     chunks6: Chunks<Ipv6Net>,
+    classes: Classes,
     log: VecDeque<IpNet>,
     /// Sequence number of the log's front.
     base: u64,
@@ -219,6 +274,7 @@ impl Table {
             leased: [0; 2],
             chunks4: Chunks::default(),
             chunks6: Chunks::default(),
+            classes: Classes::default(),
             log: VecDeque::new(),
             base: 0,
             log_limit: log_limit.max(16),
@@ -233,15 +289,25 @@ impl Table {
         self.base + self.log.len() as u64
     }
 
-    /// Host routes to announce (`true`) and withdraw, in order; all of them belong to `generation`. Withdrawing what is
-    /// absent changes nothing. Generations only grow; an older one is taken as part of the newest.
-    pub fn apply(&mut self, generation: u64, changes: impl IntoIterator<Item = (IpAddr, bool)>, now: Instant) {
-        for (number, (address, announce)) in changes.into_iter().enumerate() {
+    /// Host routes to announce (`true`, or with communities of their own) and withdraw, in order; all of them belong to `generation`. Withdrawing
+    /// what is absent changes nothing. Generations only grow; an older one is taken as part of the newest.
+    pub fn apply<W: Into<Want>>(
+        &mut self,
+        generation: u64,
+        changes: impl IntoIterator<Item = (IpAddr, W)>,
+        now: Instant,
+    ) {
+        for (number, (address, want)) in changes.into_iter().enumerate() {
             if number == MANY {
                 self.chunks4.clear();
                 self.chunks6.clear();
             }
-            self.change(IpNet::from(address), LEASED, announce);
+            let class = match want.into() {
+                Want::Withdrawn => None,
+                Want::Plain => Some(PLAIN),
+                Want::With(extra) => Some(self.classes.number(&extra)),
+            };
+            self.change(IpNet::from(address), LEASED, class);
         }
         let end = self.end();
         let newest = self.stamps.back().map_or(0, |(_, stamp)| stamp.generation);
@@ -272,10 +338,10 @@ impl Table {
         let v6 = self.v6.iter().filter(|(_, entry)| entry.last & OPEN != 0).map(|(net, _)| IpNet::V6(*net));
         let gone: Vec<IpNet> = v4.chain(v6).filter(|net| !wanted.contains(net)).collect();
         for net in gone {
-            self.change(net, OPEN, false);
+            self.change(net, OPEN, None);
         }
         for net in wanted {
-            self.change(net, OPEN, true);
+            self.change(net, OPEN, Some(PLAIN));
         }
         self.bound();
         self.trim();
@@ -288,26 +354,34 @@ impl Table {
         }
     }
 
-    fn change(&mut self, net: IpNet, source: u64, announce: bool) {
+    /// `class`: of a route to announce; `None` withdraws it.
+    fn change(&mut self, net: IpNet, source: u64, class: Option<u16>) {
         let sequence = self.end();
         // Nobody to tell: no log, and nothing to remember of what is gone.
         let alone = self.readers.is_empty();
-        let change = Change { sequence, source, announce, alone };
+        let change = Change { sequence, source, class, alone };
         let (family, moved) = match net {
             IpNet::V4(net) => (0, put(&mut self.v4, net, change)),
             IpNet::V6(net) => (1, put(&mut self.v6, net, change)),
         };
-        let Some((had, has)) = moved else { return };
-        if source == LEASED {
-            if announce { self.leased[family] += 1 } else { self.leased[family] -= 1 }
+        let Some(Moved { had, has, was, is }) = moved else { return };
+        match (had & LEASED != 0, has & LEASED != 0) {
+            (false, true) => self.leased[family] += 1,
+            (true, false) => self.leased[family] -= 1,
+            _ => {}
         }
-        if (has == 0) == (had == 0) {
-            return;
+        match (had != 0, has != 0) {
+            (false, true) => self.announced[family] += 1,
+            (true, false) => self.announced[family] -= 1,
+            // Announced as it was.
+            _ if was == is => return,
+            _ => {}
         }
-        if has == 0 {
-            self.announced[family] -= 1
-        } else {
-            self.announced[family] += 1
+        if had != 0 {
+            self.classes.leaves(was);
+        }
+        if has != 0 {
+            self.classes.joins(is);
         }
         if alone {
             self.base += 1;
@@ -343,7 +417,7 @@ impl Table {
                 if let Some(entry) = newest
                     && reader.wants(*net)
                     && !entry.announced()
-                    && entry.first < reader.position
+                    && entry.first() < reader.position
                 {
                     reader.owed.insert(*net);
                 }
@@ -467,7 +541,7 @@ impl Table {
                 Some(entry) => entry.sequence() >= position,
                 None if batch.routes() >= room => true,
                 None => {
-                    batch.push(*net, false);
+                    batch.withdraw(*net);
                     false
                 }
             }
@@ -490,8 +564,10 @@ impl Table {
             let Some(entry) = entry.filter(|entry| entry.sequence() == sequence) else { continue };
             // A route that came and went while the reader was at `start` was never announced to it, unless it is in
             // a withdrawal that a cut log left owed; those are sent on their own.
-            if entry.announced() || entry.first < start {
-                batch.push(net, entry.announced());
+            if entry.announced() {
+                batch.announce(net, entry.class());
+            } else if entry.first() < start {
+                batch.withdraw(net);
             }
         }
         if batch.routes() == 0 && reader.position == end && reader.owed.is_empty() {
@@ -580,6 +656,12 @@ impl Table {
         self.entry(net).is_some_and(Entry::announced)
     }
 
+    /// What routes bear beyond the communities of every route.
+    #[must_use]
+    pub fn classes(&self) -> &Classes {
+        &self.classes
+    }
+
     /// Log entries held for readers that lag, and how often a reader lost some.
     #[must_use]
     pub fn log_depth(&self) -> (usize, u64) {
@@ -591,33 +673,49 @@ impl Table {
 struct Change {
     sequence: u64,
     source: u64,
-    announce: bool,
+    /// `None`: withdrawn.
+    class: Option<u16>,
     /// There is no reader.
     alone: bool,
 }
 
-/// Carries out a change of one prefix; who wanted it before and who wants it now, `None` if that is the same.
-fn put<N: Ord>(routes: &mut BTreeMap<N, Entry>, net: N, change: Change) -> Option<(u64, u64)> {
-    let Change { sequence, source, announce, alone } = change;
+/// Who wanted a prefix and who wants it now; its class before and now.
+#[derive(Clone, Copy)]
+struct Moved {
+    had: u64,
+    has: u64,
+    was: u16,
+    is: u16,
+}
+
+/// Carries out a change of one prefix; `None` if nothing is different. While a lease wants a prefix it has the lease's class.
+fn put<N: Ord>(routes: &mut BTreeMap<N, Entry>, net: N, change: Change) -> Option<Moved> {
+    let Change { sequence, source, class, alone } = change;
     match routes.entry(net) {
-        MapEntry::Vacant(_) if !announce => None,
         MapEntry::Vacant(place) => {
-            place.insert(Entry { last: sequence << 2 | source, first: sequence });
-            Some((0, source))
+            let class = class?;
+            place.insert(Entry::new(sequence, source, class));
+            Some(Moved { had: 0, has: source, was: PLAIN, is: class })
         }
         MapEntry::Occupied(mut place) => {
             let entry = place.get_mut();
-            let had = entry.last & SOURCES;
-            let has = if announce { had | source } else { had & !source };
-            if has == had {
+            let (had, was) = (entry.last & SOURCES, entry.class());
+            let has = if class.is_some() { had | source } else { had & !source };
+            let is = match class {
+                Some(class) if source == LEASED => class,
+                _ if has & LEASED != 0 => was,
+                _ => PLAIN,
+            };
+            if has == had && is == was {
                 return None;
             }
-            let changed = (has == 0) != (had == 0);
+            let changed = (has == 0) != (had == 0) || (has != 0 && is != was);
             entry.last = if changed { sequence << 2 | has } else { entry.last & !SOURCES | has };
+            entry.made = entry.made & !0xffff | u64::from(is);
             if has == 0 && alone {
                 place.remove();
             }
-            Some((had, has))
+            Some(Moved { had, has, was, is })
         }
     }
 }
@@ -684,7 +782,7 @@ fn step<N: Ord + Copy + Into<IpNet>>(
         }
         walk.after = Some(*net);
         if entry.announced() {
-            batch.push((*net).into(), true);
+            batch.announce((*net).into(), entry.class());
             count += 1;
         }
         if count <= room {
@@ -693,8 +791,7 @@ fn step<N: Ord + Copy + Into<IpNet>>(
     }
     if !whole && walk.after != next && count > room {
         // The kept piece is too far away after all.
-        batch.announce4.truncate(at_room.1);
-        batch.announce6.truncate(at_room.1);
+        batch.truncate_announcements(at_room.1);
         (walk.after, count) = at_room;
     }
     if whole {
@@ -706,8 +803,7 @@ fn step<N: Ord + Copy + Into<IpNet>>(
         let upto = if whole { None } else { walk.after };
         chunks.put(style, after, Chunk { upto, octets: octets.clone(), routes: count });
         batch.encoded = Some(octets);
-        batch.announce4.clear();
-        batch.announce6.clear();
+        batch.forget_announcements();
     }
     count
 }

@@ -505,8 +505,10 @@ impl Task {
         let waited = connection.queued() > 0;
         let mut octets = BytesMut::new();
         while connection.queued() + octets.len() < READY {
+            let learned;
             let (pending, stamp) = {
                 let mut table = self.place.shared.table();
+                learned = up.adj_out.learn(table.classes());
                 let pending = table.pending(up.reader.id);
                 if pending && up.confirmer.wants_prefixes() {
                     table.take(up.reader.id, ROOM, &mut self.batch);
@@ -521,7 +523,9 @@ impl Task {
                 let lacks = up.missing.iter().any(|family| table.leased()[index(family)] > 0);
                 (pending, if lacks { None } else { table.reached(up.reader.id) })
             };
-            if pending && let Err(error) = up.adj_out.encode(&self.batch, &mut octets) {
+            let encoded =
+                learned.and_then(|()| if pending { up.adj_out.encode(&self.batch, &mut octets) } else { Ok(()) });
+            if let Err(error) = encoded {
                 // Not sent means not confirmed: better no session than one that lies.
                 let reason = format!("an UPDATE can't be encoded: {error}");
                 self.session.abort(id, &Notification::cease(Cease::OutOfResources), reason, now);

@@ -1,4 +1,5 @@
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -7,38 +8,48 @@ use super::*;
 /// A peer that does what it is told.
 #[derive(Default)]
 struct Peer {
-    routes: BTreeSet<IpNet>,
+    /// With their classes.
+    routes: BTreeMap<IpNet, u16>,
     ends: Vec<(Family, Replay)>,
     withdrawals_of_unknown: usize,
     updates: usize,
 }
 
-/// Stands for the encoder: prefixes as text.
+fn announced(batch: &Batch) -> Vec<(IpNet, u16)> {
+    let classes = |classes: &[u16], count: usize| {
+        assert!(classes.is_empty() || classes.len() == count);
+        if classes.is_empty() { vec![PLAIN; count] } else { classes.to_vec() }
+    };
+    let v4 = batch.announce4.iter().map(|net| IpNet::V4(*net)).zip(classes(&batch.classes4, batch.announce4.len()));
+    let v6 = batch.announce6.iter().map(|net| IpNet::V6(*net)).zip(classes(&batch.classes6, batch.announce6.len()));
+    v4.chain(v6).collect()
+}
+
+/// Stands for the encoder: prefixes and classes as text.
 fn written(batch: &Batch) -> Option<Bytes> {
-    let v4 = batch.announce4.iter().map(|net| format!("{net} "));
-    Some(v4.chain(batch.announce6.iter().map(|net| format!("{net} "))).collect::<String>().into())
+    Some(announced(batch).iter().map(|(net, class)| format!("{net}@{class} ")).collect::<String>().into())
 }
 
 impl Peer {
     fn hear(&mut self, batch: &Batch) {
         if let Some(encoded) = &batch.encoded {
             assert_eq!(batch.routes(), 0);
-            for net in std::str::from_utf8(encoded).unwrap().split_whitespace() {
+            for (net, class) in
+                std::str::from_utf8(encoded).unwrap().split_whitespace().map(|word| word.split_once('@').unwrap())
+            {
                 self.updates += 1;
-                self.routes.insert(net.parse().unwrap());
+                self.routes.insert(net.parse().unwrap(), class.parse().unwrap());
             }
         }
-        for net in
-            batch.announce4.iter().map(|net| IpNet::V4(*net)).chain(batch.announce6.iter().map(|n| IpNet::V6(*n)))
-        {
+        for (net, class) in announced(batch) {
             self.updates += 1;
-            self.routes.insert(net);
+            self.routes.insert(net, class);
         }
         for net in
             batch.withdraw4.iter().map(|net| IpNet::V4(*net)).chain(batch.withdraw6.iter().map(|n| IpNet::V6(*n)))
         {
             self.updates += 1;
-            if !self.routes.remove(&net) {
+            if self.routes.remove(&net).is_none() {
                 self.withdrawals_of_unknown += 1;
             }
         }
@@ -54,10 +65,19 @@ impl Peer {
     }
 }
 
-fn held(table: &Table, families: Families) -> BTreeSet<IpNet> {
-    let v4 = table.v4.iter().filter(|(_, e)| e.announced() && families.ipv4).map(|(net, _)| IpNet::V4(*net));
-    let v6 = table.v6.iter().filter(|(_, e)| e.announced() && families.ipv6).map(|(net, _)| IpNet::V6(*net));
-    v4.chain(v6).collect()
+fn held(table: &Table, families: Families) -> BTreeMap<IpNet, u16> {
+    let v4 = table.v4.iter().filter(|(_, e)| e.announced() && families.ipv4);
+    let v6 = table.v6.iter().filter(|(_, e)| e.announced() && families.ipv6);
+    let v4 = v4.map(|(net, entry)| (IpNet::V4(*net), entry.class()));
+    v4.chain(v6.map(|(net, entry)| (IpNet::V6(*net), entry.class()))).collect()
+}
+
+/// Some communities, and none for 0.
+fn extra(n: u8) -> Want {
+    match n {
+        0 => Want::Plain,
+        n => Want::With(Arc::new(classes::Extra::new(vec![u32::from(n)], vec![]))),
+    }
 }
 
 fn address(text: &str) -> IpAddr {
@@ -204,7 +224,7 @@ fn a_route_that_came_back_is_still_owed_when_it_goes_again() {
     peer.hear(&batch);
     table.apply(5, [(route, false)], Instant::now());
     peer.drain(&mut table, id);
-    assert!(!peer.routes.contains(&route.into()));
+    assert!(!peer.routes.contains_key(&route.into()));
     assert_eq!(peer.routes, held(&table, Families::ALL));
 }
 
@@ -238,9 +258,56 @@ fn peers_with_the_same_attributes_share_what_was_encoded() {
     assert!(table.chunks4.is_empty() && table.chunks6.is_empty(), "nothing is kept once all have it");
 }
 
+#[test]
+fn other_communities_are_an_announcement_in_place_and_no_withdrawal() {
+    let mut table = Table::default();
+    let id = table.attach(Families::ALL);
+    let mut peer = Peer::default();
+    let route = address("203.0.113.1");
+    table.apply(1, [(route, extra(1))], Instant::now());
+    table.apply(1, [(address("203.0.113.2"), extra(0))], Instant::now());
+    peer.drain(&mut table, id);
+    let before = peer.updates;
+    table.apply(2, [(route, extra(2))], Instant::now());
+    assert_ne!(table.reached(id).map(|stamp| stamp.generation), Some(2), "the peer doesn't have the new communities");
+    let mut batch = Batch::default();
+    table.take(id, 10, &mut batch);
+    assert_eq!((batch.announce4.len(), batch.withdraw4.len()), (1, 0));
+    peer.hear(&batch);
+    assert_eq!((peer.updates, table.reached(id).unwrap().generation), (before + 1, 2));
+    assert_eq!(peer.routes, held(&table, Families::ALL));
+    table.apply(3, [(route, extra(2))], Instant::now());
+    assert!(!table.pending(id), "the same again is no change");
+    // The operator's own prefix too: without the lease it is a plain one.
+    table.set_open(&[route.into()]);
+    assert!(!table.pending(id));
+    table.apply(4, [(route, false)], Instant::now());
+    peer.drain(&mut table, id);
+    assert_eq!(peer.routes.get(&route.into()), Some(&PLAIN));
+    assert_eq!((peer.withdrawals_of_unknown, table.classes().usage()), (0, (0, 0)));
+}
+
+#[test]
+fn numbers_of_classes_are_given_away_again_and_bounded() {
+    let mut table = Table::default();
+    let communities = |n: u32| Want::With(Arc::new(classes::Extra::new(vec![n], vec![])));
+    for n in 0..3 * classes::MOST_CLASSES as u32 {
+        table.apply(u64::from(n), [(address("203.0.113.1"), communities(n + 1))], Instant::now());
+    }
+    assert_eq!(table.classes().usage(), (1, 0));
+    let many = (0..classes::MOST_CLASSES as u32)
+        .map(|n| (IpAddr::from((0x0a00_0000 + n).to_be_bytes()), communities(1_000_000 + n)));
+    table.apply(99_999, many, Instant::now());
+    let (used, refused) = table.classes().usage();
+    assert_eq!(used, classes::MOST_CLASSES - 1, "and not one more");
+    assert!(refused > 0);
+    assert!(std::mem::size_of::<(Ipv4Net, Entry)>() <= 24 && std::mem::size_of::<(Ipv6Net, Entry)>() <= 40);
+}
+
 #[derive(Clone, Debug)]
 enum Op {
-    Apply(Vec<(u8, bool)>),
+    /// Addresses; `None` withdraws, else the number of some communities.
+    Apply(Vec<(u8, Option<u8>)>),
     Open(Vec<u8>),
     Attach(bool, bool),
     Detach(usize),
@@ -250,7 +317,7 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        4 => prop::collection::vec((0u8..40, any::<bool>()), 0..12).prop_map(Op::Apply),
+        4 => prop::collection::vec((0u8..40, prop::option::of(0u8..4)), 0..12).prop_map(Op::Apply),
         1 => prop::collection::vec(0u8..40, 0..4).prop_map(Op::Open),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(a, b)| Op::Attach(a, b)),
         1 => (0usize..4).prop_map(Op::Detach),
@@ -282,7 +349,8 @@ proptest! {
             match op {
                 Op::Apply(changes) => {
                     generation += 1;
-                    table.apply(generation, changes.into_iter().map(|(n, on)| (numbered(n), on)), Instant::now());
+                    let changes = changes.into_iter().map(|(n, on)| (numbered(n), on.map_or(Want::Withdrawn, extra)));
+                    table.apply(generation, changes, Instant::now());
                 }
                 Op::Open(nets) => {
                     let nets: Vec<IpNet> = nets.into_iter().map(|n| IpNet::from(numbered(n))).collect();
@@ -326,6 +394,10 @@ proptest! {
             prop_assert_eq!(table.advertised(*id), mine);
         }
         prop_assert_eq!(table.log.len(), 0);
+        let mut counts: BTreeMap<u16, usize> = BTreeMap::new();
+        held(&table, Families::ALL).values().for_each(|class| *counts.entry(*class).or_default() += 1);
+        let classes = counts.keys().filter(|class| **class != PLAIN).count();
+        prop_assert_eq!(table.classes().usage(), (classes, 0));
         prop_assert_eq!(table.v4.len() + table.v6.len(), held(&table, Families::ALL).len());
     }
 }
