@@ -266,6 +266,13 @@ fn ipv4_over_ipv6_next_hops_roles_and_the_way_to_stop_are_checked() {
     assert!(peer_with("bgp_role = \"friend\"")[0].starts_with("12:12 "), "{:?}", peer_with("bgp_role = \"friend\""));
     let internal = PEER.replace("asn = 64513", "asn = 64512\nbgp_role = \"peer\"");
     assert_eq!(found(&refused(&internal).findings), ["12:12 only for external peers (RFC 9234 section 4)"]);
+    let long = |lines: &str| PEER.replace("[[bgp.peer]]", &format!("{lines}\n[[bgp.peer]]"));
+    let (config, _) = accepted(&long("long_lived_graceful_restart = \"7d\"\ncommunities = [\"no-llgr\"]"));
+    assert_eq!(config.bgp.long_lived_graceful_restart.0.as_secs(), 7 * 86_400);
+    let off = found(&refused(&long("long_lived_graceful_restart = \"1h\"\ngraceful_restart = \"0s\"")).findings);
+    assert!(off[0].starts_with("8:31 ") && off[0].contains("graceful_restart is off"), "{off:?}");
+    let most = found(&refused(&long("long_lived_graceful_restart = \"16777216s\"")).findings);
+    assert!(most[0].contains("at most 16777215s"), "{most:?}");
     let drain = |span: &str| PEER.replace("[[bgp.peer]]", &format!("shutdown_drain = \"{span}\"\n[[bgp.peer]]"));
     assert_eq!(found(&refused(&drain("61s")).findings), ["8:18 61s: at most 60s"]);
     accepted(&drain("60s"));

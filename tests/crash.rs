@@ -41,6 +41,11 @@ struct World {
 impl World {
     /// `edits` change the guard's configuration: each text must be in it, and is replaced.
     fn up(file: &str, edits: &[(&str, &str)]) -> Self {
+        Self::beside(file, edits, |_| {})
+    }
+
+    /// With a router that `prepare` works on before the guard starts.
+    fn beside(file: &str, edits: &[(&str, &str)], prepare: impl FnOnce(&Node)) -> Self {
         let gateway = file == GATEWAY;
         let (guard, router) = if gateway { ("gateway", "gateway") } else { ("guard", "router") };
         let lab = Lab::builder(file).destguard(env!("CARGO_BIN_EXE_destguard")).hold(guard).up().unwrap();
@@ -55,9 +60,17 @@ impl World {
             text = text.replace(from, to);
         }
         lab.node(guard).write(CONFIG, &text).unwrap();
+        prepare(lab.node(router));
         let world = Self { dns, _echo: echo, routes, gateway, lab };
         world.start();
         world
+    }
+
+    /// Changes the guard's file for its next start.
+    fn edit(&self, from: &str, to: &str) {
+        let text = self.guard().file(CONFIG).unwrap();
+        assert!(text.contains(from), "{from:?} is not in {CONFIG}");
+        self.guard().write(CONFIG, &text.replace(from, to)).unwrap();
     }
 
     fn guard(&self) -> &Node {
@@ -328,4 +341,79 @@ fn a_stopped_gateway_stays_closed_and_keeps_its_leases() {
     world.start();
     assert!(wait_until(LONG, || elements(world.guard()).is_empty()), "{}", world.lab.logs());
     assert!(!connects(address));
+}
+
+/// A router's word on one route: whether it is stale in the long-lived way.
+struct LongLived {
+    lab: &'static str,
+    /// What it needs beside the lab's configuration.
+    prepare: &'static str,
+    show: &'static str,
+    stale: &'static str,
+}
+
+/// RFC 9494: a guard that is killed stays away for longer than the restart time. Routers keep its routes, marked as a last resort, until the stale
+/// time is over too; when it comes back in time nothing was gone. A route with NO_LLGR goes with the restart time.
+fn long_lived(router: &LongLived) {
+    const STALE: &str = "long_lived_graceful_restart = \"60s\"";
+    let restart = format!("linger = \"10m\"\ngraceful_restart = \"2s\"\n{STALE}");
+    let world = World::beside(router.lab, &[("linger = \"10m\"", &restart)], |node| {
+        node.ok(router.prepare).unwrap();
+    });
+    let address = IpAddr::from(many_v4(5));
+    let ask = || dns::ask(world.server(), "n5.many.test", dns::A, LONG).unwrap();
+    assert_eq!(world.lab.node("client").in_namespace(ask).unwrap().addresses(), [address]);
+    let capabilities = world.ask_guard(&["peers"])["peers"][0]["capabilities"].clone();
+    let offered = capabilities.as_array().unwrap().iter().any(|name| name == "long-lived-graceful-restart");
+    assert!(offered, "{capabilities}");
+
+    let node = world.lab.node("router");
+    let show = router.show.replace("ADDRESS", &address.to_string());
+    let stale = || node.ok(&show).unwrap_or_default().contains(router.stale);
+    let connects = || world.lab.node("client").in_namespace(|| tcp::connect(address, PORT, ANSWER)).unwrap().is_ok();
+    assert!(!stale() && connects(), "{}", node.ok(&show).unwrap());
+    world.guard().kill();
+    assert!(wait_until(LONG, stale), "the restart time passes: {}\n{}", node.ok(&show).unwrap(), world.lab.logs());
+    assert!(connects(), "still forwarded");
+    world.start();
+    assert!(wait_until(LONG, || !stale()), "fresh again: {}", node.ok(&show).unwrap());
+    assert!(connects());
+    world.assert_never_gone(&BTreeSet::from([address]));
+
+    // The stale time ends too.
+    let back = || {
+        world.start();
+        assert!(wait_until(LONG, || host_routes(node).contains(&address) && !stale()), "{}", world.lab.logs());
+    };
+    world.guard().stop();
+    world.edit(STALE, "long_lived_graceful_restart = \"2s\"");
+    back();
+    world.assert_never_gone(&BTreeSet::from([address]));
+    let killed = Instant::now();
+    world.guard().kill();
+    assert!(wait_until(LONG, || world.routes.last(address, false).is_some()), "never gone: {}", world.lab.logs());
+    assert!(killed.elapsed() >= Duration::from_secs(3), "gone after {:?} already", killed.elapsed());
+
+    // NO_LLGR: long before the stale time.
+    world.edit("long_lived_graceful_restart = \"2s\"", "long_lived_graceful_restart = \"3600s\"");
+    world.edit("communities = [", "communities = [\"no-llgr\", ");
+    back();
+    let killed = Instant::now();
+    world.guard().kill();
+    let gone = || world.routes.last(address, false).is_some_and(|at| at > killed);
+    assert!(wait_until(LONG, gone), "NO_LLGR means nothing to it: {}\n{}", node.ok(&show).unwrap(), world.lab.logs());
+}
+
+#[test]
+fn bird_keeps_routes_beyond_the_restart_time_where_long_lived_restart_is_on() {
+    let show = "birdc show route for ADDRESS all";
+    long_lived(&LongLived { lab: BIRD, prepare: "true", show, stale: "(65535,6)" });
+}
+
+#[test]
+fn frr_keeps_routes_beyond_the_restart_time_where_long_lived_restart_is_on() {
+    let prepare = "vtysh -c 'configure terminal' -c 'router bgp 65010' -c 'bgp graceful-restart' \
+                   -c 'bgp long-lived-graceful-restart stale-time 3600'";
+    let show = "vtysh -c 'show bgp ipv4 unicast ADDRESS'";
+    long_lived(&LongLived { lab: FRR, prepare, show, stale: "llgr-stale" });
 }

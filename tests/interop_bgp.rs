@@ -45,6 +45,7 @@ fn config(asn: u32, opens: Opens) -> SpeakerConfig {
         announce: true,
         listen: if opens == Opens::Guard { vec![] } else { vec![SocketAddr::new(GUARD, 179)] },
         graceful_restart: Duration::ZERO,
+        long_lived: Duration::ZERO,
         restarting: false,
         mark: None,
         peers: vec![peer],

@@ -41,6 +41,7 @@ fn config(ports: &[u16]) -> SpeakerConfig {
         announce: true,
         listen: Vec::new(),
         graceful_restart: Duration::ZERO,
+        long_lived: Duration::ZERO,
         restarting: false,
         mark: None,
         peers: peers.collect(),

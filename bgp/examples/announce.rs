@@ -62,6 +62,7 @@ fn configuration() -> Result<SpeakerConfig, Failure> {
         announce: true,
         listen: Vec::new(),
         graceful_restart: Duration::ZERO,
+        long_lived: Duration::ZERO,
         restarting: false,
         mark: None,
         peers: Vec::new(),

@@ -331,6 +331,7 @@ mod tests {
             announce: true,
             listen: vec![],
             graceful_restart: Duration::ZERO,
+            long_lived: Duration::ZERO,
             restarting: false,
             mark: None,
             peers: vec![],

@@ -33,6 +33,9 @@ pub struct SpeakerConfig {
     pub listen: Vec<SocketAddr>,
     /// Restart time of the graceful restart capability (RFC 4724); zero = the capability isn't sent.
     pub graceful_restart: Duration,
+    /// Long-lived stale time (RFC 9494): for so long behind the restart time, peers that can keep the routes as a last resort. Zero, or no
+    /// restart time = the capability isn't sent.
+    pub long_lived: Duration,
     /// This process took over from an earlier one and knows its routes: R and F bits in the first OPEN to each peer, and no session
     /// before the table is filled for the first time.
     pub restarting: bool,

@@ -29,7 +29,9 @@ use bytes::{Bytes, BytesMut};
 use ipnet::IpNet;
 
 use crate::status::{Received, State};
-use crate::wire::capability::{Capability, GracefulRestart, Negotiated, RestartFamily, check_open, negotiate};
+use crate::wire::capability::{
+    Capability, GracefulRestart, LongLivedFamily, Negotiated, RestartFamily, check_open, negotiate,
+};
 use crate::wire::error::OpenError;
 use crate::wire::iana::{Cease, Family, FsmError};
 use crate::wire::message::{Message, Notification, Open, RefreshSubtype, Update, frame};
@@ -460,6 +462,13 @@ impl Session {
                     .map(|family| RestartFamily { family: family.afi_safi(), forwarding })
                     .collect(),
             }));
+            // Never without the one above (RFC 9494 section 4.1).
+            if self.config.stale_time > 0 {
+                let stale_time = self.config.stale_time;
+                let entry = |family: &Family| LongLivedFamily { family: family.afi_safi(), forwarding, stale_time };
+                let families = families.iter().map(entry).collect();
+                capabilities.push(Capability::LongLivedGracefulRestart(families));
+            }
         } else if self.config.hear {
             capabilities.push(Capability::GracefulRestart(GracefulRestart::default()));
         }

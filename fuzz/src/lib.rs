@@ -99,6 +99,7 @@ pub fn session(asn: u32, peer_asn: u32, router_id: std::net::Ipv4Addr, passive: 
         families: Families { ipv4: true, ipv6: true },
         passive,
         restart_time: 120,
+        stale_time: 3600,
         restarting: false,
         extended_next_hop: true,
         bgp_role: None,

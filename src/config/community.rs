@@ -4,6 +4,10 @@ use super::schema::Bgp;
 
 /// RFC 1997 NO_EXPORT.
 pub const NO_EXPORT: u32 = 0xffff_ff01;
+/// RFC 9494 LLGR_STALE: a router's own mark of a route whose speaker is away, and a reason to prefer any other. Refused.
+pub const LLGR_STALE: u32 = 0xffff_0006;
+/// RFC 9494 NO_LLGR: a router drops the route when the restart time is over, also where `bgp.long_lived_graceful_restart` is on.
+pub const NO_LLGR: u32 = 0xffff_0007;
 /// RFC 7999 BLACKHOLE: would have routers discard what the guard wants opened, so it is refused.
 pub const BLACKHOLE: u32 = 0xffff_029a;
 
@@ -45,6 +49,7 @@ pub fn standard(text: &str) -> Result<u32, String> {
         "no-advertise" => 0xffff_ff02,
         "no-export-subconfed" => 0xffff_ff03,
         "no-peer" => 0xffff_ff04,
+        "no-llgr" => NO_LLGR,
         _ => text
             .split_once(':')
             .and_then(|(upper, lower)| Some((number::<u16>(upper)?, number::<u16>(lower)?)))
@@ -55,6 +60,9 @@ pub fn standard(text: &str) -> Result<u32, String> {
     };
     if value == BLACKHOLE {
         return Err(format!("\"{text}\" is BLACKHOLE (RFC 7999): routers would discard what is to be opened"));
+    }
+    if value == LLGR_STALE {
+        return Err(format!("\"{text}\" is LLGR_STALE (RFC 9494): a mark of routers, not for routes that are fresh"));
     }
     Ok(value)
 }
@@ -83,8 +91,9 @@ mod tests {
     fn communities_parse() {
         assert_eq!(standard("64512:100"), Ok(0xfc00_0064));
         assert_eq!(standard("no-export"), Ok(NO_EXPORT));
+        assert_eq!(standard("no-llgr"), standard("65535:7"));
         assert_eq!(large("4200000000:1:2"), Ok([4_200_000_000, 1, 2]));
-        for wrong in ["", "1", "65536:1", "1:2:3", "+1:2", "a:b", "1:-2", "65535:666"] {
+        for wrong in ["", "1", "65536:1", "1:2:3", "+1:2", "a:b", "1:-2", "65535:666", "65535:6"] {
             assert!(standard(wrong).is_err(), "{wrong}");
         }
         for wrong in ["", "1:2", "1:2:3:4", "4294967296:0:0", "1::2"] {

@@ -440,6 +440,8 @@ pub struct Bgp {
     pub listen: Vec<SocketAddr>,
     /// RFC 4724; zero = off.
     pub graceful_restart: Span,
+    /// RFC 9494: routers that can keep the routes so much longer, as a last resort; zero = off.
+    pub long_lived_graceful_restart: Span,
     /// Before routes are withdrawn for good, they bear GRACEFUL_SHUTDOWN (RFC 8326) for so long; zero = not at all.
     pub shutdown_drain: Span,
     /// The routers.
@@ -463,6 +465,7 @@ impl Default for Bgp {
             enforce: true,
             listen: Vec::new(),
             graceful_restart: Span::secs(120),
+            long_lived_graceful_restart: Span::secs(0),
             shutdown_drain: Span::secs(0),
             peer: Vec::new(),
         }

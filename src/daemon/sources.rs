@@ -195,7 +195,9 @@ impl Sources for Shared {
                 "the guard stops; its routes are withdrawn, since bgp.graceful_restart is off".to_owned()
             }
             Some(_) => {
-                format!("the guard stops; routers keep its routes for {} at most", config.bgp.graceful_restart)
+                let long_lived = config.bgp.long_lived_graceful_restart;
+                let longer = if long_lived.0.is_zero() { String::new() } else { format!(" and then {long_lived}") };
+                format!("the guard stops; routers keep its routes for {}{longer} at most", config.bgp.graceful_restart)
             }
         };
         tracing::info!(withdraw, "stopped by the operator");

@@ -99,6 +99,7 @@ impl BgpEnforcer {
             announce: bgp.enforce,
             listen: bgp.listen.clone(),
             graceful_restart: bgp.graceful_restart.0,
+            long_lived: bgp.long_lived_graceful_restart.0,
             // Prefixes of the configuration were announced by an earlier run too, if there was one.
             restarting: restarting || !open.is_empty(),
             // Only the guard's own packet filter asks for it, and setting it needs a capability.

@@ -23,7 +23,7 @@ use crate::confirm::Confirmer;
 use crate::session::{ConnectionId, Output, Session, SessionConfig, Stop};
 use crate::status::{BfdStatus, State};
 use crate::table::{Batch, ReaderId, index};
-use crate::wire::capability::Negotiated;
+use crate::wire::capability::{MAX_RESTART_TIME, MAX_STALE_TIME, Negotiated};
 use crate::wire::iana::{Cease, Families};
 use crate::wire::message::Notification;
 
@@ -255,7 +255,8 @@ fn session_config(config: &SpeakerConfig, peer: &PeerConfig) -> SessionConfig {
         hold_time: whole(peer.hold_time, u16::MAX),
         families: peer.families,
         passive: peer.passive,
-        restart_time: whole(config.graceful_restart, crate::wire::capability::MAX_RESTART_TIME),
+        restart_time: whole(config.graceful_restart, MAX_RESTART_TIME),
+        stale_time: u32::try_from(config.long_lived.as_secs()).unwrap_or(MAX_STALE_TIME).min(MAX_STALE_TIME),
         restarting: config.restarting,
         extended_next_hop: config.ipv4_over_ipv6() && peer.families.ipv4,
         bgp_role: peer.bgp_role,
@@ -677,6 +678,7 @@ fn capabilities(negotiated: &Negotiated) -> Vec<&'static str> {
         (negotiated.extended_next_hop, "extended-next-hop"),
         (negotiated.graceful_restart.is_some(), "graceful-restart"),
         (negotiated.graceful_notification, "graceful-notification"),
+        (negotiated.long_lived.is_some(), "long-lived-graceful-restart"),
     ]
     .into_iter()
     .filter_map(|(has, name)| has.then_some(name))

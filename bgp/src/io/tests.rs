@@ -31,6 +31,7 @@ fn config(asn: u32, peer: PeerConfig) -> SpeakerConfig {
         announce: true,
         listen: Vec::new(),
         graceful_restart: Duration::from_secs(120),
+        long_lived: Duration::ZERO,
         restarting: false,
         mark: None,
         peers: vec![peer],

@@ -21,6 +21,8 @@ pub struct SessionConfig {
     pub passive: bool,
     /// Restart time, seconds; 0 = capability 64 isn't sent.
     pub restart_time: u16,
+    /// Long-lived stale time, seconds (RFC 9494); 0, or no restart time = capability 71 isn't sent.
+    pub stale_time: u32,
     /// R bit until the first session, and F bits from the start.
     pub restarting: bool,
     /// Offer IPv4 with an IPv6 next hop (RFC 8950).

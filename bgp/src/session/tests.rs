@@ -18,6 +18,7 @@ fn config(asn: u32, id: u8, peer_asn: u32) -> SessionConfig {
         families: Families::ALL,
         passive: false,
         restart_time: 120,
+        stale_time: 0,
         restarting: false,
         extended_next_hop: false,
         bgp_role: None,
@@ -418,6 +419,48 @@ fn restart_bits_are_set_until_the_first_session() {
 }
 
 /// RFC 8538 section 3: where both ends keep routes over a NOTIFICATION, only a Hard Reset makes the peer drop them.
+/// RFC 9494 section 4.1: only together with capability 64, every family with its time, F as there.
+#[test]
+fn long_lived_restart_is_offered_where_it_is_wanted_and_restart_is() {
+    let offered = |restart_time: u16, stale_time: u32, restarting: bool| {
+        let config = SessionConfig { restart_time, stale_time, restarting, ..config(64512, 1, 64513) };
+        let mut script = Script::new(config);
+        let id = script.connect(true);
+        let open = script.sent(id).remove(0);
+        let Ok(Message::Open(open)) = Message::decode(&open, &DecodeContext::initial(PeerType::External)) else {
+            panic!("no OPEN")
+        };
+        open.capabilities.into_iter().find_map(|capability| match capability {
+            Capability::LongLivedGracefulRestart(families) => Some(families),
+            _ => None,
+        })
+    };
+    assert_eq!(offered(120, 0, false), None, "off by default");
+    assert_eq!(offered(0, 3600, false), None, "nothing without graceful restart");
+    for forwarding in [false, true] {
+        let entry = |family: Family| LongLivedFamily { family: family.afi_safi(), forwarding, stale_time: 86_400 };
+        assert_eq!(offered(120, 86_400, forwarding), Some(vec![entry(Family::Ipv4), entry(Family::Ipv6)]));
+    }
+
+    // What the peer has of it shows only where both ends have it.
+    for (ours, theirs) in [(3600, true), (3600, false), (0, true)] {
+        let mut script = Script::new(SessionConfig { stale_time: ours, ..config(64512, 1, 64513) });
+        let id = script.connect(true);
+        script.open(id, |open| {
+            open.capabilities.push(Capability::GracefulRestart(GracefulRestart::default()));
+            if theirs {
+                open.capabilities.push(Capability::LongLivedGracefulRestart(vec![]));
+                let family = Family::Ipv4.afi_safi();
+                let entry = LongLivedFamily { family, forwarding: false, stale_time: 30 };
+                open.capabilities.push(Capability::LongLivedGracefulRestart(vec![entry]));
+            }
+        });
+        script.hear(id, &Message::Keepalive);
+        let both = &script.session.negotiated().unwrap().long_lived;
+        assert_eq!(both.as_ref().map(Vec::len), (ours > 0 && theirs).then_some(1));
+    }
+}
+
 #[test]
 fn a_shutdown_for_good_is_a_hard_reset_where_notifications_are_graceful() {
     for graceful in [true, false] {

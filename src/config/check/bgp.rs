@@ -12,6 +12,8 @@ use crate::config::schema::{Confirm, Family, Peer, Role, Settle};
 const MD5_KEY: usize = 80;
 /// The restart time has 12 bits (RFC 4724 section 3).
 const RESTART_TIME: u64 = 4095;
+/// The long-lived stale time has 24 bits (RFC 9494 section 4.1).
+const STALE_TIME: u64 = 0x00ff_ffff;
 /// A stop that takes longer would be killed half-way by most supervisors (systemd waits 90 s).
 const LONGEST_DRAIN: u64 = 60;
 
@@ -66,6 +68,17 @@ impl Checks<'_, '_> {
             self.error(
                 "bgp.graceful_restart",
                 format!("{}: whole seconds, at most {RESTART_TIME}s", bgp.graceful_restart),
+            );
+        }
+        let stale = bgp.long_lived_graceful_restart.0;
+        if stale.as_secs() > STALE_TIME || stale.subsec_millis() != 0 {
+            let given = bgp.long_lived_graceful_restart;
+            self.error("bgp.long_lived_graceful_restart", format!("{given}: whole seconds, at most {STALE_TIME}s"));
+        } else if !stale.is_zero() && restart.is_zero() {
+            self.error_with(
+                "bgp.long_lived_graceful_restart",
+                "has no effect while bgp.graceful_restart is off (RFC 9494 section 4.1)",
+                "set bgp.graceful_restart too",
             );
         }
         if bgp.shutdown_drain.0.as_secs() > LONGEST_DRAIN {

@@ -36,6 +36,7 @@ fn config(asn: u32, peer: PeerConfig) -> SpeakerConfig {
         announce: true,
         listen: Vec::new(),
         graceful_restart: Duration::ZERO,
+        long_lived: Duration::ZERO,
         restarting: false,
         mark: None,
         peers: vec![peer],

@@ -37,8 +37,9 @@ pub struct Negotiated {
     pub graceful_restart: Option<GracefulRestart>,
     /// Both set N: NOTIFICATIONs but Hard Reset keep routes (RFC 8538).
     pub graceful_notification: bool,
-    /// The peer's Long-Lived Graceful Restart; empty if it or we did not offer it, or plain GR is not negotiated.
-    pub long_lived: Vec<LongLivedFamily>,
+    /// The peer's Long-Lived Graceful Restart, without families if it only keeps ours; none if it or we did not offer it, or plain GR is not
+    /// negotiated.
+    pub long_lived: Option<Vec<LongLivedFamily>>,
     /// The peer's role, whatever ours is.
     pub peer_role: Option<Role>,
 }
@@ -92,8 +93,8 @@ pub fn negotiate(ours: &Open, theirs: &Open) -> Result<Negotiated, OpenError> {
         _ => None,
     };
     let long_lived = match (long_lived(ours), long_lived(theirs)) {
-        (Some(_), Some(entries)) if graceful_restart.is_some() => entries.clone(),
-        _ => vec![],
+        (Some(_), Some(entries)) if graceful_restart.is_some() => Some(entries.clone()),
+        _ => None,
     };
     Ok(Negotiated {
         peer_type: if ours.asn == theirs.asn { PeerType::Internal } else { PeerType::External },
