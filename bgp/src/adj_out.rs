@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::config::{BgpRole, PeerConfig, Role, SpeakerConfig};
 use crate::table::classes::{Classes, Extra, PLAIN};
-use crate::table::{Batch, Replay};
+use crate::table::{Batch, Replay, Room};
 use crate::wire::attribute::{AsPath, Attributes, LargeCommunity, Origin};
 use crate::wire::builder::{AttributeBlock, announce, end_of_rib, withdraw};
 use crate::wire::capability::Negotiated;
@@ -158,6 +158,16 @@ impl AdjOut {
     #[must_use]
     pub fn families(&self) -> Families {
         Families { ipv4: self.v4.is_some(), ipv6: self.v6.is_some() }
+    }
+
+    /// About `most` routes, such that the messages they are packed into are full.
+    #[must_use]
+    pub fn room(&self, most: usize) -> Room {
+        let whole = |block: Option<&AttributeBlock>| {
+            let hosts = block.map_or(0, |block| block.hosts(&self.context));
+            if (1..most).contains(&hosts) { most / hosts * hosts } else { most }
+        };
+        Room { ipv4: whole(self.v4.as_ref()), ipv6: whole(self.v6.as_ref()) }
     }
 
     /// End-of-RIB of the negotiated families that get no routes; due when the session comes up.

@@ -44,7 +44,7 @@ pub const fn index(family: Family) -> usize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReaderId(u64);
 
-/// Most log entries kept for readers that lag (18 octets each).
+/// Most log entries kept for readers that lag (24 octets each).
 pub const LOG_LIMIT: usize = 1 << 20;
 /// So many changes in one call make it not worth while to keep what pieces of replays they leave.
 const MANY: usize = 256;
@@ -55,33 +55,45 @@ const LEASED: u64 = 1;
 const OPEN: u64 = 2;
 const SOURCES: u64 = LEASED | OPEN;
 
-/// One prefix. 16 octets.
+/// One prefix. 8 octets: there are as many of these as routes.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// Sequence number of the newest change, shifted by two; below it who wants it announced ([`LEASED`], [`OPEN`]).
-    /// With neither it is a tombstone, kept until every reader has passed it.
-    last: u64,
-    /// Sequence number of the change that made this entry (48 bits): a reader whose position is not beyond it never saw the prefix. Below it,
-    /// in 16 bits, the route's class.
-    made: u64,
+    /// Sequence number of the newest change (46 bits); below it the route's class (16 bits), and who wants it announced ([`LEASED`],
+    /// [`OPEN`]). With neither it is a tombstone, kept until every reader has passed it.
+    packed: u64,
 }
 
 impl Entry {
     const fn new(sequence: u64, sources: u64, class: u16) -> Self {
-        Self { last: sequence << 2 | sources, made: sequence << 16 | class as u64 }
+        Self { packed: sequence << 18 | (class as u64) << 2 | sources }
     }
-    /// See `made`.
-    const fn first(self) -> u64 {
-        self.made >> 16
+    const fn sources(self) -> u64 {
+        self.packed & SOURCES
     }
     const fn class(self) -> u16 {
-        (self.made & 0xffff) as u16
+        (self.packed >> 2 & 0xffff) as u16
     }
     const fn announced(self) -> bool {
-        self.last & SOURCES != 0
+        self.sources() != 0
     }
     const fn sequence(self) -> u64 {
-        self.last >> 2
+        self.packed >> 18
+    }
+}
+
+/// One change. What only readers that lag need to know stands here and not in [`Entry`].
+#[derive(Clone, Copy, Debug)]
+struct Logged {
+    net: IpNet,
+    /// How many changes before this one the prefix came to be: a reader whose position is not beyond that never saw it.
+    /// [`u32::MAX`]: before the log's front, so that every reader may have seen it.
+    age: u32,
+}
+
+impl Logged {
+    /// Whether a reader that went on at `position` may have been told of the prefix before; `sequence` is the entry's own.
+    const fn seen_from(self, position: u64, sequence: u64) -> bool {
+        self.age == u32::MAX || sequence - (self.age as u64) < position
     }
 }
 
@@ -139,6 +151,31 @@ impl Reader {
     }
 }
 
+/// How many routes of each family a call of [`Table::take`] gives at most. A multiple of what one message holds keeps messages full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// IPv4.
+    pub ipv4: usize,
+    /// IPv6.
+    pub ipv6: usize,
+}
+
+impl From<usize> for Room {
+    fn from(room: usize) -> Self {
+        Self { ipv4: room, ipv6: room }
+    }
+}
+
+impl Room {
+    const fn of(self, family: Family) -> usize {
+        let room = match family {
+            Family::Ipv4 => self.ipv4,
+            Family::Ipv6 => self.ipv6,
+        };
+        if room == 0 { 1 } else { room }
+    }
+}
+
 /// What to send next. A prefix occurs once at most.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -168,6 +205,15 @@ impl Batch {
     #[must_use]
     pub fn routes(&self) -> usize {
         self.withdraw4.len() + self.announce4.len() + self.withdraw6.len() + self.announce6.len()
+    }
+
+    /// Whether there is room for one more of this family.
+    fn has_room(&self, room: Room, family: Family) -> bool {
+        let used = match family {
+            Family::Ipv4 => self.withdraw4.len() + self.announce4.len(),
+            Family::Ipv6 => self.withdraw6.len() + self.announce6.len(),
+        };
+        used < room.of(family)
     }
 
     /// Empties it, keeps its memory.
@@ -245,7 +291,7 @@ pub struct Table {
     chunks4: Chunks<Ipv4Net>,
     chunks6: Chunks<Ipv6Net>,
     classes: Classes,
-    log: VecDeque<IpNet>,
+    log: VecDeque<Logged>,
     /// Sequence number of the log's front.
     base: u64,
     log_limit: usize,
@@ -323,8 +369,8 @@ impl Table {
     /// Like [`Self::apply`], with all host routes that there are to be; the others are withdrawn.
     pub fn replace(&mut self, generation: u64, addresses: &[IpAddr], now: Instant) {
         let wanted: BTreeSet<IpNet> = addresses.iter().map(|address| IpNet::from(*address)).collect();
-        let v4 = self.v4.iter().filter(|(_, entry)| entry.last & LEASED != 0).map(|(net, _)| IpNet::V4(*net));
-        let v6 = self.v6.iter().filter(|(_, entry)| entry.last & LEASED != 0).map(|(net, _)| IpNet::V6(*net));
+        let v4 = self.v4.iter().filter(|(_, entry)| entry.packed & LEASED != 0).map(|(net, _)| IpNet::V4(*net));
+        let v6 = self.v6.iter().filter(|(_, entry)| entry.packed & LEASED != 0).map(|(net, _)| IpNet::V6(*net));
         let gone: Vec<IpNet> = v4.chain(v6).filter(|net| !wanted.contains(net)).collect();
         let gone = gone.into_iter().map(|net| (net.addr(), false));
         self.apply(generation, gone.chain(addresses.iter().map(|address| (*address, true))), now);
@@ -334,8 +380,8 @@ impl Table {
     /// among them is withdrawn unless a lease wants it too.
     pub fn set_open(&mut self, prefixes: &[IpNet]) {
         let wanted: BTreeSet<IpNet> = prefixes.iter().map(IpNet::trunc).collect();
-        let v4 = self.v4.iter().filter(|(_, entry)| entry.last & OPEN != 0).map(|(net, _)| IpNet::V4(*net));
-        let v6 = self.v6.iter().filter(|(_, entry)| entry.last & OPEN != 0).map(|(net, _)| IpNet::V6(*net));
+        let v4 = self.v4.iter().filter(|(_, entry)| entry.packed & OPEN != 0).map(|(net, _)| IpNet::V4(*net));
+        let v6 = self.v6.iter().filter(|(_, entry)| entry.packed & OPEN != 0).map(|(net, _)| IpNet::V6(*net));
         let gone: Vec<IpNet> = v4.chain(v6).filter(|net| !wanted.contains(net)).collect();
         for net in gone {
             self.change(net, OPEN, None);
@@ -364,7 +410,7 @@ impl Table {
             IpNet::V4(net) => (0, put(&mut self.v4, net, change)),
             IpNet::V6(net) => (1, put(&mut self.v6, net, change)),
         };
-        let Some(Moved { had, has, was, is }) = moved else { return };
+        let Some(Moved { had, has, was, is, before }) = moved else { return };
         match (had & LEASED != 0, has & LEASED != 0) {
             (false, true) => self.leased[family] += 1,
             (true, false) => self.leased[family] -= 1,
@@ -387,11 +433,19 @@ impl Table {
             self.base += 1;
             return;
         }
-        self.log.push_back(net);
+        let age = before.map_or(0, |before| self.age(before, sequence));
+        self.log.push_back(Logged { net, age });
         match net {
             IpNet::V4(net) => self.chunks4.forget(net),
             IpNet::V6(net) => self.chunks6.forget(net),
         }
+    }
+
+    /// How long before `sequence` the prefix came to be whose change before that was `before`.
+    fn age(&self, before: u64, sequence: u64) -> u32 {
+        let index = before.checked_sub(self.base).and_then(|index| usize::try_from(index).ok());
+        let Some(logged) = index.and_then(|index| self.log.get(index)) else { return u32::MAX };
+        u32::try_from(sequence - before).unwrap_or(u32::MAX).saturating_add(logged.age)
     }
 
     /// Cuts a log that is too long; readers that lose entries keep what they are owed.
@@ -408,16 +462,17 @@ impl Table {
         for reader in self.readers.values_mut().filter(|reader| reader.position < new_base) {
             let from = usize::try_from(reader.position - self.base).unwrap_or(usize::MAX);
             let lost = self.log.iter().take(usize::try_from(cut).unwrap_or(usize::MAX)).enumerate().skip(from);
-            for (index, net) in lost {
+            for (index, logged) in lost {
+                let (net, sequence) = (&logged.net, self.base + index as u64);
                 let entry = match net {
                     IpNet::V4(net) => v4.get(net),
                     IpNet::V6(net) => v6.get(net),
                 };
-                let newest = entry.filter(|entry| entry.sequence() == self.base + index as u64);
+                let newest = entry.filter(|entry| entry.sequence() == sequence);
                 if let Some(entry) = newest
                     && reader.wants(*net)
                     && !entry.announced()
-                    && entry.first() < reader.position
+                    && logged.seen_from(reader.position, sequence)
                 {
                     reader.owed.insert(*net);
                 }
@@ -435,7 +490,7 @@ impl Table {
         let end = self.end();
         let least = self.readers.values().map(|reader| reader.position).min().unwrap_or(end);
         while self.base < least {
-            let Some(net) = self.log.pop_front() else { break };
+            let Some(Logged { net, .. }) = self.log.pop_front() else { break };
             let sequence = self.base;
             self.base += 1;
             let gone = |entry: &Entry| entry.sequence() == sequence && !entry.announced();
@@ -508,8 +563,8 @@ impl Table {
 
     /// Replaces `batch` by what this reader is to send next, about `room` routes at most: changes first; once there are none,
     /// the next piece of a replay.
-    pub fn take(&mut self, id: ReaderId, room: usize, batch: &mut Batch) {
-        self.take_any(id, room, batch, None);
+    pub fn take(&mut self, id: ReaderId, room: impl Into<Room>, batch: &mut Batch) {
+        self.take_any(id, room.into(), batch, None);
     }
 
     /// Like [`Self::take`], but pieces of replays come encoded, and readers with the same `style` share them: `make` encodes the
@@ -517,17 +572,16 @@ impl Table {
     pub fn take_encoded(
         &mut self,
         id: ReaderId,
-        room: usize,
+        room: impl Into<Room>,
         batch: &mut Batch,
         style: u32,
         mut make: impl FnMut(&Batch) -> Option<Bytes>,
     ) {
-        self.take_any(id, room, batch, Some((style, &mut make)));
+        self.take_any(id, room.into(), batch, Some((style, &mut make)));
     }
 
-    fn take_any(&mut self, id: ReaderId, room: usize, batch: &mut Batch, make: Option<Make<'_>>) {
+    fn take_any(&mut self, id: ReaderId, room: Room, batch: &mut Batch, make: Option<Make<'_>>) {
         batch.clear();
-        let room = room.max(1);
         let end = self.end();
         let Some(reader) = self.readers.get_mut(&id) else { return };
         let (v4, v6, position) = (&self.v4, &self.v6, reader.position);
@@ -539,7 +593,7 @@ impl Table {
             match entry.filter(|entry| entry.announced()) {
                 // It came back and the peer never lost it; should it go again before the reader gets there, it is still owed.
                 Some(entry) => entry.sequence() >= position,
-                None if batch.routes() >= room => true,
+                None if !batch.has_room(room, Family::of(net.addr())) => true,
                 None => {
                     batch.withdraw(*net);
                     false
@@ -548,12 +602,14 @@ impl Table {
         });
         let start = reader.position;
         let mut scanned = 0;
-        while reader.position < end && batch.routes() < room && scanned < SCAN {
+        let has_room = |batch: &Batch| batch.has_room(room, Family::Ipv4) && batch.has_room(room, Family::Ipv6);
+        while reader.position < end && has_room(batch) && scanned < SCAN {
             let sequence = reader.position;
             reader.position += 1;
             scanned += 1;
             let index = usize::try_from(sequence - self.base).unwrap_or(usize::MAX);
-            let Some(&net) = self.log.get(index) else { continue };
+            let Some(&logged) = self.log.get(index) else { continue };
+            let net = logged.net;
             if !reader.wants(net) {
                 continue;
             }
@@ -566,13 +622,13 @@ impl Table {
             // a withdrawal that a cut log left owed; those are sent on their own.
             if entry.announced() {
                 batch.announce(net, entry.class());
-            } else if entry.first() < start {
+            } else if logged.seen_from(start, sequence) {
                 batch.withdraw(net);
             }
         }
         if batch.routes() == 0 && reader.position == end && reader.owed.is_empty() {
             if let Some(walk) = &mut reader.walk4 {
-                let routes = step(&self.v4, &mut self.chunks4, walk, Family::Ipv4, room, batch, make);
+                let routes = step(&self.v4, &mut self.chunks4, walk, Family::Ipv4, room.ipv4.max(1), batch, make);
                 if walk.kind == Replay::Initial {
                     reader.advertised[0] += routes;
                 }
@@ -581,7 +637,7 @@ impl Table {
                     reader.walk4 = walk.again.then(|| Walk::new(Replay::Refresh));
                 }
             } else if let Some(walk) = &mut reader.walk6 {
-                let routes = step(&self.v6, &mut self.chunks6, walk, Family::Ipv6, room, batch, make);
+                let routes = step(&self.v6, &mut self.chunks6, walk, Family::Ipv6, room.ipv6.max(1), batch, make);
                 if walk.kind == Replay::Initial {
                     reader.advertised[1] += routes;
                 }
@@ -679,13 +735,17 @@ struct Change {
     alone: bool,
 }
 
-/// Who wanted a prefix and who wants it now; its class before and now.
+/// What a change did to its prefix.
 #[derive(Clone, Copy)]
 struct Moved {
+    /// Who wanted it before, and who wants it now.
     had: u64,
     has: u64,
+    /// Its class before and now.
     was: u16,
     is: u16,
+    /// Sequence number of the change before, if the prefix or its tombstone was there.
+    before: Option<u64>,
 }
 
 /// Carries out a change of one prefix; `None` if nothing is different. While a lease wants a prefix it has the lease's class.
@@ -695,11 +755,11 @@ fn put<N: Ord>(routes: &mut BTreeMap<N, Entry>, net: N, change: Change) -> Optio
         MapEntry::Vacant(place) => {
             let class = class?;
             place.insert(Entry::new(sequence, source, class));
-            Some(Moved { had: 0, has: source, was: PLAIN, is: class })
+            Some(Moved { had: 0, has: source, was: PLAIN, is: class, before: None })
         }
         MapEntry::Occupied(mut place) => {
             let entry = place.get_mut();
-            let (had, was) = (entry.last & SOURCES, entry.class());
+            let (had, was) = (entry.sources(), entry.class());
             let has = if class.is_some() { had | source } else { had & !source };
             let is = match class {
                 Some(class) if source == LEASED => class,
@@ -710,12 +770,12 @@ fn put<N: Ord>(routes: &mut BTreeMap<N, Entry>, net: N, change: Change) -> Optio
                 return None;
             }
             let changed = (has == 0) != (had == 0) || (has != 0 && is != was);
-            entry.last = if changed { sequence << 2 | has } else { entry.last & !SOURCES | has };
-            entry.made = entry.made & !0xffff | u64::from(is);
+            let before = entry.sequence();
+            *entry = Entry::new(if changed { sequence } else { before }, has, is);
             if has == 0 && alone {
                 place.remove();
             }
-            Some(Moved { had, has, was, is })
+            Some(Moved { had, has, was, is, before: Some(before) })
         }
     }
 }

@@ -40,7 +40,7 @@ const CONNECT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 const FILL: Duration = Duration::from_secs(5);
 /// Octets of UPDATEs kept ready in our own memory; more are made when the socket took them.
 const READY: usize = 128 * 1024;
-/// Routes taken out of the table in one go.
+/// Routes of a family taken out of the table in one go, at most.
 const ROOM: usize = 4096;
 /// Reads per connection before others get their turn.
 const READS: usize = 16;
@@ -505,6 +505,7 @@ impl Task {
         let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) else { return };
         let waited = connection.queued() > 0;
         let mut octets = BytesMut::new();
+        let room = up.adj_out.room(ROOM);
         while connection.queued() + octets.len() < READY {
             let learned;
             let (pending, stamp) = {
@@ -512,10 +513,10 @@ impl Task {
                 learned = up.adj_out.learn(table.classes());
                 let pending = table.pending(up.reader.id);
                 if pending && up.confirmer.wants_prefixes() {
-                    table.take(up.reader.id, ROOM, &mut self.batch);
+                    table.take(up.reader.id, room, &mut self.batch);
                 } else if pending {
                     let adj_out = &up.adj_out;
-                    table.take_encoded(up.reader.id, ROOM, &mut self.batch, up.style, |batch| {
+                    table.take_encoded(up.reader.id, room, &mut self.batch, up.style, |batch| {
                         let mut piece = BytesMut::new();
                         adj_out.announcements(batch, &mut piece).ok().map(|()| piece.freeze())
                     });

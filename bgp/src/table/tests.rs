@@ -368,7 +368,8 @@ proptest! {
                     } else {
                         table.take(*id, room, &mut batch);
                     }
-                    prop_assert!(batch.routes() <= room);
+                    prop_assert!(batch.withdraw4.len() + batch.announce4.len() <= room);
+                    prop_assert!(batch.withdraw6.len() + batch.announce6.len() <= room);
                     peer.hear(&batch);
                 },
                 Op::Refresh(who, v4) => if let Some((id, ..)) = peers.get_mut(who) {

@@ -77,6 +77,14 @@ impl AttributeBlock {
     pub const fn family(&self) -> Family {
         self.family
     }
+
+    /// Host routes that one message with these attributes holds.
+    pub fn hosts(&self, context: &EncodeContext) -> usize {
+        let fixed = [HEADER, 4, self.mp_reach.len(), self.attributes.len()];
+        let path = if context.add_path.contains(self.family) { 4 } else { 0 };
+        let host = usize::from(self.family.max_len().div_ceil(8)).saturating_add(1).saturating_add(path);
+        room(context, &fixed).ok().and_then(|room| room.checked_div(host)).unwrap_or(0)
+    }
 }
 
 /// Flags with the 2-octet length, type, a length of 0 to be filled in, AFI and SAFI.
