@@ -10,6 +10,7 @@ pub mod api;
 pub mod client;
 pub mod denied;
 pub mod listen;
+mod page;
 pub mod sources;
 pub mod status;
 pub mod types;

@@ -454,9 +454,8 @@ fn health_follows_the_enforcers() {
     assert_eq!(get("/api/v1/revoke?of=www.one.test").0, "HTTP/1.1 405 Method Not Allowed");
 }
 
-#[test]
-fn over_tcp_one_may_only_look_and_only_by_address() {
-    let server = Server::start();
+/// Serves over TCP as well.
+fn over_tcp(server: &Server) -> std::net::SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -464,6 +463,69 @@ fn over_tcp_one_may_only_look_and_only_by_address() {
     server
         ._runtime
         .spawn(async move { serve_tcp(tokio::net::TcpListener::from_std(listener).unwrap(), sources).await });
+    addr
+}
+
+/// The word behind each occurrence of `before`.
+fn words<'a>(text: &'a str, before: &'a str) -> impl Iterator<Item = &'a str> {
+    text.match_indices(before).filter_map(move |(at, _)| {
+        let starts = text[..at].chars().next_back().is_none_or(|c| !c.is_alphanumeric());
+        let word = &text[at + before.len()..];
+        let end = word.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(word.len());
+        (starts && !word[..end].is_empty()).then_some(&word[..end])
+    })
+}
+
+#[test]
+fn the_page_loads_nothing_from_elsewhere_and_asks_for_what_there_is() {
+    let server = Server::start();
+    server.sources.denied.record(DeniedKind::Name, "bad.test", None, "policy.deny[0]");
+    let addr = over_tcp(&server);
+    let get = |path: &str| {
+        let mut stream = std::net::TcpStream::connect(addr).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 OK"), "{path}: {text}");
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.to_ascii_lowercase(), body.to_owned())
+    };
+    let (head, page) = get("/");
+    assert!(head.contains("content-type: text/html"));
+    assert!(head.contains("content-security-policy: default-src 'none'; script-src 'self'"), "{head}");
+    assert!(head.contains("frame-ancestors 'none'") && head.contains("x-content-type-options: nosniff"), "{head}");
+    assert!(!page.contains("://") && !page.contains("onclick") && !page.contains("<style"), "the policy forbids it");
+    let style = get("/page.css").1;
+    let script = get("/page.js").1;
+    for text in [&page, &style, &script] {
+        assert!(!text.contains("http:") && !text.contains("https:") && !text.contains("innerHTML"));
+    }
+    let id_is_there = |id: &str| assert!(page.contains(&format!("id=\"{id}\"")), "{id}");
+    words(&script, "byId(\"").chain(words(&script, "table(\"")).for_each(id_is_there);
+    // Every field that the script shows is in what the interface answers.
+    let json = |path: &str| serde_json::from_str::<serde_json::Value>(&get(path).1).unwrap();
+    let status = json("/api/v1/status");
+    let shown = [
+        ("status.", &status),
+        ("leases.", &status["leases"]),
+        ("answers.", &status["answers"]),
+        ("e.", &status["enforcers"][0]),
+        ("u.", &status["upstreams"][0]),
+        ("p.", &json("/api/v1/peers")["peers"][0]),
+        ("l.", &json("/api/v1/leases?limit=200")["leases"][0]),
+        ("d.", &json("/api/v1/denied")["denied"][0]),
+    ];
+    for (before, answer) in shown {
+        let fields: Vec<&str> = words(&script, before).filter(|word| !["map", "length"].contains(word)).collect();
+        assert!(!fields.is_empty(), "{before}");
+        fields.into_iter().for_each(|field| assert!(answer.get(field).is_some(), "{before}{field}: {answer}"));
+    }
+}
+
+#[test]
+fn over_tcp_one_may_only_look_and_only_by_address() {
+    let server = Server::start();
+    let addr = over_tcp(&server);
     let ask =
         |method: &str, path: &str, host: &str| raw(std::net::TcpStream::connect(addr).unwrap(), method, path, host).0;
     assert_eq!(ask("GET", "/api/v1/status", &addr.to_string()), "HTTP/1.1 200 OK");

@@ -5,6 +5,7 @@
 //! | `/api/v1/status`, `/api/v1/leases?of=&after=&limit=`, `/api/v1/explain?of=`, `/api/v1/peers`, `/api/v1/denied?after=&wait=` | GET | yes |
 //! | `/api/v1/revoke?of=`, `/api/v1/reload`, `/api/v1/disarm`, `/api/v1/stop?withdraw=` | POST | no |
 //! | `/metrics`, `/health`, `/ready` | GET | yes |
+//! | `/` (the page for a browser) | GET | only there |
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -96,7 +97,10 @@ pub fn control(sources: Arc<dyn Sources>) -> Router {
 
 /// What may be seen over TCP.
 pub fn read_only(sources: Arc<dyn Sources>) -> Router {
-    routes().layer(middleware::from_fn(no_foreign_names)).with_state(App { sources, started: Instant::now() })
+    routes()
+        .merge(super::page::routes())
+        .layer(middleware::from_fn(no_foreign_names))
+        .with_state(App { sources, started: Instant::now() })
 }
 
 /// Refuses requests that name the guard by anything but an address or "localhost": a web page that has its own name resolve
