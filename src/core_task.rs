@@ -223,6 +223,11 @@ impl CoreTask {
                         deliver(routes, Command::Apply { generation, changes }).await;
                     }
                 }
+                Output::Hurry(addresses) => {
+                    if let Some(routes) = &self.drivers.routes {
+                        deliver(routes, Command::Hurry(addresses)).await;
+                    }
+                }
                 Output::Sync { enforcer, generation, leases } => {
                     if let Some((_, timed)) = self.drivers.timed.iter().find(|(id, _)| *id == enforcer) {
                         deliver(timed, Command::Sync { generation, leases }).await;

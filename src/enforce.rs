@@ -36,6 +36,8 @@ pub enum Command {
     },
     /// Live flows to this address are to be cut, where the enforcer can.
     CutFlows(IpAddr),
+    /// Answers wait for these addresses: an enforcer that confirms addresses one by one takes these first.
+    Hurry(Vec<IpAddr>),
     /// All that was restored from an earlier run has been told. What was taken over from that run and isn't among it may go.
     Restored,
 }

@@ -171,6 +171,16 @@ impl Player {
                 generation: generation(rest[1]),
                 reason: rest[2..].join(" "),
             },
+            "confirmed" => Event::Confirmed {
+                enforcer: self.id(rest[0]),
+                addresses: vec![(rest[1].parse().unwrap(), generation(rest[2]))],
+            },
+            "refused-address" => Event::RefusedAddress {
+                enforcer: self.id(rest[0]),
+                address: rest[1].parse().unwrap(),
+                generation: generation(rest[2]),
+                reason: rest[3..].join(" "),
+            },
             "families" => Event::Families {
                 enforcer: self.id(rest[0]),
                 ipv4: rest.contains(&"ipv4"),
@@ -294,6 +304,10 @@ impl Player {
                 }
                 Output::JournalClosed(address) => format!("journal closed {address}"),
                 Output::CutFlows(address) => format!("cut {address}"),
+                Output::Hurry(addresses) => {
+                    let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+                    format!("hurry {}", addresses.join(" "))
+                }
             });
         }
         seen

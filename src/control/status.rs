@@ -70,6 +70,9 @@ fn judge(enforcers: &[EnforcerView], troubles: Vec<String>, audit: Vec<String>) 
         match enforcer.state {
             EnforcerState::InForce => {}
             EnforcerState::Starting => starting.push(format!("{} has not reported yet", enforcer.name)),
+            EnforcerState::Partial => {
+                starting.push(format!("{} has confirmed {} of its addresses", enforcer.name, enforcer.installed));
+            }
             EnforcerState::Lost => {
                 let why = enforcer.last_error.as_deref().unwrap_or("no reason given");
                 let effect = if enforcer.required { ", so answers with new addresses are refused" } else { "" };

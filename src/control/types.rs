@@ -102,7 +102,7 @@ pub struct AnswerCounts {
 pub struct Enforcer {
     /// "nftables" or the peer's name.
     pub name: String,
-    /// "starting", "in-force" or "lost".
+    /// "starting", "in-force", "partial" (some of the table that it was given is not confirmed yet) or "lost".
     pub state: String,
     /// Addresses it holds.
     pub installed: usize,
@@ -123,6 +123,7 @@ impl From<explain::EnforcerView> for Enforcer {
         let state = match view.state {
             explain::EnforcerState::Starting => "starting",
             explain::EnforcerState::InForce => "in-force",
+            explain::EnforcerState::Partial => "partial",
             explain::EnforcerState::Lost => "lost",
         };
         Self {

@@ -83,14 +83,22 @@ pub enum Event {
     Admit(Admission),
     /// An enforcer holds everything of every plan up to `generation`.
     Applied { enforcer: EnforcerId, generation: Generation },
+    /// A route enforcer holds these addresses as the table had them when it was at the generation beside each: whatever plan up to that one
+    /// opened the address last. Says nothing of other addresses, comes in any order, and before or instead of the
+    /// [`Event::Applied`] that covers it. A later opening of the address is not meant by it.
+    Confirmed { enforcer: EnforcerId, addresses: Vec<(IpAddr, Generation)> },
     /// An enforcer can't be trusted to hold anything until it has applied a full [`Output::Sync`] (timed) or, for routes, until it reports
-    /// [`Event::Applied`] again after its own replay.
+    /// [`Event::Applied`] again after its own replay, or [`Event::Confirmed`] of single addresses.
     Lost { enforcer: EnforcerId, reason: String },
     /// An enforcer could not open the addresses that the plan `generation` opens (a full set, for one), but holds all else, the closes
     /// and extensions of that very plan included; a driver that can't promise this reports [`Event::Lost`] instead. Comes before
     /// any [`Event::Applied`] of that generation or a later one. Answers that wait for the plan fail at once, addresses first opened
     /// by it are closed again everywhere. From an enforcer that is not required it is only noted.
     Refused { enforcer: EnforcerId, generation: Generation, reason: String },
+    /// A route enforcer does not hold this one address, as a plan up to `generation` opened it; nothing is said of the others. Answers that wait for
+    /// the address fail at once and it is closed again everywhere, unless it was opened anew since, or is in force. From
+    /// an enforcer that is not required it is only noted.
+    RefusedAddress { enforcer: EnforcerId, address: IpAddr, generation: Generation, reason: String },
     /// Which families an enforcer can hold from now on, of those that are configured (what a session negotiated); comes before its next [`Event::Applied`]. An answer
     /// that a required enforcer can't hold is then refused alone, before anything is opened.
     Families { enforcer: EnforcerId, ipv4: bool, ipv6: bool },
@@ -134,6 +142,8 @@ pub enum Output {
     /// Changes for the route table that all route enforcers share; one for each address at most. May bear the same generation as an
     /// [`Output::ApplyTimed`].
     ApplyRoutes { generation: Generation, changes: Vec<Change> },
+    /// Answers wait for these addresses, which earlier plans opened: route enforcers that confirm addresses one by one take these first.
+    Hurry(Vec<IpAddr>),
     /// The full state, for one timed enforcer that asked for it. Everything else must be removed.
     Sync { enforcer: EnforcerId, generation: Generation, leases: Vec<(IpAddr, Moment)> },
     /// The gate's word on an answer.

@@ -123,6 +123,8 @@ pub enum EnforcerState {
     Starting,
     /// Holds everything up to its acknowledged generation.
     InForce,
+    /// Holds what it confirmed one by one; of the table that it was given, some is not confirmed yet.
+    Partial,
     /// Can't be trusted to hold anything.
     Lost,
 }
@@ -339,7 +341,7 @@ fn holds(enforcer: &Enforcer, address: IpAddr, lease: &Lease) -> (&'static str, 
         _ if !enforcer.takes(address) => ("unsupported", None),
         _ if closed => ("closed", None),
         (None, _) if enforcer.state == EnforcerState::Lost => ("lost", None),
-        (Some(held), Some(opened)) if opened <= held => ("open", Some(opened)),
+        (_, Some(opened)) if enforcer.holds(address, opened) => ("open", Some(opened)),
         _ => ("opening", None),
     }
 }

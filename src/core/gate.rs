@@ -1,7 +1,7 @@
 //! The gate: which answer waits for which plan.
 //!
-//! An answer needs, of each kind of enforcer, the latest plan that concerns one of its addresses. Acknowledgements are
-//! cumulative, so one number for each kind says all.
+//! Of the timed enforcers an answer needs the latest plan that concerns one of its addresses: their acknowledgements are
+//! cumulative, so one number says all. Of the route enforcers it needs each of its addresses, by whatever plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -48,13 +48,13 @@ pub struct Waiting {
     pub needs: Needs,
 }
 
-/// All answers that wait for an acknowledgement.
+/// All answers that wait for enforcers.
 #[derive(Debug, Default)]
 pub struct Gate {
     waiting: BTreeMap<Ticket, Waiting>,
     deadlines: BTreeSet<(Moment, Ticket)>,
     by_address: BTreeSet<(IpAddr, Ticket)>,
-    /// Answers that lack an acknowledgement of this kind.
+    /// Answers that lack something of this kind.
     timed: BTreeSet<(Generation, Ticket)>,
     route: BTreeSet<(Generation, Ticket)>,
 }
@@ -84,7 +84,7 @@ impl Gate {
         self.tickets_of(address).count()
     }
 
-    /// Lets an answer wait for everything it needs; [`Gate::acknowledged`] says when it is through.
+    /// Lets an answer wait for everything it needs; [`Gate::acknowledged`], [`Gate::in_force`] and [`Gate::pass`] say when it is through.
     pub fn wait(&mut self, ticket: Ticket, waiting: Waiting) {
         // A ticket names one answer; should one come twice, the later stands for both.
         self.take(ticket);
@@ -109,26 +109,40 @@ impl Gate {
         Some(waiting)
     }
 
-    /// Every required enforcer of this kind holds all plans up to `generation`. Returns the answers that lack nothing now.
-    pub fn acknowledged(&mut self, kind: EnforcerKind, generation: Generation) -> Vec<(Ticket, Waiting)> {
+    /// Every required timed enforcer holds all plans up to `generation`. Returns the answers that lack nothing now.
+    pub fn acknowledged(&mut self, generation: Generation) -> Vec<(Ticket, Waiting)> {
         let mut through = Vec::new();
-        loop {
-            let (queue, other) = match kind {
-                EnforcerKind::Timed => (&mut self.timed, &self.route),
-                EnforcerKind::Route => (&mut self.route, &self.timed),
-            };
-            let Some((needed, ticket)) = queue.first().copied().filter(|(needed, _)| *needed <= generation) else {
-                return through;
-            };
-            queue.remove(&(needed, ticket));
-            let lacks = self.waiting.get(&ticket).is_some_and(|waiting| match kind {
-                EnforcerKind::Timed => other.contains(&(waiting.needs.route, ticket)),
-                EnforcerKind::Route => other.contains(&(waiting.needs.timed, ticket)),
-            });
-            if !lacks && let Some(waiting) = self.take(ticket) {
-                through.push((ticket, waiting));
-            }
+        while let Some((_, ticket)) = self.timed.first().copied().filter(|(needed, _)| *needed <= generation) {
+            through.extend(self.pass(EnforcerKind::Timed, ticket));
         }
+        through
+    }
+
+    /// Every required route enforcer holds this address, and `in_force` says of which others. Returns the answers
+    /// that lack nothing now. O(answers that wait for it).
+    pub fn in_force(&mut self, address: IpAddr, in_force: impl Fn(IpAddr) -> bool) -> Vec<(Ticket, Waiting)> {
+        let tickets: Vec<Ticket> = self.tickets_of(address).collect();
+        let all = |gate: &Self, ticket: &Ticket| {
+            gate.waiting.get(ticket).is_some_and(|waiting| waiting.addresses.iter().all(|other| in_force(*other)))
+        };
+        let whole: Vec<Ticket> = tickets.into_iter().filter(|ticket| all(self, ticket)).collect();
+        whole.into_iter().filter_map(|ticket| self.pass(EnforcerKind::Route, ticket)).collect()
+    }
+
+    /// An answer lacks nothing of this kind any more. Returns it when it lacks nothing at all.
+    pub fn pass(&mut self, kind: EnforcerKind, ticket: Ticket) -> Option<(Ticket, Waiting)> {
+        let needs = self.waiting.get(&ticket)?.needs;
+        let lacks = match kind {
+            EnforcerKind::Timed => {
+                self.timed.remove(&(needs.timed, ticket));
+                self.route.contains(&(needs.route, ticket))
+            }
+            EnforcerKind::Route => {
+                self.route.remove(&(needs.route, ticket));
+                self.timed.contains(&(needs.timed, ticket))
+            }
+        };
+        if lacks { None } else { self.take(ticket).map(|waiting| (ticket, waiting)) }
     }
 
     /// A required enforcer of this kind holds nothing any more: every answer needs it anew. O(waiting).

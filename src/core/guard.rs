@@ -5,12 +5,13 @@
 //!  Revoke, Forbid, Restore ------^        +--> marks --> plan n ----+--> Journal, JournalClosed
 //!  time passes ------------------^                         |        +--> CutFlows
 //!                                                          v
-//!  Applied, Lost, Refused --------------------> proof --> gate --------> Decide
+//!  Applied, Confirmed, Lost, Refused ---------> proof --> gate --------> Decide, Hurry
 //! ```
 //!
 //! Events only change the table and mark addresses. The first `poll_output` after them makes one plan of all marks, so a
-//! batch of answers costs each enforcer one round trip. An answer needs, of each kind of required enforcer, the plan that
-//! opened (timed: or extended) its addresses; an address that is already confirmed needs nothing.
+//! batch of answers costs each enforcer one round trip. An answer needs, of every required timed enforcer, the plans that opened or
+//! extended its addresses, and of every required route enforcer its addresses, each by itself; an address that is already
+//! confirmed needs nothing.
 //!
 //! The route budget: all route enforcers share one table, so the least `max_addresses` among those that take the family
 //! bounds it, required or not. A peer that is not required is thus never pushed over its maximum-prefix either.
@@ -65,6 +66,8 @@ pub struct Guard {
     through: Vec<(Ticket, Waiting)>,
     syncs: BTreeSet<EnforcerId>,
     cuts: BTreeSet<IpAddr>,
+    /// Answers wait for these, which earlier plans opened.
+    hurry: BTreeSet<IpAddr>,
     clients: Buckets<IpAddr>,
     domains: Buckets<Name>,
     outputs: VecDeque<Output>,
@@ -91,6 +94,7 @@ impl Guard {
             through: Vec::new(),
             syncs: BTreeSet::new(),
             cuts: BTreeSet::new(),
+            hurry: BTreeSet::new(),
             outputs: VecDeque::new(),
             decisions: VecDeque::new(),
             now: Moment::ZERO,
@@ -107,12 +111,20 @@ impl Guard {
             Event::Admit(admission) => self.admit(admission),
             Event::Applied { enforcer, generation } => {
                 let generation = generation.min(self.generation);
-                if let Some(kind) = self.enforcers.applied(enforcer, generation, self.now) {
-                    self.prove(kind);
+                match self.enforcers.applied(enforcer, generation, self.now) {
+                    Some((EnforcerKind::Timed, _)) => self.prove_timed(),
+                    Some((EnforcerKind::Route, before)) if self.enforcers.is_required(enforcer) => {
+                        self.prove_routes(self.unproven.routes_of(before, generation));
+                    }
+                    _ => {}
                 }
             }
+            Event::Confirmed { enforcer, addresses } => self.confirmed(enforcer, addresses),
             Event::Lost { enforcer, reason } => self.lose(enforcer, reason),
             Event::Refused { enforcer, generation, reason } => self.refused(enforcer, generation, reason),
+            Event::RefusedAddress { enforcer, address, generation, reason } => {
+                self.refused_address(enforcer, address, generation, reason);
+            }
             Event::Families { enforcer, ipv4, ipv6 } => self.enforcers.families(enforcer, ipv4, ipv6),
             Event::WantSync { enforcer } => self.want_sync(enforcer),
             Event::Revoke(RevokeTarget::Address(address)) => self.revoke(address),
@@ -158,7 +170,7 @@ impl Guard {
         while let Some((ticket, waiting)) = self.gate.overdue(self.now) {
             self.counts.gate_timeouts += 1;
             match self.settings.gate.on_deadline {
-                OnDeadline::Servfail => self.refuse(ticket, self.deadline_refusal(waiting.needs)),
+                OnDeadline::Servfail => self.refuse(ticket, self.deadline_refusal(&waiting)),
                 OnDeadline::Answer => self.decide(ticket, waiting),
             }
         }
@@ -302,7 +314,7 @@ impl Guard {
             if lease.is_active() {
                 self.counts.expired += 1;
                 // Who still waits for it would get an answer that is closed already.
-                self.fail_tickets_of(address, |guard, needs| guard.deadline_refusal(needs));
+                self.fail_tickets_of(address, Self::deadline_refusal);
                 if self.enforcers.has(EnforcerKind::Route) && !self.settings.linger.is_zero() {
                     self.unproven.forget_timed(address, self.table.get_mut(address));
                     self.table.linger(address, at.plus(self.settings.linger));
@@ -317,6 +329,7 @@ impl Guard {
     /// Takes a lease out of the table; the next plan closes it wherever it is still open.
     fn drop_lease(&mut self, address: IpAddr) {
         self.unproven.forget(address, self.table.get_mut(address));
+        self.enforcers.forget(address);
         if let Some(lease) = self.table.remove(address) {
             self.marks.removed(address, lease.told);
         }
@@ -452,25 +465,58 @@ impl Guard {
         let refusal = Refusal::Enforcer { name, reason };
         self.fail_tickets(self.gate.tickets_needing(kind, generation), |_, _| refusal.clone());
         for address in self.unproven.opened_by(kind, generation, &self.table) {
-            self.fail_tickets_of(address, |_, _| refusal.clone());
-            if let Some(lease) = self.table.get_mut(address) {
-                match kind {
-                    EnforcerKind::Timed => lease.told.timed_refused = true,
-                    EnforcerKind::Route => lease.told.route_refused = true,
-                }
+            self.close_refused(kind, address, &refusal);
+        }
+    }
+
+    fn refused_address(&mut self, enforcer: EnforcerId, address: IpAddr, generation: Generation, reason: String) {
+        let Some(EnforcerKind::Route) = self.enforcers.refused(enforcer, reason.clone()) else { return };
+        // What is in force was confirmed by this enforcer too; what was opened anew since will be.
+        let meant = self.table.get(address).and_then(|lease| lease.unproven_route).is_some_and(|at| at <= generation);
+        if meant && self.enforcers.is_required(enforcer) {
+            let refusal = Refusal::Enforcer { name: self.enforcers.name(enforcer), reason };
+            self.close_refused(EnforcerKind::Route, address, &refusal);
+        }
+    }
+
+    /// Takes back what a required enforcer does not hold, everywhere.
+    fn close_refused(&mut self, kind: EnforcerKind, address: IpAddr, refusal: &Refusal) {
+        self.fail_tickets_of(address, |_, _| refusal.clone());
+        if let Some(lease) = self.table.get_mut(address) {
+            match kind {
+                EnforcerKind::Timed => lease.told.timed_refused = true,
+                EnforcerKind::Route => lease.told.route_refused = true,
             }
-            // What lingered before the plan opened it again goes on lingering: its route was up all the time.
-            let fallback = self.table.get(address).and_then(|lease| lease.fallback).filter(|until| *until > self.now);
-            match fallback {
-                Some(until) if kind == EnforcerKind::Timed => {
-                    self.unproven.forget_timed(address, self.table.get_mut(address));
-                    self.table.linger(address, until);
-                    self.counts.closed += 1;
-                    self.marks.change(address);
-                    self.marks.journal(address);
-                }
-                _ => self.close(address),
+        }
+        // What lingered before the plan opened it again goes on lingering: its route was up all the time.
+        let fallback = self.table.get(address).and_then(|lease| lease.fallback).filter(|until| *until > self.now);
+        match fallback {
+            Some(until) if kind == EnforcerKind::Timed => {
+                self.unproven.forget_timed(address, self.table.get_mut(address));
+                self.table.linger(address, until);
+                self.counts.closed += 1;
+                self.marks.change(address);
+                self.marks.journal(address);
             }
+            _ => self.close(address),
+        }
+    }
+
+    /// Single addresses, ahead of what the enforcer has applied as a whole.
+    fn confirmed(&mut self, enforcer: EnforcerId, addresses: Vec<(IpAddr, Generation)>) {
+        let mut news = Vec::new();
+        for (address, generation) in addresses {
+            // What was closed, or closed and opened anew, since then is not meant.
+            let opened = self.table.get(address).and_then(|lease| lease.told.route);
+            let generation = generation.min(self.generation);
+            if opened.is_some_and(|opened| opened <= generation)
+                && self.enforcers.confirmed(enforcer, address, generation, self.now)
+            {
+                news.push(address);
+            }
+        }
+        if self.enforcers.is_required(enforcer) {
+            self.prove_routes(news);
         }
     }
 
@@ -478,6 +524,7 @@ impl Guard {
     fn plan(&mut self) {
         let next = Generation(self.generation.0 + 1);
         let (mut timed, mut routes) = (Vec::new(), Vec::new());
+        let mut changed = Vec::new();
         for address in self.marks.take_changed() {
             let removed = self.marks.take_removed(address);
             let (told, wanted) = match self.table.get(address) {
@@ -489,6 +536,7 @@ impl Guard {
             routes.extend(change.route);
             if let Some(lease) = self.table.get_mut(address) {
                 self.unproven.told(address, lease, change.told);
+                changed.push(address);
             }
         }
         // Cut first what is open again within the same batch: opening it ends the cut.
@@ -527,26 +575,31 @@ impl Guard {
             });
         }
         self.outputs.extend(closed.into_iter().map(Output::CutFlows));
-        self.prove(EnforcerKind::Timed);
-        self.prove(EnforcerKind::Route);
+        self.prove_timed();
+        self.prove_routes(changed);
         for (ticket, waiting) in std::mem::take(&mut self.fresh) {
-            self.meet_gate(ticket, waiting);
+            self.meet_gate(ticket, waiting, next);
         }
         // An enforcer may have been lost, an address revoked, after the acknowledgement but within the same batch.
         for (ticket, waiting) in std::mem::take(&mut self.through) {
             if waiting.leases.iter().all(|lease| lease.in_force_for(self.now, Duration::ZERO)) {
                 self.decide(ticket, waiting);
             } else {
-                self.meet_gate(ticket, Waiting { leases: Vec::new(), needs: Needs::default(), ..waiting });
+                self.meet_gate(ticket, Waiting { leases: Vec::new(), needs: Needs::default(), ..waiting }, next);
             }
         }
         for (ticket, waiting) in std::mem::take(&mut self.through) {
             self.decide(ticket, waiting);
         }
+        let hurry = std::mem::take(&mut self.hurry);
+        if !hurry.is_empty() {
+            self.outputs.push_back(Output::Hurry(hurry.into_iter().collect()));
+        }
     }
 
-    /// An answer whose plan is made: through at once when everything it needs is in force, else it waits.
-    fn meet_gate(&mut self, ticket: Ticket, mut waiting: Waiting) {
+    /// An answer whose plan, `plan` if anything changed, is made: through at once when everything it needs is in force, else it waits.
+    fn meet_gate(&mut self, ticket: Ticket, mut waiting: Waiting, plan: Generation) {
+        let mut routes = true;
         for address in &waiting.addresses {
             let Some(lease) = self.table.get(*address).filter(|lease| lease.is_active()) else {
                 // Closed within the very batch that opened it.
@@ -557,34 +610,48 @@ impl Guard {
             let timed = lease.told.timed.map(|told| told.last).unwrap_or_default();
             waiting.needs.timed = waiting.needs.timed.max(timed);
             waiting.needs.route = waiting.needs.route.max(lease.told.route.unwrap_or_default());
-        }
-        let through = |kind| self.enforcers.all_hold(kind).is_some_and(|held| waiting.needs.of(kind) <= held);
-        match (through(EnforcerKind::Timed), through(EnforcerKind::Route)) {
-            (true, true) => self.through.push((ticket, waiting)),
-            (timed, route) => {
-                self.gate.wait(ticket, waiting);
-                // What is held already is not waited for.
-                for (kind, held) in [(EnforcerKind::Timed, timed), (EnforcerKind::Route, route)] {
-                    if held && let Some(generation) = self.enforcers.all_hold(kind) {
-                        self.pass(kind, generation);
-                    }
+            if let Some(opened) = lease.unproven_route {
+                routes = false;
+                if opened < plan {
+                    self.hurry.insert(*address);
                 }
+            }
+        }
+        let timed = self.enforcers.all_timed().is_some_and(|held| waiting.needs.timed <= held);
+        if timed && routes {
+            self.through.push((ticket, waiting));
+            return;
+        }
+        self.gate.wait(ticket, waiting);
+        // What is held already is not waited for.
+        for (kind, held) in [(EnforcerKind::Timed, timed), (EnforcerKind::Route, routes)] {
+            if held {
+                self.through.extend(self.gate.pass(kind, ticket));
             }
         }
     }
 
-    /// Something of this kind was acknowledged: leases come into force, then answers go.
-    fn prove(&mut self, kind: EnforcerKind) {
-        let (timed, route) =
-            (self.enforcers.all_hold(EnforcerKind::Timed), self.enforcers.all_hold(EnforcerKind::Route));
-        self.unproven.prove(&mut self.table, timed, route, self.now);
-        if let Some(generation) = self.enforcers.all_hold(kind) {
-            self.pass(kind, generation);
+    /// What every required timed enforcer holds comes into force, then answers go.
+    fn prove_timed(&mut self) {
+        let held = self.enforcers.all_timed();
+        self.unproven.prove_timed(&mut self.table, held, self.now);
+        if let Some(generation) = held {
+            self.through.extend(self.gate.acknowledged(generation));
         }
     }
 
-    fn pass(&mut self, kind: EnforcerKind, generation: Generation) {
-        self.through.extend(self.gate.acknowledged(kind, generation));
+    /// Likewise for those of these addresses that every required route enforcer holds.
+    fn prove_routes(&mut self, addresses: Vec<IpAddr>) {
+        for address in addresses {
+            let Some(lease) = self.table.get_mut(address) else { continue };
+            if lease.unproven_route.is_none_or(|opened| !self.enforcers.all_route(address, opened)) {
+                continue;
+            }
+            self.unproven.prove_route(address, lease, self.now);
+            let table = &self.table;
+            let in_force = |other| table.get(other).is_some_and(|lease| lease.unproven_route.is_none());
+            self.through.extend(self.gate.in_force(address, in_force));
+        }
     }
 
     fn decide(&mut self, ticket: Ticket, waiting: Waiting) {
@@ -610,19 +677,21 @@ impl Guard {
         self.decisions.push_back(Output::Decide { ticket, decision: Decision::Refuse(refusal) });
     }
 
-    fn deadline_refusal(&self, needs: Needs) -> Refusal {
-        Refusal::Deadline { waiting_for: self.enforcers.missing(needs.timed, needs.route) }
+    fn deadline_refusal(&self, waiting: &Waiting) -> Refusal {
+        let opened = |address: &IpAddr| Some((*address, self.table.get(*address)?.told.route?));
+        let routes: Vec<_> = waiting.addresses.iter().filter_map(opened).collect();
+        Refusal::Deadline { waiting_for: self.enforcers.missing(waiting.needs.timed, &routes) }
     }
 
-    fn fail_tickets_of(&mut self, address: IpAddr, refusal: impl Fn(&Self, Needs) -> Refusal) {
+    fn fail_tickets_of(&mut self, address: IpAddr, refusal: impl Fn(&Self, &Waiting) -> Refusal) {
         let tickets = self.gate.tickets_of(address).collect();
         self.fail_tickets(tickets, refusal);
     }
 
-    fn fail_tickets(&mut self, tickets: Vec<Ticket>, refusal: impl Fn(&Self, Needs) -> Refusal) {
+    fn fail_tickets(&mut self, tickets: Vec<Ticket>, refusal: impl Fn(&Self, &Waiting) -> Refusal) {
         for ticket in tickets {
             if let Some(waiting) = self.gate.take(ticket) {
-                let refusal = refusal(self, waiting.needs);
+                let refusal = refusal(self, &waiting);
                 self.refuse(ticket, refusal);
             }
         }

@@ -1,7 +1,8 @@
 //! What the enforcers have acknowledged, and which leases are therefore in force.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Bound;
 
 use super::event::{EnforcerId, EnforcerKind, EnforcerSpec, Generation};
 use super::explain::EnforcerState;
@@ -31,9 +32,32 @@ pub struct Enforcer {
     /// Timed: acknowledgements of plans before this one don't count (they were made before the state was lost).
     trusted_from: Generation,
     history: VecDeque<(Generation, Moment)>,
+    /// Routes: addresses that it confirmed one by one and that `acknowledged` doesn't cover, with how far the table was then.
+    /// Only of addresses that are leased.
+    ahead: BTreeMap<IpAddr, Generation>,
+    /// The same, to find those that are covered.
+    ahead_by_plan: BTreeSet<(Generation, IpAddr)>,
 }
 
 impl Enforcer {
+    /// Whether it holds an address that this plan opened.
+    #[must_use]
+    pub fn holds(&self, address: IpAddr, opened: Generation) -> bool {
+        self.acknowledged.is_some_and(|held| opened <= held) || self.ahead.get(&address).is_some_and(|at| opened <= *at)
+    }
+
+    /// Addresses that it confirmed one by one, ahead of what it acknowledged.
+    #[must_use]
+    pub fn ahead(&self) -> usize {
+        self.ahead.len()
+    }
+
+    fn forget_ahead(&mut self, address: IpAddr) {
+        if let Some(at) = self.ahead.remove(&address) {
+            self.ahead_by_plan.remove(&(at, address));
+        }
+    }
+
     /// Since when it has held a plan, at the latest.
     #[must_use]
     pub fn held_since(&self, generation: Generation) -> Option<Moment> {
@@ -75,6 +99,8 @@ impl Enforcers {
             last_error: None,
             trusted_from: Generation(0),
             history: VecDeque::new(),
+            ahead: BTreeMap::new(),
+            ahead_by_plan: BTreeSet::new(),
         });
         Self { all: all.collect(), timed_plans: VecDeque::new(), route_plans: VecDeque::new() }
     }
@@ -122,28 +148,34 @@ impl Enforcers {
         self.get(id).and_then(|enforcer| enforcer.acknowledged)
     }
 
-    /// The plan up to which every required enforcer of this kind holds everything; `None` when one of them can't be
-    /// counted on. Without any that is required, everything is held.
+    /// The plan up to which every required timed enforcer holds everything; `None` when one of them can't be counted on. Without
+    /// any that is required, everything is held.
     #[must_use]
-    pub fn all_hold(&self, kind: EnforcerKind) -> Option<Generation> {
+    pub fn all_timed(&self) -> Option<Generation> {
         self.all
             .iter()
-            .filter(|enforcer| enforcer.spec.required && enforcer.spec.kind == kind)
+            .filter(|enforcer| enforcer.spec.required && enforcer.spec.kind == EnforcerKind::Timed)
             .map(|enforcer| enforcer.acknowledged)
             .try_fold(Generation(u64::MAX), |least, held| held.map(|held| least.min(held)))
     }
 
-    /// Required enforcers that lack these plans.
+    /// Required enforcers that lack this plan (timed) or one of these addresses as these plans opened them (routes).
     #[must_use]
-    pub fn missing(&self, timed: Generation, route: Generation) -> Vec<String> {
-        let lacks = |enforcer: &&Enforcer| {
-            let needed = match enforcer.spec.kind {
-                EnforcerKind::Timed => timed,
-                EnforcerKind::Route => route,
-            };
-            enforcer.spec.required && enforcer.acknowledged.is_none_or(|held| held < needed)
+    pub fn missing(&self, timed: Generation, routes: &[(IpAddr, Generation)]) -> Vec<String> {
+        let lacks = |enforcer: &&Enforcer| match enforcer.spec.kind {
+            EnforcerKind::Timed => enforcer.acknowledged.is_none_or(|held| held < timed),
+            EnforcerKind::Route => routes.iter().any(|(address, opened)| !enforcer.holds(*address, *opened)),
         };
-        self.all.iter().filter(lacks).map(|enforcer| enforcer.spec.name.clone()).collect()
+        let required = self.all.iter().filter(|enforcer| enforcer.spec.required);
+        required.filter(lacks).map(|enforcer| enforcer.spec.name.clone()).collect()
+    }
+
+    /// Whether every required route enforcer holds an address that this plan opened.
+    #[must_use]
+    pub fn all_route(&self, address: IpAddr, opened: Generation) -> bool {
+        let mut routes =
+            self.all.iter().filter(|enforcer| enforcer.spec.required && enforcer.spec.kind == EnforcerKind::Route);
+        routes.all(|enforcer| enforcer.holds(address, opened))
     }
 
     /// A required enforcer that can't hold the address's family.
@@ -182,10 +214,16 @@ impl Enforcers {
         }
     }
 
-    /// Notes an acknowledgement; returns the kind when it says something new.
-    pub fn applied(&mut self, id: EnforcerId, generation: Generation, now: Moment) -> Option<EnforcerKind> {
+    /// Notes an acknowledgement; when it says something new, returns the kind and what was acknowledged before.
+    pub fn applied(
+        &mut self,
+        id: EnforcerId,
+        generation: Generation,
+        now: Moment,
+    ) -> Option<(EnforcerKind, Option<Generation>)> {
         let enforcer = self.get_mut(id)?;
-        if generation < enforcer.trusted_from || enforcer.acknowledged.is_some_and(|held| held >= generation) {
+        let before = enforcer.acknowledged;
+        if generation < enforcer.trusted_from || before.is_some_and(|held| held >= generation) {
             return None;
         }
         if enforcer.state != EnforcerState::InForce {
@@ -194,7 +232,34 @@ impl Enforcers {
         }
         enforcer.acknowledged = Some(generation);
         remember(&mut enforcer.history, (generation, now));
-        Some(enforcer.spec.kind)
+        while let Some((at, address)) = enforcer.ahead_by_plan.first().copied().filter(|(at, _)| *at <= generation) {
+            enforcer.ahead_by_plan.remove(&(at, address));
+            enforcer.ahead.remove(&address);
+        }
+        Some((enforcer.spec.kind, before))
+    }
+
+    /// Notes that a route enforcer holds a leased address as the table was at `generation`. Returns whether that is news.
+    pub fn confirmed(&mut self, id: EnforcerId, address: IpAddr, generation: Generation, now: Moment) -> bool {
+        let Some(enforcer) = self.get_mut(id).filter(|enforcer| enforcer.spec.kind == EnforcerKind::Route) else {
+            return false;
+        };
+        if enforcer.holds(address, generation) {
+            return false;
+        }
+        if enforcer.acknowledged.is_none() && enforcer.state != EnforcerState::Partial {
+            enforcer.state = EnforcerState::Partial;
+            enforcer.since = now;
+        }
+        enforcer.forget_ahead(address);
+        enforcer.ahead.insert(address, generation);
+        enforcer.ahead_by_plan.insert((generation, address));
+        true
+    }
+
+    /// An address is not leased any more.
+    pub fn forget(&mut self, address: IpAddr) {
+        self.all.iter_mut().for_each(|enforcer| enforcer.forget_ahead(address));
     }
 
     /// Nothing of it counts any more. A timed one must be given the full state first.
@@ -207,6 +272,8 @@ impl Enforcers {
         enforcer.acknowledged = None;
         enforcer.last_error = Some(reason);
         enforcer.history.clear();
+        enforcer.ahead.clear();
+        enforcer.ahead_by_plan.clear();
         if enforcer.spec.kind == EnforcerKind::Timed {
             enforcer.trusted_from = Generation(u64::MAX);
         }
@@ -248,10 +315,11 @@ impl Enforcers {
     /// Of `leases`, the number that an enforcer holds. Exact when it lags by no more than [`REMEMBERED`] plans.
     #[must_use]
     pub fn installed(&self, enforcer: &Enforcer, leases: ByFamily) -> usize {
-        let Some(held) = enforcer.acknowledged else { return 0 };
+        let Some(held) = enforcer.acknowledged else { return enforcer.ahead() };
         let plans = self.plans(enforcer.spec.kind).iter().rev();
         let lacking: usize = plans.take_while(|(plan, _)| *plan > held).map(|(_, opens)| opens).sum();
-        enforcer.share(leases).saturating_sub(lacking)
+        let share = enforcer.share(leases);
+        (share.saturating_sub(lacking) + enforcer.ahead()).min(share)
     }
 
     fn plans(&self, kind: EnforcerKind) -> &VecDeque<(Generation, usize)> {
@@ -301,9 +369,11 @@ impl Unproven {
         }
         if let Some(route) = told.route
             && (before.route != told.route || lease.proven.is_none())
-            && lease.unproven_route.is_none()
         {
-            lease.unproven_route = Some(route);
+            // Only the newest opening counts.
+            if let Some(older) = lease.unproven_route.replace(route) {
+                self.route.remove(&(older, address));
+            }
             self.route.insert((route, address));
         }
     }
@@ -327,8 +397,25 @@ impl Unproven {
         }
     }
 
-    /// Brings into force what every required enforcer holds now.
-    pub fn prove(&mut self, table: &mut LeaseTable, timed: Option<Generation>, route: Option<Generation>, now: Moment) {
+    /// Addresses that lack a route which a plan after `after` up to `upto` opened.
+    #[must_use]
+    pub fn routes_of(&self, after: Option<Generation>, upto: Generation) -> Vec<IpAddr> {
+        let first = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let next = |generation: Generation| (Generation(generation.0.saturating_add(1)), first);
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Included(next(after)));
+        self.route.range((from, Bound::Excluded(next(upto)))).map(|(_, address)| *address).collect()
+    }
+
+    /// Every required route enforcer holds the address's newest opening.
+    pub fn prove_route(&mut self, address: IpAddr, lease: &mut Lease, now: Moment) {
+        if let Some(generation) = lease.unproven_route.take() {
+            self.route.remove(&(generation, address));
+        }
+        into_force(lease, now);
+    }
+
+    /// Brings into force what every required timed enforcer holds now.
+    pub fn prove_timed(&mut self, table: &mut LeaseTable, timed: Option<Generation>, now: Moment) {
         while let Some(held) = timed
             && let Some((generation, address)) = self.timed.first().copied()
             && generation <= held
@@ -346,15 +433,6 @@ impl Unproven {
                     self.timed.insert((told.last, address));
                 }
             }
-            into_force(lease, now);
-        }
-        while let Some(held) = route
-            && let Some((generation, address)) = self.route.first().copied()
-            && generation <= held
-        {
-            self.route.remove(&(generation, address));
-            let Some(lease) = table.get_mut(address) else { continue };
-            lease.unproven_route = None;
             into_force(lease, now);
         }
     }
@@ -415,6 +493,20 @@ impl Unproven {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.timed.is_empty() && self.route.is_empty()
+    }
+}
+
+#[cfg(test)]
+impl Enforcers {
+    /// What is held ahead is leased, not covered by the acknowledgement, and in both lists.
+    pub fn check_consistency(&self, table: &LeaseTable) {
+        for enforcer in &self.all {
+            assert!(enforcer.ahead.len() <= table.len());
+            assert!(enforcer.ahead.keys().all(|address| table.get(*address).is_some()));
+            assert!(enforcer.ahead.values().all(|at| enforcer.acknowledged.is_none_or(|held| *at > held)));
+            let by_plan: BTreeSet<_> = enforcer.ahead.iter().map(|(address, at)| (*at, *address)).collect();
+            assert_eq!(enforcer.ahead_by_plan, by_plan);
+        }
     }
 }
 

@@ -225,6 +225,7 @@ async fn obey(
             Command::Restored => speaker.filled(),
             // A withdrawn route cuts flows anyway; there is no more that a speaker could do.
             Command::CutFlows(_) => {}
+            Command::Hurry(_) => {}
         }
     }
 }

@@ -89,7 +89,7 @@ impl Memory {
                 held.sync(&leases);
                 vec![Event::Applied { enforcer, generation }]
             }
-            Command::CutFlows(_) | Command::Restored => Vec::new(),
+            Command::CutFlows(_) | Command::Hurry(_) | Command::Restored => Vec::new(),
         }
     }
 }

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::value::{Rate, Span};
 use crate::core::event::{Grant, LeaseHandle};
+use crate::core::explain::EnforcerState;
 use crate::enforce::memory::Held;
 
 /// What may happen to a guard.
@@ -21,6 +22,12 @@ enum Operation {
     Deliver { enforcer: usize, commands: usize },
     /// An enforcer refuses the openings of its next command.
     Refuse { enforcer: usize },
+    /// A route enforcer carries out what it was told of one address only, ahead of everything else; its word on it is under way.
+    Install { enforcer: usize, address: u8 },
+    /// A route enforcer finds that it does not hold this one address.
+    RefuseOne { enforcer: usize, address: u8 },
+    /// What single addresses an enforcer spoke of arrives, one of them a second time.
+    Report { enforcer: usize },
     /// An enforcer loses everything it holds and says so.
     Lose { enforcer: usize },
     /// It comes back: asks for the full state, or replays the route table.
@@ -44,6 +51,9 @@ fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(client, name, alias, addresses, ttl)| Operation::Admit { client, name, alias, addresses, ttl }),
         10 => (enforcer.clone(), 1..4usize).prop_map(|(enforcer, commands)| Operation::Deliver { enforcer, commands }),
         1 => enforcer.clone().prop_map(|enforcer| Operation::Refuse { enforcer }),
+        6 => (1..4usize, 0..10u8).prop_map(|(enforcer, address)| Operation::Install { enforcer, address }),
+        1 => (1..4usize, 0..10u8).prop_map(|(enforcer, address)| Operation::RefuseOne { enforcer, address }),
+        4 => (1..4usize).prop_map(|enforcer| Operation::Report { enforcer }),
         1 => enforcer.clone().prop_map(|enforcer| Operation::Lose { enforcer }),
         3 => enforcer.prop_map(|enforcer| Operation::Recover { enforcer }),
         1 => (0..10u8).prop_map(|address| Operation::Revoke { address }),
@@ -114,6 +124,12 @@ struct Simulated {
     held: Held,
     queue: VecDeque<Told>,
     lost: bool,
+    /// Addresses that are as the commands up to this plan make them, whatever was carried out of the others.
+    ahead: BTreeMap<IpAddr, Generation>,
+    /// Said of single addresses, not heard by the guard yet.
+    said: VecDeque<Event>,
+    /// Said and heard in this session: it may be heard again.
+    heard: Vec<(IpAddr, Generation)>,
     /// Not required, and refused something: the guard only notes that.
     incomplete: bool,
 }
@@ -200,10 +216,21 @@ impl World {
                 }
             }
             Operation::Refuse { enforcer } => self.deliver(*enforcer, true),
+            Operation::Install { enforcer, address: index } => self.install(*enforcer, address(*index), false),
+            Operation::RefuseOne { enforcer, address: index } => self.install(*enforcer, address(*index), true),
+            Operation::Report { enforcer } => {
+                self.report(*enforcer);
+                if let Some(again) = self.enforcers[*enforcer].heard.first().copied() {
+                    self.handle(Event::Confirmed { enforcer: Self::id(*enforcer), addresses: vec![again] });
+                }
+            }
             Operation::Lose { enforcer } => {
+                self.report(*enforcer);
                 let simulated = &mut self.enforcers[*enforcer];
                 simulated.held = Held::default();
                 simulated.queue.clear();
+                simulated.ahead.clear();
+                simulated.heard.clear();
                 simulated.lost = true;
                 self.handle(Event::Lost { enforcer: Self::id(*enforcer), reason: "gone".to_owned() });
             }
@@ -223,7 +250,56 @@ impl World {
         }
     }
 
+    /// What a route enforcer has said arrives, in order.
+    fn report(&mut self, enforcer: usize) {
+        while let Some(event) = self.enforcers[enforcer].said.pop_front() {
+            if let Event::Confirmed { addresses, .. } = &event {
+                let simulated = &mut self.enforcers[enforcer];
+                simulated.heard.extend(addresses);
+                let older = simulated.heard.len().saturating_sub(8);
+                simulated.heard.drain(..older);
+            }
+            self.handle(event);
+        }
+    }
+
+    /// A router brings one address up to date before all others: only its newest change counts.
+    fn install(&mut self, enforcer: usize, address: IpAddr, refuse: bool) {
+        let simulated = &mut self.enforcers[enforcer];
+        if simulated.lost {
+            return;
+        }
+        let mut newest = None;
+        let mut opened = false;
+        for told in &simulated.queue {
+            let Told::Apply(generation, changes) = told else { continue };
+            newest = Some(*generation);
+            let fresh = simulated.ahead.get(&address).is_none_or(|at| at < generation);
+            for change in changes.iter().filter(|change| changed(change) == address && fresh) {
+                simulated.held.limit = None;
+                simulated.held.apply(std::slice::from_ref(change)).unwrap();
+                opened = matches!(change, Change::Open { .. });
+            }
+        }
+        // Nothing under way: it is as it was, and may say so again.
+        let generation = newest.unwrap_or(self.last_routes);
+        simulated.ahead.insert(address, generation);
+        if !simulated.held.open.contains_key(&address) {
+            return;
+        }
+        let id = Self::id(enforcer);
+        let event = if refuse && opened {
+            simulated.held.open.remove(&address);
+            simulated.incomplete |= !specs()[enforcer].required;
+            Event::RefusedAddress { enforcer: id, address, generation, reason: "not forwarded".to_owned() }
+        } else {
+            Event::Confirmed { enforcer: id, addresses: vec![(address, generation)] }
+        };
+        simulated.said.push_back(event);
+    }
+
     fn deliver(&mut self, enforcer: usize, refuse: bool) {
+        self.report(enforcer);
         let now = self.now;
         let simulated = &mut self.enforcers[enforcer];
         if simulated.lost {
@@ -235,7 +311,9 @@ impl World {
         }
         let id = Self::id(enforcer);
         let generation = match told {
-            Told::Apply(generation, changes) => {
+            Told::Apply(generation, mut changes) => {
+                let ahead = &simulated.ahead;
+                changes.retain(|change| ahead.get(&changed(change)).is_none_or(|at| *at < generation));
                 simulated.held.limit = refuse.then_some(0);
                 if let Err(reason) = simulated.held.apply(&changes) {
                     simulated.incomplete = !specs()[enforcer].required;
@@ -289,6 +367,9 @@ impl World {
         assert_eq!(active.map(|(address, _)| address).collect::<BTreeSet<_>>(), live, "and nothing lives again");
         for enforcer in 0..self.enforcers.len() {
             self.enforcers[enforcer].queue.clear();
+            self.enforcers[enforcer].ahead.clear();
+            self.enforcers[enforcer].said.clear();
+            self.enforcers[enforcer].heard.clear();
             self.enforcers[enforcer].lost = false;
             if Self::is_timed(enforcer) {
                 self.handle(Event::WantSync { enforcer: Self::id(enforcer) });
@@ -339,6 +420,9 @@ impl World {
                 Output::Journal(lease) => drop(self.journal.insert(lease.address, lease)),
                 Output::JournalClosed(address) => drop(self.journal.remove(&address)),
                 Output::CutFlows(_) => {}
+                Output::Hurry(addresses) => {
+                    assert!(addresses.iter().all(|address| self.guard.table.get(*address).is_some()));
+                }
                 Output::Decide { ticket, decision } => {
                     self.waiting.remove(&ticket).expect("each answer is decided once");
                     if let Decision::Release { leases } = decision {
@@ -367,6 +451,7 @@ impl World {
         assert!(table.len() <= CAPACITY.min(ROUTE_BUDGET), "more leases than the capacity or a peer's budget");
         table.check_consistency();
         self.guard.unproven.check_consistency(table);
+        self.guard.enforcers.check_consistency(table);
         assert!(self.guard.gate.len() <= self.waiting.len());
 
         self.ideal_timed.expire(self.now);
@@ -398,13 +483,14 @@ impl World {
     }
 }
 
+fn changed(change: &Change) -> IpAddr {
+    match change {
+        Change::Open { address, .. } | Change::Extend { address, .. } | Change::Close { address } => *address,
+    }
+}
+
 fn check_plan(changes: &[Change]) {
-    let addresses: BTreeSet<IpAddr> = changes
-        .iter()
-        .map(|change| match change {
-            Change::Open { address, .. } | Change::Extend { address, .. } | Change::Close { address } => *address,
-        })
-        .collect();
+    let addresses: BTreeSet<IpAddr> = changes.iter().map(changed).collect();
     assert!(!changes.is_empty(), "an empty plan");
     assert_eq!(addresses.len(), changes.len(), "an address occurs twice in a plan");
 }
@@ -424,7 +510,12 @@ fn check_ends(before: &BTreeMap<IpAddr, (Moment, bool)>, world: &World, operatio
         let after = world.guard.table.get(*address).filter(|lease| lease.is_active()).map(|lease| lease.ends);
         match operation {
             Operation::Revoke { .. } | Operation::RevokeName { .. } | Operation::Forbid { .. } => {}
-            Operation::Refuse { .. } if !proven && after.is_none() => {}
+            // A report comes with the next delivery at the latest.
+            Operation::Refuse { .. }
+            | Operation::Deliver { .. }
+            | Operation::Report { .. }
+            | Operation::Lose { .. }
+                if !proven && after.is_none() => {}
             _ => assert!(after >= Some(*ends), "{address} ended at {after:?} instead of {ends:?} by {operation:?}"),
         }
     }
@@ -448,6 +539,7 @@ proptest! {
         // Let everything settle: then every enforcer holds exactly what it should, and every answer is decided.
         world.drain();
         for enforcer in 0..world.enforcers.len() {
+            world.report(enforcer);
             world.recover(enforcer);
         }
         world.drain();
@@ -558,4 +650,112 @@ fn what_is_not_known_or_comes_from_the_future_changes_nothing() {
     // Time that goes back is taken for the latest seen.
     guard.handle(Event::Revoke(RevokeTarget::Name(name(1))), Moment(5));
     assert_eq!(guard.table.len(), 1);
+}
+
+fn many_address(index: u32) -> IpAddr {
+    IpAddr::V4(std::net::Ipv4Addr::from_bits(0xc633_0000 + index))
+}
+
+/// What was decided since the last time: ticket, released or not.
+fn decided(guard: &mut Guard) -> Vec<(u64, bool)> {
+    let outputs: Vec<_> = std::iter::from_fn(|| guard.poll_output()).collect();
+    let decided = outputs.iter().filter_map(|output| match output {
+        Output::Decide { ticket, decision } => Some((ticket.0, matches!(decision, Decision::Release { .. }))),
+        _ => None,
+    });
+    decided.collect()
+}
+
+fn confirm(guard: &mut Guard, index: u32, generation: u64) {
+    let addresses = vec![(many_address(index), Generation(generation))];
+    guard.handle(Event::Confirmed { enforcer: EnforcerId(0), addresses }, Moment(1500));
+}
+
+#[test]
+fn an_address_that_is_never_confirmed_holds_nobody_else_up() {
+    let (mut guard, _) = many(4, 1);
+    confirm(&mut guard, 2, 3);
+    assert_eq!(decided(&mut guard), [(2, true)], "plan 3, while plans 1 and 2 are not confirmed");
+    let views = guard.enforcers(Moment(1500));
+    assert_eq!((views[0].state, views[0].acknowledged, views[0].installed), (EnforcerState::Partial, None, 1));
+    confirm(&mut guard, 2, 3);
+    confirm(&mut guard, 3, 2);
+    assert_eq!(decided(&mut guard), [], "plan 4 opened it, not 2");
+    confirm(&mut guard, 3, 99);
+    assert_eq!(decided(&mut guard), [(3, true)], "the table was at 4 at least");
+    guard.handle(Event::Applied { enforcer: EnforcerId(0), generation: Generation(1) }, Moment(1500));
+    assert_eq!(decided(&mut guard), [(0, true)]);
+    let refused = |generation| Event::RefusedAddress {
+        enforcer: EnforcerId(0),
+        address: many_address(1),
+        generation: Generation(generation),
+        reason: "not forwarded".to_owned(),
+    };
+    guard.handle(refused(1), Moment(1600));
+    assert_eq!((decided(&mut guard), guard.table.len()), (vec![], 4), "plan 2 opened it");
+    guard.handle(refused(2), Moment(1600));
+    assert_eq!((decided(&mut guard), guard.table.len()), (vec![(1, false)], 3), "it alone is closed");
+    guard.handle(Event::Applied { enforcer: EnforcerId(0), generation: Generation(5) }, Moment(1600));
+    let views = guard.enforcers(Moment(1600));
+    assert_eq!((views[0].state, views[0].acknowledged, views[0].installed), (EnforcerState::InForce, Some(5), 3));
+    guard.handle(refused(5), Moment(1600));
+    assert_eq!(guard.table.len(), 3);
+}
+
+#[test]
+fn word_on_an_earlier_opening_is_none_on_a_later_one() {
+    let (mut guard, _) = many(1, 1);
+    guard.handle(Event::Revoke(RevokeTarget::Address(many_address(0))), Moment(1500));
+    assert_eq!(decided(&mut guard), [(0, false)]);
+    confirm(&mut guard, 0, 1);
+    let admission = Admission {
+        ticket: Ticket(7),
+        client: IpAddr::from([192, 0, 2, 1]),
+        question: name(1),
+        qtype: 1,
+        chain: Vec::new(),
+        domain: name(1),
+        grants: vec![Grant { address: many_address(0), ttl: 0 }],
+    };
+    guard.handle(Event::Admit(admission), Moment(1500));
+    assert_eq!(decided(&mut guard), []);
+    confirm(&mut guard, 0, 1);
+    confirm(&mut guard, 0, 2);
+    assert_eq!(decided(&mut guard), [], "plan 1 opened it, plan 2 closed it, plan 3 opened it anew");
+    confirm(&mut guard, 0, 3);
+    assert_eq!(decided(&mut guard), [(7, true)]);
+}
+
+#[test]
+fn after_a_loss_addresses_are_proven_one_by_one_and_those_waited_for_are_hurried() {
+    let (mut guard, _) = many(3, 1);
+    guard.handle(Event::Applied { enforcer: EnforcerId(0), generation: Generation(3) }, Moment(1500));
+    assert_eq!(decided(&mut guard).len(), 3);
+    guard.handle(Event::Lost { enforcer: EnforcerId(0), reason: "gone".to_owned() }, Moment(1600));
+    let mut ask = |ticket, index| {
+        let admission = Admission {
+            ticket: Ticket(ticket),
+            client: IpAddr::from([192, 0, 2, 1]),
+            question: name(1),
+            qtype: 1,
+            chain: Vec::new(),
+            domain: name(1),
+            grants: vec![Grant { address: many_address(index), ttl: 0 }],
+        };
+        guard.handle(Event::Admit(admission), Moment(1700));
+        let outputs: Vec<_> = std::iter::from_fn(|| guard.poll_output()).collect();
+        let hurried = |output: &Output| matches!(output, Output::Hurry(of) if *of == [many_address(index)]);
+        assert!(outputs.iter().any(hurried), "{outputs:?}");
+        let decided = |output: &Output| matches!(output, Output::Decide { .. });
+        assert!(!outputs.iter().any(decided), "{outputs:?}");
+    };
+    ask(10, 1);
+    ask(11, 2);
+    confirm(&mut guard, 2, 3);
+    assert_eq!(decided(&mut guard), [(11, true)]);
+    // What was confirmed once costs a later answer nothing, though the rest is still not.
+    confirm(&mut guard, 1, 3);
+    assert_eq!(decided(&mut guard), [(10, true)]);
+    assert_eq!(guard.enforcers(Moment(1700))[0].installed, 2);
+    assert_eq!(guard.counts().pending, 1);
 }

@@ -239,8 +239,8 @@ impl Driver {
             match command {
                 Command::Apply { generation, changes } => merged.apply(generation, changes),
                 Command::CutFlows(address) => merged.cut(address),
-                // It has asked for the full state, which follows anyway.
-                Command::Restored => {}
+                // It has asked for the full state, which follows anyway; only routes are hurried.
+                Command::Restored | Command::Hurry(_) => {}
                 Command::Sync { generation, leases } => {
                     // The full state supersedes every change before it, but not what is to be cut.
                     merged.plans.clear();
