@@ -189,3 +189,42 @@ fn frr_and_bird_take_what_is_generated_for_them() {
         }
     }
 }
+
+/// A protection that the kernel can't give is an error that names it, at once; where it can, the guard runs.
+#[test]
+fn tcp_ao_is_in_force_or_the_guard_does_not_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, socket) = (dir.path().join("destguard.toml"), dir.path().join("control.sock"));
+    let text = format!(
+        "[dns]\nlisten = [\"127.0.0.1:0\"]\n[[dns.upstream]]\nurl = \"udp://127.0.0.1:9\"\n[state]\ndir = \"{}\"\n[bgp]\nasn = \
+         64512\nrouter_id = \"192.0.2.2\"\nnext_hop_ipv4 = \"192.0.2.1\"\nlisten = [\"127.0.0.1:0\"]\n[[bgp.peer]]\nname = \
+         \"edge1\"\naddress = \"127.0.0.77\"\nasn = 64513\npassive = true\nfamilies = [\"ipv4\"]\npassword = \"lab\"\ntcp_ao = \
+         \"aes-128-cmac-96\"\n",
+        dir.path().display()
+    );
+    std::fs::write(&file, text).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let (file, socket) = (file.to_str().unwrap(), socket.to_str().unwrap());
+    let known = destguard_bgp::io::sys::tcp_ao::known().unwrap();
+    let checked = stdout(&["check", "--config", file]);
+    assert_eq!(checked.contains("this host's kernel has no TCP-AO"), !known, "{checked}");
+    let mut guard = Command::new(env!("CARGO_BIN_EXE_destguard"))
+        .args(["--socket", socket, "run", "--config", file])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let mut runs = false;
+    while !runs && guard.try_wait().unwrap().is_none() && std::time::Instant::now() < deadline {
+        runs = destguard(&["--socket", socket, "peers"]).status.success();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    if runs {
+        assert!(stdout(&["--socket", socket, "stop"]).contains("stops"));
+    }
+    let output = guard.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((runs, output.status.success()), (known, known), "{said}");
+    let named = "peer edge1: TCP-AO can't be set: this kernel has no TCP-AO";
+    assert_eq!(said.contains(named), !known, "{said}");
+}

@@ -278,6 +278,27 @@ fn ipv4_over_ipv6_next_hops_roles_and_the_way_to_stop_are_checked() {
     accepted(&drain("60s"));
 }
 
+/// `check` looks at this host's kernel too; that warning is not about the file.
+#[test]
+fn tcp_ao_needs_a_password_and_says_which_keys_are_its_own() {
+    let about = |line: &str| {
+        let mut all = peer_with(line);
+        all.retain(|finding| !finding.contains("everybody") && !finding.contains("this host's kernel has no TCP-AO"));
+        all
+    };
+    let good = "password = \"s3cret\"\ntcp_ao = \"hmac-sha-1-96\"\ntcp_ao_send_id = 0\ntcp_ao_recv_id = 255";
+    assert_eq!(about(good), [""; 0]);
+    assert_eq!(
+        about("tcp_ao = \"aes-128-cmac-96\""),
+        ["12:10 needs a `password` or a `password_file`: its master key"]
+    );
+    let other = about("password = \"s3cret\"\ntcp_ao = \"hmac-sha-256\"");
+    assert!(other[0].starts_with("13:10 "), "{other:?}");
+    assert_eq!(about("password = \"s3cret\"\ntcp_ao_send_id = 7"), ["13:18 has no meaning without `tcp_ao`"]);
+    let long = about(&format!("tcp_ao = \"hmac-sha-1-96\"\npassword = \"{}\"", "x".repeat(81)));
+    assert_eq!(long, ["13:12 a TCP-AO password has 1 to 80 octets, this one 81"]);
+}
+
 #[test]
 fn a_router_is_not_its_own_next_hop() {
     let text = PEER.replace("next_hop_ipv4 = \"192.0.2.1\"", "next_hop_ipv4 = \"192.0.2.254\"");

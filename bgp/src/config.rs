@@ -60,8 +60,10 @@ pub struct PeerConfig {
     pub local_address: Option<IpAddr>,
     /// Never connect, wait for it.
     pub passive: bool,
-    /// TCP-MD5 (RFC 2385).
+    /// TCP-MD5 (RFC 2385), or the master key of [`Self::tcp_ao`].
     pub password: Option<Secret>,
+    /// TCP-AO (RFC 5925) instead of TCP-MD5. Where the kernel can't, the speaker doesn't start.
+    pub tcp_ao: Option<TcpAo>,
     /// GTSM (RFC 5082): send with TTL 255, accept nothing that came further than `multihop` hops (one without it).
     pub ttl_security: bool,
     /// Hops to an external peer that isn't adjacent.
@@ -90,6 +92,36 @@ pub struct PeerConfig {
     pub bgp_role: Option<BgpRole>,
     /// BFD beside the BGP session; see [`crate::bfd`].
     pub bfd: Option<BfdConfig>,
+}
+
+/// TCP-AO with one peer: one key for both directions and all time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpAo {
+    /// How codes are made.
+    pub algorithm: AoAlgorithm,
+    /// KeyID of the segments we send: the peer's RecvID.
+    pub send_id: u8,
+    /// KeyID of the peer's segments: its SendID.
+    pub recv_id: u8,
+}
+
+/// The algorithms that every TCP-AO has (RFC 5926 section 2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AoAlgorithm {
+    /// HMAC-SHA-1-96.
+    #[default]
+    HmacSha1,
+    /// AES-128-CMAC-96.
+    Aes128Cmac,
+}
+
+impl fmt::Display for AoAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HmacSha1 => "hmac-sha-1-96",
+            Self::Aes128Cmac => "aes-128-cmac-96",
+        })
+    }
 }
 
 /// BFD with one peer.
@@ -130,6 +162,7 @@ impl PeerConfig {
             local_address: None,
             passive: false,
             password: None,
+            tcp_ao: None,
             ttl_security: false,
             multihop: None,
             hold_time: Duration::from_secs(90),

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::RouterKind;
-use crate::config::schema::{Config, Family, Peer, Role};
+use crate::config::schema::{AoAlgorithm, Config, Family, Peer, Role};
 
 mod bird;
 mod daemons;
@@ -48,6 +48,8 @@ pub struct Side {
     guessed: bool,
     /// TCP-MD5.
     password: Option<String>,
+    /// TCP-AO in place of TCP-MD5, to be entered by hand: what its password is for, the ids as the router sends and receives them.
+    tcp_ao: Option<(AoAlgorithm, u8, u8)>,
     /// GTSM.
     gtsm: bool,
     /// Hops.
@@ -112,7 +114,8 @@ impl Side {
             router: peer.address,
             guard,
             guessed,
-            password,
+            password: password.filter(|_| peer.tcp_ao.is_none()),
+            tcp_ao: peer.tcp_ao.map(|algorithm| (algorithm, peer.tcp_ao_recv_id, peer.tcp_ao_send_id)),
             gtsm: peer.ttl_security,
             multihop: peer.multihop,
             hold: peer.hold_time.0.as_secs(),
@@ -187,6 +190,12 @@ pub fn generate(config: &Config, kind: RouterKind, peer: Option<&str>) -> Result
             return Err(format!("peer \"{}\" is an observer; it gets no routes", each.name));
         }
         let side = Side::of(config, each)?;
+        if side.tcp_ao.is_some() && matches!(kind, RouterKind::Frr | RouterKind::Gobgp | RouterKind::Openbgpd) {
+            return Err(format!(
+                "peer \"{}\" has tcp_ao, which this router doesn't know; use TCP-MD5 instead",
+                each.name
+            ));
+        }
         if !out.is_empty() {
             out.push('\n');
         }
@@ -228,6 +237,15 @@ fn header(out: &mut String, kind: RouterKind, side: &Side, config: &Config) {
             "The guard's own way to its upstreams must not cross this router, or set bgp.announce_upstreams."
                 .to_owned(),
         );
+    }
+    if let Some((algorithm, send, recv)) = side.tcp_ao {
+        let algorithm = match algorithm {
+            AoAlgorithm::HmacSha1 => "HMAC-SHA-1-96",
+            AoAlgorithm::Aes128Cmac => "AES-128-CMAC-96",
+        };
+        lines.push(format!(
+            "TCP-AO protects the session: enter its key by hand, {algorithm}, the router sends id {send} and receives id {recv}."
+        ));
     }
     if side.guessed {
         lines.push(format!(

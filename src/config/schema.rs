@@ -526,6 +526,17 @@ pub enum BgpRole {
     Peer,
 }
 
+/// An algorithm of TCP-AO, RFC 5926.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum AoAlgorithm {
+    /// HMAC-SHA-1-96.
+    #[serde(rename = "hmac-sha-1-96")]
+    HmacSha1,
+    /// AES-128-CMAC-96.
+    #[serde(rename = "aes-128-cmac-96")]
+    Aes128Cmac,
+}
+
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -555,12 +566,21 @@ pub struct Peer {
     /// Wait for the peer to connect.
     #[serde(default)]
     pub passive: bool,
-    /// TCP-MD5, RFC 2385.
+    /// TCP-MD5, RFC 2385; with `tcp_ao` its master key.
     #[serde(default)]
     pub password: Option<String>,
     /// A file that holds it.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
+    /// TCP-AO, RFC 5925, instead of TCP-MD5, where the kernel has it: the algorithm.
+    #[serde(default)]
+    pub tcp_ao: Option<AoAlgorithm>,
+    /// KeyID of the segments we send.
+    #[serde(default = "defaults::ao_id")]
+    pub tcp_ao_send_id: u8,
+    /// KeyID of the peer's segments.
+    #[serde(default = "defaults::ao_id")]
+    pub tcp_ao_recv_id: u8,
     /// GTSM, RFC 5082.
     #[serde(default)]
     pub ttl_security: bool,
@@ -616,6 +636,9 @@ mod defaults {
 
     pub fn port() -> u16 {
         179
+    }
+    pub fn ao_id() -> u8 {
+        1
     }
     pub fn hold_time() -> Span {
         Span::secs(90)

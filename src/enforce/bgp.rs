@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use destguard_bgp::config::{BfdConfig, BgpRole, Confirm, PeerConfig, Role, Secret, SpeakerConfig};
+use destguard_bgp::config::{AoAlgorithm, BfdConfig, BgpRole, Confirm, PeerConfig, Role, Secret, SpeakerConfig, TcpAo};
 use destguard_bgp::io::{PeerEvent, Speaker, SpeakerHandle, StartError, What, bfd};
 use destguard_bgp::session::Stop;
 use destguard_bgp::status::{BfdStatus, PeerStatus};
@@ -405,6 +405,14 @@ fn peer(peer: &schema::Peer, deadline: Duration) -> Result<PeerConfig, BgpError>
         local_address: peer.local_address,
         passive: peer.passive,
         password,
+        tcp_ao: peer.tcp_ao.map(|algorithm| TcpAo {
+            algorithm: match algorithm {
+                schema::AoAlgorithm::HmacSha1 => AoAlgorithm::HmacSha1,
+                schema::AoAlgorithm::Aes128Cmac => AoAlgorithm::Aes128Cmac,
+            },
+            send_id: peer.tcp_ao_send_id,
+            recv_id: peer.tcp_ao_recv_id,
+        }),
         ttl_security: peer.ttl_security,
         multihop: peer.multihop,
         hold_time: peer.hold_time.0,

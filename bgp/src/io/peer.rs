@@ -432,6 +432,12 @@ impl Task {
         // Segments that TCP-MD5 or GTSM refuses vanish, so a wrong password looks like nobody there; and with a password a router that is down can't
         // refuse, since its kernel doesn't know the key.
         let hint = match (&peer.password, peer.ttl_security) {
+            (Some(_), true) if peer.tcp_ao.is_some() => {
+                "are TCP-AO's password, ids and algorithm the same, and ttl_security on at both ends?"
+            }
+            (Some(_), false) if peer.tcp_ao.is_some() => {
+                "are TCP-AO's password, ids and algorithm the same at both ends?"
+            }
             (Some(_), true) => "is the password the same, and ttl_security on at both ends?",
             (Some(_), false) => "is the password the same at both ends?",
             (None, true) => "is ttl_security on at both ends?",

@@ -12,6 +12,8 @@ use tokio::io::unix::AsyncFd;
 
 use crate::config::PeerConfig;
 
+pub mod tcp_ao;
+
 /// Longest TCP-MD5 key, octets (`TCP_MD5SIG_MAXKEYLEN`).
 pub const MAX_MD5_KEY: usize = 80;
 /// Octets the kernel may hold unsent: few, so that a fresh route isn't behind a long replay in there.
@@ -70,6 +72,16 @@ pub fn set_md5(socket: &Socket, peer: IpAddr, key: &[u8]) -> io::Result<()> {
     named("TCP-MD5 can't be set", set(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_MD5SIG, &signature))
 }
 
+/// Sets what proves that segments are the peer's: TCP-AO where that is configured, else TCP-MD5.
+fn set_password(socket: &Socket, peer: &PeerConfig) -> io::Result<()> {
+    match (&peer.password, &peer.tcp_ao) {
+        (Some(password), Some(ao)) => tcp_ao::set_key(socket, peer.address, ao, password.octets()),
+        (Some(password), None) => set_md5(socket, peer.address, password.octets()),
+        (None, Some(_)) => Err(io::Error::new(io::ErrorKind::InvalidInput, "TCP-AO can't be set: it has no password")),
+        (None, None) => Ok(()),
+    }
+}
+
 /// The TTL that packets to the peer leave with, and the least that its packets may arrive with.
 fn ttl(peer: &PeerConfig, internal: bool) -> (Option<u8>, Option<u8>) {
     let hops = peer.multihop.unwrap_or(1).max(1);
@@ -87,10 +99,10 @@ fn set_ttl(socket: &Socket, address: IpAddr, value: u8) -> io::Result<()> {
     if address.is_ipv4() { socket.set_ttl_v4(value.into()) } else { socket.set_unicast_hops_v6(value.into()) }
 }
 
-/// Everything that a connection to or from this peer needs; `md5` is false on an accepted socket, which has the key from its listener.
-pub fn configure(socket: &Socket, peer: &PeerConfig, internal: bool, md5: bool, mark: Option<u32>) -> io::Result<()> {
-    if let (Some(password), true) = (&peer.password, md5) {
-        set_md5(socket, peer.address, password.octets())?;
+/// Everything that a connection to or from this peer needs; `key` is false on an accepted socket, which has the key from its listener.
+pub fn configure(socket: &Socket, peer: &PeerConfig, internal: bool, key: bool, mark: Option<u32>) -> io::Result<()> {
+    if key {
+        set_password(socket, peer)?;
     }
     if let Some(mark) = mark {
         named("the firewall mark can't be set", socket.set_mark(mark))?;
@@ -142,9 +154,8 @@ pub fn listener(address: SocketAddr, peers: &[PeerConfig], mark: Option<u32>) ->
     }
     let ours = || peers.iter().filter(|peer| peer.address.is_ipv4() == address.is_ipv4());
     for peer in ours() {
-        if let Some(password) = &peer.password {
-            set_md5(&socket, peer.address, password.octets())?;
-        }
+        set_password(&socket, peer)
+            .map_err(|error| io::Error::new(error.kind(), format!("peer {}: {error}", peer.name)))?;
     }
     // The handshake's answer leaves before the connection has its own options.
     if ours().any(|peer| peer.ttl_security) {

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::config::{Confirm, PeerConfig, Role, Secret};
+use crate::config::{AoAlgorithm, Confirm, PeerConfig, Role, Secret, TcpAo};
 use crate::status::State;
 use crate::wire::EncodeContext;
 use crate::wire::capability::Capability;
@@ -216,6 +216,62 @@ async fn passwords_must_match_and_the_error_says_so() {
         status.status()[0].last_error.as_ref().is_some_and(|(text, _)| text.contains("is the password the same"))
     })
     .await;
+}
+
+/// TCP-AO holds where the kernel has it; where it hasn't, nothing starts that was to be protected, listening or connecting, and the cause is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn tcp_ao_protects_or_the_kernel_is_named() {
+    let ao = |send_id, recv_id, algorithm| Some(TcpAo { algorithm, send_id, recv_id });
+    let pair = |theirs: Option<TcpAo>, password: &'static str| {
+        two(move |left, right| {
+            left.peers[0].password = Some(Secret::new("one"));
+            left.peers[0].tcp_ao = ao(5, 6, AoAlgorithm::Aes128Cmac);
+            right.peers[0].password = Some(Secret::new(password));
+            right.peers[0].tcp_ao = theirs;
+        })
+    };
+    let right_ids = ao(6, 5, AoAlgorithm::Aes128Cmac);
+    if sys::tcp_ao::known().unwrap() {
+        let (left, right) = pair(right_ids, "one");
+        let (right, _right_events) = Speaker::start(right).await.unwrap();
+        let (left, mut events) = Speaker::start(left).await.unwrap();
+        confirmed(&mut events, 0).await;
+        left.stop(Stop::Restart).await;
+        right.stop(Stop::Restart).await;
+        let wrong = [
+            (right_ids, "two"),
+            (ao(6, 6, AoAlgorithm::Aes128Cmac), "one"),
+            (ao(6, 5, AoAlgorithm::HmacSha1), "one"),
+            (None, "one"),
+        ];
+        for (theirs, password) in wrong {
+            let (left, right) = pair(theirs, password);
+            let (right, _right_events) = Speaker::start(right).await.unwrap();
+            let (left, _events) = Speaker::start(left).await.unwrap();
+            let status = left.handle();
+            until("a hint at the key", || {
+                let error = status.status()[0].last_error.clone();
+                error.is_some_and(|(text, _)| text.contains("are TCP-AO's password, ids and algorithm the same"))
+            })
+            .await;
+            assert_eq!(status.status()[0].established, 0);
+            left.stop(Stop::Restart).await;
+            right.stop(Stop::Restart).await;
+        }
+    } else {
+        let named =
+            "TCP-AO can't be set: this kernel has no TCP-AO (it takes Linux 6.7 or later, built with CONFIG_TCP_AO)";
+        let (left, right) = pair(right_ids, "one");
+        let (listens, peers) = (right.listen[0], right.peers.clone());
+        for config in [left, right] {
+            let name = config.peers[0].name.clone();
+            let error = Speaker::start(config).await.map(|_| ()).unwrap_err();
+            assert!(matches!(error, StartError::Option { .. }), "{error:?}");
+            assert_eq!(error.to_string(), format!("peer {name}: {named}"));
+        }
+        let error = sys::listener(listens, &peers, None).unwrap_err();
+        assert_eq!(error.to_string(), format!("peer {}: {named}", peers[0].name));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -263,10 +263,30 @@ impl Checks<'_, '_> {
                 let Ok(text) = std::fs::read_to_string(file) else { return };
                 (key("password_file"), text.trim_end_matches(['\n', '\r']).to_owned())
             }
-            (None, None) => return,
+            (None, None) => {
+                if peer.tcp_ao.is_some() {
+                    self.error(&key("tcp_ao"), "needs a `password` or a `password_file`: its master key");
+                }
+                return;
+            }
         };
+        if peer.tcp_ao.is_some() && !destguard_bgp::io::sys::tcp_ao::known().unwrap_or(true) {
+            self.warning(
+                &key("tcp_ao"),
+                "this host's kernel has no TCP-AO: the guard won't start here",
+                "it takes Linux 6.7 or later, built with CONFIG_TCP_AO",
+            );
+        }
+        if peer.tcp_ao.is_none() {
+            for given in ["tcp_ao_send_id", "tcp_ao_recv_id"] {
+                if self.document.has(&key(given)) {
+                    self.error(&key(given), "has no meaning without `tcp_ao`");
+                }
+            }
+        }
         if password.is_empty() || password.len() > MD5_KEY {
-            self.error(&at, format!("a TCP-MD5 password has 1 to {MD5_KEY} octets, this one {}", password.len()));
+            let what = if peer.tcp_ao.is_some() { "TCP-AO" } else { "TCP-MD5" };
+            self.error(&at, format!("a {what} password has 1 to {MD5_KEY} octets, this one {}", password.len()));
         }
     }
 
