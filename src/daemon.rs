@@ -34,6 +34,7 @@ use crate::sys::clock::Clock;
 use crate::sys::interfaces;
 
 pub mod lists;
+pub mod packets;
 pub mod reload;
 pub mod rules;
 pub mod sources;
@@ -204,8 +205,10 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     reload::close_what_is_forbidden(&core, rules.load_full()).await.map_err(RunError::Failed)?;
 
     let mut registry = crate::metrics::registry();
+    let mut packets = None;
     if disarmer.is_some() {
         nftables::metrics::register(&mut registry);
+        packets = Some(packets::PacketMetrics::register(&mut registry));
     }
     if let Some(peers) = &peers {
         bgp::metrics::register(&mut registry, peers.clone());
@@ -215,6 +218,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     let denied = DeniedLog::default();
     let resolver = dns::start(&config, sockets, rules.clone(), core.clone(), clock, denied.clone(), &mut registry)
         .map_err(RunError::failed)?;
+    let packets = packets.map(|metrics| packets::follow(denied.clone(), metrics, config.nftables.enforce));
     let shared = Arc::new(Shared {
         core: core.clone(),
         config: Mutex::new((config.clone(), places)),
@@ -232,6 +236,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     let mut served = vec![tokio::spawn(control.serve(shared.clone()))];
     served.extend(http.into_iter().map(|listener| tokio::spawn(control::serve_tcp(listener, shared.clone()))));
     served.push(tokio::spawn(core_metrics));
+    served.extend(packets.map(tokio::spawn));
     served.push(tokio::spawn(lists::follow(shared.clone())));
     served.push(tokio::spawn(follow_interfaces(shared.clone(), own)));
     tracing::info!(listen = ?resolver.addresses(), "destguard answers");

@@ -34,6 +34,7 @@ pub mod elements;
 pub mod error;
 pub mod kernel;
 pub mod metrics;
+pub mod packets;
 pub mod probe;
 pub mod program;
 pub mod ruleset;
