@@ -10,13 +10,15 @@
 //! - [`wire`]: what clients send. [`message`]: what upstreams send, read with hickory. [`reply`]: what goes out.
 //! - [`resolve`]: what is done with a question at once. `flights`: who waits for what. `fly`: the way of a question that waits. [`draft`]: from response to judged reply. [`cache`]: finished replies with their leases.
 //! - [`upstream`]: servers, their sockets and health. [`listen`]: sockets for clients.
+//! - [`validate`]: whether what they send is signed (DNSSEC).
 //! - [`ede`], [`refusals`], [`limits`], [`metrics`]. [`cookie`], [`rate`]: against questions from forged addresses. [`local`]: names answered here.
 //!
 //! There is no channel between the workers and the tasks: a worker spawns them. What bounds them is the number of questions that may
 //! wait ([`resolve::IN_FLIGHT`], [`resolve::IN_FLIGHT_PER_CLIENT`]); beyond it a question gets SERVFAIL at once.
 //!
 //! Choices where the RFCs leave one: RD=0 is refused (a cache that answers strangers shows what others asked). CD is copied to the reply and
-//! else ignored: it opens nothing that would stay closed. AD is never set, for no upstream is trusted to have validated. EDNS
+//! else ignored where the answer may hold addresses: it opens nothing that would stay closed. AD means that the guard itself validated the answer
+//! ([`validate`]); no upstream is trusted to have done it. EDNS
 //! options of clients (subnet, padding, unknown ones) are ignored and never passed on; cookies end here. A question with octets behind its last
 //! record is answered as if they weren't there.
 
@@ -65,6 +67,7 @@ pub mod resolve;
 pub mod stale;
 pub mod tls;
 pub mod upstream;
+pub mod validate;
 pub mod wire;
 
 pub use listen::{Sockets, bind};
@@ -117,6 +120,9 @@ pub enum DnsError {
     /// The certificate or key can't be used.
     #[error("dns.tls: {0}")]
     Tls(String),
+    /// The trust anchor can't be used.
+    #[error("dns.dnssec.{0}")]
+    TrustAnchor(validate::anchor::AnchorError),
     /// An upstream can't be used.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
@@ -276,6 +282,7 @@ pub fn start(
         core,
         clock,
         upstreams: Upstreams::new(&config.dns.upstream, mark, &metrics)?,
+        validator: validate::Validator::new(&config.dns.dnssec, &metrics).map_err(DnsError::TrustAnchor)?,
         cache: cache::Cache::new(config.dns.cache.size.0).keeping(config.dns.cache.serve_stale.0),
         refusals: Refusals::new(denied, metrics.refusals_unnoted.clone()),
         metrics,

@@ -148,6 +148,8 @@ pub struct Dnssec {
     pub validate: bool,
     /// DS or DNSKEY in presentation form, or a file of them; without it the root's.
     pub trust_anchor: Option<String>,
+    /// Domains whose answers are not validated, though a zone above says that they are signed or don't exist: private zones (RFC 7646).
+    pub insecure: Vec<String>,
 }
 
 /// What happens to a name that no rule matches, or what a rule does.

@@ -29,8 +29,8 @@ const KEY_MAX: usize = NAME_MAX + 4;
 /// Uses that make an entry worth asking for again before it ends.
 pub const POPULAR: u32 = 2;
 
-/// Name in lower case, type, whether DNSSEC records are wanted (DO), and whose policy judged it (0: everybody's). CD isn't part of it: with CD=1 the guard asks the very same
-/// question, since CD may open nothing that would otherwise stay closed.
+/// Name in lower case, type, whether DNSSEC records are wanted (DO), and whose policy judged it (0: everybody's). CD is part of it only where the guard
+/// validates and the answer can hold no address ([`Key::unchecked`]): for all else CD changes nothing, since it may open nothing that would stay closed.
 #[derive(Clone, Copy)]
 pub struct Key {
     octets: [u8; KEY_MAX],
@@ -48,6 +48,16 @@ impl Key {
             *to = *octet;
         }
         Self { octets, len: u16::try_from(len.saturating_add(4)).unwrap_or(0) }
+    }
+
+    /// The same question by somebody who wants the answer unvalidated, and may have it.
+    #[must_use]
+    pub fn unchecked(mut self, unchecked: bool) -> Self {
+        let flags = usize::from(self.len).checked_sub(2).and_then(|flags| self.octets.get_mut(flags));
+        if let Some(flags) = flags.filter(|_| unchecked) {
+            *flags |= 2;
+        }
+        self
     }
 
     /// The same question in another view.

@@ -37,6 +37,25 @@ pub enum Kind {
     Truncated,
 }
 
+/// What came of reading a response.
+#[derive(Clone, Debug)]
+pub enum Checked {
+    /// It may be judged.
+    Response(message::Response),
+    /// It can't be read.
+    Malformed,
+    /// It must not be used: the label of the refusal, and what the client is told.
+    Refused(&'static str, Ede),
+}
+
+impl Checked {
+    /// Without validation.
+    #[must_use]
+    pub fn read(message: &[u8]) -> Self {
+        message::read(message).map_or(Self::Malformed, Self::Response)
+    }
+}
+
 /// A reply that waits for its addresses.
 #[derive(Clone, Debug)]
 pub struct Draft {
@@ -94,11 +113,21 @@ impl Draft {
     }
 }
 
-/// Judges and builds.
+/// Reads, judges and builds.
 #[must_use]
 pub fn draft(query: &Query, message: &[u8], rules: &Rules, view: ViewId) -> Draft {
+    draft_checked(query, Checked::read(message), rules, view)
+}
+
+/// Judges and builds what was read, and validated where that is wanted.
+#[must_use]
+pub fn draft_checked(query: &Query, checked: Checked, rules: &Rules, view: ViewId) -> Draft {
     let policy = rules.views.policy(view);
-    let mut draft = judged(query, message, policy, rules);
+    let mut draft = match checked {
+        Checked::Response(response) => judge(query, &response, policy, rules),
+        Checked::Malformed => malformed(query),
+        Checked::Refused(label, ede) => Draft::failure(query, label, ede),
+    };
     if policy.effect(policy.judge(&query.name)) == Effect::TcpOnly {
         // A kept answer would be served over UDP as well.
         draft.keep = 0;
@@ -108,12 +137,16 @@ pub fn draft(query: &Query, message: &[u8], rules: &Rules, view: ViewId) -> Draf
 
 /// What a list answers itself: its addresses, or its alias with the upstream's response to the question for that.
 #[must_use]
-pub fn local(query: &Query, data: &[LocalData], message: Option<&[u8]>, rules: &Rules, view: ViewId) -> Draft {
+pub fn local(query: &Query, data: &[LocalData], checked: Option<Checked>, rules: &Rules, view: ViewId) -> Draft {
     let policy = rules.views.policy(view);
-    let mut response = match message.map_or(Ok(message::Response::default()), message::read) {
-        Ok(response) => response,
-        Err(_) => return malformed(query),
+    let mut response = match checked {
+        None => message::Response::default(),
+        Some(Checked::Response(response)) => response,
+        Some(Checked::Malformed) => return malformed(query),
+        Some(Checked::Refused(label, ede)) => return Draft::failure(query, label, ede),
     };
+    // Whatever comes, it won't be what the zone's owner signed.
+    response.authentic = false;
     let mut own: Vec<(u16, RecordData, Box<[u8]>)> = Vec::new();
     match alias(data) {
         Some(target) => own.push((rtype::CNAME, RecordData::Cname(target.clone()), target.wire().into())),
@@ -151,13 +184,6 @@ pub fn alias(data: &[LocalData]) -> Option<&Name> {
 
 fn malformed(query: &Query) -> Draft {
     Draft::failure(query, "malformed", Ede::new(code::INVALID_DATA, "the upstream's response is malformed"))
-}
-
-fn judged(query: &Query, message: &[u8], policy: &Policy, rules: &Rules) -> Draft {
-    match message::read(message) {
-        Ok(response) => judge(query, &response, policy, rules),
-        Err(_) => malformed(query),
-    }
 }
 
 fn judge(query: &Query, response: &message::Response, policy: &Policy, rules: &Rules) -> Draft {
@@ -242,6 +268,9 @@ fn build(query: &Query, response: &message::Response, answer: Answer) -> Draft {
     let terminal = answer.chain.last().unwrap_or(&query.name);
     let negative_ttl = write_authority(&mut writer, &response.authority, query, terminal, negative);
     let keep = if negative { negative_ttl.min(answer.ttl.unwrap_or(u32::MAX)) } else { answer.ttl.unwrap_or(0) };
+    if response.authentic && answer.removed.is_empty() && answer.hints.is_empty() {
+        writer.authentic();
+    }
     let Ok(body) = writer.finish() else {
         return Draft::failure(query, "too_long", Ede::new(code::INVALID_DATA, "the answer is too long"));
     };

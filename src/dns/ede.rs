@@ -12,6 +12,22 @@ pub mod code {
     pub const FORGED: u16 = 4;
     /// Stale Answer: the upstreams don't answer.
     pub const STALE: u16 = 3;
+    /// Unsupported DNSKEY Algorithm.
+    pub const DNSKEY_ALGORITHM: u16 = 1;
+    /// DNSSEC Indeterminate: the keys can't be had.
+    pub const DNSSEC_INDETERMINATE: u16 = 5;
+    /// DNSSEC Bogus: a signature is wrong, or what is signed says otherwise.
+    pub const DNSSEC_BOGUS: u16 = 6;
+    /// Signature Expired.
+    pub const SIGNATURE_EXPIRED: u16 = 7;
+    /// Signature Not Yet Valid.
+    pub const SIGNATURE_NOT_YET_VALID: u16 = 8;
+    /// DNSKEY Missing: none fits the parent's DS, or the signature.
+    pub const DNSKEY_MISSING: u16 = 9;
+    /// RRSIGs Missing.
+    pub const RRSIGS_MISSING: u16 = 10;
+    /// NSEC Missing: nothing proves that there is nothing.
+    pub const NSEC_MISSING: u16 = 12;
     /// Not Ready.
     pub const NOT_READY: u16 = 14;
     /// Blocked: by the operator's policy.

@@ -123,7 +123,9 @@ impl Resolver {
         let Ok(name) = Name::from_wire(question.name.wire()) else { return };
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
         let views = self.rules.load().views.clone();
-        let key = Key::new(question.name.wire(), question.qtype, dnssec_ok).in_view(views.of(client));
+        let unchecked = self.unchecked(question.flags, question.qtype);
+        let key =
+            Key::new(question.name.wire(), question.qtype, dnssec_ok).unchecked(unchecked).in_view(views.of(client));
         let to = ReplyTo {
             id: question.id,
             flags: question.flags,
@@ -145,7 +147,7 @@ impl Resolver {
             flights.insert(key.octets().into(), vec![asker]);
         }
         self.metrics.in_flight.inc();
-        let query = Query { name, qtype: question.qtype, dnssec_ok, plain: false };
+        let query = Query { name, qtype: question.qtype, dnssec_ok, checking_disabled: unchecked, plain: false };
         self.runtime.spawn(self.clone().fly(Flight { resolver: self.clone(), key, views, query, sponsor: None }));
     }
 
@@ -164,7 +166,8 @@ impl Resolver {
         self.metrics.in_flight.inc();
         self.metrics.cache_prefetches.inc();
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
-        let query = Query { name, qtype: question.qtype, dnssec_ok, plain: false };
+        let checking_disabled = self.unchecked(question.flags, question.qtype);
+        let query = Query { name, qtype: question.qtype, dnssec_ok, checking_disabled, plain: false };
         let sponsor = Some(Sponsor { client, _place: place });
         let views = self.rules.load().views.clone();
         if views.of(client) != key.view() {

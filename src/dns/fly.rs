@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use super::Rules;
 use super::cache::{Again, Entry, Key, Outcome};
-use super::draft::{Draft, Kind, alias, draft, local};
+use super::draft::{Checked, Draft, Kind, alias, draft_checked, local};
 use super::ede::{Ede, code};
 use super::flights::{Flight, Route};
 use super::reply;
 use super::resolve::Resolver;
 use super::stale;
+use super::upstream::AskError;
 use super::upstream::query::Query;
-use super::upstream::{AskError, Asked};
 use crate::core::event::{Admission, Decision, Grant, LeaseHandle, Refusal, Ticket};
 use crate::core::moment::Moment;
 use crate::core::policy::list::LocalData;
@@ -69,8 +69,8 @@ impl Resolver {
             // Nobody can say any more whose rules these questions were to be judged by, or another question is to be asked.
             _ if !same => Draft::failure(query, "reloaded", Ede::new(code::OTHER, "the policy changed meanwhile")),
             (Some(Err(error)), _) => Draft::unanswered(query, error),
-            (Some(Ok(asked)), None) => draft(query, &asked.message, &rules, view),
-            (Some(Ok(asked)), Some(data)) => local(query, data, Some(&asked.message), &rules, view),
+            (Some(Ok(checked)), None) => draft_checked(query, checked, &rules, view),
+            (Some(Ok(checked)), Some(data)) => local(query, data, Some(checked), &rules, view),
             (None, data) => local(query, data.as_deref().unwrap_or_default(), None, &rules, view),
         };
         if failed && let Some(entry) = self.stale(&flight, &rules) {
@@ -93,9 +93,14 @@ impl Resolver {
         stale::revive(&*self.cache.stale(&flight.key, rules.generation, now)?, now)
     }
 
-    /// Asks the upstreams; in a `hurry` when there is something stale to give instead.
-    async fn ask(&self, query: &Query, hurry: bool) -> Result<Asked, AskError> {
-        let asked = self.upstreams.ask(query);
+    /// Asks the upstreams and validates what they say; in a `hurry` when there is something stale to give instead.
+    async fn ask(&self, query: &Query, hurry: bool) -> Result<Checked, AskError> {
+        let asked = async {
+            match &self.validator {
+                Some(validator) if !query.checking_disabled => validator.ask(&self.upstreams, query).await,
+                _ => Ok(Checked::read(&self.upstreams.ask(query).await?.message)),
+            }
+        };
         if hurry {
             return tokio::time::timeout(stale::PATIENCE, asked).await.unwrap_or(Err(AskError::TimeOut));
         }

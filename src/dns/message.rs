@@ -43,6 +43,8 @@ pub struct Response {
     pub rdata: Vec<Box<[u8]>>,
     /// SOA, NSEC, NSEC3 and their RRSIG of AUTHORITY, class IN.
     pub authority: Vec<Authority>,
+    /// Whether all of it was validated here and found secure.
+    pub authentic: bool,
 }
 
 struct RawRecord {
@@ -149,10 +151,9 @@ fn append_name(decoder: &mut BinDecoder<'_>, out: &mut Vec<u8>) -> Result<(), Ma
     Ok(())
 }
 
-/// RDATA with its names decompressed. `decoder` stands at its start; it ends at `end`.
-fn decompress(kind: u16, raw: &[u8], decoder: &mut BinDecoder<'_>, end: usize) -> Result<Box<[u8]>, Malformed> {
-    // Octets before the names, number of names; whatever follows them is copied.
-    let (before, names) = match kind {
+/// Where names stand in the data of a type that RFC 3597 section 4 lets be compressed: octets before the first, and how many follow each other.
+pub(super) fn names_in(kind: u16, raw: &[u8]) -> Result<Option<(usize, usize)>, Malformed> {
+    Ok(Some(match kind {
         // NS, MD, MF, CNAME, MB, MG, MR, PTR, NXT, DNAME, NSEC
         2..=5 | 7..=9 | 12 | 30 | rtype::DNAME | rtype::NSEC => (0, 1),
         // SOA, MINFO, RP
@@ -173,8 +174,13 @@ fn decompress(kind: u16, raw: &[u8], decoder: &mut BinDecoder<'_>, end: usize) -
             }
             (at, 1)
         }
-        _ => return Ok(raw.into()),
-    };
+        _ => return Ok(None),
+    }))
+}
+
+/// RDATA with its names decompressed. `decoder` stands at its start; it ends at `end`.
+fn decompress(kind: u16, raw: &[u8], decoder: &mut BinDecoder<'_>, end: usize) -> Result<Box<[u8]>, Malformed> {
+    let Some((before, names)) = names_in(kind, raw)? else { return Ok(raw.into()) };
     let mut out = raw.get(..before).ok_or(Malformed)?.to_vec();
     decoder.read_slice(before).map_err(|_| Malformed)?;
     for _ in 0..names {

@@ -23,6 +23,13 @@ pub struct Upstream {
     pub upstream: String,
 }
 
+/// One label `outcome`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Outcome {
+    /// "secure", "insecure", "bogus" or "indeterminate".
+    pub outcome: &'static str,
+}
+
 /// One label `transport`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Transport {
@@ -87,6 +94,16 @@ pub struct Inner {
     pub certificate_errors: Counter,
     /// Records the question doesn't reach.
     pub unrelated_records: Counter,
+    /// Answers by what validation found.
+    pub validated: Family<Outcome, Counter>,
+    /// Queries for keys and their digests.
+    pub validation_queries: Counter,
+    /// Signatures checked.
+    pub validation_signatures: Counter,
+    /// Zones and names in the validator's cache.
+    pub validation_cache_entries: Gauge,
+    /// Its octets.
+    pub validation_cache_bytes: Gauge,
     /// Joined to a question in flight.
     pub coalesced: Counter,
     /// Waiting now.
@@ -142,6 +159,11 @@ impl Metrics {
             certificate_reloads: Counter::default(),
             certificate_errors: Counter::default(),
             unrelated_records: Counter::default(),
+            validated: Family::default(),
+            validation_queries: Counter::default(),
+            validation_signatures: Counter::default(),
+            validation_cache_entries: Gauge::default(),
+            validation_cache_bytes: Gauge::default(),
             coalesced: Counter::default(),
             in_flight: Gauge::default(),
             tcp_connections: Gauge::default(),
@@ -187,6 +209,15 @@ impl Metrics {
         counter("dns_accept_errors", "Failures to accept a TCP connection", &m.accept_errors);
         counter("dns_certificate_reloads", "Certificates taken over from changed files", &m.certificate_reloads);
         counter("dns_certificate_errors", "Changed certificate files that can't be used", &m.certificate_errors);
+        counter("dns_dnssec_queries", "Queries for the keys of zones and their digests", &m.validation_queries);
+        counter("dns_dnssec_signatures", "Signatures checked", &m.validation_signatures);
+        registry.register("dns_dnssec_answers", "Answers of upstreams by what validation found", m.validated.clone());
+        registry.register(
+            "dns_dnssec_cache_entries",
+            "Names in the cache of validated keys and delegations",
+            m.validation_cache_entries.clone(),
+        );
+        registry.register("dns_dnssec_cache_bytes", "Octets of that cache", m.validation_cache_bytes.clone());
         registry.register(
             "dns_encrypted_questions",
             "Questions from clients over DoT, DoH and DoQ, by transport",

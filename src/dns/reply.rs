@@ -127,6 +127,12 @@ impl BodyWriter {
         }
     }
 
+    /// Sets AD: everything in it was validated.
+    pub fn authentic(&mut self) {
+        let flags = wire::u16_at(&self.body.octets, 2).unwrap_or(0);
+        put_u16(&mut self.body.octets, 2, flags | flag::AD);
+    }
+
     fn remember(&mut self, at: usize, name: &Name) {
         if at < POINTER_MAX && self.names.len() < POINTERS && name.wire().len() > 1 {
             self.names.push((u16::try_from(at).unwrap_or(0), name.clone()));
@@ -201,6 +207,12 @@ pub fn set_ttls(body: &mut Body, ttl: u32) {
     }
 }
 
+/// Takes AD back.
+pub fn unauthentic(body: &mut Body) {
+    let flags = wire::u16_at(&body.octets, 2).unwrap_or(0);
+    put_u16(&mut body.octets, 2, flags & !flag::AD);
+}
+
 /// Lowers every TTL by `age` seconds.
 pub fn age_ttls(body: &mut Body, age: u32) {
     for at in &body.ttls {
@@ -221,8 +233,12 @@ pub fn render(octets: &[u8], ttls: &[u16], age: u32, to: &ReplyHead<'_>, ede: Op
     out.extend_from_slice(if fits { octets } else { octets.get(..question_end).unwrap_or(octets) });
     let Some(reply) = out.get_mut(start..) else { return };
     let mut flags = wire::u16_at(reply, 2).unwrap_or(0) | (to.flags & (flag::RD | flag::CD));
+    // RFC 6840 section 5.8: only to who asked for it, by AD or DO.
+    if to.flags & flag::AD == 0 && !to.edns.is_some_and(|edns| edns.dnssec_ok) {
+        flags &= !flag::AD;
+    }
     if !fits {
-        flags |= flag::TC;
+        flags = flags & !flag::AD | flag::TC;
         put_u16(reply, 6, 0);
         put_u16(reply, 8, 0);
     }

@@ -35,10 +35,12 @@ use super::refusals::Refusals;
 use super::reply::{self, ReplyHead};
 use super::upstream::Upstreams;
 use super::upstream::query::Query;
+use super::validate::Validator;
 use super::wire::{self, ClientEdns, Parsed, Question, Reject, flag, rcode};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::policy::{Effect, Policy, Verdict};
+use crate::core::verdict;
 use crate::core_task::CoreHandle;
 use crate::sys::clock::Clock;
 
@@ -85,6 +87,8 @@ pub struct Resolver {
     pub(super) core: CoreHandle,
     pub(super) clock: Clock,
     pub(super) upstreams: Upstreams,
+    /// `None`: answers are taken as they come.
+    pub(super) validator: Option<Validator>,
     pub(super) cache: Cache,
     pub(super) metrics: Metrics,
     pub(super) refusals: Refusals,
@@ -159,7 +163,8 @@ impl Resolver {
         {
             return handled;
         }
-        let key = Key::new(question.name.wire(), question.qtype, dnssec_ok).in_view(view);
+        let unchecked = self.unchecked(question.flags, question.qtype);
+        let key = Key::new(question.name.wire(), question.qtype, dnssec_ok).unchecked(unchecked).in_view(view);
         if let Some(entry) = self.cache.get(&key, rules.generation, now)
             && entry.is_in_force(now, self.lease_min)
         {
@@ -190,6 +195,11 @@ impl Resolver {
             Some(handled) => handled,
             None => Handled::Miss(question),
         }
+    }
+
+    /// Whether the answer is given without validation, as the client wishes (CD): only where it can hold no address to open.
+    pub(super) fn unchecked(&self, flags: u16, qtype: u16) -> bool {
+        self.validator.is_some() && flags & flag::CD != 0 && !verdict::may_open(qtype)
     }
 
     /// Looks at the cookie, puts the one for the reply in its place, and says how long a reply may be. Whoever brings a valid cookie, or comes over
@@ -256,7 +266,7 @@ impl Resolver {
         }
         let Ok(name) = Name::from_wire(question.name.wire()) else { return Some(Handled::Drop) };
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
-        let query = Query { name, qtype: question.qtype, dnssec_ok, plain: false };
+        let query = Query { name, qtype: question.qtype, dnssec_ok, checking_disabled: false, plain: false };
         let words = policy.words(verdict);
         self.metrics.denied.inc();
         self.metrics.refuse("policy");

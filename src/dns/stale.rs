@@ -35,6 +35,8 @@ pub fn revive(entry: &Entry, now: Moment) -> Option<Entry> {
     let ttl = u32::try_from(left).unwrap_or(u32::MAX).min(TTL);
     let mut body = Body { octets: entry.octets.to_vec(), ttls: entry.ttls.to_vec() };
     reply::set_ttls(&mut body, ttl);
+    // Its signatures may have ended since.
+    reply::unauthentic(&mut body);
     let absent = entry.octets.get(3).is_some_and(|flags| u16::from(flags & 0x0f) == rcode::NXDOMAIN);
     Some(Entry {
         octets: body.octets.into(),

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::metrics::{self, Metrics};
 use super::tls::client;
-use super::wire::{flag, u16_at};
+use super::wire::{flag, rtype, u16_at};
 use crate::config::schema;
 use crate::config::upstream::{Transport, UpstreamUrl};
 use crate::core::name::Name;
@@ -416,7 +416,9 @@ impl Upstreams {
     /// # Errors
     /// [`AskError`].
     pub async fn ask(&self, query: &Query) -> Result<Asked, AskError> {
-        let (order, all_broken) = self.order(self.group(&query.name));
+        // A DS record stands in the zone above its name, which other servers may serve.
+        let above = if query.qtype == rtype::DS { query.name.parent() } else { None };
+        let (order, all_broken) = self.order(self.group(above.as_ref().unwrap_or(&query.name)));
         let Some(first) = order.first() else { return Err(AskError::NoServer) };
         let now = Instant::now();
         for server in order.iter().skip(1).filter(|server| server.is_broken() && server.take_probe(now)) {

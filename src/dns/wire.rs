@@ -18,6 +18,8 @@ pub mod flag {
     pub const RD: u16 = 0x0100;
     /// Recursion available.
     pub const RA: u16 = 0x0080;
+    /// Authentic data: validated (RFC 4035 section 3.2.3).
+    pub const AD: u16 = 0x0020;
     /// Checking disabled.
     pub const CD: u16 = 0x0010;
     /// The opcode's bits.
@@ -36,14 +38,20 @@ pub mod rtype {
     pub const HINFO: u16 = 13;
     /// IPv6 address.
     pub const AAAA: u16 = 28;
+    /// Servers of a zone.
+    pub const NS: u16 = 2;
     /// Subtree alias.
     pub const DNAME: u16 = 39;
     /// EDNS.
     pub const OPT: u16 = 41;
+    /// Digest of a child zone's key.
+    pub const DS: u16 = 43;
     /// Signature.
     pub const RRSIG: u16 = 46;
     /// Denial of existence.
     pub const NSEC: u16 = 47;
+    /// Key of a zone.
+    pub const DNSKEY: u16 = 48;
     /// Hashed denial of existence.
     pub const NSEC3: u16 = 50;
     /// Service binding.

@@ -5,7 +5,7 @@ use rand::Rng;
 use crate::core::name::Name;
 use crate::dns::wire::{self, HEADER, UDP_REPLY, flag, put_u16, rcode, rtype, u16_at};
 
-/// Flags and counts of a query: RD, one question, one OPT. CD is never set: the upstream may refuse what it finds bogus.
+/// Flags and counts of a query: RD, one question, one OPT.
 const HEAD: [u8; HEADER] = [0, 0, 0x01, 0, 0, 1, 0, 0, 0, 0, 0, 1];
 
 /// A question to be asked. The client's ECS, cookies, padding and unknown options have no place in it.
@@ -17,6 +17,8 @@ pub struct Query {
     pub qtype: u16,
     /// Whether DNSSEC records are wanted.
     pub dnssec_ok: bool,
+    /// Whether the upstream is to give what it finds bogus too (CD): only when the guard itself validates (RFC 6840 section 5.9).
+    pub checking_disabled: bool,
     /// Without EDNS, for a server that refused it.
     pub plain: bool,
 }
@@ -29,6 +31,9 @@ impl Query {
         let mut out = Vec::with_capacity(HEADER.saturating_add(name.len()).saturating_add(15));
         out.extend_from_slice(&HEAD);
         put_u16(&mut out, 0, id);
+        if self.checking_disabled {
+            put_u16(&mut out, 2, flag::RD | flag::CD);
+        }
         if mix {
             let mut random = [0u8; 32];
             rand::rng().fill_bytes(&mut random);
@@ -147,6 +152,7 @@ mod tests {
             name: "a-long-name-with-many-letters.example".parse().unwrap(),
             qtype: 1,
             dnssec_ok: true,
+            checking_disabled: false,
             plain: false,
         }
     }
@@ -164,7 +170,13 @@ mod tests {
     #[test]
     fn padding_hides_the_length_of_the_name() {
         for name in ["a.example", "a-much-longer-name-than-the-other-one.example"] {
-            let query = Query { name: name.parse().unwrap(), qtype: 1, dnssec_ok: true, plain: false };
+            let query = Query {
+                name: name.parse().unwrap(),
+                qtype: 1,
+                dnssec_ok: true,
+                checking_disabled: false,
+                plain: false,
+            };
             let padded = query.padded(7);
             assert_eq!(padded.len(), 128);
             let plain = query.message(7, false);

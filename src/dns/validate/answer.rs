@@ -1,0 +1,354 @@
+//! Whether a whole answer is true: every set of records that the question reaches, every wildcard on the way, and what is said not to exist.
+
+use std::collections::HashMap;
+
+use super::chain::{Proof, Standing};
+use super::rrset::{RrSet, Sets, Verified};
+use super::{Failure, Security, Source, Validator, Work};
+use crate::core::answer::{self, Bound, Kept, Question, Record};
+use crate::core::name::Name;
+use crate::dns::ede::code;
+use crate::dns::message::Response;
+use crate::dns::upstream::query::Query;
+use crate::dns::wire::{rcode, rtype, u16_at};
+
+/// What is known of one set.
+enum Found {
+    Secure(Name, Verified),
+    Insecure,
+}
+
+/// What is changed in a response that was found good.
+#[derive(Default)]
+struct Edits {
+    /// Seconds that sets of ANSWER may be kept.
+    answers: HashMap<(Name, u16), u32>,
+    /// The same for those of AUTHORITY that count; the others are taken out.
+    authority: HashMap<(Name, u16), u32>,
+    rcode: Option<u16>,
+}
+
+/// The denials of a response by the zones that signed them, each checked once.
+#[derive(Default)]
+struct Proofs(Vec<Proof>);
+
+impl Validator {
+    /// Judges a response, and takes out of a secure one what was not validated.
+    ///
+    /// # Errors
+    /// Something of it is bogus, or can't be checked.
+    pub async fn judge<S: Source>(
+        &self,
+        work: &mut Work<'_, S>,
+        query: &Query,
+        response: &mut Response,
+    ) -> Result<Security, Failure> {
+        let question = Question { name: query.name.clone(), qtype: query.qtype, qclass: 1 };
+        let bound = match response.rcode {
+            rcode::NOERROR => answer::bind(&question, &response.answers),
+            _ => answer::bind_aliases(&question, &response.answers),
+        };
+        // What can't be bound is refused by whoever binds it next.
+        let Ok(bound) = bound else { return Ok(Security::Insecure) };
+        let mut edits = Edits::default();
+        let security = self.reached(work, query, response, &bound, &mut edits).await?;
+        edits.apply(response, &bound, security);
+        Ok(security)
+    }
+
+    /// The anchor that speaks for a name.
+    fn top(&self, name: &Name) -> Option<&Name> {
+        self.anchors.above(name).map(|(top, _)| top)
+    }
+
+    async fn reached<S: Source>(
+        &self,
+        work: &mut Work<'_, S>,
+        query: &Query,
+        response: &Response,
+        bound: &Bound,
+        edits: &mut Edits,
+    ) -> Result<Security, Failure> {
+        let (answers, authority) = (Sets::answers(response), Sets::authority(response));
+        let mut proofs = Proofs::default();
+        let mut security = Security::Secure;
+        let mut has_data = false;
+        let mut seen: Vec<(&Name, u16)> = Vec::new();
+        for kept in &bound.keep {
+            let Some(record) = record(kept, response) else { continue };
+            let synthesised = matches!(kept, Kept::SynthesisedCname { .. }) && query.qtype == rtype::CNAME;
+            has_data |= record.rtype == query.qtype || synthesised;
+            if record.rtype == rtype::RRSIG {
+                // Nobody signs signatures.
+                security = if query.qtype == rtype::RRSIG { Security::Insecure } else { security };
+                continue;
+            }
+            if seen.contains(&(&record.owner, record.rtype)) {
+                continue;
+            }
+            seen.push((&record.owner, record.rtype));
+            let Some(set) = answers.get(&record.owner, record.rtype) else { continue };
+            if let Some(dname) = synthesised_from(set, bound, response)
+                && self.top(&dname.owner) == self.top(&set.owner)
+            {
+                // The binder has seen that it is what the DNAME makes of its owner, and the DNAME is looked at by itself.
+                continue;
+            }
+            match self.set(work, set).await? {
+                Found::Insecure => security = Security::Insecure,
+                Found::Secure(zone, verified) => {
+                    edits.answers.insert((set.owner.clone(), set.rtype), verified.ttl);
+                    if let Some(labels) = verified.expanded {
+                        let proved = self.expansion(work, &zone, set, labels, &authority, &mut proofs, edits).await?;
+                        security = security.and(proved);
+                    }
+                }
+            }
+        }
+        let negative = !has_data || response.rcode == rcode::NXDOMAIN;
+        if negative {
+            let proved = self.absence(work, query, response.rcode, bound, &authority, &mut proofs, edits).await?;
+            security = security.and(proved);
+        }
+        Ok(security)
+    }
+
+    /// Whether a set is signed by the zone that it stands in.
+    async fn set<S: Source>(&self, work: &mut Work<'_, S>, set: &RrSet<'_>) -> Result<Found, Failure> {
+        let mut failure: Option<Failure> = None;
+        let Some(top) = self.top(&set.owner) else { return Ok(Found::Insecure) };
+        // What stands above an anchor has no say below it.
+        for signer in set.signers().into_iter().filter(|signer| signer.is_within(top)) {
+            let zone = match self.standing(work, &signer).await {
+                Ok(Standing::Secure(zone)) if zone.name == signer => zone,
+                // Whether that matters is seen by where the owner itself stands.
+                Ok(_) => continue,
+                Err(why) => {
+                    failure = failure.or(Some(why));
+                    continue;
+                }
+            };
+            match set.verify(&zone.name, &zone.keys, work.now, &mut work.budget) {
+                Ok(verified) => return Ok(Found::Secure(signer, verified)),
+                Err(why) => failure = failure.or(Some(why)),
+            }
+        }
+        let zone = match self.standing(work, &side(&set.owner, set.rtype)).await? {
+            Standing::Insecure => return Ok(Found::Insecure),
+            Standing::Secure(zone) => zone,
+        };
+        // Its own words, for signatures that name some other zone.
+        Err(failure
+            .map_or_else(|| set.verify(&zone.name, &zone.keys, work.now, &mut work.budget).err(), Some)
+            .unwrap_or_else(|| {
+                Failure::bogus(code::DNSSEC_BOGUS, format!("{} is signed by the wrong zone", set.owner))
+            }))
+    }
+
+    /// Whether a set may come from a wildcard: no nearer name may exist (RFC 4035 section 5.3.4, RFC 5155 section 8.8).
+    #[allow(clippy::too_many_arguments)]
+    async fn expansion<S: Source>(
+        &self,
+        work: &mut Work<'_, S>,
+        zone: &Name,
+        set: &RrSet<'_>,
+        labels: usize,
+        authority: &Sets<'_>,
+        proofs: &mut Proofs,
+        edits: &mut Edits,
+    ) -> Result<Security, Failure> {
+        // A zone that signed is a signed zone.
+        let Some(proof) = self.proofs(work, zone, authority, proofs).await? else { return Ok(Security::Insecure) };
+        let denials = &mut proof.denials;
+        if denials.is_too_costly() {
+            return Ok(Security::Insecure);
+        }
+        match denials.no_closer(&set.owner, labels, &mut work.budget)? {
+            Some(security) => {
+                let ttl = edits.keep_denials(proof);
+                if let Some(own) = edits.answers.get_mut(&(set.owner.clone(), set.rtype)) {
+                    *own = (*own).min(ttl);
+                }
+                Ok(security)
+            }
+            None => Err(proof.failure.clone().unwrap_or_else(|| {
+                let text = format!("nothing proves that a wildcard stands for {}", set.owner);
+                Failure::bogus(code::NSEC_MISSING, text)
+            })),
+        }
+    }
+
+    /// Whether the answer's end is true: that there is no such name, or nothing of that type.
+    #[allow(clippy::too_many_arguments)]
+    async fn absence<S: Source>(
+        &self,
+        work: &mut Work<'_, S>,
+        query: &Query,
+        claimed: u16,
+        bound: &Bound,
+        authority: &Sets<'_>,
+        proofs: &mut Proofs,
+        edits: &mut Edits,
+    ) -> Result<Security, Failure> {
+        let name = &bound.terminal;
+        let Some(top) = self.top(name) else { return Ok(Security::Insecure) };
+        let mut signers: Vec<Name> = Vec::new();
+        for set in authority.iter().filter(|set| matches!(set.rtype, rtype::NSEC | rtype::NSEC3)) {
+            let fitting = set.signers().into_iter().filter(|signer| {
+                name.is_within(signer)
+                    && signer.is_within(top)
+                    && !(query.qtype == rtype::DS && signer == name && name.wire().len() > 1)
+            });
+            signers.extend(fitting);
+        }
+        signers.sort_by_key(|signer| std::cmp::Reverse(signer.wire().len()));
+        signers.dedup();
+        signers.truncate(2);
+        let mut failure: Option<Failure> = None;
+        for zone in signers {
+            let proof = match self.proofs(work, &zone, authority, proofs).await {
+                Ok(Some(proof)) => proof,
+                Ok(None) => continue,
+                Err(why) => {
+                    failure = failure.or(Some(why));
+                    continue;
+                }
+            };
+            let denials = &mut proof.denials;
+            if denials.is_too_costly() {
+                return Ok(Security::Insecure);
+            }
+            let mut proved = None;
+            if claimed == rcode::NXDOMAIN {
+                proved = denials.no_name(name, &mut work.budget)?;
+            }
+            if proved.is_none() {
+                proved = denials.no_data(name, query.qtype, &mut work.budget)?;
+                if proved.is_some() {
+                    // The name exists, whatever the code says.
+                    edits.rcode = (claimed != rcode::NOERROR).then_some(rcode::NOERROR);
+                }
+            }
+            if let Some(security) = proved {
+                let ttl = edits.keep_denials(proof);
+                self.keep_soa(work, &zone, authority, ttl, edits).await?;
+                return Ok(security);
+            }
+            failure = failure.or_else(|| proof.failure.clone()).or_else(|| {
+                let text = format!("what {zone} signed doesn't prove that {name} has no such data");
+                Some(Failure::bogus(code::DNSSEC_BOGUS, text))
+            });
+        }
+        match self.standing(work, &side(name, query.qtype)).await? {
+            Standing::Insecure => Ok(Security::Insecure),
+            Standing::Secure(_) => Err(failure.unwrap_or_else(|| {
+                Failure::bogus(code::NSEC_MISSING, format!("nothing proves that {name} has no such data"))
+            })),
+        }
+    }
+
+    /// The denials that `zone` signed; `None`: it isn't a signed zone.
+    async fn proofs<'p, S: Source>(
+        &self,
+        work: &mut Work<'_, S>,
+        zone: &Name,
+        authority: &Sets<'_>,
+        proofs: &'p mut Proofs,
+    ) -> Result<Option<&'p mut Proof>, Failure> {
+        if !proofs.0.iter().any(|proof| proof.denials.zone() == zone) {
+            let signed = match self.standing(work, zone).await? {
+                Standing::Secure(signed) if signed.name == *zone => signed,
+                _ => return Ok(None),
+            };
+            proofs.0.push(self.denials(work, &signed, authority));
+        }
+        Ok(proofs.0.iter_mut().find(|proof| proof.denials.zone() == zone))
+    }
+
+    /// The SOA record says how long the absence lasts; without its signature it says nothing.
+    async fn keep_soa<S: Source>(
+        &self,
+        work: &mut Work<'_, S>,
+        zone: &Name,
+        authority: &Sets<'_>,
+        ttl: u32,
+        edits: &mut Edits,
+    ) -> Result<(), Failure> {
+        let Some(set) = authority.get(zone, rtype::SOA) else { return Ok(()) };
+        if let Standing::Secure(signed) = self.standing(work, zone).await?
+            && signed.name == *zone
+            && let Ok(verified) = set.verify(zone, &signed.keys, work.now, &mut work.budget)
+        {
+            edits.authority.insert((zone.clone(), rtype::SOA), verified.ttl.min(ttl));
+        }
+        Ok(())
+    }
+}
+
+impl Security {
+    fn and(self, other: Self) -> Self {
+        if self == Self::Secure { other } else { self }
+    }
+}
+
+impl Edits {
+    /// Keeps what proved something, and returns how many seconds it lasts.
+    fn keep_denials(&mut self, proof: &Proof) -> u32 {
+        let ttl = u32::try_from(proof.keep.as_secs()).unwrap_or(u32::MAX);
+        self.authority.extend(proof.signed.iter().map(|set| (set.clone(), ttl)));
+        ttl
+    }
+
+    fn apply(self, response: &mut Response, bound: &Bound, security: Security) {
+        if let Some(code) = self.rcode {
+            // Under the other code nothing but the aliases was looked at, and nothing else may stand there under this one.
+            let looked_at = |index: usize| bound.keep.contains(&Kept::Record(index));
+            let mut index = 0..;
+            response.rdata.retain(|_| index.next().is_some_and(looked_at));
+            let mut index = 0..;
+            response.answers.retain(|_| index.next().is_some_and(looked_at));
+            response.rcode = code;
+        }
+        for (record, rdata) in response.answers.iter_mut().zip(&response.rdata) {
+            if let Some(ttl) = self.answers.get(&(record.owner.clone(), covered(record.rtype, rdata))) {
+                record.ttl = answer::effective_ttl(record.ttl).min(*ttl);
+            }
+        }
+        response.authentic = security == Security::Secure;
+        if response.authentic {
+            response.authority.retain_mut(|record| {
+                let ttl = self.authority.get(&(record.owner.clone(), covered(record.rtype, &record.rdata)));
+                if let Some(ttl) = ttl {
+                    record.ttl = answer::effective_ttl(record.ttl).min(*ttl);
+                }
+                ttl.is_some()
+            });
+        }
+    }
+}
+
+/// The type of a record, or that which a signature covers.
+fn covered(kind: u16, rdata: &[u8]) -> u16 {
+    if kind == rtype::RRSIG { u16_at(rdata, 0).unwrap_or(kind) } else { kind }
+}
+
+/// Where data of this type belongs: a DS record to the zone above its name.
+fn side(name: &Name, kind: u16) -> Name {
+    if kind == rtype::DS { name.parent().unwrap_or_else(Name::root) } else { name.clone() }
+}
+
+fn record<'a>(kept: &Kept, response: &'a Response) -> Option<&'a Record> {
+    match kept {
+        Kept::Record(index) => response.answers.get(*index),
+        Kept::SynthesisedCname { dname, .. } => response.answers.get(*dname),
+    }
+}
+
+/// The DNAME that is kept as well, above a CNAME without signature.
+fn synthesised_from<'a>(set: &RrSet<'_>, bound: &Bound, response: &'a Response) -> Option<&'a Record> {
+    if set.rtype != rtype::CNAME || !set.signatures.is_empty() {
+        return None;
+    }
+    let mut kept = bound.keep.iter().filter_map(|kept| record(kept, response));
+    kept.find(|record| record.rtype == rtype::DNAME && record.owner != set.owner && set.owner.is_within(&record.owner))
+}
