@@ -73,6 +73,6 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     assert_eq!(second.chain, bound.chain);
     assert_eq!(second.dropped, 0);
     let addresses =
-        |of: &destguard::core::answer::Bound| -> Vec<_> { of.addresses.iter().map(|a| a.address).collect() };
+        |of: &destguard::core::answer::Bound| -> Vec<_> { of.addresses.iter().map(|a| (a.address, a.ttl)).collect() };
     assert_eq!(addresses(&second), addresses(&bound));
 });

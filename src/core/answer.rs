@@ -353,7 +353,7 @@ impl<'a> Walk<'a> {
 
     /// The one CNAME at `owner`, its least TTL noted; the repeated ones are counted.
     fn cname(&mut self, owner: &Name) -> Result<Option<(usize, &'a Name)>, BindError> {
-        let mut found: Option<(usize, &'a Name)> = None;
+        let mut found: Option<(usize, &'a Name, u32)> = None;
         for (index, record) in self.at(owner.wire()) {
             if record.rtype != rtype::CNAME {
                 continue;
@@ -361,14 +361,20 @@ impl<'a> Walk<'a> {
             let RecordData::Cname(target) = &record.data else {
                 return Err(BindError::Malformed { owner: owner.clone(), rtype: record.rtype });
             };
+            let ttl = effective_ttl(record.ttl);
             match found {
-                None => found = Some((index, target)),
-                Some((_, first)) if first == target => self.duplicates = self.duplicates.saturating_add(1),
+                None => found = Some((index, target, ttl)),
+                Some((before, first, least)) if first == target => {
+                    self.duplicates = self.duplicates.saturating_add(1);
+                    // Of the same record with two TTLs the lower one counts (RFC 2181 section 5.2).
+                    found = Some(if ttl < least { (index, target, ttl) } else { (before, first, least) });
+                }
                 Some(_) => return Err(BindError::TwoAliases(owner.clone())),
             }
-            self.least = self.least.min(effective_ttl(record.ttl));
         }
-        Ok(found)
+        let Some((index, target, ttl)) = found else { return Ok(None) };
+        self.least = self.least.min(ttl);
+        Ok(Some((index, target)))
     }
 
     /// The DNAME nearest to the root above `name` (what lies below a DNAME doesn't exist, RFC 6672 section 2.4).
@@ -385,7 +391,11 @@ impl<'a> Walk<'a> {
                 };
                 match found {
                     None => found = Some((index, record, target)),
-                    Some((_, _, first)) if first == target => {}
+                    Some((_, before, first)) if first == target => {
+                        if effective_ttl(record.ttl) < effective_ttl(before.ttl) {
+                            found = Some((index, record, target));
+                        }
+                    }
                     Some(_) => return Err(BindError::TwoAliases(record.owner.clone())),
                 }
             }

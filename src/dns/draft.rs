@@ -1,5 +1,6 @@
 //! From an upstream's response to a reply that waits for its addresses: judged by the core, built once, TTLs lowered later.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::cache::Again;
@@ -248,20 +249,25 @@ fn words_for(removed: &[Removed]) -> String {
 fn build(query: &Query, response: &message::Response, answer: Answer) -> Draft {
     let mut writer = BodyWriter::new(&query.name, query.qtype, response.rcode);
     let mut has_data = false;
-    for kept in &answer.keep {
-        match kept {
-            Kept::Record(index) => {
-                let (Some(record), Some(rdata)) = (response.answers.get(*index), response.rdata.get(*index)) else {
-                    continue;
-                };
-                has_data |= record.rtype == query.qtype;
-                let edit = answer.hints.iter().find(|edit| edit.record == *index);
-                write_record(&mut writer, record, rdata, edit);
+    for set in answer.keep.chunk_by(|one, other| same_set(response, one, other)) {
+        let records = set.iter().filter_map(|kept| match kept {
+            Kept::Record(index) => Some((*index, response.answers.get(*index)?, response.rdata.get(*index)?)),
+            Kept::SynthesisedCname { .. } => None,
+        });
+        // RFC 2181 section 5.2: the least TTL is that of the whole set, and no server may send other ones. Section 5: no record comes twice.
+        let ttl = records.clone().map(|(_, record, _)| effective_ttl(record.ttl)).min().unwrap_or(0);
+        let mut written = HashSet::new();
+        for (index, record, rdata) in records {
+            if set.len() > 1 && !written.insert(rdata) {
+                continue;
             }
-            Kept::SynthesisedCname { owner, target, ttl, .. } => {
-                writer.record(Section::Answer, owner, rtype::CNAME, *ttl, target.wire(), Some(target));
-                has_data |= query.qtype == rtype::CNAME;
-            }
+            has_data |= record.rtype == query.qtype;
+            let edit = answer.hints.iter().find(|edit| edit.record == index);
+            write_record(&mut writer, record, ttl, rdata, edit);
+        }
+        if let [Kept::SynthesisedCname { owner, target, ttl, .. }] = set {
+            writer.record(Section::Answer, owner, rtype::CNAME, *ttl, target.wire(), Some(target));
+            has_data |= query.qtype == rtype::CNAME;
         }
     }
     let negative = !has_data || response.rcode == rcode::NXDOMAIN;
@@ -287,8 +293,21 @@ fn build(query: &Query, response: &message::Response, answer: Answer) -> Draft {
     Draft { body, keep, again, ede, kind: Kind::Answer, unrelated: answer.dropped }
 }
 
-fn write_record(writer: &mut BodyWriter, record: &Record, rdata: &[u8], edit: Option<&HintEdit>) {
-    let ttl = effective_ttl(record.ttl);
+/// Whether both belong to one RRset; signatures to one when they cover the same type. Those of a set stand one behind the other.
+fn same_set(response: &message::Response, one: &Kept, other: &Kept) -> bool {
+    let record = |kept: &Kept| match kept {
+        Kept::Record(index) => response.answers.get(*index),
+        Kept::SynthesisedCname { .. } => None,
+    };
+    let covered = |record: &Record| match record.data {
+        RecordData::Rrsig { covered } => Some(covered),
+        _ => None,
+    };
+    let (Some(one), Some(other)) = (record(one), record(other)) else { return false };
+    one.rtype == other.rtype && covered(one) == covered(other) && one.owner == other.owner
+}
+
+fn write_record(writer: &mut BodyWriter, record: &Record, ttl: u32, rdata: &[u8], edit: Option<&HintEdit>) {
     let target = match &record.data {
         RecordData::Cname(target) => Some(target),
         _ => None,

@@ -241,16 +241,10 @@ pub fn parse(packet: &[u8]) -> Parsed<'_> {
     let records_before =
         u32::from(u16_at(packet, 6).unwrap_or(0)).saturating_add(u32::from(u16_at(packet, 8).unwrap_or(0)));
     let additional = u32::from(u16_at(packet, 10).unwrap_or(0));
-    let edns = match read_additional(packet, end, records_before, additional) {
-        Ok(edns) => edns,
-        Err(code) => {
-            reject.rcode = code;
-            return Parsed::Reject(reject);
-        }
-    };
-    reject.edns = edns.map(|(edns, _)| edns);
-    if edns.is_some_and(|(_, version)| version != 0) {
-        reject.rcode = rcode::BADVERS;
+    // EDNS in the question brings EDNS in the reply, an error's too (RFC 6891 section 6.1.1); without, the client would take the guard for one
+    // that knows no EDNS.
+    if let Err(code) = read_additional(packet, end, records_before, additional, &mut reject.edns) {
+        reject.rcode = code;
         return Parsed::Reject(reject);
     }
     const IN: u16 = 1;
@@ -298,14 +292,16 @@ fn question_name(packet: &[u8]) -> Option<(LowerName, usize)> {
     }
 }
 
-/// Walks the records behind the question: at most one OPT at the root, well-formed options, no transaction signature.
+/// Walks the records behind the question: at most one OPT at the root, well-formed options, no transaction signature. `edns` becomes what could be
+/// read of OPT, on errors too.
 fn read_additional(
     packet: &[u8],
     mut at: usize,
     before: u32,
     additional: u32,
-) -> Result<Option<(ClientEdns, u8)>, u16> {
-    let mut edns = None;
+    edns: &mut Option<ClientEdns>,
+) -> Result<(), u16> {
+    let mut result = Ok(());
     for index in 0..before.saturating_add(additional) {
         let owner = at;
         at = skip_name(packet, at).ok_or(rcode::FORMERR)?;
@@ -328,15 +324,19 @@ fn read_additional(
                 if edns.is_some() || packet.get(owner) != Some(&0) {
                     return Err(rcode::FORMERR);
                 }
-                let cookie = read_options(rdata).ok_or(rcode::FORMERR)?;
-                let version = u8::try_from((ttl >> 16) & 0xff).unwrap_or(0);
-                edns = Some((ClientEdns { size: class, dnssec_ok: ttl & 0x8000 != 0, cookie }, version));
+                let known = edns.insert(ClientEdns { size: class, dnssec_ok: ttl & 0x8000 != 0, cookie: None });
+                // What options look like in another version isn't known here.
+                if (ttl >> 16) & 0xff != 0 {
+                    result = Err(rcode::BADVERS);
+                    continue;
+                }
+                known.cookie = read_options(rdata).ok_or(rcode::FORMERR)?;
             }
             rtype::TSIG => return Err(rcode::NOTAUTH),
             _ => {}
         }
     }
-    Ok(edns)
+    result
 }
 
 /// The cookie among the options of an OPT (the first one, RFC 7873 section 5.2); `None`: they are not well formed.

@@ -114,7 +114,7 @@ async fn a_signed_set_is_given_whole_or_not_at_all() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_grows_beyond_a_message_is_refused() {
-    // 4,000 PTR records of 14 octets, each of which holds a pointer to a long name.
+    // 4,000 MX records of 16 octets, each of which holds a pointer to a long name.
     let asked_tcp = std::sync::Arc::new(AtomicUsize::new(0));
     let counter = asked_tcp.clone();
     let upstream = Upstream::new(move |query, tcp| {
@@ -125,15 +125,63 @@ async fn an_answer_that_grows_beyond_a_message_is_refused() {
         }
         counter.fetch_add(1, Ordering::SeqCst);
         message[6..8].copy_from_slice(&4000u16.to_be_bytes());
-        for _ in 0..4000 {
-            message.extend_from_slice(&[0xc0, 12, 0, 12, 0, 1, 0, 0, 0, 60, 0, 2, 0xc0, 12]);
+        for n in 0..4000u16 {
+            message.extend_from_slice(&[0xc0, 12, 0, 15, 0, 1, 0, 0, 0, 60, 0, 4]);
+            message.extend_from_slice(&n.to_be_bytes());
+            message.extend_from_slice(&[0xc0, 12]);
         }
         Act::Send(vec![message])
     })
     .await;
     let world = World::new(&[&upstream]).await;
     let name = format!("{}.example", ["a-label-of-some-length"; 8].join("."));
-    let seen = world.ask_tcp(&[query(1, &name, 12, EDNS)]).await;
+    let seen = world.ask_tcp(&[query(1, &name, 15, EDNS)]).await;
     assert_eq!((seen[0].rcode, seen[0].ede.as_ref().map(|(code, _)| *code)), (2, Some(24)), "{seen:?}");
     assert_eq!(asked_tcp.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_has_one_ttl_and_no_record_twice() {
+    // RFC 2181 sections 5 and 5.2, which leave no other choice.
+    let upstream = Upstream::new(|query, _| {
+        let (name, qtype) = asked(query);
+        let records = match qtype {
+            1 => vec![a(&name, 300, "192.0.2.1"), a(&name, 60, "192.0.2.2"), a(&name, u32::MAX >> 1, "192.0.2.1")],
+            5 => vec![cname(&name, 300, "other.example"), cname(&name, 20, "other.example")],
+            _ => vec![rr(&name, 16, 90, b"\x01a"), rr(&name, 16, 80, b"\x01b"), rr(&name, 16, 70, b"\x01a")],
+        };
+        Act::Send(vec![response(query, 0, &records)])
+    })
+    .await;
+    let world = World::new(&[&upstream]).await;
+    for (qtype, count, ttl) in [(1, 2, 60), (5, 1, 20), (16, 2, 70)] {
+        let seen = world.ask("name.example", qtype).await;
+        let ttls: Vec<u32> = seen.answers.iter().map(|(_, _, ttl, _)| *ttl).collect();
+        assert_eq!(ttls, vec![ttl; count], "TYPE{qtype}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_keeps_edns() {
+    // RFC 6891 section 6.1.1; FORMERR without OPT would tell the client that the guard knows no EDNS (section 7).
+    let upstream = Upstream::table(&[]).await;
+    let world = World::new(&[&upstream]).await;
+    let plain = query(7, "name.example", 1, None);
+    let with = |count: u8, rest: &[u8]| {
+        let mut out = [&plain[..], rest].concat();
+        out[11] = count;
+        out
+    };
+    let opt = [0, 0, 41, 4, 208, 0, 0, 0x80, 0, 0, 0];
+    let option = |len: u8, value: &[u8]| [&opt[..10], &[len], value].concat();
+    for (what, packet, rcode) in [
+        ("two OPTs", with(2, &[opt, opt].concat()), 1),
+        ("a cookie of nine octets", with(1, &option(13, &[0, 10, 0, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9])), 1),
+        ("an option cut short", with(1, &option(4, &[0, 10, 0, 8])), 1),
+        ("version 1, whose options may be anything", with(1, &[0, 0, 41, 4, 208, 0, 1, 0x80, 0, 0, 1, 9]), 16),
+        ("something unreadable behind it", with(2, &[&opt[..], &[0, 0, 1]].concat()), 1),
+    ] {
+        let seen = world.exchange(packet).await.unwrap();
+        assert_eq!((seen.rcode, seen.edns), (rcode, Some((1232, true))), "{what}");
+    }
 }

@@ -204,8 +204,8 @@ async fn one_connection_carries_many_questions_and_long_replies() {
     let upstream = Upstream::new(|query, tcp| {
         let (name, _) = asked(query);
         if name == "big.example" {
-            let text = [&[250u8][..], &[b'x'; 250]].concat();
-            let records: Vec<Rr> = (0..40).map(|_| rr(&name, 16, 60, &text)).collect();
+            let records: Vec<Rr> =
+                (0..40).map(|n| rr(&name, 16, 60, &[&[250u8, n][..], &[b'x'; 249]].concat())).collect();
             let mut message = response(query, 0, &records);
             if !tcp {
                 message.truncate(12 + name.len() + 2 + 4);

@@ -14,9 +14,9 @@ use crate::dns::{DnsError, bind};
 async fn big(count: usize) -> Upstream {
     Upstream::new(move |query, tcp| {
         let (name, _) = asked(query);
-        let text = [&[99u8][..], &[b'x'; 99]].concat();
+        let text = [&[98u8][..], &[b'x'; 98]].concat();
         let records: Vec<Rr> =
-            (0..count).map(|n| rr(&name, 16, 60, &[&[1, b'0' + (n % 10) as u8], &text[..]].concat())).collect();
+            (0..count).map(|n| rr(&name, 16, 60, &[&[2, (n >> 8) as u8, n as u8], &text[..]].concat())).collect();
         let whole = response(query, 0, &records);
         if whole.len() <= 1232 || tcp {
             return Act::Send(vec![whole]);
