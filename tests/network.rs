@@ -372,6 +372,10 @@ fn without_the_router_no_answer_leaves_and_with_it_everything_returns() {
     let answer = world.resolve("client", "n1.many.test", dns::A);
     assert_eq!((answer.rcode(), answer.addresses()), (dns::SERVFAIL, Vec::new()));
     assert!(!answer.message.extended_errors().is_empty());
+    let status = world.ask_guard("status");
+    let errors = status["errors"].as_array().unwrap();
+    let said = |error: &Value| error["message"].as_str().unwrap().starts_with("BGP session down peer=\"router\"");
+    assert!(errors.iter().any(said), "the last errors don't name the session: {errors:?}");
     router.start().unwrap();
     assert!(wait_until(LONG, || world.established()), "{}", world.lab.logs());
     assert!(wait_until(LONG, || world.connects("client", before)), "the lease did not return: {}", world.lab.logs());

@@ -120,6 +120,9 @@ impl Shared {
     }
 }
 
+/// Most errors that `status` shows.
+const ERRORS: usize = 8;
+
 impl Sources for Shared {
     fn core(&self) -> &dyn CoreView {
         &self.core
@@ -164,7 +167,16 @@ impl Sources for Shared {
     }
 
     fn errors(&self) -> Vec<LoggedError> {
-        self.lists.errors()
+        // What is wrong with a list stays there until it is mended, however much is logged since.
+        let mut errors = self.lists.errors();
+        for (at, message) in crate::sys::log::recent() {
+            if !errors.iter().any(|known| message.starts_with(&known.message)) {
+                errors.push(LoggedError { seconds_ago: at.elapsed().as_secs(), message });
+            }
+        }
+        errors.sort_by_key(|error| error.seconds_ago);
+        errors.truncate(ERRORS);
+        errors
     }
 
     fn judge(&self, subject: &Subject) -> Judgement {

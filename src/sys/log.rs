@@ -3,6 +3,12 @@
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+mod recent;
+
+pub use recent::recent;
 
 /// What decides which lines are written, in the syntax of `tracing_subscriber`'s filters: "debug", "destguard::dns=trace".
 pub const VARIABLE: &str = "DESTGUARD_LOG";
@@ -17,7 +23,8 @@ pub fn start() -> Result<(), String> {
         Err(_) => EnvFilter::new("info"),
     };
     let colours = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
+    let lines = tracing_subscriber::registry().with(filter).with(lines).with(recent::Recent);
     // A second daemon in one process (tests) keeps the first one's.
     drop(lines.try_init());
     Ok(())
