@@ -37,7 +37,8 @@ impl<S: Subscriber> Layer<S> for Recent {
         let mut line = Line::default();
         event.record(&mut line);
         line.message.push_str(&line.fields);
-        let cut = line.message.floor_char_boundary(LONGEST);
+        let cut =
+            (0..=LONGEST.min(line.message.len())).rev().find(|at| line.message.is_char_boundary(*at)).unwrap_or(0);
         line.message.truncate(cut);
         let mut lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
         lines.retain(|(_, known)| *known != line.message);
