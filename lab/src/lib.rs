@@ -25,7 +25,7 @@
 //!
 //! What the `lab` program does beside:
 //! - [`demo`]: the story that `./lab/demo` shows; [`bench`]: what the guard costs; [`bench_dns`]: its
-//!   resolver beside others; [`licences`]: what may be shipped.
+//!   resolver beside others; [`soak`]: whether it grows; [`licences`]: what may be shipped.
 
 pub mod bench;
 pub mod bench_dns;
@@ -39,6 +39,7 @@ pub mod licences;
 pub mod node;
 pub mod process;
 pub mod routes;
+pub mod soak;
 mod sys;
 pub mod tcp;
 pub mod topology;

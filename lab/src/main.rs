@@ -17,6 +17,8 @@ usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdi
        lab bench-dns --destguard BINARY --in EMPTY-DIRECTORY [NAME]...
                                                measure the resolver beside others (or these alone; a \"+\" behind a name:
                                                with nftables); lab/bench-dns runs it as needed
+       lab soak --destguard BINARY --in EMPTY-DIRECTORY SECONDS
+                                               load it and see that nothing grows; lab/soak runs it as needed
        lab licences ACCEPTED-DUPLICATES        judge the licences and duplicates of the workspace's tree";
 
 fn main() -> ExitCode {
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         ["demo", "--destguard", binary] => demo(binary),
         ["bench", "--destguard", binary] => bench(binary),
         ["bench-dns", "--destguard", binary, "--in", dir, only @ ..] => bench_dns(binary, dir, only),
+        ["soak", "--destguard", binary, "--in", dir, seconds] => soak(binary, dir, seconds),
         ["licences", accepted] => judge_licences(accepted),
         _ => {
             eprintln!("{USAGE}");
@@ -93,6 +96,19 @@ fn bench(binary: &str) -> Result<(), AnyError> {
 
 fn bench_dns(binary: &str, dir: &str, only: &[&str]) -> Result<(), AnyError> {
     lab::bench_dns::run(&PathBuf::from(binary).canonicalize()?, &PathBuf::from(dir).canonicalize()?, only)
+}
+
+fn soak(binary: &str, dir: &str, seconds: &str) -> Result<(), AnyError> {
+    let length = std::time::Duration::from_secs(seconds.parse()?);
+    let plan = lab::soak::Plan {
+        binary: PathBuf::from(binary).canonicalize()?,
+        dir: PathBuf::from(dir).canonicalize()?,
+        length,
+    };
+    let outcome = lab::soak::run(&plan)?;
+    outcome.print();
+    let growth = outcome.growth();
+    if growth.is_empty() { Ok(()) } else { Err(growth.join("; ").into()) }
 }
 
 fn judge_licences(accepted: &str) -> Result<(), AnyError> {
