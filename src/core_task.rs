@@ -11,6 +11,8 @@
 //! acknowledgements waiting.
 
 use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,6 +21,7 @@ use crate::core::guard::Guard;
 use crate::core::moment::Moment;
 use crate::enforce::Command;
 use crate::sys::clock::Clock;
+use crate::sys::poll::Bell;
 
 /// Room in the channel of requests.
 pub const REQUESTS: usize = 8192;
@@ -31,6 +34,7 @@ type Inspect = Box<dyn FnOnce(&Guard, Moment) + Send>;
 
 enum Request {
     Admit(Admission, oneshot::Sender<Decision>),
+    AdmitAll(Vec<(u64, Admission)>, Arc<Mailbox>),
     Event(Event),
     Inspect(Inspect),
 }
@@ -39,6 +43,68 @@ enum Request {
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the core has stopped")]
 pub struct Stopped;
+
+/// Why a batch was not taken; it comes back.
+#[derive(Debug)]
+pub enum NotTaken {
+    /// The channel is full: to be tried again.
+    Full(Vec<(u64, Admission)>),
+    /// The core task is gone.
+    Stopped(Vec<(u64, Admission)>),
+}
+
+/// Decisions with the numbers of what was asked.
+pub type Decisions = Vec<(u64, Decision)>;
+
+/// Where a thread finds the decisions on what it asked in batches. Holds at most what its owner asked and didn't take yet.
+#[derive(Debug)]
+pub struct Mailbox {
+    decisions: Mutex<Decisions>,
+    bell: Bell,
+}
+
+impl Mailbox {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// The kernel has no descriptor for the bell.
+    pub fn new() -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self { decisions: Mutex::default(), bell: Bell::new()? }))
+    }
+
+    /// Rings when there is something to take.
+    #[must_use]
+    pub fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    /// Moves everything into `into`, which must be empty; the numbers are those of [`CoreHandle::try_admit`].
+    pub fn take(&self, into: &mut Decisions) {
+        // Silenced first: what comes after is heard again.
+        if let Err(error) = self.bell.silence() {
+            tracing::warn!(%error, "a bell can't be silenced");
+        }
+        std::mem::swap(&mut *self.decisions.lock().unwrap_or_else(PoisonError::into_inner), into);
+    }
+
+    fn put(&self, new: &mut Decisions) {
+        let was_empty = {
+            let mut decisions = self.decisions.lock().unwrap_or_else(PoisonError::into_inner);
+            let was_empty = decisions.is_empty();
+            decisions.append(new);
+            was_empty
+        };
+        if was_empty && let Err(error) = self.bell.ring() {
+            tracing::error!(%error, "a bell can't be rung: answers wait");
+        }
+    }
+}
+
+/// Who waits for a decision.
+enum Waiter {
+    One(oneshot::Sender<Decision>),
+    OfMany(Arc<Mailbox>, u64),
+}
 
 /// How everybody else reaches the core. Cheap to clone.
 #[derive(Clone)]
@@ -55,6 +121,20 @@ impl CoreHandle {
         let (reply, decision) = oneshot::channel();
         self.requests.send(Request::Admit(admission, reply)).await.map_err(|_| Stopped)?;
         decision.await.map_err(|_| Stopped)
+    }
+
+    /// Like [`CoreHandle::admit`] for many at once and without waiting. Each decision goes to `mailbox` under the admission's number.
+    ///
+    /// # Errors
+    /// [`NotTaken`], with the batch.
+    pub fn try_admit(&self, batch: Vec<(u64, Admission)>, mailbox: &Arc<Mailbox>) -> Result<(), NotTaken> {
+        use mpsc::error::TrySendError;
+        self.requests.try_send(Request::AdmitAll(batch, mailbox.clone())).map_err(|error| match error {
+            TrySendError::Full(Request::AdmitAll(batch, _)) => NotTaken::Full(batch),
+            TrySendError::Closed(Request::AdmitAll(batch, _)) => NotTaken::Stopped(batch),
+            // It gives back what was given.
+            TrySendError::Full(_) | TrySendError::Closed(_) => NotTaken::Stopped(Vec::new()),
+        })
     }
 
     /// Tells the core something.
@@ -132,7 +212,7 @@ struct CoreTask {
     drivers: Drivers,
     clock: Clock,
     /// Bounded by what the channel and the gate admit: every ticket is decided by its deadline.
-    waiting: HashMap<Ticket, oneshot::Sender<Decision>>,
+    waiting: HashMap<Ticket, Waiter>,
     next_ticket: u64,
     /// What was restored is in the outputs that are due.
     restored: bool,
@@ -181,11 +261,11 @@ impl CoreTask {
     fn take(&mut self, request: Request) {
         let now = self.clock.now();
         match request {
-            Request::Admit(mut admission, reply) => {
-                self.next_ticket += 1;
-                admission.ticket = Ticket(self.next_ticket);
-                self.waiting.insert(admission.ticket, reply);
-                self.guard.handle(Event::Admit(admission), now);
+            Request::Admit(admission, reply) => self.admit(admission, Waiter::One(reply), now),
+            Request::AdmitAll(batch, mailbox) => {
+                for (number, admission) in batch {
+                    self.admit(admission, Waiter::OfMany(mailbox.clone(), number), now);
+                }
             }
             Request::Event(event) => {
                 self.restored |= matches!(event, Event::Restore(_));
@@ -206,6 +286,13 @@ impl CoreTask {
             tracing::error!(%error, "the lease journal can't be written: answers with addresses are refused");
         }
         journalled
+    }
+
+    fn admit(&mut self, mut admission: Admission, waiter: Waiter, now: Moment) {
+        self.next_ticket += 1;
+        admission.ticket = Ticket(self.next_ticket);
+        self.waiting.insert(admission.ticket, waiter);
+        self.guard.handle(Event::Admit(admission), now);
     }
 
     async fn carry_out(&mut self, now: Moment) {
@@ -249,6 +336,7 @@ impl CoreTask {
             deliver(routes, Command::Restored).await;
         }
         let journalled = self.journal(&records, now);
+        let mut posts: Vec<(Arc<Mailbox>, Decisions)> = Vec::new();
         for (ticket, decision) in decisions {
             let decision = match (&journalled, decision) {
                 (Err(error), Decision::Release { .. }) => Decision::Refuse(crate::core::event::Refusal::Enforcer {
@@ -257,10 +345,20 @@ impl CoreTask {
                 }),
                 (_, decision) => decision,
             };
-            if let Some(reply) = self.waiting.remove(&ticket) {
+            match self.waiting.remove(&ticket) {
                 // A client that gave up doesn't want its answer any more; the lease stays until its end.
-                drop(reply.send(decision));
+                Some(Waiter::One(reply)) => drop(reply.send(decision)),
+                Some(Waiter::OfMany(mailbox, number)) => {
+                    match posts.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &mailbox)) {
+                        Some((_, post)) => post.push((number, decision)),
+                        None => posts.push((mailbox, vec![(number, decision)])),
+                    }
+                }
+                None => {}
             }
+        }
+        for (mailbox, mut post) in posts {
+            mailbox.put(&mut post);
         }
     }
 }

@@ -4,16 +4,18 @@
 //!  UDP workers (threads) --+--> resolve: cache, policy ----hit, denied----> reply on the same thread
 //!  TCP connections (tasks)-+          | miss
 //!                                     v
-//!                          one task per question: upstream -> draft -> core's gate -> cache -> replies
+//!      forward: on the same thread, where the upstreams are plain  }  upstream -> draft -> core's gate -> cache -> replies
+//!      fly: else one task per question                             }
 //! ```
 //!
 //! - [`wire`]: what clients send. [`message`]: what upstreams send, read with hickory. [`reply`]: what goes out.
-//! - [`resolve`]: what is done with a question at once. `flights`: who waits for what. `fly`: the way of a question that waits. [`draft`]: from response to judged reply. [`cache`]: finished replies with their leases.
+//! - [`resolve`]: what is done with a question at once. `flights`: who waits for what. `fly`: the way of a question that waits, as a task.
+//!   `forward`: the same on a worker's thread. [`draft`]: from response to judged reply. [`cache`]: finished replies with their leases.
 //! - [`upstream`]: servers, their sockets and health. [`listen`]: sockets for clients.
 //! - [`validate`]: whether what they send is signed (DNSSEC).
 //! - [`ede`], [`refusals`], [`limits`], [`metrics`]. [`cookie`], [`rate`]: against questions from forged addresses. [`local`]: names answered here.
 //!
-//! There is no channel between the workers and the tasks: a worker spawns them. What bounds them is the number of questions that may
+//! There is no channel between the workers and the tasks: a worker spawns them. What bounds them, and what the workers forward, is the number of questions that may
 //! wait ([`resolve::IN_FLIGHT`], [`resolve::IN_FLIGHT_PER_CLIENT`]); beyond it a question gets SERVFAIL at once.
 //!
 //! Choices where the RFCs leave one: RD=0 is refused (a cache that answers strangers shows what others asked). CD is copied to the reply and
@@ -55,6 +57,7 @@ pub mod draft;
 pub mod ede;
 mod flights;
 mod fly;
+mod forward;
 pub mod limits;
 pub mod listen;
 pub mod local;
@@ -329,11 +332,13 @@ pub fn start(
         stop_tasks,
         workers: Vec::new(),
     };
+    let workers = sockets.udp.len();
     for (index, socket) in sockets.udp.into_iter().enumerate() {
-        let (socket, resolver, stop) = (Arc::new(socket), resolver.clone(), stop.clone());
+        let (resolver, stop) = (resolver.clone(), stop.clone());
+        let worker = listen::udp::Worker::new(socket, resolver, workers).map_err(DnsError::Start)?;
         let worker = std::thread::Builder::new()
             .name(format!("dns-{index}"))
-            .spawn(move || listen::udp::serve(&socket, &resolver, &stop))
+            .spawn(move || worker.serve(&stop))
             .map_err(DnsError::Start)?;
         running.workers.push(worker);
     }

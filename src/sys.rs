@@ -1,9 +1,11 @@
 //! The operating system: clock, notify socket, signals, socket options.
 
 pub mod clock;
+pub mod connected;
 pub mod interfaces;
 pub mod log;
 pub mod netlink;
+pub mod poll;
 pub mod udp;
 
 /// Firewall mark on every socket that the guard opens towards its upstreams and peers. The nftables ruleset lets packets

@@ -60,6 +60,16 @@ impl Key {
         self
     }
 
+    /// Whether it is [`Key::unchecked`].
+    #[must_use]
+    pub fn is_unchecked(&self) -> bool {
+        self.octets()
+            .len()
+            .checked_sub(2)
+            .and_then(|flags| self.octets().get(flags))
+            .is_some_and(|flags| flags & 2 != 0)
+    }
+
     /// The same question in another view.
     #[must_use]
     pub fn in_view(mut self, view: ViewId) -> Self {

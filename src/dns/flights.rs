@@ -1,7 +1,7 @@
 //! Questions that wait: who waits for which, and how their replies leave.
 
-use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -12,14 +12,14 @@ use super::cache::{Entry, Key};
 use super::ede::{self, Ede, code};
 use super::limits::{Full, Place};
 use super::reply::{self, ReplyTo};
-use super::resolve::{Resolver, head_of};
+use super::resolve::{Missed, Resolver, head_of};
 use super::upstream::query::Query;
 use super::wire::{Question, rcode};
 use crate::core::event::Refusal;
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::policy::view::Views;
-use crate::sys::udp::{self, Local};
+use crate::sys::udp::{self, Local, Sending};
 
 /// Who waits, by the octets of the question's [`Key`]. Bounded by the places in flight.
 pub(super) type Flights = Mutex<HashMap<Box<[u8]>, Vec<Asker>>>;
@@ -33,7 +33,7 @@ pub enum Route {
     /// From this socket.
     Udp {
         /// The socket that received the question.
-        socket: Arc<std::net::UdpSocket>,
+        socket: Arc<UdpSocket>,
         /// The client.
         peer: SocketAddr,
         /// The address that was asked.
@@ -81,8 +81,9 @@ pub(super) struct Sponsor {
     _place: Place,
 }
 
-impl Drop for Flight {
-    fn drop(&mut self) {
+impl Flight {
+    /// Tells those who wait that it can't go on.
+    pub(super) fn leave(&mut self, outbox: &mut Outbox<'_>) {
         let left = self.resolver.take_all(&self.key);
         if left.is_empty() {
             return;
@@ -92,16 +93,45 @@ impl Drop for Flight {
             self.resolver.metrics.refuse("internal");
             let query = &self.query;
             self.resolver.refusals.push(asker.client, &query.name, query.qtype, "internal", &ede.text, ede.code);
-            let mut out = Vec::with_capacity(128);
-            reply::error(rcode::SERVFAIL, &asker.to.head(), Some(&ede), &mut out);
-            self.resolver.send(&asker.route, out);
+            let write = |out: &mut Vec<u8>| reply::error(rcode::SERVFAIL, &asker.to.head(), Some(&ede), out);
+            self.resolver.post(&asker.route, outbox, write);
         }
     }
 }
 
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.leave(&mut Outbox::Now);
+    }
+}
+
+/// When replies leave.
+pub(super) enum Outbox<'a> {
+    /// One by one, at once.
+    Now,
+    /// Those from this socket together, when its worker sends them.
+    Together(&'a Arc<UdpSocket>, &'a mut Sending),
+}
+
 impl Resolver {
     /// Takes a question that must wait. The reply goes out by `route`.
-    pub fn submit(self: &Arc<Self>, question: &Question<'_>, client: IpAddr, route: Route) {
+    pub fn submit(self: &Arc<Self>, missed: &Missed<'_>, client: IpAddr, route: Route) {
+        let views = self.rules.load().views.clone();
+        let key = missed.key.in_view(views.of(client));
+        if let Some(flight) = self.join(&missed.question, client, route, key, views) {
+            self.runtime.spawn(self.clone().fly(flight));
+        }
+    }
+
+    /// Lets a question wait. The flight to be begun for it, unless it is refused, or joins one that is on its way already.
+    pub(super) fn join(
+        self: &Arc<Self>,
+        question: &Question<'_>,
+        client: IpAddr,
+        route: Route,
+        key: Key,
+        views: Arc<Views>,
+    ) -> Option<Flight> {
         let stream = matches!(route, Route::Stream(_));
         let head = head_of(question, stream);
         let place = match self.in_flight.take(client) {
@@ -117,15 +147,11 @@ impl Resolver {
                 let mut out = Vec::with_capacity(128);
                 reply::error(rcode::SERVFAIL, &head, Some(&ede), &mut out);
                 self.send(&route, out);
-                return;
+                return None;
             }
         };
-        let Ok(name) = Name::from_wire(question.name.wire()) else { return };
+        let name = Name::from_wire(question.name.wire()).ok()?;
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
-        let views = self.rules.load().views.clone();
-        let unchecked = self.unchecked(question.flags, question.qtype);
-        let key =
-            Key::new(question.name.wire(), question.qtype, dnssec_ok).unchecked(unchecked).in_view(views.of(client));
         let to = ReplyTo {
             id: question.id,
             flags: question.flags,
@@ -142,13 +168,14 @@ impl Resolver {
                 if !waiting.iter().rev().take(LOOK_BACK).any(|other| other.is_same(&asker)) {
                     waiting.push(asker);
                 }
-                return;
+                return None;
             }
             flights.insert(key.octets().into(), vec![asker]);
         }
         self.metrics.in_flight.inc();
-        let query = Query { name, qtype: question.qtype, dnssec_ok, checking_disabled: unchecked, plain: false };
-        self.runtime.spawn(self.clone().fly(Flight { resolver: self.clone(), key, views, query, sponsor: None }));
+        let checking_disabled = key.is_unchecked();
+        let query = Query { name, qtype: question.qtype, dnssec_ok, checking_disabled, plain: false };
+        Some(Flight { resolver: self.clone(), key, views, query, sponsor: None })
     }
 
     /// Asks again for what is about to end, on behalf of the client who used it last; nobody waits for it.
@@ -192,11 +219,11 @@ impl Resolver {
     }
 
     /// A client that waits (or sponsors) and wasn't tried. Without one the flight ends here.
-    pub(super) fn next_client(&self, flight: &Flight, tried: &HashSet<IpAddr>) -> Option<IpAddr> {
+    pub(super) fn next_client(&self, flight: &Flight, tried: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
         let mut flights = self.flights();
         let waiting = flights.get(flight.key.octets())?;
         let sponsor = flight.sponsor.as_ref().map(|sponsor| sponsor.client);
-        let next = waiting.iter().map(|asker| asker.client).chain(sponsor).find(|client| !tried.contains(client));
+        let next = waiting.iter().map(|asker| asker.client).chain(sponsor).find(|client| !tried(client));
         // One that was refused and asked again meanwhile is refused again.
         let next = next.or_else(|| waiting.first().map(|asker| asker.client));
         if next.is_none() {
@@ -212,11 +239,11 @@ impl Resolver {
         waiting.extract_if(.., |asker| asker.client == client).collect()
     }
 
-    pub(super) fn release(&self, query: &Query, entry: &Entry, askers: Vec<Asker>) {
+    pub(super) fn release(&self, query: &Query, entry: &Entry, askers: Vec<Asker>, outbox: &mut Outbox<'_>) {
         let now = self.clock.now();
         tracing::trace!(name = %query.name, qtype = query.qtype, clients = askers.len(), "released");
         self.metrics.released.inc_by(u64::try_from(askers.len()).unwrap_or(0));
-        self.reply_all(entry, askers, now);
+        self.reply_all(entry, askers, now, outbox);
     }
 
     pub(super) fn refuse_all(
@@ -224,30 +251,30 @@ impl Resolver {
         query: &Query,
         entry: &Entry,
         askers: Vec<Asker>,
-        reason: &'static str,
-        words: &str,
+        (reason, words): (&'static str, &str),
+        outbox: &mut Outbox<'_>,
     ) {
         let ede = entry.ede.as_ref().map_or(code::OTHER, |ede| ede.code);
         for asker in &askers {
             self.metrics.refuse(reason);
             self.refusals.push(asker.client, &query.name, query.qtype, reason, words, ede);
         }
-        self.reply_all(entry, askers, self.clock.now());
+        self.reply_all(entry, askers, self.clock.now(), outbox);
     }
 
-    fn reply_all(&self, entry: &Entry, askers: Vec<Asker>, now: Moment) {
+    fn reply_all(&self, entry: &Entry, askers: Vec<Asker>, now: Moment, outbox: &mut Outbox<'_>) {
         for asker in askers {
-            let mut out = Vec::with_capacity(entry.octets.len().saturating_add(64));
             let head = asker.to.head();
-            reply::render(&entry.octets, &entry.ttls, entry.age(now), &head, entry.ede.as_ref(), &mut out);
             self.metrics.forwarded_seconds.observe(asker.since.elapsed().as_secs_f64());
-            self.send(&asker.route, out);
+            self.post(&asker.route, outbox, |out| {
+                reply::render(&entry.octets, &entry.ttls, entry.age(now), &head, entry.ede.as_ref(), out);
+            });
             drop(asker.place);
         }
     }
 
     /// The gate said no.
-    pub(super) fn hold(&self, query: &Query, refusal: &Refusal, askers: Vec<Asker>) {
+    pub(super) fn hold(&self, query: &Query, refusal: &Refusal, askers: Vec<Asker>, outbox: &mut Outbox<'_>) {
         let (ede, reason) = ede::of_refusal(refusal);
         for asker in askers {
             self.metrics.held.inc();
@@ -256,10 +283,22 @@ impl Resolver {
                 self.metrics.gate_timeouts.inc();
             }
             self.refusals.push(asker.client, &query.name, query.qtype, reason, &ede.text, ede.code);
-            let mut out = Vec::with_capacity(128);
-            reply::error(rcode::SERVFAIL, &asker.to.head(), Some(&ede), &mut out);
-            self.send(&asker.route, out);
+            let write = |out: &mut Vec<u8>| reply::error(rcode::SERVFAIL, &asker.to.head(), Some(&ede), out);
+            self.post(&asker.route, outbox, write);
         }
+    }
+
+    /// Sends what `write` appends.
+    pub(super) fn post(&self, route: &Route, outbox: &mut Outbox<'_>, write: impl FnOnce(&mut Vec<u8>)) {
+        if let (Route::Udp { socket, peer, local }, Outbox::Together(own, sending)) = (route, outbox)
+            && Arc::ptr_eq(socket, own)
+        {
+            sending.push(*peer, *local, write);
+            return;
+        }
+        let mut out = Vec::with_capacity(256);
+        write(&mut out);
+        self.send(route, out);
     }
 
     pub(super) fn send(&self, route: &Route, message: Vec<u8>) {

@@ -10,12 +10,12 @@ use super::Rules;
 use super::cache::{Again, Entry, Key, Outcome};
 use super::draft::{Checked, Draft, Kind, alias, draft_checked, local};
 use super::ede::{Ede, code};
-use super::flights::{Flight, Route};
+use super::flights::{Flight, Outbox, Route};
 use super::reply;
 use super::resolve::Resolver;
 use super::stale;
-use super::upstream::AskError;
 use super::upstream::query::Query;
+use super::upstream::{AskError, Asked};
 use crate::core::event::{Admission, Decision, Grant, LeaseHandle, Refusal, Ticket};
 use crate::core::moment::Moment;
 use crate::core::policy::list::LocalData;
@@ -35,12 +35,12 @@ impl Resolver {
         if let Some(entry) = kept {
             if entry.is_in_force(now, self.lease_min) {
                 // Another task filled it between the lookup and this one's start.
-                self.release(query, &entry, self.take_all(&flight.key));
+                self.release(query, &entry, self.take_all(&flight.key), &mut Outbox::Now);
                 return;
             }
             if entry.ended.is_some() && stale::is_open(&entry, now) {
                 self.metrics.stale.inc();
-                self.release(query, &entry, self.take_all(&flight.key));
+                self.release(query, &entry, self.take_all(&flight.key), &mut Outbox::Now);
                 return;
             }
             if let Some(draft) = draft_again(&entry, now) {
@@ -52,6 +52,7 @@ impl Resolver {
         let view = flight.key.view();
         let data = rules.views.policy(view).local_data(&query.name).map(<[LocalData]>::to_vec);
         let hurry = self.stale(&flight, &rules).is_some();
+        drop(rules);
         let asked = match &data {
             None => Some(self.ask(query, hurry).await),
             Some(data) => match alias(data) {
@@ -60,6 +61,19 @@ impl Resolver {
                 None => None,
             },
         };
+        self.answered(flight, asked, data).await;
+    }
+
+    /// The rest of the way of a question that a worker's forwarder could not bring to its end: an upstream has answered, or none.
+    pub(super) async fn land(self: Arc<Self>, flight: Flight, asked: Result<Asked, AskError>) {
+        let asked = asked.map(|asked| Checked::read(&asked.message));
+        self.answered(flight, Some(asked), None).await;
+    }
+
+    /// An upstream has answered the question (or that for the alias among a list's own `data`), or none has; or nobody was asked.
+    async fn answered(&self, flight: Flight, asked: Option<Result<Checked, AskError>>, data: Option<Vec<LocalData>>) {
+        let query = &flight.query;
+        let view = flight.key.view();
         let failed = matches!(asked, Some(Err(_)));
         // Judged by the rules of now: they may have changed while the upstream thought.
         let rules = self.rules.load_full();
@@ -77,7 +91,7 @@ impl Resolver {
             let entry = Arc::new(entry);
             self.metrics.stale.inc();
             self.cache.put(&flight.key, entry.clone(), self.clock.now());
-            self.release(query, &entry, self.take_all(&flight.key));
+            self.release(query, &entry, self.take_all(&flight.key), &mut Outbox::Now);
             return;
         }
         self.metrics.unrelated_records.inc_by(u64::try_from(draft.unrelated).unwrap_or(0));
@@ -109,64 +123,102 @@ impl Resolver {
 
     /// Has the draft's addresses admitted and answers everybody.
     async fn settle(&self, flight: &Flight, draft: Draft, generation: u64) {
-        let (key, query) = (&flight.key, &flight.query);
-        let Some(again) = draft.again.clone() else {
-            self.settle_without_gate(flight, draft, generation);
+        let outbox = &mut Outbox::Now;
+        let Some(again) = &draft.again else {
+            self.settle_without_gate(flight, draft, generation, outbox);
             return;
         };
         let started = Instant::now();
         let mut tried: HashSet<IpAddr> = HashSet::new();
-        while let Some(client) = self.next_client(flight, &tried) {
-            let admission = Admission {
-                ticket: Ticket(0),
-                client,
-                question: again.question.clone(),
-                qtype: again.qtype,
-                chain: again.chain.clone(),
-                domain: again.domain.clone(),
-                grants: again.grants.clone(),
-            };
-            let refusal = match self.core.admit(admission).await {
+        while let Some(client) = self.next_client(flight, |client| tried.contains(client)) {
+            let refusal = match self.core.admit(Self::admission(again, client)).await {
                 Ok(Decision::Release { leases }) => {
-                    self.metrics.gate_seconds.observe(started.elapsed().as_secs_f64());
-                    let now = self.clock.now();
-                    let entry = Arc::new(finish(draft, Some(leases), now, generation, self.lease_grace));
-                    self.cache.put(key, entry.clone(), now);
-                    self.release(query, &entry, self.take_all(key));
+                    self.let_through(flight, draft, leases, generation, started, outbox);
                     return;
                 }
                 Ok(Decision::Refuse(refusal)) => refusal,
                 Err(_) => Refusal::Enforcer { name: "guard".to_owned(), reason: "stopping".to_owned() },
             };
-            let for_client_only = refusal == Refusal::PerClient;
-            // A prefetch that fails leaves the entry that it was to follow.
-            if flight.sponsor.is_none() {
-                self.keep_for_later(key, &draft, &refusal, generation);
-            }
             tried.insert(client);
-            let askers = if for_client_only { self.take_those_of(key, client) } else { self.take_all(key) };
-            self.hold(query, &refusal, askers);
-            if !for_client_only {
+            if !self.turn_away(flight, &draft, &refusal, client, generation, outbox) {
                 return;
             }
         }
     }
 
-    /// Nothing is to be opened: kept and given at once.
-    fn settle_without_gate(&self, flight: &Flight, draft: Draft, generation: u64) {
-        let (key, query) = (&flight.key, &flight.query);
-        let kind = draft.kind.clone();
+    /// What the core is asked in this client's name.
+    pub(super) fn admission(again: &Again, client: IpAddr) -> Admission {
+        Admission {
+            ticket: Ticket(0),
+            client,
+            question: again.question.clone(),
+            qtype: again.qtype,
+            chain: again.chain.clone(),
+            domain: again.domain.clone(),
+            grants: again.grants.clone(),
+        }
+    }
+
+    /// The gate let an answer through: it is kept, and goes to everybody.
+    pub(super) fn let_through(
+        &self,
+        flight: &Flight,
+        draft: Draft,
+        leases: Vec<LeaseHandle>,
+        generation: u64,
+        started: Instant,
+        outbox: &mut Outbox<'_>,
+    ) {
+        self.metrics.gate_seconds.observe(started.elapsed().as_secs_f64());
         let now = self.clock.now();
-        let entry = Arc::new(finish(draft, None, now, generation, self.lease_grace));
+        let entry = Arc::new(finish(draft, Some(leases), now, generation, self.lease_grace));
+        self.cache.put(&flight.key, entry.clone(), now);
+        self.release(&flight.query, &entry, self.take_all(&flight.key), outbox);
+    }
+
+    /// The gate refused an answer in this client's name. Whether another client's may be tried.
+    pub(super) fn turn_away(
+        &self,
+        flight: &Flight,
+        draft: &Draft,
+        refusal: &Refusal,
+        client: IpAddr,
+        generation: u64,
+        outbox: &mut Outbox<'_>,
+    ) -> bool {
+        let (key, query) = (&flight.key, &flight.query);
+        let for_client_only = *refusal == Refusal::PerClient;
+        // A prefetch that fails leaves the entry that it was to follow.
+        if flight.sponsor.is_none() {
+            self.keep_for_later(key, draft, refusal, generation);
+        }
+        let askers = if for_client_only { self.take_those_of(key, client) } else { self.take_all(key) };
+        self.hold(query, refusal, askers, outbox);
+        for_client_only
+    }
+
+    /// Nothing is to be opened: kept and given at once.
+    pub(super) fn settle_without_gate(
+        &self,
+        flight: &Flight,
+        mut draft: Draft,
+        generation: u64,
+        outbox: &mut Outbox<'_>,
+    ) {
+        let (key, query) = (&flight.key, &flight.query);
+        let kind = std::mem::replace(&mut draft.kind, Kind::Answer);
+        let now = self.clock.now();
+        let outcome = outcome_of(&kind);
+        let entry = Arc::new(Entry { outcome, ..finish(draft, None, now, generation, self.lease_grace) });
         if flight.sponsor.is_none() || !matches!(kind, Kind::Failed(..)) {
             self.cache.put(key, entry.clone(), now);
         }
         let askers = self.take_all(key);
         match &kind {
-            Kind::Answer => self.release(query, &entry, askers),
+            Kind::Answer => self.release(query, &entry, askers, outbox),
             Kind::Denied(reason, words) => {
                 self.metrics.denied.inc_by(u64::try_from(askers.len()).unwrap_or(0));
-                self.refuse_all(query, &entry, askers, reason, words);
+                self.refuse_all(query, &entry, askers, (reason, words), outbox);
             }
             Kind::Dropped(words) => {
                 for asker in askers {
@@ -175,15 +227,14 @@ impl Resolver {
                     self.refusals.push(asker.client, &query.name, query.qtype, "policy", words, code::BLOCKED);
                 }
             }
-            Kind::Failed(reason, words) => self.refuse_all(query, &entry, askers, reason, words),
+            Kind::Failed(reason, words) => self.refuse_all(query, &entry, askers, (reason, words), outbox),
             Kind::Truncated => {
                 let (streams, datagrams): (Vec<_>, Vec<_>) =
                     askers.into_iter().partition(|asker| matches!(asker.route, Route::Stream(_)));
-                self.refuse_all(query, &entry, streams, "truncated", "the whole answer can't be had");
+                let words = ("truncated", "the whole answer can't be had");
+                self.refuse_all(query, &entry, streams, words, outbox);
                 for asker in datagrams {
-                    let mut out = Vec::with_capacity(128);
-                    reply::truncated(&asker.to.head(), None, &mut out);
-                    self.send(&asker.route, out);
+                    self.post(&asker.route, outbox, |out| reply::truncated(&asker.to.head(), None, out));
                 }
             }
         }
@@ -239,15 +290,20 @@ fn finish(mut draft: Draft, leases: Option<Vec<LeaseHandle>>, now: Moment, gener
         leases: leases.into(),
         again: draft.again,
         ede: draft.ede,
-        outcome: match draft.kind {
-            Kind::Answer => Outcome::Released,
-            Kind::Denied(reason, _) => Outcome::Denied(reason),
-            Kind::Dropped(_) => Outcome::Denied("policy"),
-            Kind::Failed(reason, _) => Outcome::Failed(reason),
-            Kind::Truncated => Outcome::Failed("truncated"),
-        },
+        outcome: outcome_of(&draft.kind),
         generation,
         uses: AtomicU32::new(0),
         ended: None,
+    }
+}
+
+/// What a draft of this kind counts as when it is served again.
+fn outcome_of(kind: &Kind) -> Outcome {
+    match kind {
+        Kind::Answer => Outcome::Released,
+        Kind::Denied(reason, _) => Outcome::Denied(reason),
+        Kind::Dropped(_) => Outcome::Denied("policy"),
+        Kind::Failed(reason, _) => Outcome::Failed(reason),
+        Kind::Truncated => Outcome::Failed("truncated"),
     }
 }

@@ -3,9 +3,9 @@
 //! ```text
 //!  handle()  on the thread that received it: parse -> cache --hit--> reply
 //!                                                    | miss: policy on the name --denied--> reply
-//!  submit()  place in flight? --no--> SERVFAIL        v
+//!  join()    place in flight? --no--> SERVFAIL        v
 //!            an identical question in flight? --yes--> wait with it
-//!                                                    | no: a task
+//!                                                    | no: a worker's forwarder (plain upstreams, question over UDP), or a task:
 //!  fly()     (entry near its leases' end? admit again) or (upstream -> draft) -> core admits -> cache -> all who wait
 //! prefetch() a used entry near its end: the same flight with nobody waiting
 //! ```
@@ -56,8 +56,20 @@ pub enum Handled<'a> {
     Reply,
     /// No reply.
     Drop,
-    /// To be given to [`Resolver::submit`].
-    Miss(Question<'a>),
+    /// To be given to [`Resolver::submit`], or to a worker's forwarder.
+    Miss(Missed<'a>),
+}
+
+/// A question that must wait.
+pub struct Missed<'a> {
+    /// What was asked.
+    pub question: Question<'a>,
+    /// By which it is kept, in the view of who asked.
+    pub(super) key: Key,
+    /// An entry is there, but not in force for long enough.
+    pub(super) kept: bool,
+    /// A list has an answer of its own.
+    pub(super) local_data: bool,
 }
 
 /// What the packets of one batch share, and what is counted of them.
@@ -165,9 +177,8 @@ impl Resolver {
         }
         let unchecked = self.unchecked(question.flags, question.qtype);
         let key = Key::new(question.name.wire(), question.qtype, dnssec_ok).unchecked(unchecked).in_view(view);
-        if let Some(entry) = self.cache.get(&key, rules.generation, now)
-            && entry.is_in_force(now, self.lease_min)
-        {
+        let kept = self.cache.get(&key, rules.generation, now);
+        if let Some(entry) = kept.as_ref().filter(|entry| entry.is_in_force(now, self.lease_min)) {
             reply::render(&entry.octets, &entry.ttls, entry.age(now), &head, entry.ede.as_ref(), out);
             turn.hits += 1;
             if self.prefetch && entry.wants_prefetch(now) {
@@ -176,7 +187,7 @@ impl Resolver {
             if entry.outcome == Outcome::Released {
                 turn.released += 1;
             } else {
-                self.count_kept_refusal(&entry, client, &question);
+                self.count_kept_refusal(entry, client, &question);
             }
             return Handled::Reply;
         }
@@ -191,9 +202,13 @@ impl Resolver {
             reply::render(&body.octets, &body.ttls, 0, &head, Some(&ede), out);
             return Handled::Reply;
         }
-        match self.judged(policy, policy.judge(&name), &question, client, stream, out) {
+        let verdict = policy.judge(&name);
+        match self.judged(policy, verdict, &question, client, stream, out) {
             Some(handled) => handled,
-            None => Handled::Miss(question),
+            None => {
+                let local_data = policy.effect(verdict) == Effect::Data;
+                Handled::Miss(Missed { question, key, kept: kept.is_some(), local_data })
+            }
         }
     }
 

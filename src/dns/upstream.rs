@@ -26,6 +26,8 @@ use query::Query;
 
 mod dial;
 mod https;
+pub mod lines;
+pub mod plain;
 pub mod query;
 mod quic;
 mod tcp;
@@ -36,7 +38,7 @@ pub(in crate::dns) use https::DNS_MESSAGE;
 /// The longest that one question may take.
 pub const TOTAL: Duration = Duration::from_secs(4);
 /// The longest when every server is broken already.
-const TOTAL_BROKEN: Duration = Duration::from_secs(2);
+pub const TOTAL_BROKEN: Duration = Duration::from_secs(2);
 /// Bounds of the wait before another server is asked as well.
 const HEDGE: (Duration, Duration) = (Duration::from_millis(60), Duration::from_millis(600));
 /// Bounds of the wait before the same server is asked again, when there is no other.
@@ -44,7 +46,7 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(1200), Duration::from
 /// How long the whole of a cut reply may take over TCP before the cut one stands.
 const TCP_RETRY: Duration = Duration::from_millis(2500);
 /// Attempts per question.
-const ATTEMPTS: usize = 4;
+pub const ATTEMPTS: usize = 4;
 /// Failures in a row after which a server is passed over.
 const BREAK_AFTER: u32 = 5;
 /// Bounds of the time between probes of a broken server.
@@ -206,12 +208,13 @@ impl Drop for Attempt<'_> {
         if self.done {
             return;
         }
-        let elapsed = self.started.elapsed();
-        if elapsed >= FAILED_AFTER {
-            self.server.note_failure("no reply in time")
-        } else {
-            self.server.note_slow(elapsed)
-        }
+        self.server.note_given_up(self.started.elapsed());
+    }
+}
+
+impl Health {
+    fn is_broken(&self) -> bool {
+        self.failed_in_row >= BREAK_AFTER
     }
 }
 
@@ -279,7 +282,16 @@ impl Server {
     }
 
     fn is_broken(&self) -> bool {
-        self.health().failed_in_row >= BREAK_AFTER
+        self.health().is_broken()
+    }
+
+    /// No reply was waited for any longer.
+    fn note_given_up(&self, elapsed: Duration) {
+        if elapsed >= FAILED_AFTER {
+            self.note_failure("no reply in time");
+        } else {
+            self.note_slow(elapsed);
+        }
     }
 
     /// Wait before another server (or, `alone`, the same again) is asked as well.
@@ -333,20 +345,22 @@ impl Server {
     }
 }
 
-fn is_truncated(message: &[u8]) -> bool {
+/// Whether TC is set.
+pub(in crate::dns) fn is_truncated(message: &[u8]) -> bool {
     u16_at(message, 2).is_some_and(|flags| flags & flag::TC != 0)
 }
 
 /// Codes that another server may answer better: all but NOERROR, NXDOMAIN.
-fn is_failure(message: &[u8]) -> bool {
+pub(in crate::dns) fn is_failure(message: &[u8]) -> bool {
     super::reply::is_failure(u16_at(message, 2).unwrap_or(2) & 0x0f)
 }
 
 /// All upstreams.
 pub struct Upstreams {
+    mark: Option<u32>,
     servers: Vec<Arc<Server>>,
     /// Servers by the domain they are for, wire form; those for everything under the root.
-    by_domain: HashMap<Name, Vec<usize>>,
+    by_domain: HashMap<Box<[u8]>, Vec<usize>>,
 }
 
 impl Upstreams {
@@ -355,7 +369,7 @@ impl Upstreams {
     /// # Errors
     /// [`UpstreamError`]; `check` refuses all of these before.
     pub fn new(configured: &[schema::Upstream], mark: Option<u32>, metrics: &Metrics) -> Result<Self, UpstreamError> {
-        let mut upstreams = Self { servers: Vec::new(), by_domain: HashMap::new() };
+        let mut upstreams = Self { mark, servers: Vec::new(), by_domain: HashMap::new() };
         for (index, upstream) in configured.iter().enumerate() {
             let url: UpstreamUrl = upstream.url.parse().map_err(UpstreamError::Url)?;
             let link = Link::new(upstream, &url, mark, metrics)
@@ -377,7 +391,7 @@ impl Upstreams {
                 domains.push(Name::root());
             }
             for domain in domains {
-                upstreams.by_domain.entry(domain).or_default().push(index);
+                upstreams.by_domain.entry(domain.wire().into()).or_default().push(index);
             }
         }
         Ok(upstreams)
@@ -385,14 +399,7 @@ impl Upstreams {
 
     /// The servers for `name`: those of the longest domain it lies in.
     fn group(&self, name: &Name) -> &[usize] {
-        let mut name = Some(name.clone());
-        while let Some(here) = name {
-            if let Some(group) = self.by_domain.get(&here) {
-                return group;
-            }
-            name = here.parent();
-        }
-        &[]
+        name.suffixes().find_map(|suffix| self.by_domain.get(suffix)).map_or(&[], Vec::as_slice)
     }
 
     /// The group's servers, best first, and whether all of them are broken.

@@ -63,10 +63,10 @@ impl Default for Received {
 }
 
 impl Received {
-    /// Waits for at least one datagram (or the socket's read time-out) and takes what else has arrived.
+    /// Takes what has arrived, without waiting.
     ///
     /// # Errors
-    /// The kernel's; `WouldBlock` on the time-out, `Interrupted` on a signal.
+    /// The kernel's; `WouldBlock` where nothing has.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.count = 0;
         // SAFETY: all-zero is a valid value of these plain C structures.
@@ -93,7 +93,7 @@ impl Received {
                 socket.as_raw_fd(),
                 heads.as_mut_ptr(),
                 BATCH as libc::c_uint,
-                libc::MSG_WAITFORONE as _,
+                libc::MSG_DONTWAIT as _,
                 std::ptr::null_mut(),
             )
         };

@@ -70,8 +70,8 @@ pub async fn answer(resolver: &Arc<Resolver>, message: &[u8], client: IpAddr, tr
         resolver.metrics.released.inc_by(turn.released);
         match handled {
             Handled::Reply => false,
-            Handled::Miss(question) => {
-                resolver.submit(&question, client, Route::Stream(sender));
+            Handled::Miss(missed) => {
+                resolver.submit(&missed, client, Route::Stream(sender));
                 true
             }
             Handled::Drop => return None,

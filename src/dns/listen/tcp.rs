@@ -269,9 +269,9 @@ where
                     break Ok(());
                 }
             }
-            Handled::Miss(question) => {
+            Handled::Miss(missed) => {
                 place.forget();
-                resolver.submit(&question, client, Route::Stream(sender.clone()));
+                resolver.submit(&missed, client, Route::Stream(sender.clone()));
             }
             // Not a question: whoever sends that over TCP has lost the framing.
             Handled::Drop => break Ok(()),

@@ -1,38 +1,94 @@
-//! A worker: one thread on one socket. Hits are answered here, in batches; misses go to the runtime.
+//! A worker: one thread on one socket for clients, and on its own sockets to plain upstreams. Hits are answered here, in batches; so are misses
+//! that it can forward itself.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::WAIT;
 use crate::dns::flights::Route;
+use crate::dns::forward::Forwarder;
 use crate::dns::resolve::{Handled, Resolver, Turn};
+use crate::sys::poll::Poll;
 use crate::sys::udp::{Received, Sending};
 
 /// Waited after an unexpected error of the socket, so that a lasting one doesn't spin.
 const AFTER_ERROR: Duration = Duration::from_millis(20);
+/// What [`Poll`] tells: clients ask, the core has decided, or (behind these) a line to an upstream has something.
+const CLIENTS: u64 = 0;
+const CORE: u64 = 1;
+const LINES: u64 = 2;
 
-/// Serves until `stop`.
-pub fn serve(socket: &Arc<UdpSocket>, resolver: &Arc<Resolver>, stop: &AtomicBool) {
-    let mut received = Received::default();
-    let mut sending = Sending::default();
-    while !stop.load(Ordering::Relaxed) {
-        let count = match received.receive(socket.as_fd()) {
-            Ok(count) => count,
-            Err(error) => {
-                let waited = [ErrorKind::WouldBlock, ErrorKind::TimedOut, ErrorKind::Interrupted];
-                if !waited.contains(&error.kind()) {
-                    tracing::warn!(%error, "receiving questions");
+/// What one worker owns.
+pub struct Worker {
+    socket: Arc<UdpSocket>,
+    resolver: Arc<Resolver>,
+    poll: Poll,
+    forwarder: Forwarder,
+    received: Received,
+    sending: Sending,
+}
+
+impl Worker {
+    /// For this socket, one of so many.
+    ///
+    /// # Errors
+    /// The kernel has no descriptor.
+    pub fn new(socket: UdpSocket, resolver: Arc<Resolver>, workers: usize) -> io::Result<Self> {
+        let socket = Arc::new(socket);
+        let forwarder = Forwarder::new(resolver.clone(), socket.clone(), workers)?;
+        let poll = Poll::new()?;
+        poll.add(socket.as_fd(), CLIENTS)?;
+        poll.add(forwarder.bell().as_fd(), CORE)?;
+        Ok(Self { socket, resolver, poll, forwarder, received: Received::default(), sending: Sending::default() })
+    }
+
+    /// Serves until `stop`.
+    pub fn serve(mut self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            if let Err(error) = self.poll.wait(self.forwarder.patience(WAIT)) {
+                if error.kind() != ErrorKind::Interrupted {
+                    tracing::warn!(%error, "waiting for questions");
                     std::thread::sleep(AFTER_ERROR);
                 }
                 continue;
             }
+            self.forwarder.begin_turn();
+            let mut place = 0usize;
+            while let Some(token) = self.poll.ready(place) {
+                place += 1;
+                match token.checked_sub(LINES).map(usize::try_from) {
+                    Some(Ok(line)) => self.forwarder.read_line(line, (&self.poll, LINES), &mut self.sending),
+                    _ if token == CORE => self.forwarder.take_decisions(&mut self.sending),
+                    _ => self.take_questions(),
+                }
+            }
+            self.forwarder.end_turn((&self.poll, LINES), &mut self.sending);
+            let (_, skipped) = self.sending.flush(self.socket.as_fd());
+            for _ in 0..skipped {
+                self.resolver.metrics.drop_packet("send_failed");
+            }
+        }
+    }
+
+    fn take_questions(&mut self) {
+        let count = match self.received.receive(self.socket.as_fd()) {
+            Ok(count) => count,
+            Err(error) => {
+                if ![ErrorKind::WouldBlock, ErrorKind::Interrupted].contains(&error.kind()) {
+                    tracing::warn!(%error, "receiving questions");
+                    std::thread::sleep(AFTER_ERROR);
+                }
+                return;
+            }
         };
+        let resolver = &self.resolver;
         let rules = resolver.rules.load();
         let mut turn = Turn::new(&rules, resolver.clock.now());
-        for datagram in received.iter() {
+        for datagram in self.received.iter() {
             // Nobody can be answered at port 0.
             if datagram.peer.port() == 0 {
                 resolver.metrics.drop_packet("port_zero");
@@ -40,17 +96,13 @@ pub fn serve(socket: &Arc<UdpSocket>, resolver: &Arc<Resolver>, stop: &AtomicBoo
             }
             let client = datagram.peer.ip().to_canonical();
             let mut handled = Handled::Drop;
-            sending.push(datagram.peer, datagram.local, |out| {
+            self.sending.push(datagram.peer, datagram.local, |out| {
                 handled = resolver.handle(datagram.payload, client, false, &mut turn, out);
             });
-            if let Handled::Miss(question) = handled {
-                let route = Route::Udp { socket: socket.clone(), peer: datagram.peer, local: datagram.local };
-                resolver.submit(&question, client, route);
+            if let Handled::Miss(missed) = handled {
+                let route = Route::Udp { socket: self.socket.clone(), peer: datagram.peer, local: datagram.local };
+                self.forwarder.begin(&missed, client, route, &turn, (&self.poll, LINES));
             }
-        }
-        let (_, skipped) = sending.flush(socket.as_fd());
-        for _ in 0..skipped {
-            resolver.metrics.drop_packet("send_failed");
         }
         resolver.metrics.udp_questions.inc_by(u64::try_from(count).unwrap_or(0));
         if turn.hits > 0 {

@@ -27,13 +27,23 @@ impl Query {
     /// The message under `id`. With `mix` the case of each letter of the name is random ("0x20"): a forger has to guess it too.
     #[must_use]
     pub fn message(&self, id: u16, mix: bool) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER.saturating_add(self.name.wire().len()).saturating_add(15));
+        self.write(id, mix, &mut out);
+        out
+    }
+
+    /// Appends what [`Query::message`] returns.
+    pub fn write(&self, id: u16, mix: bool, out: &mut Vec<u8>) {
         let name = self.name.wire();
-        let mut out = Vec::with_capacity(HEADER.saturating_add(name.len()).saturating_add(15));
-        out.extend_from_slice(&HEAD);
-        put_u16(&mut out, 0, id);
+        let mut head = HEAD;
+        put_u16(&mut head, 0, id);
         if self.checking_disabled {
-            put_u16(&mut out, 2, flag::RD | flag::CD);
+            put_u16(&mut head, 2, flag::RD | flag::CD);
         }
+        if self.plain {
+            put_u16(&mut head, 10, 0);
+        }
+        out.extend_from_slice(&head);
         if mix {
             let mut random = [0u8; 32];
             rand::rng().fill_bytes(&mut random);
@@ -47,12 +57,9 @@ impl Query {
         }
         out.extend_from_slice(&self.qtype.to_be_bytes());
         out.extend_from_slice(&1u16.to_be_bytes());
-        if self.plain {
-            put_u16(&mut out, 10, 0);
-        } else {
-            opt(self.dnssec_ok, None, &mut out);
+        if !self.plain {
+            opt(self.dnssec_ok, None, out);
         }
-        out
     }
 
     /// The message for an encrypted transport: padded to a multiple of 128 octets (RFC 8467 section 4.1), so that its length doesn't tell the name.

@@ -88,6 +88,12 @@ impl UdpPool {
         Self { peer, mark, slots: (0..SLOTS).map(|_| Mutex::new(None)).collect(), metrics }
     }
 
+    /// The upstream.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
     /// Sends `query` and waits for its response, for ever: the caller sets the time.
     ///
     /// # Errors
@@ -164,7 +170,7 @@ impl UdpPool {
 }
 
 /// A connected socket on a port that the kernel draws at random.
-fn open_socket(peer: SocketAddr, mark: Option<u32>) -> io::Result<std::net::UdpSocket> {
+pub(super) fn open_socket(peer: SocketAddr, mark: Option<u32>) -> io::Result<std::net::UdpSocket> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
