@@ -11,6 +11,7 @@
 //! The mutex around the table is held to put changes in and to take one batch out, never across an await. A peer task that the caller's event channel
 //! keeps waiting stops serving its peer until there is room, so the caller must always read.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +45,8 @@ mod tests;
 
 /// Room in the channel of events.
 pub const EVENTS: usize = 1024;
+/// Most addresses that somebody waits for kept for peers that haven't looked.
+const HURRIED: usize = 4096;
 /// Accepted connections that wait for a peer's task.
 const ACCEPTED: usize = 4;
 /// A peer task that panicked is started again after this.
@@ -75,14 +78,20 @@ pub enum What {
         /// From its being put into the table; `None` for the table that was there before the session.
         latency: Option<Duration>,
     },
-    /// Some address that this generation announces was not confirmed in time; all else of it, and all before it, is. Comes before
-    /// [`What::Confirmed`] of this generation.
+    /// Single addresses are in force, as the table had each at the generation beside it; also before [`What::Confirmed`] of that one.
+    Held(Vec<(IpAddr, u64)>),
+    /// One address was not confirmed in time, as the table had it at this generation; nothing is said of others.
     Refused {
-        /// The generation.
+        /// Which.
+        address: IpAddr,
+        /// When.
         generation: u64,
-        /// Which address, for how long.
+        /// For how long it was waited.
         reason: String,
     },
+    /// The session is up, but nothing can be confirmed on it, for this reason; nothing that was confirmed counts until something is
+    /// confirmed again.
+    Unable(String),
 }
 
 /// Why a speaker can't start.
@@ -155,6 +164,9 @@ struct Shared {
     bfd: bfd::Watches,
     /// Per peer; only those of observers are ever filled.
     observed: Vec<Mutex<Observed>>,
+    /// Addresses that somebody waits for, and how many there ever were. Bounded by [`HURRIED`]; what is
+    /// pushed out has to wait for its turn.
+    hurried: Mutex<(u64, VecDeque<IpAddr>)>,
 }
 
 impl Shared {
@@ -174,6 +186,14 @@ impl Shared {
 
     fn observed(&self, peer: usize) -> Option<MutexGuard<'_, Observed>> {
         self.observed.get(peer).map(|observed| observed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Addresses that somebody waits for since there were `known` of them; how many there are now.
+    fn hurried(&self, known: u64) -> (u64, Vec<IpAddr>) {
+        let hurried = self.hurried.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = usize::try_from(hurried.0.saturating_sub(known)).unwrap_or(usize::MAX);
+        let skip = hurried.1.len().saturating_sub(new);
+        (hurried.0, hurried.1.iter().skip(skip).copied().collect())
     }
 
     fn status(&self, peer: usize) -> Option<MutexGuard<'_, PeerStatus>> {
@@ -212,6 +232,20 @@ impl SpeakerHandle {
     /// The operator's own prefixes, announced exactly as given.
     pub fn set_open(&self, prefixes: &[IpNet]) {
         self.0.table().set_open(prefixes);
+        self.0.changed.send_replace(());
+    }
+
+    /// Somebody waits for these: where addresses are confirmed one by one, these come first.
+    pub fn hurry(&self, addresses: &[IpAddr]) {
+        {
+            let mut hurried = self.0.hurried.lock().unwrap_or_else(PoisonError::into_inner);
+            for address in addresses {
+                hurried.0 += 1;
+                hurried.1.push_back(*address);
+            }
+            let older = hurried.1.len().saturating_sub(HURRIED);
+            hurried.1.drain(..older);
+        }
         self.0.changed.send_replace(());
     }
 
@@ -258,6 +292,7 @@ impl Speaker {
             bfd: watches.clone(),
             observed: config.peers.iter().map(|_| Mutex::default()).collect(),
             status: config.peers.iter().map(|peer| Mutex::new(PeerStatus::new(peer, now))).collect(),
+            hurried: Mutex::default(),
             table: Mutex::new(Table::default()),
             changed: watch::Sender::new(()),
             filled: watch::Sender::new(!config.restarting),

@@ -128,6 +128,14 @@ pub struct PeerStatus {
     pub capabilities: Vec<&'static str>,
     /// The negotiated hold time; zero = none.
     pub hold_time: Option<Duration>,
+    /// Routes of the table that this session started with that are not confirmed one by one yet.
+    pub unverified: usize,
+    /// Withdrawals that the observer should hear of and hasn't.
+    pub closing: usize,
+    /// From a withdrawal to its coming back from the observer.
+    pub close_latency: Latency,
+    /// What was learnt of the time that the router needs after its word: samples, median and 99th percentile.
+    pub learnt: Option<(usize, Option<[Duration; 2]>)>,
     /// Newest confirmed generation of this session.
     pub confirmed: Option<u64>,
     /// From a change of the table to its confirmation.
@@ -204,6 +212,10 @@ impl PeerStatus {
             families: Families::NONE,
             capabilities: Vec::new(),
             hold_time: None,
+            unverified: 0,
+            closing: 0,
+            close_latency: Latency::default(),
+            learnt: None,
             confirmed: None,
             latency: Latency::default(),
             established: 0,

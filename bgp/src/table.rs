@@ -196,6 +196,8 @@ pub struct Batch {
     /// Routes that are encoded already, by the `make` of this or an earlier [`Table::take_encoded`] for the same style; the
     /// lists are empty then.
     pub encoded: Option<Bytes>,
+    /// The announcements are a piece of this replay, not changes.
+    pub replay: Option<Replay>,
     /// The replay of this family ends after the routes.
     pub end: Option<(Family, Replay)>,
 }
@@ -226,6 +228,7 @@ impl Batch {
         self.classes4.clear();
         self.classes6.clear();
         self.encoded = None;
+        self.replay = None;
         self.end = None;
     }
 
@@ -679,6 +682,12 @@ impl Table {
         }
     }
 
+    /// The newest generation that was put in. Whatever [`Table::take`] announces is as it is at this one.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.stamps.back().map_or(0, |(_, stamp)| stamp.generation)
+    }
+
     /// The newest generation of which [`Table::take`] has given this reader everything; `None` while it is still being given the
     /// table that it started with.
     #[must_use]
@@ -816,6 +825,7 @@ fn step<N: Ord + Copy + Into<IpNet>>(
             batch.begin = Some(family);
         }
     }
+    batch.replay = Some(walk.kind);
     let after = walk.after;
     if let Some((style, _)) = &make
         && let Some(chunk) = chunks.get(*style, after)

@@ -225,12 +225,12 @@ async fn obey(
             Command::Restored => speaker.filled(),
             // A withdrawn route cuts flows anyway; there is no more that a speaker could do.
             Command::CutFlows(_) => {}
-            Command::Hurry(_) => {}
+            Command::Hurry(addresses) => speaker.hurry(&addresses),
         }
     }
 }
 
-/// Notes a refusal for each peer whose session lacks the family of an address that this plan opens.
+/// Notes a refusal of each address that this plan opens for each peer whose session lacks its family.
 fn refuse(
     generation: Generation,
     changes: &[Change],
@@ -241,16 +241,16 @@ fn refuse(
     let missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
     for (id, lacks) in ids.iter().zip(missing.iter()) {
         let Some(enforcer) = *id else { continue };
-        let family = changes.iter().find_map(|change| match change {
-            Change::Open { address, .. } => Some(Family::of(*address)).filter(|family| lacks.contains(*family)),
+        let unfit = changes.iter().filter_map(|change| match change {
+            Change::Open { address, .. } => Some(*address).filter(|address| lacks.contains(Family::of(*address))),
             _ => None,
         });
-        if let Some(family) = family {
-            let reason = format!("the peer did not negotiate {family}");
+        for address in unfit {
+            let reason = format!("the peer did not negotiate {}", Family::of(address));
             let mut queue = refusals.lock().unwrap_or_else(PoisonError::into_inner);
             // When full, the gate's deadline does what the refusal would: nothing is confirmed meanwhile.
             if queue.len() < REFUSALS {
-                queue.push_back(Event::Refused { enforcer, generation, reason });
+                queue.push_back(Event::RefusedAddress { enforcer, address, generation, reason });
             }
         }
     }
@@ -291,8 +291,14 @@ async fn forward(
                 set_missing(&missing, event.peer, Families::NONE);
                 Event::Lost { enforcer, reason }
             }
-            What::Refused { generation, reason } => {
-                Event::Refused { enforcer, generation: Generation(generation), reason }
+            // It is lost to the gate: nothing of it counts until it confirms again.
+            What::Unable(reason) => Event::Lost { enforcer, reason },
+            What::Refused { address, generation, reason } => {
+                Event::RefusedAddress { enforcer, address, generation: Generation(generation), reason }
+            }
+            What::Held(addresses) => {
+                let addresses = addresses.into_iter().map(|(address, at)| (address, Generation(at))).collect();
+                Event::Confirmed { enforcer, addresses }
             }
             What::Confirmed { generation, .. } => Event::Applied { enforcer, generation: Generation(generation) },
         };

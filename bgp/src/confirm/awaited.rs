@@ -1,14 +1,15 @@
 //! Prefixes of which each is waited for by itself: until the router sends it back, or forwards to it.
 //!
-//! Every announced prefix gets a number; a generation is confirmed once no prefix with its number or a lower one is waited
-//! for. What takes too long is given up, so that one bad prefix doesn't hold all others for ever.
+//! Every announced prefix gets a number; a generation is confirmed as a whole once no prefix with its number or a lower one is waited
+//! for. What is new is probed quickly and given up after a while. What a session started with (*replayed*) is probed at a bounded rate and never
+//! given up: it may have been in force for long, and stays announced; whoever waits for one of it has it moved to the front.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-/// Least times between two probes of one address: at first, and later.
+/// Least times between two probes of one new address: at first, and later.
 const STEPS: [Duration; 6] = [
     Duration::from_millis(1),
     Duration::from_millis(1),
@@ -19,19 +20,46 @@ const STEPS: [Duration; 6] = [
 ];
 /// Most probes due at once; the others are a millisecond later.
 const AT_ONCE: usize = 64;
-/// A prefix is given up this long after one that was sent later was answered: routers work in order, more or less.
-const OVERTAKEN: Duration = Duration::from_millis(250);
+/// Between two probes of replayed addresses, all of them together: Linux answers 1000 a second in all.
+const SLOW: Duration = Duration::from_millis(2);
+/// The same when those that are left were probed often in vain.
+const SLOWEST: Duration = Duration::from_millis(250);
+/// Most probes of replayed addresses at once, after a pause.
+const SLOW_AT_ONCE: u32 = 8;
+/// A replayed address that somebody waits for is probed quickly for so long.
+const HURRY: Duration = Duration::from_secs(1);
+/// A prefix of which the observer's word can't be told from word on an earlier announcement counts when the word stays the same for so long.
+pub const QUIET: Duration = Duration::from_secs(2);
+
+/// How a prefix was announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// The table's generation then.
+    pub generation: u64,
+    /// Only word that is newer than this counts.
+    pub after: u64,
+    /// Nothing counts before this.
+    pub not_before: Instant,
+    /// Given up after this; a replayed prefix is not, see `quiet`.
+    pub patience: Duration,
+    /// Part of the table that a session starts with.
+    pub replayed: bool,
+    /// The observer has it, from an earlier announcement, or may yet hear of that: what it has when there was no word for [`QUIET`] counts.
+    pub quiet: bool,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Item {
     net: IpNet,
     since: Instant,
-    /// Given up then.
-    until: Instant,
-    /// Only word that is newer than this counts.
-    after: u64,
-    probe: Instant,
-    tries: usize,
+    announced: Announced,
+    /// Looked at then: given up, or taken for what the observer has.
+    until: Option<Instant>,
+    /// The next probe; `None` for one that is probed slowly.
+    probe: Option<Instant>,
+    /// Probed slowly from then on.
+    hurry: Option<Instant>,
+    tries: u32,
 }
 
 /// See the module.
@@ -41,83 +69,142 @@ pub struct Awaited {
     items: BTreeMap<u64, Item>,
     by_net: HashMap<IpNet, u64>,
     probes: BTreeSet<(Instant, u64)>,
+    slow: BTreeSet<(u32, u64)>,
+    /// The next slow probe.
+    slow_at: Option<Instant>,
     ends: BTreeSet<(Instant, u64)>,
-    /// Whether later answers shorten the wait of earlier prefixes.
-    ordered: bool,
+    replayed: usize,
 }
 
-/// What was given up.
+/// What is not waited for any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GivenUp {
+pub struct Ended {
     /// The prefix.
     pub net: IpNet,
-    /// Its number.
-    pub number: u64,
+    /// The table's generation when it was announced.
+    pub generation: u64,
     /// Waited so long.
     pub waited: Duration,
+    /// Part of the table that a session started with.
+    pub replayed: bool,
+    /// Whether it is in force.
+    pub held: bool,
+}
+
+impl Default for Awaited {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Awaited {
-    /// Nothing is waited for; `ordered`: answers come about in the order of the announcements.
+    /// Nothing is waited for.
     #[must_use]
-    pub fn new(ordered: bool) -> Self {
+    pub fn new() -> Self {
         Self {
             next: 1,
             items: BTreeMap::new(),
             by_net: HashMap::new(),
             probes: BTreeSet::new(),
+            slow: BTreeSet::new(),
+            slow_at: None,
             ends: BTreeSet::new(),
-            ordered,
+            replayed: 0,
         }
     }
 
-    /// A prefix was announced: only word newer than `after` counts, and it is given up after `patience`.
-    pub fn announce(&mut self, net: IpNet, after: u64, patience: Duration, now: Instant) {
+    /// A prefix was announced.
+    pub fn announce(&mut self, net: IpNet, announced: Announced, now: Instant) {
         self.forget(net);
         let number = self.next;
         self.next += 1;
-        let item = Item { net, since: now, until: now + patience, after, probe: now, tries: 0 };
+        let Announced { replayed, quiet, patience, not_before, .. } = announced;
+        let until = match (replayed, quiet) {
+            (false, false) => Some(now + patience),
+            (false, true) => Some(now + patience.max(QUIET)),
+            (true, true) => Some(now + QUIET),
+            (true, false) => None,
+        };
+        let probe = (!replayed).then_some(now.max(not_before));
+        let item = Item { net, since: now, announced, until, probe, hurry: None, tries: 0 };
+        match probe {
+            Some(at) => drop(self.probes.insert((at, number))),
+            None => drop(self.slow.insert((0, number))),
+        }
+        if replayed {
+            self.replayed += 1;
+            self.slow_at = self.slow_at.max(Some(not_before)).or(Some(now));
+        }
+        self.ends.extend(until.map(|until| (until, number)));
         self.items.insert(number, item);
         self.by_net.insert(net, number);
-        self.probes.insert((item.probe, number));
-        self.ends.insert((item.until, number));
     }
 
-    /// A prefix was withdrawn, or there is no need to wait for it.
-    pub fn forget(&mut self, net: IpNet) {
-        if let Some(number) = self.by_net.get(&net).copied() {
-            self.remove(number);
-        }
+    /// A prefix was withdrawn, or there is no need to wait for it. Returns whether it was waited for.
+    pub fn forget(&mut self, net: IpNet) -> bool {
+        self.by_net.get(&net).copied().and_then(|number| self.remove(number)).is_some()
     }
 
     fn remove(&mut self, number: u64) -> Option<Item> {
         let item = self.items.remove(&number)?;
         self.by_net.remove(&item.net);
-        self.probes.remove(&(item.probe, number));
-        self.ends.remove(&(item.until, number));
+        match item.probe {
+            Some(at) => self.probes.remove(&(at, number)),
+            None => self.slow.remove(&(item.tries, number)),
+        };
+        if let Some(until) = item.until {
+            self.ends.remove(&(until, number));
+        }
+        self.replayed -= usize::from(item.announced.replayed);
         Some(item)
     }
 
-    /// Word came that a prefix is in force; for how long it was waited for.
-    pub fn arrived(&mut self, net: IpNet, word: u64, now: Instant) -> Option<Duration> {
+    /// Whether this prefix is waited for.
+    #[must_use]
+    pub fn has(&self, net: IpNet) -> bool {
+        self.by_net.contains_key(&net)
+    }
+
+    /// Word came that a prefix is in force.
+    pub fn arrived(&mut self, net: IpNet, word: u64, now: Instant) -> Option<Ended> {
         let number = self.by_net.get(&net).copied()?;
-        if self.items.get(&number)?.after >= word {
+        let announced = self.items.get(&number)?.announced;
+        if announced.after >= word || now < announced.not_before {
             return None;
         }
-        let item = self.remove(number)?;
-        if self.ordered {
-            let sooner: Vec<u64> = self.items.range(..number).map(|(number, _)| *number).take(AT_ONCE).collect();
-            for number in sooner {
-                if let Some(earlier) = self.items.get_mut(&number)
-                    && earlier.until > now + OVERTAKEN
-                {
-                    self.ends.remove(&(earlier.until, number));
-                    earlier.until = now + OVERTAKEN;
-                    self.ends.insert((earlier.until, number));
-                }
-            }
+        self.remove(number).map(|item| ended(&item, true, now))
+    }
+
+    /// Word came that may be on an earlier announcement of the prefix: what the observer has [`QUIET`] after the last such word counts.
+    pub fn doubtful(&mut self, net: IpNet, now: Instant) {
+        let Some((number, item)) =
+            self.by_net.get(&net).and_then(|number| Some((*number, self.items.get_mut(number)?)))
+        else {
+            return;
+        };
+        if let Some(before) = item.until.replace(now + QUIET) {
+            self.ends.remove(&(before, number));
         }
-        Some(now.saturating_duration_since(item.since))
+        self.ends.insert((now + QUIET, number));
+    }
+
+    /// Somebody waits for this prefix.
+    pub fn hurry(&mut self, net: IpNet, now: Instant) {
+        let Some((number, item)) =
+            self.by_net.get(&net).and_then(|number| Some((*number, self.items.get_mut(number)?)))
+        else {
+            return;
+        };
+        if !item.announced.replayed {
+            return;
+        }
+        item.hurry = Some(now + HURRY);
+        if item.probe.is_none() {
+            self.slow.remove(&(item.tries, number));
+            let at = now.max(item.announced.not_before);
+            item.probe = Some(at);
+            self.probes.insert((at, number));
+        }
     }
 
     /// The number of the newest prefix; zero before the first.
@@ -132,24 +219,16 @@ impl Awaited {
         self.items.first_key_value().is_none_or(|(first, _)| *first > number)
     }
 
-    /// How many are waited for.
+    /// How many are waited for; of them those that a session started with.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.items.len()
+    pub fn len(&self) -> (usize, usize) {
+        (self.items.len(), self.replayed)
     }
 
     /// Whether none is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
-    }
-
-    /// Keeps only the newest `count`.
-    pub fn keep_newest(&mut self, count: usize) {
-        while self.items.len() > count {
-            let Some(first) = self.items.first_key_value().map(|(number, _)| *number) else { return };
-            self.remove(first);
-        }
     }
 
     /// The prefixes to probe now.
@@ -160,11 +239,34 @@ impl Awaited {
         {
             self.probes.remove(&(at, number));
             let Some(item) = self.items.get_mut(&number) else { continue };
-            let step = STEPS.get(item.tries).or(STEPS.last()).copied().unwrap_or_default();
+            if item.hurry.is_some_and(|until| until <= now) {
+                item.hurry = None;
+                item.probe = None;
+                self.slow.insert((item.tries, number));
+                continue;
+            }
+            let step = STEPS.get(usize::try_from(item.tries).unwrap_or(usize::MAX));
+            let next = now + step.or(STEPS.last()).copied().unwrap_or_default();
             item.tries += 1;
-            item.probe = now + step;
-            self.probes.insert((item.probe, number));
+            item.probe = Some(next);
+            self.probes.insert((next, number));
             due.push(item.net);
+        }
+        let mut budget = SLOW_AT_ONCE;
+        while let Some(at) = self.slow_at.filter(|at| *at <= now)
+            && let Some((tries, number)) = self.slow.pop_first()
+        {
+            let Some(item) = self.items.get_mut(&number) else { continue };
+            item.tries = tries.saturating_add(1);
+            self.slow.insert((item.tries, number));
+            due.push(item.net);
+            let step = (SLOW * 2u32.saturating_pow(tries.min(16))).min(SLOWEST);
+            budget -= 1;
+            // A pause is made up for only a little.
+            self.slow_at = Some(if budget == 0 { now + step } else { at + step });
+            if budget == 0 {
+                break;
+            }
         }
         due
     }
@@ -172,14 +274,26 @@ impl Awaited {
     /// When [`Self::probes`] has something.
     #[must_use]
     pub fn next_probe(&self) -> Option<Instant> {
-        self.probes.first().map(|(at, _)| *at)
+        let slow = self.slow_at.filter(|_| !self.slow.is_empty());
+        self.probes.first().map(|(at, _)| *at).into_iter().chain(slow).min()
     }
 
-    /// One that has been waited for too long.
-    pub fn give_up(&mut self, now: Instant) -> Option<GivenUp> {
-        let (_, number) = self.ends.first().copied().filter(|(at, _)| *at <= now)?;
-        let item = self.remove(number)?;
-        Some(GivenUp { net: item.net, number, waited: now.saturating_duration_since(item.since) })
+    /// One that has been waited for too long; `holds`: the observer has it.
+    pub fn give_up(&mut self, now: Instant, holds: impl Fn(IpNet) -> bool) -> Option<Ended> {
+        while let Some((at, number)) = self.ends.first().copied().filter(|(at, _)| *at <= now) {
+            let Some(item) = self.items.get_mut(&number) else {
+                self.ends.remove(&(at, number));
+                continue;
+            };
+            let held = holds(item.net);
+            if !held && item.announced.replayed {
+                item.until = None;
+                self.ends.remove(&(at, number));
+                continue;
+            }
+            return self.remove(number).map(|item| ended(&item, held, now));
+        }
+        None
     }
 
     /// When [`Self::give_up`] has something.
@@ -189,84 +303,15 @@ impl Awaited {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MS: Duration = Duration::from_millis(1);
-
-    fn host(last: u8) -> IpNet {
-        IpNet::from(std::net::IpAddr::from([203, 0, 113, last]))
-    }
-
-    #[test]
-    fn a_number_is_passed_when_all_before_it_arrived() {
-        let now = Instant::now();
-        let mut awaited = Awaited::new(false);
-        for last in 1..=3 {
-            awaited.announce(host(last), 0, 800 * MS, now);
-        }
-        assert_eq!(awaited.newest(), 3);
-        assert_eq!(awaited.arrived(host(2), 1, now + MS), Some(MS));
-        assert_eq!(awaited.arrived(host(2), 1, now + MS), None);
-        assert!(!awaited.passed(1));
-        awaited.forget(host(1));
-        assert!(awaited.passed(2) && !awaited.passed(3));
-        awaited.arrived(host(3), 1, now);
-        assert!(awaited.passed(3) && awaited.is_empty());
-        assert_eq!((awaited.next_probe(), awaited.next_end()), (None, None));
-    }
-
-    #[test]
-    fn old_word_does_not_count() {
-        let now = Instant::now();
-        let mut awaited = Awaited::new(false);
-        awaited.announce(host(1), 7, 800 * MS, now);
-        assert_eq!(awaited.arrived(host(1), 7, now), None);
-        assert!(awaited.arrived(host(1), 8, now).is_some());
-    }
-
-    #[test]
-    fn probes_repeat_and_end_with_giving_up() {
-        let start = Instant::now();
-        let mut awaited = Awaited::new(true);
-        awaited.announce(host(1), 0, 800 * MS, start);
-        let mut now = start;
-        let mut sent = 0;
-        while let Some(at) = awaited.next_probe() {
-            now = at.max(now);
-            if let Some(lost) = awaited.give_up(now) {
-                assert_eq!(lost, GivenUp { net: host(1), number: 1, waited: lost.waited });
-                assert!(lost.waited >= 800 * MS);
-                break;
-            }
-            sent += awaited.probes(now).len();
-        }
-        assert!((75..100).contains(&sent), "{sent}");
-        assert!(awaited.passed(1));
-    }
-
-    #[test]
-    fn an_overtaken_prefix_is_given_up_sooner() {
-        let start = Instant::now();
-        let mut awaited = Awaited::new(true);
-        awaited.announce(host(1), 0, 800 * MS, start);
-        awaited.announce(host(2), 0, 800 * MS, start + 10 * MS);
-        awaited.arrived(host(2), 1, start + 60 * MS);
-        assert_eq!(awaited.next_end(), Some(start + 60 * MS + OVERTAKEN));
-        assert_eq!(awaited.give_up(start + 300 * MS), None);
-        assert!(awaited.give_up(start + 310 * MS).is_some());
-    }
-
-    #[test]
-    fn of_a_replay_the_newest_are_kept() {
-        let now = Instant::now();
-        let mut awaited = Awaited::new(true);
-        for last in 0..200 {
-            awaited.announce(host(last), 0, 800 * MS, now);
-        }
-        awaited.keep_newest(3);
-        assert_eq!(awaited.probes(now), [host(197), host(198), host(199)]);
-        assert!(awaited.passed(197));
+fn ended(item: &Item, held: bool, now: Instant) -> Ended {
+    Ended {
+        net: item.net,
+        generation: item.announced.generation,
+        waited: now.saturating_duration_since(item.since),
+        replayed: item.announced.replayed,
+        held,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 /// Waited before anything is known: FRR's way from the UPDATE to the kernel, with some room.
 pub const START: Duration = Duration::from_millis(75);
-/// Most that is ever waited.
-const MOST: Duration = Duration::from_millis(700);
+/// Most that is ever waited, where the gate's deadline leaves room for it.
+pub const MOST: Duration = Duration::from_millis(700);
 /// Samples kept of each class.
 const KEPT: usize = 128;
 /// Less than [`START`] is believed only after so many samples.
@@ -51,15 +51,30 @@ impl Learner {
         self.missed = self.missed.saturating_add(1);
     }
 
+    /// Answers in the class of this backlog, and what they showed: the median and the 99th percentile.
+    #[must_use]
+    pub fn shown(&self, backlog: usize) -> (usize, Option<[Duration; 2]>) {
+        let mut sorted: Vec<Duration> = self.classes.get(class(backlog)).into_iter().flatten().copied().collect();
+        sorted.sort_unstable();
+        let at = |share: usize| sorted.get((sorted.len() * share).div_ceil(100).checked_sub(1)?).copied();
+        (sorted.len(), at(50).zip(at(99)).map(|(median, high)| [median, high]))
+    }
+
     /// Addresses that were answered; those in a row since then that were not.
     #[must_use]
     pub fn counts(&self) -> (u64, u32) {
         (self.answered, self.missed)
     }
 
-    /// What is to be waited after a confirmation with this backlog: the high quantile of the samples with some room.
+    /// What is to be waited after a confirmation with this backlog: the high quantile of the samples with some room, `most` at most.
     #[must_use]
-    pub fn settle(&self, backlog: usize) -> Duration {
+    pub fn settle(&self, backlog: usize, most: Duration) -> Duration {
+        self.wanted(backlog).min(most)
+    }
+
+    /// The same without bound.
+    #[must_use]
+    pub fn wanted(&self, backlog: usize) -> Duration {
         let class = class(backlog);
         let mut settle = Duration::ZERO;
         let mut known = false;
@@ -73,7 +88,7 @@ impl Learner {
                 known |= at == class && sorted.len() >= ENOUGH;
             }
         }
-        if known { settle.min(MOST) } else { settle.clamp(START, MOST) }
+        if known { settle } else { settle.max(START) }
     }
 }
 
@@ -88,24 +103,26 @@ mod tests {
     #[test]
     fn it_starts_high_and_falls_only_when_it_knows() {
         let mut learner = Learner::default();
-        assert_eq!(learner.settle(1), START);
+        assert_eq!(learner.settle(1, MOST), START);
         for count in 1..ENOUGH {
             learner.answered(ms(4), 1);
-            assert_eq!(learner.settle(1), START, "after {count}");
+            assert_eq!(learner.settle(1, MOST), START, "after {count}");
         }
         learner.answered(ms(4), 1);
-        assert_eq!(learner.settle(1), ms(10));
-        assert_eq!(learner.settle(500), START, "nothing is known of bursts");
+        assert_eq!(learner.settle(1, MOST), ms(10));
+        assert_eq!(learner.settle(500, MOST), START, "nothing is known of bursts");
     }
 
     #[test]
     fn one_slow_answer_raises_it_at_once() {
         let mut learner = Learner::default();
         learner.answered(ms(120), 1);
-        assert_eq!(learner.settle(1), ms(155));
-        assert_eq!(learner.settle(5000), ms(155), "a burst is not quicker");
+        assert_eq!(learner.settle(1, MOST), ms(155));
+        assert_eq!(learner.settle(5000, MOST), ms(155), "a burst is not quicker");
         learner.answered(ms(2000), 1);
-        assert_eq!(learner.settle(1), MOST);
+        assert_eq!(learner.settle(1, MOST), MOST);
+        assert_eq!((learner.settle(1, ms(100)), learner.wanted(1)), (ms(100), ms(2505)), "bounded, and one can tell");
+        assert_eq!(learner.shown(1), (2, Some([ms(120), ms(2000)])));
     }
 
     #[test]
@@ -114,14 +131,14 @@ mod tests {
         for _ in 0..KEPT {
             learner.answered(ms(60), 1);
         }
-        assert_eq!(learner.settle(1), ms(80));
+        assert_eq!(learner.settle(1, MOST), ms(80));
         learner.answered(ms(100), 1);
         learner.answered(ms(100), 1);
-        assert_eq!(learner.settle(1), ms(130));
+        assert_eq!(learner.settle(1, MOST), ms(130));
         for _ in 0..KEPT {
             learner.answered(ms(10), 1);
         }
-        assert_eq!(learner.settle(1), Duration::from_micros(17_500));
+        assert_eq!(learner.settle(1, MOST), Duration::from_micros(17_500));
         learner.missed();
         assert_eq!(learner.counts(), (2 * KEPT as u64 + 2, 1));
         learner.answered(ms(1), 1);

@@ -8,7 +8,7 @@
 //!
 //! TCP keeps the order, so one request covers every UPDATE before it; at most one is outstanding per family, and what is
 //! sent meanwhile is covered by the next. The KEEPALIVE is for BIRD: its event loop may else sleep up to 3 s before it sends the answer.
-//! A router that exports more than [`FEW`] routes to us would send all of them each time; it is not asked.
+//! A router that exports more than [`FEW`] routes to us would send all of them each time; it is not asked until it exports fewer.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -20,6 +20,8 @@ use crate::wire::iana::{Families, Family};
 
 /// Most routes that a router may export to us.
 pub const FEW: usize = 16;
+/// Most of them that are remembered. A router that exported more is not asked again in this session.
+const REMEMBERED: usize = 4096;
 /// When a KEEPALIVE follows the request.
 const NUDGES: [Duration; 3] = [Duration::from_millis(2), Duration::from_millis(20), Duration::from_millis(200)];
 /// A request without answer is repeated after this, then after twice as long, and so on.
@@ -69,20 +71,44 @@ pub struct Barrier {
     enhanced: bool,
     families: Families,
     lines: [Line; 2],
-    /// What the router exports to us, up to one more than [`FEW`].
+    /// What the router exports to us, up to [`REMEMBERED`].
     exported: BTreeSet<IpNet>,
     up: Instant,
     tokens: u32,
     earned: Instant,
-    refused: Option<String>,
+    refused: Option<Refusal>,
     silent: bool,
+    /// There was more than could be remembered.
+    overflowed: bool,
+}
+
+/// Why a router isn't asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    NoRefresh,
+    NoBeacon,
+    TooMany,
+}
+
+impl Refusal {
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::NoRefresh => "the router can't refresh routes (RFC 2918)",
+            Self::NoBeacon => {
+                "the router has no enhanced route refresh (RFC 7313) and exports no prefix to us that could be its echo"
+            }
+            Self::TooMany => {
+                "the router exports more than 16 routes to us, and would send them all for every answer; let it export nothing"
+            }
+        }
+    }
 }
 
 impl Barrier {
     /// For a session that came up now with these families; `refresh` and `enhanced`: capabilities 2 and 70 of both ends.
     #[must_use]
     pub fn new(families: Families, refresh: bool, enhanced: bool, now: Instant) -> Self {
-        let refused = (!refresh).then(|| "the router can't refresh routes (RFC 2918)".to_owned());
+        let refused = (!refresh).then_some(Refusal::NoRefresh);
         Self {
             enhanced,
             families,
@@ -93,13 +119,14 @@ impl Barrier {
             earned: now,
             refused,
             silent: false,
+            overflowed: false,
         }
     }
 
     /// Why this router can't be asked; nothing is confirmed by refreshes then.
     #[must_use]
-    pub fn refused(&self) -> Option<&str> {
-        self.refused.as_deref()
+    pub fn refused(&self) -> Option<&'static str> {
+        self.refused.map(Refusal::reason)
     }
 
     /// Whether the router leaves requests unanswered.
@@ -157,8 +184,7 @@ impl Barrier {
                     return Some(Ask::Keepalive);
                 }
                 None if line.echoed < wanted && !possible && now >= self.up + BEACON => {
-                    let why = "the router has no enhanced route refresh (RFC 7313) and exports no prefix to us that could be its echo";
-                    self.refused = Some(why.to_owned());
+                    self.refused = Some(Refusal::NoBeacon);
                     return None;
                 }
                 None if line.echoed < wanted && possible && tokens > 0 => {
@@ -223,8 +249,11 @@ impl Barrier {
     /// The router announced these to us.
     pub fn announced(&mut self, nets: &[IpNet]) {
         for net in nets {
-            if self.exported.len() <= FEW {
+            if self.exported.len() < REMEMBERED {
                 self.exported.insert(*net);
+            }
+            if self.refused == Some(Refusal::NoBeacon) {
+                self.refused = None;
             }
             let family = if net.addr().is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
             let beacon = *self.lines[index(family)].beacon.get_or_insert(*net);
@@ -233,9 +262,10 @@ impl Barrier {
             }
         }
         if self.exported.len() > FEW && self.refused.is_none() {
-            self.refused = Some(format!(
-                "the router exports more than {FEW} routes to us, and would send them all for every answer; let it export nothing"
-            ));
+            self.refused = Some(Refusal::TooMany);
+        }
+        if self.exported.len() >= REMEMBERED {
+            self.overflowed = true;
         }
     }
 
@@ -246,6 +276,11 @@ impl Barrier {
             for line in &mut self.lines {
                 line.beacon = line.beacon.filter(|beacon| beacon != net);
             }
+        }
+        if self.refused == Some(Refusal::TooMany) && self.exported.len() <= FEW && !self.overflowed {
+            self.refused = None;
+            // What was asked before that may never have been answered.
+            self.lines.iter_mut().for_each(|line| line.asked = None);
         }
     }
 
@@ -367,6 +402,8 @@ mod tests {
         barrier.want([10, 0]);
         assert_eq!(barrier.poll(start + BEACON, 10), None);
         assert!(barrier.refused().is_some_and(|why| why.contains("7313")));
+        barrier.announced(&[net("192.0.2.0/24")]);
+        assert_eq!((barrier.refused(), barrier.poll(start + BEACON, 10)), (None, Some(Ask::Refresh(V4))));
         let mut barrier = Barrier::new(Families::ALL, true, true, start);
         let many: Vec<IpNet> = (0..=FEW).map(|n| net(&format!("198.18.{n}.0/24"))).collect();
         barrier.announced(&many[..FEW]);
@@ -376,5 +413,7 @@ mod tests {
         assert!(barrier.refused().is_some_and(|why| why.contains("more than 16")));
         barrier.want([10, 0]);
         assert_eq!((barrier.poll(start, 10), barrier.poll_timeout()), (None, None));
+        barrier.withdrawn(&many[..1]);
+        assert_eq!((barrier.refused(), barrier.poll(start, 10)), (None, Some(Ask::Refresh(V4))), "few enough now");
     }
 }

@@ -1,18 +1,31 @@
 //! What an observer's session shows: which prefixes the router sends back, and the order in which it did.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use ipnet::IpNet;
 
 /// Most prefixes kept; more are not noticed.
 const MOST: usize = 1 << 20;
+/// Most words kept for those who haven't looked yet; who lags more learns only what there is now.
+const LOG: usize = 1 << 16;
 
-/// One observer's view. Each announcement it hears gets a number, a *word*.
+/// Something that an observer heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Word {
+    /// They grow.
+    pub(super) number: u64,
+    pub(super) net: IpNet,
+    /// Announced, maybe again; else withdrawn.
+    pub(super) announced: bool,
+}
+
+/// One observer's view. Each announcement and withdrawal it hears is a *word* with a number.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     newest: u64,
     by_net: HashMap<IpNet, u64>,
     by_word: BTreeMap<u64, IpNet>,
+    log: VecDeque<Word>,
     /// Heard while there was no room.
     lost: u64,
 }
@@ -28,14 +41,24 @@ impl Observed {
         self.by_net.contains_key(&net)
     }
 
+    fn say(&mut self, net: IpNet, announced: bool) {
+        self.newest += 1;
+        if self.log.len() >= LOG {
+            self.log.pop_front();
+        }
+        self.log.push_back(Word { number: self.newest, net, announced });
+    }
+
     /// The router announced it, maybe again.
     pub(super) fn announced(&mut self, net: IpNet) {
-        self.withdrawn(net);
+        if let Some(word) = self.by_net.remove(&net) {
+            self.by_word.remove(&word);
+        }
         if self.by_net.len() >= MOST {
             self.lost += 1;
             return;
         }
-        self.newest += 1;
+        self.say(net, true);
         self.by_net.insert(net, self.newest);
         self.by_word.insert(self.newest, net);
     }
@@ -44,6 +67,7 @@ impl Observed {
     pub(super) fn withdrawn(&mut self, net: IpNet) {
         if let Some(word) = self.by_net.remove(&net) {
             self.by_word.remove(&word);
+            self.say(net, false);
         }
     }
 
@@ -51,11 +75,22 @@ impl Observed {
     pub(super) fn clear(&mut self) {
         self.by_net.clear();
         self.by_word.clear();
+        self.log.clear();
     }
 
-    /// Words after this one, oldest first.
-    pub(super) fn after(&self, word: u64) -> impl Iterator<Item = (u64, IpNet)> {
-        self.by_word.range(word.saturating_add(1)..).map(|(word, net)| (*word, *net))
+    /// At most `room` words after this one, oldest first. Where they aren't all kept, only those on what the router sends now.
+    pub(super) fn after(&self, word: u64, room: usize) -> Vec<Word> {
+        let next = word.saturating_add(1);
+        match self.log.front() {
+            Some(first) if first.number <= next => {
+                let skip = usize::try_from(next - first.number).unwrap_or(usize::MAX);
+                self.log.iter().skip(skip).take(room).copied().collect()
+            }
+            _ => {
+                let now = self.by_word.range(next..).take(room);
+                now.map(|(number, net)| Word { number: *number, net: *net, announced: true }).collect()
+            }
+        }
     }
 }
 
@@ -63,18 +98,38 @@ impl Observed {
 mod tests {
     use super::*;
 
+    fn net(n: u8) -> IpNet {
+        IpNet::from(std::net::IpAddr::from([203, 0, 113, n]))
+    }
+
     #[test]
-    fn words_are_in_order_and_a_prefix_has_one() {
-        let net = |n: u8| IpNet::from(std::net::IpAddr::from([203, 0, 113, n]));
+    fn words_are_in_order_with_the_withdrawals() {
         let mut observed = Observed::default();
-        for n in [1, 2, 1, 3] {
+        for n in [1, 2, 1] {
             observed.announced(net(n));
         }
+        observed.withdrawn(net(2));
         observed.withdrawn(net(3));
-        assert_eq!(observed.after(0).collect::<Vec<_>>(), [(2, net(2)), (3, net(1))]);
-        assert_eq!(observed.after(2).count(), 1);
-        assert!(observed.has(net(1)) && !observed.has(net(3)));
+        let words: Vec<_> = observed.after(1, 9).iter().map(|word| (word.number, word.net, word.announced)).collect();
+        assert_eq!(words, [(2, net(2), true), (3, net(1), true), (4, net(2), false)]);
+        assert_eq!((observed.after(1, 2).len(), observed.after(4, 9).len()), (2, 0));
+        assert!(observed.has(net(1)) && !observed.has(net(2)));
         observed.clear();
-        assert_eq!((observed.newest(), observed.after(0).count()), (4, 0));
+        assert_eq!((observed.newest(), observed.after(0, 9).len()), (4, 0));
+        observed.announced(net(7));
+        assert_eq!(observed.after(4, 9).len(), 1);
+        assert_eq!(observed.after(0, 9).len(), 1, "what is left of it");
+    }
+
+    #[test]
+    fn who_lags_too_far_learns_what_there_is_now() {
+        let mut observed = Observed::default();
+        observed.announced(net(1));
+        for _ in 0..LOG {
+            observed.announced(net(2));
+        }
+        observed.withdrawn(net(1));
+        let words = observed.after(0, 9);
+        assert_eq!(words, [Word { number: LOG as u64 + 1, net: net(2), announced: true }]);
     }
 }

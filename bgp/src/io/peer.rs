@@ -19,7 +19,7 @@ use super::sys::{self, FineTimer};
 use super::{PeerEvent, Shared, What};
 use crate::adj_out::AdjOut;
 use crate::config::{PeerConfig, Role, SpeakerConfig};
-use crate::confirm::Confirmer;
+use crate::confirm::{Confirmed, Confirmer};
 use crate::session::{ConnectionId, Output, Session, SessionConfig, Stop};
 use crate::status::{BfdStatus, State};
 use crate::table::{Batch, ReaderId, index};
@@ -331,6 +331,7 @@ impl Task {
                 Output::Heard(heard) => self.heard(heard),
                 Output::Down(reason) => {
                     self.up = None;
+                    self.evidence.ended(Instant::now());
                     self.heard_nothing();
                     tracing::warn!(peer = self.place.name(), reason, "BGP session down");
                     self.publish();
@@ -390,7 +391,13 @@ impl Task {
             adj_out,
             missing,
             draining,
-            confirmer: Confirmer::new(&peer, negotiated, self.evidence.settle(&peer), Instant::now()),
+            confirmer: Confirmer::new(
+                &peer,
+                negotiated,
+                self.evidence.settle(&peer),
+                self.evidence.lost_session(),
+                Instant::now(),
+            ),
             look: LOOK.0,
             looking: false,
         });
@@ -514,7 +521,7 @@ impl Task {
         let room = up.adj_out.room(ROOM);
         while connection.queued() + octets.len() < READY {
             let learned;
-            let (pending, stamp) = {
+            let (pending, stamp, newest) = {
                 let mut table = self.place.shared.table();
                 learned = up.adj_out.learn(table.classes());
                 let pending = table.pending(up.reader.id);
@@ -529,7 +536,7 @@ impl Task {
                 }
                 // What the peer can't hold can't be confirmed by it.
                 let lacks = up.missing.iter().any(|family| table.leased()[index(family)] > 0);
-                (pending, if lacks { None } else { table.reached(up.reader.id) })
+                (pending, if lacks { None } else { table.reached(up.reader.id) }, table.newest())
             };
             let encoded =
                 learned.and_then(|()| if pending { up.adj_out.encode(&self.batch, &mut octets) } else { Ok(()) });
@@ -541,7 +548,8 @@ impl Task {
             }
             let offset = connection.end() + octets.len() as u64;
             if pending {
-                confirming::announce(up, &mut self.evidence, &self.place.shared, peer, &self.batch, offset, now);
+                let taken = (&self.batch, newest, offset);
+                confirming::announce(up, &mut self.evidence, &self.place.shared, peer, taken, now);
             }
             if let Some(stamp) = stamp {
                 up.confirmer.encoded(stamp, offset);
@@ -613,14 +621,39 @@ impl Task {
             }
             up.look = (up.look * 2).min(LOOK.1);
         }
-        if let Some(confirmed) = up.confirmer.poll(now) {
-            if let Some(mut status) = self.place.shared.status(self.place.index) {
+        let unable = up.confirmer.became_unavailable();
+        let confirmed = up.confirmer.poll(now);
+        let one_by_one = up.confirmer.wants_prefixes();
+        let mut held = Vec::new();
+        if let Some(mut status) = self.place.shared.status(self.place.index) {
+            if let Some(confirmed) = confirmed {
                 status.confirmed = Some(confirmed.generation);
-                if let Some(latency) = confirmed.latency {
+                // Of what is confirmed one by one each is counted by itself.
+                if let Some(latency) = confirmed.latency.filter(|_| !one_by_one) {
                     status.latency.add(latency);
                 }
             }
-            let (generation, latency) = (confirmed.generation, confirmed.latency);
+            while let Some((one, news)) = up.confirmer.poll_held(now) {
+                self.evidence.lost = (0, None);
+                if let Some(latency) = one.latency {
+                    status.latency.add(latency);
+                }
+                if news {
+                    held.push((one.address, one.generation));
+                }
+            }
+            (status.unverified, status.closing) = up.confirmer.outstanding();
+            if unable.is_some() {
+                status.confirmed = None;
+            }
+        }
+        if let Some(reason) = unable {
+            self.place.tell(What::Unable(reason)).await;
+        }
+        if !held.is_empty() {
+            self.place.tell(What::Held(held)).await;
+        }
+        if let Some(Confirmed { generation, latency }) = confirmed {
             self.place.tell(What::Confirmed { generation, latency }).await;
         }
     }
@@ -655,6 +688,8 @@ impl Task {
                 status.capabilities = Vec::new();
                 status.confirmed = None;
                 status.warning = None;
+                status.unverified = 0;
+                status.closing = 0;
             }
             _ => {}
         }

@@ -259,9 +259,10 @@ async fn what_the_router_does_not_take_is_refused_and_never_reported_as_applied(
     assert!(applied(&first, 0), "{first:?}");
     world.apply(1, &[("203.0.113.1", true), ("2001:db8::5", true)]).await;
     let event = world.report().await;
-    let Event::Refused { enforcer: EnforcerId(3), generation: Generation(1), reason } = event else {
+    let Event::RefusedAddress { enforcer: EnforcerId(3), address, generation: Generation(1), reason } = event else {
         panic!("{event:?}")
     };
+    assert_eq!(address, "2001:db8::5".parse::<IpAddr>().unwrap());
     assert_eq!(reason, "the peer did not negotiate ipv6");
     // The core answers a refusal by closing what the plan opened.
     world.apply(2, &[("203.0.113.1", false), ("2001:db8::5", false)]).await;

@@ -12,8 +12,9 @@ use super::super::prober::Prober;
 use super::super::{Shared, What};
 use super::{Task, Up};
 use crate::config::{Confirm, PeerConfig, Role, SpeakerConfig};
-use crate::confirm::awaited::Awaited;
-use crate::confirm::learn::Learner;
+use crate::confirm::Seen;
+use crate::confirm::awaited::{Announced, Awaited};
+use crate::confirm::learn::{self, Learner};
 use crate::confirm::refresh::Ask;
 use crate::session::Heard;
 use crate::table::Batch;
@@ -42,12 +43,16 @@ pub(super) struct Evidence {
     learner: Learner,
     observer: Option<usize>,
     /// Prefixes in a row that were given up since one was confirmed, and the last of them.
-    lost: (u32, Option<IpNet>),
+    pub(super) lost: (u32, Option<IpNet>),
     trial: Option<Trial>,
     next_trial: Option<Instant>,
     recent: (Option<Instant>, usize, usize),
     /// The newest word of the observer that was looked at.
     word: u64,
+    /// Addresses that somebody waits for that were looked at.
+    hurried: u64,
+    /// When the last session ended.
+    ended: Option<Instant>,
 }
 
 /// An address that is probed to learn.
@@ -86,13 +91,27 @@ impl Evidence {
     /// What to wait now after a confirmation.
     pub(super) fn settle(&self, peer: &PeerConfig) -> Duration {
         if peer.learn && peer.confirm != Confirm::Probe {
-            self.learner.settle(self.recent.1 + self.recent.2)
+            self.learner.settle(self.backlog(), most(peer))
         } else if peer.learn {
             // The probe has seen the packet go through.
             Duration::ZERO
         } else {
             peer.settle
         }
+    }
+
+    fn backlog(&self) -> usize {
+        self.recent.1 + self.recent.2
+    }
+
+    /// A session ended.
+    pub(super) fn ended(&mut self, now: Instant) {
+        self.ended = Some(now);
+    }
+
+    /// When the last session ended.
+    pub(super) fn lost_session(&self) -> Option<Instant> {
+        self.ended
     }
 
     fn count(&mut self, routes: usize, now: Instant) {
@@ -140,7 +159,7 @@ impl Evidence {
         if !peer.learn || peer.confirm == Confirm::Probe {
             return None;
         }
-        let start = crate::confirm::learn::START.as_millis();
+        let start = learn::START.min(most(peer)).as_millis();
         if let Some(why) = &self.no_prober {
             return Some(format!("settle stays at {start}ms: {why}"));
         }
@@ -151,9 +170,23 @@ impl Evidence {
                 self.learner.counts().1,
                 if answered == 0 { format!(" (settle stays at {start}ms)") } else { String::new() },
             )),
-            _ => None,
+            _ => {
+                let (wanted, most) = (self.learner.wanted(self.backlog()), most(peer));
+                (self.learner.counts().0 > 0 && wanted > most).then(|| {
+                    format!(
+                        "the router forwards up to {} ms after its word, but gate.deadline leaves room for a settle of {} ms only: raise it",
+                        wanted.as_millis(),
+                        most.as_millis()
+                    )
+                })
+            }
         }
     }
+}
+
+/// Most that is waited after the router's word, so that answers leave before the gate's deadline all the same.
+fn most(peer: &PeerConfig) -> Duration {
+    learn::MOST.min(peer.patience.mul_f64(0.875))
 }
 
 /// What the observer of a peer has heard, for a look while it is locked.
@@ -231,17 +264,24 @@ impl Task {
         let observer = evidence.observer;
         if observer.is_some() && peer.confirm == Confirm::Reflect {
             loop {
-                let words: Vec<_> =
-                    with_observed(shared, observer, |observed| observed.after(evidence.word).take(WORDS).collect())
-                        .unwrap_or_default();
-                for (word, net) in &words {
-                    evidence.word = *word;
-                    up.confirmer.reflected(*net, *word, now);
+                let words = with_observed(shared, observer, |observed| observed.after(evidence.word, WORDS));
+                let words = words.unwrap_or_default();
+                for word in &words {
+                    evidence.word = word.number;
+                    let closed = up.confirmer.reflected(word.net, word.announced, word.number, now);
+                    if let (Some(closed), Some(mut status)) = (closed, shared.status(self.place.index)) {
+                        status.close_latency.add(closed);
+                    }
                 }
                 if words.len() < WORDS {
                     break;
                 }
             }
+        }
+        let (hurried, waited_for) = shared.hurried(evidence.hurried);
+        evidence.hurried = hurried;
+        for address in waited_for {
+            up.confirmer.hurry(address, now);
         }
         if let Some(prober) = &mut evidence.prober {
             for address in up.confirmer.probes(now) {
@@ -253,7 +293,7 @@ impl Task {
                 }
             }
         }
-        if evidence.trial.as_mut().is_some_and(|trial| trial.awaited.give_up(now).is_some()) {
+        if evidence.trial.as_mut().is_some_and(|trial| trial.awaited.give_up(now, |_| false).is_some()) {
             evidence.trial = None;
             evidence.learner.missed();
         }
@@ -261,9 +301,10 @@ impl Task {
         let holds = |net| with_observed(shared, observer, |observed| observed.has(net)).unwrap_or(false);
         while let Some(lost) = up.confirmer.give_up(now, holds) {
             evidence.lost = (evidence.lost.0.saturating_add(1), Some(lost.net));
-            if let Some(generations) = lost.generations {
-                let reason = format!("{} not confirmed within {} ms", lost.net, lost.waited.as_millis());
-                refused.extend(generations.map(|generation| What::Refused { generation, reason: reason.clone() }));
+            if lost.net.prefix_len() == lost.net.max_prefix_len() {
+                let (address, generation) = (lost.net.addr(), lost.generation);
+                let reason = format!("{address} not confirmed within {} ms", lost.waited.as_millis());
+                refused.push(What::Refused { address, generation, reason });
             }
         }
         let warning = up.confirmer.warning().or_else(|| evidence.warning(peer));
@@ -275,6 +316,7 @@ impl Task {
             }
             status.warning = warning;
             status.settle = settle;
+            status.learnt = peer.learn.then(|| evidence.learner.shown(evidence.backlog()));
         }
         for what in refused {
             self.place.tell(what).await;
@@ -287,7 +329,6 @@ impl Task {
         let Some(up) = &mut self.up else { return };
         up.confirmer.forwarded(address, now);
         let evidence = &mut self.evidence;
-        evidence.lost = (0, None);
         if let Some(trial) = &mut evidence.trial
             && trial.awaited.arrived(IpNet::from(address), 1, now).is_some()
         {
@@ -314,15 +355,17 @@ pub(super) fn announce(
     evidence: &mut Evidence,
     shared: &Shared,
     peer: &PeerConfig,
-    batch: &Batch,
-    offset: u64,
+    (batch, generation, offset): (&Batch, u64, u64),
     now: Instant,
 ) {
     evidence.count(batch.routes(), now);
     let seen = evidence.observer.filter(|_| peer.confirm == Confirm::Reflect).and_then(|index| shared.observed(index));
     match &seen {
-        Some(observed) => up.confirmer.batch(batch, offset, (observed.newest(), &|net| observed.has(net)), now),
-        None => up.confirmer.batch(batch, offset, (0, &|_| false), now),
+        Some(observed) => {
+            let seen = Seen { word: observed.newest(), has: &|net| observed.has(net) };
+            up.confirmer.batch(batch, generation, offset, Some(seen), now);
+        }
+        None => up.confirmer.batch(batch, generation, offset, None, now),
     }
     up.confirmer.set_settle(evidence.settle(peer));
     if !peer.learn || peer.confirm == Confirm::Probe || evidence.prober.is_none() {
@@ -347,9 +390,11 @@ pub(super) fn announce(
     {
         let missed = evidence.learner.counts().1.min(6);
         evidence.next_trial = Some(now + TRIAL * TRIALS_MOST.min(1 << missed));
-        let mut awaited = Awaited::new(false);
-        awaited.announce(net, 0, TRIAL_END, now);
-        let backlog = evidence.recent.1 + evidence.recent.2;
+        let mut awaited = Awaited::new();
+        let announced =
+            Announced { generation, after: 0, not_before: now, patience: TRIAL_END, replayed: false, quiet: false };
+        awaited.announce(net, announced, now);
+        let backlog = evidence.backlog();
         evidence.trial = Some(Trial { generation: None, evident: None, backlog, awaited });
     }
 }
