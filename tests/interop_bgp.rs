@@ -91,7 +91,11 @@ impl Session {
     async fn wait(&mut self, what: &str, mut met: impl FnMut(&What) -> bool) {
         let search = async {
             loop {
-                let event = self.events.recv().await.expect("the speaker runs").what;
+                let PeerEvent { peer, what: event } = self.events.recv().await.expect("the speaker runs");
+                // An observer's own session says little.
+                if peer != 0 {
+                    continue;
+                }
                 self.logs.push_str(&format!("{event:?}\n"));
                 if met(&event) {
                     return;
