@@ -137,7 +137,7 @@ pub struct Speaker {
     shared: Arc<Shared>,
     stop: watch::Sender<Option<Stop>>,
     tasks: Vec<JoinHandle<()>>,
-    listeners: Vec<AbortHandle>,
+    listeners: Vec<JoinHandle<()>>,
     stop_bfd: watch::Sender<bool>,
     bfd: Option<JoinHandle<()>>,
 }
@@ -315,7 +315,7 @@ impl Speaker {
         }
         let listeners = bound
             .into_iter()
-            .map(|listener| tokio::spawn(listen::accept(listener, Arc::clone(&config), doors.clone())).abort_handle())
+            .map(|listener| tokio::spawn(listen::accept(listener, Arc::clone(&config), doors.clone())))
             .collect();
         Ok((Self { shared, stop, tasks, listeners, stop_bfd, bfd }, receiver))
     }
@@ -328,8 +328,12 @@ impl Speaker {
 
     /// Ends all sessions and waits until the peers were told, two seconds at most.
     pub async fn stop(mut self, how: Stop) {
-        for listener in &self.listeners {
+        for listener in &mut self.listeners {
             listener.abort();
+            // Its port is free then.
+            if listener.await.is_err_and(|end| end.is_panic()) {
+                tracing::error!("a defect had ended a BGP listener");
+            }
         }
         self.stop.send_replace(Some(how));
         let deadline = tokio::time::Instant::now() + Duration::from_secs(2);
