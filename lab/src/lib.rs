@@ -25,9 +25,11 @@
 //!
 //! What the `lab` program does beside:
 //! - [`demo`]: the story that `./lab/demo` shows; [`bench`]: what the guard costs; [`bench_dns`]: its
-//!   resolver beside others; [`soak`]: whether it grows; [`licences`]: what may be shipped.
+//!   resolver beside others; [`bench_bgp`]: its speaker beside others; [`soak`]: whether it grows;
+//!   [`licences`]: what may be shipped.
 
 pub mod bench;
+pub mod bench_bgp;
 pub mod bench_dns;
 pub mod cleanup;
 pub mod demo;

@@ -19,6 +19,9 @@ usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdi
                                                with nftables); lab/bench-dns runs it as needed
        lab soak --destguard BINARY --in EMPTY-DIRECTORY SECONDS
                                                load it and see that nothing grows; lab/soak runs it as needed
+       lab bench-bgp --announcer BINARY --in EMPTY-DIRECTORY [NAME]...
+                                               measure the BGP speaker beside others, all or those named;
+                                               lab/bench-bgp runs it as needed
        lab licences ACCEPTED-DUPLICATES        judge the licences and duplicates of the workspace's tree";
 
 fn main() -> ExitCode {
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         ["bench", "--destguard", binary] => bench(binary),
         ["bench-dns", "--destguard", binary, "--in", dir, only @ ..] => bench_dns(binary, dir, only),
         ["soak", "--destguard", binary, "--in", dir, seconds] => soak(binary, dir, seconds),
+        ["bench-bgp", "--announcer", binary, "--in", dir, only @ ..] => bench_bgp(binary, dir, only),
         ["licences", accepted] => judge_licences(accepted),
         _ => {
             eprintln!("{USAGE}");
@@ -109,6 +113,10 @@ fn soak(binary: &str, dir: &str, seconds: &str) -> Result<(), AnyError> {
     outcome.print();
     let growth = outcome.growth();
     if growth.is_empty() { Ok(()) } else { Err(growth.join("; ").into()) }
+}
+
+fn bench_bgp(binary: &str, dir: &str, only: &[&str]) -> Result<(), AnyError> {
+    lab::bench_bgp::run(&PathBuf::from(binary).canonicalize()?, &PathBuf::from(dir).canonicalize()?, only)
 }
 
 fn judge_licences(accepted: &str) -> Result<(), AnyError> {
