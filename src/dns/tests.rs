@@ -3,6 +3,7 @@
 mod abuse;
 mod edges;
 mod encrypted;
+mod encrypted_life;
 pub(super) mod harness;
 mod hostile;
 mod local_names;

@@ -1,8 +1,10 @@
-//! TLS for both sides: whom the guard believes as a client ([`client`]), and what it shows as a server ([`server`]).
+//! TLS for both sides: whom the guard believes as a client ([`client`]) and what it shows as one ([`identity`]), and what it shows as a server
+//! ([`server`]). [`validity`]: dates of certificates.
 //!
 //! One crypto provider (ring) for everything, named wherever a configuration is built, so that nothing depends on a process-wide default.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +13,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub mod client;
+pub mod identity;
 pub mod server;
+pub mod validity;
 
 /// Most octets of a file of certificates: the largest bundles of roots have a quarter of a million.
 const MOST_OCTETS: u64 = 4 << 20;
@@ -49,6 +53,17 @@ pub enum TlsError {
     Rustls(#[from] rustls::Error),
 }
 
+impl TlsError {
+    /// The file that is to blame, if one is.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Read { file, .. } | Self::Content { file, .. } => Some(file),
+            Self::Name(_) | Self::Pin(_) | Self::NoRoots | Self::Rustls(_) => None,
+        }
+    }
+}
+
 /// ring.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
@@ -64,6 +79,13 @@ fn octets(file: &Path) -> Result<Vec<u8>, TlsError> {
         return Err(content(file, "is too large for a file of certificates"));
     }
     std::fs::read(file).map_err(unread)
+}
+
+/// What tells one version of a file from another without reading it.
+type Version = Option<(u64, u64, i64, i64)>;
+
+fn version(file: &Path) -> Version {
+    std::fs::metadata(file).ok().map(|meta| (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
 }
 
 /// The certificates of a PEM file, at least one.

@@ -1,10 +1,12 @@
 //! `[dns]`
 
 use std::collections::HashMap;
+use std::path::Path;
+use std::time::SystemTime;
 
 use super::Checks;
 use crate::config::upstream::UpstreamUrl;
-use crate::dns::tls::{TlsError, client, server};
+use crate::dns::tls::{TlsError, client, server, validity};
 
 impl Checks<'_, '_> {
     pub(super) fn dns(&mut self) {
@@ -34,9 +36,14 @@ impl Checks<'_, '_> {
         if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key)
             && certificate.is_file()
             && key.is_file()
-            && let Err(error) = server::load(certificate, key)
         {
-            self.error("dns.tls.certificate", error.to_string());
+            match server::load(certificate, key) {
+                Ok(_) => self.dates("dns.tls.certificate", certificate, false),
+                Err(error) => {
+                    let path = if error.file() == Some(key) { "dns.tls.key" } else { "dns.tls.certificate" };
+                    self.error(path, error.to_string());
+                }
+            }
         }
         // TCP for the first two, UDP for the third; `dns.listen` has both.
         let taken = [
@@ -75,6 +82,13 @@ impl Checks<'_, '_> {
         self.upstreams();
     }
 
+    /// Warns of a certificate that is not good now, or not for long.
+    fn dates(&mut self, path: &str, file: &Path, roots: bool) {
+        if let Some(complaint) = validity::complaint(file, roots, SystemTime::now()) {
+            self.warning(path, complaint, "renew it; the guard reads the file again when it changes");
+        }
+    }
+
     fn upstreams(&mut self) {
         let dns = &self.config.dns;
         let tls = &dns.tls;
@@ -102,8 +116,12 @@ impl Checks<'_, '_> {
                     self.readable(&format!("{path}.{key}"), file);
                 }
             }
-            if upstream.client_certificate.is_some() != upstream.client_key.is_some() {
-                self.error(&path, "`client_certificate` and `client_key` go together");
+            if let Some((given, missing)) = match (&upstream.client_certificate, &upstream.client_key) {
+                (Some(_), None) => Some(("client_certificate", "client_key")),
+                (None, Some(_)) => Some(("client_key", "client_certificate")),
+                _ => None,
+            } {
+                self.error(&format!("{path}.{given}"), format!("needs `{missing}` beside it"));
             }
             if !self.sound(&[&url_path]) {
                 continue;
@@ -122,19 +140,26 @@ impl Checks<'_, '_> {
                 let together = upstream.client_certificate.is_some() == upstream.client_key.is_some();
                 if let Err(error) = client::server_name(upstream, &url) {
                     self.error(&format!("{path}.server_name"), error.to_string());
-                } else if files_are_there
-                    && together
-                    && let Err(error) = client::config(upstream, &[])
-                {
-                    let key = match error {
-                        TlsError::Pin(_) => "pins",
-                        TlsError::NoRoots => "url",
-                        TlsError::Read { ref file, .. } | TlsError::Content { ref file, .. } => {
-                            files.iter().find(|(_, own)| own.as_ref() == Some(file)).map_or("url", |(key, _)| *key)
+                } else if files_are_there && together {
+                    match client::config(upstream, &[]) {
+                        Ok(_) => {
+                            for (key, file) in files.iter().filter(|(key, _)| *key != "client_key") {
+                                if let Some(file) = file {
+                                    self.dates(&format!("{path}.{key}"), file, *key == "ca");
+                                }
+                            }
                         }
-                        TlsError::Name(_) | TlsError::Rustls(_) => "url",
-                    };
-                    self.error(&format!("{path}.{key}"), error.to_string());
+                        Err(error) => {
+                            let key = match &error {
+                                TlsError::Pin(_) => "pins",
+                                error => files
+                                    .iter()
+                                    .find(|(_, own)| own.is_some() && own.as_deref() == error.file())
+                                    .map_or("url", |(key, _)| *key),
+                            };
+                            self.error(&format!("{path}.{key}"), error.to_string());
+                        }
+                    }
                 }
             } else {
                 let unused = files.iter().filter(|(_, file)| file.is_some()).map(|(key, _)| *key);

@@ -8,7 +8,7 @@ use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, EndpointConfig, Incoming, RecvStream, SendStream, TransportConfig, VarInt};
 use tokio::sync::watch;
 
-use super::encrypted::{CONNECTIONS, HANDSHAKE, Transport, answer};
+use super::encrypted::{CONNECTIONS, HANDSHAKE, IDLE, Transport, answer};
 use super::tcp::Connections;
 use crate::dns::DnsError;
 use crate::dns::resolve::Resolver;
@@ -17,8 +17,6 @@ use crate::dns::resolve::Resolver;
 const STREAMS: u32 = 128;
 /// How long a question may take to arrive.
 const QUESTION: Duration = Duration::from_secs(5);
-/// A connection on which nothing comes for so long has ended.
-const IDLE: Duration = Duration::from_secs(30);
 /// How long the end of all connections may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Two octets of length and the longest message.

@@ -6,14 +6,14 @@ use super::harness::*;
 use super::secure::*;
 use crate::dns::Transport;
 
-const ALL: [Transport; 3] = [Transport::Tls, Transport::Https, Transport::Quic];
+pub(super) const ALL: [Transport; 3] = [Transport::Tls, Transport::Https, Transport::Quic];
 
 /// A guard whose only upstreams are these.
-async fn world(tables: &[String]) -> World {
+pub(super) async fn world(tables: &[String]) -> World {
     World::with(config(&[], &tables.concat())).await
 }
 
-fn trusting(authority: &Authority) -> String {
+pub(super) fn trusting(authority: &Authority) -> String {
     format!("server_name = \"resolver.example\"\nca = \"{}\"\n", authority.ca())
 }
 
@@ -155,7 +155,7 @@ async fn another_upstream_takes_over_from_one_that_proves_nothing() {
 }
 
 /// A guard with listeners of all kinds and a plain upstream.
-async fn front(upstream: &Upstream, authority: &Authority, more: &str) -> World {
+pub(super) async fn front(upstream: &Upstream, authority: &Authority, more: &str) -> World {
     authority.write("guard", &authority.leaf(&["guard.example", "127.0.0.1"]));
     let tls = format!(
         "[dns.tls]\ncertificate = \"{}\"\nkey = \"{}\"\ndot = [\"127.0.0.1:0\"]\ndoh = [\"127.0.0.1:0\"]\ndoq = [\"127.0.0.1:0\"]\n",
@@ -165,7 +165,7 @@ async fn front(upstream: &Upstream, authority: &Authority, more: &str) -> World 
     World::with(config(&[upstream], &format!("{tls}{more}"))).await
 }
 
-fn address(world: &World, transport: Transport) -> std::net::SocketAddr {
+pub(super) fn address(world: &World, transport: Transport) -> std::net::SocketAddr {
     world.running.encrypted().iter().find(|(other, _)| *other == transport).unwrap().1
 }
 
@@ -379,7 +379,7 @@ async fn a_new_certificate_is_shown_and_a_broken_one_is_not() {
     until_async("the third certificate", async || shown().await == stray.der).await;
 }
 
-async fn until_async(what: &str, done: impl AsyncFn() -> bool) {
+pub(super) async fn until_async(what: &str, done: impl AsyncFn() -> bool) {
     let end = std::time::Instant::now() + PATIENCE;
     while !done().await {
         assert!(std::time::Instant::now() < end, "{what}: not in time");

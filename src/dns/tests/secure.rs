@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use http_body_util::{BodyExt, Full};
@@ -117,6 +117,9 @@ pub fn server(transport: Transport, leaf: &Leaf, clients: Option<&Authority>) ->
     config
 }
 
+/// The certificate that a client showed, and whether it resumed a session.
+pub type Client = (Option<CertificateDer<'static>>, bool);
+
 /// An upstream that answers every A question with 192.0.2.1, over one encrypted transport.
 pub struct Secure {
     pub transport: Transport,
@@ -124,6 +127,10 @@ pub struct Secure {
     /// Queries, as they came.
     pub queries: Arc<Mutex<Vec<Vec<u8>>>>,
     pub handshakes: Arc<AtomicUsize>,
+    /// Of each handshake: the client's certificate, and (not known of QUIC) whether a session was resumed.
+    pub clients: Arc<Mutex<Vec<Client>>>,
+    /// It hears queries and says nothing.
+    pub mute: Arc<AtomicBool>,
     /// Changed: every connection is closed.
     close: watch::Sender<u32>,
     /// The other protocol's sockets on the same port.
@@ -155,6 +162,8 @@ impl Secure {
             Arc::new(move |query: &[u8]| queries.lock().unwrap().push(query.to_vec()))
         };
         let count = handshakes.clone();
+        let (clients, mute) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (seen, silent) = (clients.clone(), mute.clone());
         let (tcp, udp) = loop {
             let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             if let Ok(udp) = std::net::UdpSocket::bind(tcp.local_addr().unwrap()) {
@@ -172,9 +181,14 @@ impl Secure {
             tokio::spawn(async move {
                 while let Some(incoming) = endpoint.accept().await {
                     let (note, count, mut closed) = (note.clone(), count.clone(), closed.clone());
+                    let (seen, silent) = (seen.clone(), silent.clone());
                     tokio::spawn(async move {
                         let Ok(connection) = incoming.await else { return };
                         count.fetch_add(1, Ordering::SeqCst);
+                        let shown = connection.peer_identity().and_then(|shown| {
+                            shown.downcast::<Vec<CertificateDer<'static>>>().ok().and_then(|all| all.first().cloned())
+                        });
+                        seen.lock().unwrap().push((shown, false));
                         closed.mark_unchanged();
                         loop {
                             let (mut send, mut receive) = tokio::select! {
@@ -185,6 +199,14 @@ impl Secure {
                             };
                             let octets = receive.read_to_end(70_000).await.unwrap();
                             note(&octets[2..]);
+                            if silent.load(Ordering::SeqCst) {
+                                // Neither a reply nor the stream's end.
+                                tokio::spawn(async move {
+                                    tokio::time::sleep(4 * PATIENCE).await;
+                                    drop((send, receive));
+                                });
+                                continue;
+                            }
                             send.write_all(&framed(&reply_to(&octets[2..]))).await.unwrap();
                             send.finish().unwrap();
                         }
@@ -199,18 +221,28 @@ impl Secure {
                 loop {
                     let (stream, _) = listener.accept().await.unwrap();
                     let (note, count, mut closed) = (note.clone(), count.clone(), closed.clone());
+                    let (seen, silent) = (seen.clone(), silent.clone());
                     let acceptor = acceptor.clone();
                     tokio::spawn(async move {
                         let Ok(mut stream) = acceptor.accept(stream).await else { return };
                         count.fetch_add(1, Ordering::SeqCst);
+                        {
+                            let tls = stream.get_ref().1;
+                            let shown = tls.peer_certificates().and_then(|all| all.first()).cloned();
+                            let resumed = tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+                            seen.lock().unwrap().push((shown.map(CertificateDer::into_owned), resumed));
+                        }
                         closed.mark_unchanged();
                         if transport == Transport::Https {
                             let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-                                let note = note.clone();
+                                let (note, silent) = (note.clone(), silent.clone());
                                 async move {
                                     assert_eq!(request.uri().path(), "/dns-query");
                                     let query = request.into_body().collect().await?.to_bytes();
                                     note(&query);
+                                    if silent.load(Ordering::SeqCst) {
+                                        tokio::time::sleep(4 * PATIENCE).await;
+                                    }
                                     let response = hyper::Response::builder()
                                         .header("content-type", "application/dns-message")
                                         .body(Full::new(Bytes::from(reply_to(&query))))
@@ -236,6 +268,9 @@ impl Secure {
                                 else => return,
                             };
                             note(&query);
+                            if silent.load(Ordering::SeqCst) {
+                                continue;
+                            }
                             stream.write_all(&framed(&reply_to(&query))).await.unwrap();
                             stream.flush().await.unwrap();
                         }
@@ -244,7 +279,7 @@ impl Secure {
             });
             (Some(udp), None)
         };
-        Self { transport, address, queries, handshakes, close, beside }
+        Self { transport, address, queries, handshakes, clients, mute, close, beside }
     }
 
     pub fn count(&self) -> usize {
@@ -292,9 +327,34 @@ pub async fn connect(
     address: SocketAddr,
     authority: &Authority,
 ) -> std::io::Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
+    handshake(tokio::net::TcpStream::connect(address).await?, transport, authority).await
+}
+
+/// The same over a connection that is there.
+pub async fn handshake(
+    stream: tokio::net::TcpStream,
+    transport: Transport,
+    authority: &Authority,
+) -> std::io::Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
     let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config(transport, authority)));
-    let stream = tokio::net::TcpStream::connect(address).await?;
     connector.connect(ServerName::try_from("guard.example").unwrap(), stream).await
+}
+
+/// One question over DoT for an A record.
+pub async fn ask_over(mut stream: tokio_rustls::client::TlsStream<tokio::net::TcpStream>, name: &str) -> Seen {
+    stream.write_all(&framed(&query(0, name, 1, EDNS))).await.unwrap();
+    stream.flush().await.unwrap();
+    let reply = tokio::time::timeout(PATIENCE, read_framed(&mut stream)).await.expect("a reply");
+    read(&unpadded(reply.unwrap()))
+}
+
+/// Answers queries on a stream like [`Secure`] does, until it ends.
+pub async fn answer_framed(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin) {
+    while let Ok(query) = read_framed(&mut stream).await {
+        if stream.write_all(&framed(&reply_to(&query))).await.is_err() || stream.flush().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// HTTP/2 to the guard.

@@ -9,7 +9,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::{TlsError, base64, certificates, content, private_key, provider};
+use super::identity::ClientIdentity;
+use super::{TlsError, base64, certificates, content, provider};
 use crate::config::UpstreamUrl;
 use crate::config::schema::Upstream;
 
@@ -54,9 +55,12 @@ pub fn config(upstream: &Upstream, alpn: &[&[u8]]) -> Result<ClientConfig, TlsEr
         .dangerous()
         .with_custom_certificate_verifier(verifier);
     let mut config = match (&upstream.client_certificate, &upstream.client_key) {
-        (Some(certificate), Some(key)) => builder
-            .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
-            .map_err(|error| content(certificate, format!("does not fit {}: {error}", key.display())))?,
+        (Some(certificate), Some(key)) => {
+            let identity = ClientIdentity::open(certificate, key)?;
+            let mut config = builder.with_client_cert_resolver(identity.clone());
+            config.resumption = identity.resumption();
+            config
+        }
         _ => builder.with_no_client_auth(),
     };
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();

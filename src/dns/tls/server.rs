@@ -1,6 +1,5 @@
 //! What the guard shows to clients: a certificate chain and its key, replaced while connections go on when the files change.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
-use super::{TlsError, certificates, content, private_key, provider};
+use super::{TlsError, certificates, content, private_key, provider, version};
 use crate::dns::metrics::Metrics;
 
 /// How often the files are looked at.
@@ -50,13 +49,6 @@ fn names_of(file: &Path, der: &rustls::pki_types::CertificateDer<'_>) -> Result<
         .map_err(|error| content(file, format!("its first certificate can't be used: {error}")))?;
     let names = certificate.valid_dns_names().filter(|name| !name.contains('*'));
     Ok(names.map(str::to_ascii_lowercase).collect())
-}
-
-/// What tells one version of a file from another without reading it.
-type Version = Option<(u64, u64, i64, i64)>;
-
-fn version(file: &Path) -> Version {
-    std::fs::metadata(file).ok().map(|meta| (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
 }
 
 /// The identity that new connections get.
