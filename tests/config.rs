@@ -50,8 +50,11 @@ asn = 64513
 
 /// `PEER` with one more line for the peer; the findings about it.
 fn peer_with(line: &str) -> Vec<String> {
-    let text = format!("{PEER}{line}\n");
-    match config::parse(Path::new(FILE), &text) {
+    warnings_of(&format!("{PEER}{line}\n"))
+}
+
+fn warnings_of(text: &str) -> Vec<String> {
+    match config::parse(Path::new(FILE), text) {
         Ok((_, warnings, _)) => found(&warnings),
         Err(report) => found(&report.findings),
     }
@@ -378,6 +381,8 @@ fn dangerous_and_legal_is_a_warning() {
         let warnings = warned(text);
         assert!(warnings.len() == 1 && warnings[0].starts_with(start), "{text}: {warnings:?}");
     }
+    let hasty = warnings_of(&format!("{PEER}settle = \"auto\"\n[gate]\ndeadline = \"500ms\"\n"));
+    assert_eq!(hasty, ["12:10 \"auto\" may want to wait up to 700ms, but gate.deadline (500ms) leaves room for 350ms"]);
     assert!(peer_with("max_routes = 200000")[0].contains("more than the 100000 of lease.capacity"));
     assert!(
         found(&accepted(&PEER.replace("[[bgp.peer]]", "linger = \"0s\"\n[[bgp.peer]]")).1)[0].contains("live flows")

@@ -11,7 +11,9 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
 use destguard::control::sources::{CoreView, Later, Sources, Subject};
-use destguard::control::types::{Advertised, Bfd, Judgement, LoggedError, Peer, Reloaded, Upstream};
+use destguard::control::types::{
+    Advertised, Bfd, Confirmations, Judgement, Learnt, LoggedError, Peer, Reloaded, Upstream,
+};
 use destguard::control::{ControlSocket, DeniedKind, DeniedLog, serve_tcp};
 use destguard::core::event::RevokeTarget;
 use destguard::core::explain::{
@@ -153,6 +155,16 @@ impl Sources for Fake {
             advertised: Advertised { ipv4: 1_200, ipv6: 3 },
             confirm: "acked + 75ms".to_owned(),
             confirm_latency_ms: Some(76),
+            confirmations: Some(Confirmations {
+                count: 1_002,
+                p99_ms: Some(100),
+                histogram: vec![(Some(500), 2), (Some(75_000), 990), (None, 10)],
+                settle_ms: 75,
+                learnt: Some(Learnt { samples: 20, p50_ms: Some(60), p99_ms: Some(64) }),
+                unverified: 3,
+                closing: 2,
+                close_latency_ms: None,
+            }),
             capabilities: vec!["route refresh".to_owned()],
             // A peer's own words: they must not reach the terminal as they are.
             last_error: Some("Cease: \x1b[2Jmaintenance".to_owned()),
@@ -276,6 +288,9 @@ fn status_keeps_its_shape() {
                 "last_error": null}],
             "peers": [{"name": "edge1", "address": "192.0.2.254", "asn": 64_512, "state": "Established", "since_seconds": 90,
                 "advertised": {"ipv4": 1200, "ipv6": 3}, "confirm": "acked + 75ms", "confirm_latency_ms": 76,
+                "confirmations": {"count": 1002, "p99_ms": 100, "histogram": [[500, 2], [75_000, 990], [null, 10]],
+                    "settle_ms": 75, "learnt": {"samples": 20, "p50_ms": 60, "p99_ms": 64}, "unverified": 3, "closing": 2,
+                    "close_latency_ms": null},
                 "capabilities": ["route refresh"], "last_error": "Cease: \u{1b}[2Jmaintenance", "required": true,
                 "max_routes": 50_000, "bfd": {"state": "Up", "since_seconds": 89, "remote_state": "Up", "interval_ms": 300,
                 "detection_ms": 900, "last_down": "control detection time expired", "failures": 1, "discarded": 0,
@@ -382,6 +397,10 @@ fn peers_keep_their_shape() {
     {
         assert!(keys.iter().any(|known| *known == key), "{key}");
     }
+    let text = server.stdout(&["peers"]);
+    let line = "edge1: 1,002 confirmed: 2 in 500us, 990 in 75ms, 10 longer; settle 75ms, learnt from 20 probes: median 60ms, 99% 64ms; \
+                3 routes not verified yet; 2 withdrawals not reflected yet\n";
+    assert!(text.ends_with(line), "{text}");
 }
 
 #[test]

@@ -128,7 +128,9 @@ impl Daemon {
     /// `peers`
     #[must_use]
     pub fn peers(&self, json: bool) -> Exit {
-        self.show(Method::GET, "/api/v1/peers", json, |peers: &Peers| show::peers(&peers.peers, table::colours()))
+        self.show(Method::GET, "/api/v1/peers", json, |peers: &Peers| {
+            show::peers(&peers.peers, table::colours()) + &show::confirmations(&peers.peers)
+        })
     }
 
     /// `denied`; with `follow` until it is interrupted or the reader goes away, as JSON one object a line.

@@ -228,6 +228,48 @@ pub fn peers(peers: &[Peer], colour: bool) -> String {
     table.render(colour)
 }
 
+/// A line for each peer that confirms: how long it took, what was learnt, what is outstanding.
+#[must_use]
+pub fn confirmations(peers: &[Peer]) -> String {
+    let mut out = String::new();
+    for peer in peers {
+        let Some(confirmations) = &peer.confirmations else { continue };
+        let mut parts = Vec::new();
+        if confirmations.count > 0 {
+            let buckets = confirmations.histogram.iter().map(|(bound, count)| match bound {
+                Some(micros) if micros % 1000 == 0 => format!("{} in {}ms", number(*count), number(micros / 1000)),
+                Some(micros) => format!("{} in {}us", number(*count), number(*micros)),
+                None => format!("{} longer", number(*count)),
+            });
+            parts.push(format!(
+                "{} confirmed: {}",
+                number(confirmations.count),
+                buckets.collect::<Vec<_>>().join(", ")
+            ));
+        }
+        if let Some(learnt) = &confirmations.learnt {
+            let shown = match (learnt.p50_ms, learnt.p99_ms) {
+                (Some(median), Some(high)) => format!(": median {median}ms, 99% {high}ms"),
+                _ => String::new(),
+            };
+            let samples = number(learnt.samples);
+            parts.push(format!("settle {}ms, learnt from {samples} probes{shown}", confirmations.settle_ms));
+        }
+        if confirmations.unverified > 0 {
+            parts.push(format!("{} routes not verified yet", number(confirmations.unverified)));
+        }
+        if confirmations.closing > 0 || confirmations.close_latency_ms.is_some() {
+            let median =
+                confirmations.close_latency_ms.map_or_else(String::new, |median| format!(" (median {median}ms)"));
+            parts.push(format!("{} withdrawals not reflected yet{median}", number(confirmations.closing)));
+        }
+        if !parts.is_empty() {
+            out.push_str(&format!("{}: {}\n", clean(&peer.name), parts.join("; ")));
+        }
+    }
+    out
+}
+
 /// One line each.
 #[must_use]
 pub fn denied(denied: &[Denied]) -> String {

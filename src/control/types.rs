@@ -354,6 +354,9 @@ pub struct Peer {
     /// Announce to confirmation, median, once known.
     #[serde(default)]
     pub confirm_latency_ms: Option<u64>,
+    /// How it confirms, in more detail; `None` for an observer.
+    #[serde(default)]
+    pub confirmations: Option<Confirmations>,
     /// What the peer's OPEN said, in words.
     pub capabilities: Vec<String>,
     /// Why the session was last down.
@@ -367,6 +370,38 @@ pub struct Peer {
     /// The BFD session beside it, where one is configured.
     #[serde(default)]
     pub bfd: Option<Bfd>,
+}
+
+/// How a peer confirms.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Confirmations {
+    /// Confirmations, or with "reflect" and "probe" confirmed addresses, since the start.
+    pub count: u64,
+    /// A hundredth took longer than this; an upper bound.
+    pub p99_ms: Option<u64>,
+    /// Those that took so many microseconds at most and more than the entry before: only entries that have any. `None` = more than the last bound.
+    pub histogram: Vec<(Option<u64>, u64)>,
+    /// Waited after the peer's word.
+    pub settle_ms: u64,
+    /// With settle = "auto": what is known of the time from the peer's word until it forwards.
+    pub learnt: Option<Learnt>,
+    /// Routes of the table that the session started with that are not confirmed yet, where each is confirmed by itself.
+    pub unverified: usize,
+    /// Withdrawals that the observer hasn't heard of yet.
+    pub closing: usize,
+    /// From a withdrawal to the observer's hearing of it, median, once known.
+    pub close_latency_ms: Option<u64>,
+}
+
+/// What probes showed of the time from a router's word until it forwards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Learnt {
+    /// Answered probes that count for as many routes as were announced lately.
+    pub samples: usize,
+    /// Half of them took longer.
+    pub p50_ms: Option<u64>,
+    /// A hundredth took longer.
+    pub p99_ms: Option<u64>,
 }
 
 /// The BFD session with a peer.

@@ -159,7 +159,8 @@ impl Enforcers {
             .try_fold(Generation(u64::MAX), |least, held| held.map(|held| least.min(held)))
     }
 
-    /// Required enforcers that lack this plan (timed) or one of these addresses as these plans opened them (routes).
+    /// Required enforcers that lack this plan (timed) or one of these addresses as these plans opened them (routes); of those that
+    /// were lost, also why.
     #[must_use]
     pub fn missing(&self, timed: Generation, routes: &[(IpAddr, Generation)]) -> Vec<String> {
         let lacks = |enforcer: &&Enforcer| match enforcer.spec.kind {
@@ -167,7 +168,11 @@ impl Enforcers {
             EnforcerKind::Route => routes.iter().any(|(address, opened)| !enforcer.holds(*address, *opened)),
         };
         let required = self.all.iter().filter(|enforcer| enforcer.spec.required);
-        required.filter(lacks).map(|enforcer| enforcer.spec.name.clone()).collect()
+        let words = |enforcer: &Enforcer| match (&enforcer.last_error, enforcer.state) {
+            (Some(why), EnforcerState::Lost) => format!("{} ({why})", enforcer.spec.name),
+            _ => enforcer.spec.name.clone(),
+        };
+        required.filter(lacks).map(words).collect()
     }
 
     /// Whether every required route enforcer holds an address that this plan opened.

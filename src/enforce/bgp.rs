@@ -366,6 +366,7 @@ fn shown(status: &PeerStatus, (required, max_routes): (bool, usize), now: Instan
         advertised: types::Advertised { ipv4: status.advertised[0], ipv6: status.advertised[1] },
         confirm,
         confirm_latency_ms: median,
+        confirmations: (status.role == Role::Enforcer).then(|| confirmations::shown(status)),
         capabilities: status.capabilities.iter().map(|name| (*name).to_owned()).collect(),
         last_error: status.warning.clone().or_else(|| status.last_error.as_ref().map(|(reason, _)| reason.clone())),
         required: required && status.role == Role::Enforcer,

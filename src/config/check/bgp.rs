@@ -17,6 +17,8 @@ const STALE_TIME: u64 = 0x00ff_ffff;
 /// A stop that takes longer would be killed half-way by most supervisors (systemd waits 90 s).
 const LONGEST_DRAIN: u64 = 60;
 
+/// What settle = "auto" may want to wait.
+const LEARNT: Duration = Duration::from_millis(700);
 /// What software can keep up with, and what is still of use.
 const BFD_INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
 /// Detection times below this are asking for trouble.
@@ -370,6 +372,23 @@ impl Checks<'_, '_> {
             self.error(
                 &key("probe_ttl"),
                 format!("{}: 1 is answered by the router, 2 by the hop behind it", peer.probe_ttl),
+            );
+        }
+        let room = self.config.gate.deadline.0.mul_f64(0.7);
+        if peer.settle == Settle::Auto
+            && peer.confirm != Confirm::Probe
+            && peer.required
+            && room < LEARNT
+            && self.sound(&["gate.deadline"])
+        {
+            self.warning(
+                &key("settle"),
+                format!(
+                    "\"auto\" may want to wait up to 700ms, but gate.deadline ({}) leaves room for {}ms",
+                    self.config.gate.deadline,
+                    room.as_millis()
+                ),
+                "raise gate.deadline to 1s, or set a duration that is known to be enough",
             );
         }
         let early = matches!(peer.confirm, Confirm::Sent | Confirm::Acked);

@@ -1,7 +1,7 @@
-//! What the peers' confirmations look like, for Prometheus.
+//! What the peers' confirmations look like, for operators and for Prometheus.
 
 use destguard_bgp::config::Role;
-use destguard_bgp::status::Latency;
+use destguard_bgp::status::{Latency, PeerStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -9,6 +9,27 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::BgpStatus;
+use crate::control::types;
+
+/// For the control interface.
+pub(super) fn shown(status: &PeerStatus) -> types::Confirmations {
+    let millis = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let bounds = Latency::BOUNDS.iter().map(|bound| Some(*bound)).chain([None]);
+    types::Confirmations {
+        count: status.latency.count,
+        p99_ms: status.latency.quantile(0.99).map(millis),
+        histogram: bounds.zip(status.latency.buckets).filter(|(_, count)| *count > 0).collect(),
+        settle_ms: millis(status.settle),
+        learnt: status.learnt.map(|(samples, shown)| types::Learnt {
+            samples,
+            p50_ms: shown.map(|[median, _]| millis(median)),
+            p99_ms: shown.map(|[_, high]| millis(high)),
+        }),
+        unverified: status.unverified,
+        closing: status.closing,
+        close_latency_ms: status.close_latency.quantile(0.5).map(millis),
+    }
+}
 
 /// Registers them.
 pub(super) fn register(registry: &mut Registry, status: BgpStatus) {
@@ -30,6 +51,31 @@ impl Collector for Confirmations {
         )?;
         for session in enforcers() {
             Histogram(&session.latency).encode(family.encode_family(&[("peer", session.name.as_str())])?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "bgp_close_seconds",
+            "From a route's withdrawal to the observer's hearing of it (confirm = reflect)",
+            None,
+            MetricType::Histogram,
+        )?;
+        for session in enforcers() {
+            Histogram(&session.close_latency).encode(family.encode_family(&[("peer", session.name.as_str())])?)?;
+        }
+        type Gauge = fn(&PeerStatus) -> usize;
+        let gauges: [(&str, &str, Gauge); 2] = [
+            (
+                "bgp_unverified_routes",
+                "Routes of the table that the session started with, not confirmed yet",
+                |session| session.unverified,
+            ),
+            ("bgp_closing_routes", "Withdrawals that the observer hasn't heard of yet", |session| session.closing),
+        ];
+        for (metric, help, value) in gauges {
+            let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Gauge)?;
+            for session in enforcers() {
+                let value = i64::try_from(value(session)).unwrap_or(i64::MAX);
+                ConstGauge::new(value).encode(family.encode_family(&[("peer", session.name.as_str())])?)?;
+            }
         }
         let settle = "What is waited after the peer's word now, before it counts as confirmed";
         let mut family = encoder.encode_descriptor("bgp_settle_seconds", settle, None, MetricType::Gauge)?;
