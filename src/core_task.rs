@@ -315,6 +315,11 @@ impl CoreTask {
                         deliver(routes, Command::Hurry(addresses)).await;
                     }
                 }
+                Output::Groups(groups) => {
+                    if let Some(routes) = &self.drivers.routes {
+                        deliver(routes, Command::Groups(groups)).await;
+                    }
+                }
                 Output::Sync { enforcer, generation, leases } => {
                     if let Some((_, timed)) = self.drivers.timed.iter().find(|(id, _)| *id == enforcer) {
                         deliver(timed, Command::Sync { generation, leases }).await;

@@ -24,6 +24,7 @@ use crate::config::schema::NftablesMode;
 use crate::config::{self, Config, Places};
 use crate::control::{self, ControlSocket, DeniedLog};
 use crate::core::event::{EnforcerId, EnforcerSpec, Event};
+use crate::core::groups::Groups;
 use crate::core::guard::{Guard, Settings};
 use crate::core_task::{self, CoreHandle, Drivers, core_task};
 use crate::dns;
@@ -177,7 +178,8 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
 
     let (reports, inbox) = mpsc::channel(core_task::REPORTS);
     let settings = Settings { lease: config.lease.clone(), gate: config.gate.clone(), linger };
-    let guard = Guard::new(settings, enforcers.specs.clone());
+    let groups = Groups::new(&config).map_err(RunError::Failed)?;
+    let guard = Guard::new(settings, enforcers.specs.clone()).with_groups(Arc::new(groups));
     let mut tasks = Vec::new();
     let mut drivers = Drivers { timed: Vec::new(), routes: None, journal: Some(Box::new(journal)) };
     if let Some(nft) = enforcers.nftables {

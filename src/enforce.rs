@@ -6,10 +6,12 @@
 //! share one stream of changes) and [`memory`] (tests and dry runs).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
 use crate::core::event::{Change, Event, Generation};
+use crate::core::groups::Groups;
 use crate::core::moment::Moment;
 
 pub mod bgp;
@@ -38,6 +40,8 @@ pub enum Command {
     CutFlows(IpAddr),
     /// Answers wait for these addresses: an enforcer that confirms addresses one by one takes these first.
     Hurry(Vec<IpAddr>),
+    /// What groups mean from now on; only for routes.
+    Groups(Arc<Groups>),
     /// All that was restored from an earlier run has been told. What was taken over from that run and isn't among it may go.
     Restored,
 }

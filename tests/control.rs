@@ -36,6 +36,7 @@ fn lease(address: &str, name: &str) -> LeaseView {
         ends_in_seconds: 250,
         names: vec![name.to_owned()],
         clients: vec!["192.0.2.7".parse().unwrap()],
+        groups: Vec::new(),
         enforcers: BTreeMap::from([("nftables".to_owned(), "open".to_owned())]),
     }
 }
@@ -74,9 +75,11 @@ impl CoreView for FakeCore {
                 question: "www.one.test".to_owned(),
                 qtype: Some(1),
                 chain: vec!["cdn.one.test".to_owned()],
+                group: None,
                 clients: vec![ClientView { client: "192.0.2.7".parse().unwrap(), ends_in_seconds: 250 }],
                 ends_in_seconds: 250,
             }],
+            groups: Vec::new(),
             enforcers: vec![HoldView {
                 name: "nftables".to_owned(),
                 required: true,

@@ -195,7 +195,12 @@ impl Player {
             "restore" => {
                 let (address, ends) = rest[0].split_once('@').unwrap();
                 let names = rest[1..].iter().map(|word| name(word)).collect();
-                Event::Restore(vec![StoredLease { address: address.parse().unwrap(), ends: moment(ends), names }])
+                Event::Restore(vec![StoredLease {
+                    address: address.parse().unwrap(),
+                    ends: moment(ends),
+                    names,
+                    groups: Vec::new(),
+                }])
             }
             "tick" | "leases" | "causes" | "inforce" | "enforcers" | "counts" | "names" => return None,
             _ => panic!("{verb}?"),
@@ -308,6 +313,7 @@ impl Player {
                     let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
                     format!("hurry {}", addresses.join(" "))
                 }
+                Output::Groups(_) => "groups".to_owned(),
             });
         }
         seen
@@ -320,6 +326,7 @@ fn changes_text(changes: &[Change], timed: bool) -> String {
         Change::Open { address, ends } => format!("+{address}{}", until(ends)),
         Change::Extend { address, ends } => format!("^{address}{}", until(ends)),
         Change::Close { address } => format!("-{address}"),
+        Change::Announce { address, groups, .. } => format!("+{address} for {groups:?}"),
     };
     changes.iter().map(text).collect::<Vec<_>>().join(" ")
 }

@@ -100,17 +100,26 @@ pub fn leases(leases: &[Lease], colour: bool) -> String {
     if leases.is_empty() {
         return "no leases\n".to_owned();
     }
-    let mut table = Table::new(&["address", "state", "ends in", "names", "clients", "enforcers"]);
+    let mut heads = vec!["address", "state", "ends in", "names", "clients", "enforcers"];
+    let groups = leases.iter().any(|lease| !lease.groups.is_empty());
+    if groups {
+        heads.insert(5, "groups");
+    }
+    let mut table = Table::new(&heads);
     for lease in leases {
         let enforcers: Vec<String> = lease.enforcers.iter().map(|(name, state)| format!("{name} {state}")).collect();
-        table.row([
+        let mut row = vec![
             lease.address.to_string(),
             lease.state.clone(),
             duration(lease.ends_in_seconds),
             few(&lease.names, 2),
             few(&lease.clients, 2),
-            few(&enforcers, 4),
-        ]);
+        ];
+        if groups {
+            row.push(few(&lease.groups, 4));
+        }
+        row.push(few(&enforcers, 4));
+        table.row(row);
     }
     table.render(colour)
 }
@@ -168,8 +177,17 @@ fn address_explained(address: &AddressExplained, colour: bool) -> String {
         out.push_str(&format!("  {} {qtype}{}, {ends}\n", clean(&cause.question), clean(&via)));
         let clients: Vec<String> = cause.clients.iter().map(|client| client.client.to_string()).collect();
         if !clients.is_empty() {
-            out.push_str(&format!("    asked by {}\n", few(&clients, 8)));
+            let group = cause.group.as_ref().map_or_else(String::new, |group| format!(" of group {}", clean(group)));
+            out.push_str(&format!("    asked by {}{group}\n", few(&clients, 8)));
         }
+    }
+    for group in &address.groups {
+        let ends = match group.ends_in_seconds {
+            0 => "ended, its communities linger".to_owned(),
+            seconds => format!("ends in {}", duration(seconds)),
+        };
+        let force = if group.in_force { "" } else { ", not confirmed yet" };
+        out.push_str(&format!("  group {}: {ends}{force}\n", clean(&group.name)));
     }
     for hold in &address.enforcers {
         let since = hold.since_seconds.map_or_else(String::new, |since| format!(" for {}", duration(since)));

@@ -10,19 +10,11 @@ type Missing = (&'static str, fn(&Config) -> Vec<String>);
 const MISSING: &[Missing] = &[
     ("DNSSEC validation", |c| when(c.dns.dnssec.validate, "dns.dnssec.validate")),
     ("DNSSEC validation", |c| when(c.dns.dnssec.trust_anchor.is_some(), "dns.dnssec.trust_anchor")),
-    ("communities by group", |c| groups_with_communities(c)),
     ("leases of one client alone", |c| when(c.nftables.scope == Scope::Client, "nftables.scope")),
 ];
 
 fn when(used: bool, path: &str) -> Vec<String> {
     if used { vec![path.to_owned()] } else { Vec::new() }
-}
-
-fn groups_with_communities(config: &Config) -> Vec<String> {
-    let with = |(index, group): (usize, &super::schema::Group)| {
-        (!group.communities.is_empty()).then(|| format!("policy.group[{index}].communities"))
-    };
-    config.policy.group.iter().enumerate().filter_map(with).collect()
 }
 
 /// Refuses what is not there yet.

@@ -188,6 +188,9 @@ pub struct Lease {
     pub names: Vec<String>,
     /// Who asked.
     pub clients: Vec<IpAddr>,
+    /// Groups whose communities its route bears.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
     /// Per enforcer "open", "opening", "closed" or "lost".
     pub enforcers: BTreeMap<String, String>,
 }
@@ -209,6 +212,7 @@ impl From<explain::LeaseView> for Lease {
             ends_in_seconds: view.ends_in_seconds,
             names: view.names,
             clients: view.clients,
+            groups: view.groups,
             enforcers: view.enforcers,
         }
     }
@@ -255,10 +259,24 @@ pub struct AddressExplained {
     pub route_ends_in_seconds: Option<u64>,
     /// Every question that opened it.
     pub causes: Vec<Cause>,
+    /// Groups whose communities its route bears.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
     /// What each enforcer does about it.
     pub enforcers: Vec<Hold>,
     /// Answers that wait at the gate for it.
     pub waiting: usize,
+}
+
+/// One group whose communities a route bears.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Until what its clients were told ends; then the communities stay for `bgp.linger`.
+    pub ends_in_seconds: u64,
+    /// Whether every required router has the route with them.
+    pub in_force: bool,
 }
 
 /// One question that opened an address.
@@ -270,6 +288,9 @@ pub struct Cause {
     pub qtype: Option<u16>,
     /// The aliases behind it.
     pub chain: Vec<String>,
+    /// The group of those who asked, when it has communities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Who asked; unknown after a restart.
     pub clients: Vec<CauseClient>,
     /// Until it ends.
@@ -305,9 +326,12 @@ impl From<explain::Explanation> for AddressExplained {
             question: c.question,
             qtype: c.qtype,
             chain: c.chain,
+            group: c.group,
             clients: c.clients.into_iter().map(client).collect(),
             ends_in_seconds: c.ends_in_seconds,
         };
+        let group =
+            |g: explain::GroupView| Group { name: g.name, ends_in_seconds: g.ends_in_seconds, in_force: g.in_force };
         let hold = |h: explain::HoldView| Hold {
             name: h.name,
             required: h.required,
@@ -321,6 +345,7 @@ impl From<explain::Explanation> for AddressExplained {
             ends_in_seconds: view.ends_in_seconds,
             route_ends_in_seconds: view.route_ends_in_seconds,
             causes: view.causes.into_iter().map(cause).collect(),
+            groups: view.groups.into_iter().map(group).collect(),
             enforcers: view.enforcers.into_iter().map(hold).collect(),
             waiting: view.waiting,
         }

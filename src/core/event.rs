@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::groups::{GroupSet, Groups};
 use super::moment::Moment;
 use super::name::Name;
 use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings};
@@ -110,6 +111,9 @@ pub enum Event {
     Forbid(Vec<Name>),
     /// Other limits for answers from now on; leases keep their ends. `lease.min`, `lease.grace` and `lease.capacity` stay as they were.
     Settings(Box<(LeaseSettings, GateSettings)>),
+    /// Other groups, or other communities of theirs: leases follow the groups of those who asked, and routes are announced anew where that makes
+    /// a difference.
+    Groups(Arc<Groups>),
     /// Leases read back from disk at start; their causes are kept, they are opened at all enforcers by the first plan or sync.
     Restore(Vec<StoredLease>),
 }
@@ -132,6 +136,8 @@ pub struct StoredLease {
     pub ends: Moment,
     /// Question names that caused it.
     pub names: Vec<Name>,
+    /// Names of the groups whose communities its route bears, and the end of the lease for each.
+    pub groups: Vec<(String, Moment)>,
 }
 
 /// What the core wants done, in order.
@@ -144,6 +150,8 @@ pub enum Output {
     ApplyRoutes { generation: Generation, changes: Vec<Change> },
     /// Answers wait for these addresses, which earlier plans opened: route enforcers that confirm addresses one by one take these first.
     Hurry(Vec<IpAddr>),
+    /// What the groups of later [`Output::ApplyRoutes`] mean.
+    Groups(Arc<Groups>),
     /// The full state, for one timed enforcer that asked for it. Everything else must be removed.
     Sync { enforcer: EnforcerId, generation: Generation, leases: Vec<(IpAddr, Moment)> },
     /// The gate's word on an answer.
@@ -166,6 +174,8 @@ pub enum Change {
     Extend { address: IpAddr, ends: Moment },
     /// Close this address now. Being absent already is not an error.
     Close { address: IpAddr },
+    /// Routes only: open, bearing the communities of exactly these groups from now on, in place of what it bore; `new`: the plan opens it.
+    Announce { address: IpAddr, groups: GroupSet, new: bool },
 }
 
 /// The gate's word.

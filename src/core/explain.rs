@@ -53,6 +53,8 @@ pub struct LeaseView {
     pub names: Vec<String>,
     /// Clients that asked, without doubles, in order.
     pub clients: Vec<IpAddr>,
+    /// Groups whose communities its route bears, in the order of the configuration.
+    pub groups: Vec<String>,
     /// Per enforcer: "open", "opening", "closed" (timed, while lingering), "lost", "unsupported" (the address family).
     pub enforcers: BTreeMap<String, String>,
 }
@@ -75,10 +77,23 @@ pub struct CauseView {
     pub qtype: Option<u16>,
     /// Aliases from the question to the address, in order, without the question.
     pub chain: Vec<String>,
+    /// The group of those who asked, when it has communities.
+    pub group: Option<String>,
     /// Who asked; empty after a restart.
     pub clients: Vec<ClientView>,
     /// Seconds until this cause ends; 0 = ended.
     pub ends_in_seconds: u64,
+}
+
+/// One group whose communities the route of an address bears.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GroupView {
+    /// Its name.
+    pub name: String,
+    /// Seconds until what its clients were told ends; 0 = ended, and the communities stay for `bgp.linger`.
+    pub ends_in_seconds: u64,
+    /// Whether every required router has the route with them.
+    pub in_force: bool,
 }
 
 /// What one enforcer does about one address.
@@ -109,6 +124,8 @@ pub struct Explanation {
     pub route_ends_in_seconds: Option<u64>,
     /// Every question that opened it, the one that ends last first.
     pub causes: Vec<CauseView>,
+    /// The groups whose communities its route bears.
+    pub groups: Vec<GroupView>,
     /// Every enforcer.
     pub enforcers: Vec<HoldView>,
     /// Answers that wait at the gate for this address.
@@ -190,6 +207,8 @@ pub struct Counts {
     pub capacity: usize,
     /// (question, chain, client) causes kept.
     pub causes: usize,
+    /// Different sets of groups whose communities routes bear; [`super::groups::MOST_SETS`] at most.
+    pub group_sets: usize,
     /// Answers that wait at the gate.
     pub waiting: usize,
     /// The last generation of a plan.
@@ -248,7 +267,16 @@ impl Guard {
             age_seconds: lease.begun.until(now).as_secs(),
             ends_in_seconds: seconds(now, lease.ends),
             route_ends_in_seconds: self.enforcers.has(EnforcerKind::Route).then(|| seconds(now, route_ends)),
-            causes: causes.into_iter().map(|cause| cause_view(cause, now)).collect(),
+            causes: causes.into_iter().map(|cause| self.cause_view(cause, now)).collect(),
+            groups: lease
+                .shares
+                .iter()
+                .map(|share| GroupView {
+                    name: self.groups.name(share.group).to_owned(),
+                    ends_in_seconds: seconds(now, share.ends),
+                    in_force: share.proven && lease.route_proven,
+                })
+                .collect(),
             enforcers: self.enforcers.iter().map(|enforcer| hold_view(enforcer, address, lease, now)).collect(),
             waiting: self.gate.waiting_for(address),
         })
@@ -270,6 +298,7 @@ impl Guard {
             pending: self.unproven.len(),
             causes: self.table.entries(),
             causes_dropped: self.table.dropped,
+            group_sets: self.group_sets.keys().filter(|set| !set.is_empty()).count(),
             waiting: self.gate.len(),
             generation: self.generation.0,
             ..self.counts
@@ -299,6 +328,19 @@ impl Guard {
         self.enforcers.iter().map(view).collect()
     }
 
+    fn cause_view(&self, cause: &Cause, now: Moment) -> CauseView {
+        let client =
+            |(client, ends): &(IpAddr, Moment)| ClientView { client: *client, ends_in_seconds: seconds(now, *ends) };
+        CauseView {
+            question: cause.question.to_string(),
+            qtype: cause.qtype,
+            chain: cause.chain.iter().map(Name::to_string).collect(),
+            group: cause.group.map(|group| self.groups.name(group).to_owned()),
+            clients: cause.clients.iter().map(client).collect(),
+            ends_in_seconds: seconds(now, cause.ends),
+        }
+    }
+
     fn lease_view(&self, address: IpAddr, lease: &Lease, now: Moment) -> LeaseView {
         let clients: BTreeSet<IpAddr> =
             lease.causes.iter().flat_map(|c| &c.clients).map(|(client, _)| *client).collect();
@@ -312,6 +354,7 @@ impl Guard {
             ends_in_seconds: seconds(now, lease.lingers.unwrap_or(lease.ends)),
             names: lease.questions().iter().map(Name::to_string).collect(),
             clients: clients.into_iter().collect(),
+            groups: lease.shares.iter().map(|share| self.groups.name(share.group).to_owned()).collect(),
             enforcers: holds.collect(),
         }
     }
@@ -334,7 +377,7 @@ fn lease_state(lease: &Lease) -> LeaseState {
 fn holds(enforcer: &Enforcer, address: IpAddr, lease: &Lease) -> (&'static str, Option<Generation>) {
     let opened = match enforcer.spec.kind {
         EnforcerKind::Timed => lease.told.timed.map(|told| told.opened),
-        EnforcerKind::Route => lease.told.route,
+        EnforcerKind::Route => lease.told.route.map(|told| told.opened),
     };
     let closed = enforcer.spec.kind == EnforcerKind::Timed && !lease.is_active();
     match (enforcer.acknowledged, opened) {
@@ -358,17 +401,5 @@ fn hold_view(enforcer: &Enforcer, address: IpAddr, lease: &Lease, now: Moment) -
         required: enforcer.spec.required,
         state: state.to_owned(),
         since_seconds: since.map(|since| since.until(now).as_secs()),
-    }
-}
-
-fn cause_view(cause: &Cause, now: Moment) -> CauseView {
-    let client =
-        |(client, ends): &(IpAddr, Moment)| ClientView { client: *client, ends_in_seconds: seconds(now, *ends) };
-    CauseView {
-        question: cause.question.to_string(),
-        qtype: cause.qtype,
-        chain: cause.chain.iter().map(Name::to_string).collect(),
-        clients: cause.clients.iter().map(client).collect(),
-        ends_in_seconds: seconds(now, cause.ends),
     }
 }

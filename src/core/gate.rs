@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::event::{EnforcerKind, Generation, LeaseHandle, Ticket};
+use super::groups::Group;
 use super::moment::Moment;
 use super::name::Name;
 
@@ -38,6 +39,10 @@ impl Needs {
 pub struct Waiting {
     /// When its client must be told something.
     pub deadline: Moment,
+    /// Who asked.
+    pub client: IpAddr,
+    /// The client's group, when it has communities.
+    pub group: Option<Group>,
     /// Question and aliases.
     pub names: Vec<Name>,
     /// In the order of the grants.
@@ -118,12 +123,17 @@ impl Gate {
         through
     }
 
-    /// Every required route enforcer holds this address, and `in_force` says of which others. Returns the answers
+    /// Every required route enforcer holds this address for some group, and `in_force` says which others for which. Returns the answers
     /// that lack nothing now. O(answers that wait for it).
-    pub fn in_force(&mut self, address: IpAddr, in_force: impl Fn(IpAddr) -> bool) -> Vec<(Ticket, Waiting)> {
+    pub fn in_force(
+        &mut self,
+        address: IpAddr,
+        in_force: impl Fn(IpAddr, Option<Group>) -> bool,
+    ) -> Vec<(Ticket, Waiting)> {
         let tickets: Vec<Ticket> = self.tickets_of(address).collect();
         let all = |gate: &Self, ticket: &Ticket| {
-            gate.waiting.get(ticket).is_some_and(|waiting| waiting.addresses.iter().all(|other| in_force(*other)))
+            let waiting = gate.waiting.get(ticket);
+            waiting.is_some_and(|waiting| waiting.addresses.iter().all(|other| in_force(*other, waiting.group)))
         };
         let whole: Vec<Ticket> = tickets.into_iter().filter(|ticket| all(self, ticket)).collect();
         whole.into_iter().filter_map(|ticket| self.pass(EnforcerKind::Route, ticket)).collect()
@@ -154,6 +164,12 @@ impl Gate {
         for (ticket, waiting) in &self.waiting {
             queue.insert((waiting.needs.of(kind), *ticket));
         }
+    }
+
+    /// Takes all answers away.
+    pub fn take_all(&mut self) -> Vec<(Ticket, Waiting)> {
+        let waiting = std::mem::take(self).waiting;
+        waiting.into_iter().collect()
     }
 
     /// Takes away one answer whose deadline has come.

@@ -28,7 +28,8 @@ use super::event::{
 };
 use super::explain::Counts;
 use super::gate::{Gate, MOST_WAITING, Needs, Waiting};
-use super::lease::{Cause, LeaseTable, Remaining};
+use super::groups::{Group, GroupSet, Groups, MOST_SETS};
+use super::lease::{Cause, Lease, LeaseTable, Remaining, Share};
 use super::moment::Moment;
 use super::name::Name;
 use super::plan::{LEAST_EXTENSION, Marks, Told, difference};
@@ -37,6 +38,8 @@ use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings, OnDead
 
 /// No lease is shorter, whatever the configuration says: a TTL of 0 must be neither "never" nor "for ever".
 const SHORTEST: Duration = Duration::from_secs(1);
+/// How much later a group is looked at again whose leaving found no room for another set of groups.
+const POSTPONED: Duration = Duration::from_secs(60);
 
 /// What the core needs of the configuration.
 #[derive(Clone, Debug)]
@@ -59,6 +62,9 @@ pub struct Guard {
     pub(super) unproven: Unproven,
     pub(super) counts: Counts,
     pub(super) generation: Generation,
+    pub(super) groups: Arc<Groups>,
+    /// Different sets of groups that enforcers were told, and for how many addresses.
+    pub(super) group_sets: BTreeMap<GroupSet, usize>,
     marks: Marks,
     /// Admitted since the last plan. At most [`MOST_WAITING`] together with the gate.
     fresh: Vec<(Ticket, Waiting)>,
@@ -89,6 +95,8 @@ impl Guard {
             gate: Gate::default(),
             unproven: Unproven::default(),
             generation: Generation(0),
+            groups: Arc::default(),
+            group_sets: BTreeMap::new(),
             marks: Marks::default(),
             fresh: Vec::new(),
             through: Vec::new(),
@@ -99,6 +107,13 @@ impl Guard {
             decisions: VecDeque::new(),
             now: Moment::ZERO,
         }
+    }
+
+    /// With groups whose routes bear communities of their own.
+    #[must_use]
+    pub fn with_groups(mut self, groups: Arc<Groups>) -> Self {
+        self.groups = groups;
+        self
     }
 
     /// Takes an event; what follows from it comes out of [`Guard::poll_output`].
@@ -132,6 +147,7 @@ impl Guard {
             Event::Forbid(names) => names.iter().for_each(|name| self.take_back(name, false)),
             Event::Restore(leases) => self.restore(leases),
             Event::Settings(settings) => self.set(settings.0, settings.1),
+            Event::Groups(groups) => self.regroup(groups),
         }
     }
 
@@ -191,6 +207,7 @@ impl Guard {
     }
 
     fn admit(&mut self, admission: Admission) {
+        let group = self.group_of(admission.client);
         let lease = &self.settings.lease;
         let shortest = lease.min.0.max(SHORTEST);
         let longest = self.now.plus(lease.max.0.max(SHORTEST));
@@ -201,7 +218,7 @@ impl Guard {
             let known = wanted.entry(grant.address).or_insert(ends);
             *known = (*known).max(ends);
         }
-        if let Err(refusal) = self.judge(&admission, &wanted) {
+        if let Err(refusal) = self.judge(&admission, group, &wanted) {
             self.refuse(admission.ticket, refusal);
             return;
         }
@@ -211,6 +228,7 @@ impl Guard {
                 question: admission.question.clone(),
                 qtype: Some(admission.qtype),
                 chain: chain.clone(),
+                group,
                 clients: vec![(admission.client, *ends)],
                 ends: *ends,
             };
@@ -219,6 +237,8 @@ impl Guard {
         let names = std::iter::once(admission.question).chain(chain.iter().cloned()).collect();
         let waiting = Waiting {
             deadline: self.now.plus(self.settings.gate.deadline.0),
+            client: admission.client,
+            group,
             names,
             addresses: admission.grants.iter().map(|grant| grant.address).collect(),
             leases: Vec::new(),
@@ -228,7 +248,12 @@ impl Guard {
     }
 
     /// Every budget, for the whole answer, before anything is opened: all of it or nothing.
-    fn judge(&mut self, admission: &Admission, wanted: &BTreeMap<IpAddr, Moment>) -> Result<(), Refusal> {
+    fn judge(
+        &mut self,
+        admission: &Admission,
+        group: Option<Group>,
+        wanted: &BTreeMap<IpAddr, Moment>,
+    ) -> Result<(), Refusal> {
         if wanted.len() > self.settings.lease.per_answer {
             return Err(Refusal::PerAnswer);
         }
@@ -251,6 +276,14 @@ impl Guard {
         }
         let opened = wanted.keys().copied().filter(|address| !self.table.get(*address).is_some_and(|l| l.is_active()));
         self.room(new.iter().copied(), opened)?;
+        if let Some(group) = group {
+            let set = |address: &IpAddr| self.table.get(*address).map_or(GroupSet::EMPTY, Lease::groups).with(group);
+            let sets: BTreeSet<GroupSet> =
+                wanted.keys().map(set).filter(|set| !self.group_sets.contains_key(set)).collect();
+            if !sets.is_empty() && self.group_sets.len().saturating_add(sets.len()) > MOST_SETS {
+                return Err(Refusal::Capacity);
+            }
+        }
         self.clients.take(&client, tokens, self.now);
         self.domains.take(&admission.domain, tokens, self.now);
         Ok(())
@@ -275,6 +308,17 @@ impl Guard {
 
     /// Opens an address, or gives its lease one more cause. An end only moves later here.
     fn grant(&mut self, address: IpAddr, ends: Moment, cause: Cause) {
+        let group = cause.group;
+        self.grant_lease(address, ends, cause);
+        if let Some(group) = group
+            && self.table.share(address, group, ends, self.settings.linger)
+        {
+            self.marks.change(address);
+            self.marks.journal(address);
+        }
+    }
+
+    fn grant_lease(&mut self, address: IpAddr, ends: Moment, cause: Cause) {
         let known = self.table.get(address).map(|lease| (lease.is_active(), lease.ends));
         let new_question = match known {
             None => {
@@ -311,6 +355,12 @@ impl Guard {
             && at <= self.now
         {
             let Some(lease) = self.table.get(address) else { return };
+            // Or it is a group's time that is over.
+            let at = lease.own_timer().max(at);
+            if at > self.now {
+                self.end_shares(address);
+                continue;
+            }
             if lease.is_active() {
                 self.counts.expired += 1;
                 // Who still waits for it would get an answer that is closed already.
@@ -323,6 +373,87 @@ impl Guard {
                 }
             }
             self.drop_lease(address);
+        }
+    }
+
+    /// Groups whose time and its linger are over leave the route, which stays for the others.
+    fn end_shares(&mut self, address: IpAddr) {
+        let now = self.now;
+        let Some(lease) = self.table.get(address) else { return };
+        let left: GroupSet = lease.shares.iter().filter(|share| share.gone > now).map(|share| share.group).collect();
+        if left.is_empty() || self.group_sets.contains_key(&left) || self.group_sets.len() < MOST_SETS {
+            self.table.retain_shares(address, |share| share.gone > now);
+            self.marks.change(address);
+            return;
+        }
+        // No room for one more set: they stay a while.
+        self.table.retain_shares(address, |share| {
+            share.gone = share.gone.max(now.plus(POSTPONED));
+            true
+        });
+    }
+
+    /// The client's group, where routes bear communities by group.
+    fn group_of(&self, client: IpAddr) -> Option<Group> {
+        if self.groups.is_empty() || !self.enforcers.has(EnforcerKind::Route) {
+            return None;
+        }
+        self.groups.of(client)
+    }
+
+    /// Other groups: everybody is asked anew where they belong. O(leases).
+    fn regroup(&mut self, groups: Arc<Groups>) {
+        if *groups == *self.groups {
+            return;
+        }
+        let old = std::mem::replace(&mut self.groups, groups);
+        self.outputs.push_back(Output::Groups(self.groups.clone()));
+        if !self.enforcers.has(EnforcerKind::Route) {
+            return;
+        }
+        let new = self.groups.clone();
+        let addresses: Vec<IpAddr> = self.table.iter().map(|(address, _)| address).collect();
+        for address in addresses {
+            let name = |group| new.by_name(old.name(group));
+            self.table.regroup(address, |client| new.of(client), name, self.settings.linger, self.now);
+            self.marks.change(address);
+            self.marks.journal(address);
+        }
+        let told = self.table.iter_mut().map(|(_, lease)| &mut lease.told).chain(self.marks.removed_mut());
+        self.group_sets.clear();
+        for route in told.filter_map(|told| told.route.as_mut()) {
+            route.groups = route.groups.and_then(|set| old.translated(set, &new));
+            if let Some(set) = route.groups {
+                *self.group_sets.entry(set).or_default() += 1;
+            }
+        }
+        // What was promised to those who wait was promised to their old groups.
+        let mut waiting = self.gate.take_all();
+        waiting.append(&mut self.through);
+        waiting.append(&mut self.fresh);
+        for (ticket, waiting) in waiting {
+            let group = self.group_of(waiting.client);
+            self.fresh.push((ticket, Waiting { group, leases: Vec::new(), needs: Needs::default(), ..waiting }));
+        }
+    }
+
+    /// Takes note of a set of groups that was told in place of another.
+    fn count_sets(&mut self, before: Told, after: Told) {
+        let set = |told: Told| told.route.and_then(|route| route.groups);
+        let (before, after) = (set(before), set(after));
+        if before == after {
+            return;
+        }
+        if let Some(set) = before
+            && let Some(count) = self.group_sets.get_mut(&set)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.group_sets.remove(&set);
+            }
+        }
+        if let Some(set) = after {
+            *self.group_sets.entry(set).or_default() += 1;
         }
     }
 
@@ -359,13 +490,17 @@ impl Guard {
             let bearing: Vec<Ticket> = self.gate.tickets_of(address).filter(|t| self.gate.bears(*t, name)).collect();
             self.fail_tickets(bearing, |_, _| Refusal::Revoked);
             match self.table.remove_causes(address, name, self.now) {
-                Remaining::Same => self.marks.journal(address),
+                Remaining::Same => {
+                    // A group may have gone with it.
+                    self.marks.change(address);
+                    self.marks.journal(address);
+                }
                 Remaining::Earlier => {
                     if let Some(lease) = self.table.get_mut(address) {
                         // Also of what is under way: the enforcers will hold it for less before they may hold it for more.
                         lease.held = lease.held.map(|held| held.min(lease.ends));
                         lease.unproven_timed = lease.unproven_timed.map(|(plan, ends)| (plan, ends.min(lease.ends)));
-                        lease.handle.set_ends(lease.handle.ends().min(lease.ends));
+                        lease.shorten();
                     }
                     self.marks.change(address);
                     self.marks.journal(address);
@@ -394,7 +529,7 @@ impl Guard {
     fn restore(&mut self, mut leases: Vec<StoredLease>) {
         leases.sort_by_key(|lease| std::cmp::Reverse((lease.ends, lease.address)));
         let longest = self.now.plus(self.settings.lease.max.0.max(SHORTEST));
-        for StoredLease { address, ends, names } in leases {
+        for StoredLease { address, ends, names, groups } in leases {
             let ends = ends.min(longest);
             let lingers = ends.plus(self.settings.linger);
             let alive = ends > self.now;
@@ -418,7 +553,8 @@ impl Guard {
             let names = if names.is_empty() { vec![Name::root()] } else { names };
             let chain: Arc<[Name]> = Arc::from([]);
             for question in names {
-                let cause = Cause { question, qtype: None, chain: chain.clone(), clients: Vec::new(), ends };
+                let cause =
+                    Cause { question, qtype: None, chain: chain.clone(), group: None, clients: Vec::new(), ends };
                 if alive {
                     self.grant(address, ends, cause);
                 } else if self.table.get(address).is_some() {
@@ -430,6 +566,18 @@ impl Guard {
             if !alive {
                 self.table.linger(address, lingers);
                 self.marks.change(address);
+            }
+            if !self.enforcers.has(EnforcerKind::Route) {
+                continue;
+            }
+            for (name, group_ends) in groups {
+                let group_ends = group_ends.min(ends);
+                if let Some(group) = self.groups.by_name(&name)
+                    && group_ends.plus(self.settings.linger) > self.now
+                {
+                    self.table.share(address, group, group_ends, self.settings.linger);
+                    self.marks.change(address);
+                }
             }
         }
     }
@@ -467,15 +615,34 @@ impl Guard {
         for address in self.unproven.opened_by(kind, generation, &self.table) {
             self.close_refused(kind, address, &refusal);
         }
+        if kind == EnforcerKind::Route {
+            for address in self.unproven.shared_by(generation, &self.table) {
+                self.refuse_shares(address, generation..=generation, &refusal);
+            }
+        }
     }
 
     fn refused_address(&mut self, enforcer: EnforcerId, address: IpAddr, generation: Generation, reason: String) {
         let Some(EnforcerKind::Route) = self.enforcers.refused(enforcer, reason.clone()) else { return };
         // What is in force was confirmed by this enforcer too; what was opened anew since will be.
-        let meant = self.table.get(address).and_then(|lease| lease.unproven_route).is_some_and(|at| at <= generation);
-        if meant && self.enforcers.is_required(enforcer) {
-            let refusal = Refusal::Enforcer { name: self.enforcers.name(enforcer), reason };
+        let meant = self.table.get(address).filter(|lease| lease.unproven_route.is_some_and(|at| at <= generation));
+        let Some(lease) = meant.filter(|_| self.enforcers.is_required(enforcer)) else { return };
+        let opened = lease.told.route.is_some_and(|told| told.opened <= generation);
+        let refusal = Refusal::Enforcer { name: self.enforcers.name(enforcer), reason };
+        if lease.route_proven || !opened {
+            self.refuse_shares(address, Generation(0)..=generation, &refusal);
+        } else {
             self.close_refused(EnforcerKind::Route, address, &refusal);
+        }
+    }
+
+    /// Takes back the communities that these plans put on a route that stays open for others.
+    fn refuse_shares(&mut self, address: IpAddr, plans: std::ops::RangeInclusive<Generation>, refusal: &Refusal) {
+        let refused = |share: &Share| !share.proven && share.told.is_some_and(|told| plans.contains(&told));
+        if self.table.retain_shares(address, |share| !refused(share)) {
+            self.fail_tickets_of(address, |_, _| refusal.clone());
+            self.marks.change(address);
+            self.marks.journal(address);
         }
     }
 
@@ -494,6 +661,8 @@ impl Guard {
             Some(until) if kind == EnforcerKind::Timed => {
                 self.unproven.forget_timed(address, self.table.get_mut(address));
                 self.table.linger(address, until);
+                // For whom it was never in force it has nothing to linger for.
+                self.table.retain_shares(address, |share| share.proven);
                 self.counts.closed += 1;
                 self.marks.change(address);
                 self.marks.journal(address);
@@ -507,7 +676,7 @@ impl Guard {
         let mut news = Vec::new();
         for (address, generation) in addresses {
             // What was closed, or closed and opened anew, since then is not meant.
-            let opened = self.table.get(address).and_then(|lease| lease.told.route);
+            let opened = self.table.get(address).and_then(|lease| lease.told.route).map(|told| told.opened);
             let generation = generation.min(self.generation);
             if opened.is_some_and(|opened| opened <= generation)
                 && self.enforcers.confirmed(enforcer, address, generation, self.now)
@@ -532,6 +701,7 @@ impl Guard {
                 None => (removed, Default::default()),
             };
             let change = difference(address, told, wanted, next, self.now);
+            self.count_sets(told, change.told);
             timed.extend(change.timed);
             routes.extend(change.route);
             if let Some(lease) = self.table.get_mut(address) {
@@ -569,7 +739,9 @@ impl Guard {
                 Some(lease) => {
                     // What lingers is on disk as what has ended, so that its route survives a restart.
                     let ends = lease.lingers.map_or(lease.ends, |until| until.minus(self.settings.linger));
-                    Output::Journal(StoredLease { address, ends, names: lease.questions() })
+                    let groups =
+                        lease.shares.iter().map(|share| (self.groups.name(share.group).to_owned(), share.ends));
+                    Output::Journal(StoredLease { address, ends, names: lease.questions(), groups: groups.collect() })
                 }
                 None => Output::JournalClosed(address),
             });
@@ -606,13 +778,22 @@ impl Guard {
                 self.refuse(ticket, Refusal::Revoked);
                 return;
             };
-            waiting.leases.push(lease.handle.clone());
+            let share = waiting.group.map(|group| lease.share(group));
+            if matches!(share, Some(None)) {
+                // Its group lost it within the very batch.
+                self.refuse(ticket, Refusal::Revoked);
+                return;
+            }
+            waiting.leases.push(lease.handle_of(waiting.group).clone());
             let timed = lease.told.timed.map(|told| told.last).unwrap_or_default();
             waiting.needs.timed = waiting.needs.timed.max(timed);
-            waiting.needs.route = waiting.needs.route.max(lease.told.route.unwrap_or_default());
-            if let Some(opened) = lease.unproven_route {
+            let opened = lease.told.route.map(|told| told.opened).unwrap_or_default();
+            let shared = share.flatten().and_then(|share| share.told).unwrap_or_default();
+            let needed = opened.max(shared);
+            waiting.needs.route = waiting.needs.route.max(needed);
+            if !lease.has_route(waiting.group) {
                 routes = false;
-                if opened < plan {
+                if needed < plan {
                     self.hurry.insert(*address);
                 }
             }
@@ -644,12 +825,15 @@ impl Guard {
     fn prove_routes(&mut self, addresses: Vec<IpAddr>) {
         for address in addresses {
             let Some(lease) = self.table.get_mut(address) else { continue };
-            if lease.unproven_route.is_none_or(|opened| !self.enforcers.all_route(address, opened)) {
+            if lease.unproven_route.is_none() {
                 continue;
             }
-            self.unproven.prove_route(address, lease, self.now);
+            let held = |plan| self.enforcers.all_route(address, plan);
+            if !self.unproven.prove_route(address, lease, held, self.now) {
+                continue;
+            }
             let table = &self.table;
-            let in_force = |other| table.get(other).is_some_and(|lease| lease.unproven_route.is_none());
+            let in_force = |other, group| table.get(other).is_some_and(|lease| lease.has_route(group));
             self.through.extend(self.gate.in_force(address, in_force));
         }
     }
@@ -678,7 +862,11 @@ impl Guard {
     }
 
     fn deadline_refusal(&self, waiting: &Waiting) -> Refusal {
-        let opened = |address: &IpAddr| Some((*address, self.table.get(*address)?.told.route?));
+        let opened = |address: &IpAddr| {
+            let lease = self.table.get(*address)?;
+            let shared = waiting.group.and_then(|group| lease.share(group)?.told).unwrap_or_default();
+            Some((*address, lease.told.route?.opened.max(shared)))
+        };
         let routes: Vec<_> = waiting.addresses.iter().filter_map(opened).collect();
         Refusal::Deadline { waiting_for: self.enforcers.missing(waiting.needs.timed, &routes) }
     }
@@ -699,7 +887,7 @@ impl Guard {
 }
 
 fn opens(changes: &[Change]) -> usize {
-    changes.iter().filter(|change| matches!(change, Change::Open { .. })).count()
+    changes.iter().filter(|change| matches!(change, Change::Open { .. } | Change::Announce { new: true, .. })).count()
 }
 
 #[cfg(test)]

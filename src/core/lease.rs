@@ -15,13 +15,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::event::{Generation, LeaseHandle};
+use super::groups::{Group, GroupSet};
 use super::moment::Moment;
 use super::name::Name;
-use super::plan::{Told, Wanted};
+use super::plan::{LEAST_EXTENSION, Told, Wanted};
 
 /// Most causes of one address.
 pub const CAUSES_PER_ADDRESS: usize = 64;
@@ -41,6 +43,8 @@ pub struct Cause {
     pub qtype: Option<u16>,
     /// Aliases behind the question, in order.
     pub chain: Arc<[Name]>,
+    /// The group of those who asked, when it has communities.
+    pub group: Option<Group>,
     /// Who asked, and until when each was told; at most [`CLIENTS_PER_CAUSE`].
     pub clients: Vec<(IpAddr, Moment)>,
     /// The latest end that anybody was told; also of clients that are forgotten.
@@ -54,7 +58,10 @@ impl Cause {
     }
 
     fn same(&self, other: &Self) -> bool {
-        self.question == other.question && self.qtype == other.qtype && self.chain == other.chain
+        self.question == other.question
+            && self.qtype == other.qtype
+            && self.chain == other.chain
+            && self.group == other.group
     }
 
     /// What it counts against the table's bound.
@@ -63,10 +70,27 @@ impl Cause {
     }
 }
 
+/// One group's part in a lease.
+#[derive(Clone, Debug)]
+pub struct Share {
+    /// Whose.
+    pub group: Group,
+    /// The latest end that anybody of the group was told.
+    pub ends: Moment,
+    /// When the group's communities leave the route.
+    pub gone: Moment,
+    /// What the hot path reads for clients of the group.
+    pub handle: LeaseHandle,
+    /// The plan that put the group's communities on the route.
+    pub told: Option<Generation>,
+    /// Every required route enforcer holds them.
+    pub proven: bool,
+}
+
 /// One leased address.
 #[derive(Clone, Debug)]
 pub struct Lease {
-    /// What the hot path reads.
+    /// What the hot path reads, for clients without a group.
     pub handle: LeaseHandle,
     /// When it was opened.
     pub begun: Moment,
@@ -78,13 +102,17 @@ pub struct Lease {
     pub fallback: Option<Moment>,
     /// Why; never empty.
     pub causes: Vec<Cause>,
+    /// The groups that asked, in order of their numbers.
+    pub shares: Vec<Share>,
     /// What enforcers were told.
     pub told: Told,
     /// Until when every required timed enforcer holds it.
     pub held: Option<Moment>,
     /// The first change that not every required timed enforcer has acknowledged: its plan, and the end it gave.
     pub unproven_timed: Option<(Generation, Moment)>,
-    /// The route's plan that not every required route enforcer has acknowledged.
+    /// Every required route enforcer has the route, whatever it bears.
+    pub route_proven: bool,
+    /// The first plan for the route, or for what it bears, of which not every required route enforcer holds this address.
     pub unproven_route: Option<Generation>,
     /// Since when it is in force at every required enforcer.
     pub proven: Option<Moment>,
@@ -100,7 +128,59 @@ impl Lease {
     /// What the enforcers should hold of it.
     #[must_use]
     pub fn wanted(&self) -> Wanted {
-        Wanted { timed: self.is_active().then_some(self.ends), route: true }
+        Wanted { timed: self.is_active().then_some(self.ends), route: Some(self.groups()) }
+    }
+
+    /// The groups whose communities the route is to bear.
+    #[must_use]
+    pub fn groups(&self) -> GroupSet {
+        self.shares.iter().map(|share| share.group).collect()
+    }
+
+    /// A group's part in it.
+    #[must_use]
+    pub fn share(&self, group: Group) -> Option<&Share> {
+        self.shares.iter().find(|share| share.group == group)
+    }
+
+    /// What the hot path reads for clients of this group.
+    #[must_use]
+    pub fn handle_of(&self, group: Option<Group>) -> &LeaseHandle {
+        group.and_then(|group| self.share(group)).map_or(&self.handle, |share| &share.handle)
+    }
+
+    /// Whether every required route enforcer has its route, with the communities of this group.
+    #[must_use]
+    pub fn has_route(&self, group: Option<Group>) -> bool {
+        self.route_proven && group.is_none_or(|group| self.share(group).is_some_and(|share| share.proven))
+    }
+
+    /// Nobody may use it unasked.
+    pub fn out_of_force(&mut self) {
+        self.handle.set_in_force(false);
+        self.shares.iter().for_each(|share| share.handle.set_in_force(false));
+    }
+
+    /// Its end has moved earlier; so it has for everybody.
+    pub fn shorten(&mut self) {
+        self.handle.set_ends(self.handle.ends().min(self.ends));
+        for share in &self.shares {
+            share.handle.set_ends(share.handle.ends().min(self.ends).min(share.ends));
+        }
+    }
+
+    /// Lets the hot path use what every required enforcer holds, until the end that they know.
+    pub fn into_force(&mut self, now: Moment) {
+        if let (true, Some(held), true) = (self.is_active(), self.held, self.route_proven) {
+            self.handle.set_ends(held);
+            self.handle.set_in_force(true);
+            self.proven = self.proven.or(Some(now));
+            self.fallback = None;
+            for share in self.shares.iter().filter(|share| share.proven) {
+                share.handle.set_ends(held.min(share.ends));
+                share.handle.set_in_force(true);
+            }
+        }
     }
 
     /// Question names, without doubles, in order.
@@ -110,8 +190,14 @@ impl Lease {
         set.into_iter().cloned().collect()
     }
 
-    fn timer(&self) -> Moment {
+    /// When the lease itself, or its lingering, ends.
+    #[must_use]
+    pub fn own_timer(&self) -> Moment {
         self.lingers.unwrap_or(self.ends)
+    }
+
+    fn timer(&self) -> Moment {
+        self.shares.iter().map(|share| share.gone).fold(self.own_timer(), Moment::min)
     }
 }
 
@@ -287,9 +373,11 @@ impl LeaseTable {
             lingers: None,
             fallback: None,
             causes: vec![cause],
+            shares: Vec::new(),
             told,
             held: None,
             unproven_timed: None,
+            route_proven: false,
             unproven_route: None,
             proven: None,
         };
@@ -309,13 +397,135 @@ impl LeaseTable {
             *self.active.of(address) += 1;
         }
         lease.ends = ends;
-        self.timers.insert((ends, address));
+        self.timers.insert((lease.timer(), address));
+    }
+
+    /// Gives a group a part in a lease until `ends`, or moves its end later; its communities stay `linger` longer. Returns whether that is worth
+    /// a record on disk.
+    pub fn share(&mut self, address: IpAddr, group: Group, ends: Moment, linger: Duration) -> bool {
+        let Some(lease) = self.leases.get_mut(&address) else { return false };
+        self.timers.remove(&(lease.timer(), address));
+        let gone = ends.plus(linger);
+        let notable = match lease.shares.binary_search_by_key(&group, |share| share.group) {
+            Ok(at) => lease.shares.get_mut(at).is_some_and(|share| {
+                let notable = ends >= share.ends.plus(LEAST_EXTENSION);
+                share.ends = share.ends.max(ends);
+                share.gone = share.gone.max(gone);
+                notable
+            }),
+            Err(at) => {
+                let handle = LeaseHandle::new(address, ends);
+                lease.shares.insert(at, Share { group, ends, gone, handle, told: None, proven: false });
+                true
+            }
+        };
+        // The timed enforcers may hold it for long enough already.
+        if let Some(held) = lease.held {
+            for share in lease.shares.iter().filter(|share| share.group == group && share.proven) {
+                share.handle.set_ends(held.min(share.ends));
+            }
+        }
+        self.timers.insert((lease.timer(), address));
+        notable
+    }
+
+    /// Takes their parts from groups of which `keep` says so, after it changed them at will; returns whether one went.
+    pub fn retain_shares(&mut self, address: IpAddr, mut keep: impl FnMut(&mut Share) -> bool) -> bool {
+        let Some(lease) = self.leases.get_mut(&address) else { return false };
+        self.timers.remove(&(lease.timer(), address));
+        let before = lease.shares.len();
+        lease.shares.retain_mut(|share| {
+            let kept = keep(share);
+            if !kept {
+                share.handle.set_in_force(false);
+            }
+            kept
+        });
+        self.timers.insert((lease.timer(), address));
+        lease.shares.len() < before
+    }
+
+    /// Other groups: each client's part in a cause goes to the group that `of` gives it now, and `name` says what has become of a
+    /// group whose clients aren't all known. The parts in the lease follow; nothing of them counts as told.
+    pub fn regroup(
+        &mut self,
+        address: IpAddr,
+        of: impl Fn(IpAddr) -> Option<Group>,
+        name: impl Fn(Group) -> Option<Group>,
+        linger: Duration,
+        now: Moment,
+    ) {
+        let Some(lease) = self.leases.get_mut(&address) else { return };
+        let (shares, causes) = (std::mem::take(&mut lease.shares), std::mem::take(&mut lease.causes));
+        // The timers' entry was that with the shares.
+        let timer = shares.iter().map(|share| share.gone).fold(lease.own_timer(), Moment::min);
+        self.timers.remove(&(timer, address));
+        let own = lease.own_timer();
+        self.timers.insert((own, address));
+        shares.iter().for_each(|share| share.handle.set_in_force(false));
+        let mut parts: BTreeMap<Group, Moment> = BTreeMap::new();
+        let mut extend = |group: Option<Group>, ends: Moment| {
+            if let Some(group) = group {
+                let known = parts.entry(group).or_insert(ends);
+                *known = (*known).max(ends);
+            }
+        };
+        let unknown = |cause: &Cause| cause.clients.is_empty() || cause.clients.len() >= CLIENTS_PER_CAUSE;
+        if causes.iter().any(unknown) {
+            shares.iter().for_each(|share| extend(name(share.group), share.ends));
+        }
+        let mut regrouped: Vec<Cause> = Vec::with_capacity(causes.len());
+        for cause in causes {
+            self.forget(address, &cause);
+            let mut pieces: BTreeMap<Option<Group>, Cause> = BTreeMap::new();
+            if unknown(&cause) {
+                let group = cause.group.and_then(&name);
+                pieces.insert(group, Cause { group, clients: Vec::new(), ..cause.clone() });
+            }
+            for (client, ends) in &cause.clients {
+                let group = of(*client);
+                extend(group, *ends);
+                let empty = || Cause { group, clients: Vec::new(), ends: *ends, ..cause.clone() };
+                let piece = pieces.entry(group).or_insert_with(empty);
+                piece.clients.push((*client, *ends));
+                piece.ends = piece.ends.max(*ends);
+            }
+            for piece in pieces.into_values() {
+                match regrouped.iter_mut().find(|other| other.same(&piece)) {
+                    Some(other) => {
+                        other.ends = other.ends.max(piece.ends);
+                        for (client, ends) in piece.clients {
+                            self.dropped += u64::from(add_client(other, client, ends));
+                        }
+                    }
+                    None => regrouped.push(piece),
+                }
+            }
+        }
+        while regrouped.len() > CAUSES_PER_ADDRESS
+            && let Some(first) = earliest(&regrouped)
+        {
+            regrouped.swap_remove(first);
+            self.dropped += 1;
+        }
+        for cause in &regrouped {
+            self.entries += cause.entries();
+            for name in cause.names() {
+                *self.names.entry((name.clone(), address)).or_default() += 1;
+            }
+        }
+        if let Some(lease) = self.leases.get_mut(&address) {
+            lease.causes = regrouped;
+        }
+        for (group, ends) in parts.into_iter().filter(|(_, ends)| ends.plus(linger) > now) {
+            self.share(address, group, ends, linger);
+        }
     }
 
     /// Ends an active lease, whose route stays until `until`.
     pub fn linger(&mut self, address: IpAddr, until: Moment) {
         let Some(lease) = self.leases.get_mut(&address) else { return };
-        lease.handle.set_in_force(false);
+        lease.out_of_force();
         self.timers.remove(&(lease.timer(), address));
         if lease.lingers.is_none() {
             *self.active.of(address) -= 1;
@@ -325,13 +535,13 @@ impl LeaseTable {
         lease.fallback = None;
         lease.held = None;
         lease.proven = None;
-        self.timers.insert((until, address));
+        self.timers.insert((lease.timer(), address));
     }
 
     /// Takes a lease out of the table; its handle is not in force any more.
     pub fn remove(&mut self, address: IpAddr) -> Option<Lease> {
-        let lease = self.leases.remove(&address)?;
-        lease.handle.set_in_force(false);
+        let mut lease = self.leases.remove(&address)?;
+        lease.out_of_force();
         self.timers.remove(&(lease.timer(), address));
         let counts = if lease.is_active() { &mut self.active } else { &mut self.lingering };
         *counts.of(address) -= 1;
@@ -392,6 +602,9 @@ impl LeaseTable {
         for cause in &gone {
             self.forget(address, cause);
         }
+        if !gone.is_empty() {
+            self.follow_causes(address, now);
+        }
         match latest {
             None => Remaining::Nothing,
             // What lingers for another name goes on lingering.
@@ -403,6 +616,27 @@ impl LeaseTable {
             }
             Some(_) => Remaining::Same,
         }
+    }
+
+    /// Groups have no longer a part than their causes say; those read back from disk may be any group's.
+    fn follow_causes(&mut self, address: IpAddr, now: Moment) {
+        let Some(lease) = self.leases.get(&address).filter(|lease| !lease.shares.is_empty()) else { return };
+        let mut latest: BTreeMap<Group, Moment> = BTreeMap::new();
+        for share in &lease.shares {
+            let of = lease.causes.iter().filter(|cause| cause.group == Some(share.group) || cause.qtype.is_none());
+            if let Some(ends) = of.map(|cause| cause.ends).max() {
+                latest.insert(share.group, ends);
+            }
+        }
+        self.retain_shares(address, |share| {
+            let Some(ends) = latest.get(&share.group) else { return false };
+            if *ends < share.ends {
+                share.gone = ends.plus(share.ends.until(share.gone));
+                share.ends = *ends;
+                share.handle.set_ends(share.handle.ends().min(*ends));
+            }
+            share.gone > now
+        });
     }
 
     fn forget(&mut self, address: IpAddr, cause: &Cause) {
@@ -429,6 +663,7 @@ impl LeaseTable {
         for (address, lease) in self.iter() {
             *(if lease.is_active() { &mut active } else { &mut lingering }).of(address) += 1;
             assert!(lease.causes.len() <= CAUSES_PER_ADDRESS);
+            assert!(lease.shares.is_sorted_by(|one, other| one.group < other.group));
             for cause in &lease.causes {
                 assert!(cause.clients.len() <= CLIENTS_PER_CAUSE);
                 entries += cause.entries();

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::event::{Change, Generation};
+use super::groups::GroupSet;
 use super::moment::Moment;
 
 /// A lease's end is not moved for less than this: what it would gain is not worth a round trip to the kernel and a
@@ -26,13 +27,24 @@ pub struct TimedTold {
     pub last: Generation,
 }
 
+/// What the route enforcers were told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteTold {
+    /// The plan that opened the address.
+    pub opened: Generation,
+    /// The plan that last changed its groups.
+    pub last: Generation,
+    /// The groups whose communities it bears; `None` when what was told has no name any more.
+    pub groups: Option<GroupSet>,
+}
+
 /// What the enforcers were told of one address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Told {
     /// Timed enforcers; `None` = closed, or expired there by itself.
     pub timed: Option<TimedTold>,
-    /// Route enforcers: the plan that opened it.
-    pub route: Option<Generation>,
+    /// Route enforcers.
+    pub route: Option<RouteTold>,
     /// A timed enforcer refused: some hold it and some don't. To close it all must be told so, to open it too.
     pub timed_refused: bool,
     /// A route enforcer refused; likewise.
@@ -44,8 +56,8 @@ pub struct Told {
 pub struct Wanted {
     /// Open at timed enforcers until then.
     pub timed: Option<Moment>,
-    /// Open at route enforcers.
-    pub route: bool,
+    /// Open at route enforcers, with the communities of these groups.
+    pub route: Option<GroupSet>,
 }
 
 /// The changes of one address, and what the enforcers will have been told then.
@@ -77,10 +89,19 @@ pub fn difference(address: IpAddr, told: Told, wanted: Wanted, generation: Gener
         }
     };
     let (route, route_told) = match (told.route, wanted.route) {
-        (old, true) if old.is_none() || told.route_refused => {
-            (Some(Change::Open { address, ends: wanted.timed.unwrap_or(now) }), Some(generation))
+        (old, Some(groups)) if old.is_none() || told.route_refused => {
+            let change = if groups.is_empty() {
+                Change::Open { address, ends: wanted.timed.unwrap_or(now) }
+            } else {
+                Change::Announce { address, groups, new: true }
+            };
+            (Some(change), Some(RouteTold { opened: generation, last: generation, groups: Some(groups) }))
         }
-        (Some(_), false) => (Some(Change::Close { address }), None),
+        (Some(old), Some(groups)) if old.groups != Some(groups) => {
+            let change = Change::Announce { address, groups, new: false };
+            (Some(change), Some(RouteTold { opened: old.opened, last: generation, groups: Some(groups) }))
+        }
+        (Some(_), None) => (Some(Change::Close { address }), None),
         (old, _) => (None, old),
     };
     Difference { timed, route, told: Told { timed: timed_told, route: route_told, ..Told::default() } }
@@ -119,6 +140,11 @@ impl Marks {
         self.removed.remove(&address).unwrap_or_default()
     }
 
+    /// What enforcers believe of addresses that left the table since the last plan.
+    pub fn removed_mut(&mut self) -> impl Iterator<Item = &mut Told> {
+        self.removed.values_mut()
+    }
+
     /// Everything marked with a change, in order; clears those marks.
     pub fn take_changed(&mut self) -> BTreeSet<IpAddr> {
         std::mem::take(&mut self.changed)
@@ -141,13 +167,13 @@ mod tests {
         let generation = Generation(3);
         Told {
             timed: Some(TimedTold { ends: Moment(ends), opened: generation, last: generation }),
-            route: Some(generation),
+            route: Some(RouteTold { opened: generation, last: generation, groups: Some(GroupSet::EMPTY) }),
             ..Told::default()
         }
     }
 
     fn wanted(ends: u64) -> Wanted {
-        Wanted { timed: Some(Moment(ends)), route: true }
+        Wanted { timed: Some(Moment(ends)), route: Some(GroupSet::EMPTY) }
     }
 
     fn changes(told: Told, wanted: Wanted) -> (Option<Change>, Option<Change>) {
@@ -171,8 +197,12 @@ mod tests {
             (Some(Change::Extend { address: HERE, ends: Moment(4000) }), None),
             "moving earlier is no opening that could be refused"
         );
-        assert_eq!(changes(told(5000), Wanted { timed: None, route: true }), (close, None));
-        assert_eq!(changes(told(1000), Wanted { timed: None, route: true }), (None, None), "expired by itself");
+        assert_eq!(changes(told(5000), Wanted { timed: None, route: Some(GroupSet::EMPTY) }), (close, None));
+        assert_eq!(
+            changes(told(1000), Wanted { timed: None, route: Some(GroupSet::EMPTY) }),
+            (None, None),
+            "expired by itself"
+        );
         assert_eq!(changes(told(1000), Wanted::default()), (None, close));
         assert_eq!(changes(told(1000), wanted(5000)), (open(5000), None), "back from lingering");
         assert_eq!(changes(told(5000), Wanted::default()), (close, close));
@@ -187,7 +217,10 @@ mod tests {
         assert_eq!(changes(refused, Wanted::default()), (close, close));
         let by_timed = Told { timed_refused: true, ..told(5000) };
         assert_eq!(changes(by_timed, wanted(5000)), (open, None));
-        assert_eq!(difference(HERE, refused, wanted(5000), Generation(9), NOW).told.route, Some(Generation(9)));
+        assert_eq!(
+            difference(HERE, refused, wanted(5000), Generation(9), NOW).told.route.unwrap().opened,
+            Generation(9)
+        );
     }
 
     #[test]
@@ -195,6 +228,6 @@ mod tests {
         let found = difference(HERE, told(5000), wanted(7000), Generation(9), NOW).told;
         let timed = found.timed.unwrap();
         assert_eq!((timed.opened, timed.last), (Generation(3), Generation(9)));
-        assert_eq!(found.route, Some(Generation(3)));
+        assert_eq!(found.route.unwrap().opened, Generation(3));
     }
 }

@@ -372,14 +372,33 @@ impl Unproven {
             Some(_) => {}
             None => self.forget_timed(address, Some(lease)),
         }
-        if let Some(route) = told.route
-            && (before.route != told.route || lease.proven.is_none())
-        {
-            // Only the newest opening counts.
-            if let Some(older) = lease.unproven_route.replace(route) {
-                self.route.remove(&(older, address));
+        let Some(route) = told.route else { return };
+        // Only the newest opening counts.
+        let reopened = before.route.is_none_or(|before| before.opened != route.opened);
+        if reopened {
+            lease.route_proven = false;
+        }
+        for share in &mut lease.shares {
+            if reopened || share.told.is_none() {
+                // What it bears it has borne since the last plan that changed that, at the latest.
+                share.told = Some(route.last);
+                share.proven = false;
+                share.handle.set_in_force(false);
             }
-            self.route.insert((route, address));
+        }
+        self.wait_for_route(address, lease);
+    }
+
+    /// Puts a lease whose route, or what it bears, lacks an acknowledgement into the queue, by the first plan that it lacks.
+    fn wait_for_route(&mut self, address: IpAddr, lease: &mut Lease) {
+        if let Some(older) = lease.unproven_route.take() {
+            self.route.remove(&(older, address));
+        }
+        let shares = lease.shares.iter().filter(|share| !share.proven).filter_map(|share| share.told);
+        let opened = lease.told.route.filter(|_| !lease.route_proven).map(|route| route.opened);
+        if let Some(first) = shares.chain(opened).min() {
+            lease.unproven_route = Some(first);
+            self.route.insert((first, address));
         }
     }
 
@@ -411,12 +430,29 @@ impl Unproven {
         self.route.range((from, Bound::Excluded(next(upto)))).map(|(_, address)| *address).collect()
     }
 
-    /// Every required route enforcer holds the address's newest opening.
-    pub fn prove_route(&mut self, address: IpAddr, lease: &mut Lease, now: Moment) {
-        if let Some(generation) = lease.unproven_route.take() {
-            self.route.remove(&(generation, address));
+    /// Brings into force what every required route enforcer holds of a lease: the address as the plans made it of which `held` says so. Returns
+    /// whether there is anything new.
+    pub fn prove_route(
+        &mut self,
+        address: IpAddr,
+        lease: &mut Lease,
+        held: impl Fn(Generation) -> bool,
+        now: Moment,
+    ) -> bool {
+        let mut news = false;
+        if !lease.route_proven && lease.told.route.is_some_and(|route| held(route.opened)) {
+            lease.route_proven = true;
+            news = true;
         }
-        into_force(lease, now);
+        for share in lease.shares.iter_mut().filter(|share| !share.proven) {
+            share.proven = share.told.is_some_and(&held);
+            news |= share.proven;
+        }
+        if news {
+            self.wait_for_route(address, lease);
+            lease.into_force(now);
+        }
+        news
     }
 
     /// Brings into force what every required timed enforcer holds now.
@@ -438,14 +474,14 @@ impl Unproven {
                     self.timed.insert((told.last, address));
                 }
             }
-            into_force(lease, now);
+            lease.into_force(now);
         }
     }
 
     /// A required enforcer of this kind holds nothing any more. O(leases).
     pub fn lost(&mut self, kind: EnforcerKind, table: &mut LeaseTable) {
         for (address, lease) in table.iter_mut() {
-            lease.handle.set_in_force(false);
+            lease.out_of_force();
             lease.proven = None;
             match kind {
                 EnforcerKind::Timed => {
@@ -460,10 +496,9 @@ impl Unproven {
                     }
                 }
                 EnforcerKind::Route => {
-                    if let (None, Some(route)) = (lease.unproven_route, lease.told.route) {
-                        lease.unproven_route = Some(route);
-                        self.route.insert((route, address));
-                    }
+                    lease.route_proven = false;
+                    lease.shares.iter_mut().for_each(|share| share.proven = false);
+                    self.wait_for_route(address, lease);
                 }
             }
         }
@@ -480,11 +515,23 @@ impl Unproven {
         let opened = |address: &IpAddr| {
             table.get(*address).is_some_and(|lease| match kind {
                 EnforcerKind::Timed => lease.told.timed.is_some_and(|told| told.opened == generation),
-                EnforcerKind::Route => lease.told.route == Some(generation),
+                EnforcerKind::Route => lease.told.route.is_some_and(|told| told.opened == generation),
             })
         };
         let after = Generation(generation.0.saturating_add(1));
         queue.range((generation, first)..(after, first)).map(|(_, address)| *address).filter(opened).collect()
+    }
+
+    /// Addresses that were open already and to which this plan gave communities that were not in force since. O(unproven).
+    #[must_use]
+    pub fn shared_by(&self, generation: Generation, table: &LeaseTable) -> Vec<IpAddr> {
+        let shared = |address: &IpAddr| {
+            table.get(*address).is_some_and(|lease| {
+                lease.told.route.is_some_and(|told| told.opened != generation)
+                    && lease.shares.iter().any(|share| !share.proven && share.told == Some(generation))
+            })
+        };
+        self.route.iter().map(|(_, address)| *address).filter(shared).collect()
     }
 
     /// Number of active leases that are not in force: those that lack a timed enforcer or a route; an upper bound where
@@ -525,15 +572,5 @@ impl Unproven {
             table.iter().filter_map(|(address, lease)| Some((lease.unproven_route?, address))).collect();
         assert_eq!(self.timed, timed);
         assert_eq!(self.route, route);
-    }
-}
-
-/// Lets the hot path use a lease that every required enforcer holds, until the end that they know.
-fn into_force(lease: &mut Lease, now: Moment) {
-    if let (true, Some(held), None) = (lease.is_active(), lease.held, lease.unproven_route) {
-        lease.handle.set_ends(held);
-        lease.handle.set_in_force(true);
-        lease.proven = lease.proven.or(Some(now));
-        lease.fallback = None;
     }
 }

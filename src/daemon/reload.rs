@@ -15,6 +15,7 @@ use super::sources::Shared;
 use crate::config::{self, Config};
 use crate::control::types::Reloaded;
 use crate::core::event::{Event, RevokeTarget};
+use crate::core::groups::Groups;
 use crate::core::guard::Guard;
 use crate::core::name::Name;
 use crate::core::policy::Policy;
@@ -97,6 +98,9 @@ pub async fn apply_lists(shared: &Shared, lists: Lists) -> Result<(), String> {
 async fn apply(shared: &Shared, config: &Config, lists: Lists) -> Result<(), String> {
     let own = interfaces::addresses().map_err(|error| format!("this host's addresses can't be read: {error}"))?;
     let rules = Arc::new(rules::rules(config, &lists, &own)?);
+    let groups = Arc::new(Groups::new(config)?);
+    // First: what is kept for a client's new group must be waited for by its new communities.
+    shared.core.tell(Event::Groups(groups)).await.map_err(|error| error.to_string())?;
     shared.rules.store(rules.clone());
     shared.lists.set(lists);
     close_what_is_forbidden(&shared.core, rules).await

@@ -263,6 +263,7 @@ struct CoreMetrics {
     gate_timeouts: Gauge,
     causes: Gauge,
     causes_dropped: Gauge,
+    group_sets: Gauge,
     in_force: Family<[(&'static str, String); 1], Gauge>,
     installed: Family<[(&'static str, String); 1], Gauge>,
 }
@@ -299,6 +300,11 @@ impl CoreMetrics {
             metrics.causes_dropped.clone(),
         );
         registry.register(
+            "group_sets",
+            "Different sets of groups whose communities routes bear; at 1024 answers that need another are refused",
+            metrics.group_sets.clone(),
+        );
+        registry.register(
             "enforcer_in_force",
             "1 while the enforcer holds what it acknowledged, 0 while it is starting or lost",
             metrics.in_force.clone(),
@@ -318,6 +324,7 @@ impl CoreMetrics {
         set(&self.capacity, counts.capacity);
         set(&self.waiting, counts.waiting);
         set(&self.causes, counts.causes);
+        set(&self.group_sets, counts.group_sets);
         set_total(&self.generation, counts.generation);
         set_total(&self.gate_timeouts, counts.gate_timeouts);
         set_total(&self.causes_dropped, counts.causes_dropped);

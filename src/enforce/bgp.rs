@@ -12,7 +12,7 @@
 //! sessions just close, so that routers keep the routes for the restart time; without it, or when the operator wants the routes gone, they
 //! are told (Cease; where NOTIFICATIONs are graceful too, Hard Reset) and drop them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +22,7 @@ use destguard_bgp::config::{AoAlgorithm, BfdConfig, BgpRole, Confirm, PeerConfig
 use destguard_bgp::io::{PeerEvent, Speaker, SpeakerHandle, StartError, What, bfd};
 use destguard_bgp::session::Stop;
 use destguard_bgp::status::{BfdStatus, PeerStatus};
+use destguard_bgp::table::classes::{Extra, Want};
 use destguard_bgp::wire::iana::{Families, Family};
 use ipnet::IpNet;
 use tokio::sync::mpsc;
@@ -30,6 +31,7 @@ use crate::config::schema::{self, Config, NftablesMode, Settle};
 use crate::config::{Communities, UpstreamUrl};
 use crate::control::types;
 use crate::core::event::{Change, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation};
+use crate::core::groups::{self, GroupSet, Groups};
 use crate::enforce::{Command, Reports};
 
 mod confirmations;
@@ -67,6 +69,7 @@ pub enum BgpError {
 pub struct BgpEnforcer {
     config: SpeakerConfig,
     open: Vec<IpNet>,
+    groups: Arc<Groups>,
     /// Per peer, in the order of the configuration; observers have none.
     ids: Vec<Option<EnforcerId>>,
     specs: Vec<EnforcerSpec>,
@@ -118,7 +121,8 @@ impl BgpEnforcer {
             specs.push(spec(bgp, peer, &open));
         }
         let limits = bgp.peer.iter().map(|peer| (peer.required, peer.max_routes)).collect();
-        Ok(Some(Self { config: speaker, open, ids, specs, limits, drain: bgp.shutdown_drain.0 }))
+        let groups = Arc::new(Groups::new(config).map_err(BgpError::Value)?);
+        Ok(Some(Self { config: speaker, open, groups, ids, specs, limits, drain: bgp.shutdown_drain.0 }))
     }
 
     /// The peers as the core is to know them.
@@ -137,7 +141,8 @@ impl BgpEnforcer {
         let handle = speaker.handle();
         handle.set_open(&self.open);
         let status = BgpStatus { speaker: handle, limits: Arc::from(self.limits), withdraw: Arc::default() };
-        Ok(RunningBgp { speaker, events, ids: self.ids, status, graceful, drain: self.drain })
+        let marks = Marks { groups: self.groups, known: HashMap::new() };
+        Ok(RunningBgp { speaker, events, ids: self.ids, marks, status, graceful, drain: self.drain })
     }
 }
 
@@ -146,6 +151,7 @@ pub struct RunningBgp {
     speaker: Speaker,
     events: mpsc::Receiver<PeerEvent>,
     ids: Vec<Option<EnforcerId>>,
+    marks: Marks,
     status: BgpStatus,
     graceful: bool,
     drain: Duration,
@@ -178,7 +184,7 @@ impl RunningBgp {
         );
         let events = tokio::spawn(events);
         let handle = self.speaker.handle();
-        obey(commands, &handle, &self.ids, &missing, &refusals, &wake).await;
+        obey(commands, &handle, self.marks, &self.ids, &missing, &refusals, &wake).await;
         let how = if self.graceful && !self.status.withdraw.load(Ordering::SeqCst) {
             Stop::Restart
         } else {
@@ -197,9 +203,30 @@ impl RunningBgp {
     }
 }
 
+/// What routes of groups bear.
+struct Marks {
+    groups: Arc<Groups>,
+    /// What was worked out already; at most as many as there are sets in use, see [`groups::MOST_SETS`].
+    known: HashMap<GroupSet, Arc<Extra>>,
+}
+
+impl Marks {
+    fn of(&mut self, set: GroupSet) -> Want {
+        if self.known.len() > groups::MOST_SETS {
+            self.known.clear();
+        }
+        let extra = self.known.entry(set).or_insert_with(|| {
+            let communities = self.groups.communities(set);
+            Arc::new(Extra::new(communities.standard, communities.large))
+        });
+        Want::With(Arc::clone(extra))
+    }
+}
+
 async fn obey(
     mut commands: mpsc::Receiver<Command>,
     speaker: &SpeakerHandle,
+    mut marks: Marks,
     ids: &[Option<EnforcerId>],
     missing: &Missing,
     refusals: &Refusals,
@@ -211,8 +238,9 @@ async fn obey(
                 refuse(generation, &changes, ids, missing, refusals);
                 wake.notify_one();
                 let changes = changes.iter().filter_map(|change| match change {
-                    Change::Open { address, .. } => Some((*address, true)),
-                    Change::Close { address } => Some((*address, false)),
+                    Change::Open { address, .. } => Some((*address, Want::Plain)),
+                    Change::Announce { address, groups, .. } => Some((*address, marks.of(*groups))),
+                    Change::Close { address } => Some((*address, Want::Withdrawn)),
                     // A route has no end of its own.
                     Change::Extend { .. } => None,
                 });
@@ -222,6 +250,7 @@ async fn obey(
                 let addresses: Vec<_> = leases.iter().map(|(address, _)| *address).collect();
                 speaker.replace(generation.0, &addresses);
             }
+            Command::Groups(groups) => marks = Marks { groups, known: HashMap::new() },
             Command::Restored => speaker.filled(),
             // A withdrawn route cuts flows anyway; there is no more that a speaker could do.
             Command::CutFlows(_) => {}
@@ -242,7 +271,9 @@ fn refuse(
     for (id, lacks) in ids.iter().zip(missing.iter()) {
         let Some(enforcer) = *id else { continue };
         let unfit = changes.iter().filter_map(|change| match change {
-            Change::Open { address, .. } => Some(*address).filter(|address| lacks.contains(Family::of(*address))),
+            Change::Open { address, .. } | Change::Announce { address, .. } => {
+                Some(*address).filter(|address| lacks.contains(Family::of(*address)))
+            }
             _ => None,
         });
         for address in unfit {
@@ -340,6 +371,12 @@ impl BgpStatus {
     /// When the daemon stops, routers are to drop its routes at once, whatever `bgp.graceful_restart` says.
     pub fn withdraw_on_stop(&self) {
         self.withdraw.store(true, Ordering::SeqCst);
+    }
+
+    /// Sets of communities in use beyond that of every route; and routes that found no room for theirs.
+    #[must_use]
+    pub fn classes(&self) -> (usize, u64) {
+        self.speaker.classes()
     }
 
     /// Routes in the table, IPv4 and IPv6.

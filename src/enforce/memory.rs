@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::{Command, Enforcer, Reports};
 use crate::core::event::{Change, EnforcerId, EnforcerKind, Event};
+use crate::core::groups::GroupSet;
 use crate::core::moment::Moment;
 
 /// What an enforcer holds. The synchronous form, for tests on a virtual clock.
@@ -16,6 +17,8 @@ use crate::core::moment::Moment;
 pub struct Held {
     /// Address and end; the end says nothing with route enforcers.
     pub open: BTreeMap<IpAddr, Moment>,
+    /// Of routes: the groups whose communities they bear.
+    pub groups: BTreeMap<IpAddr, GroupSet>,
     /// Most addresses it takes; opening more is refused. `None` = any number.
     pub limit: Option<usize>,
 }
@@ -28,13 +31,20 @@ impl Held {
     pub fn apply(&mut self, changes: &[Change]) -> Result<(), String> {
         for change in changes {
             match change {
-                Change::Close { address } => drop(self.open.remove(address)),
+                Change::Close { address } => {
+                    self.open.remove(address);
+                    self.groups.remove(address);
+                }
+                Change::Announce { address, groups, new: false } if self.open.contains_key(address) => {
+                    self.groups.insert(*address, *groups);
+                }
                 Change::Extend { address, ends } => drop(self.open.insert(*address, *ends)),
-                Change::Open { .. } => {}
+                Change::Open { .. } | Change::Announce { .. } => {}
             }
         }
         let opens = changes.iter().filter_map(|change| match change {
             Change::Open { address, ends } => Some((*address, *ends)),
+            Change::Announce { address, .. } => Some((*address, Moment::ZERO)),
             _ => None,
         });
         let mut open = self.open.clone();
@@ -43,6 +53,13 @@ impl Held {
             return Err("full".to_owned());
         }
         self.open = open;
+        for change in changes {
+            match change {
+                Change::Announce { address, groups, .. } => drop(self.groups.insert(*address, *groups)),
+                Change::Open { address, .. } => drop(self.groups.remove(address)),
+                _ => {}
+            }
+        }
         Ok(())
     }
 
@@ -89,7 +106,7 @@ impl Memory {
                 held.sync(&leases);
                 vec![Event::Applied { enforcer, generation }]
             }
-            Command::CutFlows(_) | Command::Hurry(_) | Command::Restored => Vec::new(),
+            Command::CutFlows(_) | Command::Hurry(_) | Command::Restored | Command::Groups(_) => Vec::new(),
         }
     }
 }

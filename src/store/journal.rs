@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::record::{self, Record};
+use super::record::{self, GroupRecord, Record};
 use crate::core::event::StoredLease;
 use crate::core::moment::Moment;
 use crate::core_task::{Journal, JournalRecord};
@@ -25,7 +25,9 @@ use crate::sys::clock::{Clock, Outside};
 const FILE: &str = "leases.journal";
 const TEMPORARY: &str = "leases.journal.new";
 const LOCK: &str = "lock";
-const MAGIC: &[u8; 8] = b"DGLEASE1";
+const MAGIC: &[u8; 8] = b"DGLEASE2";
+/// Files of a version that knew no groups: the same without records of them.
+const OLD_MAGIC: &[u8; 8] = b"DGLEASE1";
 /// A boot id is a UUID in text form.
 const BOOT_ID: usize = 36;
 /// The journal is compacted when it holds this many octets more than four times what is alive.
@@ -248,6 +250,15 @@ impl Clocks<'_> {
             ends_boot: self.shifted(self.outside.since_boot, lease.ends),
             ends_wall: self.shifted(self.outside.wall, lease.ends),
             names: lease.names.clone(),
+            groups: lease
+                .groups
+                .iter()
+                .map(|(name, ends)| GroupRecord {
+                    name: name.clone(),
+                    ends_boot: self.shifted(self.outside.since_boot, *ends),
+                    ends_wall: self.shifted(self.outside.wall, *ends),
+                })
+                .collect(),
         }
     }
 }
@@ -286,7 +297,7 @@ fn read_back(path: &Path) -> Result<Stored, StoreError> {
         tracing::warn!(path = %path.display(), "the lease journal is cut before its head: no lease restored");
         return Ok(Stored::default());
     };
-    if magic != MAGIC {
+    if magic != MAGIC && magic != OLD_MAGIC {
         return Err(at(path, "not a lease journal; move it away")(io::ErrorKind::InvalidData.into()));
     }
     let Some((boot_id, mut rest)) = rest.split_at_checked(BOOT_ID) else { return Ok(Stored::default()) };
@@ -318,16 +329,21 @@ fn restore(
             Record::Closed { address } => {
                 live.remove(address);
             }
-            Record::Lease { address, written, ends_boot, ends_wall, names } => {
-                let (ends, clock) =
-                    if same_boot { (*ends_boot, outside.since_boot) } else { (*ends_wall, outside.wall) };
-                // How long the lease has left; negative when it has ended.
-                let left = i128::from(ends) - i128::from(clock);
-                // With a wall clock that was set back it may not have more left than when it was written.
-                let at_writing = if same_boot { i128::MAX } else { i128::from(*ends_wall) - i128::from(*written) };
-                let left = left.min(at_writing).min(longest);
-                let ends = Moment(u64::try_from(i128::from(now.0).saturating_add(left)).unwrap_or(0));
-                live.insert(*address, StoredLease { address: *address, ends, names: names.clone() });
+            Record::Lease { address, written, ends_boot, ends_wall, names, groups } => {
+                let end = |ends_boot: u64, ends_wall: u64| {
+                    let (ends, clock) =
+                        if same_boot { (ends_boot, outside.since_boot) } else { (ends_wall, outside.wall) };
+                    // How long the lease has left; negative when it has ended.
+                    let left = i128::from(ends) - i128::from(clock);
+                    // With a wall clock that was set back it may not have more left than when it was written.
+                    let at_writing = if same_boot { i128::MAX } else { i128::from(ends_wall) - i128::from(*written) };
+                    let left = left.min(at_writing).min(longest);
+                    Moment(u64::try_from(i128::from(now.0).saturating_add(left)).unwrap_or(0))
+                };
+                let groups =
+                    groups.iter().map(|group| (group.name.clone(), end(group.ends_boot, group.ends_wall))).collect();
+                let ends = end(*ends_boot, *ends_wall);
+                live.insert(*address, StoredLease { address: *address, ends, names: names.clone(), groups });
             }
         }
     }

@@ -8,16 +8,32 @@
 //! ```
 //! Integers are big-endian, times milliseconds. `len` counts what follows `crc32c`, which covers the same. `written` is
 //! the wall clock at writing. An address is its length (4 or 16) and its octets; a name is its length and its
-//! uncompressed wire form.
+//! uncompressed wire form. A lease whose route bears communities of groups has another tag, and between address and names the number
+//! of groups and of each the length of its name, the name, and its own two ends.
 
 use std::net::IpAddr;
 
 use crate::core::name::Name;
+use crate::core::policy::view::MOST_GROUPS;
 
 /// Names kept per record; the rest is for `explain` only and comes back with the next answer.
 const NAMES: usize = 16;
+const LEASE: u8 = 1;
+const CLOSED: u8 = 2;
+const LEASE_OF_GROUPS: u8 = 3;
 /// Octets before the payload.
 pub const HEAD: usize = 6;
+
+/// One group of a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupRecord {
+    /// The group's name; a longer one than 255 octets isn't kept.
+    pub name: String,
+    /// End of the lease for this group on the boot clock.
+    pub ends_boot: u64,
+    /// The same on the wall clock.
+    pub ends_wall: u64,
+}
 
 /// A record as it is in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +50,8 @@ pub enum Record {
         ends_wall: u64,
         /// Question names that caused it.
         names: Vec<Name>,
+        /// Groups whose communities the route bears.
+        groups: Vec<GroupRecord>,
     },
     /// A lease was closed early.
     Closed {
@@ -47,12 +65,26 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(&[0; HEAD]);
     match record {
-        Record::Lease { address, written, ends_boot, ends_wall, names } => {
-            out.push(1);
+        Record::Lease { address, written, ends_boot, ends_wall, names, groups } => {
+            let groups: Vec<(u8, &GroupRecord)> = groups
+                .iter()
+                .filter_map(|group| Some((u8::try_from(group.name.len()).ok()?, group)))
+                .take(MOST_GROUPS)
+                .collect();
+            out.push(if groups.is_empty() { LEASE } else { LEASE_OF_GROUPS });
             for time in [written, ends_boot, ends_wall] {
                 out.extend_from_slice(&time.to_be_bytes());
             }
             put_address(*address, out);
+            if !groups.is_empty() {
+                out.push(u8::try_from(groups.len()).unwrap_or(u8::MAX));
+            }
+            for (len, group) in groups {
+                out.push(len);
+                out.extend_from_slice(group.name.as_bytes());
+                out.extend_from_slice(&group.ends_boot.to_be_bytes());
+                out.extend_from_slice(&group.ends_wall.to_be_bytes());
+            }
             for name in names.iter().take(NAMES) {
                 // A wire name is at most 255 octets by construction.
                 if let Ok(len) = u8::try_from(name.wire().len()) {
@@ -62,13 +94,13 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
             }
         }
         Record::Closed { address } => {
-            out.push(2);
+            out.push(CLOSED);
             put_address(*address, out);
         }
     }
     let payload = out.get(start + HEAD..).unwrap_or_default();
     let sum = crc32c(payload).to_be_bytes();
-    // At most 1 + 24 + 17 + 16 * 256 octets.
+    // At most 1 + 24 + 17 + 1 + 64 * 272 + 16 * 256 octets.
     let len = u16::try_from(payload.len()).unwrap_or(u16::MAX).to_be_bytes();
     if let Some(head) = out.get_mut(start..start + HEAD) {
         head.copy_from_slice(&[len[0], len[1], sum[0], sum[1], sum[2], sum[3]]);
@@ -86,20 +118,21 @@ pub fn decode(octets: &[u8]) -> Option<(Record, usize)> {
     }
     let (&tag, mut rest) = payload.split_first()?;
     let record = match tag {
-        1 => {
+        LEASE | LEASE_OF_GROUPS => {
             let written = take_time(&mut rest)?;
             let ends_boot = take_time(&mut rest)?;
             let ends_wall = take_time(&mut rest)?;
             let address = take_address(&mut rest)?;
+            let groups = if tag == LEASE { Vec::new() } else { take_groups(&mut rest)? };
             let mut names = Vec::new();
             while let Some((&len, tail)) = rest.split_first() {
                 let (wire, next) = tail.split_at_checked(usize::from(len))?;
                 names.push(Name::from_wire(wire).ok()?);
                 rest = next;
             }
-            Record::Lease { address, written, ends_boot, ends_wall, names }
+            Record::Lease { address, written, ends_boot, ends_wall, names, groups }
         }
-        2 => Record::Closed { address: take_address(&mut rest)? },
+        CLOSED => Record::Closed { address: take_address(&mut rest)? },
         _ => return None,
     };
     Some((record, HEAD + payload.len()))
@@ -116,6 +149,20 @@ fn put_address(address: IpAddr, out: &mut Vec<u8>) {
             out.extend_from_slice(&v6.octets());
         }
     }
+}
+
+fn take_groups(rest: &mut &[u8]) -> Option<Vec<GroupRecord>> {
+    let (&count, tail) = rest.split_first()?;
+    *rest = tail;
+    let mut groups = Vec::with_capacity(usize::from(count));
+    for _ in 0..count {
+        let (&len, tail) = rest.split_first()?;
+        let (name, tail) = tail.split_at_checked(usize::from(len))?;
+        *rest = tail;
+        let name = String::from_utf8(name.to_vec()).ok()?;
+        groups.push(GroupRecord { name, ends_boot: take_time(rest)?, ends_wall: take_time(rest)? });
+    }
+    Some(groups)
 }
 
 fn take_time(rest: &mut &[u8]) -> Option<u64> {
@@ -179,14 +226,21 @@ mod tests {
 
     fn records() -> impl Strategy<Value = Record> {
         let name = "[a-z]{1,20}(\\.[a-z]{1,20}){0,3}".prop_map(|text| text.parse::<Name>().unwrap());
+        let group = (".{0,20}", any::<[u64; 2]>()).prop_map(|(name, [ends_boot, ends_wall])| GroupRecord {
+            name,
+            ends_boot,
+            ends_wall,
+        });
+        let groups = prop_oneof![Just(Vec::new()), prop::collection::vec(group, 0..5)];
         prop_oneof![
-            (any::<IpAddr>(), any::<[u64; 3]>(), prop::collection::vec(name, 0..NAMES)).prop_map(
-                |(address, [written, ends_boot, ends_wall], names)| Record::Lease {
+            (any::<IpAddr>(), any::<[u64; 3]>(), prop::collection::vec(name, 0..NAMES), groups).prop_map(
+                |(address, [written, ends_boot, ends_wall], names, groups)| Record::Lease {
                     address,
                     written,
                     ends_boot,
                     ends_wall,
-                    names
+                    names,
+                    groups
                 }
             ),
             any::<IpAddr>().prop_map(|address| Record::Closed { address }),

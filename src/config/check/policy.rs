@@ -7,7 +7,13 @@ use ipnet::IpNet;
 use super::Checks;
 use crate::config::list_file;
 use crate::config::schema::{Action, Group, ListFormat};
+use crate::core::groups::GroupCommunities;
 use crate::core::policy::{self, view};
+
+/// Longest name of a group; it is kept beside each lease.
+const GROUP_NAME: usize = 64;
+/// Octets of communities that an UPDATE of 4096 has room for beside all else.
+const COMMUNITIES: usize = 3072;
 
 impl Checks<'_, '_> {
     pub(super) fn policy(&mut self) {
@@ -15,6 +21,7 @@ impl Checks<'_, '_> {
         self.own_rules("policy", &policy.allow, &policy.deny);
         self.lists();
         self.groups();
+        self.communities_fit();
         let lists_allow = policy.list.iter().any(|list| list.action == Action::Allow);
         let sound = self.sound(&["policy.allow", "policy.list"]);
         if policy.default == Action::Deny && policy.allow.is_empty() && !lists_allow && sound {
@@ -121,6 +128,19 @@ impl Checks<'_, '_> {
             let key = format!("policy.group[{index}]");
             if group.name.is_empty() || !names.insert(&group.name) {
                 self.error(&format!("{key}.name"), "every group needs a name of its own");
+            } else if group.name.len() > GROUP_NAME {
+                self.error(&format!("{key}.name"), format!("a name has {GROUP_NAME} octets at most"));
+            }
+            if let Err((at, error)) = GroupCommunities::of(&group.communities) {
+                self.error(&format!("{key}.communities[{at}]"), error);
+            }
+            self.unique(&format!("{key}.communities"), &group.communities);
+            if !group.communities.is_empty() && self.config.bgp.peer.is_empty() {
+                self.warning(
+                    &format!("{key}.communities"),
+                    "there is no [[bgp.peer]]: no route bears them",
+                    "add the routers, or remove the key",
+                );
             }
             let path = format!("{key}.clients");
             if group.clients.is_empty() {
@@ -144,6 +164,22 @@ impl Checks<'_, '_> {
             for (at, name) in group.lists.iter().flatten().enumerate().filter(|(_, name)| !lists.contains(name)) {
                 self.error(&format!("{key}.lists[{at}]"), format!("no [[policy.list]] is called \"{name}\""));
             }
+        }
+    }
+
+    /// The route of an address that every group opened bears everything.
+    pub(super) fn communities_fit(&mut self) {
+        let config = self.config;
+        let groups = config.policy.group.iter().filter_map(|group| GroupCommunities::of(&group.communities).ok());
+        let own = config.bgp.communities.len() * 4 + config.bgp.large_communities.len() * 12;
+        let octets = groups.map(|communities| communities.octets()).fold(own, usize::saturating_add);
+        if octets > COMMUNITIES {
+            let path = config.policy.group.iter().position(|group| !group.communities.is_empty());
+            let path = path.map_or("bgp.communities".to_owned(), |at| format!("policy.group[{at}].communities"));
+            self.error(
+                &path,
+                format!("the communities of all groups and of [bgp] together take {octets} octets, a route holds {COMMUNITIES}"),
+            );
         }
     }
 

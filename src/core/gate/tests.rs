@@ -5,6 +5,8 @@ use super::*;
 fn wait(gate: &mut Gate, ticket: u64, timed: u64, route: u64) {
     let waiting = Waiting {
         deadline: Moment(1000 + ticket),
+        client: IpAddr::from([192, 0, 2, 1]),
+        group: None,
         names: Vec::new(),
         addresses: vec![IpAddr::from([198, 51, 100, 1])],
         leases: Vec::new(),
@@ -45,9 +47,9 @@ fn an_answer_needs_each_of_its_addresses() {
     waiting.addresses = addresses[..2].to_vec();
     gate.wait(Ticket(2), waiting);
     assert_eq!(timed(&mut gate, 0), [0u64; 0]);
-    assert_eq!(numbers(gate.in_force(addresses[2], |_| true)), [0u64; 0], "nobody waits for that one");
-    assert_eq!(numbers(gate.in_force(addresses[0], |other| other == addresses[0])), [1]);
-    assert_eq!(numbers(gate.in_force(addresses[1], |other| other != addresses[2])), [2]);
+    assert_eq!(numbers(gate.in_force(addresses[2], |_, _| true)), [0u64; 0], "nobody waits for that one");
+    assert_eq!(numbers(gate.in_force(addresses[0], |other, _| other == addresses[0])), [1]);
+    assert_eq!(numbers(gate.in_force(addresses[1], |other, _| other != addresses[2])), [2]);
     assert!(gate.is_empty());
 }
 

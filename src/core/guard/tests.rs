@@ -11,6 +11,7 @@ use super::*;
 use crate::config::value::{Rate, Span};
 use crate::core::event::{Grant, LeaseHandle};
 use crate::core::explain::EnforcerState;
+use crate::core::groups::GroupCommunities;
 use crate::enforce::memory::Held;
 
 /// What may happen to a guard.
@@ -42,6 +43,26 @@ enum Operation {
     Wait { millis: u64 },
     /// The daemon is killed and starts again from its journal.
     Restart,
+    /// A reload with other groups.
+    Regroup { which: usize },
+}
+
+/// Groups of the clients 192.0.2.0 to 192.0.2.2: none, two, one with the communities that another had, moved, and with others.
+const GROUPS: [&[(&str, &str, &str)]; 5] = [
+    &[],
+    &[("red", "192.0.2.1/32", "64512:1"), ("blue", "192.0.2.2/32", "64512:2")],
+    &[("blue", "192.0.2.1/32", "64512:1")],
+    &[("red", "192.0.2.0/31", "64512:1"), ("plain", "192.0.2.1/32", ""), ("blue", "192.0.2.2/32", "64512:2")],
+    &[("blue", "192.0.2.0/24", "64512:2\", \"64512:0:3"), ("red", "192.0.2.1/32", "64512:4")],
+];
+
+fn groups(which: usize) -> Arc<Groups> {
+    let group = |(name, clients, communities): &(&str, &str, &str)| {
+        let communities = if communities.is_empty() { String::new() } else { format!("\"{communities}\"") };
+        format!("[[policy.group]]\nname = \"{name}\"\nclients = [\"{clients}\"]\ncommunities = [{communities}]\n")
+    };
+    let text: String = GROUPS[which].iter().map(group).collect();
+    Arc::new(Groups::new(&toml::from_str(&text).unwrap()).unwrap())
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -61,6 +82,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (0..6u8).prop_map(|name| Operation::Forbid { name }),
         4 => prop_oneof![0..900u64, 0..20_000u64, 0..300_000u64].prop_map(|millis| Operation::Wait { millis }),
         1 => Just(Operation::Restart),
+        1 => (0..GROUPS.len()).prop_map(|which| Operation::Regroup { which }),
     ]
 }
 
@@ -114,7 +136,7 @@ fn specs() -> Vec<EnforcerSpec> {
 /// What an enforcer was told and has not carried out.
 #[derive(Clone, Debug)]
 enum Told {
-    Apply(Generation, Vec<Change>),
+    Apply(Generation, Vec<Change>, Arc<Groups>),
     Sync(Generation, Vec<(IpAddr, Moment)>),
 }
 
@@ -123,6 +145,8 @@ enum Told {
 struct Simulated {
     held: Held,
     queue: VecDeque<Told>,
+    /// What each route bears.
+    bears: BTreeMap<IpAddr, GroupCommunities>,
     lost: bool,
     /// Addresses that are as the commands up to this plan make them, whatever was carried out of the others.
     ahead: BTreeMap<IpAddr, Generation>,
@@ -142,20 +166,48 @@ struct World {
     /// Every plan and sync carried out at once: what all enforcers would hold if they were infinitely fast.
     ideal_timed: Held,
     ideal_routes: Held,
+    ideal_bears: BTreeMap<IpAddr, GroupCommunities>,
     last_routes: Generation,
+    groups: Arc<Groups>,
+    /// What the enforcer was last told of them.
+    told_groups: Arc<Groups>,
     journal: BTreeMap<IpAddr, StoredLease>,
     next_ticket: u64,
     /// Waiting answers and when they must be decided.
     waiting: BTreeMap<Ticket, Moment>,
     /// The latest end that any admission asked for.
     asked: BTreeMap<IpAddr, Moment>,
-    handles: Vec<LeaseHandle>,
+    /// Who asked.
+    askers: BTreeMap<Ticket, IpAddr>,
+    /// With what the route must bear for it.
+    handles: Vec<(LeaseHandle, GroupCommunities)>,
+}
+
+/// Carries out what a plan says of communities.
+fn mark(bears: &mut BTreeMap<IpAddr, GroupCommunities>, changes: &[Change], groups: &Groups) {
+    for change in changes {
+        match change {
+            Change::Open { address, .. } => drop(bears.insert(*address, GroupCommunities::default())),
+            Change::Announce { address, groups: set, .. } => drop(bears.insert(*address, groups.communities(*set))),
+            Change::Close { address } => drop(bears.remove(address)),
+            Change::Extend { .. } => {}
+        }
+    }
+}
+
+fn covers(borne: &GroupCommunities, needed: &GroupCommunities) -> bool {
+    needed.standard.iter().all(|community| borne.standard.contains(community))
+        && needed.large.iter().all(|community| borne.large.contains(community))
 }
 
 impl World {
     fn new() -> Self {
         Self {
-            guard: Guard::new(settings(), specs()),
+            guard: Guard::new(settings(), specs()).with_groups(groups(1)),
+            groups: groups(1),
+            told_groups: groups(1),
+            ideal_bears: BTreeMap::new(),
+            askers: BTreeMap::new(),
             now: Moment(1000),
             enforcers: specs().iter().map(|_| Simulated::default()).collect(),
             ideal_timed: Held::default(),
@@ -187,6 +239,7 @@ impl World {
                 self.next_ticket += 1;
                 let ticket = Ticket(self.next_ticket);
                 self.waiting.insert(ticket, self.now.plus(Duration::from_secs(1)));
+                self.askers.insert(ticket, IpAddr::from([192, 0, 2, *client]));
                 let grants: Vec<_> =
                     addresses.iter().map(|index| Grant { address: address(*index), ttl: *ttl }).collect();
                 let admission = Admission {
@@ -228,6 +281,7 @@ impl World {
                 self.report(*enforcer);
                 let simulated = &mut self.enforcers[*enforcer];
                 simulated.held = Held::default();
+                simulated.bears.clear();
                 simulated.queue.clear();
                 simulated.ahead.clear();
                 simulated.heard.clear();
@@ -247,6 +301,10 @@ impl World {
             }
             Operation::Wait { millis } => self.wait(self.now.plus(Duration::from_millis(*millis))),
             Operation::Restart => self.restart(),
+            Operation::Regroup { which } => {
+                self.groups = groups(*which);
+                self.handle(Event::Groups(groups(*which)));
+            }
         }
     }
 
@@ -272,13 +330,19 @@ impl World {
         let mut newest = None;
         let mut opened = false;
         for told in &simulated.queue {
-            let Told::Apply(generation, changes) = told else { continue };
+            let Told::Apply(generation, changes, groups) = told else { continue };
             newest = Some(*generation);
             let fresh = simulated.ahead.get(&address).is_none_or(|at| at < generation);
             for change in changes.iter().filter(|change| changed(change) == address && fresh) {
                 simulated.held.limit = None;
                 simulated.held.apply(std::slice::from_ref(change)).unwrap();
-                opened = matches!(change, Change::Open { .. });
+                mark(&mut simulated.bears, std::slice::from_ref(change), groups);
+                opened = match change {
+                    Change::Open { .. } | Change::Announce { new: true, .. } => true,
+                    // What was opened by an earlier one that is under way is still new.
+                    Change::Announce { .. } => opened,
+                    _ => false,
+                };
             }
         }
         // Nothing under way: it is as it was, and may say so again.
@@ -290,6 +354,7 @@ impl World {
         let id = Self::id(enforcer);
         let event = if refuse && opened {
             simulated.held.open.remove(&address);
+            simulated.bears.remove(&address);
             simulated.incomplete |= !specs()[enforcer].required;
             Event::RefusedAddress { enforcer: id, address, generation, reason: "not forwarded".to_owned() }
         } else {
@@ -311,11 +376,17 @@ impl World {
         }
         let id = Self::id(enforcer);
         let generation = match told {
-            Told::Apply(generation, mut changes) => {
+            Told::Apply(generation, mut changes, groups) => {
                 let ahead = &simulated.ahead;
                 changes.retain(|change| ahead.get(&changed(change)).is_none_or(|at| *at < generation));
                 simulated.held.limit = refuse.then_some(0);
-                if let Err(reason) = simulated.held.apply(&changes) {
+                let outcome = simulated.held.apply(&changes);
+                let opens =
+                    |change: &Change| matches!(change, Change::Open { .. } | Change::Announce { new: true, .. });
+                let done: Vec<Change> =
+                    changes.iter().copied().filter(|change| outcome.is_ok() || !opens(change)).collect();
+                mark(&mut simulated.bears, &done, &groups);
+                if let Err(reason) = outcome {
                     simulated.incomplete = !specs()[enforcer].required;
                     self.handle(Event::Refused { enforcer: id, generation, reason });
                 }
@@ -341,17 +412,21 @@ impl World {
             self.handle(Event::WantSync { enforcer: Self::id(enforcer) });
         } else {
             self.enforcers[enforcer].held.open = self.ideal_routes.open.clone();
+            self.enforcers[enforcer].bears = self.ideal_bears.clone();
             self.handle(Event::Applied { enforcer: Self::id(enforcer), generation: self.last_routes });
         }
     }
 
     fn restart(&mut self) {
         self.drain();
-        for handle in &self.handles {
+        for (handle, _) in &self.handles {
             handle.set_in_force(false);
         }
-        self.guard = Guard::new(settings(), specs());
+        self.guard = Guard::new(settings(), specs()).with_groups(self.groups.clone());
+        self.told_groups = self.groups.clone();
         self.waiting.clear();
+        self.askers.clear();
+        self.ideal_bears.clear();
         self.ideal_routes = Held::default();
         self.ideal_timed = Held::default();
         self.last_routes = Generation(0);
@@ -360,16 +435,28 @@ impl World {
         let linger = settings().linger;
         let routes: BTreeSet<IpAddr> =
             stored.iter().filter(|s| s.ends.plus(linger) > self.now).map(|s| s.address).collect();
+        let in_groups: BTreeSet<(IpAddr, String)> = stored
+            .iter()
+            .flat_map(|stored| stored.groups.iter().map(move |(name, ends)| (stored, name, (*ends).min(stored.ends))))
+            .filter(|(_, name, ends)| ends.plus(linger) > self.now && self.groups.by_name(name).is_some())
+            .map(|(stored, name, _)| (stored.address, name.clone()))
+            .collect();
         self.handle(Event::Restore(stored));
         let restored: BTreeSet<IpAddr> = self.guard.table.iter().map(|(address, _)| address).collect();
         assert_eq!(restored, routes, "every live lease and every lingering route survives a restart, and nothing else");
         let active = self.guard.table.iter().filter(|(_, lease)| lease.is_active());
         assert_eq!(active.map(|(address, _)| address).collect::<BTreeSet<_>>(), live, "and nothing lives again");
+        let known = &self.groups;
+        let shares = self.guard.table.iter().flat_map(|(address, lease)| {
+            lease.shares.iter().map(move |share| (address, known.name(share.group).to_owned()))
+        });
+        assert_eq!(shares.collect::<BTreeSet<_>>(), in_groups, "routes bear again what they bore");
         for enforcer in 0..self.enforcers.len() {
             self.enforcers[enforcer].queue.clear();
             self.enforcers[enforcer].ahead.clear();
             self.enforcers[enforcer].said.clear();
             self.enforcers[enforcer].heard.clear();
+            self.enforcers[enforcer].bears.clear();
             self.enforcers[enforcer].lost = false;
             if Self::is_timed(enforcer) {
                 self.handle(Event::WantSync { enforcer: Self::id(enforcer) });
@@ -399,15 +486,16 @@ impl World {
                 Output::ApplyTimed { generation, changes } => {
                     check_plan(&changes);
                     self.ideal_timed.apply(&changes).unwrap();
-                    self.enforcers[0].queue.push_back(Told::Apply(generation, changes));
+                    self.enforcers[0].queue.push_back(Told::Apply(generation, changes, self.told_groups.clone()));
                 }
                 Output::ApplyRoutes { generation, changes } => {
                     check_plan(&changes);
                     assert!(!changes.iter().any(|change| matches!(change, Change::Extend { .. })));
                     self.ideal_routes.apply(&changes).unwrap();
                     self.last_routes = generation;
+                    mark(&mut self.ideal_bears, &changes, &self.told_groups);
                     for enforcer in &mut self.enforcers[1..] {
-                        enforcer.queue.push_back(Told::Apply(generation, changes.clone()));
+                        enforcer.queue.push_back(Told::Apply(generation, changes.clone(), self.told_groups.clone()));
                     }
                 }
                 Output::Sync { enforcer, generation, leases } => {
@@ -423,25 +511,32 @@ impl World {
                 Output::Hurry(addresses) => {
                     assert!(addresses.iter().all(|address| self.guard.table.get(*address).is_some()));
                 }
+                Output::Groups(groups) => self.told_groups = groups,
                 Output::Decide { ticket, decision } => {
                     self.waiting.remove(&ticket).expect("each answer is decided once");
+                    let group = self.groups.of(self.askers.remove(&ticket).unwrap());
+                    let needed = self.groups.communities(group.into_iter().collect());
                     if let Decision::Release { leases } = decision {
-                        leases.iter().for_each(|lease| self.check_released(lease));
-                        self.handles.extend(leases);
+                        leases.iter().for_each(|lease| self.check_released(lease, &needed));
+                        self.handles.extend(leases.into_iter().map(|lease| (lease, needed.clone())));
                     }
                 }
             }
         }
     }
 
-    /// Promise 1: what is released is open everywhere it must be, and on disk.
-    fn check_released(&self, lease: &LeaseHandle) {
+    /// Promise 1: what is released is open everywhere it must be, for the group of who asked, and on disk.
+    fn check_released(&self, lease: &LeaseHandle, needed: &GroupCommunities) {
         let address = lease.address();
         assert!(lease.in_force_for(self.now, Duration::ZERO), "{address} released, not in force");
         assert!(self.journal.contains_key(&address), "{address} released, not on disk");
         for (simulated, spec) in self.enforcers.iter().zip(specs()).filter(|(_, spec)| spec.required) {
             let open = simulated.held.open.get(&address);
             assert!(open.is_some(), "{address} released, not open at {}", spec.name);
+            if spec.kind == EnforcerKind::Route {
+                let borne = &simulated.bears[&address];
+                assert!(covers(borne, needed), "{address} released with {borne:?} at {}, needs {needed:?}", spec.name);
+            }
         }
     }
 
@@ -461,6 +556,21 @@ impl World {
         let all: BTreeSet<IpAddr> = table.iter().map(|(address, _)| address).collect();
         let routes: BTreeSet<IpAddr> = self.ideal_routes.open.keys().copied().collect();
         assert_eq!(routes, all, "routes are the active and the lingering leases");
+        let mut sets: BTreeMap<GroupSet, usize> = BTreeMap::new();
+        for (address, lease) in table.iter() {
+            assert_eq!(
+                self.ideal_bears[&address],
+                self.groups.communities(lease.groups()),
+                "routes bear their groups'"
+            );
+            *sets.entry(lease.groups()).or_default() += 1;
+            for share in &lease.shares {
+                let asked = self.asked.get(&address).copied().unwrap_or_default();
+                assert!(share.ends <= asked, "{address} bears a group's for longer than anybody asked: {share:?}");
+                assert!(share.gone > self.now, "{address} bears what has ended: {share:?}");
+            }
+        }
+        assert_eq!(self.guard.group_sets, sets);
 
         for (address, lease) in table.iter() {
             assert!(!lease.causes.is_empty(), "{address} is open without a cause");
@@ -471,12 +581,16 @@ impl World {
             assert!(self.now <= *deadline, "{ticket:?} waits longer than its deadline");
         }
         // The hot path: what it may serve without asking is open wherever it must be, for as long as it believes.
-        for handle in self.handles.iter().filter(|handle| handle.in_force_for(self.now, Duration::ZERO)) {
+        for (handle, needed) in self.handles.iter().filter(|(handle, _)| handle.in_force_for(self.now, Duration::ZERO))
+        {
             for (simulated, spec) in self.enforcers.iter().zip(specs()).filter(|(_, spec)| spec.required) {
                 let open = simulated.held.open.get(&handle.address());
                 assert!(open.is_some(), "{} in force, not open at {}", handle.address(), spec.name);
                 if spec.kind == EnforcerKind::Timed {
                     assert!(open >= Some(&handle.ends()), "{} open for less than believed", handle.address());
+                } else {
+                    let borne = &simulated.bears[&handle.address()];
+                    assert!(covers(borne, needed), "{} in force with {borne:?}, needs {needed:?}", handle.address());
                 }
             }
         }
@@ -485,7 +599,10 @@ impl World {
 
 fn changed(change: &Change) -> IpAddr {
     match change {
-        Change::Open { address, .. } | Change::Extend { address, .. } | Change::Close { address } => *address,
+        Change::Open { address, .. }
+        | Change::Extend { address, .. }
+        | Change::Close { address }
+        | Change::Announce { address, .. } => *address,
     }
 }
 
@@ -557,12 +674,13 @@ proptest! {
         let routes: Vec<IpAddr> = world.ideal_routes.open.keys().copied().collect();
         for simulated in world.enforcers[1..].iter().filter(|simulated| !simulated.incomplete) {
             prop_assert_eq!(simulated.held.open.keys().copied().collect::<Vec<_>>(), routes.clone());
+            prop_assert_eq!(&simulated.bears, &world.ideal_bears);
         }
         prop_assert!(world.guard.gate.is_empty(), "everything was acknowledged, so nothing waits");
         world.wait(world.now.plus(Duration::from_secs(151 + 60)));
         world.drain();
         prop_assert!(world.guard.table.is_empty(), "everything ends");
-        prop_assert!(world.ideal_routes.open.is_empty());
+        prop_assert!(world.ideal_routes.open.is_empty() && world.guard.group_sets.is_empty());
         prop_assert_eq!(world.guard.table.entries(), 0);
         prop_assert!(world.waiting.is_empty());
     }

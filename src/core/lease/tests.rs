@@ -14,6 +14,7 @@ fn cause(question: &str, chain: &[&str], client: u32, ends: u64) -> Cause {
         question: name(question),
         qtype: Some(1),
         chain: chain.iter().map(|alias| name(alias)).collect(),
+        group: None,
         clients: vec![(IpAddr::V4(Ipv4Addr::from_bits(client)), Moment(ends))],
         ends: Moment(ends),
     }

@@ -56,7 +56,7 @@ struct Node {
 
 /// Prefixes and what they hold, asked by hash: one probe for each prefix length in use, however many prefixes there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct NetMap<T> {
+pub(in crate::core) struct NetMap<T> {
     nets: HashMap<IpNet, T>,
     /// Lengths in use, the longest first.
     ipv4: Vec<u8>,
@@ -70,12 +70,12 @@ impl<T> Default for NetMap<T> {
 }
 
 impl<T: Copy> NetMap<T> {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::core) fn is_empty(&self) -> bool {
         self.nets.is_empty()
     }
 
     /// Puts `merge(what was there, value)` at the prefix.
-    pub(super) fn insert(&mut self, net: IpNet, value: T, merge: impl FnOnce(T, T) -> T) {
+    pub(in crate::core) fn insert(&mut self, net: IpNet, value: T, merge: impl FnOnce(T, T) -> T) {
         let net = net.trunc();
         let lengths = if matches!(net, IpNet::V4(_)) { &mut self.ipv4 } else { &mut self.ipv6 };
         if let Err(place) = lengths.binary_search_by(|length| net.prefix_len().cmp(length)) {
@@ -89,7 +89,7 @@ impl<T: Copy> NetMap<T> {
     }
 
     /// The longest prefix that holds the address.
-    pub(super) fn find(&self, address: IpAddr) -> Option<(IpNet, T)> {
+    pub(in crate::core) fn find(&self, address: IpAddr) -> Option<(IpNet, T)> {
         let lengths = if address.is_ipv4() { &self.ipv4 } else { &self.ipv6 };
         let nets = lengths.iter().filter_map(|length| IpNet::new(address, *length).ok()).map(|net| net.trunc());
         nets.filter_map(|net| Some((net, *self.nets.get(&net)?))).next()

@@ -524,6 +524,7 @@ async fn enforce(mut commands: mpsc::Receiver<Command>, reports: mpsc::Sender<Ev
                         Change::Close { address } => {
                             open.remove(&address);
                         }
+                        Change::Announce { .. } => {}
                     }
                 }
                 generation

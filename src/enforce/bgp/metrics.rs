@@ -14,7 +14,34 @@ use super::BgpStatus;
 /// Registers them; peers without BFD have none of its own.
 pub fn register(registry: &mut Registry, status: BgpStatus) {
     super::confirmations::register(registry, status.clone());
+    registry.register_collector(Box::new(Classes(status.clone())));
     registry.register_collector(Box::new(Bfd(status)));
+}
+
+/// Routes that bear communities of their own.
+#[derive(Debug)]
+struct Classes(BgpStatus);
+
+impl Collector for Classes {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let (used, refused) = self.0.classes();
+        let help = "Sets of communities that routes bear beyond those of every route";
+        let used = i64::try_from(used).unwrap_or(i64::MAX);
+        ConstGauge::new(used).encode(encoder.encode_descriptor(
+            "bgp_route_classes",
+            help,
+            None,
+            MetricType::Gauge,
+        )?)?;
+        let help =
+            "Routes that were announced without the communities of their groups, since there were too many such sets";
+        ConstCounter::new(refused).encode(encoder.encode_descriptor(
+            "bgp_route_classes_refused",
+            help,
+            None,
+            MetricType::Counter,
+        )?)
+    }
 }
 
 #[derive(Debug)]

@@ -239,8 +239,8 @@ impl Driver {
             match command {
                 Command::Apply { generation, changes } => merged.apply(generation, changes),
                 Command::CutFlows(address) => merged.cut(address),
-                // It has asked for the full state, which follows anyway; only routes are hurried.
-                Command::Restored | Command::Hurry(_) => {}
+                // It has asked for the full state, which follows anyway; only routes are hurried and have groups.
+                Command::Restored | Command::Hurry(_) | Command::Groups(_) => {}
                 Command::Sync { generation, leases } => {
                     // The full state supersedes every change before it, but not what is to be cut.
                     merged.plans.clear();
@@ -358,6 +358,8 @@ impl Driver {
                     let key = Key::Address(address);
                     closed.entry(key.lease_set()).or_default().push(key);
                 }
+                // For routes.
+                Change::Announce { .. } => {}
             }
         }
         let mut transaction = link.kernel.transaction();
@@ -490,7 +492,10 @@ fn latest<'a>(changes: impl Iterator<Item = &'a Change>) -> Vec<Change> {
 
 fn address_of(change: &Change) -> IpAddr {
     match change {
-        Change::Open { address, .. } | Change::Extend { address, .. } | Change::Close { address } => *address,
+        Change::Open { address, .. }
+        | Change::Extend { address, .. }
+        | Change::Close { address }
+        | Change::Announce { address, .. } => *address,
     }
 }
 

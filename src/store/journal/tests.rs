@@ -10,7 +10,7 @@ fn address(last: u8) -> IpAddr {
 }
 
 fn lease(last: u8, ends: Moment) -> StoredLease {
-    StoredLease { address: address(last), ends, names: vec!["www.shop.test".parse().unwrap()] }
+    StoredLease { address: address(last), ends, names: vec!["www.shop.test".parse().unwrap()], groups: Vec::new() }
 }
 
 fn open(directory: &Path, clock: Clock) -> (LeaseJournal, Vec<StoredLease>) {
@@ -93,6 +93,7 @@ fn a_clock_step_within_one_boot_changes_nothing() {
             ends_boot,
             ends_wall: outside.wall + 300_000,
             names: vec![],
+            groups: vec![],
         };
         let stepped = Outside { wall: outside.wall.checked_add_signed(wall_step).unwrap(), ..outside.clone() };
         let stored = Stored { boot_id: "b".into(), records: vec![record] };
@@ -104,8 +105,14 @@ fn a_clock_step_within_one_boot_changes_nothing() {
 #[test]
 fn after_a_reboot_the_wall_clock_counts_and_never_lengthens() {
     let now = Moment(1_000_000);
-    let record =
-        |ends_wall| Record::Lease { address: address(1), written: 5_000_000, ends_boot: 9, ends_wall, names: vec![] };
+    let record = |ends_wall| Record::Lease {
+        address: address(1),
+        written: 5_000_000,
+        ends_boot: 9,
+        ends_wall,
+        names: vec![],
+        groups: vec![],
+    };
     let outside = |wall| Outside { boot_id: "new".into(), since_boot: 1, wall };
     let ends = |ends_wall, wall| {
         let stored = Stored { boot_id: "old".into(), records: vec![record(ends_wall)] };
