@@ -21,6 +21,8 @@ pub mod schema;
 pub mod upstream;
 pub mod value;
 
+use crate::dns::validate::anchor::is_file;
+
 pub use community::Communities;
 pub use report::{Finding, Report, Severity, Warning};
 pub use schema::{Config, Places};
@@ -74,6 +76,13 @@ fn resolve_paths(file: &Path, config: &mut Config) {
             *path = base.join(&*path);
         }
     };
+    if let Some(anchor) = config.dns.dnssec.trust_anchor.as_mut().filter(|anchor| is_file(anchor)) {
+        let mut path = PathBuf::from(anchor.trim());
+        resolve(&mut path);
+        // So that it is still seen to be a file, whatever stands in it: the key is a text.
+        let path = if path.is_relative() { Path::new(".").join(path) } else { path };
+        *anchor = path.to_string_lossy().into_owned();
+    }
     let tls = &mut config.dns.tls;
     [&mut tls.certificate, &mut tls.key].into_iter().flatten().for_each(resolve);
     for upstream in &mut config.dns.upstream {

@@ -736,3 +736,46 @@ fn without_ca_the_roots_of_the_host_count() {
     assert!(text.contains("destguard.toml:2:7: error: no root certificates are installed here"), "{text}");
     assert!(text.contains("url = \"tls://192.0.2.54\"\n") && text.contains("^^^^^^"), "{text}");
 }
+
+#[test]
+fn a_trust_anchor_is_read_before_anything_starts() {
+    let with = |lines: &str| format!("{BASE}[dns.dnssec]\nvalidate = true\n{lines}");
+    for (line, words) in [
+        ("trust_anchor = \". IN DS 20326 8 2 E06D\"", "7:16 a digest of type 2 has 32 octets, not 2"),
+        ("trust_anchor = \"\"", "7:16 there is no DS or DNSKEY record"),
+        (
+            "trust_anchor = \". IN A 192.0.2.1\"",
+            "7:16 \". IN A 192.0.2.1\" is not a DS or DNSKEY record; write \". IN DS 20326 8 2 E06D...\"",
+        ),
+        (
+            "insecure = [\"http://corp\"]",
+            "7:13 \"http://corp\" is not a domain name: a domain name, not a URL or an address with a port",
+        ),
+    ] {
+        assert_eq!(found(&refused(&with(line)).findings), [words], "{line}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("root key");
+    let text = with(&format!("trust_anchor = \"{}\"", file.display()));
+    let report = found(&refused(&text).findings);
+    assert!(report[0].contains("root key can't be read: No such file"), "{report:?}");
+    std::fs::write(&file, "; of the root\n. IN DNSKEY 257 3 8 !\n").unwrap();
+    let report = found(&refused(&text).findings);
+    assert!(report[0].ends_with("root key:2: \"!\" is not a key in base64"), "{report:?}");
+    let ds = ". IN DS 20326 8 2 E06D44B80B8F1D39A95C0B0D7C65D08458E880409BBC683457104237C7F8EC8D";
+    std::fs::write(&file, ds).unwrap();
+    assert!(accepted(&text).1.is_empty());
+    assert!(accepted(&with(&format!("trust_anchor = \"{ds}\""))).1.is_empty());
+    // Relative to the file, like other paths.
+    let relative = with("trust_anchor = \"./root key\"");
+    assert!(config::parse(&directory.path().join(FILE), &relative).is_ok());
+    // What an operator stumbles over.
+    let forward = "[[dns.upstream]]\nurl = \"udp://192.0.2.54\"\ndomains = [\"corp.example\"]\n";
+    let warned = found(&accepted(&format!("{forward}{}", with(""))).1);
+    assert_eq!(warned, ["3:12 answers for corp.example are validated: if it is a private zone, they get SERVFAIL"]);
+    assert!(accepted(&format!("{forward}{}", with("insecure = [\"corp.example\"]"))).1.is_empty());
+    let anchored = with(&format!("trust_anchor = \"\"\"{ds}\ncorp.example{}\"\"\"", ds.trim_start_matches('.')));
+    assert!(accepted(&format!("{forward}{anchored}")).1.is_empty());
+    let without = format!("{BASE}[dns.dnssec]\ninsecure = [\"corp.example\"]\n");
+    assert_eq!(found(&accepted(&without).1), ["6:12 `insecure` has no effect while nothing is validated"]);
+}

@@ -7,11 +7,8 @@ use super::schema::{Config, Scope};
 /// A key, and the paths at which a configuration uses it.
 type Missing = (&'static str, fn(&Config) -> Vec<String>);
 
-const MISSING: &[Missing] = &[
-    ("DNSSEC validation", |c| when(c.dns.dnssec.validate, "dns.dnssec.validate")),
-    ("DNSSEC validation", |c| when(c.dns.dnssec.trust_anchor.is_some(), "dns.dnssec.trust_anchor")),
-    ("leases of one client alone", |c| when(c.nftables.scope == Scope::Client, "nftables.scope")),
-];
+const MISSING: &[Missing] =
+    &[("leases of one client alone", |c| when(c.nftables.scope == Scope::Client, "nftables.scope"))];
 
 fn when(used: bool, path: &str) -> Vec<String> {
     if used { vec![path.to_owned()] } else { Vec::new() }
@@ -37,9 +34,6 @@ mod tests {
     const ALL: &str = r#"
 [dns.cache]
 serve_stale = "1h"
-[dns.dnssec]
-validate = true
-trust_anchor = ". IN DS 20326 8 2 E06D"
 [[policy.list]]
 path = "/dev/null"
 format = "domains"

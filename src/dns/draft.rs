@@ -262,6 +262,10 @@ fn build(query: &Query, response: &message::Response, answer: Answer) -> Draft {
                 continue;
             }
             has_data |= record.rtype == query.qtype;
+            // RFC 4035 section 3.2.1: only for those who can read it, or ask for it.
+            if record.rtype == rtype::RRSIG && !query.dnssec_ok && query.qtype != rtype::RRSIG {
+                continue;
+            }
             let edit = answer.hints.iter().find(|edit| edit.record == index);
             write_record(&mut writer, record, ttl, rdata, edit);
         }

@@ -201,3 +201,6 @@ fn wall() -> u32 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     u32::try_from(since & u64::from(u32::MAX)).unwrap_or(0)
 }
+
+#[cfg(test)]
+pub(in crate::dns) mod tests;

@@ -5,8 +5,12 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::Checks;
+use crate::config::schema::Dnssec;
 use crate::config::upstream::UpstreamUrl;
+use crate::core::name::Name;
+use crate::core::policy::name_from_user;
 use crate::dns::tls::{TlsError, client, server, validity};
+use crate::dns::validate::anchor::Anchors;
 
 impl Checks<'_, '_> {
     pub(super) fn dns(&mut self) {
@@ -80,6 +84,58 @@ impl Checks<'_, '_> {
             self.error("dns.workers", format!("{} threads are more than the 1024 that make sense", dns.workers));
         }
         self.upstreams();
+        self.dnssec();
+    }
+
+    fn dnssec(&mut self) {
+        let dnssec = &self.config.dns.dnssec;
+        for (index, domain) in dnssec.insecure.iter().enumerate() {
+            self.name(&format!("dns.dnssec.insecure[{index}]"), domain);
+        }
+        let named = Dnssec { insecure: Vec::new(), ..dnssec.clone() };
+        let anchors = match Anchors::new(&named) {
+            Ok(anchors) => anchors,
+            Err(error) => {
+                let error = error.to_string();
+                self.error("dns.dnssec.trust_anchor", error.strip_prefix("trust_anchor: ").unwrap_or(&error));
+                return;
+            }
+        };
+        if !dnssec.validate {
+            for (key, given) in
+                [("trust_anchor", dnssec.trust_anchor.is_some()), ("insecure", !dnssec.insecure.is_empty())]
+            {
+                if given {
+                    self.warning(
+                        &format!("dns.dnssec.{key}"),
+                        format!("`{key}` has no effect while nothing is validated"),
+                        "set `validate = true`",
+                    );
+                }
+            }
+            return;
+        }
+        self.forwarded_domains(&anchors);
+    }
+
+    /// A domain with servers of its own is a private one more often than not, and then the public tree proves that it isn't there.
+    fn forwarded_domains(&mut self, anchors: &Anchors) {
+        let dns = &self.config.dns;
+        let insecure: Vec<Name> = dns.dnssec.insecure.iter().filter_map(|domain| name_from_user(domain).ok()).collect();
+        for (index, upstream) in dns.upstream.iter().enumerate() {
+            for (at, domain) in upstream.domains.iter().enumerate() {
+                let Ok(name) = name_from_user(domain) else { continue };
+                let told = insecure.iter().any(|above| name.is_within(above));
+                let anchored = anchors.above(&name).is_none_or(|(top, _)| top.wire().len() > 1);
+                if !told && !anchored {
+                    self.warning(
+                        &format!("dns.upstream[{index}].domains[{at}]"),
+                        format!("answers for {domain} are validated: if it is a private zone, they get SERVFAIL"),
+                        "name it in `dns.dnssec.insecure`, or give its key with `dns.dnssec.trust_anchor`",
+                    );
+                }
+            }
+        }
     }
 
     /// Warns of a certificate that is not good now, or not for long.

@@ -155,7 +155,7 @@ impl Anchors {
 #[must_use]
 pub fn is_file(text: &str) -> bool {
     let text = text.trim();
-    !text.contains([' ', '\t', '\n']) || text.starts_with('/') || text.starts_with("./")
+    !text.is_empty() && !text.contains([' ', '\t', '\n']) || text.starts_with('/') || text.starts_with("./")
 }
 
 enum Trusted {
@@ -310,6 +310,7 @@ mod tests {
             (". IN DNSKEY 0 3 8 AwEAAQ==", "not the key of a zone"),
             ("a..b IN DS 1 8 2 E06D", "is not a domain name"),
             (" ; nothing \n\n ; here", "there is no DS or DNSKEY record"),
+            ("", "there is no DS or DNSKEY record"),
             ("/does/not/exist", "can't be read"),
         ] {
             let error = from(text).unwrap_err().to_string();
