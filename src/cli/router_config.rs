@@ -14,6 +14,7 @@ use crate::config::schema::{AoAlgorithm, Config, Family, Peer, Role};
 mod bird;
 mod daemons;
 mod frr;
+mod groups;
 mod vendors;
 
 /// IPv4 space that no host route of the guard may lie in unless the configuration says otherwise (RFC 6890 and successors).
@@ -211,18 +212,23 @@ pub fn generate(config: &Config, kind: RouterKind, peer: Option<&str>) -> Result
             RouterKind::Srlinux => vendors::srlinux(&mut out, &side),
             RouterKind::Routeros => vendors::routeros(&mut out, &side),
         }
+        .and_then(|()| groups::write(&mut out, kind, comment(kind), &side, config))
         // Writing to a string can't fail.
         .map_err(|error| error.to_string())?;
     }
     Ok(out)
 }
 
-/// What to know before pasting.
-fn header(out: &mut String, kind: RouterKind, side: &Side, config: &Config) {
-    let comment = match kind {
+fn comment(kind: RouterKind) -> &'static str {
+    match kind {
         RouterKind::Frr | RouterKind::Iosxr | RouterKind::Eos => "!",
         _ => "#",
-    };
+    }
+}
+
+/// What to know before pasting.
+fn header(out: &mut String, kind: RouterKind, side: &Side, config: &Config) {
+    let comment = comment(kind);
     let mut lines = vec![
         format!(
             "Router \"{}\" ({}, AS {}): its side of the session with destguard.",
