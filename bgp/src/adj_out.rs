@@ -60,6 +60,8 @@ pub struct AdjOut {
     classes: Vec<ClassBlocks>,
     /// The classes' version that `classes` is of.
     version: u64,
+    /// See [`Self::count_hosts`].
+    hosts: Arc<[[usize; 2]]>,
 }
 
 /// Next hops of the families that this session gets.
@@ -108,7 +110,7 @@ impl AdjOut {
             v4: config.next_hop_ipv4.map(IpAddr::V4).or(over_ipv6).filter(|_| gets(Family::Ipv4)),
             v6: ipv6.filter(|_| gets(Family::Ipv6)),
         };
-        Ok(Self {
+        let mut adj_out = Self {
             enhanced_refresh: negotiated.enhanced_route_refresh,
             v4: Hops::block(hops.v4, Family::Ipv4, &context, &attributes)?,
             v6: Hops::block(hops.v6, Family::Ipv6, &context, &attributes)?,
@@ -117,7 +119,10 @@ impl AdjOut {
             hops,
             classes: Vec::new(),
             version: 0,
-        })
+            hosts: Arc::default(),
+        };
+        adj_out.count_hosts();
+        Ok(adj_out)
     }
 
     /// Makes what the table's classes need. Must be called under the same lock as the [`crate::table::Table::take`] of a batch that is to be
@@ -151,6 +156,7 @@ impl AdjOut {
             }
         }
         self.version = classes.version();
+        self.count_hosts();
         Ok(())
     }
 
@@ -163,11 +169,15 @@ impl AdjOut {
     /// About `most` routes, such that the messages they are packed into are full.
     #[must_use]
     pub fn room(&self, most: usize) -> Room {
-        let whole = |block: Option<&AttributeBlock>| {
-            let hosts = block.map_or(0, |block| block.hosts(&self.context));
-            if (1..most).contains(&hosts) { most / hosts * hosts } else { most }
-        };
-        Room { ipv4: whole(self.v4.as_ref()), ipv6: whole(self.v6.as_ref()) }
+        Room::new(most, Arc::clone(&self.hosts))
+    }
+
+    /// Host routes that a message holds, for each class and family.
+    fn count_hosts(&mut self) {
+        let count = |block: Option<&AttributeBlock>| block.map_or(0, |block| block.hosts(&self.context));
+        let plain = [count(self.v4.as_ref()), count(self.v6.as_ref())];
+        let others = self.classes.iter().map(|class| [count(class.v4.as_ref()), count(class.v6.as_ref())]);
+        self.hosts = std::iter::once(plain).chain(others).collect();
     }
 
     /// End-of-RIB of the negotiated families that get no routes; due when the session comes up.

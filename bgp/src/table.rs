@@ -16,20 +16,22 @@
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
-use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use self::chunks::{Chunk, Chunks};
+use self::chunks::Chunks;
 use self::classes::{Classes, PLAIN, Want};
+use self::walk::{Make, Routes, Walk, ask, restart};
 use crate::wire::iana::{Families, Family};
 
 mod chunks;
 pub mod classes;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 /// 0 for IPv4, 1 for IPv6.
 #[must_use]
@@ -50,6 +52,9 @@ pub const LOG_LIMIT: usize = 1 << 20;
 const MANY: usize = 256;
 /// Most log entries looked at in one call, so that nobody holds the table for long.
 const SCAN: usize = 32_768;
+
+/// Changes of so many classes fill their messages.
+const MIXED: usize = 4;
 
 const LEASED: u64 = 1;
 const OPEN: u64 = 2;
@@ -108,21 +113,6 @@ pub enum Replay {
     Repair,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Walk<N> {
-    kind: Replay,
-    after: Option<N>,
-    begun: bool,
-    /// The peer asked again meanwhile.
-    again: bool,
-}
-
-impl<N> Walk<N> {
-    const fn new(kind: Replay) -> Self {
-        Self { kind, after: None, begun: false, again: false }
-    }
-}
-
 #[derive(Debug)]
 struct Reader {
     families: Families,
@@ -151,28 +141,36 @@ impl Reader {
     }
 }
 
-/// How many routes of each family a call of [`Table::take`] gives at most. A multiple of what one message holds keeps messages full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How many routes a call of [`Table::take`] gives at most.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// IPv4.
-    pub ipv4: usize,
-    /// IPv6.
-    pub ipv6: usize,
+    most: usize,
+    hosts: Arc<[[usize; 2]]>,
 }
 
 impl From<usize> for Room {
-    fn from(room: usize) -> Self {
-        Self { ipv4: room, ipv6: room }
+    fn from(most: usize) -> Self {
+        Self { most, hosts: Arc::default() }
     }
 }
 
 impl Room {
-    const fn of(self, family: Family) -> usize {
-        let room = match family {
-            Family::Ipv4 => self.ipv4,
-            Family::Ipv6 => self.ipv6,
-        };
-        if room == 0 { 1 } else { room }
+    /// At most about `most` of a family. `hosts`: what one message holds of a class and family (by [`index`]); multiples of that
+    /// are given, so that messages are full.
+    #[must_use]
+    pub fn new(most: usize, hosts: Arc<[[usize; 2]]>) -> Self {
+        Self { most, hosts }
+    }
+
+    /// What one message holds.
+    fn message(&self, family: Family, class: u16) -> usize {
+        let hosts = self.hosts.get(usize::from(class)).and_then(|hosts| hosts.get(index(family))).copied();
+        hosts.filter(|hosts| (1..self.most).contains(hosts)).unwrap_or(self.most.max(1))
+    }
+
+    fn of(&self, family: Family, class: u16) -> usize {
+        let message = self.message(family, class);
+        self.most.max(1) / message * message
     }
 }
 
@@ -210,12 +208,12 @@ impl Batch {
     }
 
     /// Whether there is room for one more of this family.
-    fn has_room(&self, room: Room, family: Family) -> bool {
-        let used = match family {
-            Family::Ipv4 => self.withdraw4.len() + self.announce4.len(),
-            Family::Ipv6 => self.withdraw6.len() + self.announce6.len(),
-        };
-        used < room.of(family)
+    fn has_room(&self, limits: [usize; 2], family: Family) -> bool {
+        let [ipv4, ipv6] = limits;
+        match family {
+            Family::Ipv4 => self.withdraw4.len() + self.announce4.len() < ipv4,
+            Family::Ipv6 => self.withdraw6.len() + self.announce6.len() < ipv6,
+        }
     }
 
     /// Empties it, keeps its memory.
@@ -567,7 +565,7 @@ impl Table {
     /// Replaces `batch` by what this reader is to send next, about `room` routes at most: changes first; once there are none,
     /// the next piece of a replay.
     pub fn take(&mut self, id: ReaderId, room: impl Into<Room>, batch: &mut Batch) {
-        self.take_any(id, room.into(), batch, None);
+        self.take_any(id, &room.into(), batch, None);
     }
 
     /// Like [`Self::take`], but pieces of replays come encoded, and readers with the same `style` share them: `make` encodes the
@@ -580,12 +578,15 @@ impl Table {
         style: u32,
         mut make: impl FnMut(&Batch) -> Option<Bytes>,
     ) {
-        self.take_any(id, room.into(), batch, Some((style, &mut make)));
+        self.take_any(id, &room.into(), batch, Some((style, &mut make)));
     }
 
-    fn take_any(&mut self, id: ReaderId, room: Room, batch: &mut Batch, make: Option<Make<'_>>) {
+    fn take_any(&mut self, id: ReaderId, room: &Room, batch: &mut Batch, make: Option<Make<'_>>) {
         batch.clear();
         let end = self.end();
+        // Changes of different classes go into messages of their own.
+        let times = self.classes.known().min(MIXED);
+        let limits = Family::ALL.map(|family| room.of(family, PLAIN) * times);
         let Some(reader) = self.readers.get_mut(&id) else { return };
         let (v4, v6, position) = (&self.v4, &self.v6, reader.position);
         reader.owed.retain(|net| {
@@ -596,7 +597,7 @@ impl Table {
             match entry.filter(|entry| entry.announced()) {
                 // It came back and the peer never lost it; should it go again before the reader gets there, it is still owed.
                 Some(entry) => entry.sequence() >= position,
-                None if !batch.has_room(room, Family::of(net.addr())) => true,
+                None if !batch.has_room(limits, Family::of(net.addr())) => true,
                 None => {
                     batch.withdraw(*net);
                     false
@@ -605,7 +606,7 @@ impl Table {
         });
         let start = reader.position;
         let mut scanned = 0;
-        let has_room = |batch: &Batch| batch.has_room(room, Family::Ipv4) && batch.has_room(room, Family::Ipv6);
+        let has_room = |batch: &Batch| batch.has_room(limits, Family::Ipv4) && batch.has_room(limits, Family::Ipv6);
         while reader.position < end && has_room(batch) && scanned < SCAN {
             let sequence = reader.position;
             reader.position += 1;
@@ -630,22 +631,27 @@ impl Table {
             }
         }
         if batch.routes() == 0 && reader.position == end && reader.owed.is_empty() {
+            let classes = &self.classes;
             if let Some(walk) = &mut reader.walk4 {
-                let routes = step(&self.v4, &mut self.chunks4, walk, Family::Ipv4, room.ipv4.max(1), batch, make);
+                let family = Family::Ipv4;
+                let mut all = Routes { family, routes: &self.v4, chunks: &mut self.chunks4, classes };
+                let routes = all.step(walk, room, batch, make);
                 if walk.kind == Replay::Initial {
                     reader.advertised[0] += routes;
                 }
                 if batch.end.is_some() {
-                    reader.behind.remove(Family::Ipv4);
+                    reader.behind.remove(family);
                     reader.walk4 = walk.again.then(|| Walk::new(Replay::Refresh));
                 }
             } else if let Some(walk) = &mut reader.walk6 {
-                let routes = step(&self.v6, &mut self.chunks6, walk, Family::Ipv6, room.ipv6.max(1), batch, make);
+                let family = Family::Ipv6;
+                let mut all = Routes { family, routes: &self.v6, chunks: &mut self.chunks6, classes };
+                let routes = all.step(walk, room, batch, make);
                 if walk.kind == Replay::Initial {
                     reader.advertised[1] += routes;
                 }
                 if batch.end.is_some() {
-                    reader.behind.remove(Family::Ipv6);
+                    reader.behind.remove(family);
                     reader.walk6 = walk.again.then(|| Walk::new(Replay::Refresh));
                 }
             }
@@ -787,93 +793,4 @@ fn put<N: Ord>(routes: &mut BTreeMap<N, Entry>, net: N, change: Change) -> Optio
             Some(Moved { had, has, was, is, before: Some(before) })
         }
     }
-}
-
-/// Starts a walk from the table's head: one under way may have passed what lost entries announced.
-fn restart<N>(walk: &mut Option<Walk<N>>, negotiated: bool) {
-    match walk {
-        Some(walk) => walk.after = None,
-        None if negotiated => *walk = Some(Walk::new(Replay::Repair)),
-        None => {}
-    }
-}
-
-fn ask<N>(walk: &mut Option<Walk<N>>) {
-    match walk {
-        Some(walk) if !walk.begun && walk.kind == Replay::Refresh => {}
-        Some(walk) => walk.again = true,
-        None => *walk = Some(Walk::new(Replay::Refresh)),
-    }
-}
-
-/// A style, and what encodes the announcements of a batch in it.
-type Make<'a> = (u32, &'a mut dyn FnMut(&Batch) -> Option<Bytes>);
-
-/// Gives the next piece of a walk; says how many routes are in it.
-fn step<N: Ord + Copy + Into<IpNet>>(
-    routes: &BTreeMap<N, Entry>,
-    chunks: &mut Chunks<N>,
-    walk: &mut Walk<N>,
-    family: Family,
-    room: usize,
-    batch: &mut Batch,
-    make: Option<Make<'_>>,
-) -> usize {
-    if !walk.begun {
-        walk.begun = true;
-        if walk.kind == Replay::Refresh {
-            batch.begin = Some(family);
-        }
-    }
-    batch.replay = Some(walk.kind);
-    let after = walk.after;
-    if let Some((style, _)) = &make
-        && let Some(chunk) = chunks.get(*style, after)
-    {
-        batch.encoded = Some(chunk.octets.clone());
-        match chunk.upto {
-            Some(upto) => walk.after = Some(upto),
-            None => batch.end = Some((family, walk.kind)),
-        }
-        return chunk.routes;
-    }
-    // A little more than wanted, if that ends where a kept piece begins.
-    let next = make.as_ref().and_then(|(style, _)| chunks.next(*style, after));
-    let most = if next.is_some() { room + room / 4 } else { room };
-    let mut count = 0;
-    let mut whole = true;
-    let mut at_room = (after, 0);
-    for (scanned, (net, entry)) in
-        routes.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)).enumerate()
-    {
-        if count >= most || scanned >= SCAN || (walk.after.is_some() && walk.after == next) {
-            whole = false;
-            break;
-        }
-        walk.after = Some(*net);
-        if entry.announced() {
-            batch.announce((*net).into(), entry.class());
-            count += 1;
-        }
-        if count <= room {
-            at_room = (walk.after, count);
-        }
-    }
-    if !whole && walk.after != next && count > room {
-        // The kept piece is too far away after all.
-        batch.truncate_announcements(at_room.1);
-        (walk.after, count) = at_room;
-    }
-    if whole {
-        batch.end = Some((family, walk.kind));
-    }
-    if let Some((style, make)) = make
-        && let Some(octets) = make(batch)
-    {
-        let upto = if whole { None } else { walk.after };
-        chunks.put(style, after, Chunk { upto, octets: octets.clone(), routes: count });
-        batch.encoded = Some(octets);
-        batch.forget_announcements();
-    }
-    count
 }

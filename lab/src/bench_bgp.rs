@@ -23,8 +23,8 @@ const PACE: Duration = Duration::from_millis(2);
 const SAMPLING: Duration = Duration::from_secs(6);
 /// How long one thing may take.
 const LIMIT: Duration = Duration::from_secs(40);
-/// Beside the first, and a second that asks for everything again and again: ten at once.
-const TEN: std::ops::RangeInclusive<u8> = 3..=12;
+/// So many at once, beside the first and one that asks for everything again and again.
+const TEN: usize = 10;
 
 struct Subject {
     kind: Kind,
@@ -38,8 +38,8 @@ const MILLION: u32 = 1_000_000;
 const SUBJECTS: [Subject; 4] = [
     Subject { kind: Kind::Destguard, ipv4: MILLION, ipv6: MILLION, rounds: 3 },
     Subject { kind: Kind::Bird, ipv4: MILLION, ipv6: MILLION, rounds: 3 },
-    Subject { kind: Kind::Gobgpd, ipv4: 100_000, ipv6: 50_000, rounds: 1 },
-    Subject { kind: Kind::Exabgp, ipv4: 20_000, ipv6: 20_000, rounds: 1 },
+    Subject { kind: Kind::Gobgpd, ipv4: 100_000, ipv6: 20_000, rounds: 1 },
+    Subject { kind: Kind::Exabgp, ipv4: 10_000, ipv6: 10_000, rounds: 1 },
 ];
 
 #[derive(Default)]
@@ -79,35 +79,44 @@ pub fn run(announcer: &Path, dir: &Path, only: &[&str]) -> Result<(), AnyError> 
     let chosen = |subject: &&Subject| only.is_empty() || only.contains(&subject.kind.name());
     let versions: Vec<String> = SUBJECTS.iter().filter(chosen).map(|subject| subject.kind.version()).collect();
     println!("{}; {}", versions.join(", "), machine());
-    let mut tables = Vec::new();
     for ipv6 in [false, true] {
-        let mut all = Vec::new();
+        head_of_replays(ipv6);
+        let mut all: Vec<Figures> = Vec::new();
         for subject in SUBJECTS.iter().filter(chosen) {
             let routes = if ipv6 { subject.ipv6 } else { subject.ipv4 };
-            eprintln!("measuring {}, {routes} {}", subject.kind.name(), if ipv6 { "/128" } else { "/32" });
             let own = dir.join(format!("{}-{}", subject.kind.name(), u8::from(ipv6)));
             std::fs::create_dir_all(&own)?;
-            let plan = Plan { kind: subject.kind, routes, ipv6, peers: *TEN.end(), announcer, dir: &own };
-            all.push(measure(&plan, subject.rounds));
+            let peers = u8::try_from(TEN + 1 + subject.rounds)?;
+            let plan = Plan { kind: subject.kind, routes, ipv6, peers, announcer, dir: &own };
+            let figures = measure(&plan, subject.rounds);
+            print_replay(&figures, all.first());
+            all.push(figures);
         }
-        tables.push(all);
+        if !ipv6 {
+            print_fresh(&all);
+        }
     }
-    let mut to_bird = Vec::new();
-    for subject in SUBJECTS.iter().filter(chosen).filter(|subject| matches!(subject.kind, Kind::Destguard | Kind::Bird))
-    {
-        eprintln!("measuring {}, to a BIRD", subject.kind.name());
+    println!("\nThe IPv4 table to a BIRD, from the session's start to the last route in its table");
+    println!("{:<11}{:>9}{:>9}{:>12}{:>8}", "from", "routes", "seconds", "routes/s", "ratio");
+    let mut ours = None;
+    for subject in SUBJECTS.iter().filter(chosen) {
+        if !matches!(subject.kind, Kind::Destguard | Kind::Bird) {
+            continue;
+        }
         let own = dir.join(format!("{}-to-bird", subject.kind.name()));
         std::fs::create_dir_all(&own)?;
         let plan = Plan { kind: subject.kind, routes: subject.ipv4, ipv6: false, peers: 1, announcer, dir: &own };
-        to_bird.push((subject, said(to_a_bird(&plan, subject.rounds))));
+        let took = said(to_a_bird(&plan, subject.rounds));
+        ours = ours.or(took);
+        println!(
+            "{:<11}{:>9}{}{}{}",
+            subject.kind.name(),
+            subject.ipv4,
+            shown(took, 9, 3),
+            shown(took.map(|took| f64::from(subject.ipv4) / took), 12, 0),
+            shown(took.and_then(|took| Some(took / ours?)), 8, 2),
+        );
     }
-    for (ipv6, all) in [false, true].into_iter().zip(&tables) {
-        print_replays(all, ipv6);
-    }
-    if let Some(all) = tables.first() {
-        print_fresh(all);
-    }
-    print_to_bird(&to_bird);
     Ok(())
 }
 
@@ -144,42 +153,41 @@ fn empty(plan: &Plan<'_>) -> Result<f64, AnyError> {
 fn fill_in(plan: &Plan<'_>, rounds: usize, figures: &mut Figures) -> Result<(), AnyError> {
     let wanted = u64::from(plan.routes);
     let base = empty(plan)?;
-    let mut ones = Vec::new();
-    for round in 1..=rounds {
-        let sinks: Vec<Sink> = (1..=*TEN.end()).map(|number| Sink::bind(peer(number))).collect::<Result<_, _>>()?;
-        let mut speaker = Speaker::start(plan)?;
-        let waiting: Vec<Waiting> = (1..)
-            .zip(&sinks)
-            .map(|(number, sink)| sink.accept(number, || speaker.last_words(plan.dir)))
-            .collect::<Result<_, _>>()?;
-        let mut waiting = waiting.into_iter();
-        let first = waiting.next().ok_or("no peer")?.begin(wanted, false)?;
-        ones.push(first.wait(Instant::now() + LIMIT)?.as_secs_f64());
-        let counts = first.counts();
-        figures.octets = Some(counts.octets as f64 / counts.announced as f64);
-        figures.packing = Some(counts.announced as f64 / counts.updates as f64);
-        ones.sort_unstable_by(f64::total_cmp);
-        figures.one = ones.get(ones.len() / 2).copied();
-        if round < rounds {
-            continue;
-        }
-        let resident = speaker.resident()?;
-        figures.memory = Some((resident - base) / figures.routes);
-        let hungry = waiting.next().ok_or("no second peer")?;
-        // Routes that were added since.
-        let mut added = 0;
-        if !plan.ipv6 {
-            figures.idle = said(fresh(&mut speaker, &first, 0, &mut added));
-            let hungry = hungry.begin(wanted, true)?;
-            hungry.wait(Instant::now() + LIMIT)?;
-            let (before, begin) = (hungry.counts().announced, Instant::now());
-            figures.busy = said(fresh(&mut speaker, &first, 1, &mut added));
-            let more = hungry.counts().announced - before;
-            figures.busy_replays = more as f64 / figures.routes / begin.elapsed().as_secs_f64();
-        }
-        figures.ten = said(ten(waiting, wanted + added));
-        figures.memory_peer = Some((speaker.resident()? - resident) / figures.routes / 10.0);
+    let sinks: Vec<Sink> = (1..=plan.peers).map(|number| Sink::bind(peer(number))).collect::<Result<_, _>>()?;
+    let mut speaker = Speaker::start(plan)?;
+    let waiting: Vec<Waiting> = (1..)
+        .zip(&sinks)
+        .map(|(number, sink)| sink.accept(number, || speaker.last_words(plan.dir)))
+        .collect::<Result<_, _>>()?;
+    let mut waiting = waiting.into_iter();
+    let mut next = |hungry| waiting.next().ok_or("no peer")?.begin(wanted, hungry).map_err(AnyError::from);
+
+    let first = next(false)?;
+    let mut ones = vec![first.wait(Instant::now() + LIMIT)?.as_secs_f64()];
+    figures.memory = Some((speaker.resident()? - base) / figures.routes);
+    let counts = first.counts();
+    figures.octets = Some(counts.octets as f64 / counts.announced as f64);
+    figures.packing = Some(counts.announced as f64 / counts.updates as f64);
+    while ones.len() < rounds {
+        ones.push(next(false)?.wait(Instant::now() + LIMIT)?.as_secs_f64());
     }
+    ones.sort_unstable_by(f64::total_cmp);
+    figures.one = ones.get(ones.len() / 2).copied();
+
+    // Routes that were added since.
+    let mut added = 0;
+    if !plan.ipv6 {
+        figures.idle = said(fresh(&mut speaker, &first, 0, &mut added));
+        let hungry = next(true)?;
+        hungry.wait(Instant::now() + LIMIT)?;
+        let (before, begin) = (hungry.counts().announced, Instant::now());
+        figures.busy = said(fresh(&mut speaker, &first, 1, &mut added));
+        let more = hungry.counts().announced - before;
+        figures.busy_replays = more as f64 / figures.routes / begin.elapsed().as_secs_f64();
+    }
+    let resident = speaker.resident()?;
+    figures.ten = said(ten(waiting.take(TEN), wanted + added));
+    figures.memory_peer = Some((speaker.resident()? - resident) / figures.routes / TEN as f64);
     Ok(())
 }
 
@@ -220,14 +228,14 @@ fn fresh(speaker: &mut Speaker, sink: &Session, run: u8, added: &mut u64) -> Res
 
 /// The median of some runs to a BIRD as the peer.
 fn to_a_bird(plan: &Plan<'_>, rounds: usize) -> Result<f64, AnyError> {
+    let speaker = Speaker::start(plan)?;
     let mut all = Vec::new();
     for _ in 0..rounds {
         // The peer is there only once the speaker is full: connecting is tried again and again.
-        let speaker = Speaker::start(plan)?;
         let sink = BirdSink::start(plan.dir)?;
         all.push(sink.takes_in(plan.routes, LIMIT)?.as_secs_f64());
-        drop(speaker);
     }
+    drop(speaker);
     all.sort_unstable_by(f64::total_cmp);
     all.get(all.len() / 2).copied().ok_or_else(|| "no run".into())
 }
@@ -237,11 +245,9 @@ fn shown(value: Option<f64>, width: usize, digits: usize) -> String {
     value.map_or_else(|| format!("{:>width$}", "-"), |value| format!("{value:>width$.digits$}"))
 }
 
-fn print_replays(all: &[Figures], ipv6: bool) {
-    println!(
-        "\nA table of {} host routes to a sink, from its OPEN to the last route",
-        if ipv6 { "IPv6" } else { "IPv4" }
-    );
+fn head_of_replays(ipv6: bool) {
+    let hosts = if ipv6 { "IPv6" } else { "IPv4" };
+    println!("\nA table of {hosts} host routes to a sink, from its OPEN to the last route");
     println!(
         "{:<11}{:>9}{:>9}{:>12}{:>8}{:>10}{:>7}{:>10}{:>10}{:>10}{:>8}{:>12}",
         "",
@@ -257,26 +263,27 @@ fn print_replays(all: &[Figures], ipv6: bool) {
         "ratio",
         "memory/r,p"
     );
-    let ours = all.first();
+}
+
+fn print_replay(figures: &Figures, ours: Option<&Figures>) {
+    let ours = ours.unwrap_or(figures);
     let each = |figures: &Figures| figures.one.map(|one| one / figures.routes);
-    for figures in all {
-        let ratio = |one: Option<f64>, other: Option<f64>| Some(one? / other?);
-        println!(
-            "{:<11}{:>9}{}{}{}{}{}{}{}{}{}{}",
-            figures.name,
-            figures.routes,
-            shown(figures.one, 9, 3),
-            shown(figures.one.map(|one| figures.routes / one), 12, 0),
-            shown(ratio(each(figures), ours.and_then(each)), 8, 1),
-            shown(figures.ten, 10, 3),
-            shown(ratio(figures.ten, figures.one), 7, 2),
-            shown(figures.octets, 10, 2),
-            shown(figures.packing, 10, 0),
-            shown(figures.memory, 10, 0),
-            shown(ratio(figures.memory, ours.and_then(|ours| ours.memory)), 8, 1),
-            shown(figures.memory_peer, 12, 1),
-        );
-    }
+    let ratio = |one: Option<f64>, other: Option<f64>| Some(one? / other?);
+    println!(
+        "{:<11}{:>9}{}{}{}{}{}{}{}{}{}{}",
+        figures.name,
+        figures.routes,
+        shown(figures.one, 9, 3),
+        shown(figures.one.map(|one| figures.routes / one), 12, 0),
+        shown(ratio(each(figures), each(ours)), 8, 1),
+        shown(figures.ten, 10, 3),
+        shown(ratio(figures.ten, figures.one), 7, 2),
+        shown(figures.octets, 10, 2),
+        shown(figures.packing, 10, 0),
+        shown(figures.memory, 10, 0),
+        shown(ratio(figures.memory, ours.memory), 8, 1),
+        shown(figures.memory_peer, 12, 1),
+    );
 }
 
 fn print_fresh(all: &[Figures]) {
@@ -299,22 +306,6 @@ fn print_fresh(all: &[Figures]) {
             shown(ratio(figures.busy, ours.and_then(|ours| ours.busy)), 8, 1),
             shown(figures.busy.map(|_| figures.busy_replays), 12, 2),
             figures.api,
-        );
-    }
-}
-
-fn print_to_bird(all: &[(&Subject, Option<f64>)]) {
-    println!("\nThat table to a BIRD, from the session's start to the last route in its table");
-    println!("{:<11}{:>9}{:>9}{:>12}{:>8}", "from", "routes", "seconds", "routes/s", "ratio");
-    let ours = all.first().and_then(|(_, took)| *took);
-    for (subject, took) in all {
-        println!(
-            "{:<11}{:>9}{}{}{}",
-            subject.kind.name(),
-            subject.ipv4,
-            shown(*took, 9, 3),
-            shown(took.map(|took| f64::from(subject.ipv4) / took), 12, 0),
-            shown(took.and_then(|took| Some(took / ours?)), 8, 2),
         );
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Mutex, mpsc, watch};
 
@@ -42,6 +42,8 @@ const FILL: Duration = Duration::from_secs(5);
 const READY: usize = 128 * 1024;
 /// Routes of a family taken out of the table in one go, at most.
 const ROOM: usize = 4096;
+/// Times that the table is asked before others get their turn.
+const TAKES: usize = 16;
 /// Reads per connection before others get their turn.
 const READS: usize = 16;
 /// First and longest time between two looks for acknowledgements.
@@ -119,6 +121,8 @@ struct Task {
     read_buffer: Vec<u8>,
     fine: FineTimer,
     busy: bool,
+    /// The table had more than was looked at in one go.
+    more: bool,
     /// What BFD says of the path, where it is wanted, and how many failures it had when we last looked.
     bfd: Option<watch::Receiver<BfdStatus>>,
     bfd_failures: u64,
@@ -157,6 +161,7 @@ pub(super) async fn run(
         read_buffer: Vec::new(),
         fine,
         busy: false,
+        more: false,
         bfd_failures: bfd.as_ref().map_or(0, |bfd| bfd.borrow().failures),
         bfd,
     };
@@ -518,12 +523,14 @@ impl Task {
         let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) else { return };
         let waited = connection.queued() > 0;
         let mut octets = BytesMut::new();
-        let room = up.adj_out.room(ROOM);
+        let mut takes = 0;
+        self.more = false;
         while connection.queued() + octets.len() < READY {
             let learned;
             let (pending, stamp, newest) = {
                 let mut table = self.place.shared.table();
                 learned = up.adj_out.learn(table.classes());
+                let room = up.adj_out.room(ROOM);
                 let pending = table.pending(up.reader.id);
                 if pending && up.confirmer.wants_prefixes() {
                     table.take(up.reader.id, room, &mut self.batch);
@@ -531,7 +538,8 @@ impl Task {
                     let adj_out = &up.adj_out;
                     table.take_encoded(up.reader.id, room, &mut self.batch, up.style, |batch| {
                         let mut piece = BytesMut::new();
-                        adj_out.announcements(batch, &mut piece).ok().map(|()| piece.freeze())
+                        // No more memory than it has octets: it may be kept.
+                        adj_out.announcements(batch, &mut piece).ok().map(|()| Bytes::copy_from_slice(&piece))
                     });
                 }
                 // What the peer can't hold can't be confirmed by it.
@@ -558,6 +566,12 @@ impl Task {
             if !pending {
                 break;
             }
+            takes += 1;
+            // A long way through the table without a route that is to be sent.
+            self.more = takes >= TAKES;
+            if self.more {
+                break;
+            }
         }
         connection.push(octets.freeze());
         if !waited && connection.queued() > 0 {
@@ -567,7 +581,7 @@ impl Task {
 
     fn flush(&mut self, now: Instant) {
         let mut ended = Vec::new();
-        self.busy = false;
+        self.busy = std::mem::take(&mut self.more);
         let up = self.up.as_ref().map(|up| up.connection);
         for connection in &mut self.connections {
             if connection.closing().is_some() || connection.queued() == 0 {

@@ -131,6 +131,18 @@ impl Classes {
         }
     }
 
+    /// Numbers that were ever given away at the same time, [`PLAIN`] included.
+    pub(super) fn known(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The first of these numbers that a route has; the last of them stands for all numbers from it on.
+    pub(super) fn used(&self, numbers: std::ops::RangeInclusive<u16>) -> Option<u16> {
+        let (begin, last) = (usize::from(*numbers.start()), usize::from(*numbers.end()));
+        let found = self.all.iter().skip(begin).position(|class| class.routes > 0)? + begin;
+        if begin > last { None } else { u16::try_from(found.min(last)).ok() }
+    }
+
     /// The communities of all numbers, in order; the first is [`PLAIN`].
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Extra>> {
         self.all.iter().map(|class| &class.extra)
