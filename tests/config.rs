@@ -281,6 +281,15 @@ fn ipv4_over_ipv6_next_hops_roles_and_the_way_to_stop_are_checked() {
     accepted(&drain("60s"));
 }
 
+#[test]
+fn the_send_hold_time_is_twice_the_hold_time_at_least() {
+    assert_eq!(peer_with("hold_time = \"9s\"\nsend_hold_time = \"18s\""), [""; 0]);
+    assert_eq!(peer_with("hold_time = \"0s\"\nsend_hold_time = \"1s\""), [""; 0]);
+    let short = peer_with("hold_time = \"9s\"\nsend_hold_time = \"17s\"");
+    assert_eq!(short, ["13:18 17s is less than twice hold_time (9s) (RFC 9687 section 3.4)"]);
+    assert_eq!(peer_with("send_hold_time = \"0s\""), ["12:18 0s: whole seconds, at least 1s"]);
+}
+
 /// `check` looks at this host's kernel too; that warning is not about the file.
 #[test]
 fn tcp_ao_needs_a_password_and_says_which_keys_are_its_own() {

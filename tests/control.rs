@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use destguard::control::sources::{CoreView, Later, Sources, Subject};
 use destguard::control::types::{
-    Advertised, Bfd, Confirmations, Judgement, Learnt, LoggedError, Peer, Reloaded, Upstream,
+    Advertised, Bfd, Confirmations, Judgement, Learnt, LoggedError, Peer, Received, Reloaded, Upstream,
 };
 use destguard::control::{ControlSocket, DeniedKind, DeniedLog, serve_tcp};
 use destguard::core::event::RevokeTarget;
@@ -173,6 +173,9 @@ impl Sources for Fake {
             last_error: Some("Cease: \x1b[2Jmaintenance".to_owned()),
             required: true,
             max_routes: 50_000,
+            received: Received::default(),
+            sessions: 1,
+            queued_octets: 0,
             bfd: Some(Bfd {
                 state: "Up".to_owned(),
                 since_seconds: 89,

@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use lab::dns::server::{many_v4, many_v6};
-use lab::dns::{self, Answer, Server};
+use lab::dns::{self, Answer, Asker, Server};
 use lab::routes::Monitor;
 use lab::tcp::{self, EchoServer};
 use lab::{Lab, Node, wait_until};
@@ -48,7 +49,11 @@ impl World {
         for node in routers.iter().chain(guards) {
             builder = builder.hold(node);
         }
-        let lab = builder.up().unwrap();
+        Self::start(builder.up().unwrap(), routers, guards, edits)
+    }
+
+    /// In a lab that is up, with these nodes still to be started.
+    fn start(lab: Lab, routers: &[&str], guards: &[&str], edits: &[Edit<'_>]) -> Self {
         let upstreams = ["192.0.2.53:53", "[2001:db8:53::53]:53"].map(|at| at.parse().unwrap());
         let dns = Server::start(lab.node("internet"), &upstreams).unwrap();
         let echo = EchoServer::start(lab.node("internet"), PORT).unwrap();
@@ -100,6 +105,12 @@ impl World {
         let error = self.error(guard, name);
         assert!(told, "{name}: {wanted:?} is not in {error:?}\n{}", self.lab.logs());
         assert!(!error.contains('\n'), "{error:?}");
+        // The log has it too, in a line of its own.
+        let logged = || {
+            let logs = self.node(guard).logs();
+            logs.iter().any(|(_, log)| log.lines().any(|line| line.contains(name) && line.contains(wanted)))
+        };
+        assert!(wait_until(ANSWER, logged), "{name}: {wanted:?} is not in the log:\n{}", self.lab.logs());
     }
 
     fn ask(&self, node: &str, server: &str, name: &str, rtype: u16) -> Answer {
@@ -267,7 +278,163 @@ fn what_ends_a_session_is_named() {
         // The last ones may be refused: the session is gone.
         world.ask("client", "10.0.3.2", &format!("n{number}.many.test"), dns::A);
     }
-    world.reads("guard", "router", "peer says: Cease, maximum number of prefixes reached");
+    // Now and then BIRD closes before its word is out; then it is brought to say it again.
+    let limit = "peer says: Cease, maximum number of prefixes reached";
+    world.until("the limit's name", || {
+        router.run("birdc enable guard").unwrap();
+        world.error("guard", "router").contains(limit)
+    });
+    world.reads("guard", "router", limit);
+}
+
+/// A router that reads no more: its window closes, the guard keeps what it may and no more, and says in the end what it was (RFC 9687). Without hold
+/// times, since those would end it first.
+#[test]
+fn a_router_that_reads_no_more_is_given_up() {
+    let edits = [
+        ("router", FRR_CONF, "timers 3 9", "timers 0 0"),
+        ("guard", CONFIG, "hold_time = \"9s\"", "hold_time = \"0s\"\nsend_hold_time = \"3s\""),
+        ("guard", CONFIG, "[lease]\n", "[gate]\ndeadline = \"300ms\"\n\n[lease]\n"),
+    ];
+    let lab = Lab::builder("lab/frr/frr.clab.yml").destguard(GUARD).hold("router").hold("guard").up().unwrap();
+    // Buffers that are full soon.
+    lab.node("router").ok("sysctl -qw net.ipv4.tcp_rmem='4096 4096 4096'").unwrap();
+    lab.node("guard").ok("sysctl -qw net.ipv4.tcp_wmem='4096 4096 4096'").unwrap();
+    let world = World::start(lab, &["router"], &["guard"], &edits);
+    world.until("the session", || world.established("guard", "router"));
+    assert_eq!(world.ask("client", "10.0.3.2", "n0.many.test", dns::A).addresses(), [IpAddr::from(many_v4(0))]);
+    let pid = world.node("guard").pid("destguard").unwrap();
+    let before = memory_kb(pid);
+    world.node("router").signal("bgpd", libc::SIGSTOP).unwrap();
+    let (next, told) = (AtomicU32::new(1), AtomicBool::new(false));
+    let most = std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                let ask = || {
+                    let asker = Asker::new("10.0.3.2:53".parse().unwrap()).unwrap();
+                    while !told.load(Ordering::Relaxed) {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        let answer = asker.ask(&format!("n{number}.many.test"), dns::A, ANSWER).unwrap();
+                        assert!(answer.addresses().is_empty(), "released without the router: {:?}", answer.message);
+                    }
+                };
+                world.node("client").in_namespace(ask).unwrap();
+            });
+        }
+        let mut most = 0;
+        let ended = wait_until(LONG, || {
+            most = most.max(world.peer("guard", "router")["queued_octets"].as_u64().unwrap_or(0));
+            world.error("guard", "router").contains("send hold timer expired")
+        });
+        told.store(true, Ordering::Relaxed);
+        assert!(ended, "{}\n{}", world.peer("guard", "router"), world.lab.logs());
+        most
+    });
+    world.reads("guard", "router", "send hold timer expired: the peer took nothing for 3 s");
+    assert!((1..256 * 1024).contains(&most), "{most} octets waited");
+    let after = memory_kb(pid);
+    assert!(after < before + 24 * 1024, "the daemon grew from {before} to {after} kB");
+    world.node("router").signal("bgpd", libc::SIGCONT).unwrap();
+    world.until("the session again", || world.established("guard", "router"));
+    world.until("an answer again", || {
+        world.ask("client", "10.0.3.2", "n0.many.test", dns::A).addresses() == [IpAddr::from(many_v4(0))]
+    });
+}
+
+fn memory_kb(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// A router's bgpd that dies and comes back has every route again, and the guard says what it was.
+#[test]
+fn a_router_that_is_killed_comes_back_to_all_its_routes() {
+    let world = World::up("lab/frr/frr.clab.yml", &["router"], &["guard"], &[]);
+    let router = world.node("router");
+    for number in 0..5 {
+        let answer = world.ask("client", "10.0.3.2", &format!("n{number}.many.test"), dns::A);
+        assert_eq!(answer.addresses(), [IpAddr::from(many_v4(number))], "{:?}", answer.message);
+    }
+    router.kill();
+    world.reads("guard", "router", "the peer closed the connection");
+    router.start().unwrap();
+    world.until("the session again", || world.established("guard", "router"));
+    world.until("every route", || (0..5).all(|number| world.connects("client", many_v4(number).into())));
+    assert_eq!(world.peer("guard", "router")["sessions"], 2);
+}
+
+/// A router that ends session after session is left alone for a while, longer each time, and the operator reads so.
+#[test]
+fn a_router_that_flaps_is_damped_and_says_so() {
+    let edits = [
+        ("router", BIRD_CONF, "passive on;", "connect delay time 1; connect retry time 1;"),
+        ("router", BIRD_CONF, "error wait time 1, 5;", "error wait time 1, 1;"),
+        ("guard", CONFIG, "[bgp]\n", "[bgp]\nlisten = [\"10.0.3.2:179\"]\n"),
+        ("guard", CONFIG, "local_address = \"10.0.3.2\"", "local_address = \"10.0.3.2\"\npassive = true"),
+    ];
+    let world = World::up(BIRD, &["router"], &["guard"], &edits);
+    for session in 1..=5 {
+        let again = || world.established("guard", "router") && world.peer("guard", "router")["sessions"] == session;
+        world.until("the next session", again);
+        world.node("router").ok("birdc restart guard").unwrap();
+        world.until("its end", || !again());
+    }
+    world.reads("guard", "router", "Cease, administrative reset; sessions fail again and again: no other for ");
+    assert_eq!(world.peer("guard", "router")["state"], "Idle");
+    // And forgiven.
+    world.until("the session again", || world.established("guard", "router"));
+    assert_eq!(world.peer("guard", "router")["sessions"], 6);
+}
+
+/// RFC 8538 on FRR: what would have ended a session for good without it, a NOTIFICATION or silence for the hold time, keeps the routes now; a hard
+/// reset doesn't.
+#[test]
+fn frr_keeps_routes_over_notifications_but_not_over_a_hard_reset() {
+    let edits = [
+        (
+            "router",
+            FRR_CONF,
+            " no bgp default ipv4-unicast",
+            " bgp graceful-restart\n bgp graceful-restart notification\n no bgp default ipv4-unicast",
+        ),
+        ("guard", CONFIG, "hold_time = \"9s\"", "hold_time = \"3s\""),
+    ];
+    let world = World::up("lab/frr/frr.clab.yml", &["router"], &["guard"], &edits);
+    let router = world.node("router");
+    let address = IpAddr::from(many_v4(1));
+    assert_eq!(world.ask("client", "10.0.3.2", "n1.many.test", dns::A).addresses(), [address]);
+    let capabilities = world.peer("guard", "router")["capabilities"].clone();
+    assert!(capabilities.as_array().unwrap().iter().any(|name| name == "graceful-notification"), "{capabilities}");
+    let routes = Monitor::start(router).unwrap();
+    let back = |sessions: u64| {
+        world.until("the session again", || {
+            world.established("guard", "router") && world.peer("guard", "router")["sessions"] == sessions
+        });
+        assert_eq!(routes.last(address, false), None, "gone for a while: {:?}", routes.changes());
+        assert!(world.connects("client", address));
+    };
+
+    // The guard's NOTIFICATION to a router that is silent for the hold time.
+    router.signal("bgpd", libc::SIGSTOP).unwrap();
+    world.reads("guard", "router", "hold timer expired: nothing heard for 3 s");
+    router.signal("bgpd", libc::SIGCONT).unwrap();
+    back(2);
+
+    // The router's to a guard that is.
+    let guard = world.node("guard");
+    guard.signal("destguard", libc::SIGSTOP).unwrap();
+    let lost = wait_until(LONG, || {
+        let shown = router.ok("vtysh -c 'show bgp neighbor 10.0.3.2'").unwrap();
+        !shown.contains("BGP state = Established")
+    });
+    guard.signal("destguard", libc::SIGCONT).unwrap();
+    assert!(lost, "{}", world.lab.logs());
+    back(3);
+
+    guard.ok(&format!("{GUARD} stop --withdraw")).unwrap();
+    world.until("the hard reset", || routes.last(address, false).is_some());
+    assert!(!world.connects("client", address));
 }
 
 /// FRR deletes everything when its maximum is passed. The guard's own limit lies below it: one name gets no answer, nobody else notices.

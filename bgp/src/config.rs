@@ -70,6 +70,8 @@ pub struct PeerConfig {
     pub multihop: Option<u8>,
     /// Proposed hold time; zero = no keepalives; else at least 3 s.
     pub hold_time: Duration,
+    /// A peer that takes nothing off its connection for so long is given up (RFC 9687); zero = 8 minutes. Twice the hold time at least.
+    pub send_hold: Duration,
     /// Families to negotiate.
     pub families: Families,
     /// What counts as its word that a route is open.
@@ -166,6 +168,7 @@ impl PeerConfig {
             ttl_security: false,
             multihop: None,
             hold_time: Duration::from_secs(90),
+            send_hold: Duration::ZERO,
             families: Families::ALL,
             confirm: Confirm::Acked,
             settle: Duration::ZERO,

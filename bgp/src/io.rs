@@ -50,7 +50,7 @@ const HURRIED: usize = 4096;
 /// Accepted connections that wait for a peer's task.
 const ACCEPTED: usize = 4;
 /// A peer task that panicked is started again after this.
-const REBIRTH: Duration = Duration::from_secs(5);
+const REBIRTH: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(5) };
 
 /// What happened at a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,6 +164,9 @@ struct Shared {
     bfd: bfd::Watches,
     /// Per peer; only those of observers are ever filled.
     observed: Vec<Mutex<Observed>>,
+    /// The peer whose task is to panic next.
+    #[cfg(test)]
+    fault: std::sync::atomic::AtomicUsize,
     /// Addresses that somebody waits for, and how many there ever were. Bounded by [`HURRIED`]; what is
     /// pushed out has to wait for its turn.
     hurried: Mutex<(u64, VecDeque<IpAddr>)>,
@@ -299,6 +302,8 @@ impl Speaker {
             draining: AtomicBool::new(false),
             styles: Mutex::default(),
             config: Arc::clone(&config),
+            #[cfg(test)]
+            fault: std::sync::atomic::AtomicUsize::new(usize::MAX),
         });
         let stop_bfd = watch::Sender::new(false);
         let bfd = driver

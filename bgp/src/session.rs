@@ -50,7 +50,7 @@ pub use self::settings::SessionConfig;
 
 /// How long a connection may stay in OpenSent ("a large value", section 8.2.2).
 pub const OPEN_HOLD: Duration = Duration::from_secs(60);
-/// Least send hold time (RFC 9687 section 3.4).
+/// Send hold time that the RFC recommends (RFC 9687 section 3.4).
 pub const SEND_HOLD: Duration = Duration::from_secs(480);
 /// An established session younger than this counts as one of two that collide, not as one that its peer has forgotten.
 const SETTLED: Duration = Duration::from_secs(5);
@@ -381,7 +381,7 @@ impl Session {
     /// Octets of this connection were written, or some began to wait (`pending`: some still do).
     pub fn written(&mut self, id: ConnectionId, pending: bool, now: Instant) {
         if let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) {
-            connection.send_until = pending.then(|| now + SEND_HOLD.max(connection.hold * 2));
+            connection.send_until = pending.then(|| now + send_hold(self.config.send_hold, connection.hold));
         }
     }
 
@@ -412,7 +412,7 @@ impl Session {
             self.fail(id, Some(&notification), reason, now);
         }
         while let Some(connection) = self.connections.iter().find(|c| due(c.send_until)) {
-            let (id, wait) = (connection.id, SEND_HOLD.max(connection.hold * 2));
+            let (id, wait) = (connection.id, send_hold(self.config.send_hold, connection.hold));
             let notification = Notification::send_hold_timer_expired();
             let reason = format!("send hold timer expired: the peer took nothing for {} s", wait.as_secs());
             self.fail(id, Some(&notification), reason, now);
@@ -785,4 +785,9 @@ impl Session {
             self.since = now;
         }
     }
+}
+
+/// The send hold time (RFC 9687 section 3.4): the configured one, or 8 minutes; twice the hold time at least.
+fn send_hold(configured: Duration, hold: Duration) -> Duration {
+    if configured.is_zero() { SEND_HOLD } else { configured }.max(hold * 2)
 }

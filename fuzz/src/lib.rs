@@ -98,6 +98,7 @@ pub fn session(asn: u32, peer_asn: u32, router_id: std::net::Ipv4Addr, passive: 
         hold_time: 9,
         families: Families { ipv4: true, ipv6: true },
         passive,
+        send_hold: std::time::Duration::from_secs(10),
         restart_time: 120,
         stale_time: 3600,
         restarting: false,

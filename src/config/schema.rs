@@ -592,6 +592,9 @@ pub struct Peer {
     /// Proposed hold time.
     #[serde(default = "defaults::hold_time")]
     pub hold_time: Span,
+    /// A router that takes nothing off its connection for so long is given up, RFC 9687; at least twice the hold time.
+    #[serde(default = "defaults::send_hold_time")]
+    pub send_hold_time: Span,
     /// Negotiated families.
     #[serde(default = "defaults::families")]
     pub families: Vec<Family>,
@@ -644,6 +647,9 @@ mod defaults {
     }
     pub fn hold_time() -> Span {
         Span::secs(90)
+    }
+    pub fn send_hold_time() -> Span {
+        Span::secs(480)
     }
     pub fn families() -> Vec<Family> {
         vec![Family::Ipv4, Family::Ipv6]

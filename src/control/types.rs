@@ -392,6 +392,15 @@ pub struct Peer {
     /// The most routes it may get.
     #[serde(default)]
     pub max_routes: usize,
+    /// What came from it: counted, never used.
+    #[serde(default)]
+    pub received: Received,
+    /// Times the session came up.
+    #[serde(default)]
+    pub sessions: u64,
+    /// Octets that wait in the guard's memory until the peer takes them.
+    #[serde(default)]
+    pub queued_octets: usize,
     /// The BFD session beside it, where one is configured.
     #[serde(default)]
     pub bfd: Option<Bfd>,
@@ -427,6 +436,23 @@ pub struct Learnt {
     pub p50_ms: Option<u64>,
     /// A hundredth took longer.
     pub p99_ms: Option<u64>,
+}
+
+/// What a BGP peer sent since the guard started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Received {
+    /// Messages of every kind.
+    pub messages: u64,
+    /// UPDATEs.
+    pub updates: u64,
+    /// Routes announced in them.
+    pub announced: u64,
+    /// Routes withdrawn in them.
+    pub withdrawn: u64,
+    /// UPDATEs with an error that a session survives (RFC 7606).
+    pub malformed: u64,
+    /// ROUTE-REFRESH requests.
+    pub refreshes: u64,
 }
 
 /// The BFD session with a peer.

@@ -408,6 +408,16 @@ fn shown(status: &PeerStatus, (required, max_routes): (bool, usize), now: Instan
         last_error: status.warning.clone().or_else(|| status.last_error.as_ref().map(|(reason, _)| reason.clone())),
         required: required && status.role == Role::Enforcer,
         max_routes,
+        received: types::Received {
+            messages: status.received.messages,
+            updates: status.received.updates,
+            announced: status.received.announced,
+            withdrawn: status.received.withdrawn,
+            malformed: status.received.malformed,
+            refreshes: status.received.refreshes,
+        },
+        sessions: status.established,
+        queued_octets: status.queued,
         bfd: status.bfd.as_ref().map(|bfd| shown_bfd(bfd, now)),
     }
 }
@@ -460,6 +470,7 @@ fn peer(peer: &schema::Peer, deadline: Duration) -> Result<PeerConfig, BgpError>
         ttl_security: peer.ttl_security,
         multihop: peer.multihop,
         hold_time: peer.hold_time.0,
+        send_hold: peer.send_hold_time.0,
         families: peer
             .families
             .iter()

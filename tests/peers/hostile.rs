@@ -11,8 +11,8 @@ use destguard_bgp::wire::builder::{AttributeBlock, announce, end_of_rib};
 use destguard_bgp::wire::capability::Capability;
 use destguard_bgp::wire::iana::{Families, Family};
 use destguard_bgp::wire::message::{Message, NextHop, Open, RefreshSubtype, RouteRefresh};
+use lab::dns;
 use lab::dns::server::many_v4;
-use lab::dns::{self, Asker};
 
 use super::*;
 
@@ -127,12 +127,6 @@ fn say(mut stream: TcpStream, octets: &[u8]) {
     }
 }
 
-fn memory_kb(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 fn world() -> World {
     let mut peers = String::new();
     for number in 0..COUNT {
@@ -172,6 +166,8 @@ fn hostile_peers_change_nothing_but_counters() {
     let world = world();
     serve(&world, 0..3);
     let error = world.error("guard", "router");
+    let received = |name: &str, what: &str| world.peer("guard", name)["received"][what].as_u64().unwrap();
+    let from_router = world.peer("guard", "router")["received"]["announced"].clone();
     let pid = world.node("guard").pid("destguard").unwrap();
     let table = || world.node("router").ok("birdc show route count").unwrap();
     let (before, routes) = (memory_kb(pid), table());
@@ -188,6 +184,10 @@ fn hostile_peers_change_nothing_but_counters() {
             stream.write_all(&flood).unwrap();
             let told = world.peer("guard", &name);
             assert_eq!(told["state"], "Established", "{told}");
+            world.until("all of it to be counted", || received(&name, "announced") == 100_001);
+            assert_eq!((received(&name, "malformed"), received(&name, "withdrawn")), (0, 0));
+            assert!(received(&name, "updates") >= 100_001 / 900 && world.established("guard", &name));
+            assert_eq!(world.peer("guard", &name)["advertised"]["ipv4"], told["advertised"]["ipv4"]);
             say(stream, &[]);
             // It is read to its end: only then does the guard see that the connection closes.
             world.until("its end", || !world.established("guard", &name));
@@ -219,6 +219,10 @@ fn hostile_peers_change_nothing_but_counters() {
         })
         .unwrap();
         world.reads("guard", &format!("evil{number}"), "the peer sent no BGP: bad length 65535");
+    }
+    for number in 3..8 {
+        // An OPEN that never ends is no message.
+        assert_eq!(received(&format!("evil{number}"), "messages"), 0);
     }
     for _ in 0..20 {
         held.push(evil.in_namespace(|| connect(10).unwrap()).unwrap());
@@ -259,6 +263,10 @@ fn hostile_peers_change_nothing_but_counters() {
     assert_eq!(world.node("guard").pid("destguard"), Some(pid));
     assert!(world.established("guard", "router"));
     assert_eq!(world.error("guard", "router"), error, "one session with the router all along");
+    assert_eq!(world.peer("guard", "router")["sessions"], 1);
+    assert_eq!(world.peer("guard", "router")["received"]["announced"], from_router);
+    let counted: u64 = (11..COUNT).map(|number| received(&format!("evil{number}"), "messages")).sum();
+    assert!(counted >= sessions, "{counted} messages of {sessions} sessions");
     assert!(!world.lab.logs().contains("panicked"), "{}", world.lab.logs());
     serve(&world, 40..43);
     assert!(world.connects("client", many_v4(42).into()));

@@ -69,6 +69,16 @@ impl Place {
         }
     }
 
+    /// A defect on purpose, at a bad moment: while the table is locked.
+    #[cfg(test)]
+    fn fail_if_told(&self) {
+        let told = self.shared.fault.compare_exchange(self.index, usize::MAX, Ordering::SeqCst, Ordering::SeqCst);
+        if told.is_ok() {
+            let _table = self.shared.table();
+            panic!("told to fail");
+        }
+    }
+
     /// After a panic: what the task can't say any more.
     pub(super) async fn died(&self) {
         let reason = "a defect in this program ended the session";
@@ -127,6 +137,8 @@ struct Task {
     bfd: Option<watch::Receiver<BfdStatus>>,
     bfd_failures: u64,
     evidence: Evidence,
+    /// What the log has of the peer's trouble.
+    logged: String,
 }
 
 /// Runs until `stop` says so and the peer was told.
@@ -150,6 +162,7 @@ pub(super) async fn run(
     let bfd = place.shared.bfd.get(place.index).and_then(Option::as_ref).map(watch::Sender::subscribe);
     let evidence = Evidence::new(&config, &peer);
     let mut task = Task {
+        logged: String::new(),
         evidence,
         place,
         config,
@@ -258,6 +271,7 @@ fn session_config(config: &SpeakerConfig, peer: &PeerConfig) -> SessionConfig {
         router_id: config.router_id,
         peer_asn: peer.asn,
         hold_time: whole(peer.hold_time, u16::MAX),
+        send_hold: peer.send_hold,
         families: peer.families,
         passive: peer.passive,
         restart_time: whole(config.graceful_restart, MAX_RESTART_TIME),
@@ -282,6 +296,8 @@ impl Task {
     /// Everything that can be done without waiting.
     async fn work(&mut self) {
         let now = Instant::now();
+        #[cfg(test)]
+        self.place.fail_if_told();
         if self.session.poll_timeout().is_some_and(|due| due <= now) {
             self.session.handle_timeout(now);
         }
@@ -295,6 +311,7 @@ impl Task {
         self.carry_out().await;
         // Who hears of an event reads a status that agrees with it.
         self.publish();
+        self.log_trouble();
         self.gather(now).await;
         self.confirm(now).await;
     }
@@ -339,6 +356,7 @@ impl Task {
                     self.evidence.ended(Instant::now());
                     self.heard_nothing();
                     tracing::warn!(peer = self.place.name(), reason, "BGP session down");
+                    self.logged.clone_from(&reason);
                     self.publish();
                     self.place.tell(What::Down(reason)).await;
                 }
@@ -677,6 +695,16 @@ impl Task {
         let settling = self.up.as_ref().and_then(|up| up.confirmer.poll_timeout());
         let trial = self.evidence.poll_timeout().filter(|_| self.up.is_some());
         closing.chain(settling).chain(trial).chain(self.session.poll_timeout()).min()
+    }
+
+    /// What keeps a session from coming up, once for each cause.
+    fn log_trouble(&mut self) {
+        if let Some((reason, _)) = self.session.last_error()
+            && *reason != self.logged
+        {
+            self.logged.clone_from(reason);
+            tracing::warn!(peer = self.place.name(), reason, "no BGP session");
+        }
     }
 
     fn publish(&self) {

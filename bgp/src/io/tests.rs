@@ -313,6 +313,50 @@ async fn what_cannot_work_is_refused_at_the_start() {
     assert!(matches!(Speaker::start(left).await, Err(StartError::Listen { .. })));
 }
 
+/// A panic in one peer's task, the table's lock in hand: that session ends and comes back with the whole table; the other one, fed by the same
+/// table, notices nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_one_session_ends_that_session_only() {
+    let third = IpAddr::from([127, 0, 0, 3]);
+    let (mut left, right) = two(|_, _| {});
+    let port = right.listen[0].port();
+    let mut other = right.clone();
+    other.router_id = Ipv4Addr::new(192, 0, 2, 77);
+    other.listen = vec![SocketAddr::new(third, port)];
+    left.peers.push(PeerConfig { port, local_address: Some(LEFT), ..PeerConfig::new("third", third, 64513) });
+    let (right, _right_events) = Speaker::start(right).await.unwrap();
+    let (other, _other_events) = Speaker::start(other).await.unwrap();
+    let (left, mut events) = Speaker::start(left).await.unwrap();
+    let status = left.handle();
+    let confirmed_at = |generation| {
+        let status = left.handle();
+        move || status.status().iter().all(|peer| peer.confirmed == Some(generation))
+    };
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    status.apply(1, hosts(1000));
+    until("both sessions", confirmed_at(1)).await;
+
+    left.shared.fault.store(0, Ordering::SeqCst);
+    status.apply(2, [(IpAddr::from([203, 0, 113, 1]), true)]);
+    let seen = status.clone();
+    until("the defect", move || {
+        let error = seen.status()[0].last_error.clone();
+        error.is_some_and(|(text, _)| text == "a defect in this program ended the session")
+    })
+    .await;
+    until("both sessions again", confirmed_at(2)).await;
+    status.apply(3, [(IpAddr::from([203, 0, 113, 2]), true)]);
+    until("both sessions on", confirmed_at(3)).await;
+    let times: Vec<u64> = status.status().iter().map(|peer| peer.established).collect();
+    assert_eq!(times, [2, 1]);
+    assert_eq!(status.status()[1].last_error, None);
+    let (first, second) = (right.handle(), other.handle());
+    until("all routes at both", || {
+        first.status()[0].received.announced >= 2002 && second.status()[0].received.announced == 1002
+    })
+    .await;
+}
+
 /// Brings a session up by hand and returns its socket.
 async fn by_hand(listener: &TcpListener) -> TcpStream {
     let (mut stream, _) = listener.accept().await.unwrap();

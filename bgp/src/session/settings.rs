@@ -1,6 +1,7 @@
 //! What one session is told about itself and its peer.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use crate::wire::iana::{Families, Role};
 
@@ -15,6 +16,8 @@ pub struct SessionConfig {
     pub peer_asn: u32,
     /// Proposed hold time, seconds; 0 or at least 3.
     pub hold_time: u16,
+    /// A connection that takes nothing for so long is given up (RFC 9687), and never before twice the hold time; zero = the RFC's 8 minutes.
+    pub send_hold: Duration,
     /// Families to negotiate.
     pub families: Families,
     /// Never connect.

@@ -15,6 +15,7 @@ fn config(asn: u32, id: u8, peer_asn: u32) -> SessionConfig {
         router_id: Ipv4Addr::new(192, 0, 2, id),
         peer_asn,
         hold_time: 90,
+        send_hold: Duration::ZERO,
         families: Families::ALL,
         passive: false,
         restart_time: 120,
@@ -283,6 +284,18 @@ fn a_peer_that_takes_nothing_is_given_up() {
     }
     script.pass(20 * SECOND);
     assert!(script.error().starts_with("send hold timer expired"), "{}", script.error());
+    // A shorter one is the operator's choice, but never less than twice the hold time.
+    for (send_hold, hold_time, after) in [(4 * SECOND, 0, 4), (4 * SECOND, 9, 18), (600 * SECOND, 9, 600)] {
+        let mut short = Script::new(SessionConfig { send_hold, hold_time, ..config(64512, 1, 64513) });
+        let id = short.establish(true);
+        short.session.written(id, true, short.now);
+        for _ in 0..after {
+            assert_eq!(short.session.state().0, State::Established);
+            short.hear(id, &Message::Keepalive);
+            short.pass(SECOND);
+        }
+        assert_eq!(short.error(), format!("send hold timer expired: the peer took nothing for {after} s"));
+    }
     let mut reading = Script::new(config(64512, 1, 64513));
     let id = reading.establish(true);
     for _ in 0..100 {

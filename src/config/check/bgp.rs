@@ -202,6 +202,15 @@ impl Checks<'_, '_> {
         if !in_range || hold.subsec_millis() != 0 {
             self.error(&key("hold_time"), format!("{}: \"0s\", or whole seconds from 3s to 65535s", peer.hold_time));
         }
+        let send_hold = peer.send_hold_time;
+        if send_hold.0 < Duration::from_secs(1) || send_hold.0.subsec_millis() != 0 {
+            self.error(&key("send_hold_time"), format!("{send_hold}: whole seconds, at least 1s"));
+        } else if in_range && send_hold.0 < hold * 2 && self.document.has(&key("send_hold_time")) {
+            self.error(
+                &key("send_hold_time"),
+                format!("{send_hold} is less than twice hold_time ({}) (RFC 9687 section 3.4)", peer.hold_time),
+            );
+        }
         if peer.families.is_empty() {
             self.error(&key("families"), "no family: nothing could be announced");
         }

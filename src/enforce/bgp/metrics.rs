@@ -1,7 +1,7 @@
-//! BFD sessions and confirmations as metrics, read from the speaker when somebody asks.
+//! Sessions, BFD and confirmations as metrics, read from the speaker when somebody asks.
 
 use destguard_bgp::bfd::state::State;
-use destguard_bgp::status::BfdStatus;
+use destguard_bgp::status::{BfdStatus, PeerStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -15,6 +15,7 @@ use super::BgpStatus;
 pub fn register(registry: &mut Registry, status: BgpStatus) {
     super::confirmations::register(registry, status.clone());
     registry.register_collector(Box::new(Classes(status.clone())));
+    registry.register_collector(Box::new(Sessions(status.clone())));
     registry.register_collector(Box::new(Bfd(status)));
 }
 
@@ -70,6 +71,42 @@ impl Collector for Bfd {
             for (name, bfd) in &sessions {
                 ConstCounter::new(count(bfd)).encode(family.encode_family(&[("peer", *name)])?)?;
             }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Sessions(BgpStatus);
+
+impl Collector for Sessions {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let sessions = self.0.sessions();
+        type Count = fn(&PeerStatus) -> u64;
+        let counts: [(&str, &str, Count); 7] = [
+            ("bgp_sessions", "Times the session came up", |peer| peer.established),
+            ("bgp_received_messages", "BGP messages from the peer", |peer| peer.received.messages),
+            ("bgp_received_updates", "UPDATEs from the peer; they are counted, never used", |peer| {
+                peer.received.updates
+            }),
+            ("bgp_received_announced", "Routes announced in the peer's UPDATEs", |peer| peer.received.announced),
+            ("bgp_received_withdrawn", "Routes withdrawn in the peer's UPDATEs", |peer| peer.received.withdrawn),
+            ("bgp_received_malformed", "UPDATEs with an error that a session survives (RFC 7606)", |peer| {
+                peer.received.malformed
+            }),
+            ("bgp_received_refreshes", "ROUTE-REFRESH requests of the peer", |peer| peer.received.refreshes),
+        ];
+        for (metric, help, count) in counts {
+            let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Counter)?;
+            for peer in &sessions {
+                ConstCounter::new(count(peer)).encode(family.encode_family(&[("peer", peer.name.as_str())])?)?;
+            }
+        }
+        let help = "Octets that wait in the guard's memory until the peer takes them";
+        let mut family = encoder.encode_descriptor("bgp_queued_octets", help, None, MetricType::Gauge)?;
+        for peer in &sessions {
+            let octets = i64::try_from(peer.queued).unwrap_or(i64::MAX);
+            ConstGauge::new(octets).encode(family.encode_family(&[("peer", peer.name.as_str())])?)?;
         }
         Ok(())
     }
