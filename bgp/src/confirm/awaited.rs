@@ -121,8 +121,7 @@ impl Awaited {
         let Announced { replayed, quiet, patience, not_before, .. } = announced;
         let until = match (replayed, quiet) {
             (false, false) => Some(now + patience),
-            (false, true) => Some(now + patience.max(QUIET)),
-            (true, true) => Some(now + QUIET),
+            (_, true) => Some(now + QUIET),
             (true, false) => None,
         };
         let probe = (!replayed).then_some(now.max(not_before));
@@ -286,9 +285,11 @@ impl Awaited {
                 continue;
             };
             let held = holds(item.net);
-            if !held && item.announced.replayed {
-                item.until = None;
+            let last = item.since + item.announced.patience;
+            if !held && (item.announced.replayed || now < last) {
+                item.until = (!item.announced.replayed).then_some(last);
                 self.ends.remove(&(at, number));
+                self.ends.extend(item.until.map(|until| (until, number)));
                 continue;
             }
             return self.remove(number).map(|item| ended(&item, held, now));
