@@ -174,6 +174,8 @@ fn frr_and_bird_take_what_is_generated_for_them() {
             )
             .replace("[bgp]\n", "[bgp]\nlisten = [\"192.0.2.2:179\"]\n"),
     ];
+    let over_ipv6 = example.replace("next_hop_ipv4 = ", "#next_hop_ipv4 = ");
+    let variants = [variants.as_slice(), &[over_ipv6]].concat();
     for (index, variant) in variants.iter().enumerate() {
         assert!(index == 0 || *variant != example);
         std::fs::write(&file, variant).unwrap();
@@ -227,4 +229,32 @@ fn tcp_ao_is_in_force_or_the_guard_does_not_run() {
     assert_eq!((runs, output.status.success()), (known, known), "{said}");
     let named = "peer edge1: TCP-AO can't be set: this kernel has no TCP-AO";
     assert_eq!(said.contains(named), !known, "{said}");
+}
+
+/// IPv4 routes with an IPv6 next hop are taken where the router can, and elsewhere it is said that they are not (RFC 8950); what OpenBGPD ignores
+/// is said too.
+#[test]
+fn router_configurations_say_what_a_router_cannot() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("destguard.toml");
+    let example = std::fs::read_to_string("examples/network-wide.toml").unwrap();
+    let text = |kind: &str, config: &str| {
+        std::fs::write(&file, config).unwrap();
+        stdout(&["router-config", kind, "--peer", "edge1", "--config", file.to_str().unwrap()])
+    };
+    let over_ipv6 = example.replace("next_hop_ipv4 = ", "#next_hop_ipv4 = ");
+    assert_ne!(over_ipv6, example);
+    assert!(text("bird", &over_ipv6).contains("extended next hop on;"));
+    assert!(text("frr", &over_ipv6).contains("capability extended-nexthop"));
+    for kind in ["gobgp", "openbgpd", "junos", "iosxr", "eos", "srlinux", "routeros"] {
+        let told = "IPv4 routes come with the IPv6 next hop 2001:db8::1 (RFC 8950)";
+        assert!(text(kind, &over_ipv6).contains(told) && !text(kind, &example).contains(told), "{kind}");
+    }
+    let ignored = "OpenBGPD has ttl-security for external sessions only";
+    let internal = example.replacen("asn = 64513", "asn = 64512", 1);
+    for config in [&example, &internal] {
+        let said = text("openbgpd", config);
+        let is_internal = said.contains("AS 64512\n");
+        assert_eq!(said.contains(ignored), is_internal && config.contains("ttl_security = true"), "{said}");
+    }
 }

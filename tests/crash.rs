@@ -417,3 +417,19 @@ fn frr_keeps_routes_beyond_the_restart_time_where_long_lived_restart_is_on() {
     let show = "vtysh -c 'show bgp ipv4 unicast ADDRESS'";
     long_lived(&LongLived { lab: FRR, prepare, show, stale: "llgr-stale" });
 }
+
+/// What the tests above would see if routers did not keep the routes: without graceful restart the same crash takes them.
+#[test]
+fn without_graceful_restart_a_crash_takes_the_routes() {
+    for lab in [FRR, BIRD] {
+        let world = World::up(lab, &[("linger = \"10m\"", "linger = \"10m\"\ngraceful_restart = \"0s\"")]);
+        let address = IpAddr::from(many_v4(5));
+        let ask = || dns::ask(world.server(), "n5.many.test", dns::A, LONG).unwrap();
+        assert_eq!(world.lab.node("client").in_namespace(ask).unwrap().addresses(), [address]);
+        assert_eq!(world.routes.last(address, false), None);
+        world.guard().kill();
+        assert!(wait_until(LONG, || world.routes.last(address, false).is_some()), "{lab}: {}", world.lab.logs());
+        let connects = || world.lab.node("client").in_namespace(|| tcp::connect(address, PORT, ANSWER)).unwrap();
+        assert!(connects().is_err(), "{lab}: open although the route is gone");
+    }
+}

@@ -19,20 +19,21 @@ const ANSWER: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(60);
 
 /// Copies a lab, all but its router's file, which becomes `own` and what is generated from its guard's.
-fn copy_with_generated(from: &Path, to: &Path, kind: &str, file: &str, own: &str) {
+fn copy_with_generated(from: &Path, to: &Path, kind: &str, file: &str, own: &str, guard: &str) {
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
             std::fs::create_dir_all(&target).unwrap();
-            copy_with_generated(&entry.path(), &target, kind, file, own);
+            copy_with_generated(&entry.path(), &target, kind, "", own, "");
         } else {
             std::fs::copy(entry.path(), &target).unwrap();
         }
     }
-    let router = to.join(file);
-    if router.exists() {
+    if !file.is_empty() {
+        let router = to.join(file);
         let config = to.join("guard/destguard.toml");
+        std::fs::write(&config, guard).unwrap();
         let output = Command::new(env!("CARGO_BIN_EXE_destguard"))
             .args(["router-config", kind, "--config"])
             .arg(config)
@@ -43,18 +44,30 @@ fn copy_with_generated(from: &Path, to: &Path, kind: &str, file: &str, own: &str
     }
 }
 
-/// Nothing is reached before its name is asked, and all is at once afterwards.
-fn names_open_the_way(kind: &str, topology: &str, file: &str, own: &str) {
+/// The lab with what was generated for its router, and its guard's session up. `edits` change the guard's configuration before.
+fn lab(
+    kind: &str,
+    topology: &str,
+    file: &str,
+    own: &str,
+    edits: &[(&str, &str)],
+) -> (Lab, Server, EchoServer, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     // The router's daemons run as a user of their own.
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab").join(kind);
-    copy_with_generated(&source, dir.path(), kind, file, own);
+    let config = source.join("guard/destguard.toml");
+    let mut text = std::fs::read_to_string(config).unwrap();
+    for (from, to) in edits {
+        assert!(text.contains(from), "{from:?} is not in the guard's file");
+        text = text.replace(from, to);
+    }
+    copy_with_generated(&source, dir.path(), kind, file, own, &text);
     let lab =
         Lab::builder(dir.path().join(topology)).destguard(env!("CARGO_BIN_EXE_destguard")).hold("guard").up().unwrap();
     let upstreams = ["192.0.2.53:53", "[2001:db8:53::53]:53"].map(|at| at.parse().unwrap());
-    let _dns = Server::start(lab.node("internet"), &upstreams).unwrap();
-    let _echo = EchoServer::start(lab.node("internet"), PORT).unwrap();
+    let dns = Server::start(lab.node("internet"), &upstreams).unwrap();
+    let echo = EchoServer::start(lab.node("internet"), PORT).unwrap();
     lab.node("guard").start().unwrap();
     let established = || {
         let output =
@@ -63,7 +76,12 @@ fn names_open_the_way(kind: &str, topology: &str, file: &str, own: &str) {
         peers["peers"][0]["state"] == "Established"
     };
     assert!(wait_until(LONG, established), "no session: {}", lab.logs());
+    (lab, dns, echo, dir)
+}
 
+/// Nothing is reached before its name is asked, and all is at once afterwards.
+fn names_open_the_way(kind: &str, topology: &str, file: &str, own: &str, edits: &[(&str, &str)]) {
+    let (lab, _dns, _echo, _dir) = lab(kind, topology, file, own, edits);
     let guard: SocketAddr = "10.0.3.2:53".parse().unwrap();
     let outcome = lab.node("client").in_namespace(|| {
         for (rtype, address) in [(dns::A, IpAddr::from(many_v4(7))), (dns::AAAA, IpAddr::from(many_v6(7)))] {
@@ -79,12 +97,52 @@ fn names_open_the_way(kind: &str, topology: &str, file: &str, own: &str) {
 #[test]
 fn on_frr() {
     let own = "ip route 192.0.2.53/32 10.0.2.2\nipv6 route 2001:db8:53::53/128 fd00:2::2\n";
-    names_open_the_way("frr", "frr.clab.yml", "router/frr.conf", own);
+    names_open_the_way("frr", "frr.clab.yml", "router/frr.conf", own, &[]);
 }
 
 #[test]
 fn on_bird() {
     let own = "protocol static own4 { ipv4; route 192.0.2.53/32 via 10.0.2.2; }
 protocol static own6 { ipv6; route 2001:db8:53::53/128 via fd00:2::2; }\n";
-    names_open_the_way("bird", "bird.clab.yml", "router/bird.conf", own);
+    names_open_the_way("bird", "bird.clab.yml", "router/bird.conf", own, &[]);
+}
+
+/// RFC 8950: the guard has no IPv4 next hop, and BIRD sends IPv4 packets over the IPv6 one.
+#[test]
+fn on_bird_with_ipv6_next_hops_alone() {
+    let own = "protocol static own4 { ipv4; route 192.0.2.53/32 via 10.0.2.2; }
+protocol static own6 { ipv6; route 2001:db8:53::53/128 via fd00:2::2; }\n";
+    let without = [("next_hop_ipv4 = ", "#next_hop_ipv4 = ")];
+    names_open_the_way("bird", "bird.clab.yml", "router/bird.conf", own, &without);
+}
+
+/// A router whose RIB is all that can be seen: what was asked is in it with its next hop, and nothing else.
+fn names_reach_the_rib(kind: &str, file: &str, commands: [&str; 2]) {
+    let (lab, _dns, _echo, _dir) = lab(kind, &format!("{kind}.clab.yml"), file, "", &[]);
+    let guard: SocketAddr = "10.0.3.2:53".parse().unwrap();
+    let router = lab.node("router");
+    let of =
+        |rtype| if rtype == dns::A { (IpAddr::from(many_v4(7)), "10.0.2.2") } else { (many_v6(7).into(), "fd00:2::2") };
+    for (rtype, command) in [dns::A, dns::AAAA].into_iter().zip(commands) {
+        let (address, hop) = of(rtype);
+        let rib = || router.ok(command).unwrap_or_default();
+        assert!(!rib().contains(&address.to_string()), "{}", rib());
+        let answer =
+            lab.node("client").in_namespace(|| dns::ask(guard, "n7.many.test", rtype, ANSWER)).unwrap().unwrap();
+        assert_eq!(answer.addresses(), [address], "{:?}", answer.message);
+        let held = || rib().lines().any(|line| line.contains(&address.to_string()) && line.contains(hop));
+        assert!(wait_until(LONG, held), "{}\n{}", rib(), lab.logs());
+        let hosts = rib().lines().filter(|line| line.contains(hop)).count();
+        assert_eq!(hosts, 1, "{}", rib());
+    }
+}
+
+#[test]
+fn on_gobgp() {
+    names_reach_the_rib("gobgp", "router/gobgpd.toml", ["gobgp global rib -a ipv4", "gobgp global rib -a ipv6"]);
+}
+
+#[test]
+fn on_openbgpd() {
+    names_reach_the_rib("openbgpd", "router/bgpd.conf", ["bgpctl show rib inet", "bgpctl show rib inet6"]);
 }

@@ -1,7 +1,7 @@
 //! The router's side of a configuration, ready to paste: a null route as default in both families, and a session on which
 //! nothing is taken from the guard but host routes (and `addresses.open`, exactly) with the configured next hop, up to a limit.
 //!
-//! [`frr`] and [`bird`] are what the lab's tests run. The others follow the vendors' manuals and say so in their first lines.
+//! [`frr`], [`bird`] and [`daemons`] are what the lab's tests run. The others follow the vendors' manuals and say so in their first lines.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -67,6 +67,8 @@ pub struct Side {
     next_hop4: Option<Ipv4Addr>,
     /// Likewise.
     next_hop6: Option<Ipv6Addr>,
+    /// IPv4 routes come with this IPv6 next hop (RFC 8950), since there is no `next_hop4` although the family is in use.
+    hop4_over_ipv6: Option<Ipv6Addr>,
     /// Prefixes taken exactly as they are.
     exact4: Vec<Ipv4Net>,
     /// Likewise.
@@ -124,6 +126,7 @@ impl Side {
             bfd: peer.bfd.then_some((peer.bfd_interval.0.as_millis(), peer.bfd_multiplier)),
             bfd_multihop: peer.bfd_multihop || peer.multihop.is_some(),
             next_hop4: bgp.next_hop_ipv4.filter(|_| takes(Family::Ipv4)),
+            hop4_over_ipv6: bgp.next_hop_ipv6.filter(|_| bgp.next_hop_ipv4.is_none() && takes(Family::Ipv4)),
             next_hop6: bgp.next_hop_ipv6.filter(|_| takes(Family::Ipv6)),
             exact4,
             exact6,
@@ -253,13 +256,22 @@ fn header(out: &mut String, kind: RouterKind, side: &Side, config: &Config) {
             "TCP-AO protects the session: enter its key by hand, {algorithm}, the router sends id {send} and receives id {recv}."
         ));
     }
+    match (side.hop4_over_ipv6, kind) {
+        (Some(_), RouterKind::Frr) => lines.push(
+            "IPv4 routes come with the IPv6 next hop (RFC 8950). FRR 8.4 takes them on sessions over IPv6 only.".to_owned(),
+        ),
+        (Some(_), RouterKind::Bird) | (None, _) => {}
+        (Some(hop), _) => lines.push(format!(
+            "IPv4 routes come with the IPv6 next hop {hop} (RFC 8950): what follows takes none of them; add it by hand where this router can."
+        )),
+    }
     if side.guessed {
         lines.push(format!(
             "{} is bgp.router_id: set local_address on the peer if the guard connects from another.",
             side.guard
         ));
     }
-    if !matches!(kind, RouterKind::Frr | RouterKind::Bird) {
+    if !matches!(kind, RouterKind::Frr | RouterKind::Bird | RouterKind::Gobgp | RouterKind::Openbgpd) {
         lines.push("Written after the vendor's manual, not run in the lab: read it before you paste it.".to_owned());
     }
     for line in lines {

@@ -24,7 +24,8 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
     writeln!(out, "protocol static destguard_null4 {{ ipv4; route 0.0.0.0/0 blackhole; }}")?;
     writeln!(out, "protocol static destguard_null6 {{ ipv6; route ::/0 blackhole; }}")?;
     let recursive = side.multihop.is_some();
-    for (family, used) in [("4", side.next_hop4.is_some()), ("6", side.next_hop6.is_some())] {
+    let families = [("4", side.next_hop4.is_some() || side.hop4_over_ipv6.is_some()), ("6", side.next_hop6.is_some())];
+    for (family, used) in families {
         if used && recursive {
             let table = format!("destguard_{name}_hops{family}");
             writeln!(out, "ipv{family} table {table};")?;
@@ -35,6 +36,9 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
         }
     }
     if let Some(hop) = side.next_hop4 {
+        filter(out, &format!("destguard_{name}_in4"), &side.rules4(), hop)?;
+    }
+    if let Some(hop) = side.hop4_over_ipv6 {
         filter(out, &format!("destguard_{name}_in4"), &side.rules4(), hop)?;
     }
     if let Some(hop) = side.next_hop6 {
@@ -68,9 +72,12 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
     if !side.guard_waits {
         writeln!(out, "  passive on;")?;
     }
-    for (family, used) in [("4", side.next_hop4.is_some()), ("6", side.next_hop6.is_some())] {
+    for (family, used) in families {
         if used {
             writeln!(out, "  ipv{family} {{")?;
+            if family == "4" && side.hop4_over_ipv6.is_some() {
+                writeln!(out, "    extended next hop on;")?;
+            }
             writeln!(out, "    import filter destguard_{name}_in{family};")?;
             writeln!(out, "    export none;")?;
             writeln!(out, "    import limit {} action block;", side.limit)?;

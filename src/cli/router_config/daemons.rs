@@ -115,7 +115,12 @@ pub(super) fn openbgpd(out: &mut String, side: &Side) -> Written {
     if side.hold > 0 {
         writeln!(out, "  holdtime {}", side.hold)?;
     }
-    if side.gtsm {
+    if side.gtsm && side.internal() {
+        writeln!(
+            out,
+            "  # OpenBGPD has ttl-security for external sessions only: set ttl_security = false on the guard, or no session comes up."
+        )?;
+    } else if side.gtsm {
         writeln!(out, "  ttl-security yes")?;
     }
     if let Some(hops) = side.multihop {

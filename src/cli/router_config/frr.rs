@@ -16,6 +16,13 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
         writeln!(out, " match ip next-hop prefix-list DESTGUARD-NH4")?;
         writeln!(out, " set community no-advertise additive")?;
     }
+    if let Some(hop) = side.hop4_over_ipv6 {
+        writeln!(out, "ipv6 prefix-list DESTGUARD-NH46 seq 5 permit {hop}/128")?;
+        writeln!(out, "route-map DESTGUARD4-IN permit 10")?;
+        writeln!(out, " match ip address prefix-list DESTGUARD4")?;
+        writeln!(out, " match ipv6 next-hop prefix-list DESTGUARD-NH46")?;
+        writeln!(out, " set community no-advertise additive")?;
+    }
     if let Some(hop) = side.next_hop6 {
         writeln!(out, "ipv6 prefix-list DESTGUARD-NH6 seq 5 permit {hop}/128")?;
         writeln!(out, "route-map DESTGUARD6-IN permit 10")?;
@@ -62,15 +69,17 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
         writeln!(out, " neighbor {guard} ebgp-multihop {hops}")?;
     }
     writeln!(out, " neighbor {guard} timers {} {}", side.hold / 3, side.hold)?;
+    if side.hop4_over_ipv6.is_some() {
+        writeln!(out, " neighbor {guard} capability extended-nexthop")?;
+    }
     if !side.guard_waits {
         writeln!(out, " neighbor {guard} passive")?;
     }
     if side.bfd.is_some() {
         writeln!(out, " neighbor {guard} bfd")?;
     }
-    for (family, used, map) in
-        [("ipv4", side.next_hop4.is_some(), "DESTGUARD4-IN"), ("ipv6", side.next_hop6.is_some(), "DESTGUARD6-IN")]
-    {
+    let ipv4 = side.next_hop4.is_some() || side.hop4_over_ipv6.is_some();
+    for (family, used, map) in [("ipv4", ipv4, "DESTGUARD4-IN"), ("ipv6", side.next_hop6.is_some(), "DESTGUARD6-IN")] {
         if used {
             writeln!(out, " address-family {family} unicast")?;
             writeln!(out, "  neighbor {guard} activate")?;
