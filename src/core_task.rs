@@ -10,10 +10,10 @@
 //! slows the askers down and never the owner. Enforcers report on a channel of their own, so that questions can't keep
 //! acknowledgements waiting.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use hashbrown::HashMap;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::core::event::{Admission, Decision, Event, Output, Ticket};

@@ -279,6 +279,8 @@ pub fn start(
     let metrics = metrics::Metrics::register(registry);
     let identity = identity(config)?;
     let designated = identity.clone().map(|identity| ddr::Designated::new(identity, &sockets.encrypted));
+    let cache = Arc::new(cache::Cache::new(config.dns.cache.size.0).keeping(config.dns.cache.serve_stale.0));
+    cache::metrics::register(registry, &cache);
     let resolver = Arc::new(Resolver {
         rules,
         clients: config.dns.clients.clone(),
@@ -286,7 +288,7 @@ pub fn start(
         clock,
         upstreams: Upstreams::new(&config.dns.upstream, mark, &metrics)?,
         validator: validate::Validator::new(&config.dns.dnssec, &metrics).map_err(DnsError::TrustAnchor)?,
-        cache: cache::Cache::new(config.dns.cache.size.0).keeping(config.dns.cache.serve_stale.0),
+        cache,
         refusals: Refusals::new(denied, metrics.refusals_unnoted.clone()),
         metrics,
         in_flight: Limit::new(resolve::IN_FLIGHT, resolve::IN_FLIGHT_PER_CLIENT),

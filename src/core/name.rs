@@ -58,8 +58,11 @@ impl Name {
             return Err(NameError::NotWire);
         }
         // Length octets are below 64, so lower-casing the whole buffer can't touch them.
-        let lower: Vec<u8> = wire.iter().map(u8::to_ascii_lowercase).collect();
-        Ok(Self(Arc::from(lower)))
+        let mut room = [0u8; 255];
+        let Some(lower) = room.get_mut(..wire.len()) else { return Err(NameError::NameTooLong) };
+        lower.copy_from_slice(wire);
+        lower.make_ascii_lowercase();
+        Ok(Self(Arc::from(&*lower)))
     }
 
     /// The wire form, root label included.

@@ -90,3 +90,76 @@ async fn an_answer_is_not_released_in_a_later_turn_when_its_lease_could_not_be_w
     };
     tokio::time::timeout(Duration::from_secs(10), written).await.unwrap();
 }
+
+fn opening(address: [u8; 4], grants: usize) -> Admission {
+    let grant = Grant { address: address.into(), ttl: 60 };
+    let other = |n| Grant { address: [192, 0, 2, n].into(), ttl: 60 };
+    Admission {
+        ticket: Ticket(0),
+        client: [198, 51, 100, 1].into(),
+        question: "name.example".parse().unwrap(),
+        qtype: 1,
+        chain: Vec::new(),
+        domain: "name.example".parse().unwrap(),
+        grants: std::iter::once(grant).chain((0..).take(grants - 1).map(other)).collect(),
+    }
+}
+
+#[tokio::test]
+async fn the_decisions_on_a_batch_come_back_together_under_their_numbers() {
+    let (lease, gate) = (crate::config::schema::Lease::default(), crate::config::schema::Gate::default());
+    let too_many = lease.per_answer + 1;
+    let settings = Settings { lease, gate, linger: Duration::ZERO };
+    let drivers = Drivers { timed: Vec::new(), routes: None, journal: None };
+    let (_reports, reported) = mpsc::channel(1);
+    let (core, task) = core_task(Guard::new(settings, Vec::new()), drivers, reported, Clock::start());
+    let mailbox = Mailbox::new().unwrap();
+    let mut poll = crate::sys::poll::Poll::new().unwrap();
+    poll.add(std::os::fd::AsFd::as_fd(mailbox.bell()), 1).unwrap();
+    core.try_admit(
+        vec![
+            (7, opening([203, 0, 113, 1], 1)),
+            (8, opening([203, 0, 113, 2], too_many)),
+            (9, opening([203, 0, 113, 3], 2)),
+        ],
+        &mailbox,
+    )
+    .unwrap();
+    tokio::spawn(task);
+    let (mut decisions, mut seen) = (Vec::new(), 0);
+    while seen == 0 {
+        tokio::task::yield_now().await;
+        poll.wait(Duration::ZERO).unwrap();
+        if poll.ready(0).is_some() {
+            mailbox.take(&mut decisions);
+            seen = decisions.len();
+        }
+    }
+    decisions.sort_by_key(|(number, _)| *number);
+    assert!(matches!(&decisions[0], (7, Decision::Release { leases }) if leases.len() == 1), "{decisions:?}");
+    assert!(matches!(decisions[1], (8, Decision::Refuse(crate::core::event::Refusal::PerAnswer))), "{decisions:?}");
+    assert!(matches!(&decisions[2], (9, Decision::Release { leases }) if leases.len() == 2), "{decisions:?}");
+    poll.wait(Duration::ZERO).unwrap();
+    assert_eq!(poll.ready(0), None, "nothing is left");
+}
+
+#[tokio::test]
+async fn a_batch_that_finds_no_room_comes_back() {
+    let settings = Settings {
+        lease: crate::config::schema::Lease::default(),
+        gate: crate::config::schema::Gate::default(),
+        linger: Duration::ZERO,
+    };
+    let drivers = Drivers { timed: Vec::new(), routes: None, journal: None };
+    let (_reports, reported) = mpsc::channel(1);
+    let (core, task) = core_task(Guard::new(settings, Vec::new()), drivers, reported, Clock::start());
+    let mailbox = Mailbox::new().unwrap();
+    for _ in 0..REQUESTS {
+        core.try_admit(Vec::new(), &mailbox).unwrap();
+    }
+    let batch = vec![(1, opening([203, 0, 113, 1], 1))];
+    let NotTaken::Full(batch) = core.try_admit(batch, &mailbox).unwrap_err() else { panic!("not full") };
+    assert_eq!(batch.len(), 1);
+    drop(task);
+    assert!(matches!(core.try_admit(batch, &mailbox), Err(NotTaken::Stopped(batch)) if batch.len() == 1));
+}

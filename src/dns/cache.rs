@@ -362,5 +362,6 @@ impl Cache {
     }
 }
 
+pub mod metrics;
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,6 @@ use super::resolve::{Missed, Resolver, head_of};
 use super::upstream::query::Query;
 use super::wire::{Question, rcode};
 use crate::core::event::Refusal;
-use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::policy::view::Views;
 use crate::sys::udp::{self, Local, Sending};
@@ -109,8 +108,18 @@ impl Drop for Flight {
 pub(super) enum Outbox<'a> {
     /// One by one, at once.
     Now,
-    /// Those from this socket together, when its worker sends them.
-    Together(&'a Arc<UdpSocket>, &'a mut Sending),
+    /// Those from this socket together, when its worker sends them; with the time at which its turn began.
+    Together(&'a Arc<UdpSocket>, &'a mut Sending, Instant),
+}
+
+impl Outbox<'_> {
+    /// The time, as exactly as those need it who send this way.
+    pub(super) fn now(&self) -> Instant {
+        match self {
+            Self::Now => Instant::now(),
+            Self::Together(_, _, now) => *now,
+        }
+    }
 }
 
 impl Resolver {
@@ -118,7 +127,7 @@ impl Resolver {
     pub fn submit(self: &Arc<Self>, missed: &Missed<'_>, client: IpAddr, route: Route) {
         let views = self.rules.load().views.clone();
         let key = missed.key.in_view(views.of(client));
-        if let Some(flight) = self.join(&missed.question, client, route, key, views) {
+        if let Some(flight) = self.join(missed, client, route, key, (views, Instant::now())) {
             self.runtime.spawn(self.clone().fly(flight));
         }
     }
@@ -126,12 +135,13 @@ impl Resolver {
     /// Lets a question wait. The flight to be begun for it, unless it is refused, or joins one that is on its way already.
     pub(super) fn join(
         self: &Arc<Self>,
-        question: &Question<'_>,
+        missed: &Missed<'_>,
         client: IpAddr,
         route: Route,
         key: Key,
-        views: Arc<Views>,
+        (views, now): (Arc<Views>, Instant),
     ) -> Option<Flight> {
+        let question = &missed.question;
         let stream = matches!(route, Route::Stream(_));
         let head = head_of(question, stream);
         let place = match self.in_flight.take(client) {
@@ -150,7 +160,7 @@ impl Resolver {
                 return None;
             }
         };
-        let name = Name::from_wire(question.name.wire()).ok()?;
+        let name = missed.name.clone();
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
         let to = ReplyTo {
             id: question.id,
@@ -159,7 +169,7 @@ impl Resolver {
             edns: question.edns,
             limit: head.limit,
         };
-        let asker = Asker { to, client, route, place, since: Instant::now() };
+        let asker = Asker { to, client, route, place, since: now };
         {
             let mut flights = self.flights();
             if let Some(waiting) = flights.get_mut(key.octets()) {
@@ -240,10 +250,9 @@ impl Resolver {
     }
 
     pub(super) fn release(&self, query: &Query, entry: &Entry, askers: Vec<Asker>, outbox: &mut Outbox<'_>) {
-        let now = self.clock.now();
         tracing::trace!(name = %query.name, qtype = query.qtype, clients = askers.len(), "released");
         self.metrics.released.inc_by(u64::try_from(askers.len()).unwrap_or(0));
-        self.reply_all(entry, askers, now, outbox);
+        self.reply_all(entry, askers, outbox);
     }
 
     pub(super) fn refuse_all(
@@ -259,15 +268,17 @@ impl Resolver {
             self.metrics.refuse(reason);
             self.refusals.push(asker.client, &query.name, query.qtype, reason, words, ede);
         }
-        self.reply_all(entry, askers, self.clock.now(), outbox);
+        self.reply_all(entry, askers, outbox);
     }
 
-    fn reply_all(&self, entry: &Entry, askers: Vec<Asker>, now: Moment, outbox: &mut Outbox<'_>) {
+    fn reply_all(&self, entry: &Entry, askers: Vec<Asker>, outbox: &mut Outbox<'_>) {
+        let now = outbox.now();
+        let age = entry.age(self.clock.moment(now));
         for asker in askers {
             let head = asker.to.head();
-            self.metrics.forwarded_seconds.observe(asker.since.elapsed().as_secs_f64());
+            self.metrics.forwarded_seconds.observe(now.saturating_duration_since(asker.since).as_secs_f64());
             self.post(&asker.route, outbox, |out| {
-                reply::render(&entry.octets, &entry.ttls, entry.age(now), &head, entry.ede.as_ref(), out);
+                reply::render(&entry.octets, &entry.ttls, age, &head, entry.ede.as_ref(), out);
             });
             drop(asker.place);
         }
@@ -290,7 +301,7 @@ impl Resolver {
 
     /// Sends what `write` appends.
     pub(super) fn post(&self, route: &Route, outbox: &mut Outbox<'_>, write: impl FnOnce(&mut Vec<u8>)) {
-        if let (Route::Udp { socket, peer, local }, Outbox::Together(own, sending)) = (route, outbox)
+        if let (Route::Udp { socket, peer, local }, Outbox::Together(own, sending, _)) = (route, outbox)
             && Arc::ptr_eq(socket, own)
         {
             sending.push(*peer, *local, write);

@@ -169,8 +169,9 @@ impl Resolver {
         started: Instant,
         outbox: &mut Outbox<'_>,
     ) {
-        self.metrics.gate_seconds.observe(started.elapsed().as_secs_f64());
-        let now = self.clock.now();
+        let now = outbox.now();
+        self.metrics.gate_seconds.observe(now.saturating_duration_since(started).as_secs_f64());
+        let now = self.clock.moment(now);
         let entry = Arc::new(finish(draft, Some(leases), now, generation, self.lease_grace));
         self.cache.put(&flight.key, entry.clone(), now);
         self.release(&flight.query, &entry, self.take_all(&flight.key), outbox);
@@ -207,7 +208,7 @@ impl Resolver {
     ) {
         let (key, query) = (&flight.key, &flight.query);
         let kind = std::mem::replace(&mut draft.kind, Kind::Answer);
-        let now = self.clock.now();
+        let now = self.clock.moment(outbox.now());
         let outcome = outcome_of(&kind);
         let entry = Arc::new(Entry { outcome, ..finish(draft, None, now, generation, self.lease_grace) });
         if flight.sponsor.is_none() || !matches!(kind, Kind::Failed(..)) {

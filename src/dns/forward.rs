@@ -71,9 +71,13 @@ struct AtGate {
     tried: Vec<IpAddr>,
 }
 
+/// One box holds a journey from its begin to its end.
+#[allow(clippy::large_enum_variant)]
 enum Stage {
-    Asking(Box<Asking>),
-    AtGate(Box<AtGate>),
+    Asking(Asking),
+    AtGate(AtGate),
+    /// It is over.
+    Over,
 }
 
 struct Journey {
@@ -171,7 +175,7 @@ impl Forwarder {
         (poll, token): (&Poll, u64),
     ) {
         let views = turn.rules.views.clone();
-        let Some(flight) = self.resolver.join(&missed.question, client, route, missed.key, views) else { return };
+        let Some(flight) = self.resolver.join(missed, client, route, missed.key, (views, self.now)) else { return };
         let resolver = self.resolver.clone();
         let group = resolver.upstreams.plain_group(&flight.query.name);
         let plain = !missed.kept && !missed.local_data && resolver.validator.is_none();
@@ -195,7 +199,7 @@ impl Forwarder {
             next_at: ends_at,
             ends_at,
         };
-        let journey = Box::new(Journey { flight, stage: Stage::Asking(Box::new(asking)) });
+        let journey = Box::new(Journey { flight, stage: Stage::Asking(asking) });
         let at = match self.free.pop() {
             Some(at) => at,
             None => {
@@ -241,10 +245,10 @@ impl Forwarder {
     }
 
     /// Ends a journey: its place is free, what it asked is given up.
-    fn take(&mut self, number: u64) -> Option<Journey> {
+    fn take(&mut self, number: u64) -> Option<Box<Journey>> {
         let (serial, at) = parts(number);
         let slot = self.slot(at).filter(|slot| slot.serial == serial)?;
-        let journey = *slot.journey.take()?;
+        let journey = slot.journey.take()?;
         slot.serial = slot.serial.wrapping_add(1);
         slot.due = None;
         self.free.push(at);
@@ -345,11 +349,12 @@ impl Forwarder {
         self.resolver.upstreams.note_reply(answered.server, now.saturating_duration_since(answered.sent));
         if ask_tcp || is_truncated(message) {
             let Some(journey) = self.take(attempt.flight) else { return };
+            let Journey { flight, .. } = *journey;
             let cut = (!ask_tcp).then(|| message.to_vec());
             let resolver = self.resolver.clone();
             self.resolver.runtime.spawn(async move {
-                let asked = resolver.upstreams.whole(answered.server, &journey.flight.query, cut).await;
-                resolver.land(journey.flight, asked).await;
+                let asked = resolver.upstreams.whole(answered.server, &flight.query, cut).await;
+                resolver.land(flight, asked).await;
             });
         } else if failed {
             self.ask_next(attempt.flight, false, (poll, token));
@@ -386,11 +391,12 @@ impl Forwarder {
             // An old server: the plain question of RFC 1035.
             Some(message) if refuses_edns(&message) => {
                 let Some(journey) = self.take(number) else { return };
+                let Journey { flight, .. } = *journey;
                 let resolver = self.resolver.clone();
                 self.resolver.runtime.spawn(async move {
-                    let plain = Query { plain: true, ..journey.flight.query.clone() };
+                    let plain = Query { plain: true, ..flight.query.clone() };
                     let asked = resolver.upstreams.ask(&plain).await;
-                    resolver.land(journey.flight, asked).await;
+                    resolver.land(flight, asked).await;
                 });
             }
             Some(message) => self.conclude(number, Ok(&message), sending),
@@ -429,7 +435,7 @@ impl Forwarder {
             tracing::error!("judging an answer failed");
             // Its end tells those who wait.
             if let Some(mut journey) = self.take_quietly(number) {
-                journey.flight.leave(&mut Outbox::Together(&self.socket, sending));
+                journey.flight.leave(&mut Outbox::Together(&self.socket, sending, self.now));
             }
             return;
         };
@@ -438,7 +444,7 @@ impl Forwarder {
         }
         if draft.again.is_none() {
             if let Some(journey) = self.take_quietly(number) {
-                let outbox = &mut Outbox::Together(&self.socket, sending);
+                let outbox = &mut Outbox::Together(&self.socket, sending, self.now);
                 resolver.settle_without_gate(&journey.flight, draft, generation, outbox);
             }
             return;
@@ -450,13 +456,13 @@ impl Forwarder {
             && let Some(journey) = slot.journey.as_deref_mut()
         {
             slot.due = None;
-            journey.stage = Stage::AtGate(Box::new(at_gate));
+            journey.stage = Stage::AtGate(at_gate);
         }
         self.meet_gate(number);
     }
 
     /// Ends a journey whose queries were given up already.
-    fn take_quietly(&mut self, number: u64) -> Option<Journey> {
+    fn take_quietly(&mut self, number: u64) -> Option<Box<Journey>> {
         if let Some(Journey { stage: Stage::Asking(asking), .. }) = self.journey(number) {
             asking.tries = [None; ATTEMPTS];
         }
@@ -491,12 +497,12 @@ impl Forwarder {
     fn decided(&mut self, number: u64, decision: Decision, sending: &mut Sending) {
         let resolver = self.resolver.clone();
         let socket = self.socket.clone();
-        let outbox = &mut Outbox::Together(&socket, sending);
+        let outbox = &mut Outbox::Together(&socket, sending, self.now);
         match decision {
             Decision::Release { leases } => {
-                let Some(Journey { flight, stage: Stage::AtGate(gate) }) = self.take(number) else { return };
-                let AtGate { draft, generation, started, .. } = *gate;
-                resolver.let_through(&flight, draft, leases, generation, started, outbox);
+                let Some(mut journey) = self.take(number) else { return };
+                let Stage::AtGate(gate) = std::mem::replace(&mut journey.stage, Stage::Over) else { return };
+                resolver.let_through(&journey.flight, gate.draft, leases, gate.generation, gate.started, outbox);
             }
             Decision::Refuse(refusal) => {
                 let Some(Journey { flight, stage: Stage::AtGate(gate) }) = self.journey(number) else { return };

@@ -157,7 +157,10 @@ fn udp_socket(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<Ud
     }
     socket.set_reuse_port(shared)?;
     socket.bind(&address.into())?;
-    sys::want_local_address(socket.as_fd(), address.is_ipv6())?;
+    if address.ip().is_unspecified() {
+        // Bound to one address, replies leave from it anyway, and the kernel needn't be asked for each.
+        sys::want_local_address(socket.as_fd(), address.is_ipv6())?;
+    }
     sys::want_receive_buffer(socket.as_fd(), RECEIVE_BUFFER)?;
     socket.set_read_timeout(Some(WAIT))?;
     Ok(socket.into())

@@ -64,8 +64,13 @@ pub fn read(message: &[u8]) -> Result<Response, Malformed> {
     let head = |at| u16_at(message, at).ok_or(Malformed);
     let flags = head(2)?;
     let mut at = wire::HEADER;
+    let mut question = None;
     for _ in 0..head(4)? {
-        at = wire::skip_name(message, at).ok_or(Malformed)?.saturating_add(4);
+        let end = wire::skip_name(message, at).ok_or(Malformed)?;
+        if at == wire::HEADER {
+            question = message.get(at..end).and_then(|name| Name::from_wire(name).ok());
+        }
+        at = end.saturating_add(4);
     }
     let mut response = Response { rcode: flags & 0x0f, truncated: flags & flag::TC != 0, ..Response::default() };
     if response.truncated {
@@ -74,7 +79,7 @@ pub fn read(message: &[u8]) -> Result<Response, Malformed> {
     }
     let mut decoder = at_offset(message, at)?;
     for _ in 0..head(6)? {
-        let raw = read_record(message, &mut decoder)?;
+        let raw = read_record(message, &mut decoder, question.as_ref())?;
         response.answers.push(Record {
             owner: raw.owner,
             rtype: raw.rtype,
@@ -85,7 +90,7 @@ pub fn read(message: &[u8]) -> Result<Response, Malformed> {
         response.rdata.push(raw.rdata);
     }
     for _ in 0..head(8)? {
-        let raw = read_record(message, &mut decoder)?;
+        let raw = read_record(message, &mut decoder, question.as_ref())?;
         if raw.class == 1 && matches!(raw.rtype, rtype::SOA | rtype::NSEC | rtype::NSEC3 | rtype::RRSIG) {
             response.authority.push(Authority { owner: raw.owner, rtype: raw.rtype, ttl: raw.ttl, rdata: raw.rdata });
         }
@@ -104,9 +109,23 @@ pub fn read(message: &[u8]) -> Result<Response, Malformed> {
     Ok(response)
 }
 
-fn read_record<'a>(message: &'a [u8], decoder: &mut BinDecoder<'a>) -> Result<RawRecord, Malformed> {
-    let owner = name(decoder)?;
-    let at = decoder.index();
+/// `question`: the name behind the header, to which most owner names point.
+fn read_record<'a>(
+    message: &'a [u8],
+    decoder: &mut BinDecoder<'a>,
+    question: Option<&Name>,
+) -> Result<RawRecord, Malformed> {
+    const TO_QUESTION: &[u8] = &[0xc0, wire::HEADER as u8];
+    let start = decoder.index();
+    let (owner, at) = match question {
+        Some(name) if message.get(start..start.saturating_add(2)) == Some(TO_QUESTION) => {
+            (name.clone(), start.saturating_add(2))
+        }
+        _ => {
+            let owner = name(decoder)?;
+            (owner, decoder.index())
+        }
+    };
     let (Some(kind), Some(class), Some(ttl), Some(len)) = (
         u16_at(message, at),
         u16_at(message, at.saturating_add(2)),

@@ -64,6 +64,8 @@ pub enum Handled<'a> {
 pub struct Missed<'a> {
     /// What was asked.
     pub question: Question<'a>,
+    /// Its name.
+    pub(super) name: Name,
     /// By which it is kept, in the view of who asked.
     pub(super) key: Key,
     /// An entry is there, but not in force for long enough.
@@ -101,7 +103,7 @@ pub struct Resolver {
     pub(super) upstreams: Upstreams,
     /// `None`: answers are taken as they come.
     pub(super) validator: Option<Validator>,
-    pub(super) cache: Cache,
+    pub(super) cache: Arc<Cache>,
     pub(super) metrics: Metrics,
     pub(super) refusals: Refusals,
     pub(super) in_flight: Arc<Limit>,
@@ -207,7 +209,7 @@ impl Resolver {
             Some(handled) => handled,
             None => {
                 let local_data = policy.effect(verdict) == Effect::Data;
-                Handled::Miss(Missed { question, key, kept: kept.is_some(), local_data })
+                Handled::Miss(Missed { question, name, key, kept: kept.is_some(), local_data })
             }
         }
     }

@@ -14,6 +14,7 @@ use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::record::{self, GroupRecord, Record};
@@ -52,9 +53,21 @@ pub struct LeaseJournal {
     /// Monotonic time at which `outside` was read.
     read_at: Moment,
     buffer: Vec<u8>,
+    /// A compacted file on its way to the disk.
+    flushing: Option<Flushing>,
     /// Set by a write that failed: what the file lacks, `live` has. Nothing counts as written until all of `live` is.
     behind: Option<Behind>,
     _lock: File,
+}
+
+/// A compacted file that a thread flushes and puts in place of the old one: on a busy disk that takes longer than an answer may wait. Until
+/// it is known to be there, each record goes into both, so that either will do.
+#[derive(Debug)]
+struct Flushing {
+    file: File,
+    length: u64,
+    compacted: u64,
+    done: JoinHandle<io::Result<()>>,
 }
 
 /// The file can't be written at the moment.
@@ -133,23 +146,63 @@ impl LeaseJournal {
             outside,
             read_at,
             buffer: Vec::new(),
+            flushing: None,
             behind: None,
             _lock: lock,
         };
         Ok((journal, leases))
     }
 
-    /// Writes all that is alive to a new file and puts it in place of the old one.
-    fn compact(&mut self, now: Moment) -> io::Result<()> {
+    /// Writes all that is alive to a new file, not yet in place of the old one.
+    fn compacted(&mut self, now: Moment) -> io::Result<(File, u64)> {
         // The wall clock may have been stepped since; new records are to follow it.
         self.outside = Outside::read()?;
         self.read_at = self.clock.now();
         let linger = self.linger;
         self.live.retain(|_, lease| lease.ends.plus(linger) > now);
         let clocks = Clocks { clock: self.read_at, outside: &self.outside };
-        (self.file, self.length) = compacted(&self.directory, &self.live, &clocks)?;
-        self.compacted = self.length;
+        written(&self.directory, &self.live, &clocks)
+    }
+
+    /// Writes all that is alive to a new file and puts it in place of the old one.
+    fn compact(&mut self, now: Moment) -> io::Result<()> {
+        self.finish_flushing();
+        let (file, length) = self.compacted(now)?;
+        put_in_place(&self.directory, &file)?;
+        (self.file, self.length, self.compacted) = (file, length, length);
         Ok(())
+    }
+
+    /// The same, but nobody waits for the disk.
+    fn begin_compaction(&mut self, now: Moment) -> io::Result<()> {
+        let (file, length) = self.compacted(now)?;
+        let (directory, flushed) = (self.directory.clone(), file.try_clone()?);
+        let done =
+            std::thread::Builder::new().name("journal".to_owned()).spawn(move || put_in_place(&directory, &flushed))?;
+        self.flushing = Some(Flushing { file, length, compacted: length, done });
+        Ok(())
+    }
+
+    /// Waits for a compaction that was begun; from then on its file alone is written, or the old one where it failed.
+    fn finish_flushing(&mut self) {
+        let Some(flushing) = self.flushing.take() else { return };
+        match flushing.done.join().unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into())) {
+            Ok(()) => {
+                (self.file, self.length, self.compacted) = (flushing.file, flushing.length, flushing.compacted);
+            }
+            Err(error) => {
+                tracing::warn!(%error, octets = self.length, "the lease journal can't be compacted");
+                // Tried again when it has grown as much again.
+                self.compacted = self.length;
+            }
+        }
+    }
+}
+
+impl Drop for LeaseJournal {
+    fn drop(&mut self) {
+        // While the lock is held: a file put in place later would take that of the next daemon away.
+        self.finish_flushing();
     }
 }
 
@@ -162,6 +215,14 @@ impl LeaseJournal {
             return Err(error);
         }
         self.length = self.length.saturating_add(self.buffer.len() as u64);
+        if let Some(flushing) = &mut self.flushing {
+            // It may be in place already: what fails here fails as a whole.
+            if let Err(error) = flushing.file.write_all_at(&self.buffer, flushing.length) {
+                flushing.file.set_len(flushing.length)?;
+                return Err(error);
+            }
+            flushing.length = flushing.length.saturating_add(self.buffer.len() as u64);
+        }
         Ok(())
     }
 
@@ -212,9 +273,12 @@ impl Journal for LeaseJournal {
         if let Err(error) = self.append() {
             return Err(self.fall_behind(error, now));
         }
-        if self.length > self.compacted.saturating_mul(4).saturating_add(SLACK) {
+        if self.flushing.as_ref().is_some_and(|flushing| flushing.done.is_finished()) {
+            self.finish_flushing();
+        }
+        if self.flushing.is_none() && self.length > self.compacted.saturating_mul(4).saturating_add(SLACK) {
             // The records are in the file already: a compaction that fails loses nothing and is tried again later.
-            if let Err(error) = self.compact(now) {
+            if let Err(error) = self.begin_compaction(now) {
                 tracing::warn!(%error, octets = self.length, "the lease journal can't be compacted");
                 self.compacted = self.length;
             }
@@ -265,6 +329,13 @@ impl Clocks<'_> {
 
 /// A new file that holds `live`, in place of the old one; and its length.
 fn compacted(directory: &Path, live: &HashMap<IpAddr, StoredLease>, clocks: &Clocks<'_>) -> io::Result<(File, u64)> {
+    let (file, length) = written(directory, live, clocks)?;
+    put_in_place(directory, &file)?;
+    Ok((file, length))
+}
+
+/// A new file that holds `live`, beside the old one; and its length.
+fn written(directory: &Path, live: &HashMap<IpAddr, StoredLease>, clocks: &Clocks<'_>) -> io::Result<(File, u64)> {
     let mut octets = MAGIC.to_vec();
     octets.extend(clocks.outside.boot_id.bytes().chain(std::iter::repeat(b' ')).take(BOOT_ID));
     for lease in live.values() {
@@ -273,10 +344,14 @@ fn compacted(directory: &Path, live: &HashMap<IpAddr, StoredLease>, clocks: &Clo
     let temporary = directory.join(TEMPORARY);
     let mut file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&temporary)?;
     file.write_all(&octets)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, directory.join(FILE))?;
-    File::open(directory)?.sync_all()?;
     Ok((file, octets.len() as u64))
+}
+
+/// Flushes what [`written`] made and puts it in place of the old one.
+fn put_in_place(directory: &Path, file: &File) -> io::Result<()> {
+    file.sync_all()?;
+    std::fs::rename(directory.join(TEMPORARY), directory.join(FILE))?;
+    File::open(directory)?.sync_all()
 }
 
 /// What a file holds.

@@ -28,7 +28,13 @@ impl Clock {
     /// Milliseconds since the daemon's epoch.
     #[must_use]
     pub fn now(&self) -> Moment {
-        Moment::ZERO.plus(BASE).plus(self.started.elapsed())
+        self.moment(Instant::now())
+    }
+
+    /// The same at `instant`.
+    #[must_use]
+    pub fn moment(&self, instant: Instant) -> Moment {
+        Moment::ZERO.plus(BASE).plus(instant.saturating_duration_since(self.started))
     }
 
     /// When the daemon started.

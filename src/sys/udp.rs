@@ -48,9 +48,25 @@ pub struct Datagram<'a> {
     pub cut: bool,
 }
 
+/// Names and ancillary data of one batch, kept from call to call so that they needn't be cleared each time: whoever uses a place writes all of it that
+/// counts.
+struct Envelopes<const N: usize> {
+    names: [libc::sockaddr_storage; N],
+    controls: [Control; N],
+}
+
+impl<const N: usize> Envelopes<N> {
+    fn new() -> Self {
+        // SAFETY: all-zero is a valid value of this plain C structure.
+        let names = unsafe { mem::zeroed() };
+        Self { names, controls: [Control([0; 64]); N] }
+    }
+}
+
 /// Room for one batch of received datagrams.
 pub struct Received {
     buffers: Box<[[u8; DATAGRAM]; BATCH]>,
+    envelopes: Box<Envelopes<BATCH>>,
     meta: [Meta; BATCH],
     count: usize,
 }
@@ -58,7 +74,12 @@ pub struct Received {
 impl Default for Received {
     fn default() -> Self {
         let meta = Meta { len: 0, peer: None, local: None, cut: false };
-        Self { buffers: Box::new([[0; DATAGRAM]; BATCH]), meta: [meta; BATCH], count: 0 }
+        Self {
+            buffers: Box::new([[0; DATAGRAM]; BATCH]),
+            envelopes: Box::new(Envelopes::new()),
+            meta: [meta; BATCH],
+            count: 0,
+        }
     }
 }
 
@@ -69,14 +90,12 @@ impl Received {
     /// The kernel's; `WouldBlock` where nothing has.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.count = 0;
-        // SAFETY: all-zero is a valid value of these plain C structures.
-        let mut names: [libc::sockaddr_storage; BATCH] = unsafe { mem::zeroed() };
-        let mut controls = [Control([0; 64]); BATCH];
-        // SAFETY: as above; every pointer that the kernel follows is set below.
+        let Envelopes { names, controls } = &mut *self.envelopes;
+        // SAFETY: all-zero is a valid value of this plain C structure; every pointer that the kernel follows is set below.
         let mut heads: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
         let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
         for ((((head, vector), buffer), name), control) in
-            heads.iter_mut().zip(&mut vectors).zip(self.buffers.iter_mut()).zip(&mut names).zip(&mut controls)
+            heads.iter_mut().zip(&mut vectors).zip(self.buffers.iter_mut()).zip(&mut *names).zip(controls)
         {
             vector.iov_base = buffer.as_mut_ptr().cast();
             vector.iov_len = DATAGRAM;
@@ -101,9 +120,9 @@ impl Received {
             return Err(io::Error::last_os_error());
         }
         let count = usize::try_from(got).unwrap_or(0).min(BATCH);
-        for ((meta, head), name) in self.meta.iter_mut().zip(&heads).zip(&names).take(count) {
+        for ((meta, head), name) in self.meta.iter_mut().zip(&heads).zip(&*names).take(count) {
             meta.len = usize::try_from(head.msg_len).unwrap_or(0).min(DATAGRAM);
-            meta.peer = peer_of(name);
+            meta.peer = if head.msg_hdr.msg_namelen > 0 { peer_of(name) } else { None };
             meta.local = local_of(&head.msg_hdr);
             meta.cut = head.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
         }
@@ -178,10 +197,16 @@ struct Pending {
 }
 
 /// Datagrams to be sent in one system call.
-#[derive(Default)]
 pub struct Sending {
     octets: Vec<u8>,
     pending: Vec<Pending>,
+    envelopes: Box<Envelopes<BATCH>>,
+}
+
+impl Default for Sending {
+    fn default() -> Self {
+        Self { octets: Vec::new(), pending: Vec::new(), envelopes: Box::new(Envelopes::new()) }
+    }
 }
 
 impl Sending {
@@ -202,8 +227,8 @@ impl Sending {
         while let Some(rest) = self.pending.get(from..).filter(|rest| !rest.is_empty()) {
             let part = rest.get(..rest.len().min(BATCH)).unwrap_or(rest);
             let result = match part {
-                [_] => send_batch::<1>(socket, &self.octets, part),
-                _ => send_batch::<BATCH>(socket, &self.octets, part),
+                [_] => send_batch::<1, _>(socket, &self.octets, part, &mut self.envelopes),
+                _ => send_batch::<BATCH, _>(socket, &self.octets, part, &mut self.envelopes),
             };
             match result {
                 Ok(count) if count > 0 => {
@@ -223,17 +248,20 @@ impl Sending {
     }
 }
 
-/// Sends the first `N` of `part` at most. What is set up is as large as `N`, so that one datagram doesn't pay for a whole batch.
-fn send_batch<const N: usize>(socket: BorrowedFd<'_>, octets: &[u8], part: &[Pending]) -> io::Result<usize> {
-    // SAFETY: all-zero is a valid value of these plain C structures.
-    let mut names: [libc::sockaddr_storage; N] = unsafe { mem::zeroed() };
-    let mut controls = [Control([0; 64]); N];
-    // SAFETY: as above.
+/// Sends the first `N` of `part` at most (`M` must not be less). What is set up is as large as `N`, so that one datagram doesn't pay for a whole batch.
+fn send_batch<const N: usize, const M: usize>(
+    socket: BorrowedFd<'_>,
+    octets: &[u8],
+    part: &[Pending],
+    envelopes: &mut Envelopes<M>,
+) -> io::Result<usize> {
+    let Envelopes { names, controls } = envelopes;
+    // SAFETY: all-zero is a valid value of this plain C structure.
     let mut heads: [libc::mmsghdr; N] = unsafe { mem::zeroed() };
     let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; N];
     let mut count = 0u32;
     for ((((head, vector), name), control), datagram) in
-        heads.iter_mut().zip(&mut vectors).zip(&mut names).zip(&mut controls).zip(part)
+        heads.iter_mut().zip(&mut vectors).zip(&mut *names).zip(&mut *controls).zip(part)
     {
         let payload = octets.get(datagram.start..datagram.end).unwrap_or_default();
         // The kernel only reads from it; iovec has one pointer type for both directions.
@@ -267,6 +295,7 @@ fn write_name(name: &mut libc::sockaddr_storage, peer: SocketAddr) -> libc::sock
             let to = unsafe { &mut *std::ptr::from_mut(name).cast::<libc::sockaddr_in6>() };
             to.sin6_family = libc::AF_INET6 as libc::sa_family_t;
             to.sin6_port = v6.port().to_be();
+            to.sin6_flowinfo = 0;
             to.sin6_addr.s6_addr = v6.ip().octets();
             to.sin6_scope_id = v6.scope_id();
             socklen::<libc::sockaddr_in6>()
@@ -274,12 +303,12 @@ fn write_name(name: &mut libc::sockaddr_storage, peer: SocketAddr) -> libc::sock
     }
 }
 
-/// Asks the kernel to send from `local`.
+/// Asks the kernel to send from `local`. Whatever `control` held before, all that the kernel reads is written.
 fn write_local(head: &mut libc::msghdr, control: &mut Control, local: Option<Local>) {
     let Some(local) = local else { return };
     head.msg_control = std::ptr::from_mut(control).cast();
     head.msg_controllen = mem::size_of::<Control>() as _;
-    // SAFETY: the control buffer is zeroed, aligned and large enough for one header with either payload; the payload is written
+    // SAFETY: the control buffer is initialised, aligned and large enough for one header with either payload; the payload is written
     // unaligned within it, and msg_controllen is then set to just that message.
     unsafe {
         let at = libc::CMSG_FIRSTHDR(head);
@@ -320,8 +349,9 @@ fn write_local(head: &mut libc::msghdr, control: &mut Control, local: Option<Loc
 /// The kernel's.
 pub fn send_one(socket: BorrowedFd<'_>, payload: &[u8], peer: SocketAddr, local: Option<Local>) -> io::Result<()> {
     let one = [Pending { start: 0, end: payload.len(), peer, local }];
+    let mut envelopes = Envelopes::<1>::new();
     loop {
-        match send_batch::<1>(socket, payload, &one) {
+        match send_batch::<1, _>(socket, payload, &one, &mut envelopes) {
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -372,6 +372,16 @@ async fn a_used_entry_is_asked_for_again_before_it_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn how_full_the_cache_is_can_be_read() {
+    let upstream = Upstream::table(&[("name.example", 60, &["192.0.2.1"])]).await;
+    let world = World::new(&[&upstream]).await;
+    assert_eq!(world.metric("dns_cache_bytes"), 0);
+    world.ask("name.example", 1).await;
+    assert_eq!((world.metric("dns_cache_entries"), world.metric("dns_cache_evictions_total")), (1, 0));
+    assert!((100..2000).contains(&world.metric("dns_cache_bytes")), "{}", world.metric("dns_cache_bytes"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_prefetch_that_fails_leaves_the_entry() {
     let asked_before = std::sync::atomic::AtomicUsize::new(0);
     let upstream = Upstream::new(move |query, _| {

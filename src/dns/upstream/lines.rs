@@ -19,11 +19,14 @@ use super::udp::open_socket;
 use crate::dns::wire::u16_at;
 use crate::sys::connected::{self, DATAGRAM, Received};
 use crate::sys::poll::Poll;
+use crate::sys::udp::want_receive_buffer;
 
 /// Sockets per upstream that all workers together have in use at once.
 const SLOTS: usize = 64;
 /// The least that one worker has.
 const SLOTS_LEAST: usize = 16;
+/// What the kernel may hold of replies that the worker hasn't read yet: all that one socket can be owed, and it counts a kilobyte for each.
+const RECEIVE_BUFFER: i32 = 1 << 20;
 /// Queries after which a socket is replaced.
 const USES: u32 = 256;
 /// Time after which a socket is replaced by the next query on it.
@@ -254,6 +257,7 @@ impl Lines {
         }
         let at = self.free.last().copied().unwrap_or(self.lines.len());
         let opened = open_socket(pool.peer, self.mark).and_then(|socket| {
+            want_receive_buffer(socket.as_fd(), RECEIVE_BUFFER)?;
             poll.add(socket.as_fd(), token.saturating_add(u64::try_from(at).unwrap_or(u64::MAX)))?;
             Ok(socket)
         });
@@ -290,3 +294,6 @@ impl Lines {
         Ok(at)
     }
 }
+
+#[cfg(test)]
+mod tests;
