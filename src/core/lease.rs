@@ -24,6 +24,9 @@ use super::groups::{Group, GroupSet};
 use super::moment::Moment;
 use super::name::Name;
 use super::plan::{LEAST_EXTENSION, Told, Wanted};
+use names::NameIndex;
+
+mod names;
 
 /// Most causes of one address.
 pub const CAUSES_PER_ADDRESS: usize = 64;
@@ -237,10 +240,10 @@ impl ByFamily {
 /// All leases, with their timers and an index by name.
 #[derive(Debug)]
 pub struct LeaseTable {
-    leases: BTreeMap<IpAddr, Lease>,
+    leases: BTreeMap<IpAddr, Box<Lease>>,
     timers: BTreeSet<(Moment, IpAddr)>,
     /// How many causes of the address bear the name.
-    names: BTreeMap<(Name, IpAddr), u32>,
+    names: NameIndex,
     active: ByFamily,
     lingering: ByFamily,
     entries: usize,
@@ -256,7 +259,7 @@ impl LeaseTable {
         Self {
             leases: BTreeMap::new(),
             timers: BTreeSet::new(),
-            names: BTreeMap::new(),
+            names: NameIndex::default(),
             active: ByFamily::default(),
             lingering: ByFamily::default(),
             entries: 0,
@@ -268,22 +271,22 @@ impl LeaseTable {
     /// One lease, active or lingering.
     #[must_use]
     pub fn get(&self, address: IpAddr) -> Option<&Lease> {
-        self.leases.get(&address)
+        self.leases.get(&address).map(Box::as_ref)
     }
 
     /// For what is not indexed: `told`, `held`, `unproven_*`, `proven`, `fallback`.
     pub fn get_mut(&mut self, address: IpAddr) -> Option<&mut Lease> {
-        self.leases.get_mut(&address)
+        self.leases.get_mut(&address).map(Box::as_mut)
     }
 
     /// All leases in the order of their addresses.
     pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &Lease)> {
-        self.leases.iter().map(|(address, lease)| (*address, lease))
+        self.leases.iter().map(|(address, lease)| (*address, &**lease))
     }
 
     /// All leases, for what [`LeaseTable::get_mut`] allows.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (IpAddr, &mut Lease)> {
-        self.leases.iter_mut().map(|(address, lease)| (*address, lease))
+        self.leases.iter_mut().map(|(address, lease)| (*address, &mut **lease))
     }
 
     /// Leases behind `after` within `prefix`, in order.
@@ -299,28 +302,17 @@ impl LeaseTable {
             _ => Bound::Included(first),
         };
         // An excluded start must not meet an excluded end; the end is included, so start = end is an empty range.
-        self.leases.range((from, Bound::Included(last))).map(|(address, lease)| (*address, lease))
+        self.leases.range((from, Bound::Included(last))).map(|(address, lease)| (*address, &**lease))
     }
 
     /// Addresses that a name caused, as question or alias, in order.
-    pub fn addresses_of(&self, name: &Name) -> impl Iterator<Item = IpAddr> {
-        let name = name.clone();
-        self.names
-            .range((name.clone(), IpAddr::V4(Ipv4Addr::UNSPECIFIED))..)
-            .take_while(move |((other, _), _)| *other == name)
-            .map(|((_, address), _)| *address)
+    pub fn addresses_of(&self, name: &Name) -> impl Iterator<Item = IpAddr> + use<'_> {
+        self.names.addresses_of(name)
     }
 
     /// Every name that caused a lease, once each, in order.
     pub fn names(&self) -> impl Iterator<Item = &Name> {
-        let mut last: Option<&Name> = None;
-        self.names.keys().filter_map(move |(name, _)| {
-            if last == Some(name) {
-                return None;
-            }
-            last = Some(name);
-            last
-        })
+        self.names.names()
     }
 
     /// Active leases.
@@ -364,7 +356,7 @@ impl LeaseTable {
         self.remove(address);
         self.entries += cause.entries();
         for name in cause.names() {
-            *self.names.entry((name.clone(), address)).or_default() += 1;
+            self.names.add(name, address);
         }
         let lease = Lease {
             handle: LeaseHandle::new(address, ends),
@@ -383,7 +375,7 @@ impl LeaseTable {
         };
         self.timers.insert((ends, address));
         *self.active.of(address) += 1;
-        self.leases.insert(address, lease);
+        self.leases.insert(address, Box::new(lease));
     }
 
     /// Moves a lease's end, whichever way, and makes it active when it lingered.
@@ -511,7 +503,7 @@ impl LeaseTable {
         for cause in &regrouped {
             self.entries += cause.entries();
             for name in cause.names() {
-                *self.names.entry((name.clone(), address)).or_default() += 1;
+                self.names.add(name, address);
             }
         }
         if let Some(lease) = self.leases.get_mut(&address) {
@@ -548,7 +540,7 @@ impl LeaseTable {
         for cause in &lease.causes {
             self.forget(address, cause);
         }
-        Some(lease)
+        Some(*lease)
     }
 
     /// Adds a cause to a lease, or moves the end of one it has. Returns whether the question is new for this address.
@@ -575,7 +567,7 @@ impl LeaseTable {
         } else {
             self.entries += cause.entries();
             for name in cause.names() {
-                *self.names.entry((name.clone(), address)).or_default() += 1;
+                self.names.add(name, address);
             }
             lease.causes.push(cause);
         }
@@ -642,13 +634,7 @@ impl LeaseTable {
     fn forget(&mut self, address: IpAddr, cause: &Cause) {
         self.entries -= cause.entries();
         for name in cause.names() {
-            let key = (name.clone(), address);
-            if let Some(count) = self.names.get_mut(&key) {
-                *count -= 1;
-                if *count == 0 {
-                    self.names.remove(&key);
-                }
-            }
+            self.names.remove(name, address);
         }
     }
 }
@@ -672,7 +658,7 @@ impl LeaseTable {
                 }
             }
         }
-        assert_eq!(self.names, names);
+        assert_eq!(self.names.counts(), names);
         assert_eq!((self.active, self.lingering, self.entries), (active, lingering, entries));
         let timers: BTreeSet<_> = self.iter().map(|(address, lease)| (lease.timer(), address)).collect();
         assert_eq!(self.timers, timers);

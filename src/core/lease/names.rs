@@ -1,0 +1,118 @@
+//! Which addresses a name caused, as question or alias, and by how many causes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use crate::core::name::Name;
+
+/// Addresses of one name with the number of causes. Most names have one address, which needs no tree.
+#[derive(Clone, Debug)]
+enum Addresses {
+    One(IpAddr, u32),
+    Many(BTreeMap<IpAddr, u32>),
+}
+
+/// The index. Bounded by the causes of the lease table.
+#[derive(Clone, Debug, Default)]
+pub struct NameIndex(HashMap<Name, Addresses>);
+
+impl NameIndex {
+    /// One more cause of this address bears the name.
+    pub fn add(&mut self, name: &Name, address: IpAddr) {
+        match self.0.get_mut(name) {
+            None => {
+                self.0.insert(name.clone(), Addresses::One(address, 1));
+            }
+            Some(Addresses::One(known, count)) if *known == address => *count += 1,
+            Some(Addresses::Many(counts)) => *counts.entry(address).or_default() += 1,
+            Some(one @ Addresses::One(..)) => {
+                if let Addresses::One(known, count) = *one {
+                    *one = Addresses::Many(BTreeMap::from([(known, count), (address, 1)]));
+                }
+            }
+        }
+    }
+
+    /// One cause less.
+    pub fn remove(&mut self, name: &Name, address: IpAddr) {
+        let empty = match self.0.get_mut(name) {
+            Some(Addresses::One(known, count)) if *known == address => {
+                *count = count.saturating_sub(1);
+                *count == 0
+            }
+            Some(Addresses::Many(counts)) => {
+                if let Some(count) = counts.get_mut(&address) {
+                    *count = count.saturating_sub(1);
+                    if *count == 0 {
+                        counts.remove(&address);
+                    }
+                }
+                counts.is_empty()
+            }
+            Some(Addresses::One(..)) | None => false,
+        };
+        if empty {
+            self.0.remove(name);
+        }
+    }
+
+    /// The addresses of a name, in order.
+    pub fn addresses_of(&self, name: &Name) -> impl Iterator<Item = IpAddr> + use<'_> {
+        let (one, many) = match self.0.get(name) {
+            Some(Addresses::One(address, _)) => (Some(*address), None),
+            Some(Addresses::Many(counts)) => (None, Some(counts)),
+            None => (None, None),
+        };
+        one.into_iter().chain(many.into_iter().flat_map(|counts| counts.keys().copied()))
+    }
+
+    /// Every name once, in order. O(n log n).
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        let mut names: Vec<&Name> = self.0.keys().collect();
+        names.sort_unstable();
+        names.into_iter()
+    }
+}
+
+#[cfg(test)]
+impl NameIndex {
+    /// All of it.
+    pub fn counts(&self) -> BTreeMap<(Name, IpAddr), u32> {
+        let mut all = BTreeMap::new();
+        for (name, addresses) in &self.0 {
+            match addresses {
+                Addresses::One(address, count) => all.extend([((name.clone(), *address), *count)]),
+                Addresses::Many(counts) => {
+                    all.extend(counts.iter().map(|(address, count)| ((name.clone(), *address), *count)));
+                }
+            }
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_each_address_until_its_last_cause_goes() {
+        let address = |n: u8| IpAddr::from([192, 0, 2, n]);
+        let (one, other): (Name, Name) = ("one.test".parse().unwrap(), "a.other.test".parse().unwrap());
+        let mut index = NameIndex::default();
+        for (name, n) in [(&one, 3), (&one, 3), (&one, 1), (&other, 3), (&one, 2)] {
+            index.add(name, address(n));
+        }
+        assert!(index.addresses_of(&one).eq([address(1), address(2), address(3)]));
+        assert!(index.names().eq([&other, &one]), "wire form: the shorter label first");
+        index.remove(&one, address(3));
+        index.remove(&one, address(9));
+        assert_eq!(index.addresses_of(&one).count(), 3);
+        for n in [3, 2, 1] {
+            index.remove(&one, address(n));
+        }
+        assert_eq!(index.addresses_of(&one).count(), 0);
+        index.remove(&other, address(3));
+        assert!(index.0.is_empty());
+    }
+}
