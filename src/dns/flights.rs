@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -72,6 +73,8 @@ pub(super) struct Flight {
     pub(super) views: Arc<Views>,
     pub(super) query: Query,
     pub(super) sponsor: Option<Sponsor>,
+    /// Nobody waits for it any more; who waits for the same question now has a flight of their own.
+    over: AtomicBool,
 }
 
 /// The client in whose name something is prefetched, and its place.
@@ -83,7 +86,10 @@ pub(super) struct Sponsor {
 impl Flight {
     /// Tells those who wait that it can't go on.
     pub(super) fn leave(&mut self, outbox: &mut Outbox<'_>) {
-        let left = self.resolver.take_all(&self.key);
+        if self.over.load(Ordering::Relaxed) {
+            return;
+        }
+        let left = self.resolver.land_all(self);
         if left.is_empty() {
             return;
         }
@@ -185,7 +191,7 @@ impl Resolver {
         self.metrics.in_flight.inc();
         let checking_disabled = key.is_unchecked();
         let query = Query { name, qtype: question.qtype, dnssec_ok, checking_disabled, plain: false };
-        Some(Flight { resolver: self.clone(), key, views, query, sponsor: None })
+        Some(Flight { resolver: self.clone(), key, views, query, sponsor: None, over: AtomicBool::new(false) })
     }
 
     /// Asks again for what is about to end, on behalf of the client who used it last; nobody waits for it.
@@ -212,11 +218,24 @@ impl Resolver {
             self.take_all(&key);
             return;
         }
-        self.runtime.spawn(self.clone().fly(Flight { resolver: self.clone(), key, views, query, sponsor }));
+        self.runtime.spawn(self.clone().fly(Flight {
+            resolver: self.clone(),
+            key,
+            views,
+            query,
+            sponsor,
+            over: AtomicBool::new(false),
+        }));
     }
 
     fn flights(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Vec<Asker>>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everybody who waits for a flight, which is thereby over.
+    pub(super) fn land_all(&self, flight: &Flight) -> Vec<Asker> {
+        flight.over.store(true, Ordering::Relaxed);
+        self.take_all(&flight.key)
     }
 
     /// Everybody who waits for `key`; later ones begin anew (and find the cache filled).
@@ -237,6 +256,7 @@ impl Resolver {
         // One that was refused and asked again meanwhile is refused again.
         let next = next.or_else(|| waiting.first().map(|asker| asker.client));
         if next.is_none() {
+            flight.over.store(true, Ordering::Relaxed);
             flights.remove(flight.key.octets());
             self.metrics.in_flight.dec();
         }

@@ -35,12 +35,12 @@ impl Resolver {
         if let Some(entry) = kept {
             if entry.is_in_force(now, self.lease_min) {
                 // Another task filled it between the lookup and this one's start.
-                self.release(query, &entry, self.take_all(&flight.key), &mut Outbox::Now);
+                self.release(query, &entry, self.land_all(&flight), &mut Outbox::Now);
                 return;
             }
             if entry.ended.is_some() && stale::is_open(&entry, now) {
                 self.metrics.stale.inc();
-                self.release(query, &entry, self.take_all(&flight.key), &mut Outbox::Now);
+                self.release(query, &entry, self.land_all(&flight), &mut Outbox::Now);
                 return;
             }
             if let Some(draft) = draft_again(&entry, now) {
@@ -91,7 +91,7 @@ impl Resolver {
             let entry = Arc::new(entry);
             self.metrics.stale.inc();
             self.cache.put(&flight.key, entry.clone(), self.clock.now());
-            self.release(query, &entry, self.take_all(&flight.key), &mut Outbox::Now);
+            self.release(query, &entry, self.land_all(&flight), &mut Outbox::Now);
             return;
         }
         self.metrics.unrelated_records.inc_by(u64::try_from(draft.unrelated).unwrap_or(0));
@@ -174,7 +174,7 @@ impl Resolver {
         let now = self.clock.moment(now);
         let entry = Arc::new(finish(draft, Some(leases), now, generation, self.lease_grace));
         self.cache.put(&flight.key, entry.clone(), now);
-        self.release(&flight.query, &entry, self.take_all(&flight.key), outbox);
+        self.release(&flight.query, &entry, self.land_all(flight), outbox);
     }
 
     /// The gate refused an answer in this client's name. Whether another client's may be tried.
@@ -193,7 +193,7 @@ impl Resolver {
         if flight.sponsor.is_none() {
             self.keep_for_later(key, draft, refusal, generation);
         }
-        let askers = if for_client_only { self.take_those_of(key, client) } else { self.take_all(key) };
+        let askers = if for_client_only { self.take_those_of(key, client) } else { self.land_all(flight) };
         self.hold(query, refusal, askers, outbox);
         for_client_only
     }
@@ -214,7 +214,7 @@ impl Resolver {
         if flight.sponsor.is_none() || !matches!(kind, Kind::Failed(..)) {
             self.cache.put(key, entry.clone(), now);
         }
-        let askers = self.take_all(key);
+        let askers = self.land_all(flight);
         match &kind {
             Kind::Answer => self.release(query, &entry, askers, outbox),
             Kind::Denied(reason, words) => {

@@ -573,7 +573,7 @@ impl Drop for Forwarder {
     fn drop(&mut self) {
         // The daemon stops: nobody is told, their clients ask again.
         for journey in self.slots.iter_mut().filter_map(|slot| slot.journey.take()) {
-            drop(self.resolver.take_all(&journey.flight.key));
+            drop(self.resolver.land_all(&journey.flight));
         }
     }
 }
