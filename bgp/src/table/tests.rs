@@ -403,3 +403,26 @@ proptest! {
         prop_assert_eq!(table.v4.len() + table.v6.len(), held(&table, Families::ALL).len());
     }
 }
+
+/// A piece of a refresh that also brings what the log lost must not pass for one that holds nothing new.
+#[test]
+fn a_refresh_that_repairs_says_so() {
+    let mut table = Table::new(16);
+    let now = Instant::now();
+    let hosts = |range: std::ops::Range<u32>| range.map(|n| (IpAddr::from((0xc612_0000 + n).to_be_bytes()), true));
+    table.apply(1, hosts(0..10), now);
+    let id = table.attach(Families::ALL);
+    Peer::default().drain(&mut table, id);
+    table.refresh(id, Family::Ipv4);
+    let mut batch = Batch::default();
+    table.take(id, 4, &mut batch);
+    assert_eq!((batch.begin, batch.replay), (Some(Family::Ipv4), Some(Replay::Refresh)));
+    table.apply(2, hosts(100..200), now);
+    let mut seen = Vec::new();
+    while table.pending(id) {
+        table.take(id, 4, &mut batch);
+        assert_ne!(batch.replay, Some(Replay::Refresh));
+        seen.extend(batch.end);
+    }
+    assert!(seen.contains(&(Family::Ipv4, Replay::Refresh)), "it ends as what it was asked for: {seen:?}");
+}

@@ -30,20 +30,25 @@ pub(super) struct Walk<N> {
     /// The pass, and the prefix behind which it goes on; `None`: the head of the first.
     at: Option<(u16, Option<N>)>,
     begun: bool,
+    /// It also brings what a cut log lost.
+    repairs: bool,
     /// The peer asked again meanwhile.
     pub(super) again: bool,
 }
 
 impl<N> Walk<N> {
     pub(super) const fn new(kind: Replay) -> Self {
-        Self { kind, at: None, begun: false, again: false }
+        Self { kind, at: None, begun: false, repairs: false, again: false }
     }
 }
 
 /// Starts a walk from the table's head: one under way may have passed what lost entries announced.
 pub(super) fn restart<N>(walk: &mut Option<Walk<N>>, negotiated: bool) {
     match walk {
-        Some(walk) => walk.at = None,
+        Some(walk) => {
+            walk.at = None;
+            walk.repairs = true;
+        }
         None if negotiated => *walk = Some(Walk::new(Replay::Repair)),
         None => {}
     }
@@ -78,7 +83,8 @@ impl<N: Ord + Copy + Into<IpNet>> Routes<'_, N> {
                 batch.begin = Some(self.family);
             }
         }
-        batch.replay = Some(walk.kind);
+        // Who asked to hear everything again hears of new routes too then.
+        batch.replay = Some(if walk.repairs && walk.kind == Replay::Refresh { Replay::Repair } else { walk.kind });
         let first = || self.classes.used(0..=OWN).map(|pass| (pass, None));
         let Some((own, after)) = walk.at.or_else(first) else {
             batch.end = Some((self.family, walk.kind));
