@@ -16,6 +16,8 @@ const LONG: Duration = Duration::from_secs(60);
 const PORT: u16 = 80;
 /// Of the name server.
 const SERVER: &str = "10.9.0.1";
+/// Of an unbound that validates.
+const VALIDATING: &str = "192.0.2.54";
 /// In its node.
 const ZONES: &str = "/etc/destguard/zones";
 
@@ -32,15 +34,21 @@ impl World {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dnssec/make-zones");
         let made = format!("mkdir -p {ZONES} && cd {ZONES} && {} {SERVER}", script.display());
         internet.ok(&made).unwrap();
-        internet.ok(&format!("ip addr add {SERVER}/32 dev lo")).unwrap();
+        for address in [SERVER, VALIDATING] {
+            internet.ok(&format!("ip addr add {address}/32 dev lo")).unwrap();
+        }
         let file = |name: &str| format!("{ZONES}/{name}");
         let daemons = vec![
             internet.spawn("/usr/sbin/nsd", &["-d", "-c", &file("nsd.conf")]).unwrap(),
             internet.spawn("/usr/sbin/unbound", &["-d", "-c", &file("unbound.conf")]).unwrap(),
+            internet.spawn("/usr/sbin/unbound", &["-d", "-c", &file("validating.conf")]).unwrap(),
         ];
         let echo = EchoServer::start(internet, PORT).unwrap();
-        let resolves = || internet.ok("dig @192.0.2.53 +cd +short +tries=1 +time=2 www.good.test").unwrap_or_default();
-        assert!(wait_until(LONG, || resolves() == "203.0.113.10\n"), "{}", lab.logs());
+        for resolver in ["192.0.2.53", VALIDATING] {
+            let line = format!("dig @{resolver} +short +tries=1 +time=2 www.good.test");
+            let resolves = || internet.ok(&line).unwrap_or_default() == "203.0.113.10\n";
+            assert!(wait_until(LONG, resolves), "{}", lab.logs());
+        }
 
         let gateway = lab.node("gateway");
         let anchor = internet.file(&file("root.key")).unwrap();
@@ -155,4 +163,75 @@ fn good_names_are_opened_and_bogus_ones_are_not() {
 
     let denied = world.guard("denied").to_string();
     assert!(denied.contains("www.bad.test") && denied.contains("bogus: "), "{denied}");
+}
+
+/// Code, AD and data of each answer that `dig` shows for a batch.
+fn verdicts(shown: &str) -> Vec<(String, bool, Vec<String>)> {
+    let verdict = |one: &str| {
+        let status = one.split("status: ").nth(1).unwrap().split(',').next().unwrap().to_owned();
+        // The alias of a DNAME keeps the case in which unbound was first asked.
+        let answer = one.split(";; ANSWER SECTION:\n").nth(1).unwrap_or_default().to_lowercase();
+        let lines = answer.lines().take_while(|line| !line.is_empty());
+        // Owner, type and data; TTLs age, and signatures come or don't in a cut chain.
+        let mut data: Vec<String> = lines
+            .map(|line| line.split_whitespace().enumerate().filter(|(at, _)| *at != 1).map(|(_, word)| word).collect())
+            .collect();
+        data.sort_unstable();
+        (status, has_ad(one), data)
+    };
+    shown.split(";; Got answer:").skip(1).map(verdict).collect()
+}
+
+#[test]
+fn the_guard_and_unbound_agree() {
+    let world = World::up();
+    let mut questions = vec![". DNSKEY".to_owned(), ". SOA".to_owned(), "absent A".to_owned(), "test DS".to_owned()];
+    for zone in ["test", "good.test", "hashed.test", "plain.test", "bad.test", "old.test", "stripped.test"] {
+        for kind in ["SOA", "NS", "DNSKEY", "DS", "A", "TYPE65280"] {
+            questions.push(format!("{zone} {kind}"));
+        }
+        let labels = [
+            "www",
+            "right",
+            "none",
+            "a.b.none",
+            "wild",
+            "a.wild",
+            "b.a.wild",
+            "*.wild",
+            "tree",
+            "www.tree",
+            "a.wild.tree",
+            "none.tree",
+            "to-hashed",
+            "to-plain",
+            "to-bad",
+            "text",
+        ];
+        for label in labels {
+            for kind in ["A", "AAAA", "CNAME", "TXT", "DS"] {
+                questions.push(format!("{label}.{zone} {kind}"));
+            }
+        }
+    }
+    let client = world.lab.node("client");
+    client.write("/etc/destguard/questions", &questions.join("\n")).unwrap();
+    world.lab.node("internet").write("/etc/destguard/questions", &questions.join("\n")).unwrap();
+    let batch = |server: &str| format!("dig @{server} -f /etc/destguard/questions +adflag +tries=2 +time=9");
+    let own = verdicts(&client.ok(&batch("10.0.1.1")).unwrap());
+    let other = verdicts(&world.lab.node("internet").ok(&batch(VALIDATING)).unwrap());
+    assert_eq!((own.len(), other.len()), (questions.len(), questions.len()));
+    // unbound 1.17 refuses the alias that a signed DNAME makes, when the question is for that alias itself (RFC 6672 section 5.3.1 wants it validated by
+    // the DNAME).
+    let by_dname = |question: &str| question.ends_with(".tree.good.test CNAME");
+    let differ = questions.iter().zip(own.iter().zip(&other)).filter(|(_, (own, other))| own != other);
+    let (known, unknown): (Vec<_>, Vec<_>) = differ.partition(|(question, _)| by_dname(question));
+    assert!(unknown.is_empty(), "{} of {}: {unknown:#?}", unknown.len(), questions.len());
+    assert!(known.iter().all(|(_, (own, other))| own.1 && other.0 == "SERVFAIL"), "{known:#?}");
+    for (status, ad) in
+        [("NOERROR", true), ("NOERROR", false), ("NXDOMAIN", true), ("NXDOMAIN", false), ("SERVFAIL", false)]
+    {
+        let seen = own.iter().filter(|(own, own_ad, _)| own == status && *own_ad == ad).count();
+        assert!(seen > 10, "{status} {ad}: {seen}");
+    }
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::metrics::{self, Metrics};
 use super::tls::client;
-use super::wire::{flag, rtype, u16_at};
+use super::wire::{HEADER, flag, rtype, u16_at};
 use crate::config::schema;
 use crate::config::upstream::{Transport, UpstreamUrl};
 use crate::core::name::Name;
@@ -446,7 +446,13 @@ impl Upstreams {
                 _ => asked,
             }
         };
-        tokio::time::timeout(total, asked).await.unwrap_or(Err(AskError::TimeOut))
+        let mut asked = tokio::time::timeout(total, asked).await.unwrap_or(Err(AskError::TimeOut))?;
+        // Names in the records may point here, and the case of letters was ours.
+        let name = query.name.wire();
+        if let Some(echoed) = asked.message.get_mut(HEADER..HEADER.saturating_add(name.len())) {
+            echoed.copy_from_slice(name);
+        }
+        Ok(asked)
     }
 
     async fn race(first: &Arc<Server>, order: &[Arc<Server>], usable: usize, query: &Query) -> Result<Asked, AskError> {
