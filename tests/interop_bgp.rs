@@ -573,3 +573,47 @@ fn openbgpd_internal_the_router_connects() {
     in_guard(&lab, || internal_rib(router, config, rib));
     lab.down().unwrap();
 }
+
+/// RFC 9494 on GoBGP: beyond the restart time the routes stay as stale ones, and are fresh again when the speaker is back.
+#[test]
+fn gobgp_keeps_routes_beyond_the_restart_time_where_long_lived_restart_is_on() {
+    let family = |name: &str| {
+        format!(
+            "      afi-safi-name = \"{name}-unicast\"\n    [neighbors.afi-safis.mp-graceful-restart.config]\n      enabled = true\n    \
+             [neighbors.afi-safis.long-lived-graceful-restart.config]\n      enabled = true\n      restart-time = 100\n"
+        )
+    };
+    let (ipv4, ipv6) = (family("ipv4"), family("ipv6"));
+    let restart = "  [neighbors.graceful-restart.config]\n    enabled = true\n    restart-time = 5\n    long-lived-enabled = true\n  \
+                   [neighbors.timers.config]";
+    let edits = [
+        ("  [neighbors.timers.config]", restart),
+        ("      afi-safi-name = \"ipv4-unicast\"\n", &ipv4),
+        ("      afi-safi-name = \"ipv6-unicast\"", ipv6.trim_end()),
+    ];
+    let lab = lab("gobgp", "/etc/gobgp/gobgpd.toml", &edits);
+    let router = lab.node("router");
+    in_guard(&lab, || async move {
+        let mut config = config(64512, Opens::Both);
+        config.graceful_restart = Duration::from_secs(2);
+        config.long_lived = Duration::from_secs(60);
+        let mut session = Session::start(config.clone()).await;
+        session.handle.apply(1, [(address(V4), true), (address(V6), true)]);
+        session.confirmed(1).await;
+        let rib = || router.ok("gobgp global rib; gobgp global rib -a ipv6").unwrap_or_default();
+        until("the routes", || rib().contains(V4) && rib().contains(V6)).await;
+        assert!(session.status().capabilities.contains(&"long-lived-graceful-restart"), "{:?}", session.status());
+        session.speaker.stop(Stop::Restart).await;
+        let stale = || rib().matches("llgr-stale").count();
+        until("both to be stale in the long-lived way", || stale() == 2).await;
+        assert!(rib().contains(V4) && rib().contains(V6), "{}", rib());
+
+        config.restarting = true;
+        let mut session = Session::start(config).await;
+        session.handle.apply(1, [(address(V4), true), (address(V6), true)]);
+        session.confirmed(1).await;
+        until("both to be fresh again", || stale() == 0 && rib().contains(V4) && rib().contains(V6)).await;
+        session.speaker.stop(Stop::Shutdown(String::new())).await;
+    });
+    lab.down().unwrap();
+}

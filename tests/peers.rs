@@ -362,6 +362,18 @@ fn a_router_that_is_killed_comes_back_to_all_its_routes() {
     world.until("the session again", || world.established("guard", "router"));
     world.until("every route", || (0..5).all(|number| world.connects("client", many_v4(number).into())));
     assert_eq!(world.peer("guard", "router")["sessions"], 2);
+
+    // A wire that is cut: BGP's or TCP's own time-out notices, whichever is first.
+    router.ok("ip link set eth3 down").unwrap();
+    world.until("the dead path to be noticed", || {
+        let error = world.error("guard", "router");
+        error.contains("hold timer expired: nothing heard for 9 s")
+            || error.contains("connection lost: Connection timed out")
+    });
+    assert!(!world.established("guard", "router"));
+    router.ok("ip link set eth3 up").unwrap();
+    world.until("the session again", || world.established("guard", "router"));
+    world.until("every route", || (0..5).all(|number| world.connects("client", many_v4(number).into())));
 }
 
 /// A router that ends session after session is left alone for a while, longer each time, and the operator reads so.

@@ -313,6 +313,33 @@ async fn what_cannot_work_is_refused_at_the_start() {
     assert!(matches!(Speaker::start(left).await, Err(StartError::Listen { .. })));
 }
 
+/// A connection that came to another address than the peer's `local_address` is none of its.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_bound_local_address_is_connected_from_and_accepted_on() {
+    for (bound, comes_up) in [(RIGHT, true), (IpAddr::from([127, 0, 0, 9]), false)] {
+        let (left, right) = two(|_, right| right.peers[0].local_address = Some(bound));
+        let (right, _right_events) = Speaker::start(right).await.unwrap();
+        let (left, mut events) = Speaker::start(left).await.unwrap();
+        tokio::spawn(async move { while events.recv().await.is_some() {} });
+        let (ours, theirs) = (left.handle(), right.handle());
+        let up = || theirs.status()[0].established > 0;
+        until("a session, or its refusal", || {
+            up() || ours.status()[0].last_error.as_ref().is_some_and(|(text, _)| text.contains("before its OPEN"))
+        })
+        .await;
+        assert_eq!(up(), comes_up, "{:?}", ours.status()[0].last_error);
+    }
+    // Nobody listens on an address that isn't ours: the cause is named.
+    let (left, _right) = two(|left, _| left.peers[0].local_address = Some(IpAddr::from([192, 0, 2, 250])));
+    let (left, _events) = Speaker::start(left).await.unwrap();
+    let ours = left.handle();
+    until("the address to be named", || {
+        let error = ours.status()[0].last_error.clone();
+        error.is_some_and(|(text, _)| text.contains("can't connect from local_address 192.0.2.250"))
+    })
+    .await;
+}
+
 /// A panic in one peer's task, the table's lock in hand: that session ends and comes back with the whole table; the other one, fed by the same
 /// table, notices nothing.
 #[tokio::test(flavor = "multi_thread")]
