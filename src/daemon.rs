@@ -158,7 +158,8 @@ fn own_traffic(config: &Config) -> Vec<nftables::OwnTraffic> {
 
 async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result<(), RunError> {
     let clock = Clock::start();
-    let linger = config.bgp.linger.0;
+    // Only routes linger: without peers an ended lease is over, in memory and on disk.
+    let linger = if config.bgp.peer.is_empty() { Duration::ZERO } else { config.bgp.linger.0 };
     let (journal, restored) =
         LeaseJournal::open(&config.state.dir, clock, config.lease.max.0, linger).map_err(RunError::failed)?;
     let own = interfaces::addresses()

@@ -177,7 +177,7 @@ pub fn run(plan: &Plan) -> Result<Outcome, AnyError> {
     let tcp = TcpListener::bind(UPSTREAM)?;
     tcp.set_nonblocking(true)?;
     udp.set_read_timeout(Some(Duration::from_millis(100)))?;
-    let sockets = (0..SOCKETS).map(|_| client()).collect::<Result<Vec<_>, _>>()?;
+    let sockets = (0..SOCKETS).map(client).collect::<Result<Vec<_>, _>>()?;
     std::fs::create_dir_all(plan.dir.join("state"))?;
     let lease = (plan.length / 8).as_secs().clamp(2, 20);
     let text = CONFIG.replace("LEASE", &format!("{lease}s")).replace("DIR", &plan.dir.display().to_string());
@@ -246,8 +246,9 @@ impl Drop for EndAtLast<'_> {
     }
 }
 
-fn client() -> std::io::Result<UdpSocket> {
-    let socket = UdpSocket::bind("127.0.0.1:0")?;
+/// Each is a client of its own: what one client may have in flight is not what is tried here.
+fn client(number: usize) -> std::io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((std::net::Ipv4Addr::new(127, 0, 1, number as u8), 0))?;
     socket.connect(SERVER)?;
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     Ok(socket)
