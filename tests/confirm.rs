@@ -499,11 +499,13 @@ fn gobgp_echoes_its_beacon_and_a_full_table_is_refused() {
     };
     in_guard(&lab, || async move {
         let mut session = Session::start(config(Confirm::Refresh)).await;
+        session.handle.apply(1, [(address("203.0.113.1"), true)]);
         session.until("the reason", |session| session.unable.is_some()).await;
         assert!(session.unable.as_ref().unwrap().contains("exports no prefix to us that could be its echo"));
         assert!(session.warning().starts_with("nothing is confirmed: "), "{}", session.warning());
         beacons("add", 0..1);
-        for generation in 1..=10 {
+        session.until("the echo", |session| session.confirmed[0] >= Some(1)).await;
+        for generation in 2..=10 {
             session.handle.apply(generation, [(address(&format!("203.0.113.{generation}")), true)]);
             session.until("the echo", |session| session.confirmed[0] >= Some(generation)).await;
             assert!(router.ok("gobgp global rib").unwrap().contains(&format!("203.0.113.{generation}/32")));
