@@ -277,6 +277,17 @@ impl Speaker {
     /// # Errors
     /// [`StartError`]; nothing is started then.
     pub async fn start(config: SpeakerConfig) -> Result<(Self, mpsc::Receiver<PeerEvent>), StartError> {
+        Self::start_with(config, Table::default()).await
+    }
+
+    /// Like [`Self::start`], with a table that may hold routes already.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(
+        config: SpeakerConfig,
+        table: Table,
+    ) -> Result<(Self, mpsc::Receiver<PeerEvent>), StartError> {
         let config = Arc::new(config);
         check(&config)?;
         let mut bound = Vec::new();
@@ -296,7 +307,7 @@ impl Speaker {
             observed: config.peers.iter().map(|_| Mutex::default()).collect(),
             status: config.peers.iter().map(|peer| Mutex::new(PeerStatus::new(peer, now))).collect(),
             hurried: Mutex::default(),
-            table: Mutex::new(Table::default()),
+            table: Mutex::new(table),
             changed: watch::Sender::new(()),
             filled: watch::Sender::new(!config.restarting),
             draining: AtomicBool::new(false),
