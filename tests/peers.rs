@@ -295,6 +295,8 @@ fn a_router_that_reads_no_more_is_given_up() {
         ("router", FRR_CONF, "timers 3 9", "timers 0 0"),
         ("guard", CONFIG, "hold_time = \"9s\"", "hold_time = \"0s\"\nsend_hold_time = \"3s\""),
         ("guard", CONFIG, "[lease]\n", "[gate]\ndeadline = \"300ms\"\n\n[lease]\n"),
+        // With another rule nothing more would be announced to a router that confirms nothing.
+        ("guard", CONFIG, "confirm = \"probe\"", "confirm = \"sent\""),
     ];
     let lab = Lab::builder("lab/frr/frr.clab.yml").destguard(GUARD).hold("router").hold("guard").up().unwrap();
     // Buffers that are full soon.
@@ -314,8 +316,7 @@ fn a_router_that_reads_no_more_is_given_up() {
                     let asker = Asker::new("10.0.3.2:53".parse().unwrap()).unwrap();
                     while !told.load(Ordering::Relaxed) {
                         let number = next.fetch_add(1, Ordering::Relaxed);
-                        let answer = asker.ask(&format!("n{number}.many.test"), dns::A, ANSWER).unwrap();
-                        assert!(answer.addresses().is_empty(), "released without the router: {:?}", answer.message);
+                        asker.ask(&format!("n{number}.many.test"), dns::A, ANSWER).unwrap();
                     }
                 };
                 world.node("client").in_namespace(ask).unwrap();
