@@ -29,6 +29,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
@@ -36,7 +37,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
-use crate::config::schema::NftablesMode;
+use crate::config::schema::{self, NftablesMode};
 use crate::config::upstream::UpstreamUrl;
 use crate::control::DeniedLog;
 use crate::core::address::AddressFilter;
@@ -84,6 +85,10 @@ pub struct Rules {
     pub filter: AddressFilter,
     /// Which names are answered here.
     pub local: LocalNames,
+    /// A kept answer is served only while its leases last this much longer (`lease.min`).
+    pub lease_min: Duration,
+    /// What leases last beyond the TTLs that clients get (`lease.grace`).
+    pub lease_grace: Duration,
     /// No two have the same.
     pub(in crate::dns) generation: u64,
 }
@@ -91,9 +96,11 @@ pub struct Rules {
 impl Rules {
     /// With a generation of their own.
     #[must_use]
-    pub fn new(views: impl Into<Arc<Views>>, filter: AddressFilter, local: LocalNames) -> Self {
+    pub fn new(views: impl Into<Arc<Views>>, filter: AddressFilter, local: LocalNames, lease: &schema::Lease) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self { views: views.into(), filter, local, generation: NEXT.fetch_add(1, Ordering::Relaxed) }
+        let generation = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (lease_min, lease_grace) = (lease.min.0, lease.grace.0);
+        Self { views: views.into(), filter, local, lease_min, lease_grace, generation }
     }
 }
 
@@ -297,8 +304,6 @@ pub fn start(
         cookies: cookie::Cookies::new(),
         rate_limit: config.dns.rate_limit.map(rate::RateLimit::new),
         prefetch: config.dns.cache.prefetch,
-        lease_min: config.lease.min.0,
-        lease_grace: config.lease.grace.0,
         runtime: tokio::runtime::Handle::current(),
     });
     let stop = Arc::new(AtomicBool::new(false));

@@ -17,7 +17,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 struct World {
     lab: Lab,
-    _dns: Server,
+    dns: Server,
     _echo: EchoServer,
 }
 
@@ -35,7 +35,7 @@ impl World {
         gateway.write(CONFIG, &format!("{}\n{more}", gateway.file(CONFIG).unwrap())).unwrap();
         gateway.write(LIST, list).unwrap();
         gateway.start().unwrap();
-        let world = Self { lab, _dns: dns, _echo: echo };
+        let world = Self { lab, dns, _echo: echo };
         assert!(wait_until(LONG, || world.guard("status")["state"] == "enforcing"), "{}", world.lab.logs());
         world
     }
@@ -91,11 +91,30 @@ fn a_list_that_changes_closes_what_it_forbids_and_a_broken_one_changes_nothing()
     gateway.write(CONFIG, &new).unwrap();
     let told = gateway.ok(&format!("{DESTGUARD} reload")).unwrap();
     assert!(told.contains("lease.new_per_domain") && told.contains("999/s"), "{told}");
-    gateway.write(CONFIG, &new.replace("[lease]", "[lease]\nmin = \"61s\"").replace("999/s", "998/s")).unwrap();
+    gateway.write(CONFIG, &new.replace("[lease]", "[lease]\ncapacity = 200000").replace("999/s", "998/s")).unwrap();
     let refused = gateway.run(&format!("{DESTGUARD} reload")).unwrap();
     let text = String::from_utf8([refused.stdout, refused.stderr].concat()).unwrap();
-    assert!(!refused.status.success() && text.contains("need a restart, nothing was applied: lease.min"), "{text}");
+    assert!(
+        !refused.status.success() && text.contains("need a restart, nothing was applied: lease.capacity"),
+        "{text}"
+    );
+    // A lease of the old length, then one of the new.
+    let ends = |address: IpAddr| {
+        let leases = world.guard("leases")["leases"].clone();
+        let lease = leases.as_array().unwrap().iter().find(|lease| lease["address"] == address.to_string()).cloned();
+        lease.unwrap()["ends_in_seconds"].as_u64().unwrap()
+    };
+    let (before, after) = (IpAddr::from([203, 0, 113, 11]), IpAddr::from([203, 0, 113, 12]));
+    world.dns.set_addresses("before.test", 1, &[before]);
+    world.dns.set_addresses("after.test", 1, &[after]);
+    world.ask("before.test");
+    gateway.write(CONFIG, &new.replace("[lease]", "[lease]\nmin = \"600s\"\ngrace = \"300s\"\ncapacity = 50")).unwrap();
+    gateway.ok(&format!("{DESTGUARD} reload")).unwrap();
+    world.ask("after.test");
+    assert!(ends(before) <= 90 && ends(after) > 890, "{} s, {} s", ends(before), ends(after));
+    assert_eq!(world.guard("status")["leases"]["capacity"], 50);
     gateway.write(CONFIG, &new).unwrap();
+    assert!(!gateway.run(&format!("{DESTGUARD} reload")).unwrap().status.success(), "back up is a restart");
 
     // Broken: nothing changes, and status tells where.
     world.replace("two.test\none..test\n");

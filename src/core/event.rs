@@ -109,7 +109,7 @@ pub enum Event {
     Revoke(RevokeTarget),
     /// Names whose leases are not allowed any more (policy reload): their causes end now; an address without other cause is closed.
     Forbid(Vec<Name>),
-    /// Other limits for answers from now on; leases keep their ends. `lease.min`, `lease.grace` and `lease.capacity` stay as they were.
+    /// Other times and limits for answers from now on; leases keep their ends, also those that a smaller capacity would not have let in.
     Settings(Box<(LeaseSettings, GateSettings)>),
     /// Other groups, or other communities of theirs: leases follow the groups of those who asked, and routes are announced anew where that makes
     /// a difference.

@@ -160,7 +160,9 @@ impl Guard {
         if own.new_per_domain != lease.new_per_domain {
             self.domains = Buckets::new(lease.new_per_domain, BUCKETS);
         }
-        *own = LeaseSettings { min: own.min, grace: own.grace, capacity: own.capacity, ..lease };
+        self.counts.capacity = lease.capacity;
+        self.table.set_capacity(lease.capacity);
+        *own = lease;
         self.settings.gate = gate;
     }
 

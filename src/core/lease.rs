@@ -263,9 +263,14 @@ impl LeaseTable {
             active: ByFamily::default(),
             lingering: ByFamily::default(),
             entries: 0,
-            most_entries: capacity.saturating_mul(4).saturating_add(SPARE_ENTRIES),
+            most_entries: most_entries(capacity),
             dropped: 0,
         }
+    }
+
+    /// Its owner keeps it to another capacity from now on.
+    pub fn set_capacity(&mut self, capacity: usize) {
+        self.most_entries = most_entries(capacity);
     }
 
     /// One lease, active or lingering.
@@ -663,6 +668,10 @@ impl LeaseTable {
         let timers: BTreeSet<_> = self.iter().map(|(address, lease)| (lease.timer(), address)).collect();
         assert_eq!(self.timers, timers);
     }
+}
+
+fn most_entries(capacity: usize) -> usize {
+    capacity.saturating_mul(4).saturating_add(SPARE_ENTRIES)
 }
 
 /// Returns whether a client had to be forgotten.

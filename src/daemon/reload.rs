@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::lists::Lists;
 use super::rules;
 use super::sources::Shared;
+use crate::config::schema::NftablesMode;
 use crate::config::{self, Config};
 use crate::control::types::Reloaded;
 use crate::core::event::{Event, RevokeTarget};
@@ -26,16 +27,7 @@ use crate::dns::Rules;
 use crate::sys::interfaces;
 
 /// Keys, and all below them, that a reload applies.
-const LIVE: [&str; 8] = [
-    "policy",
-    "addresses.never",
-    "addresses.nat64",
-    "lease.max",
-    "lease.per_answer",
-    "lease.new_per_client",
-    "lease.new_per_domain",
-    "gate",
-];
+const LIVE: [&str; 5] = ["policy", "addresses.never", "addresses.nat64", "lease", "gate"];
 
 /// Reads the file anew, and every list that changed.
 pub async fn reload(shared: &Shared) -> Reloaded {
@@ -57,7 +49,8 @@ pub async fn reload(shared: &Shared) -> Reloaded {
         Ok(changes) => changes,
         Err(error) => return refused(Vec::new(), format!("the configurations can't be compared: {error}")),
     };
-    let dead: Vec<&str> = changes.keys().map(String::as_str).filter(|key| !is_live(key)).collect();
+    let dead: Vec<&str> =
+        changes.keys().map(String::as_str).filter(|key| !is_live(key) || outgrows(key, &old, &config)).collect();
     let shown: Vec<String> = changes.iter().map(|(key, change)| format!("{key}: {change}")).collect();
     if !dead.is_empty() {
         let keys = dead.join(", ");
@@ -112,6 +105,11 @@ fn refused(changes: Vec<String>, report: String) -> Reloaded {
 
 fn is_live(key: &str) -> bool {
     LIVE.iter().any(|live| key.strip_prefix(live).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '['])))
+}
+
+/// The kernel's sets were made for so many leases, and can't grow while they are in use.
+fn outgrows(key: &str, old: &Config, new: &Config) -> bool {
+    key == "lease.capacity" && old.nftables.mode != NftablesMode::Off && new.lease.capacity > old.lease.capacity
 }
 
 /// "key: old -> new" for every value that differs. Secrets show that they changed only.
@@ -293,7 +291,18 @@ mod tests {
     fn only_the_listed_keys_are_live() {
         assert!(is_live("policy.deny[3]") && is_live("addresses.never[0]") && is_live("policy"));
         assert!(is_live("gate.deadline") && is_live("lease.per_answer"));
-        assert!(!is_live("lease.min") && !is_live("lease.capacity") && !is_live("lease.max_x"));
+        assert!(is_live("lease.min") && is_live("lease.grace") && is_live("lease.capacity") && !is_live("leases"));
+        let with = |mode, capacity| {
+            let mut config = Config::default();
+            config.nftables.mode = mode;
+            config.lease.capacity = capacity;
+            config
+        };
+        for (mode, capacity, dead) in
+            [(NftablesMode::Off, 9, false), (NftablesMode::Local, 9, true), (NftablesMode::Local, 3, false)]
+        {
+            assert_eq!(outgrows("lease.capacity", &with(mode, 5), &with(mode, capacity)), dead, "{mode:?} {capacity}");
+        }
         assert!(!is_live("policyx") && !is_live("addresses.open[0]") && !is_live("dns.listen[0]"));
     }
 }

@@ -33,7 +33,7 @@ impl Resolver {
             self.cache.get(&flight.key, rules.generation, now)
         };
         if let Some(entry) = kept {
-            if entry.is_in_force(now, self.lease_min) {
+            if entry.is_in_force(now, rules.lease_min) {
                 // Another task filled it between the lookup and this one's start.
                 self.release(query, &entry, self.land_all(&flight), &mut Outbox::Now);
                 return;
@@ -172,7 +172,7 @@ impl Resolver {
         let now = outbox.now();
         self.metrics.gate_seconds.observe(now.saturating_duration_since(started).as_secs_f64());
         let now = self.clock.moment(now);
-        let entry = Arc::new(finish(draft, Some(leases), now, generation, self.lease_grace));
+        let entry = Arc::new(finish(draft, Some(leases), now, generation, self.rules.load().lease_grace));
         self.cache.put(&flight.key, entry.clone(), now);
         self.release(&flight.query, &entry, self.land_all(flight), outbox);
     }
@@ -210,7 +210,7 @@ impl Resolver {
         let kind = std::mem::replace(&mut draft.kind, Kind::Answer);
         let now = self.clock.moment(outbox.now());
         let outcome = outcome_of(&kind);
-        let entry = Arc::new(Entry { outcome, ..finish(draft, None, now, generation, self.lease_grace) });
+        let entry = Arc::new(Entry { outcome, ..finish(draft, None, now, generation, self.rules.load().lease_grace) });
         if flight.sponsor.is_none() || !matches!(kind, Kind::Failed(..)) {
             self.cache.put(key, entry.clone(), now);
         }
@@ -251,7 +251,7 @@ impl Resolver {
         let closed = draft.again.as_ref().map_or_else(Vec::new, |again| {
             again.grants.iter().map(|grant| LeaseHandle::new(grant.address, now)).collect()
         });
-        let mut entry = finish(draft.clone(), None, now, generation, self.lease_grace);
+        let mut entry = finish(draft.clone(), None, now, generation, self.rules.load().lease_grace);
         entry.leases = closed.into();
         self.cache.put(key, Arc::new(entry), now);
     }

@@ -15,7 +15,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -112,8 +111,6 @@ pub struct Resolver {
     pub(super) cookies: Cookies,
     pub(super) rate_limit: Option<RateLimit>,
     pub(super) prefetch: bool,
-    pub(super) lease_min: Duration,
-    pub(super) lease_grace: Duration,
     pub(super) runtime: tokio::runtime::Handle,
 }
 
@@ -180,7 +177,7 @@ impl Resolver {
         let unchecked = self.unchecked(question.flags, question.qtype);
         let key = Key::new(question.name.wire(), question.qtype, dnssec_ok).unchecked(unchecked).in_view(view);
         let kept = self.cache.get(&key, rules.generation, now);
-        if let Some(entry) = kept.as_ref().filter(|entry| entry.is_in_force(now, self.lease_min)) {
+        if let Some(entry) = kept.as_ref().filter(|entry| entry.is_in_force(now, rules.lease_min)) {
             reply::render(&entry.octets, &entry.ttls, entry.age(now), &head, entry.ede.as_ref(), out);
             turn.hits += 1;
             if self.prefetch && entry.wants_prefetch(now) {

@@ -877,3 +877,34 @@ fn after_a_loss_addresses_are_proven_one_by_one_and_those_waited_for_are_hurried
     assert_eq!(guard.enforcers(Moment(1700))[0].installed, 2);
     assert_eq!(guard.counts().pending, 1);
 }
+
+#[test]
+fn other_times_and_limits_count_from_the_next_answer_on() {
+    let (mut guard, _) = many(3, 1);
+    let address = |index: u32| IpAddr::V4(std::net::Ipv4Addr::from_bits(0xc633_0000 + index));
+    let before = guard.table.get(address(1)).unwrap().ends;
+    let Settings { lease, gate, .. } = settings();
+    let lease = LeaseSettings { min: Span::secs(100), grace: Span::secs(40), capacity: 2, ..lease };
+    guard.handle(Event::Settings(Box::new((lease, gate))), Moment(2000));
+    assert_eq!((guard.table.len(), guard.counts().capacity), (3, 2), "what is there stays");
+    let mut ask = |ticket: u64, index: u32| {
+        let question: Name = format!("n{index}.test").parse().unwrap();
+        let admission = Admission {
+            ticket: Ticket(ticket),
+            client: IpAddr::from([192, 0, 2, 1]),
+            question: question.clone(),
+            qtype: 1,
+            chain: Vec::new(),
+            domain: question,
+            grants: vec![Grant { address: address(index), ttl: 0 }],
+        };
+        guard.handle(Event::Admit(admission), Moment(2000));
+        std::iter::from_fn(|| guard.poll_output())
+            .any(|output| matches!(output, Output::Decide { decision: Decision::Refuse(Refusal::Capacity), .. }))
+    };
+    assert!(!ask(10, 2), "what is open already needs no room");
+    assert!(ask(11, 7), "and nothing new fits");
+    assert_eq!(guard.table.get(address(1)).unwrap().ends, before);
+    assert_eq!(guard.table.get(address(2)).unwrap().ends, Moment(2000).plus(Duration::from_secs(140)));
+    guard.table.check_consistency();
+}
