@@ -357,6 +357,18 @@ async fn what_was_changed_is_bogus_and_says_why() {
             Bogus(12),
         ),
         (
+            "an address beside the proof that there is none",
+            "text.nsec.test",
+            1,
+            |q, r| {
+                if q.qtype == 1 {
+                    r.rcode = 3;
+                    r.answer.push(Rr { owner: q.name.clone(), kind: 1, ttl: 9, rdata: vec![192, 0, 2, 66] });
+                }
+            },
+            Secure(0, vec![]),
+        ),
+        (
             "an absence without its proof",
             "none.nsec3.test",
             1,
