@@ -14,7 +14,7 @@ const BUFFER: usize = 1 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(5);
 const HOLD: u16 = 240;
 /// How long a speaker may take to connect.
-const CONNECT: Duration = Duration::from_secs(60);
+const CONNECT: Duration = Duration::from_secs(120);
 /// Message types (RFC 4271 section 4.1, RFC 2918).
 const UPDATE: u8 = 2;
 const NOTIFICATION: u8 = 3;

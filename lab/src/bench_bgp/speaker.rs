@@ -24,7 +24,7 @@ const ASN: u32 = 64512;
 const COMMUNITY: [u8; 4] = [0xfc, 0, 0, 100];
 const GRPC: &str = "127.0.0.1:50051";
 /// How long a speaker may take to start and to take its table in.
-pub const START: Duration = Duration::from_secs(60);
+pub const START: Duration = Duration::from_secs(120);
 
 /// Address of a peer, by number.
 #[must_use]
