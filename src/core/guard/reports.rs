@@ -1,0 +1,122 @@
+//! What enforcers report: what they lost, refused or hold ahead of the rest.
+
+use std::net::IpAddr;
+
+use super::Guard;
+use crate::core::event::{EnforcerId, EnforcerKind, Generation, Refusal};
+use crate::core::lease::Share;
+
+impl Guard {
+    pub(super) fn want_sync(&mut self, enforcer: EnforcerId) {
+        // Routes are replayed by their driver from its own table.
+        if self.enforcers.kind(enforcer) != Some(EnforcerKind::Timed) {
+            return;
+        }
+        if self.enforcers.acknowledged(enforcer).is_some() {
+            self.lose(enforcer, "asked for the full state".to_owned());
+        }
+        self.enforcers.distrust(enforcer);
+        self.syncs.insert(enforcer);
+    }
+
+    /// O(leases): nothing is in force until the enforcer reports again. Answers go on waiting until their deadline.
+    pub(super) fn lose(&mut self, enforcer: EnforcerId, reason: String) {
+        let Some(kind) = self.enforcers.lost(enforcer, reason, self.now) else { return };
+        if !self.enforcers.is_required(enforcer) {
+            return;
+        }
+        self.gate.lost(kind);
+        self.unproven.lost(kind, &mut self.table);
+    }
+
+    pub(super) fn refused(&mut self, enforcer: EnforcerId, generation: Generation, reason: String) {
+        let Some(kind) = self.enforcers.refused(enforcer, reason.clone()) else { return };
+        if !self.enforcers.is_required(enforcer) {
+            return;
+        }
+        let name = self.enforcers.name(enforcer);
+        let refusal = Refusal::Enforcer { name, reason };
+        self.fail_tickets(self.gate.tickets_needing(kind, generation), |_, _| refusal.clone());
+        for address in self.unproven.opened_by(kind, generation, &self.table) {
+            self.close_refused(kind, address, &refusal);
+        }
+        if kind == EnforcerKind::Route {
+            for address in self.unproven.shared_by(generation, &self.table) {
+                self.refuse_shares(address, generation..=generation, &refusal);
+            }
+        }
+    }
+
+    pub(super) fn refused_address(
+        &mut self,
+        enforcer: EnforcerId,
+        address: IpAddr,
+        generation: Generation,
+        reason: String,
+    ) {
+        let Some(EnforcerKind::Route) = self.enforcers.refused(enforcer, reason.clone()) else { return };
+        // What is in force was confirmed by this enforcer too; what was opened anew since will be.
+        let meant = self.table.get(address).filter(|lease| lease.unproven_route.is_some_and(|at| at <= generation));
+        let Some(lease) = meant.filter(|_| self.enforcers.is_required(enforcer)) else { return };
+        let opened = lease.told.route.is_some_and(|told| told.opened <= generation);
+        let refusal = Refusal::Enforcer { name: self.enforcers.name(enforcer), reason };
+        if lease.route_proven || !opened {
+            self.refuse_shares(address, Generation(0)..=generation, &refusal);
+        } else {
+            self.close_refused(EnforcerKind::Route, address, &refusal);
+        }
+    }
+
+    /// Takes back the communities that these plans put on a route that stays open for others.
+    fn refuse_shares(&mut self, address: IpAddr, plans: std::ops::RangeInclusive<Generation>, refusal: &Refusal) {
+        let refused = |share: &Share| !share.proven && share.told.is_some_and(|told| plans.contains(&told));
+        if self.table.retain_shares(address, |share| !refused(share)) {
+            self.fail_tickets_of(address, |_, _| refusal.clone());
+            self.marks.change(address);
+            self.marks.journal(address);
+        }
+    }
+
+    /// Takes back what a required enforcer does not hold, everywhere.
+    fn close_refused(&mut self, kind: EnforcerKind, address: IpAddr, refusal: &Refusal) {
+        self.fail_tickets_of(address, |_, _| refusal.clone());
+        if let Some(lease) = self.table.get_mut(address) {
+            match kind {
+                EnforcerKind::Timed => lease.told.timed_refused = true,
+                EnforcerKind::Route => lease.told.route_refused = true,
+            }
+        }
+        // What lingered before the plan opened it again goes on lingering: its route was up all the time.
+        let fallback = self.table.get(address).and_then(|lease| lease.fallback).filter(|until| *until > self.now);
+        match fallback {
+            Some(until) if kind == EnforcerKind::Timed => {
+                self.unproven.forget_timed(address, self.table.get_mut(address));
+                self.table.linger(address, until);
+                // For whom it was never in force it has nothing to linger for.
+                self.table.retain_shares(address, |share| share.proven);
+                self.counts.closed += 1;
+                self.marks.change(address);
+                self.marks.journal(address);
+            }
+            _ => self.close(address),
+        }
+    }
+
+    /// Single addresses, ahead of what the enforcer has applied as a whole.
+    pub(super) fn confirmed(&mut self, enforcer: EnforcerId, addresses: Vec<(IpAddr, Generation)>) {
+        let mut news = Vec::new();
+        for (address, generation) in addresses {
+            // What was closed, or closed and opened anew, since then is not meant.
+            let opened = self.table.get(address).and_then(|lease| lease.told.route).map(|told| told.opened);
+            let generation = generation.min(self.generation);
+            if opened.is_some_and(|opened| opened <= generation)
+                && self.enforcers.confirmed(enforcer, address, generation, self.now)
+            {
+                news.push(address);
+            }
+        }
+        if self.enforcers.is_required(enforcer) {
+            self.prove_routes(news);
+        }
+    }
+}
