@@ -19,7 +19,7 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| {
     let config = Config::default();
     let policy = Policy::new(&config).expect("the defaults are fine");
     let filter = AddressFilter::new(&config, &[]).expect("the defaults are fine");
-    Rules::new(policy, filter, LocalNames::new(&config))
+    Rules::new(policy, filter, LocalNames::new(&config), &config.lease)
 });
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
