@@ -32,7 +32,8 @@ const CONFIG: &str = r#"
 listen = ["127.0.0.1:5301"]
 clients = ["127.0.0.0/8"]
 [dns.cache]
-size = "16MiB"
+# Full within seconds: what is bounded must not look like growth in a short run.
+size = "2MiB"
 [[dns.upstream]]
 url = "udp://127.0.0.1:5300"
 [[policy.private]]
