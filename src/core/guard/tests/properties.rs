@@ -1,0 +1,648 @@
+//! Properties of the guard as a whole: random operations against in-memory enforcers, and a model that knows only what
+//! an observer would.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::{CAPACITY, ROUTE_BUDGET, name, settings, specs};
+use crate::core::event::{Grant, LeaseHandle};
+use crate::core::explain::EnforcerState;
+use crate::core::groups::GroupCommunities;
+use crate::core::guard::*;
+use crate::enforce::memory::Held;
+
+/// What may happen to a guard.
+#[derive(Clone, Debug)]
+enum Operation {
+    /// A client's answer: client, name, alias, addresses, TTL.
+    Admit { client: u8, name: u8, alias: Option<u8>, addresses: Vec<u8>, ttl: u32 },
+    /// An enforcer carries out and acknowledges this many of its commands.
+    Deliver { enforcer: usize, commands: usize },
+    /// An enforcer refuses the openings of its next command.
+    Refuse { enforcer: usize },
+    /// A route enforcer carries out what it was told of one address only, ahead of everything else; its word on it is under way.
+    Install { enforcer: usize, address: u8 },
+    /// A route enforcer finds that it does not hold this one address.
+    RefuseOne { enforcer: usize, address: u8 },
+    /// What single addresses an enforcer spoke of arrives, one of them a second time.
+    Report { enforcer: usize },
+    /// An enforcer loses everything it holds and says so.
+    Lose { enforcer: usize },
+    /// It comes back: asks for the full state, or replays the route table.
+    Recover { enforcer: usize },
+    /// The operator closes an address.
+    Revoke { address: u8 },
+    /// The operator closes what a name opened.
+    RevokeName { name: u8 },
+    /// A new policy.
+    Forbid { name: u8 },
+    /// Time passes.
+    Wait { millis: u64 },
+    /// The daemon is killed and starts again from its journal.
+    Restart,
+    /// A reload with other groups.
+    Regroup { which: usize },
+}
+
+/// Groups of the clients 192.0.2.0 to 192.0.2.2: none, two, one with the communities that another had, moved, and with others.
+const GROUPS: [&[(&str, &str, &str)]; 5] = [
+    &[],
+    &[("red", "192.0.2.1/32", "64512:1"), ("blue", "192.0.2.2/32", "64512:2")],
+    &[("blue", "192.0.2.1/32", "64512:1")],
+    &[("red", "192.0.2.0/31", "64512:1"), ("plain", "192.0.2.1/32", ""), ("blue", "192.0.2.2/32", "64512:2")],
+    &[("blue", "192.0.2.0/24", "64512:2\", \"64512:0:3"), ("red", "192.0.2.1/32", "64512:4")],
+];
+
+fn groups(which: usize) -> Arc<Groups> {
+    let group = |(name, clients, communities): &(&str, &str, &str)| {
+        let communities = if communities.is_empty() { String::new() } else { format!("\"{communities}\"") };
+        format!("[[policy.group]]\nname = \"{name}\"\nclients = [\"{clients}\"]\ncommunities = [{communities}]\n")
+    };
+    let text: String = GROUPS[which].iter().map(group).collect();
+    Arc::new(Groups::new(&toml::from_str(&text).unwrap()).unwrap())
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let enforcer = 0..4usize;
+    prop_oneof![
+        8 => (0..3u8, 0..4u8, prop::option::of(4..6u8), prop::collection::vec(0..10u8, 1..4), 0..200u32)
+            .prop_map(|(client, name, alias, addresses, ttl)| Operation::Admit { client, name, alias, addresses, ttl }),
+        10 => (enforcer.clone(), 1..4usize).prop_map(|(enforcer, commands)| Operation::Deliver { enforcer, commands }),
+        1 => enforcer.clone().prop_map(|enforcer| Operation::Refuse { enforcer }),
+        6 => (1..4usize, 0..10u8).prop_map(|(enforcer, address)| Operation::Install { enforcer, address }),
+        1 => (1..4usize, 0..10u8).prop_map(|(enforcer, address)| Operation::RefuseOne { enforcer, address }),
+        4 => (1..4usize).prop_map(|enforcer| Operation::Report { enforcer }),
+        1 => enforcer.clone().prop_map(|enforcer| Operation::Lose { enforcer }),
+        3 => enforcer.prop_map(|enforcer| Operation::Recover { enforcer }),
+        1 => (0..10u8).prop_map(|address| Operation::Revoke { address }),
+        1 => (0..6u8).prop_map(|name| Operation::RevokeName { name }),
+        1 => (0..6u8).prop_map(|name| Operation::Forbid { name }),
+        4 => prop_oneof![0..900u64, 0..20_000u64, 0..300_000u64].prop_map(|millis| Operation::Wait { millis }),
+        1 => Just(Operation::Restart),
+        1 => (0..GROUPS.len()).prop_map(|which| Operation::Regroup { which }),
+    ]
+}
+
+fn address(index: u8) -> IpAddr {
+    if index.is_multiple_of(3) {
+        format!("2001:db8::{index:x}").parse().unwrap()
+    } else {
+        IpAddr::from([198, 51, 100, index])
+    }
+}
+
+/// What an enforcer was told and has not carried out.
+#[derive(Clone, Debug)]
+enum Told {
+    Apply(Generation, Vec<Change>, Arc<Groups>),
+    Sync(Generation, Vec<(IpAddr, Moment)>),
+}
+
+/// One in-memory enforcer behind a queue.
+#[derive(Debug, Default)]
+struct Simulated {
+    held: Held,
+    queue: VecDeque<Told>,
+    /// What each route bears.
+    bears: BTreeMap<IpAddr, GroupCommunities>,
+    lost: bool,
+    /// Addresses that are as the commands up to this plan make them, whatever was carried out of the others.
+    ahead: BTreeMap<IpAddr, Generation>,
+    /// Said of single addresses, not heard by the guard yet.
+    said: VecDeque<Event>,
+    /// Said and heard in this session: it may be heard again.
+    heard: Vec<(IpAddr, Generation)>,
+    /// Not required, and refused something: the guard only notes that.
+    incomplete: bool,
+}
+
+/// The guard, its enforcers, and what an observer has seen of them.
+struct World {
+    guard: Guard,
+    now: Moment,
+    enforcers: Vec<Simulated>,
+    /// Every plan and sync carried out at once: what all enforcers would hold if they were infinitely fast.
+    ideal_timed: Held,
+    ideal_routes: Held,
+    ideal_bears: BTreeMap<IpAddr, GroupCommunities>,
+    last_routes: Generation,
+    groups: Arc<Groups>,
+    /// What the enforcer was last told of them.
+    told_groups: Arc<Groups>,
+    journal: BTreeMap<IpAddr, StoredLease>,
+    next_ticket: u64,
+    /// Waiting answers and when they must be decided.
+    waiting: BTreeMap<Ticket, Moment>,
+    /// The latest end that any admission asked for.
+    asked: BTreeMap<IpAddr, Moment>,
+    /// Who asked.
+    askers: BTreeMap<Ticket, IpAddr>,
+    /// With what the route must bear for it.
+    handles: Vec<(LeaseHandle, GroupCommunities)>,
+}
+
+/// Carries out what a plan says of communities.
+fn mark(bears: &mut BTreeMap<IpAddr, GroupCommunities>, changes: &[Change], groups: &Groups) {
+    for change in changes {
+        match change {
+            Change::Open { address, .. } => drop(bears.insert(*address, GroupCommunities::default())),
+            Change::Announce { address, groups: set, .. } => drop(bears.insert(*address, groups.communities(*set))),
+            Change::Close { address } => drop(bears.remove(address)),
+            Change::Extend { .. } => {}
+        }
+    }
+}
+
+fn covers(borne: &GroupCommunities, needed: &GroupCommunities) -> bool {
+    needed.standard.iter().all(|community| borne.standard.contains(community))
+        && needed.large.iter().all(|community| borne.large.contains(community))
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            guard: Guard::new(settings(), specs()).with_groups(groups(1)),
+            groups: groups(1),
+            told_groups: groups(1),
+            ideal_bears: BTreeMap::new(),
+            askers: BTreeMap::new(),
+            now: Moment(1000),
+            enforcers: specs().iter().map(|_| Simulated::default()).collect(),
+            ideal_timed: Held::default(),
+            ideal_routes: Held::default(),
+            last_routes: Generation(0),
+            journal: BTreeMap::new(),
+            next_ticket: 0,
+            waiting: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            handles: Vec::new(),
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.guard.handle(event, self.now);
+    }
+
+    fn id(enforcer: usize) -> EnforcerId {
+        EnforcerId(u16::try_from(enforcer).unwrap())
+    }
+
+    fn is_timed(enforcer: usize) -> bool {
+        enforcer == 0
+    }
+
+    fn run(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Admit { client, name: question, alias, addresses, ttl } => {
+                self.next_ticket += 1;
+                let ticket = Ticket(self.next_ticket);
+                self.waiting.insert(ticket, self.now.plus(Duration::from_secs(1)));
+                self.askers.insert(ticket, IpAddr::from([192, 0, 2, *client]));
+                let grants: Vec<_> =
+                    addresses.iter().map(|index| Grant { address: address(*index), ttl: *ttl }).collect();
+                let admission = Admission {
+                    ticket,
+                    client: IpAddr::from([192, 0, 2, *client]),
+                    question: name(*question),
+                    qtype: 1,
+                    chain: alias.iter().map(|index| name(*index)).collect(),
+                    domain: "a.test".parse().unwrap(),
+                    grants: grants.clone(),
+                };
+                let refused = self.guard.decisions.len();
+                self.handle(Event::Admit(admission));
+                let admitted = self.guard.decisions.len() == refused;
+                let ends = self.now.plus(Duration::from_secs(u64::from((*ttl).max(30)) + 10));
+                let ends = ends.min(self.now.plus(Duration::from_secs(150)));
+                for grant in grants.iter().filter(|_| admitted) {
+                    let asked = self.asked.entry(grant.address).or_default();
+                    *asked = (*asked).max(ends);
+                    let lease = self.guard.table.get(grant.address).expect("admitted, so leased");
+                    assert!(lease.ends.plus(LEAST_EXTENSION) > ends, "the lease covers what was asked");
+                }
+            }
+            Operation::Deliver { enforcer, commands } => {
+                for _ in 0..*commands {
+                    self.deliver(*enforcer, false);
+                }
+            }
+            Operation::Refuse { enforcer } => self.deliver(*enforcer, true),
+            Operation::Install { enforcer, address: index } => self.install(*enforcer, address(*index), false),
+            Operation::RefuseOne { enforcer, address: index } => self.install(*enforcer, address(*index), true),
+            Operation::Report { enforcer } => {
+                self.report(*enforcer);
+                if let Some(again) = self.enforcers[*enforcer].heard.first().copied() {
+                    self.handle(Event::Confirmed { enforcer: Self::id(*enforcer), addresses: vec![again] });
+                }
+            }
+            Operation::Lose { enforcer } => {
+                self.report(*enforcer);
+                let simulated = &mut self.enforcers[*enforcer];
+                simulated.held = Held::default();
+                simulated.bears.clear();
+                simulated.queue.clear();
+                simulated.ahead.clear();
+                simulated.heard.clear();
+                simulated.lost = true;
+                self.handle(Event::Lost { enforcer: Self::id(*enforcer), reason: "gone".to_owned() });
+            }
+            Operation::Recover { enforcer } => self.recover(*enforcer),
+            Operation::Revoke { address: index } => {
+                self.asked.remove(&address(*index));
+                self.handle(Event::Revoke(RevokeTarget::Address(address(*index))));
+                assert!(self.guard.table.get(address(*index)).is_none());
+            }
+            Operation::RevokeName { name: index } => self.handle(Event::Revoke(RevokeTarget::Name(name(*index)))),
+            Operation::Forbid { name: index } => {
+                self.handle(Event::Forbid(vec![name(*index)]));
+                assert!(!self.guard.names().any(|other| *other == name(*index)));
+            }
+            Operation::Wait { millis } => self.wait(self.now.plus(Duration::from_millis(*millis))),
+            Operation::Restart => self.restart(),
+            Operation::Regroup { which } => {
+                self.groups = groups(*which);
+                self.handle(Event::Groups(groups(*which)));
+            }
+        }
+    }
+
+    /// What a route enforcer has said arrives, in order.
+    fn report(&mut self, enforcer: usize) {
+        while let Some(event) = self.enforcers[enforcer].said.pop_front() {
+            if let Event::Confirmed { addresses, .. } = &event {
+                let simulated = &mut self.enforcers[enforcer];
+                simulated.heard.extend(addresses);
+                let older = simulated.heard.len().saturating_sub(8);
+                simulated.heard.drain(..older);
+            }
+            self.handle(event);
+        }
+    }
+
+    /// A router brings one address up to date before all others: only its newest change counts.
+    fn install(&mut self, enforcer: usize, address: IpAddr, refuse: bool) {
+        let simulated = &mut self.enforcers[enforcer];
+        if simulated.lost {
+            return;
+        }
+        let mut newest = None;
+        let mut opened = false;
+        for told in &simulated.queue {
+            let Told::Apply(generation, changes, groups) = told else { continue };
+            newest = Some(*generation);
+            let fresh = simulated.ahead.get(&address).is_none_or(|at| at < generation);
+            for change in changes.iter().filter(|change| changed(change) == address && fresh) {
+                simulated.held.limit = None;
+                simulated.held.apply(std::slice::from_ref(change)).unwrap();
+                mark(&mut simulated.bears, std::slice::from_ref(change), groups);
+                opened = match change {
+                    Change::Open { .. } | Change::Announce { new: true, .. } => true,
+                    // What was opened by an earlier one that is under way is still new.
+                    Change::Announce { .. } => opened,
+                    _ => false,
+                };
+            }
+        }
+        // Nothing under way: it is as it was, and may say so again.
+        let generation = newest.unwrap_or(self.last_routes);
+        simulated.ahead.insert(address, generation);
+        if !simulated.held.open.contains_key(&address) {
+            return;
+        }
+        let id = Self::id(enforcer);
+        let event = if refuse && opened {
+            simulated.held.open.remove(&address);
+            simulated.bears.remove(&address);
+            simulated.incomplete |= !specs()[enforcer].required;
+            Event::RefusedAddress { enforcer: id, address, generation, reason: "not forwarded".to_owned() }
+        } else {
+            Event::Confirmed { enforcer: id, addresses: vec![(address, generation)] }
+        };
+        simulated.said.push_back(event);
+    }
+
+    fn deliver(&mut self, enforcer: usize, refuse: bool) {
+        self.report(enforcer);
+        let now = self.now;
+        let simulated = &mut self.enforcers[enforcer];
+        if simulated.lost {
+            return;
+        }
+        let Some(told) = simulated.queue.pop_front() else { return };
+        if Self::is_timed(enforcer) {
+            simulated.held.expire(now);
+        }
+        let id = Self::id(enforcer);
+        let generation = match told {
+            Told::Apply(generation, mut changes, groups) => {
+                let ahead = &simulated.ahead;
+                changes.retain(|change| ahead.get(&changed(change)).is_none_or(|at| *at < generation));
+                simulated.held.limit = refuse.then_some(0);
+                let outcome = simulated.held.apply(&changes);
+                let opens =
+                    |change: &Change| matches!(change, Change::Open { .. } | Change::Announce { new: true, .. });
+                let done: Vec<Change> =
+                    changes.iter().copied().filter(|change| outcome.is_ok() || !opens(change)).collect();
+                mark(&mut simulated.bears, &done, &groups);
+                if let Err(reason) = outcome {
+                    simulated.incomplete = !specs()[enforcer].required;
+                    self.handle(Event::Refused { enforcer: id, generation, reason });
+                }
+                generation
+            }
+            Told::Sync(generation, leases) => {
+                simulated.held.sync(&leases);
+                generation
+            }
+        };
+        self.handle(Event::Applied { enforcer: id, generation });
+    }
+
+    fn recover(&mut self, enforcer: usize) {
+        if !self.enforcers[enforcer].lost {
+            return;
+        }
+        // The driver reads its commands in order: what was sent before it came back is in its table.
+        self.drain();
+        self.enforcers[enforcer].lost = false;
+        self.enforcers[enforcer].queue.clear();
+        if Self::is_timed(enforcer) {
+            self.handle(Event::WantSync { enforcer: Self::id(enforcer) });
+        } else {
+            self.enforcers[enforcer].held.open = self.ideal_routes.open.clone();
+            self.enforcers[enforcer].bears = self.ideal_bears.clone();
+            self.handle(Event::Applied { enforcer: Self::id(enforcer), generation: self.last_routes });
+        }
+    }
+
+    fn restart(&mut self) {
+        self.drain();
+        for (handle, _) in &self.handles {
+            handle.set_in_force(false);
+        }
+        self.guard = Guard::new(settings(), specs()).with_groups(self.groups.clone());
+        self.told_groups = self.groups.clone();
+        self.waiting.clear();
+        self.askers.clear();
+        self.ideal_bears.clear();
+        self.ideal_routes = Held::default();
+        self.ideal_timed = Held::default();
+        self.last_routes = Generation(0);
+        let stored: Vec<StoredLease> = self.journal.values().cloned().collect();
+        let live: BTreeSet<IpAddr> = stored.iter().filter(|s| s.ends > self.now).map(|s| s.address).collect();
+        let linger = settings().linger;
+        let routes: BTreeSet<IpAddr> =
+            stored.iter().filter(|s| s.ends.plus(linger) > self.now).map(|s| s.address).collect();
+        let in_groups: BTreeSet<(IpAddr, String)> = stored
+            .iter()
+            .flat_map(|stored| stored.groups.iter().map(move |(name, ends)| (stored, name, (*ends).min(stored.ends))))
+            .filter(|(_, name, ends)| ends.plus(linger) > self.now && self.groups.by_name(name).is_some())
+            .map(|(stored, name, _)| (stored.address, name.clone()))
+            .collect();
+        self.handle(Event::Restore(stored));
+        let restored: BTreeSet<IpAddr> = self.guard.table.iter().map(|(address, _)| address).collect();
+        assert_eq!(restored, routes, "every live lease and every lingering route survives a restart, and nothing else");
+        let active = self.guard.table.iter().filter(|(_, lease)| lease.is_active());
+        assert_eq!(active.map(|(address, _)| address).collect::<BTreeSet<_>>(), live, "and nothing lives again");
+        let known = &self.groups;
+        let shares = self.guard.table.iter().flat_map(|(address, lease)| {
+            lease.shares.iter().map(move |share| (address, known.name(share.group).to_owned()))
+        });
+        assert_eq!(shares.collect::<BTreeSet<_>>(), in_groups, "routes bear again what they bore");
+        for enforcer in 0..self.enforcers.len() {
+            self.enforcers[enforcer].queue.clear();
+            self.enforcers[enforcer].ahead.clear();
+            self.enforcers[enforcer].said.clear();
+            self.enforcers[enforcer].heard.clear();
+            self.enforcers[enforcer].bears.clear();
+            self.enforcers[enforcer].lost = false;
+            if Self::is_timed(enforcer) {
+                self.handle(Event::WantSync { enforcer: Self::id(enforcer) });
+            } else {
+                self.enforcers[enforcer].held = Held::default();
+            }
+        }
+    }
+
+    fn wait(&mut self, until: Moment) {
+        self.drain();
+        while let Some(due) = self.guard.poll_timeout().filter(|due| *due <= until) {
+            assert!(due > self.now || self.now <= due, "time goes forward");
+            self.now = self.now.max(due);
+            self.guard.handle_timeout(self.now);
+            self.drain();
+            assert!(self.guard.poll_timeout().is_none_or(|next| next > self.now), "a due timer stays due");
+            self.check();
+        }
+        self.now = until;
+        self.guard.handle_timeout(self.now);
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.guard.poll_output() {
+            match output {
+                Output::ApplyTimed { generation, changes } => {
+                    check_plan(&changes);
+                    self.ideal_timed.apply(&changes).unwrap();
+                    self.enforcers[0].queue.push_back(Told::Apply(generation, changes, self.told_groups.clone()));
+                }
+                Output::ApplyRoutes { generation, changes } => {
+                    check_plan(&changes);
+                    assert!(!changes.iter().any(|change| matches!(change, Change::Extend { .. })));
+                    self.ideal_routes.apply(&changes).unwrap();
+                    self.last_routes = generation;
+                    mark(&mut self.ideal_bears, &changes, &self.told_groups);
+                    for enforcer in &mut self.enforcers[1..] {
+                        enforcer.queue.push_back(Told::Apply(generation, changes.clone(), self.told_groups.clone()));
+                    }
+                }
+                Output::Sync { enforcer, generation, leases } => {
+                    assert_eq!(enforcer, EnforcerId(0));
+                    self.ideal_timed.expire(self.now);
+                    let ideal: Vec<_> = self.ideal_timed.open.iter().map(|(a, b)| (*a, *b)).collect();
+                    assert_eq!(leases, ideal, "the full state is what all changes make");
+                    self.enforcers[0].queue.push_back(Told::Sync(generation, leases));
+                }
+                Output::Journal(lease) => drop(self.journal.insert(lease.address, lease)),
+                Output::JournalClosed(address) => drop(self.journal.remove(&address)),
+                Output::CutFlows(_) => {}
+                Output::Hurry(addresses) => {
+                    assert!(addresses.iter().all(|address| self.guard.table.get(*address).is_some()));
+                }
+                Output::Groups(groups) => self.told_groups = groups,
+                Output::Decide { ticket, decision } => {
+                    self.waiting.remove(&ticket).expect("each answer is decided once");
+                    let group = self.groups.of(self.askers.remove(&ticket).unwrap());
+                    let needed = self.groups.communities(group.into_iter().collect());
+                    if let Decision::Release { leases } = decision {
+                        leases.iter().for_each(|lease| self.check_released(lease, &needed));
+                        self.handles.extend(leases.into_iter().map(|lease| (lease, needed.clone())));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Promise 1: what is released is open everywhere it must be, for the group of who asked, and on disk.
+    fn check_released(&self, lease: &LeaseHandle, needed: &GroupCommunities) {
+        let address = lease.address();
+        assert!(lease.in_force_for(self.now, Duration::ZERO), "{address} released, not in force");
+        assert!(self.journal.contains_key(&address), "{address} released, not on disk");
+        for (simulated, spec) in self.enforcers.iter().zip(specs()).filter(|(_, spec)| spec.required) {
+            let open = simulated.held.open.get(&address);
+            assert!(open.is_some(), "{address} released, not open at {}", spec.name);
+            if spec.kind == EnforcerKind::Route {
+                let borne = &simulated.bears[&address];
+                assert!(covers(borne, needed), "{address} released with {borne:?} at {}, needs {needed:?}", spec.name);
+            }
+        }
+    }
+
+    /// What must hold whenever the outputs are drained.
+    fn check(&mut self) {
+        let table = &self.guard.table;
+        assert!(table.len() <= CAPACITY.min(ROUTE_BUDGET), "more leases than the capacity or a peer's budget");
+        table.check_consistency();
+        self.guard.unproven.check_consistency(table);
+        self.guard.enforcers.check_consistency(table);
+        assert!(self.guard.gate.len() <= self.waiting.len());
+
+        self.ideal_timed.expire(self.now);
+        let active: BTreeMap<IpAddr, Moment> =
+            table.iter().filter(|(_, lease)| lease.is_active()).map(|(address, lease)| (address, lease.ends)).collect();
+        assert_eq!(self.ideal_timed.open, active, "timed enforcers get exactly the active leases");
+        let all: BTreeSet<IpAddr> = table.iter().map(|(address, _)| address).collect();
+        let routes: BTreeSet<IpAddr> = self.ideal_routes.open.keys().copied().collect();
+        assert_eq!(routes, all, "routes are the active and the lingering leases");
+        let mut sets: BTreeMap<GroupSet, usize> = BTreeMap::new();
+        for (address, lease) in table.iter() {
+            assert_eq!(
+                self.ideal_bears[&address],
+                self.groups.communities(lease.groups()),
+                "routes bear their groups'"
+            );
+            *sets.entry(lease.groups()).or_default() += 1;
+            for share in &lease.shares {
+                let asked = self.asked.get(&address).copied().unwrap_or_default();
+                assert!(share.ends <= asked, "{address} bears a group's for longer than anybody asked: {share:?}");
+                assert!(share.gone > self.now, "{address} bears what has ended: {share:?}");
+            }
+        }
+        assert_eq!(self.guard.group_sets, sets);
+
+        for (address, lease) in table.iter() {
+            assert!(!lease.causes.is_empty(), "{address} is open without a cause");
+            let asked = self.asked.get(&address).copied().unwrap_or_default();
+            assert!(lease.ends <= asked, "{address} is open for longer than anybody asked");
+        }
+        for (ticket, deadline) in &self.waiting {
+            assert!(self.now <= *deadline, "{ticket:?} waits longer than its deadline");
+        }
+        // The hot path: what it may serve without asking is open wherever it must be, for as long as it believes.
+        for (handle, needed) in self.handles.iter().filter(|(handle, _)| handle.in_force_for(self.now, Duration::ZERO))
+        {
+            for (simulated, spec) in self.enforcers.iter().zip(specs()).filter(|(_, spec)| spec.required) {
+                let open = simulated.held.open.get(&handle.address());
+                assert!(open.is_some(), "{} in force, not open at {}", handle.address(), spec.name);
+                if spec.kind == EnforcerKind::Timed {
+                    assert!(open >= Some(&handle.ends()), "{} open for less than believed", handle.address());
+                } else {
+                    let borne = &simulated.bears[&handle.address()];
+                    assert!(covers(borne, needed), "{} in force with {borne:?}, needs {needed:?}", handle.address());
+                }
+            }
+        }
+    }
+}
+
+fn changed(change: &Change) -> IpAddr {
+    match change {
+        Change::Open { address, .. }
+        | Change::Extend { address, .. }
+        | Change::Close { address }
+        | Change::Announce { address, .. } => *address,
+    }
+}
+
+fn check_plan(changes: &[Change]) {
+    let addresses: BTreeSet<IpAddr> = changes.iter().map(changed).collect();
+    assert!(!changes.is_empty(), "an empty plan");
+    assert_eq!(addresses.len(), changes.len(), "an address occurs twice in a plan");
+}
+
+/// Ends, and what was in force, before an operation.
+fn ends(guard: &Guard) -> BTreeMap<IpAddr, (Moment, bool)> {
+    let active = guard.table.iter().filter(|(_, lease)| lease.is_active());
+    active.map(|(address, lease)| (address, (lease.ends, lease.proven.is_some()))).collect()
+}
+
+/// A lease's end moves earlier only by revoke and forbid; a refusal closes only what was not in force.
+fn check_ends(before: &BTreeMap<IpAddr, (Moment, bool)>, world: &World, operation: &Operation) {
+    for (address, (ends, proven)) in before {
+        if *ends <= world.now {
+            continue;
+        }
+        let after = world.guard.table.get(*address).filter(|lease| lease.is_active()).map(|lease| lease.ends);
+        match operation {
+            Operation::Revoke { .. } | Operation::RevokeName { .. } | Operation::Forbid { .. } => {}
+            // A report comes with the next delivery at the latest.
+            Operation::Refuse { .. }
+            | Operation::Deliver { .. }
+            | Operation::Report { .. }
+            | Operation::Lose { .. }
+                if !proven && after.is_none() => {}
+            _ => assert!(after >= Some(*ends), "{address} ended at {after:?} instead of {ends:?} by {operation:?}"),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_promises_hold(operations in prop::collection::vec((operation(), prop::bool::weighted(0.7)), 1..80)) {
+        let mut world = World::new();
+        for (operation, drained) in &operations {
+            let before = ends(&world.guard);
+            world.run(operation);
+            check_ends(&before, &world, operation);
+            if *drained {
+                world.drain();
+                world.check();
+            }
+        }
+        // Let everything settle: then every enforcer holds exactly what it should, and every answer is decided.
+        world.drain();
+        for enforcer in 0..world.enforcers.len() {
+            world.report(enforcer);
+            world.recover(enforcer);
+        }
+        world.drain();
+        for enforcer in 0..world.enforcers.len() {
+            while !world.enforcers[enforcer].queue.is_empty() {
+                world.deliver(enforcer, false);
+                world.drain();
+            }
+        }
+        world.check();
+        let active: Vec<IpAddr> = world.ideal_timed.open.keys().copied().collect();
+        world.enforcers[0].held.expire(world.now);
+        let held: Vec<IpAddr> = world.enforcers[0].held.open.keys().copied().collect();
+        prop_assert_eq!(held, active);
+        let routes: Vec<IpAddr> = world.ideal_routes.open.keys().copied().collect();
+        for simulated in world.enforcers[1..].iter().filter(|simulated| !simulated.incomplete) {
+            prop_assert_eq!(simulated.held.open.keys().copied().collect::<Vec<_>>(), routes.clone());
+            prop_assert_eq!(&simulated.bears, &world.ideal_bears);
+        }
+        prop_assert!(world.guard.gate.is_empty(), "everything was acknowledged, so nothing waits");
+        world.wait(world.now.plus(Duration::from_secs(151 + 60)));
+        world.drain();
+        prop_assert!(world.guard.table.is_empty(), "everything ends");
+        prop_assert!(world.ideal_routes.open.is_empty() && world.guard.group_sets.is_empty());
+        prop_assert_eq!(world.guard.table.entries(), 0);
+        prop_assert!(world.waiting.is_empty());
+    }
+}
