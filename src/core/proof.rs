@@ -46,6 +46,11 @@ impl Enforcer {
         self.acknowledged.is_some_and(|held| opened <= held) || self.ahead.get(&address).is_some_and(|at| opened <= *at)
     }
 
+    /// Whether it holds such an address and can hold it at all: what a session without its family acknowledges is the table, not the address.
+    fn has(&self, address: IpAddr, opened: Generation) -> bool {
+        self.takes(address) && self.holds(address, opened)
+    }
+
     /// Addresses that it confirmed one by one, ahead of what it acknowledged.
     #[must_use]
     pub fn ahead(&self) -> usize {
@@ -75,6 +80,11 @@ impl Enforcer {
     #[must_use]
     pub fn share(&self, leases: ByFamily) -> usize {
         usize::from(self.spec.ipv4) * leases.ipv4 + usize::from(self.spec.ipv6) * leases.ipv6
+    }
+
+    /// Of these leases, the number that it may have to take: its next session may have a family that this one lacks.
+    fn most(&self, leases: ByFamily) -> usize {
+        usize::from(self.configured.0) * leases.ipv4 + usize::from(self.configured.1) * leases.ipv6
     }
 }
 
@@ -165,7 +175,7 @@ impl Enforcers {
     pub fn missing(&self, timed: Generation, routes: &[(IpAddr, Generation)]) -> Vec<String> {
         let lacks = |enforcer: &&Enforcer| match enforcer.spec.kind {
             EnforcerKind::Timed => enforcer.acknowledged.is_none_or(|held| held < timed),
-            EnforcerKind::Route => routes.iter().any(|(address, opened)| !enforcer.holds(*address, *opened)),
+            EnforcerKind::Route => routes.iter().any(|(address, opened)| !enforcer.has(*address, *opened)),
         };
         let required = self.all.iter().filter(|enforcer| enforcer.spec.required);
         let words = |enforcer: &Enforcer| match (&enforcer.last_error, enforcer.state) {
@@ -180,7 +190,7 @@ impl Enforcers {
     pub fn all_route(&self, address: IpAddr, opened: Generation) -> bool {
         let mut routes =
             self.all.iter().filter(|enforcer| enforcer.spec.required && enforcer.spec.kind == EnforcerKind::Route);
-        routes.all(|enforcer| enforcer.holds(address, opened))
+        routes.all(|enforcer| enforcer.has(address, opened))
     }
 
     /// A required enforcer that can't hold the address's family.
@@ -201,10 +211,8 @@ impl Enforcers {
     ) -> Option<String> {
         let over = self.all.iter().find(|enforcer| {
             let (then, now) = match enforcer.spec.kind {
-                EnforcerKind::Timed => (enforcer.share(active), enforcer.share(active_now)),
-                EnforcerKind::Route => {
-                    (enforcer.share(all), enforcer.share(active_now) + enforcer.share(lingering_now))
-                }
+                EnforcerKind::Timed => (enforcer.most(active), enforcer.most(active_now)),
+                EnforcerKind::Route => (enforcer.most(all), enforcer.most(active_now) + enforcer.most(lingering_now)),
             };
             then > enforcer.spec.max_addresses && then > now
         });

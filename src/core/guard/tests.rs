@@ -241,6 +241,69 @@ fn after_a_loss_addresses_are_proven_one_by_one_and_those_waited_for_are_hurried
     assert_eq!(guard.counts().pending, 1);
 }
 
+/// What comes of a question for one address.
+fn ask_for(guard: &mut Guard, ticket: u64, address: &str) -> Vec<Decision> {
+    let admission = Admission {
+        ticket: Ticket(ticket),
+        client: IpAddr::from([192, 0, 2, 1]),
+        question: name(1),
+        qtype: 1,
+        chain: Vec::new(),
+        domain: name(1),
+        grants: vec![Grant { address: address.parse().unwrap(), ttl: 60 }],
+    };
+    guard.handle(Event::Admit(admission), Moment(1000));
+    std::iter::from_fn(|| guard.poll_output())
+        .filter_map(|output| match output {
+            Output::Decide { decision, .. } => Some(decision),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn what_a_new_session_can_not_hold_is_not_in_force_however_much_it_acknowledges() {
+    let edge = specs().into_iter().filter(|spec| spec.name == "edge1");
+    let mut guard = Guard::new(settings(), edge.collect());
+    let enforcer = EnforcerId(0);
+    let (four, six) = ("203.0.113.4", "2001:db8::6");
+    assert!(ask_for(&mut guard, 1, four).is_empty() && ask_for(&mut guard, 2, six).is_empty());
+    let mut handles = Vec::new();
+    guard.handle(Event::Applied { enforcer, generation: Generation(2) }, Moment(1000));
+    while let Some(output) = guard.poll_output() {
+        if let Output::Decide { decision: Decision::Release { leases }, .. } = output {
+            handles.extend(leases);
+        }
+    }
+    let in_force =
+        || handles.iter().map(|handle| handle.in_force_for(Moment(1000), Duration::ZERO)).collect::<Vec<_>>();
+    assert_eq!(in_force(), [true, true]);
+    for (ipv6, wanted) in [(false, [true, false]), (true, [true, true])] {
+        guard.handle(Event::Lost { enforcer, reason: "gone".to_owned() }, Moment(1000));
+        assert_eq!(in_force(), [false, false]);
+        guard.handle(Event::Families { enforcer, ipv4: true, ipv6 }, Moment(1000));
+        guard.handle(Event::Applied { enforcer, generation: Generation(2) }, Moment(1000));
+        assert!(guard.poll_output().is_none());
+        assert_eq!(in_force(), wanted, "cached answers follow");
+        let asked_anew = ask_for(&mut guard, 3, six);
+        assert_eq!(matches!(asked_anew.as_slice(), [Decision::Release { .. }]), ipv6, "{asked_anew:?}");
+    }
+}
+
+#[test]
+fn a_peer_without_ipv6_for_now_still_has_room_for_it() {
+    let spare = specs().into_iter().filter(|spec| spec.name == "spare");
+    let mut guard = Guard::new(settings(), spare.map(|spec| EnforcerSpec { max_addresses: 2, ..spec }).collect());
+    guard.handle(Event::Families { enforcer: EnforcerId(0), ipv4: true, ipv6: false }, Moment(1000));
+    for (ticket, address) in ["203.0.113.4", "2001:db8::6"].into_iter().enumerate() {
+        let decided = ask_for(&mut guard, ticket as u64, address);
+        assert!(matches!(decided.as_slice(), [Decision::Release { .. }]), "{decided:?}");
+    }
+    // Else its next session would begin with more than it takes.
+    let decided = ask_for(&mut guard, 9, "2001:db8::7");
+    assert!(matches!(decided.as_slice(), [Decision::Refuse(Refusal::RouteBudget { .. })]), "{decided:?}");
+}
+
 #[test]
 fn other_times_and_limits_count_from_the_next_answer_on() {
     let (mut guard, _) = many(3, 1);

@@ -9,7 +9,6 @@ use proptest::prelude::*;
 
 use super::{CAPACITY, ROUTE_BUDGET, name, settings, specs};
 use crate::core::event::{Grant, LeaseHandle};
-use crate::core::explain::EnforcerState;
 use crate::core::groups::GroupCommunities;
 use crate::core::guard::*;
 use crate::enforce::memory::Held;
@@ -31,8 +30,8 @@ enum Operation {
     Report { enforcer: usize },
     /// An enforcer loses everything it holds and says so.
     Lose { enforcer: usize },
-    /// It comes back: asks for the full state, or replays the route table.
-    Recover { enforcer: usize },
+    /// It comes back: asks for the full state, or replays the route table. A router's new session may lack IPv6.
+    Recover { enforcer: usize, ipv6: bool },
     /// The operator closes an address.
     Revoke { address: u8 },
     /// The operator closes what a name opened.
@@ -76,7 +75,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (1..4usize, 0..10u8).prop_map(|(enforcer, address)| Operation::RefuseOne { enforcer, address }),
         4 => (1..4usize).prop_map(|enforcer| Operation::Report { enforcer }),
         1 => enforcer.clone().prop_map(|enforcer| Operation::Lose { enforcer }),
-        3 => enforcer.prop_map(|enforcer| Operation::Recover { enforcer }),
+        3 => (enforcer, prop::bool::weighted(0.8)).prop_map(|(enforcer, ipv6)| Operation::Recover { enforcer, ipv6 }),
         1 => (0..10u8).prop_map(|address| Operation::Revoke { address }),
         1 => (0..6u8).prop_map(|name| Operation::RevokeName { name }),
         1 => (0..6u8).prop_map(|name| Operation::Forbid { name }),
@@ -109,6 +108,8 @@ struct Simulated {
     /// What each route bears.
     bears: BTreeMap<IpAddr, GroupCommunities>,
     lost: bool,
+    /// The session can't bear IPv6.
+    lacks_ipv6: bool,
     /// Addresses that are as the commands up to this plan make them, whatever was carried out of the others.
     ahead: BTreeMap<IpAddr, Generation>,
     /// Said of single addresses, not heard by the guard yet.
@@ -117,6 +118,19 @@ struct Simulated {
     heard: Vec<(IpAddr, Generation)>,
     /// Not required, and refused something: the guard only notes that.
     incomplete: bool,
+}
+
+impl Simulated {
+    /// Routes of a family that the session lacks are not there, whatever it was told; returns those that `changes` were to open.
+    fn drop_what_it_lacks(&mut self, changes: &[Change]) -> Vec<IpAddr> {
+        if !self.lacks_ipv6 {
+            return Vec::new();
+        }
+        self.held.open.retain(|address, _| address.is_ipv4());
+        self.bears.retain(|address, _| address.is_ipv4());
+        let opens = changes.iter().filter(|change| matches!(change, Change::Open { .. } | Change::Announce { .. }));
+        opens.map(changed).filter(IpAddr::is_ipv6).collect()
+    }
 }
 
 /// The guard, its enforcers, and what an observer has seen of them.
@@ -249,7 +263,7 @@ impl World {
                 simulated.lost = true;
                 self.handle(Event::Lost { enforcer: Self::id(*enforcer), reason: "gone".to_owned() });
             }
-            Operation::Recover { enforcer } => self.recover(*enforcer),
+            Operation::Recover { enforcer, ipv6 } => self.recover(*enforcer, *ipv6),
             Operation::Revoke { address: index } => {
                 self.asked.remove(&address(*index));
                 self.handle(Event::Revoke(RevokeTarget::Address(address(*index))));
@@ -285,7 +299,7 @@ impl World {
     /// A router brings one address up to date before all others: only its newest change counts.
     fn install(&mut self, enforcer: usize, address: IpAddr, refuse: bool) {
         let simulated = &mut self.enforcers[enforcer];
-        if simulated.lost {
+        if simulated.lost || (simulated.lacks_ipv6 && address.is_ipv6()) {
             return;
         }
         let mut newest = None;
@@ -347,6 +361,12 @@ impl World {
                 let done: Vec<Change> =
                     changes.iter().copied().filter(|change| outcome.is_ok() || !opens(change)).collect();
                 mark(&mut simulated.bears, &done, &groups);
+                let lacking = simulated.drop_what_it_lacks(&changes);
+                for address in lacking {
+                    let reason = "the peer did not negotiate IPv6".to_owned();
+                    self.handle(Event::RefusedAddress { enforcer: id, address, generation, reason });
+                }
+                let simulated = &mut self.enforcers[enforcer];
                 if let Err(reason) = outcome {
                     simulated.incomplete = !specs()[enforcer].required;
                     self.handle(Event::Refused { enforcer: id, generation, reason });
@@ -361,7 +381,7 @@ impl World {
         self.handle(Event::Applied { enforcer: id, generation });
     }
 
-    fn recover(&mut self, enforcer: usize) {
+    fn recover(&mut self, enforcer: usize, ipv6: bool) {
         if !self.enforcers[enforcer].lost {
             return;
         }
@@ -374,6 +394,9 @@ impl World {
         } else {
             self.enforcers[enforcer].held.open = self.ideal_routes.open.clone();
             self.enforcers[enforcer].bears = self.ideal_bears.clone();
+            self.enforcers[enforcer].lacks_ipv6 = !ipv6;
+            self.enforcers[enforcer].drop_what_it_lacks(&[]);
+            self.handle(Event::Families { enforcer: Self::id(enforcer), ipv4: true, ipv6 });
             self.handle(Event::Applied { enforcer: Self::id(enforcer), generation: self.last_routes });
         }
     }
@@ -419,6 +442,7 @@ impl World {
             self.enforcers[enforcer].heard.clear();
             self.enforcers[enforcer].bears.clear();
             self.enforcers[enforcer].lost = false;
+            self.enforcers[enforcer].lacks_ipv6 = false;
             if Self::is_timed(enforcer) {
                 self.handle(Event::WantSync { enforcer: Self::id(enforcer) });
             } else {
@@ -618,7 +642,10 @@ proptest! {
         world.drain();
         for enforcer in 0..world.enforcers.len() {
             world.report(enforcer);
-            world.recover(enforcer);
+            if world.enforcers[enforcer].lacks_ipv6 {
+                world.run(&Operation::Lose { enforcer });
+            }
+            world.recover(enforcer, true);
         }
         world.drain();
         for enforcer in 0..world.enforcers.len() {
