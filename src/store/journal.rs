@@ -153,11 +153,17 @@ impl LeaseJournal {
         Ok((journal, leases))
     }
 
+    /// The wall clock may have been stepped since they were last read, and the boot clock counts the time in which the machine slept, which
+    /// the monotonic one doesn't: records are to follow both.
+    fn read_clocks(&mut self) -> io::Result<()> {
+        self.outside.refresh()?;
+        self.read_at = self.clock.now();
+        Ok(())
+    }
+
     /// Writes all that is alive to a new file, not yet in place of the old one.
     fn compacted(&mut self, now: Moment) -> io::Result<(File, u64)> {
-        // The wall clock may have been stepped since; new records are to follow it.
-        self.outside = Outside::read()?;
-        self.read_at = self.clock.now();
+        self.read_clocks()?;
         let linger = self.linger;
         self.live.retain(|_, lease| lease.ends.plus(linger) > now);
         let clocks = Clocks { clock: self.read_at, outside: &self.outside };
@@ -251,6 +257,11 @@ impl LeaseJournal {
 impl Journal for LeaseJournal {
     fn write(&mut self, records: &[JournalRecord], now: Moment) -> io::Result<()> {
         self.buffer.clear();
+        if !records.is_empty()
+            && let Err(error) = self.read_clocks()
+        {
+            tracing::warn!(%error, "the clocks can't be read; the lease journal counts from when they could");
+        }
         let clocks = Clocks { clock: self.read_at, outside: &self.outside };
         for entry in records {
             match entry {
@@ -349,9 +360,20 @@ fn written(directory: &Path, live: &HashMap<IpAddr, StoredLease>, clocks: &Clock
 
 /// Flushes what [`written`] made and puts it in place of the old one.
 fn put_in_place(directory: &Path, file: &File) -> io::Result<()> {
+    // Whatever may fail comes before the rename: behind it there is no way back.
+    let parent = File::open(directory)?;
     file.sync_all()?;
+    swap(directory, &parent)
+}
+
+/// Puts the new file in place of the old one. An error means that the old one is still there.
+fn swap(directory: &Path, parent: &File) -> io::Result<()> {
     std::fs::rename(directory.join(TEMPORARY), directory.join(FILE))?;
-    File::open(directory)?.sync_all()
+    if let Err(error) = parent.sync_all() {
+        // After a crash of the machine the old one may be there again; it ends with this moment.
+        tracing::warn!(%error, path = %directory.display(), "the state directory can't be flushed");
+    }
+    Ok(())
 }
 
 /// What a file holds.
@@ -410,8 +432,9 @@ fn restore(
                         if same_boot { (ends_boot, outside.since_boot) } else { (ends_wall, outside.wall) };
                     // How long the lease has left; negative when it has ended.
                     let left = i128::from(ends) - i128::from(clock);
-                    // With a wall clock that was set back it may not have more left than when it was written.
-                    let at_writing = if same_boot { i128::MAX } else { i128::from(ends_wall) - i128::from(*written) };
+                    // It may not have more left than when it was written, though a clock was set back: the wall clock by whoever
+                    // may, the boot clock where a container has its own and starts again.
+                    let at_writing = i128::from(ends_wall) - i128::from(*written);
                     let left = left.min(at_writing).min(longest);
                     Moment(u64::try_from(i128::from(now.0).saturating_add(left)).unwrap_or(0))
                 };

@@ -103,6 +103,56 @@ fn a_clock_step_within_one_boot_changes_nothing() {
 }
 
 #[test]
+fn a_boot_clock_that_starts_again_within_one_boot_lengthens_nothing() {
+    // Containers may see the time since their own start, and the boot id of their host.
+    let now = Moment(1_000_000);
+    let since_boot = 10 * 86_400_000;
+    let record = Record::Lease {
+        address: address(1),
+        written: 10_000_000_000,
+        ends_boot: since_boot + 300_000,
+        ends_wall: 10_000_300_000,
+        names: vec![],
+        groups: vec![],
+    };
+    let stored = Stored { boot_id: "b".into(), records: vec![record] };
+    let outside = Outside { boot_id: "b".into(), since_boot: 5_000, wall: 10_000_010_000 };
+    let live = restore(&stored, &outside, now, MAX, LINGER);
+    assert_eq!(live[&address(1)].ends, Moment(1_300_000), "not what is left until the tenth day");
+}
+
+#[test]
+fn a_machine_that_slept_loses_no_lease_that_was_written_since() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Clock::start();
+    let now = clock.now();
+    let (mut journal, _) = open(directory.path(), clock);
+    // The clocks outside went on for eight hours, the one inside did not.
+    journal.outside.since_boot = journal.outside.since_boot.saturating_sub(8 * 3_600_000);
+    journal.outside.wall -= 8 * 3_600_000;
+    journal.write(&[JournalRecord::Lease(lease(1, now.plus(Duration::from_secs(300))))], now).unwrap();
+    drop(journal);
+    let clock = Clock::start();
+    let (_journal, restored) = open(directory.path(), clock);
+    assert_eq!(restored.len(), 1);
+    assert_about(restored[0].ends, clock.now().plus(Duration::from_secs(300)));
+}
+
+#[test]
+fn a_new_file_that_is_in_place_is_the_one_that_is_written_whatever_fails_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join(FILE), "old").unwrap();
+    std::fs::write(directory.path().join(TEMPORARY), "new").unwrap();
+    // It can't be flushed.
+    let parent = File::open("/dev/null").unwrap();
+    parent.sync_all().unwrap_err();
+    swap(directory.path(), &parent).unwrap();
+    assert_eq!(std::fs::read(directory.path().join(FILE)).unwrap(), b"new");
+    swap(directory.path(), &parent).unwrap_err();
+    assert_eq!(std::fs::read(directory.path().join(FILE)).unwrap(), b"new");
+}
+
+#[test]
 fn after_a_reboot_the_wall_clock_counts_and_never_lengthens() {
     let now = Moment(1_000_000);
     let record = |ends_wall| Record::Lease {
