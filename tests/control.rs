@@ -8,7 +8,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use destguard::control::sources::{CoreView, Later, Sources, Subject};
 use destguard::control::types::{
@@ -133,6 +135,9 @@ impl CoreView for FakeCore {
 struct Fake {
     core: FakeCore,
     denied: DeniedLog,
+    /// How long a reload takes, in milliseconds.
+    reload_takes: AtomicU64,
+    reloads: [AtomicU64; 2],
 }
 
 impl Sources for Fake {
@@ -215,10 +220,16 @@ impl Sources for Fake {
     }
 
     fn reload(&self) -> Later<'_, Reloaded> {
-        ready(Reloaded {
-            applied: false,
-            changes: Vec::new(),
-            report: "destguard.toml:1:1: error: unknown key `x`".to_owned(),
+        Box::pin(async {
+            let [begun, done] = &self.reloads;
+            begun.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(self.reload_takes.load(Ordering::SeqCst))).await;
+            done.fetch_add(1, Ordering::SeqCst);
+            Reloaded {
+                applied: false,
+                changes: Vec::new(),
+                report: "destguard.toml:1:1: error: unknown key `x`".to_owned(),
+            }
         })
     }
 }
@@ -239,6 +250,8 @@ impl Server {
         let sources = Arc::new(Fake {
             core: FakeCore { leases: Mutex::new(leases), state: Mutex::new(EnforcerState::InForce) },
             denied: DeniedLog::default(),
+            reload_takes: AtomicU64::new(0),
+            reloads: Default::default(),
         });
         let socket = runtime.block_on(async { ControlSocket::bind(&dir.path().join("run/control.sock")) }).unwrap();
         runtime.spawn(socket.serve(Arc::clone(&sources) as Arc<dyn Sources>));
@@ -460,6 +473,26 @@ fn a_refused_reload_shows_the_report_and_is_a_configuration_error() {
     );
 }
 
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_reload_that_was_begun_is_brought_to_its_end_though_nobody_waits_for_it() {
+    let server = Server::start();
+    server.sources.reload_takes.store(300, Ordering::SeqCst);
+    let [begun, done] = &server.sources.reloads;
+    let mut stream = UnixStream::connect(server.socket()).unwrap();
+    stream.write_all(b"POST /api/v1/reload HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n").unwrap();
+    eventually("it begins", || begun.load(Ordering::SeqCst) == 1);
+    drop(stream);
+    eventually("it ends", || done.load(Ordering::SeqCst) == 1);
+}
+
 #[test]
 fn health_follows_the_enforcers() {
     let server = Server::start();
@@ -563,6 +596,25 @@ fn over_tcp_one_may_only_look_and_only_by_address() {
         assert_eq!(ask("POST", path, "127.0.0.1"), "HTTP/1.1 404 Not Found", "{path}");
     }
     assert_eq!(server.sources.core.leases.lock().unwrap().len(), 2, "nothing was revoked");
+}
+
+#[test]
+fn over_tcp_one_source_can_not_keep_all_places() {
+    let server = Server::start();
+    let addr = over_tcp(&server);
+    let half = |_| {
+        let mut stream = std::net::TcpStream::connect(addr).unwrap();
+        // Those beyond its share are closed at once.
+        drop(stream.write_all(b"GET /health HTTP/1.1\r\nho"));
+        stream
+    };
+    let _held: Vec<_> = (0..100).map(half).collect();
+    let other = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    other.bind(&std::net::SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
+    other.connect(&addr.into()).unwrap();
+    other.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let stream = std::net::TcpStream::from(other);
+    assert_eq!(raw(stream, "GET", "/health", "127.0.0.1").0, "HTTP/1.1 200 OK");
 }
 
 #[test]

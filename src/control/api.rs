@@ -249,14 +249,20 @@ async fn revoke(Extract(app): Extract<App>, query: Result<Query<Of>, QueryReject
     reply(Revoked { target: of, addresses })
 }
 
+/// Does what a client asked for to its end, also when the client goes away meanwhile: half a reload would be worse than none.
+async fn whole<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, ApiError> {
+    let done = tokio::spawn(work).await;
+    done.map_err(|error| ApiError(StatusCode::INTERNAL_SERVER_ERROR, format!("the attempt failed: {error}")))
+}
+
 async fn reload(Extract(app): Extract<App>) -> Result<Response, ApiError> {
-    let outcome: Reloaded = app.sources.reload().await;
+    let outcome: Reloaded = whole(async move { app.sources.reload().await }).await?;
     let code = if outcome.applied { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
     Ok((code, Json(Versioned::new(outcome))).into_response())
 }
 
 async fn disarm(Extract(app): Extract<App>) -> Reply<Disarmed> {
-    match app.sources.disarm().await {
+    match whole(async move { app.sources.disarm().await }).await? {
         Ok(message) => reply(Disarmed { message }),
         Err(error) => Err(ApiError(StatusCode::INTERNAL_SERVER_ERROR, error)),
     }

@@ -1,14 +1,16 @@
 //! Where the control interface is reached: a unix socket for the command line, and TCP for who may only look.
 //!
-//! Both take at most [`CONNECTIONS`] connections at once; further ones wait in the kernel's backlog. A connection on which
-//! nothing is heard for [`SILENCE`] is closed, so that silent ones can't keep the places.
+//! Both take at most [`CONNECTIONS`] connections at once; further ones wait in the kernel's backlog. Over TCP one source has at most
+//! [`PER_SOURCE`] of them. A connection on which nothing was answered for [`SILENCE`] is closed, so that neither silent ones nor those that send
+//! a request octet by octet can keep the places.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,10 +23,13 @@ use tokio::time::{Instant, Sleep};
 
 use super::api;
 use super::sources::Sources;
+use crate::core::budget::client_key;
 
 /// Most connections of one listener.
 const CONNECTIONS: usize = 64;
-/// A connection is closed when nothing is heard on it for so long. Longer than the longest answer takes ([`api::PATIENCE`]).
+/// Most of them from one IPv4 address, or from one /64 of IPv6.
+const PER_SOURCE: usize = 16;
+/// A connection is closed when nothing was answered on it for so long. Longer than the longest answer takes ([`api::PATIENCE`]).
 const SILENCE: Duration = Duration::from_secs(40);
 /// Wait after an accept that failed for want of descriptors or memory.
 const BREATH: Duration = Duration::from_millis(100);
@@ -120,15 +125,17 @@ where
 /// Something that accepts, and can fail.
 trait Accept: Send + 'static {
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Io>> + Send;
+    /// A connection, and who counts as its source.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, Option<IpAddr>)>> + Send;
 }
 
 struct Tcp(TcpListener);
 
 impl Accept for Tcp {
     type Io = TcpStream;
-    async fn accept(&mut self) -> io::Result<TcpStream> {
-        Ok(self.0.accept().await?.0)
+    async fn accept(&mut self) -> io::Result<(TcpStream, Option<IpAddr>)> {
+        let (stream, from) = self.0.accept().await?;
+        Ok((stream, Some(client_key(from.ip().to_canonical()))))
     }
 }
 
@@ -141,12 +148,12 @@ struct Guarded {
 
 impl Accept for Guarded {
     type Io = UnixStream;
-    async fn accept(&mut self) -> io::Result<UnixStream> {
+    async fn accept(&mut self) -> io::Result<(UnixStream, Option<IpAddr>)> {
         loop {
             let (stream, _) = self.listener.accept().await?;
             let peer = stream.peer_cred()?;
             if may_control(&peer, self.uid, self.gid) {
-                return Ok(stream);
+                return Ok((stream, None));
             }
             tracing::warn!(uid = peer.uid(), gid = peer.gid(), "turned away from the control socket");
         }
@@ -169,11 +176,51 @@ fn in_group(pid: i32, gid: u32) -> bool {
 struct Places<A> {
     accept: A,
     places: Arc<Semaphore>,
+    sources: BySource,
 }
 
 impl<A> Places<A> {
     fn new(accept: A) -> Self {
-        Self { accept, places: Arc::new(Semaphore::new(CONNECTIONS)) }
+        Self { accept, places: Arc::new(Semaphore::new(CONNECTIONS)), sources: BySource::default() }
+    }
+}
+
+/// Open connections by their source; no more entries than there are places.
+#[derive(Clone, Default)]
+struct BySource(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+impl BySource {
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None`: the source has as many as it may have.
+    fn enter(&self, source: IpAddr) -> Option<OfSource> {
+        let mut counts = self.lock();
+        let count = counts.entry(source).or_default();
+        if *count >= PER_SOURCE {
+            return None;
+        }
+        *count += 1;
+        Some(OfSource { source, all: self.clone() })
+    }
+}
+
+/// One connection of a source.
+struct OfSource {
+    source: IpAddr,
+    all: BySource,
+}
+
+impl Drop for OfSource {
+    fn drop(&mut self) {
+        let mut counts = self.all.lock();
+        if let Some(count) = counts.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.source);
+            }
+        }
     }
 }
 
@@ -191,9 +238,13 @@ impl<A: Accept> Listener for Places<A> {
         };
         loop {
             match self.accept.accept().await {
-                Ok(io) => {
-                    let silence = Box::pin(tokio::time::sleep(SILENCE));
-                    return (Connection { io, silence, _place: place }, None);
+                Ok((io, source)) => {
+                    let of_source = source.map(|source| self.sources.enter(source));
+                    if matches!(of_source, Some(None)) {
+                        tracing::debug!(?source, "has too many connections to the control interface");
+                        continue;
+                    }
+                    return (Connection::new(io, SILENCE, (Some(place), of_source.flatten())), None);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a control connection could not be accepted");
@@ -211,24 +262,30 @@ impl<A: Accept> Listener for Places<A> {
 /// A connection with its place among [`CONNECTIONS`] and its patience.
 struct Connection<S> {
     io: S,
+    /// How long it may last until something is answered.
+    patience: Duration,
     silence: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
+    _place: (Option<OwnedSemaphorePermit>, Option<OfSource>),
 }
 
 impl<S> Connection<S> {
-    fn heard(&mut self) {
-        self.silence.as_mut().reset(Instant::now() + SILENCE);
+    fn new(io: S, patience: Duration, place: (Option<OwnedSemaphorePermit>, Option<OfSource>)) -> Self {
+        Self { io, patience, silence: Box::pin(tokio::time::sleep(patience)), _place: place }
+    }
+
+    fn answered(&mut self) {
+        let until = Instant::now() + self.patience;
+        self.silence.as_mut().reset(until);
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.io).poll_read(cx, buf);
-        if read.is_ready() {
-            self.heard();
-            return read;
+        // First: who sends octet by octet always has something to be read.
+        if self.silence.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        self.silence.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
@@ -236,7 +293,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
         if written.is_ready() {
-            self.heard();
+            self.answered();
             return written;
         }
         self.silence.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
@@ -248,5 +305,62 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn a_request_that_comes_octet_by_octet_does_not_keep_its_place() {
+        let (mut theirs, ours) = tokio::io::duplex(64);
+        let mut ours = Connection::new(ours, Duration::from_millis(200), (None, None));
+        let drip = tokio::spawn(async move {
+            while theirs.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let mut octet = [0];
+        let error = async {
+            loop {
+                if let Err(error) = ours.read_exact(&mut octet).await {
+                    return error;
+                }
+            }
+        };
+        let error = tokio::time::timeout(Duration::from_secs(10), error).await.unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(ours);
+        drip.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_is_answered_again_and_again_stays() {
+        let (mut theirs, ours) = tokio::io::duplex(64);
+        let patience = Duration::from_millis(1000);
+        let mut ours = Connection::new(ours, patience, (None, None));
+        let began = Instant::now();
+        let mut octet = [0];
+        while began.elapsed() < 2 * patience {
+            theirs.write_all(b"x").await.unwrap();
+            ours.read_exact(&mut octet).await.unwrap();
+            ours.write_all(b"y").await.unwrap();
+            theirs.read_exact(&mut octet).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[test]
+    fn a_source_has_so_many_places_and_gets_them_back() {
+        let sources = BySource::default();
+        let [one, other] = [1, 2].map(|last| IpAddr::from([127, 0, 0, last]));
+        let mut held: Vec<_> = (0..PER_SOURCE).map(|_| sources.enter(one).unwrap()).collect();
+        assert!(sources.enter(one).is_none() && sources.enter(other).is_some());
+        held.pop();
+        assert!(sources.enter(one).is_some());
+        held.clear();
+        assert!(sources.lock().is_empty());
     }
 }
