@@ -37,6 +37,7 @@ enum Request {
     AdmitAll(Vec<(u64, Admission)>, Arc<Mailbox>),
     Event(Event),
     Inspect(Inspect),
+    Stop,
 }
 
 /// The core task is gone; the daemon is stopping.
@@ -145,6 +146,14 @@ impl CoreHandle {
         self.requests.send(Request::Event(event)).await.map_err(|_| Stopped)
     }
 
+    /// Ends the core, and with it the enforcers' channels, once what was asked before is done. Whoever asks later hears [`Stopped`], and so
+    /// does who still waits.
+    pub async fn stop(&self) {
+        if self.requests.send(Request::Stop).await.is_err() {
+            tracing::debug!("the core has stopped already");
+        }
+    }
+
     /// Runs `look` on the core and returns what it saw. Must be quick: nothing else happens meanwhile.
     ///
     /// # Errors
@@ -203,7 +212,8 @@ pub fn core_task(
     clock: Clock,
 ) -> (CoreHandle, impl Future<Output = ()> + Send + 'static) {
     let (sender, requests) = mpsc::channel(REQUESTS);
-    let task = CoreTask { guard, drivers, clock, waiting: HashMap::new(), next_ticket: 0, restored: false };
+    let task =
+        CoreTask { guard, drivers, clock, waiting: HashMap::new(), next_ticket: 0, restored: false, stopped: false };
     (CoreHandle { requests: sender }, task.run(requests, reports))
 }
 
@@ -216,6 +226,8 @@ struct CoreTask {
     next_ticket: u64,
     /// What was restored is in the outputs that are due.
     restored: bool,
+    /// Told to stop.
+    stopped: bool,
 }
 
 impl CoreTask {
@@ -255,6 +267,9 @@ impl CoreTask {
                 self.guard.handle_timeout(now);
             }
             self.carry_out(now).await;
+            if self.stopped {
+                return;
+            }
         }
     }
 
@@ -272,6 +287,7 @@ impl CoreTask {
                 self.guard.handle(event, now);
             }
             Request::Inspect(look) => look(&self.guard, now),
+            Request::Stop => self.stopped = true,
         }
     }
 
@@ -341,6 +357,10 @@ impl CoreTask {
             deliver(routes, Command::Restored).await;
         }
         let journalled = self.journal(&records, now);
+        if journalled.is_err() {
+            let released = decisions.iter().filter(|(_, decision)| matches!(decision, Decision::Release { .. }));
+            self.guard.withheld(u64::try_from(released.count()).unwrap_or(0));
+        }
         let mut posts: Vec<(Arc<Mailbox>, Decisions)> = Vec::new();
         for (ticket, decision) in decisions {
             let decision = match (&journalled, decision) {

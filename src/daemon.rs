@@ -176,6 +176,9 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     }
 
     let disarmer = enforcers.nftables.as_ref().map(|nft| nft.disarmer());
+    if disarmer.is_none() && nftables::is_left_behind() {
+        tracing::warn!("{}", sources::LEFT_BEHIND);
+    }
 
     let (reports, inbox) = mpsc::channel(core_task::REPORTS);
     let settings = Settings { lease: config.lease.clone(), gate: config.gate.clone(), linger };
@@ -262,6 +265,10 @@ async fn stop(core: CoreHandle, served: Vec<JoinHandle<()>>, enforcers: Vec<Join
         // Aborted: an error is what is expected.
         drop(task.await);
     }
+    // Told, since others may hold it too: a connection to the control socket that is open, a question that waits for its upstream.
+    if tokio::time::timeout(patience, core.stop()).await.is_err() {
+        tracing::error!("the core did not stop within {} s", patience.as_secs());
+    }
     drop(core);
     for task in enforcers {
         match tokio::time::timeout(patience, task).await {
@@ -327,11 +334,16 @@ async fn follow_interfaces(shared: Arc<Shared>, mut known: Vec<std::net::IpAddr>
         if now != known {
             let _applying = shared.applying.lock().await;
             let config = shared.config().0;
-            match rules::rules(&config, &shared.lists.lists(), &now) {
-                Ok(rules) => shared.rules.store(Arc::new(rules)),
+            let made = rules::rules(&config, &shared.lists.lists(), &now);
+            let closed = match made {
+                Ok(rules) => reload::put_in_force(&shared, Arc::new(rules)).await,
+                Err(error) => Err(error),
+            };
+            match closed {
+                Ok(()) => known = now,
+                // Tried again the next time.
                 Err(error) => tracing::error!(%error, "the address filter can't be made anew"),
             }
-            known = now;
         }
     }
 }

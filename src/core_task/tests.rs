@@ -82,6 +82,8 @@ async fn an_answer_is_not_released_in_a_later_turn_when_its_lease_could_not_be_w
     // The address is open by now; that alone must not release a second answer for it.
     let decision = core.admit(admission()).await.unwrap();
     assert!(matches!(decision, Decision::Refuse(_)), "{decision:?}");
+    let counts = core.inspect(|guard, _| guard.counts()).await.unwrap();
+    assert_eq!((counts.released, counts.refused.enforcer), (0, 2), "they are counted as what became of them");
     full.store(false, Ordering::Release);
     let written = async {
         while !matches!(core.admit(admission()).await.unwrap(), Decision::Release { .. }) {
@@ -141,6 +143,23 @@ async fn the_decisions_on_a_batch_come_back_together_under_their_numbers() {
     assert!(matches!(&decisions[2], (9, Decision::Release { leases }) if leases.len() == 2), "{decisions:?}");
     poll.wait(Duration::ZERO).unwrap();
     assert_eq!(poll.ready(0), None, "nothing is left");
+}
+
+#[tokio::test]
+async fn told_to_stop_it_ends_though_others_hold_it_and_so_do_the_enforcers_channels() {
+    let (lease, gate) = (crate::config::schema::Lease::default(), crate::config::schema::Gate::default());
+    let (commands, mut told) = mpsc::channel(16);
+    let drivers = Drivers { timed: Vec::new(), routes: Some(commands), journal: None };
+    let (_reports, reported) = mpsc::channel(1);
+    let settings = Settings { lease, gate, linger: Duration::ZERO };
+    let (core, task) = core_task(Guard::new(settings, Vec::new()), drivers, reported, Clock::start());
+    let task = tokio::spawn(task);
+    let other = core.clone();
+    core.stop().await;
+    tokio::time::timeout(Duration::from_secs(20), task).await.unwrap().unwrap();
+    assert!(told.recv().await.is_none());
+    other.inspect(|_, _| ()).await.unwrap_err();
+    other.stop().await;
 }
 
 #[tokio::test]

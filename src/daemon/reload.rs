@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde_json::Value;
 
 use super::lists::Lists;
@@ -28,6 +30,9 @@ use crate::sys::interfaces;
 
 /// Keys, and all below them, that a reload applies.
 const LIVE: [&str; 5] = ["policy", "addresses.never", "addresses.nat64", "lease", "gate"];
+
+/// How long after the gate's deadline an answer that was judged by old rules may still reach the core.
+const LATE: Duration = Duration::from_secs(1);
 
 /// Reads the file anew, and every list that changed.
 pub async fn reload(shared: &Shared) -> Reloaded {
@@ -94,9 +99,30 @@ async fn apply(shared: &Shared, config: &Config, lists: Lists) -> Result<(), Str
     let groups = Arc::new(Groups::new(config)?);
     // First: what is kept for a client's new group must be waited for by its new communities.
     shared.core.tell(Event::Groups(groups)).await.map_err(|error| error.to_string())?;
-    shared.rules.store(rules.clone());
     shared.lists.set(lists);
-    close_what_is_forbidden(&shared.core, rules).await
+    put_in_force(shared, rules).await
+}
+
+/// Puts other rules in force and closes what they forbid: now, and once more when answers that were judged by the old ones, and were on
+/// their way to the core, have passed the gate. The caller holds [`Shared::applying`].
+///
+/// # Errors
+/// The core has stopped.
+pub async fn put_in_force(shared: &Shared, rules: Arc<Rules>) -> Result<(), String> {
+    shared.rules.store(rules);
+    let late = shared.config().0.gate.deadline.0.saturating_add(LATE);
+    close_now_and_later(shared.core.clone(), shared.rules.clone(), late).await
+}
+
+async fn close_now_and_later(core: CoreHandle, rules: Arc<ArcSwap<Rules>>, late: Duration) -> Result<(), String> {
+    close_what_is_forbidden(&core, rules.load_full()).await?;
+    tokio::spawn(async move {
+        tokio::time::sleep(late).await;
+        if let Err(error) = close_what_is_forbidden(&core, rules.load_full()).await {
+            tracing::debug!(%error, "nothing is left to be closed");
+        }
+    });
+    Ok(())
 }
 
 fn refused(changes: Vec<String>, report: String) -> Reloaded {
@@ -285,6 +311,53 @@ mod tests {
         let found = forbidden(&guard, &rules);
         assert_eq!(found.names, [name("denied.test")], "a group may still ask for the mixed one");
         assert_eq!(found.addresses, [address(4), address(7)]);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_was_judged_by_the_old_rules_and_came_late_is_closed_as_well() {
+        use crate::core::event::{Admission, Decision, Grant, Ticket};
+        use crate::core::explain::LeaseFilter;
+        use crate::core::guard::Settings;
+        use crate::core_task::{Drivers, core_task};
+        let config: Config = toml::from_str(
+            "[policy]\ndeny = [\"late.test\"]\n\
+             [[policy.private]]\ndomain = \".\"\nprefixes = [\"203.0.113.0/24\"]\n",
+        )
+        .unwrap();
+        let rules = rules::rules(&config, &Lists::default(), &[]).unwrap();
+        let guard = Guard::new(
+            Settings { lease: config.lease.clone(), gate: config.gate.clone(), linger: Duration::ZERO },
+            Vec::new(),
+        );
+        let (_reports, reported) = tokio::sync::mpsc::channel(1);
+        let drivers = Drivers { timed: Vec::new(), routes: None, journal: None };
+        let (core, task) = core_task(guard, drivers, reported, crate::sys::clock::Clock::start());
+        tokio::spawn(task);
+        let rules = Arc::new(ArcSwap::from_pointee(rules));
+        close_now_and_later(core.clone(), rules, Duration::from_millis(500)).await.unwrap();
+        for (question, last) in [("www.late.test", 1), ("fine.test", 2)] {
+            let admission = Admission {
+                ticket: Ticket(0),
+                client: IpAddr::from([192, 0, 2, 1]),
+                question: question.parse().unwrap(),
+                qtype: 1,
+                chain: Vec::new(),
+                domain: question.parse().unwrap(),
+                grants: vec![Grant { address: IpAddr::from([203, 0, 113, last]), ttl: 600 }],
+            };
+            assert!(matches!(core.admit(admission).await.unwrap(), Decision::Release { .. }));
+        }
+        let open = async || {
+            let leases = core.inspect(|guard, now| guard.leases(&LeaseFilter::All, None, 9, now)).await.unwrap();
+            leases.into_iter().map(|lease| lease.address).collect::<Vec<_>>()
+        };
+        let closed = async {
+            while open().await.len() > 1 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), closed).await.unwrap();
+        assert_eq!(open().await, [IpAddr::from([203, 0, 113, 2])]);
     }
 
     #[test]

@@ -120,6 +120,10 @@ impl Shared {
     }
 }
 
+/// What is wrong while [`nftables::is_left_behind`] and there is no enforcer for it.
+pub const LEFT_BEHIND: &str = "nftables.mode is \"off\", but the table inet destguard of an earlier run is still in the kernel and \
+                               goes on blocking what has no lease there; `destguard disarm` removes it";
+
 /// Most errors that `status` shows.
 const ERRORS: usize = 8;
 
@@ -163,7 +167,11 @@ impl Sources for Shared {
     }
 
     fn troubles(&self) -> Vec<String> {
-        self.lists.troubles()
+        let mut troubles = self.lists.troubles();
+        if self.nftables.is_none() && nftables::is_left_behind() {
+            troubles.push(LEFT_BEHIND.to_owned());
+        }
+        troubles
     }
 
     fn errors(&self) -> Vec<LoggedError> {
@@ -264,6 +272,7 @@ struct CoreMetrics {
     causes: Gauge,
     causes_dropped: Gauge,
     group_sets: Gauge,
+    changes: Family<[(&'static str, &'static str); 1], Gauge>,
     in_force: Family<[(&'static str, String); 1], Gauge>,
     installed: Family<[(&'static str, String); 1], Gauge>,
 }
@@ -305,6 +314,11 @@ impl CoreMetrics {
             metrics.group_sets.clone(),
         );
         registry.register(
+            "lease_changes",
+            "Leases since the start by what became of them: opened, extended, expired, closed before their time, or without room at the start",
+            metrics.changes.clone(),
+        );
+        registry.register(
             "enforcer_in_force",
             "1 while the enforcer holds what it acknowledged, 0 while it is starting or lost",
             metrics.in_force.clone(),
@@ -342,6 +356,15 @@ impl CoreMetrics {
             ("revoked", refused.revoked),
         ] {
             set_total(&self.answers.get_or_create(&[("outcome", outcome)]), value);
+        }
+        for (change, value) in [
+            ("opened", counts.opened),
+            ("extended", counts.extended),
+            ("expired", counts.expired),
+            ("closed", counts.closed),
+            ("without_room", counts.restore_dropped),
+        ] {
+            set_total(&self.changes.get_or_create(&[("change", change)]), value);
         }
         for enforcer in enforcers {
             let in_force = enforcer.state == crate::core::explain::EnforcerState::InForce;

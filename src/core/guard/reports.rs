@@ -102,6 +102,12 @@ impl Guard {
         }
     }
 
+    /// So many answers that were released did not leave: their leases could not be written to disk.
+    pub fn withheld(&mut self, answers: u64) {
+        self.counts.released = self.counts.released.saturating_sub(answers);
+        self.counts.refused.enforcer = self.counts.refused.enforcer.saturating_add(answers);
+    }
+
     /// Single addresses, ahead of what the enforcer has applied as a whole.
     pub(super) fn confirmed(&mut self, enforcer: EnforcerId, addresses: Vec<(IpAddr, Generation)>) {
         let mut news = Vec::new();
