@@ -465,9 +465,10 @@ impl<'a> Walk<'a> {
             let address = match (qtype, &record.data) {
                 (rtype::A, RecordData::A(address)) => IpAddr::V4(*address),
                 (rtype::AAAA, RecordData::Aaaa(address)) => IpAddr::V6(*address),
-                (rtype::SVCB | rtype::HTTPS, RecordData::Svcb { ipv4hint, ipv6hint, .. }) => {
-                    let hints =
-                        ipv4hint.iter().copied().map(IpAddr::V4).chain(ipv6hint.iter().copied().map(IpAddr::V6));
+                (rtype::SVCB | rtype::HTTPS, RecordData::Svcb { priority, ipv4hint, ipv6hint, .. }) => {
+                    // In AliasMode all parameters are ignored (RFC 9460 section 2.4.2).
+                    let hints = ipv4hint.iter().copied().map(IpAddr::V4);
+                    let hints = hints.chain(ipv6hint.iter().copied().map(IpAddr::V6)).filter(|_| *priority != 0);
                     self.addresses.extend(hints.map(|address| BoundAddress {
                         address,
                         ttl,

@@ -179,9 +179,15 @@ impl Entry {
     fn cost(&self, key: usize) -> usize {
         let again = self.again.as_ref().map_or(0, |again| {
             let names: usize = again.chain.iter().map(|name| name.wire().len().saturating_add(32)).sum();
-            names.saturating_add(again.grants.len().saturating_mul(24)).saturating_add(192)
+            names
+                .saturating_add(again.question.wire().len())
+                .saturating_add(again.domain.wire().len())
+                .saturating_add(again.grants.len().saturating_mul(24))
+                .saturating_add(192)
         });
+        let words = self.ede.as_ref().map_or(0, |ede| ede.text.len());
         OVERHEAD
+            .saturating_add(words)
             .saturating_add(key)
             .saturating_add(self.octets.len())
             .saturating_add(self.ttls.len().saturating_mul(2))

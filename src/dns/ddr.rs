@@ -28,7 +28,9 @@ mod key {
 /// Whether a name in wire form and lower case lies in `resolver.arpa`.
 #[must_use]
 pub fn is_resolver_arpa(name: &[u8]) -> bool {
+    // The first half is cheap, for all the others; a label may hold these octets too.
     name.ends_with(RESOLVER_ARPA)
+        && Name::from_wire(name).is_ok_and(|name| name.suffixes().any(|suffix| suffix == RESOLVER_ARPA))
 }
 
 /// The encrypted listeners that may be named to clients.
@@ -118,4 +120,17 @@ fn svcb(priority: u16, target: &Name, transport: Transport, port: u16, hints: &[
         parameter(key::DOHPATH, format!("{PATH}{{?dns}}").as_bytes());
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_lies_in_resolver_arpa_by_its_labels() {
+        assert!(is_resolver_arpa(RESOLVER_ARPA) && is_resolver_arpa(DNS_RESOLVER_ARPA));
+        // One label that holds the octets of two.
+        assert!(!is_resolver_arpa(b"\x0cabc\x08resolver\x04arpa\x00"));
+        assert!(!is_resolver_arpa(b"\x08resolver\x03arp\x00"));
+    }
 }

@@ -87,6 +87,8 @@ impl Resolver {
             (Some(Ok(checked)), Some(data)) => local(query, data, Some(checked), &rules, view),
             (None, data) => local(query, data.as_deref().unwrap_or_default(), None, &rules, view),
         };
+        // RFC 8767 section 4: what isn't NOERROR or NXDOMAIN refreshes nothing. An upstream that reaches nobody itself says SERVFAIL.
+        let failed = failed || matches!(draft.kind, Kind::Failed("upstream_code", _));
         if failed && let Some(entry) = self.stale(&flight, &rules) {
             let entry = Arc::new(entry);
             self.metrics.stale.inc();

@@ -26,7 +26,7 @@ use super::flights::{Flight, Outbox, Route};
 use super::resolve::{Missed, Resolver, Turn};
 use super::upstream::lines::{Attempt, Claim, Lines, Match};
 use super::upstream::plain::Order;
-use super::upstream::query::{Query, refuses_edns};
+use super::upstream::query::{Query, lower_question, refuses_edns};
 use super::upstream::{ATTEMPTS, AskError, TOTAL, TOTAL_BROKEN, is_failure, is_truncated};
 use crate::core::event::{Admission, Decision, Refusal};
 use crate::core_task::{Mailbox, NotTaken};
@@ -177,7 +177,7 @@ impl Forwarder {
         let views = turn.rules.views.clone();
         let Some(flight) = self.resolver.join(missed, client, route, missed.key, (views, self.now)) else { return };
         let resolver = self.resolver.clone();
-        let group = resolver.upstreams.plain_group(&flight.query.name);
+        let group = resolver.upstreams.plain_group(&flight.query);
         let plain = !missed.kept && !missed.local_data && resolver.validator.is_none();
         let Some(group) = group.filter(|_| plain) else {
             resolver.runtime.spawn(resolver.clone().fly(flight));
@@ -309,9 +309,13 @@ impl Forwarder {
         for _ in 0..BATCHES {
             let mut received = std::mem::take(&mut self.received);
             let count = self.lines.receive(line, &mut received, &mut self.failed);
-            for message in (0..count).map_while(|place| received.get(place)) {
+            for place in 0..count {
+                let Some(message) = received.get_mut(place) else { break };
                 match self.lines.answers(line, message) {
-                    Match::Response(attempt) => self.replied(attempt, message, false, (poll, token), sending),
+                    Match::Response(attempt) => {
+                        lower_question(message);
+                        self.replied(attempt, message, false, (poll, token), sending);
+                    }
                     Match::AskTcp(attempt) => {
                         if message.len() < crate::sys::connected::DATAGRAM {
                             self.resolver.metrics.upstream_mismatch.inc();

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::cookie;
-use super::ede::Ede;
+use super::ede::{Ede, code};
 use super::wire::{self, ClientEdns, HEADER, UDP_REPLY, flag, put_u16, put_u32, rcode, rtype, u32_at};
 use crate::core::name::Name;
 
@@ -224,12 +224,19 @@ pub fn age_ttls(body: &mut Body, age: u32) {
 }
 
 /// Appends a client's reply: `octets` (a [`Body`]'s) with the client's id, bits and question case, TTLs lowered by `age` seconds, and OPT if the client
-/// speaks EDNS. What is too long for the client becomes an empty reply with TC.
+/// speaks EDNS. What is too long for the client becomes an empty reply with TC, which sends it to TCP; there the words about an answer go before the
+/// answer does (RFC 8914 section 3), and what even then is longer than a message can be is a failure.
 pub fn render(octets: &[u8], ttls: &[u16], age: u32, to: &ReplyHead<'_>, ede: Option<&Ede>, out: &mut Vec<u8>) {
     let start = out.len();
     let question_end = HEADER.saturating_add(to.octets.len());
-    let opt = opt_len(to, ede);
-    let fits = octets.len().saturating_add(opt) <= to.limit;
+    let fits = |ede| octets.len().saturating_add(opt_len(to, ede)) <= to.limit;
+    let stream = to.limit >= usize::from(u16::MAX);
+    let ede = ede.filter(|ede| !stream || fits(Some(ede)));
+    let fits = fits(ede);
+    if stream && !fits {
+        error(rcode::SERVFAIL, to, Some(&Ede::new(code::INVALID_DATA, "the answer is too long")), out);
+        return;
+    }
     out.extend_from_slice(if fits { octets } else { octets.get(..question_end).unwrap_or(octets) });
     let Some(reply) = out.get_mut(start..) else { return };
     let mut flags = wire::u16_at(reply, 2).unwrap_or(0) | (to.flags & (flag::RD | flag::CD));

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::metrics::{self, Metrics};
 use super::tls::client;
-use super::wire::{HEADER, flag, rtype, u16_at};
+use super::wire::{flag, rtype, u16_at};
 use crate::config::schema;
 use crate::config::upstream::{Transport, UpstreamUrl};
 use crate::core::name::Name;
@@ -402,6 +402,12 @@ impl Upstreams {
         name.suffixes().find_map(|suffix| self.by_domain.get(suffix)).map_or(&[], Vec::as_slice)
     }
 
+    /// The servers for a question: those for its name; a DS record stands in the zone above its name, which other servers may serve.
+    fn group_for(&self, query: &Query) -> &[usize] {
+        let above = if query.qtype == rtype::DS { query.name.parent() } else { None };
+        self.group(above.as_ref().unwrap_or(&query.name))
+    }
+
     /// The group's servers, best first, and whether all of them are broken.
     fn order(&self, group: &[usize]) -> (Vec<Arc<Server>>, bool) {
         let mut ranked: Vec<(bool, Duration, &Arc<Server>)> = group
@@ -423,9 +429,7 @@ impl Upstreams {
     /// # Errors
     /// [`AskError`].
     pub async fn ask(&self, query: &Query) -> Result<Asked, AskError> {
-        // A DS record stands in the zone above its name, which other servers may serve.
-        let above = if query.qtype == rtype::DS { query.name.parent() } else { None };
-        let (order, all_broken) = self.order(self.group(above.as_ref().unwrap_or(&query.name)));
+        let (order, all_broken) = self.order(self.group_for(query));
         let Some(first) = order.first() else { return Err(AskError::NoServer) };
         let now = Instant::now();
         for server in order.iter().skip(1).filter(|server| server.is_broken() && server.take_probe(now)) {
@@ -447,11 +451,7 @@ impl Upstreams {
             }
         };
         let mut asked = tokio::time::timeout(total, asked).await.unwrap_or(Err(AskError::TimeOut))?;
-        // Names in the records may point here, and the case of letters was ours.
-        let name = query.name.wire();
-        if let Some(echoed) = asked.message.get_mut(HEADER..HEADER.saturating_add(name.len())) {
-            echoed.copy_from_slice(name);
-        }
+        query::lower_question(&mut asked.message);
         Ok(asked)
     }
 

@@ -63,6 +63,13 @@ impl Received {
         let length = self.lengths.get(..self.count)?.get(place)?;
         self.buffers.get(place)?.get(..*length)
     }
+
+    /// The same, to be changed in place.
+    #[must_use]
+    pub fn get_mut(&mut self, place: usize) -> Option<&mut [u8]> {
+        let length = self.lengths.get(..self.count)?.get(place)?;
+        self.buffers.get_mut(place)?.get_mut(..*length)
+    }
 }
 
 /// Sends the first of `parts`, ranges of `octets`, without waiting; returns how many, [`BATCH`] at most.

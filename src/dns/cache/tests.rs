@@ -78,6 +78,26 @@ fn only_what_is_used_and_nearly_over_is_asked_for_again_and_once() {
     assert!(!entry.wants_prefetch(Moment(902)));
 }
 
+#[test]
+fn what_an_entry_says_and_for_whom_counts_as_well() {
+    let long: Name = format!("{0}.{0}.{0}.example", "x".repeat(60)).parse().unwrap();
+    let of = |question: &Name, text: &'static str| {
+        let again = Again {
+            question: question.clone(),
+            qtype: 1,
+            chain: Vec::new(),
+            domain: question.clone(),
+            grants: Vec::new(),
+        };
+        let mut entry = Arc::into_inner(entry(100, 1000, 1)).unwrap();
+        (entry.again, entry.ede) = (Some(Box::new(again)), Some(Ede::new(0, text)));
+        entry.cost(20)
+    };
+    let short = of(&Name::root(), "");
+    assert!(of(&long, "") >= short + 2 * (long.wire().len() - 1));
+    assert_eq!(of(&Name::root(), "words"), short + 5);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

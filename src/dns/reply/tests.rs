@@ -106,3 +106,22 @@ fn an_own_negative_has_a_soa_that_is_soon_over() {
     let rdata = &seen.authority[0].3;
     assert_eq!(rdata[rdata.len() - 4..], OWN_TTL.to_be_bytes());
 }
+
+#[test]
+fn over_a_stream_the_words_go_before_the_answer() {
+    // A body with room for the bare OPT, and one without.
+    for (free, rcode) in [(11, 0), (10, 2)] {
+        let mut writer = BodyWriter::new(&name("a.example"), 16, 0);
+        let left = 65_535 - free - 27 - 12;
+        writer.record(Section::Answer, &name("a.example"), 16, 60, &vec![3; left], None);
+        let body = writer.finish().unwrap();
+        assert_eq!(body.octets.len(), 65_535 - free);
+        let question = body.octets[12..27].to_vec();
+        let ede = Ede::new(17, "words");
+        let mut out = Vec::new();
+        render(&body.octets, &body.ttls, 5, &head(&question, DO, 65_535), Some(&ede), &mut out);
+        let seen = read(&out);
+        assert_eq!((seen.rcode, seen.truncated(), seen.answers.len()), (rcode, false, usize::from(rcode == 0)));
+        assert_eq!(seen.ede.map(|(code, _)| code), (rcode == 2).then_some(24));
+    }
+}

@@ -185,3 +185,197 @@ async fn an_error_keeps_edns() {
         assert_eq!((seen.rcode, seen.edns), (rcode, Some((1232, true))), "{what}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_for_ds_goes_to_the_servers_of_the_name_above() {
+    let upstream = |address: &'static str| {
+        Upstream::new(move |query, _| {
+            let (name, qtype) = asked(query);
+            let record = if qtype == 43 { rr(&name, 43, 60, address.as_bytes()) } else { a(&name, 60, address) };
+            Act::Send(vec![response(query, 0, &[record])])
+        })
+    };
+    for scheme in ["udp", "tcp"] {
+        let (all, corp, deep) = (upstream("192.0.2.1").await, upstream("192.0.2.2").await, upstream("192.0.2.3").await);
+        let mut config = config(&[&all, &corp, &deep], "");
+        for (place, upstream) in [&all, &corp, &deep].into_iter().enumerate() {
+            config.dns.upstream[place].url = format!("{scheme}://{}", upstream.address);
+        }
+        config.dns.upstream[1].domains = vec!["corp.example".to_owned()];
+        config.dns.upstream[2].domains = vec!["deep.corp.example".to_owned()];
+        let world = World::with(config).await;
+        for (name, expected) in [
+            ("example", "192.0.2.1"),
+            ("corp.example", "192.0.2.1"),
+            ("www.corp.example", "192.0.2.2"),
+            ("deep.corp.example", "192.0.2.2"),
+            ("x.deep.corp.example", "192.0.2.3"),
+        ] {
+            let seen = world.ask(name, 43).await;
+            assert_eq!(seen.answers[0].3, expected.as_bytes(), "{scheme} {name}");
+        }
+        assert_eq!(world.ask("corp.example", 1).await.addresses()[0].to_string(), "192.0.2.2", "{scheme}");
+        // The root has nothing above it.
+        assert_eq!(world.ask("", 43).await.answers[0].3, b"192.0.2.1", "{scheme}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_random_case_of_the_guard_s_questions_is_nobody_else_s_business() {
+    // Names in the data point into the question, as servers write them.
+    let mut over_tcp = Vec::new();
+    for cut in [false, true] {
+        let upstream = Upstream::new(move |query, tcp| {
+            // Over TCP too this one changes the case, which a server may do.
+            let mut query = query.to_vec();
+            if tcp {
+                query[12..40].make_ascii_uppercase();
+            }
+            let mut message = response(&query, 0, &[]);
+            if cut && !tcp {
+                message[2] |= 2;
+                return Act::Send(vec![message]);
+            }
+            message[7] = 1;
+            message.extend_from_slice(&[0xc0, 12, 0, 15, 0, 1, 0, 0, 0, 60, 0, 9]);
+            message.extend_from_slice(&[0, 10, 4, b'm', b'a', b'i', b'l', 0xc0, 12]);
+            Act::Send(vec![message])
+        })
+        .await;
+        let world = World::new(&[&upstream]).await;
+        let name = "a-long-name-with-many-letters.example";
+        let seen = world.ask(name, 15).await;
+        assert_eq!(seen.answers.len(), 1, "{seen:?}");
+        let expected = [&[0, 10][..], &wire(&format!("mail.{name}"))].concat();
+        assert_eq!(String::from_utf8_lossy(&seen.answers[0].3), String::from_utf8_lossy(&expected), "cut: {cut}");
+        over_tcp.push(upstream.asked_tcp.load(Ordering::SeqCst) > 0);
+    }
+    assert_eq!(over_tcp, [false, true]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_knows_no_edns_may_say_so_with_a_bare_header() {
+    for code in [1, 4] {
+        let upstream = Upstream::new(move |query, _| {
+            let (name, _) = asked(query);
+            if read(query).edns.is_none() {
+                return Act::Send(vec![response(query, 0, &[a(&name, 60, "192.0.2.1")])]);
+            }
+            Act::Send(vec![[&query[..2], &[0x81, 0x80 | code], &[0; 8]].concat()])
+        })
+        .await;
+        let world = World::new(&[&upstream]).await;
+        assert_eq!(world.ask("name.example", 1).await.addresses().len(), 1, "rcode {code}");
+        assert_eq!(upstream.count(), 2);
+    }
+    // Under another code a bare header says nothing: it is ignored, and what follows counts.
+    let upstream = Upstream::new(|query, _| {
+        let (name, _) = asked(query);
+        let bare = |code: u8| [&query[..2], &[0x81, 0x80 | code], &[0; 8]].concat();
+        Act::Send(vec![bare(0), bare(3), bare(2), response(query, 0, &[a(&name, 60, "192.0.2.1")])])
+    })
+    .await;
+    let world = World::new(&[&upstream]).await;
+    assert_eq!(world.ask("name.example", 1).await.addresses().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alias_of_a_service_opens_nothing_by_its_hints() {
+    // RFC 9460 section 2.4.2: in AliasMode (priority 0) parameters are ignored.
+    let data =
+        |priority: u8| [&[0, priority][..], &wire("pool.example"), &[0, 4, 0, 4, 192, 0, 2, priority + 1]].concat();
+    let upstream = Upstream::new(move |query, _| {
+        let (name, _) = asked(query);
+        let priority = u8::from(name.starts_with("service"));
+        Act::Send(vec![response(query, 0, &[rr(&name, 65, 60, &data(priority))])])
+    })
+    .await;
+    let world = World::new(&[&upstream]).await;
+    let seen = world.ask("alias.example", 65).await;
+    assert_eq!((seen.rcode, &seen.answers[0].3), (0, &data(0)), "passed on as it is");
+    assert!(world.enforced.open.lock().unwrap().is_empty());
+    assert_eq!(world.ask("service.example", 65).await.answers[0].3, data(1));
+    assert!(world.enforced.is_open("192.0.2.2") && !world.enforced.is_open("192.0.2.1"));
+}
+
+/// A question for this name in wire form.
+fn question_for(name: &[u8], qtype: u16) -> Vec<u8> {
+    [&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], name, &qtype.to_be_bytes(), &[0, 1]].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_octets_may_stand_in_a_name_of_255_octets_and_no_more() {
+    let upstream = Upstream::new(|query, _| {
+        let mut message = response(query, 0, &[]);
+        message[7] = 1;
+        message.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 20, 0, 2, 1]);
+        Act::Send(vec![message])
+    })
+    .await;
+    let world = World::with(config(&[&upstream], "[policy]\ndeny = [\"b.example\"]\n")).await;
+    let label = |len: usize, octet: u8| [&[len as u8][..], &vec![octet; len]].concat();
+    let long = |last: usize| {
+        [&label(63, b'X')[..], &label(63, 0xff), &label(63, b'.'), &label(last, 0), &wire("example")].concat()
+    };
+    let odd = [b"\x05a.b\\c\x02\xc3\xa4\x01\""[..].to_vec(), wire("example")].concat();
+    for (what, name, rcode) in [
+        ("255 octets", long(53), 0),
+        ("256 octets", long(54), 1),
+        ("a dot, a backslash, a quote, UTF-8", odd, 0),
+        // One label with a dot in it, which the rule for two labels doesn't mean; and the two labels.
+        ("a dot within a label", [b"\x03a.b"[..].to_vec(), wire("example")].concat(), 0),
+        ("two labels", wire("a.b.example"), 3),
+        ("in capitals", wire("a.B.EXAMPLE"), 3),
+        ("the root", vec![0], 0),
+    ] {
+        let question = question_for(&name, 1);
+        for _ in 0..2 {
+            let seen = world.exchange(question.clone()).await.unwrap();
+            assert_eq!(seen.rcode, rcode, "{what}");
+            if rcode == 0 {
+                assert_eq!(seen.question, question[12..], "{what}");
+                assert_eq!(seen.answers.len(), 1, "{what}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_upstream_says_in_its_options_stays_there() {
+    // Subnet, cookie, an error of its own, an option that nobody knows; in two OPTs, of a size and version that nobody offered.
+    let upstream = Upstream::new(|query, _| {
+        let (name, _) = asked(query);
+        let opt = |rdata: &[u8]| [&[0, 0, 41, 0xff, 0xff, 0, 7, 0x80, 0, 0, rdata.len() as u8][..], rdata].concat();
+        let one = opt(&[0, 8, 0, 7, 0, 1, 24, 24, 198, 51, 100, 0, 15, 0, 4, 0, 22, b'n', b'o']);
+        let other = opt(&[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8, 0xfd, 0xe9, 0, 1, 9]);
+        let mut message = response(query, 0, &[a(&name, 60, "192.0.2.1")]);
+        message[11] = 2;
+        Act::Send(vec![[message, one, other].concat()])
+    })
+    .await;
+    let world = World::new(&[&upstream]).await;
+    for edns in [None, EDNS, Some((65_535, true))] {
+        let seen = world.exchange(query(9, "name.example", 1, edns)).await.unwrap();
+        assert_eq!((seen.rcode, seen.addresses().len(), seen.ede), (0, 1, None));
+        assert_eq!((seen.cookie, seen.additional.len()), (None, 0));
+        assert_eq!(seen.edns, edns.map(|(_, dnssec_ok)| (1232, dnssec_ok)));
+        assert_eq!(seen.len, 12 + 18 + 16 + if edns.is_some() { 11 } else { 0 });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ttl_with_its_top_bit_set_is_zero() {
+    // RFC 2181 section 8: it is opened for the shortest lease, and kept for nobody.
+    let upstream = Upstream::new(|query, _| {
+        let (name, _) = asked(query);
+        Act::Send(vec![response(query, 0, &[a(&name, 0x8000_0000 | 300, "192.0.2.1")])])
+    })
+    .await;
+    let world = World::new(&[&upstream]).await;
+    for asked in 1..=2 {
+        let seen = world.ask("name.example", 1).await;
+        assert_eq!((seen.addresses().len(), seen.answers[0].2), (1, 0));
+        assert!(world.enforced.is_open("192.0.2.1"));
+        assert_eq!(upstream.count(), asked);
+    }
+}

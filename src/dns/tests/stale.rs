@@ -70,3 +70,27 @@ async fn stale_answers_have_an_end_and_are_off_unless_asked_for() {
         assert_eq!(world.ask("gone.example", 1).await.rcode, expected[1], "{more}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_fails_itself_refreshes_nothing() {
+    // RFC 8767 section 4: an upstream whose own servers are gone says SERVFAIL or REFUSED; only NOERROR and NXDOMAIN are news.
+    for code in [2, 5] {
+        let dead = Arc::new(AtomicBool::new(false));
+        let switch = dead.clone();
+        let upstream = Upstream::new(move |query, _| {
+            let (name, _) = asked(query);
+            let failed = switch.load(Ordering::SeqCst);
+            let records = [a(&name, 1, "192.0.2.1")];
+            Act::Send(vec![if failed { response(query, code, &[]) } else { response(query, 0, &records) }])
+        })
+        .await;
+        let world = World::with(config(&[&upstream], "[dns.cache]\nserve_stale = \"1h\"\n")).await;
+        assert_eq!(world.ask("name.example", 1).await.addresses().len(), 1);
+        dead.store(true, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let seen = world.ask("name.example", 1).await;
+        assert_eq!((seen.rcode, seen.addresses().len(), seen.ede.map(|(code, _)| code)), (0, 1, Some(3)), "{code}");
+        // What was never known has nothing to be given instead.
+        assert_eq!(world.ask("other.example", 1).await.rcode, 2);
+    }
+}

@@ -6,9 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::query::Query;
+use super::query::{Query, lower_question};
 use super::{AskError, Asked, EXPLORE, Link, Server, TCP_RETRY, TOTAL_BROKEN, UNKNOWN, Upstreams, is_failure};
-use crate::core::name::Name;
 
 /// The servers of one group, best first.
 #[derive(Clone, Debug)]
@@ -35,9 +34,9 @@ impl Upstreams {
         })
     }
 
-    /// The group that serves `name`; `None` unless it is plain.
-    pub(in crate::dns) fn plain_group(&self, name: &Name) -> Option<&[usize]> {
-        let group = self.group(name);
+    /// The group that `query` is for; `None` unless it is plain.
+    pub(in crate::dns) fn plain_group(&self, query: &Query) -> Option<&[usize]> {
+        let group = self.group_for(query);
         let plain = |place: &usize| matches!(self.servers.get(*place).map(|server| &server.link), Some(Link::Udp(..)));
         (!group.is_empty() && group.iter().all(plain)).then_some(group)
     }
@@ -120,7 +119,10 @@ impl Upstreams {
         {
             server.metrics.upstream_tcp_retries.inc();
             match tokio::time::timeout(TCP_RETRY, client.exchange(query)).await {
-                Ok(Ok(message)) if !is_failure(&message) => return Ok(Asked { message }),
+                Ok(Ok(mut message)) if !is_failure(&message) => {
+                    lower_question(&mut message);
+                    return Ok(Asked { message });
+                }
                 Ok(Err(error)) => tracing::debug!(upstream = %server.url, %error, "no TCP"),
                 Ok(Ok(_)) | Err(_) => {}
             }

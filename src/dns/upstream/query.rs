@@ -107,6 +107,14 @@ pub fn question_of(query: &[u8]) -> &[u8] {
     query.get(HEADER..end).unwrap_or_default()
 }
 
+/// Puts the name of a response's question into lower case: names in its records may point there, and the case of letters was ours, which is
+/// nobody else's business.
+pub fn lower_question(response: &mut [u8]) {
+    let end = wire::skip_name(response, HEADER).unwrap_or(HEADER);
+    // Length octets are below 64, so that they aren't letters.
+    response.get_mut(HEADER..end).unwrap_or_default().make_ascii_lowercase();
+}
+
 /// Whether a server that was asked with EDNS says, in a message without it, that it can't (RFC 6891 section 7).
 #[must_use]
 pub fn refuses_edns(message: &[u8]) -> bool {
@@ -129,6 +137,10 @@ pub enum Fit {
 #[must_use]
 pub fn fit(response: &[u8], question: &[u8]) -> Fit {
     let flags = u16_at(response, 2).unwrap_or(0);
+    // What a server from before EDNS may say of an OPT is the bare header (RFC 1035 section 4.1.1 asks for no more of FORMERR). It carries no data.
+    if flags & (flag::QR | flag::OPCODE) == flag::QR && refuses_edns(response) && response.get(4..) == Some(&[0; 8]) {
+        return Fit::Exact;
+    }
     if flags & flag::QR == 0 || flags & flag::OPCODE != 0 || u16_at(response, 4) != Some(1) {
         return Fit::No;
     }
