@@ -2,6 +2,8 @@
 // Helpers outside of #[test] functions fail a test as tests do.
 #![allow(clippy::expect_used, clippy::panic)]
 
+#[path = "nftables/daemon.rs"]
+mod daemon;
 #[path = "nftables/namespace.rs"]
 mod namespace;
 #[path = "nftables/traffic.rs"]

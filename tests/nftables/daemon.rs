@@ -1,0 +1,111 @@
+//! The whole daemon in a namespace of its own.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Instant;
+
+use super::{PATIENCE, alone, config, enforcer, nftables, run};
+use destguard::config::schema::NftablesMode;
+
+const DESTGUARD: &str = env!("CARGO_BIN_EXE_destguard");
+const DNS: &str = "[dns]\nlisten = [\"127.0.0.1:0\"]\n[[dns.upstream]]\nurl = \"udp://127.0.0.1:9\"\n";
+/// A peer that never comes.
+const PEER: &str = "[bgp]\nasn = 64512\nrouter_id = \"192.0.2.2\"\nnext_hop_ipv4 = \"192.0.2.1\"\nlisten = [\"127.0.0.1:0\"]\n\
+                    [[bgp.peer]]\nname = \"edge1\"\naddress = \"127.0.0.77\"\nasn = 64513\npassive = true\nfamilies = [\"ipv4\"]\n";
+
+struct Daemon {
+    directory: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl Daemon {
+    /// Runs once this returns.
+    fn start(more: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("destguard.toml");
+        let state = directory.path().join("state");
+        std::fs::write(&file, format!("{DNS}{more}[state]\ndir = \"{}\"\n", state.display())).expect("written");
+        let child = Command::new(DESTGUARD)
+            .arg("--socket")
+            .arg(socket(directory.path()))
+            .args(["run", "--config"])
+            .arg(&file)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let daemon = Self { directory, child: Some(child) };
+        let began = Instant::now();
+        while !daemon.ask(&["status"]).status.success() {
+            assert!(began.elapsed() < PATIENCE, "the daemon can't be reached");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        daemon
+    }
+
+    fn ask(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(DESTGUARD);
+        command.arg("--socket").arg(socket(self.directory.path())).args(words).output().expect("destguard")
+    }
+
+    /// Why it is as it is.
+    fn reasons(&self) -> String {
+        let status: serde_json::Value = serde_json::from_slice(&self.ask(&["status", "--json"]).stdout).expect("JSON");
+        status["reasons"].to_string()
+    }
+
+    /// What it said in its life.
+    fn stop(mut self) -> String {
+        let child = self.child.take().expect("it runs");
+        run(&format!("kill -TERM {}", child.id()));
+        let output = child.wait_with_output().expect("it ends");
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+fn socket(directory: &Path) -> std::path::PathBuf {
+    directory.join("control.sock")
+}
+
+#[test]
+fn the_table_of_an_earlier_run_is_named_while_the_mode_is_off() {
+    alone(|| {
+        assert!(!nftables::is_left_behind());
+        enforcer(&config(NftablesMode::Local)).install().expect("installed");
+        let daemon = Daemon::start(PEER);
+        let what = "the table inet destguard of an earlier run is still in the kernel";
+        assert!(daemon.reasons().contains(what), "{}", daemon.reasons());
+        assert!(daemon.ask(&["disarm"]).status.success());
+        assert!(!daemon.reasons().contains(what), "{}", daemon.reasons());
+        assert_eq!(run("nft list tables"), "");
+        let said = daemon.stop();
+        assert!(said.contains(what) && said.contains("`destguard disarm` removes it"), "{said}");
+    });
+}
+
+#[test]
+fn who_is_connected_does_not_keep_the_daemon_from_stopping_as_it_is_configured() {
+    alone(|| {
+        let daemon = Daemon::start("[nftables]\nmode = \"local\"\non_stop = \"remove\"\n");
+        assert!(nftables::is_left_behind());
+        let mut waiting = UnixStream::connect(socket(daemon.directory.path())).expect("connected");
+        waiting.write_all(b"GET /api/v1/denied?after=0&wait=20 HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("sent");
+        // It has been taken by the time a later one is answered.
+        daemon.reasons();
+        let said = daemon.stop();
+        assert!(!said.contains("did not stop") && said.contains("destguard has stopped"), "{said}");
+        assert!(!nftables::is_left_behind(), "{said}");
+        drop(waiting);
+    });
+}
