@@ -24,7 +24,7 @@ pub const FEW: usize = 16;
 const REMEMBERED: usize = 4096;
 /// When a KEEPALIVE follows the request.
 const NUDGES: [Duration; 3] = [Duration::from_millis(2), Duration::from_millis(20), Duration::from_millis(200)];
-/// A request without answer is repeated after this, then after twice as long, and so on.
+/// A request of which no answer begins is repeated after this, then after twice as long, and so on.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Longest time between two repetitions.
 const AGAIN_MOST: Duration = Duration::from_secs(8);
@@ -45,19 +45,47 @@ pub enum Ask {
 
 #[derive(Clone, Copy, Debug)]
 struct Asked {
+    /// The first request, and the newest repetition.
+    first: Instant,
     at: Instant,
-    /// Every octet of the stream before this one was sent before the request.
+    /// Every octet of the stream before this one was sent before the first request.
     covers: u64,
-    /// BoRR came.
-    begun: bool,
+    /// BoRRs that came since.
+    begun: u32,
+    repeated: u32,
     nudges: usize,
-    again: Instant,
     wait: Duration,
+}
+
+impl Asked {
+    fn new(at: Instant, covers: u64) -> Self {
+        Self { first: at, at, covers, begun: 0, repeated: 0, nudges: 0, wait: AGAIN }
+    }
+
+    /// When it is repeated. What is being answered isn't, unless the end of the answer never comes.
+    fn again(&self) -> Instant {
+        self.at + if self.begun > 0 { AGAIN_MOST } else { self.wait }
+    }
+
+    fn nudge(&self) -> Option<Instant> {
+        NUDGES.get(self.nudges).map(|after| self.at + *after).filter(|_| self.begun == 0)
+    }
+}
+
+/// Answers to repetitions that may still come. They say nothing of what was sent after the repetition, and an answer doesn't say which request
+/// it is to; so nothing is asked until they came, or didn't for as long as the answer before took.
+#[derive(Clone, Copy, Debug)]
+struct Stray {
+    answers: u32,
+    begun: u32,
+    first: Instant,
+    until: Option<Instant>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Line {
     asked: Option<Asked>,
+    stray: Option<Stray>,
     /// UPDATEs before this octet are known to be processed.
     echoed: u64,
     /// UPDATEs before this one wait for it.
@@ -169,17 +197,24 @@ impl Barrier {
             let possible = self.enhanced || self.lines[index(asks)].beacon.is_some();
             let tokens = self.tokens;
             let line = &mut self.lines[index(asks)];
+            if let Some(stray) = &mut line.stray {
+                let took = now.saturating_duration_since(stray.first).clamp(AGAIN, AGAIN_MOST);
+                if *stray.until.get_or_insert(now + took) > now {
+                    continue;
+                }
+                line.stray = None;
+            }
             match &mut line.asked {
-                Some(asked) if asked.again <= now => {
+                Some(asked) if asked.again() <= now => {
                     // An answer to either covers only what was before the first.
                     asked.wait = (asked.wait * 2).min(AGAIN_MOST);
-                    asked.again = now + asked.wait;
+                    asked.repeated += 1;
                     asked.nudges = 0;
                     asked.at = now;
                     self.silent = true;
                     return Some(Ask::Refresh(asks));
                 }
-                Some(asked) if NUDGES.get(asked.nudges).is_some_and(|after| asked.at + *after <= now) => {
+                Some(asked) if asked.nudge().is_some_and(|at| at <= now) => {
                     asked.nudges += 1;
                     return Some(Ask::Keepalive);
                 }
@@ -188,8 +223,7 @@ impl Barrier {
                     return None;
                 }
                 None if line.echoed < wanted && possible && tokens > 0 => {
-                    line.asked =
-                        Some(Asked { at: now, covers: end, begun: false, nudges: 0, again: now + AGAIN, wait: AGAIN });
+                    line.asked = Some(Asked::new(now, end));
                     self.tokens -= 1;
                     return Some(Ask::Refresh(asks));
                 }
@@ -216,17 +250,13 @@ impl Barrier {
             return None;
         }
         let due = |family: Family| {
-            let line = &self.lines[index(family)];
-            match &line.asked {
-                Some(asked) => {
-                    let nudge = NUDGES.get(asked.nudges).map(|after| asked.at + *after);
-                    Some(nudge.map_or(asked.again, |nudge| nudge.min(asked.again)))
-                }
-                None if line.echoed >= line.wanted => None,
-                None if !self.enhanced && line.beacon.is_none() => {
-                    (self.asks(family) == family).then_some(self.up + BEACON)
-                }
-                None => (self.tokens == 0).then_some(self.earned + EARN),
+            let line = &self.lines[index(self.asks(family))];
+            match (&line.asked, &line.stray) {
+                (Some(asked), _) => Some(asked.nudge().map_or(asked.again(), |nudge| nudge.min(asked.again()))),
+                (None, _) if line.echoed >= self.lines[index(family)].wanted => None,
+                (None, Some(stray)) => Some(stray.until.unwrap_or(self.up)),
+                (None, None) if !self.enhanced && line.beacon.is_none() => Some(self.up + BEACON),
+                (None, None) => (self.tokens == 0).then_some(self.earned + EARN),
             }
         };
         self.families.iter().filter_map(due).min()
@@ -234,15 +264,22 @@ impl Barrier {
 
     /// BoRR came.
     pub fn begin(&mut self, family: Family) {
-        if let Some(asked) = &mut self.lines[index(family)].asked {
-            asked.begun = true;
+        let line = &mut self.lines[index(family)];
+        match (&mut line.asked, &mut line.stray) {
+            (Some(asked), _) => asked.begun += 1,
+            (None, Some(stray)) => stray.begun += 1,
+            (None, None) => {}
         }
     }
 
     /// EoRR came. One without BoRR after our request answers somebody else.
     pub fn end(&mut self, family: Family) {
-        if self.lines[index(family)].asked.is_some_and(|asked| asked.begun) {
-            self.answered(family);
+        let line = &mut self.lines[index(family)];
+        match (&line.asked, line.stray) {
+            (Some(asked), _) if asked.begun > 0 => self.answered(family),
+            // One that answers several is as good as several.
+            (None, Some(stray)) if stray.begun > 0 => line.came(stray.begun),
+            _ => {}
         }
     }
 
@@ -257,8 +294,14 @@ impl Barrier {
             }
             let family = if net.addr().is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
             let beacon = *self.lines[index(family)].beacon.get_or_insert(*net);
-            if !self.enhanced && beacon == *net && self.lines[index(family)].asked.is_some() {
+            if self.enhanced || beacon != *net {
+                continue;
+            }
+            let line = &mut self.lines[index(family)];
+            if line.asked.is_some() {
                 self.answered(family);
+            } else {
+                line.came(1);
             }
         }
         if self.exported.len() > FEW && self.refused.is_none() {
@@ -279,8 +322,12 @@ impl Barrier {
         }
         if self.refused == Some(Refusal::TooMany) && self.exported.len() <= FEW && !self.overflowed {
             self.refused = None;
-            // What was asked before that may never have been answered.
-            self.lines.iter_mut().for_each(|line| line.asked = None);
+            // What was asked before that may never have been answered, or may be yet.
+            for line in &mut self.lines {
+                if let Some(asked) = line.asked.take() {
+                    line.stray(asked, 0);
+                }
+            }
         }
     }
 
@@ -288,8 +335,26 @@ impl Barrier {
         let line = &mut self.lines[index(family)];
         if let Some(asked) = line.asked.take() {
             line.echoed = line.echoed.max(asked.covers);
+            line.stray(asked, 1);
             self.silent = false;
         }
+    }
+}
+
+impl Line {
+    /// Of this request and its repetitions so many were answered; by more than one BoRR, more of them.
+    fn stray(&mut self, asked: Asked, answered: u32) {
+        let answers = (asked.repeated + 1).saturating_sub(asked.begun.max(answered));
+        self.stray = (answers > 0).then_some(Stray { answers, begun: 0, first: asked.first, until: None });
+    }
+
+    /// So many stray answers came.
+    fn came(&mut self, answers: u32) {
+        if let Some(stray) = &mut self.stray {
+            stray.answers = stray.answers.saturating_sub(answers);
+            stray.begun = 0;
+        }
+        self.stray = self.stray.filter(|stray| stray.answers > 0);
     }
 }
 
@@ -351,6 +416,9 @@ mod tests {
         echo(&mut barrier, V4);
         assert!(barrier.echoed([10, 0]) && !barrier.echoed([50, 0]), "it may be the answer to the first");
         assert!(!barrier.is_silent());
+        assert_eq!(barrier.poll(start + AGAIN, 50), None);
+        echo(&mut barrier, V4);
+        assert!(!barrier.echoed([50, 0]), "nor does the second answer tell which it is");
         assert_eq!(barrier.poll(start + AGAIN, 50), Some(Ask::Refresh(V4)));
         echo(&mut barrier, V4);
         assert!(barrier.echoed([50, 0]));
@@ -415,5 +483,66 @@ mod tests {
         assert_eq!((barrier.poll(start, 10), barrier.poll_timeout()), (None, None));
         barrier.withdrawn(&many[..1]);
         assert_eq!((barrier.refused(), barrier.poll(start, 10)), (None, Some(Ask::Refresh(V4))), "few enough now");
+    }
+
+    /// A request that was only slow to be answered is answered twice when it was repeated.
+    #[test]
+    fn the_answer_to_a_repetition_says_nothing_of_what_was_sent_after_it() {
+        for merged in [false, true] {
+            let start = Instant::now();
+            let mut barrier = Barrier::new(Families::ALL, true, true, start);
+            barrier.want([10, 0]);
+            assert_eq!(barrier.poll(start, 10), Some(Ask::Refresh(V4)));
+            let repeated = start + AGAIN;
+            while barrier.poll(repeated, 10) != Some(Ask::Refresh(V4)) {}
+            barrier.want([80, 0]);
+            let slow = repeated + 500 * MS;
+            assert!(!matches!(barrier.poll(slow, 80), Some(Ask::Refresh(_))));
+            echo(&mut barrier, V4);
+            assert!(barrier.echoed([10, 0]) && !barrier.echoed([80, 0]));
+            assert_eq!(barrier.poll(slow, 80), None, "the answer to the repetition may be under way");
+            let wait = barrier.poll_timeout().unwrap();
+            assert_eq!(wait, slow + AGAIN + 500 * MS, "for as long as the first took");
+            let mut next = wait;
+            if !merged {
+                next = slow + 300 * MS;
+                echo(&mut barrier, V4);
+                assert!(!barrier.echoed([80, 0]), "it was asked for before that was sent");
+            }
+            assert_eq!(barrier.poll(next, 80), Some(Ask::Refresh(V4)));
+            echo(&mut barrier, V4);
+            assert!(barrier.echoed([80, 0]));
+        }
+    }
+
+    /// FRR's EoRR comes half a second and more after its BoRR.
+    #[test]
+    fn what_is_being_answered_is_not_asked_again() {
+        let start = Instant::now();
+        let mut barrier = Barrier::new(Families::ALL, true, true, start);
+        barrier.want([10, 0]);
+        assert_eq!(barrier.poll(start, 10), Some(Ask::Refresh(V4)));
+        barrier.begin(V4);
+        while barrier.poll(start + AGAIN_MOST - MS, 10) == Some(Ask::Keepalive) {}
+        assert_eq!(barrier.poll_timeout(), Some(start + AGAIN_MOST));
+        assert!(!barrier.is_silent());
+        assert_eq!(barrier.poll(start + AGAIN_MOST, 10), Some(Ask::Refresh(V4)), "no EoRR at all");
+    }
+
+    #[test]
+    fn a_beacon_of_the_other_family_is_asked_for_in_time() {
+        let start = Instant::now();
+        let mut barrier = Barrier::new(Families::ALL, true, false, start);
+        let beacon = [net("192.0.2.0/24")];
+        barrier.announced(&beacon);
+        for octet in 1..=u64::from(BURST) {
+            barrier.want([0, octet]);
+            assert_eq!(barrier.poll(start, octet), Some(Ask::Refresh(V4)));
+            barrier.announced(&beacon);
+        }
+        barrier.want([0, 100]);
+        assert_eq!(barrier.poll(start, 100), None, "too many at once");
+        assert_eq!(barrier.poll_timeout(), Some(start + EARN));
+        assert_eq!(barrier.poll(start + EARN, 100), Some(Ask::Refresh(V4)));
     }
 }
