@@ -249,6 +249,23 @@ fn names_and_addresses_of_peers_are_unique() {
 }
 
 #[test]
+fn two_sessions_to_one_router_have_one_key_where_the_guard_listens() {
+    let sessions = |listen: &str, first: &str, second: &str| {
+        let text = PEER.replace("[bgp]\n", &format!("[bgp]\nno_export = false\nlisten = [{listen}]\n"));
+        let observer = "name = \"back\"\naddress = \"192.0.2.254\"\nlocal_address = \"192.0.2.3\"\nasn = 64513\nrole = \"observer\"\n";
+        let text = format!("{text}{first}confirm = \"reflect\"\nobserver = \"back\"\n[[bgp.peer]]\n{observer}{second}");
+        config::parse(Path::new(FILE), &text).map(|_| ()).map_err(|report| found(&report.findings))
+    };
+    let (one, two) = ("password = \"one\"\n", "password = \"two\"\n");
+    assert_eq!(sessions("\"192.0.2.1:179\"", one, one), Ok(()));
+    assert_eq!(sessions("", one, two), Ok(()), "each socket that connects has its own");
+    for second in [two, "", "password = \"one\"\ntcp_ao = \"hmac-sha-1-96\"\n"] {
+        let refused = sessions("\"192.0.2.1:179\"", one, second).unwrap_err();
+        assert!(refused[0].contains("bgp.peer[0] has this address too, and another password"), "{refused:?}");
+    }
+}
+
+#[test]
 fn each_family_of_a_peer_needs_its_next_hop() {
     let text = PEER.replace("next_hop_ipv6 = \"2001:db8::1\"\n", "");
     assert_eq!(

@@ -378,10 +378,18 @@ impl Session {
         self.settle_state(now);
     }
 
-    /// Octets of this connection were written, or some began to wait (`pending`: some still do).
+    /// Octets of this connection were written; `pending`: others still wait.
     pub fn written(&mut self, id: ConnectionId, pending: bool, now: Instant) {
         if let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) {
             connection.send_until = pending.then(|| now + send_hold(self.config.send_hold, connection.hold));
+        }
+    }
+
+    /// Octets of this connection wait and none could be written.
+    pub fn stuck(&mut self, id: ConnectionId, now: Instant) {
+        let idle = self.connections.iter().any(|connection| connection.id == id && connection.send_until.is_none());
+        if idle {
+            self.written(id, true, now);
         }
     }
 

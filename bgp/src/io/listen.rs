@@ -56,13 +56,16 @@ fn hand_over(
     config: &SpeakerConfig,
     peers: &[mpsc::Sender<TcpStream>],
 ) -> Result<(), &'static str> {
-    let at = config.peers.iter().position(|peer| peer.address == from.ip()).ok_or("no such peer")?;
-    let (Some(peer), Some(channel)) = (config.peers.get(at), peers.get(at)) else { return Err("no such peer") };
-    if let (Some(wanted), Ok(local)) = (peer.local_address, stream.local_addr())
-        && local.ip() != wanted
-    {
-        return Err("it came to an address that is not the peer's local_address");
+    let local = stream.local_addr().map_err(|_| "it is gone already")?.ip();
+    let mut theirs = config.peers.iter().zip(peers).filter(|(peer, _)| peer.address == from.ip()).peekable();
+    if theirs.peek().is_none() {
+        return Err("no such peer");
     }
+    // Two sessions to one router differ by the address it connects to; the one that names it comes first.
+    let meant = theirs.filter(|(peer, _)| peer.local_address.is_none_or(|wanted| wanted == local));
+    let (peer, channel) = meant
+        .max_by_key(|(peer, _)| peer.local_address.is_some())
+        .ok_or("it came to an address that is not the peer's local_address")?;
     let socket = socket2::SockRef::from(&stream);
     if let Err(error) = sys::configure(&socket, peer, peer.asn == config.asn, false, config.mark) {
         tracing::warn!(peer = peer.name, %error, "connection refused");

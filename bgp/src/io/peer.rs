@@ -111,6 +111,8 @@ struct Up {
     style: u32,
     /// Configured to be announced here, but not negotiated.
     missing: Families,
+    /// Replays without routes that the peer asked for and that are still to be sent.
+    bare: Families,
     /// What it sends asks the peer to prefer other routes.
     draining: bool,
     confirmer: Confirmer,
@@ -366,12 +368,8 @@ impl Task {
                     if up.adj_out.families().contains(family) {
                         self.place.shared.table().refresh(up.reader.id, family);
                     } else {
-                        let mut octets = BytesMut::new();
-                        up.adj_out.empty_replay(family, &mut octets);
-                        let id = up.connection;
-                        if let Some(connection) = self.connection(id) {
-                            connection.push(octets.freeze());
-                        }
+                        // Asked again before it was sent, once is enough.
+                        up.bare.insert(family);
                     }
                 }
             }
@@ -413,6 +411,7 @@ impl Task {
             style: self.place.shared.style(&adj_out),
             adj_out,
             missing,
+            bare: Families::NONE,
             draining,
             confirmer: Confirmer::new(
                 &peer,
@@ -539,9 +538,11 @@ impl Task {
         let Some(peer) = self.config.peers.get(self.place.index) else { return };
         let id = up.connection;
         let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) else { return };
-        let waited = connection.queued() > 0;
         let mut octets = BytesMut::new();
         let mut takes = 0;
+        if connection.queued() < READY {
+            std::mem::take(&mut up.bare).iter().for_each(|family| up.adj_out.empty_replay(family, &mut octets));
+        }
         self.more = false;
         while connection.queued() + octets.len() < READY {
             let learned;
@@ -592,9 +593,6 @@ impl Task {
             }
         }
         connection.push(octets.freeze());
-        if !waited && connection.queued() > 0 {
-            self.session.written(id, true, now);
-        }
     }
 
     fn flush(&mut self, now: Instant) {
@@ -606,7 +604,7 @@ impl Task {
                 continue;
             }
             match connection.flush() {
-                Ok(0) => {}
+                Ok(0) => self.session.stuck(connection.id, now),
                 Ok(_) => {
                     self.session.written(connection.id, connection.queued() > 0, now);
                     // There may be more to make ready.

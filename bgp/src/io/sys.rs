@@ -153,9 +153,17 @@ pub fn listener(address: SocketAddr, peers: &[PeerConfig], mark: Option<u32>) ->
         named("the firewall mark can't be set", socket.set_mark(mark))?;
     }
     let ours = || peers.iter().filter(|peer| peer.address.is_ipv4() == address.is_ipv4());
-    for peer in ours() {
-        set_password(&socket, peer)
-            .map_err(|error| io::Error::new(error.kind(), format!("peer {}: {error}", peer.name)))?;
+    for (at, peer) in ours().enumerate() {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("peer {}: {error}", peer.name));
+        // The kernel knows keys by the other end's address: two sessions to one router have one.
+        if let Some(first) = ours().take(at).find(|other| other.address == peer.address) {
+            if (&first.password, &first.tcp_ao) == (&peer.password, &peer.tcp_ao) {
+                continue;
+            }
+            let cause = format!("its password or tcp_ao differs from that of {}, with the same address", first.name);
+            return Err(named(io::Error::new(io::ErrorKind::InvalidInput, cause)));
+        }
+        set_password(&socket, peer).map_err(named)?;
     }
     // The handshake's answer leaves before the connection has its own options.
     if ours().any(|peer| peer.ttl_security) {

@@ -12,7 +12,7 @@ use crate::status::State;
 use crate::wire::EncodeContext;
 use crate::wire::capability::Capability;
 use crate::wire::iana::Family;
-use crate::wire::message::{Message, Open};
+use crate::wire::message::{Message, Open, RefreshSubtype, RouteRefresh};
 
 const LEFT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
 const RIGHT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
@@ -386,13 +386,19 @@ async fn a_panic_in_one_session_ends_that_session_only() {
 
 /// Brings a session up by hand and returns its socket.
 async fn by_hand(listener: &TcpListener) -> TcpStream {
+    by_hand_with(listener, []).await
+}
+
+/// The same with more capabilities.
+async fn by_hand_with(listener: &TcpListener, more: impl IntoIterator<Item = Capability>) -> TcpStream {
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut octets = BytesMut::new();
+    let plain = [Capability::Multiprotocol(Family::Ipv4.afi_safi()), Capability::FourOctetAs(64513)];
     let open = Open {
         asn: 64513,
         hold_time: 0,
         identifier: Ipv4Addr::new(192, 0, 2, 9),
-        capabilities: vec![Capability::Multiprotocol(Family::Ipv4.afi_safi()), Capability::FourOctetAs(64513)],
+        capabilities: plain.into_iter().chain(more).collect(),
     };
     Message::Open(open).encode(&EncodeContext::initial(), &mut octets).unwrap();
     Message::Keepalive.encode(&EncodeContext::initial(), &mut octets).unwrap();
@@ -497,4 +503,63 @@ async fn before_it_goes_for_good_it_asks_for_other_routes() {
     tokio::time::timeout(LONG, search).await.expect("the routes again, marked");
     assert_eq!(left.handle().status()[0].advertised, [3, 0]);
     left.stop(Stop::Shutdown(String::new())).await;
+}
+
+/// An observer is sent no routes, so a replay is two short messages; it may ask for as many as it likes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_asks_for_replays_and_takes_none_costs_little() {
+    let listener = TcpListener::bind((RIGHT, 0)).await.unwrap();
+    socket2::SockRef::from(&listener).set_recv_buffer_size(8192).unwrap();
+    let (mut left, _) = two(|_, _| {});
+    left.peers[0].port = listener.local_addr().unwrap().port();
+    left.peers[0].role = Role::Observer;
+    left.peers[0].hold_time = Duration::ZERO;
+    let (left, _events) = Speaker::start(left).await.unwrap();
+    let refreshes = [Capability::RouteRefresh, Capability::EnhancedRouteRefresh];
+    let mut stream = by_hand_with(&listener, refreshes).await;
+    let mut ask = BytesMut::new();
+    let request = RouteRefresh { family: Family::Ipv4.afi_safi(), subtype: RefreshSubtype::Request };
+    (0..1000).for_each(|_| request.encode(&mut ask));
+    let flood = async {
+        for _ in 0..300 {
+            stream.write_all(&ask).await.unwrap();
+        }
+    };
+    tokio::time::timeout(LONG, flood).await.expect("the requests are read");
+    let status = left.handle();
+    until("all requests", || status.status()[0].received.refreshes == 300_000).await;
+    let queued = status.status()[0].queued;
+    assert!(queued < 1 << 20, "{queued} octets wait for it");
+    left.stop(Stop::Restart).await;
+}
+
+/// Two sessions to one router differ by our own addresses.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_passive_peers_with_one_address_each_gets_its_own_connections() {
+    let (left, mut right) = two(|_, _| {});
+    let port = left.peers[0].port;
+    let third = IpAddr::from([127, 0, 0, 3]);
+    right.listen = vec![SocketAddr::new(RIGHT, port), SocketAddr::new(third, port)];
+    right.peers[0].local_address = Some(third);
+    let second = PeerConfig { name: "second".to_owned(), local_address: Some(RIGHT), ..right.peers[0].clone() };
+    right.peers.push(second);
+    let (right, _right_events) = Speaker::start(right).await.unwrap();
+    let (_left, mut events) = Speaker::start(left).await.unwrap();
+    confirmed(&mut events, 0).await;
+    let up: Vec<u64> = right.handle().status().iter().map(|peer| peer.established).collect();
+    assert_eq!(up, [0, 1]);
+}
+
+/// A listener has one key for an address: with two, the first peer's sessions would never come up and nobody would know why.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_passwords_for_one_address_are_refused() {
+    for (second, refused) in [("one", false), ("two", true)] {
+        let (_, mut right) = two(|_, right| right.peers[0].password = Some(Secret::new("one")));
+        let other = PeerConfig { password: Some(Secret::new(second)), ..right.peers[0].clone() };
+        right.peers.push(PeerConfig { name: "other".to_owned(), local_address: Some(RIGHT), ..other });
+        let error = Speaker::start(right).await.err().map(|error| error.to_string());
+        let named = |text: &String| text.contains("peer other: its password or tcp_ao differs from that of left");
+        assert_eq!(error.as_ref().is_some_and(named), refused, "{error:?}");
+        assert_eq!(error.is_some(), refused);
+    }
 }

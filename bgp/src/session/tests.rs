@@ -296,6 +296,17 @@ fn a_peer_that_takes_nothing_is_given_up() {
         }
         assert_eq!(short.error(), format!("send hold timer expired: the peer took nothing for {after} s"));
     }
+    // What waits first may be a KEEPALIVE behind a full socket; that it is tried again and again is no progress.
+    let mut full = Script::new(config(64512, 1, 64513));
+    let id = full.establish(true);
+    full.session.written(id, false, full.now);
+    for _ in 0..24 {
+        assert_eq!(full.session.state().0, State::Established);
+        full.session.stuck(id, full.now);
+        full.hear(id, &Message::Keepalive);
+        full.pass(20 * SECOND);
+    }
+    assert!(full.error().starts_with("send hold timer expired"), "{}", full.error());
     let mut reading = Script::new(config(64512, 1, 64513));
     let id = reading.establish(true);
     for _ in 0..100 {

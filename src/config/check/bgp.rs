@@ -24,6 +24,17 @@ const BFD_INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(1
 /// Detection times below this are asking for trouble.
 const BFD_QUICK: Duration = Duration::from_millis(150);
 
+/// Whether two peers have different passwords, or protect their sessions in different ways. Of a text and a file only the start of the guard
+/// finds out.
+fn other_key(one: &Peer, other: &Peer) -> bool {
+    let ao = |peer: &Peer| peer.tcp_ao.map(|algorithm| (algorithm, peer.tcp_ao_send_id, peer.tcp_ao_recv_id));
+    let (text, file) = (one.password.is_some(), one.password_file.is_some());
+    let alike = (text, file) == (other.password.is_some(), other.password_file.is_some());
+    let any = |peer: &Peer| peer.password.is_some() || peer.password_file.is_some();
+    let differ = alike && (&one.password, &one.password_file) != (&other.password, &other.password_file);
+    differ || any(one) != any(other) || ao(one) != ao(other)
+}
+
 /// AS numbers that no speaker has: 0 (RFC 7607), AS_TRANS (RFC 6793), the last of both sizes (RFC 7300).
 fn unusable_asn(asn: u32) -> bool {
     matches!(asn, 0 | 23456 | 65535 | u32::MAX)
@@ -158,6 +169,15 @@ impl Checks<'_, '_> {
                     &address_path,
                     format!("{} is the address of bgp.peer[{first}] already", peer.address),
                     "two sessions to one router need different `local_address`es",
+                );
+            }
+            let mut before = bgp.peer.iter().take(index).enumerate();
+            let first = before.find(|(_, other)| other.address == peer.address && other_key(other, peer));
+            if let Some((first, _)) = first.filter(|_| !bgp.listen.is_empty()) {
+                self.error_with(
+                    &address_path,
+                    format!("bgp.peer[{first}] has this address too, and another password or tcp_ao"),
+                    "a listening socket knows one key for an address: give both sessions the same",
                 );
             }
             self.peer(&path, peer);

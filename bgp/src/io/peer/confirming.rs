@@ -12,10 +12,10 @@ use super::super::prober::Prober;
 use super::super::{Shared, What};
 use super::{Task, Up};
 use crate::config::{Confirm, PeerConfig, Role, SpeakerConfig};
-use crate::confirm::Seen;
 use crate::confirm::awaited::{Announced, Awaited};
 use crate::confirm::learn::{self, Learner};
 use crate::confirm::refresh::Ask;
+use crate::confirm::{Confirmer, Seen};
 use crate::session::Heard;
 use crate::table::Batch;
 use crate::wire::EncodeContext;
@@ -112,6 +112,15 @@ impl Evidence {
     /// When the last session ended.
     pub(super) fn lost_session(&self) -> Option<Instant> {
         self.ended
+    }
+
+    /// Sends the probes that are due; without a prober they are lost, and what is waited for is given up like any other.
+    fn probe(&mut self, confirmer: &mut Confirmer, now: Instant) {
+        let trial = self.trial.iter_mut().flat_map(|trial| trial.awaited.probes(now)).map(|net| net.addr());
+        let due: Vec<IpAddr> = confirmer.probes(now).into_iter().chain(trial).collect();
+        if let Some(prober) = &mut self.prober {
+            due.into_iter().for_each(|address| prober.send(address, now));
+        }
     }
 
     fn count(&mut self, routes: usize, now: Instant) {
@@ -235,7 +244,6 @@ impl Task {
         let Some(up) = &mut self.up else { return };
         let id = up.connection;
         let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) else { return };
-        let waited = connection.queued() > 0;
         while let Some(ask) = up.confirmer.ask(now, connection.end()) {
             let mut octets = BytesMut::new();
             match ask {
@@ -249,9 +257,6 @@ impl Task {
                 }
             }
             connection.push(octets.freeze());
-        }
-        if !waited && connection.queued() > 0 {
-            self.session.written(id, true, now);
         }
     }
 
@@ -283,16 +288,7 @@ impl Task {
         for address in waited_for {
             up.confirmer.hurry(address, now);
         }
-        if let Some(prober) = &mut evidence.prober {
-            for address in up.confirmer.probes(now) {
-                prober.send(address, now);
-            }
-            if let Some(trial) = &mut evidence.trial {
-                for net in trial.awaited.probes(now) {
-                    prober.send(net.addr(), now);
-                }
-            }
-        }
+        evidence.probe(&mut up.confirmer, now);
         if evidence.trial.as_mut().is_some_and(|trial| trial.awaited.give_up(now, |_| false).is_some()) {
             evidence.trial = None;
             evidence.learner.missed();
@@ -421,4 +417,21 @@ pub(in crate::io) fn check(peer: &PeerConfig) -> io::Result<()> {
             .map_err(|error| io::Error::new(error.kind(), format!("confirm = \"probe\" can't send probes: {error}")))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else the peer's task would wake for them again and again without pause.
+    #[test]
+    fn probes_that_nobody_can_send_are_not_due_for_ever() {
+        let now = Instant::now();
+        let mut confirmer = Confirmer::plain(Confirm::Probe, Duration::ZERO, now);
+        let batch = Batch { announce4: vec!["203.0.113.1/32".parse().unwrap()], ..Batch::default() };
+        confirmer.batch(&batch, 1, 100, None, now);
+        assert_eq!(confirmer.poll_timeout(), Some(now));
+        Evidence::default().probe(&mut confirmer, now);
+        assert!(confirmer.poll_timeout().is_some_and(|at| at > now));
+    }
 }
