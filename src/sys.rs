@@ -1,5 +1,6 @@
 //! The operating system: clock, notify socket, signals, socket options.
 
+pub mod bundles;
 pub mod clock;
 pub mod connected;
 pub mod interfaces;

@@ -6,6 +6,8 @@ use std::mem;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::bundles::{self, Control};
+
 /// Datagrams per system call.
 pub const BATCH: usize = 32;
 /// Octets kept of one datagram; one that fills them may have been longer.
@@ -72,34 +74,16 @@ impl Received {
     }
 }
 
-/// Sends the first of `parts`, ranges of `octets`, without waiting; returns how many, [`BATCH`] at most.
+/// Sends the first of `parts`, ranges of `octets`, without waiting; returns how many, [`BATCH`] at most. With `bundled`, neighbours of the same
+/// length go as one ([`bundles`]).
 ///
 /// # Errors
-/// The kernel's, when it took none. What an earlier datagram met is told here too.
-pub fn send(socket: BorrowedFd<'_>, octets: &[u8], parts: &[Range<usize>]) -> io::Result<usize> {
+/// As [`bundles::send`].
+pub fn send(socket: BorrowedFd<'_>, octets: &[u8], parts: &[Range<usize>], bundled: bool) -> io::Result<usize> {
     match parts {
-        [_] => send_some::<1>(socket, octets, parts),
-        _ => send_some::<BATCH>(socket, octets, parts),
+        [_] => bundles::send::<1, _>(socket, octets, parts, false, &mut [Control::EMPTY; 1], |_, _, _, _| {}),
+        _ => bundles::send::<BATCH, _>(socket, octets, parts, bundled, &mut [Control::EMPTY; BATCH], |_, _, _, _| {}),
     }
-}
-
-fn send_some<const N: usize>(socket: BorrowedFd<'_>, octets: &[u8], parts: &[Range<usize>]) -> io::Result<usize> {
-    // SAFETY: all-zero is a valid value of these plain C structures.
-    let mut heads: [libc::mmsghdr; N] = unsafe { mem::zeroed() };
-    let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; N];
-    let mut count: libc::c_uint = 0;
-    for ((head, vector), part) in heads.iter_mut().zip(&mut vectors).zip(parts) {
-        let payload = octets.get(part.clone()).unwrap_or_default();
-        // The kernel only reads from it; iovec has one pointer type for both directions.
-        vector.iov_base = payload.as_ptr().cast_mut().cast();
-        vector.iov_len = payload.len();
-        head.msg_hdr.msg_iov = vector;
-        head.msg_hdr.msg_iovlen = 1;
-        count += 1;
-    }
-    // SAFETY: the first `count` messages are set up; all they point to lives until after the call.
-    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), heads.as_mut_ptr(), count, libc::MSG_DONTWAIT as _) };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(sent).unwrap_or(0)) }
 }
 
 #[cfg(test)]
@@ -116,12 +100,27 @@ mod tests {
         other.connect(one.local_addr().unwrap()).unwrap();
         let mut received = Received::default();
         assert_eq!(received.receive(other.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        assert_eq!(send(one.as_fd(), b"abcdef", &[0..1, 1..3, 3..6]).unwrap(), 3);
+        assert_eq!(send(one.as_fd(), b"abcdef", &[0..1, 1..3, 3..6], false).unwrap(), 3);
         assert_eq!(received.receive(other.as_fd()).unwrap(), 3);
         let seen: Vec<&[u8]> = (0..4).map_while(|place| received.get(place)).collect();
         assert_eq!(seen, [&b"a"[..], b"bc", b"def"]);
         let many: Vec<Range<usize>> = (0..BATCH + 3).map(|_| 0..2).collect();
-        assert_eq!(send(one.as_fd(), b"xy", &many).unwrap(), BATCH);
-        assert_eq!(received.receive(other.as_fd()).unwrap(), BATCH);
+        for segmented in [false, true] {
+            assert_eq!(send(one.as_fd(), b"xy", &many, segmented).unwrap(), BATCH);
+            assert_eq!(received.receive(other.as_fd()).unwrap(), BATCH);
+            assert!((0..BATCH).all(|place| received.get(place) == Some(b"xy")));
+        }
+    }
+
+    #[test]
+    fn a_segmented_batch_arrives_as_single_datagrams() {
+        let (one, other) = (UdpSocket::bind("[::1]:0").unwrap(), UdpSocket::bind("[::1]:0").unwrap());
+        one.connect(other.local_addr().unwrap()).unwrap();
+        let parts = [0..2, 2..4, 6..8, 4..6, 0..3, 3..4, 4..5, 0..1];
+        assert_eq!(send(one.as_fd(), b"abcdefgh", &parts, true).unwrap(), parts.len());
+        let mut received = Received::default();
+        assert_eq!(received.receive(other.as_fd()).unwrap(), parts.len());
+        let seen: Vec<&[u8]> = (0..=parts.len()).map_while(|place| received.get(place)).collect();
+        assert_eq!(seen, [&b"ab"[..], b"cd", b"gh", b"ef", b"abc", b"d", b"e", b"a"]);
     }
 }

@@ -5,7 +5,10 @@
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::bundles::{self, Control, Part};
 
 /// Datagrams per system call.
 pub const BATCH: usize = 32;
@@ -20,11 +23,6 @@ pub struct Local {
     /// Interface, for link-local addresses; else 0.
     pub interface: u32,
 }
-
-/// Ancillary data, aligned as `cmsghdr` asks.
-#[repr(C, align(8))]
-#[derive(Clone, Copy)]
-struct Control([u8; 64]);
 
 /// What came with one datagram.
 #[derive(Clone, Copy)]
@@ -59,7 +57,7 @@ impl<const N: usize> Envelopes<N> {
     fn new() -> Self {
         // SAFETY: all-zero is a valid value of this plain C structure.
         let names = unsafe { mem::zeroed() };
-        Self { names, controls: [Control([0; 64]); N] }
+        Self { names, controls: [Control::EMPTY; N] }
     }
 }
 
@@ -196,6 +194,16 @@ struct Pending {
     local: Option<Local>,
 }
 
+impl Part for Pending {
+    fn range(&self) -> Range<usize> {
+        self.start..self.end
+    }
+
+    fn same_way(&self, other: &Self) -> bool {
+        self.peer == other.peer && self.local == other.local
+    }
+}
+
 /// Datagrams to be sent in one system call.
 pub struct Sending {
     octets: Vec<u8>,
@@ -220,15 +228,21 @@ impl Sending {
         }
     }
 
-    /// Sends everything. A datagram that the kernel refuses (no route, no room) is skipped: to its client it is a lost packet.
-    /// Returns how many were sent and how many skipped.
+    /// Sends everything; what goes to one peer not always in order. A datagram that the kernel refuses (no route, no room) is skipped: to its client it
+    /// is a lost packet. Returns how many were sent and how many skipped.
     pub fn flush(&mut self, socket: BorrowedFd<'_>) -> (usize, usize) {
         let (mut sent, mut skipped, mut from) = (0usize, 0usize, 0usize);
+        // Up to here each goes by itself.
+        let mut single = 0usize;
+        // Other resolvers ask much from few ports: what is alike goes as one.
+        self.pending.sort_unstable_by_key(|pending| (pending.peer, pending.end.saturating_sub(pending.start)));
         while let Some(rest) = self.pending.get(from..).filter(|rest| !rest.is_empty()) {
-            let part = rest.get(..rest.len().min(BATCH)).unwrap_or(rest);
+            let bundled = from >= single;
+            let most = if bundled { BATCH } else { single.saturating_sub(from).min(BATCH) };
+            let part = rest.get(..rest.len().min(most)).unwrap_or(rest);
             let result = match part {
-                [_] => send_batch::<1, _>(socket, &self.octets, part, &mut self.envelopes),
-                _ => send_batch::<BATCH, _>(socket, &self.octets, part, &mut self.envelopes),
+                [_] => send_batch::<1, _>(socket, &self.octets, part, false, &mut self.envelopes),
+                _ => send_batch::<BATCH, _>(socket, &self.octets, part, bundled, &mut self.envelopes),
             };
             match result {
                 Ok(count) if count > 0 => {
@@ -236,6 +250,8 @@ impl Sending {
                     from += count;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Not every way can take datagrams apart.
+                Err(_) if bundled && bundles::first_bundle(part) > 1 => single = from + bundles::first_bundle(part),
                 Ok(_) | Err(_) => {
                     skipped += 1;
                     from += 1;
@@ -253,30 +269,17 @@ fn send_batch<const N: usize, const M: usize>(
     socket: BorrowedFd<'_>,
     octets: &[u8],
     part: &[Pending],
+    bundled: bool,
     envelopes: &mut Envelopes<M>,
 ) -> io::Result<usize> {
     let Envelopes { names, controls } = envelopes;
-    // SAFETY: all-zero is a valid value of this plain C structure.
-    let mut heads: [libc::mmsghdr; N] = unsafe { mem::zeroed() };
-    let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; N];
-    let mut count = 0u32;
-    for ((((head, vector), name), control), datagram) in
-        heads.iter_mut().zip(&mut vectors).zip(&mut *names).zip(&mut *controls).zip(part)
-    {
-        let payload = octets.get(datagram.start..datagram.end).unwrap_or_default();
-        // The kernel only reads from it; iovec has one pointer type for both directions.
-        vector.iov_base = payload.as_ptr().cast_mut().cast();
-        vector.iov_len = payload.len();
-        head.msg_hdr.msg_iov = vector;
-        head.msg_hdr.msg_iovlen = 1;
-        head.msg_hdr.msg_namelen = write_name(name, datagram.peer);
-        head.msg_hdr.msg_name = std::ptr::from_mut(name).cast();
-        write_local(&mut head.msg_hdr, control, datagram.local);
-        count += 1;
-    }
-    // SAFETY: the first `count` messages are fully set up; all they point to lives until after the call.
-    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), heads.as_mut_ptr(), count, libc::MSG_DONTWAIT as _) };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(sent).unwrap_or(0)) }
+    bundles::send::<N, _>(socket, octets, part, bundled, controls, |place, datagram, head, control| {
+        if let Some(name) = names.get_mut(place) {
+            head.msg_namelen = write_name(name, datagram.peer);
+            head.msg_name = std::ptr::from_mut(name).cast();
+        }
+        write_local(head, control, datagram.local);
+    })
 }
 
 /// Writes `peer` in the kernel's form and returns its length.
@@ -351,7 +354,7 @@ pub fn send_one(socket: BorrowedFd<'_>, payload: &[u8], peer: SocketAddr, local:
     let one = [Pending { start: 0, end: payload.len(), peer, local }];
     let mut envelopes = Envelopes::<1>::new();
     loop {
-        match send_batch::<1, _>(socket, payload, &one, &mut envelopes) {
+        match send_batch::<1, _>(socket, payload, &one, false, &mut envelopes) {
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -460,6 +463,67 @@ mod tests {
         assert_eq!(reply_source("0.0.0.0:0", asked, "127.0.0.1:0").ip(), asked.ip());
         let asked = "[::1]:0".parse().unwrap();
         assert_eq!(reply_source("[::]:0", asked, "[::1]:0").ip(), asked.ip());
+    }
+
+    #[test]
+    fn many_replies_reach_each_their_client_from_the_address_that_was_asked() {
+        for host in ["127.0.0.78", "::1"] {
+            let host: IpAddr = host.parse().unwrap();
+            let server = UdpSocket::bind((host, 0)).unwrap();
+            let clients: Vec<UdpSocket> = (0..3).map(|_| UdpSocket::bind((host, 0)).unwrap()).collect();
+            let mut sending = Sending::default();
+            let mut expected = vec![Vec::new(); clients.len()];
+            for number in 0..100usize {
+                let client = number * 7 % clients.len();
+                let text = format!("{}{number}", "x".repeat(number % 4 * 9));
+                let local = Some(Local { ip: host, interface: 0 });
+                sending
+                    .push(clients[client].local_addr().unwrap(), local, |out| out.extend_from_slice(text.as_bytes()));
+                expected[client].push(text);
+            }
+            assert_eq!(sending.flush(server.as_fd()), (100, 0));
+            for (client, expected) in clients.iter().zip(&mut expected) {
+                client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                let mut seen = Vec::new();
+                while seen.len() < expected.len() {
+                    let mut buffer = [0; 64];
+                    let (len, source) = client.recv_from(&mut buffer).unwrap();
+                    assert_eq!(source, server.local_addr().unwrap());
+                    seen.push(String::from_utf8(buffer[..len].to_vec()).unwrap());
+                }
+                seen.sort();
+                expected.sort();
+                assert_eq!(seen, *expected);
+            }
+        }
+    }
+
+    #[test]
+    fn where_datagrams_cant_be_taken_apart_each_goes_by_itself() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        // Without checksums the kernel takes nothing apart.
+        let on: libc::c_int = 1;
+        // SAFETY: the option takes an int, which lives until after the call.
+        let done = unsafe {
+            let value = std::ptr::from_ref(&on).cast();
+            libc::setsockopt(server.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, value, socklen::<libc::c_int>())
+        };
+        assert_eq!(done, 0);
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut sending = Sending::default();
+        for number in 0..BATCH + 9 {
+            sending.push(client.local_addr().unwrap(), None, |out| out.extend_from_slice(&[number as u8; 20]));
+        }
+        assert_eq!(sending.flush(server.as_fd()), (BATCH + 9, 0));
+        let mut seen: Vec<u8> = Vec::new();
+        while seen.len() < BATCH + 9 {
+            let mut buffer = [0; 64];
+            assert_eq!(client.recv(&mut buffer).unwrap(), 20);
+            seen.push(buffer[0]);
+        }
+        seen.sort();
+        assert!(seen.into_iter().eq(0..BATCH as u8 + 9));
     }
 
     #[test]

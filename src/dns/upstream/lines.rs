@@ -75,6 +75,8 @@ struct Line {
     used: Instant,
     /// No slot has it any more.
     retired: bool,
+    /// Queries of one length go to the kernel as one; not where it refused that.
+    bundled: bool,
     /// To be sent at the end of the turn.
     octets: Vec<u8>,
     parts: Vec<(Range<usize>, Attempt)>,
@@ -148,11 +150,14 @@ impl Lines {
         }
         while let Some(at) = self.full.pop() {
             let Some(line) = self.lines.get_mut(at).and_then(Option::as_mut) else { continue };
+            // What is of one length goes as one.
+            line.parts.sort_by_key(|(range, _)| range.len());
             let ranges: Vec<Range<usize>> = line.parts.iter().map(|(range, _)| range.clone()).collect();
             let mut from = 0usize;
             let mut retried = false;
+            let mut bundled = line.bundled;
             while let Some(rest) = ranges.get(from..).filter(|rest| !rest.is_empty()) {
-                match connected::send(line.socket.as_fd(), &line.octets, rest) {
+                match connected::send(line.socket.as_fd(), &line.octets, rest, bundled) {
                     Ok(sent) => {
                         from = from.saturating_add(sent.max(1));
                         retried = false;
@@ -160,6 +165,11 @@ impl Lines {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     // An error that an earlier datagram caused may be told here; it says nothing about this one.
                     Err(_) if !retried => retried = true,
+                    // Not every way can take datagrams apart, and not always is there room for all: each by itself.
+                    Err(error) if bundled => {
+                        bundled = false;
+                        line.bundled = error.kind() == io::ErrorKind::WouldBlock;
+                    }
                     Err(error) => {
                         retried = false;
                         // No room is a lost packet: it is asked again in time.
@@ -283,6 +293,7 @@ impl Lines {
             born: now,
             used: now,
             retired: false,
+            bundled: true,
             octets: Vec::new(),
             parts: Vec::new(),
         };
