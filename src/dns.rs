@@ -10,7 +10,7 @@
 //!
 //! - [`wire`]: what clients send. [`message`]: what upstreams send, read with hickory. [`reply`]: what goes out.
 //! - [`resolve`]: what is done with a question at once. `flights`: who waits for what. `fly`: the way of a question that waits, as a task.
-//!   `forward`: the same on a worker's thread. [`draft`]: from response to judged reply. [`cache`]: finished replies with their leases.
+//!   `forward`: the same on a worker's thread. `follow`: aliases that an upstream left off at. [`draft`]: from response to judged reply. [`cache`]: finished replies with their leases.
 //! - [`upstream`]: servers, their sockets and health. [`listen`]: sockets for clients.
 //! - [`validate`]: whether what they send is signed (DNSSEC).
 //! - [`ede`], [`refusals`], [`limits`], [`metrics`]. [`cookie`], [`rate`]: against questions from forged addresses. [`local`]: names answered here.
@@ -58,6 +58,7 @@ pub mod draft;
 pub mod ede;
 mod flights;
 mod fly;
+mod follow;
 mod forward;
 pub mod limits;
 pub mod listen;

@@ -310,6 +310,9 @@ fn broken_law(question: &Question, reply: &[u8]) -> Option<String> {
         let covered = if *kind == 46 { &rdata[..4] } else { "" };
         ttls.entry((owner, kind, covered)).or_insert_with(BTreeSet::new).insert(*ttl);
     }
+    let kinds: BTreeSet<u16> = seen.answers.keys().map(|(_, kind, ..)| *kind).collect();
+    // YXDOMAIN bears the DNAME that proves it (RFC 6672 section 2.2).
+    let proves = seen.rcode == 6 && kinds.contains(&39) && kinds.iter().all(|kind| [5, 39].contains(kind));
     let laws = [
         ("it is no response (RFC 1035 section 4.1.1)", seen.flags & 0x8000 != 0),
         ("it bears another id", reply[..2] == question.octets[..2]),
@@ -321,7 +324,7 @@ fn broken_law(question: &Question, reply: &[u8]) -> Option<String> {
         ("the TTLs of an RRset differ (RFC 2181 section 5.2)", ttls.values().all(|ttls| ttls.len() == 1)),
         ("a TTL has its top bit set (RFC 2181 section 8)", seen.answers.values().all(|ttl| ttl >> 31 == 0)),
         ("records in ADDITIONAL", seen.additional.is_empty()),
-        ("records of an error", matches!(seen.rcode, 0 | 3) || seen.answers.is_empty()),
+        ("records of an error", matches!(seen.rcode, 0 | 3) || proves || seen.answers.is_empty()),
     ];
     laws.iter().find(|(_, holds)| !holds).map(|(law, _)| (*law).to_owned())
 }

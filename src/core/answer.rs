@@ -139,9 +139,6 @@ pub enum BindError {
     /// A CNAME that isn't what the DNAME above it makes of its owner.
     #[error("the CNAME at {0} contradicts the DNAME above it")]
     DnameMismatch(Name),
-    /// The DNAME makes a name longer than 255 octets (RFC 6672 section 2.2).
-    #[error("the DNAME above {0} makes a name that is too long")]
-    TooLong(Name),
     /// Data that doesn't fit its type.
     #[error("malformed record of type {rtype} at {owner}")]
     Malformed {
@@ -201,6 +198,9 @@ pub struct Bound {
     pub chain: Vec<Name>,
     /// The name at which the chain ends.
     pub terminal: Name,
+    /// A DNAME would make a name longer than 255 octets of `terminal`: the code is YXDOMAIN, and the DNAME, which is kept, proves it (RFC 6672
+    /// section 2.2).
+    pub overlong: bool,
     /// The addresses. An A or AAAA that came twice is here (and in `keep`) once, with the larger TTL; a hint is here once for each
     /// time it stands in a record.
     pub addresses: Vec<BoundAddress>,
@@ -240,15 +240,16 @@ fn beside_cname(rtype: u16) -> bool {
     matches!(rtype, rtype::CNAME | rtype::RRSIG | rtype::NSEC | rtype::SIG | rtype::KEY | rtype::NXT)
 }
 
-/// `name` with `owner` at its end replaced by `target`; `owner` is a suffix of `name`.
-fn substitute(name: &Name, owner: &Name, target: &Name) -> Result<Name, BindError> {
+/// `name` with `owner` at its end replaced by `target`; `owner` is a suffix of `name`. `None`: too long.
+fn substitute(name: &Name, owner: &Name, target: &Name) -> Result<Option<Name>, BindError> {
     let front = name.wire().len().saturating_sub(owner.wire().len());
     let mut wire = name.wire().get(..front).unwrap_or_default().to_vec();
     wire.extend_from_slice(target.wire());
-    Name::from_wire(&wire).map_err(|error| match error {
-        NameError::NameTooLong => BindError::TooLong(name.clone()),
-        _ => BindError::Malformed { owner: owner.clone(), rtype: rtype::DNAME },
-    })
+    match Name::from_wire(&wire) {
+        Ok(name) => Ok(Some(name)),
+        Err(NameError::NameTooLong) => Ok(None),
+        Err(_) => Err(BindError::Malformed { owner: owner.clone(), rtype: rtype::DNAME }),
+    }
 }
 
 /// The state of one walk.
@@ -267,7 +268,8 @@ struct Walk<'a> {
 
 /// One alias found at a name.
 struct Alias {
-    target: Name,
+    /// `None`: too long a name.
+    target: Option<Name>,
     cname: Option<usize>,
     dname: Option<usize>,
 }
@@ -313,6 +315,7 @@ impl<'a> Walk<'a> {
     fn run(mut self, with_data: bool) -> Result<Bound, BindError> {
         let qtype = self.question.qtype;
         let mut here = self.question.name.clone();
+        let mut overlong = false;
         loop {
             let ends_here = beside_cname(qtype) && qtype != rtype::CNAME && self.has(&here, qtype);
             let alias = if ends_here { None } else { self.alias(&here)? };
@@ -323,17 +326,21 @@ impl<'a> Walk<'a> {
                 break;
             };
             self.keep_alias(&here, &alias);
+            let Some(target) = alias.target else {
+                overlong = true;
+                break;
+            };
             if qtype == rtype::CNAME {
                 break;
             }
-            if alias.target == self.question.name || self.chain.contains(&alias.target) {
-                return Err(BindError::Loop(alias.target));
+            if target == self.question.name || self.chain.contains(&target) {
+                return Err(BindError::Loop(target));
             }
             if self.chain.len() >= MAX_CHAIN {
                 return Err(BindError::TooDeep);
             }
-            self.chain.push(alias.target.clone());
-            here = alias.target;
+            self.chain.push(target.clone());
+            here = target;
         }
         let kept = self.kept.iter().filter(|kept| **kept).count();
         Ok(Bound {
@@ -342,6 +349,7 @@ impl<'a> Walk<'a> {
             keep: self.keep,
             chain: self.chain,
             terminal: here,
+            overlong,
             addresses: self.addresses,
             duplicates: self.duplicates,
         })
@@ -410,10 +418,10 @@ impl<'a> Walk<'a> {
         let cname = self.cname(here)?;
         let alias = match (dname, cname) {
             (None, None) => return Ok(None),
-            (None, Some((index, target))) => Alias { target: target.clone(), cname: Some(index), dname: None },
+            (None, Some((index, target))) => Alias { target: Some(target.clone()), cname: Some(index), dname: None },
             (Some((index, record, replacement)), cname) => {
                 let target = substitute(here, &record.owner, replacement)?;
-                if cname.is_some_and(|(_, named)| *named != target) {
+                if cname.is_some_and(|(_, named)| Some(named) != target.as_ref()) {
                     return Err(BindError::DnameMismatch(here.clone()));
                 }
                 Alias { target, cname: cname.map(|(index, _)| index), dname: Some(index) }
@@ -433,19 +441,14 @@ impl<'a> Walk<'a> {
                 self.keep_signatures(&record.owner, rtype::DNAME);
             }
         }
-        match (alias.cname, alias.dname) {
+        match (alias.cname, alias.dname.zip(alias.target.as_ref())) {
             (Some(cname), _) => {
                 self.keep_record(cname);
                 self.keep_signatures(here, rtype::CNAME);
             }
-            (None, Some(dname)) => {
+            (None, Some((dname, target))) => {
                 let ttl = self.records.get(dname).map_or(0, |record| effective_ttl(record.ttl));
-                self.keep.push(Kept::SynthesisedCname {
-                    owner: here.clone(),
-                    target: alias.target.clone(),
-                    ttl,
-                    dname,
-                });
+                self.keep.push(Kept::SynthesisedCname { owner: here.clone(), target: target.clone(), ttl, dname });
             }
             (None, None) => {}
         }

@@ -67,6 +67,8 @@ pub struct Answer {
     pub dropped: usize,
     /// Seconds: the least effective TTL of all that the question reaches, what was taken out included.
     pub ttl: Option<u32>,
+    /// A DNAME in it makes too long a name: YXDOMAIN.
+    pub overlong: bool,
 }
 
 /// What becomes of a response.
@@ -228,6 +230,7 @@ impl<'a> Sieve<'a> {
             removed: self.removed,
             dropped: bound.dropped,
             ttl: bound.ttl,
+            overlong: bound.overlong,
         })
     }
 

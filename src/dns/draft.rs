@@ -247,7 +247,8 @@ fn words_for(removed: &[Removed]) -> String {
 }
 
 fn build(query: &Query, response: &message::Response, answer: Answer) -> Draft {
-    let mut writer = BodyWriter::new(&query.name, query.qtype, response.rcode);
+    let status = if answer.overlong { rcode::YXDOMAIN } else { response.rcode };
+    let mut writer = BodyWriter::new(&query.name, query.qtype, status);
     let mut has_data = false;
     for set in answer.keep.chunk_by(|one, other| same_set(response, one, other)) {
         let records = set.iter().filter_map(|kept| match kept {
@@ -274,10 +275,15 @@ fn build(query: &Query, response: &message::Response, answer: Answer) -> Draft {
             has_data |= query.qtype == rtype::CNAME;
         }
     }
-    let negative = !has_data || response.rcode == rcode::NXDOMAIN;
+    let negative = !has_data || status == rcode::NXDOMAIN;
     let terminal = answer.chain.last().unwrap_or(&query.name);
     let negative_ttl = write_authority(&mut writer, &response.authority, query, terminal, negative);
-    let keep = if negative { negative_ttl.min(answer.ttl.unwrap_or(u32::MAX)) } else { answer.ttl.unwrap_or(0) };
+    let keep = match answer.ttl {
+        // The DNAME says how long.
+        Some(ttl) if answer.overlong => ttl.min(NEGATIVE_MAX),
+        ttl if negative => negative_ttl.min(ttl.unwrap_or(u32::MAX)),
+        ttl => ttl.unwrap_or(0),
+    };
     if response.authentic && answer.removed.is_empty() && answer.hints.is_empty() {
         writer.authentic();
     }

@@ -11,14 +11,17 @@ use super::cache::{Again, Entry, Key, Outcome};
 use super::draft::{Checked, Draft, Kind, alias, draft_checked, local};
 use super::ede::{Ede, code};
 use super::flights::{Flight, Outbox, Route};
+use super::follow::Following;
 use super::reply;
 use super::resolve::Resolver;
 use super::stale;
 use super::upstream::query::Query;
 use super::upstream::{AskError, Asked};
+use super::validate::Source;
 use crate::core::event::{Admission, Decision, Grant, LeaseHandle, Refusal, Ticket};
 use crate::core::moment::Moment;
 use crate::core::policy::list::LocalData;
+use crate::core::policy::view::ViewId;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -54,9 +57,9 @@ impl Resolver {
         let hurry = self.stale(&flight, &rules).is_some();
         drop(rules);
         let asked = match &data {
-            None => Some(self.ask(query, hurry).await),
+            None => Some(self.ask(query, view, hurry).await),
             Some(data) => match alias(data) {
-                Some(target) => Some(self.ask(&Query { name: target.clone(), ..query.clone() }, hurry).await),
+                Some(target) => Some(self.ask(&Query { name: target.clone(), ..query.clone() }, view, hurry).await),
                 // A list's own addresses need nobody.
                 None => None,
             },
@@ -66,7 +69,10 @@ impl Resolver {
 
     /// The rest of the way of a question that a worker's forwarder could not bring to its end: an upstream has answered, or none.
     pub(super) async fn land(self: Arc<Self>, flight: Flight, asked: Result<Asked, AskError>) {
-        let asked = asked.map(|asked| Checked::read(&asked.message));
+        let asked = match asked {
+            Ok(asked) => self.complete(&flight.query, flight.key.view(), &asked.message).await,
+            Err(error) => Err(error),
+        };
         self.answered(flight, Some(asked), None).await;
     }
 
@@ -110,17 +116,29 @@ impl Resolver {
     }
 
     /// Asks the upstreams and validates what they say; in a `hurry` when there is something stale to give instead.
-    async fn ask(&self, query: &Query, hurry: bool) -> Result<Checked, AskError> {
+    async fn ask(&self, query: &Query, view: ViewId, hurry: bool) -> Result<Checked, AskError> {
         let asked = async {
             match &self.validator {
-                Some(validator) if !query.checking_disabled => validator.ask(&self.upstreams, query).await,
-                _ => Ok(Checked::read(&self.upstreams.ask(query).await?.message)),
+                Some(validator) if !query.checking_disabled => validator.ask(&self.following(view), query).await,
+                _ => self.complete(query, view, &self.upstreams.ask(query).await?.message).await,
             }
         };
         if hurry {
             return tokio::time::timeout(stale::PATIENCE, asked).await.unwrap_or(Err(AskError::TimeOut));
         }
         asked.await
+    }
+
+    /// Reads a response, and asks for what it leaves off at.
+    async fn complete(&self, query: &Query, view: ViewId, message: &[u8]) -> Result<Checked, AskError> {
+        match Checked::read(message) {
+            Checked::Response(response) => self.following(view).complete(query, response).await,
+            other => Ok(other),
+        }
+    }
+
+    fn following(&self, view: ViewId) -> Following<'_> {
+        Following { upstreams: &self.upstreams, rules: &self.rules, view, metrics: &self.metrics }
     }
 
     /// Has the draft's addresses admitted and answers everybody.

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The rules of asking are those of [`Upstreams::ask`](super::upstream::Upstreams::ask). What needs more than datagrams goes on as a task of its own
-//! ([`Resolver::fly`], [`Resolver::land`]): a cut reply, a group with another transport, an entry that is only to be admitted again, a stale answer at hand, a list's
+//! ([`Resolver::fly`], [`Resolver::land`]): a cut reply, an alias that leads on, a group with another transport, an entry that is only to be admitted again, a stale answer at hand, a list's
 //! own data, a server without EDNS, answers that are to be validated.
 //!
 //! Everything that one turn of the worker has for a socket, and for the core, leaves together at the turn's end. The number of questions is bounded by the
@@ -20,14 +20,15 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::draft::{Draft, draft};
+use super::draft::{Checked, Draft, draft_checked};
 use super::ede::{Ede, code};
 use super::flights::{Flight, Outbox, Route};
+use super::follow::left_off;
 use super::resolve::{Missed, Resolver, Turn};
 use super::upstream::lines::{Attempt, Claim, Lines, Match};
 use super::upstream::plain::Order;
 use super::upstream::query::{Query, lower_question, refuses_edns};
-use super::upstream::{ATTEMPTS, AskError, TOTAL, TOTAL_BROKEN, is_failure, is_truncated};
+use super::upstream::{ATTEMPTS, AskError, Asked, TOTAL, TOTAL_BROKEN, is_failure, is_truncated};
 use crate::core::event::{Admission, Decision, Refusal};
 use crate::core_task::{Mailbox, NotTaken};
 use crate::sys::connected::Received;
@@ -420,10 +421,18 @@ impl Forwarder {
             || (rules.views.same_clients(&flight.views) && rules.views.policy(view).local_data(&query.name).is_none());
         let judged = match asked {
             // Nobody can say any more whose rules this was to be judged by, or it has another answer now.
-            _ if !same => Ok(Draft::failure(query, "reloaded", Ede::new(code::OTHER, "the policy changed meanwhile"))),
-            Err(error) => Ok(Draft::unanswered(query, error)),
+            _ if !same => {
+                let ede = Ede::new(code::OTHER, "the policy changed meanwhile");
+                Ok(Some(Draft::failure(query, "reloaded", ede)))
+            }
+            Err(error) => Ok(Some(Draft::unanswered(query, error))),
             // A defect in judging one answer must not take the worker with it.
-            Ok(message) => std::panic::catch_unwind(AssertUnwindSafe(|| draft(query, message, &rules, view))),
+            Ok(message) => std::panic::catch_unwind(AssertUnwindSafe(|| {
+                let checked = Checked::read(message);
+                let left_off = |response: &_| left_off(query, response, &rules, view).is_some();
+                let ends = !matches!(&checked, Checked::Response(response) if left_off(response));
+                ends.then(|| draft_checked(query, checked, &rules, view))
+            })),
         };
         let tries = asking.tries;
         let generation = rules.generation;
@@ -435,13 +444,23 @@ impl Forwarder {
                 self.resolver.upstreams.note_given_up(attempt.server, after);
             }
         }
-        let Ok(draft) = judged else {
-            tracing::error!("judging an answer failed");
-            // Its end tells those who wait.
-            if let Some(mut journey) = self.take_quietly(number) {
-                journey.flight.leave(&mut Outbox::Together(&self.socket, sending, self.now));
+        let draft = match judged {
+            Ok(Some(draft)) => draft,
+            Ok(None) => {
+                let asked = asked.map(|message| Asked { message: message.to_vec() });
+                if let Some(journey) = self.take_quietly(number) {
+                    self.resolver.runtime.spawn(resolver.land(journey.flight, asked));
+                }
+                return;
             }
-            return;
+            Err(_) => {
+                tracing::error!("judging an answer failed");
+                // Its end tells those who wait.
+                if let Some(mut journey) = self.take_quietly(number) {
+                    journey.flight.leave(&mut Outbox::Together(&self.socket, sending, self.now));
+                }
+                return;
+            }
         };
         if draft.unrelated > 0 {
             resolver.metrics.unrelated_records.inc_by(u64::try_from(draft.unrelated).unwrap_or(0));

@@ -94,6 +94,8 @@ pub struct Inner {
     pub certificate_errors: Counter,
     /// Records the question doesn't reach.
     pub unrelated_records: Counter,
+    /// Questions for the end of an alias that the upstream left off at.
+    pub aliases_followed: Counter,
     /// Answers by what validation found.
     pub validated: Family<Outcome, Counter>,
     /// Queries for keys and their digests.
@@ -159,6 +161,7 @@ impl Metrics {
             certificate_reloads: Counter::default(),
             certificate_errors: Counter::default(),
             unrelated_records: Counter::default(),
+            aliases_followed: Counter::default(),
             validated: Family::default(),
             validation_queries: Counter::default(),
             validation_signatures: Counter::default(),
@@ -199,6 +202,11 @@ impl Metrics {
             "dns_unrelated_records",
             "Records of upstream answers that their question does not reach; removed",
             &m.unrelated_records,
+        );
+        counter(
+            "dns_aliases_followed",
+            "Questions asked for the end of an alias that an upstream had not followed itself",
+            &m.aliases_followed,
         );
         counter("dns_coalesced_questions", "Questions that joined an identical one in flight", &m.coalesced);
         counter(

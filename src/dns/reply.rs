@@ -344,7 +344,7 @@ fn append_opt(to: &ReplyHead<'_>, extended_code: u16, ede: Option<&Ede>, out: &m
 /// Whether a response code is one that a question may be asked again for at another upstream.
 #[must_use]
 pub fn is_failure(code: u16) -> bool {
-    !matches!(code, rcode::NOERROR | rcode::NXDOMAIN)
+    !matches!(code, rcode::NOERROR | rcode::NXDOMAIN | rcode::YXDOMAIN)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod dnssec;
 mod edges;
 mod encrypted;
 mod encrypted_life;
+mod follow;
 pub(super) mod harness;
 mod hostile;
 mod local_names;

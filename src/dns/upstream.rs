@@ -350,7 +350,7 @@ pub(in crate::dns) fn is_truncated(message: &[u8]) -> bool {
     u16_at(message, 2).is_some_and(|flags| flags & flag::TC != 0)
 }
 
-/// Codes that another server may answer better: all but NOERROR, NXDOMAIN.
+/// Codes that another server may answer better: all but NOERROR, NXDOMAIN, YXDOMAIN.
 pub(in crate::dns) fn is_failure(message: &[u8]) -> bool {
     super::reply::is_failure(u16_at(message, 2).unwrap_or(2) & 0x0f)
 }

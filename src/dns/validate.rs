@@ -41,6 +41,15 @@ const TOTAL: Duration = Duration::from_secs(4);
 pub trait Source: Sync {
     /// The response to a query.
     fn ask(&self, query: &Query) -> impl Future<Output = Result<Vec<u8>, AskError>> + Send;
+
+    /// What a response leaves off at, asked for and joined to it ([`super::follow`]).
+    fn complete(
+        &self,
+        _query: &Query,
+        response: message::Response,
+    ) -> impl Future<Output = Result<Checked, AskError>> + Send {
+        std::future::ready(Ok(Checked::Response(response)))
+    }
 }
 
 impl Source for Upstreams {
@@ -168,8 +177,13 @@ impl Validator {
     pub async fn ask<S: Source>(&self, source: &S, query: &Query) -> Result<Checked, AskError> {
         // In a domain that isn't validated the upstream's own validation, if it does any, is better than none.
         let checking_disabled = self.anchors.above(&query.name).is_some();
-        let asked = source.ask(&Query { dnssec_ok: true, checking_disabled, ..query.clone() }).await?;
-        let Ok(mut response) = message::read(&asked) else { return Ok(Checked::Malformed) };
+        let wanted = Query { dnssec_ok: true, checking_disabled, ..query.clone() };
+        let asked = source.ask(&wanted).await?;
+        let Ok(response) = message::read(&asked) else { return Ok(Checked::Malformed) };
+        let mut response = match source.complete(&wanted, response).await? {
+            Checked::Response(response) => response,
+            other => return Ok(other),
+        };
         if response.truncated || super::reply::is_failure(response.rcode) {
             return Ok(Checked::Response(response));
         }

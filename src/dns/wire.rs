@@ -78,6 +78,8 @@ pub mod rcode {
     pub const NOTIMP: u16 = 4;
     /// Not for this client or not by this server.
     pub const REFUSED: u16 = 5;
+    /// A DNAME makes a name that is too long (RFC 6672 section 2.2).
+    pub const YXDOMAIN: u16 = 6;
     /// No key for this transaction signature.
     pub const NOTAUTH: u16 = 9;
     /// Unknown EDNS version.

@@ -379,3 +379,23 @@ async fn a_ttl_with_its_top_bit_set_is_zero() {
         assert_eq!(upstream.count(), asked);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dname_that_makes_too_long_a_name_is_yxdomain_with_its_proof() {
+    // RFC 6672 section 2.2. Whether the upstream says the code, or leaves the work to the guard.
+    for code in [6, 0] {
+        let upstream = Upstream::new(move |query, _| {
+            let target = wire(&["a-label-of-some-length-to-make-it-long"; 6].join("."));
+            Act::Send(vec![response(query, code, &[rr("d.example", 39, 60, &target)])])
+        })
+        .await;
+        let world = World::new(&[&upstream]).await;
+        let name = "another-label-of-some-length.d.example";
+        for _ in 0..2 {
+            let seen = world.ask(name, 1).await;
+            let records: Vec<(&str, u16)> = seen.answers.iter().map(|(owner, kind, ..)| (&owner[..], *kind)).collect();
+            assert_eq!((seen.rcode, records, seen.ede), (6, vec![("d.example.", 39)], None), "from rcode {code}");
+        }
+        assert_eq!(upstream.count(), 1, "the DNAME says how long it is kept");
+    }
+}

@@ -19,9 +19,8 @@ use crate::core::name::Name;
 use crate::dns::ede::code;
 use crate::dns::message::{self, Response};
 use crate::dns::metrics::Metrics;
-use crate::dns::reply;
 use crate::dns::upstream::query::Query;
-use crate::dns::wire::rtype;
+use crate::dns::wire::{rcode, rtype};
 
 /// Bounds of the time that something proved is kept.
 const KEEP: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(86_400));
@@ -348,7 +347,7 @@ impl Validator {
             .map_err(|error| Failure::unknown(format!("no upstream answers for {}", what()), Some(error)))?;
         let response = message::read(&message)
             .map_err(|_| Failure::unknown(format!("the upstream's response for {} is malformed", what()), None))?;
-        if response.truncated || reply::is_failure(response.rcode) {
+        if response.truncated || !matches!(response.rcode, rcode::NOERROR | rcode::NXDOMAIN) {
             let text = format!("the upstream has no answer for {} (code {})", what(), response.rcode);
             return Err(Failure::unknown(text, None));
         }

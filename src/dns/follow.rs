@@ -1,0 +1,112 @@
+//! Aliases that an upstream didn't follow. One that is asked with RD should (RFC 1034 section 4.3.2 step 3a), but some forwarders and all servers of
+//! a zone may answer with the alias alone. The guard asks for where it leads as for any question, and joins the answers: they are bound and judged as
+//! if they had come at once.
+//!
+//! A name that the policy denies, or that is answered here, is not asked for. One question makes [`MOST`] more at most, within [`TOTAL`] together.
+
+use arc_swap::ArcSwap;
+
+use super::Rules;
+use super::ddr::is_resolver_arpa;
+use super::draft::Checked;
+use super::ede::{Ede, code};
+use super::message::{self, Response};
+use super::metrics::Metrics;
+use super::upstream::query::Query;
+use super::upstream::{AskError, TOTAL, Upstreams};
+use super::validate::Source;
+use super::wire::{rcode, rtype, u16_at};
+use crate::core::answer::{self, Question, RecordData};
+use crate::core::name::Name;
+use crate::core::policy::view::ViewId;
+
+/// Questions that one question may make beside itself. An upstream that needs more is in no order, or means harm.
+pub const MOST: usize = 8;
+
+/// The upstreams, with what it takes to follow what they left off.
+pub struct Following<'a> {
+    /// Who is asked.
+    pub upstreams: &'a Upstreams,
+    /// By which names are judged before they are asked for.
+    pub rules: &'a ArcSwap<Rules>,
+    /// In this view.
+    pub view: ViewId,
+    /// Counts what is followed.
+    pub metrics: &'a Metrics,
+}
+
+impl Source for Following<'_> {
+    async fn ask(&self, query: &Query) -> Result<Vec<u8>, AskError> {
+        Source::ask(self.upstreams, query).await
+    }
+
+    async fn complete(&self, query: &Query, response: Response) -> Result<Checked, AskError> {
+        if left_off(query, &response, &self.rules.load(), self.view).is_none() {
+            return Ok(Checked::Response(response));
+        }
+        let followed = tokio::time::timeout(TOTAL, self.follow(query, response)).await;
+        followed.unwrap_or(Err(AskError::TimeOut))
+    }
+}
+
+impl Following<'_> {
+    async fn follow(&self, query: &Query, mut response: Response) -> Result<Checked, AskError> {
+        let mut asked: Vec<Name> = Vec::new();
+        loop {
+            let next = left_off(query, &response, &self.rules.load(), self.view);
+            // One that was asked for and of which nothing was said has no such data.
+            let Some(next) = next.filter(|next| !asked.contains(next)) else { return Ok(Checked::Response(response)) };
+            if asked.len() >= MOST {
+                let ede = Ede::new(code::INVALID_DATA, "the upstream follows no alias of a long chain");
+                return Ok(Checked::Refused("unbound", ede));
+            }
+            self.metrics.aliases_followed.inc();
+            let more = self.ask(&Query { name: next.clone(), ..query.clone() }).await?;
+            asked.push(next);
+            match message::read(&more) {
+                Ok(more) => join(&mut response, more),
+                Err(_) => return Ok(Checked::Malformed),
+            }
+        }
+    }
+}
+
+/// The name at which the aliases of a response end, if nothing is said of it there and it may be asked for.
+#[must_use]
+pub fn left_off(query: &Query, response: &Response, rules: &Rules, view: ViewId) -> Option<Name> {
+    // Nearly every response ends here.
+    if response.rcode != rcode::NOERROR || response.truncated || query.qtype == rtype::CNAME {
+        return None;
+    }
+    let mut records = response.answers.iter();
+    if records.clone().any(|record| record.rtype == query.qtype)
+        || !records.any(|record| matches!(record.data, RecordData::Cname(_) | RecordData::Dname(_)))
+    {
+        return None;
+    }
+    let question = Question { name: query.name.clone(), qtype: query.qtype, qclass: answer::CLASS_IN };
+    let bound = answer::bind(&question, &response.answers).ok().filter(|bound| !bound.overlong)?;
+    let end = bound.chain.last()?;
+    // RFC 2308 section 2.2: with the SOA of its zone it is said to have no such data.
+    let says_so = |owner: &Name, kind: u16| kind == rtype::SOA && end.is_within(owner);
+    if response.authority.iter().any(|record| says_so(&record.owner, record.rtype)) {
+        return None;
+    }
+    let policy = rules.views.policy(view);
+    let denied = bound.chain.iter().any(|name| policy.judge_alias(name).denies());
+    let own = is_resolver_arpa(end.wire()) || rules.local.answer(end, query.qtype).is_some();
+    (!denied && !own).then(|| end.clone())
+}
+
+/// Makes one answer of two: its end, and what proves it, is that of the second.
+fn join(first: &mut Response, second: Response) {
+    // What a zone on the way denies of itself proves wildcards; its SOA says nothing of the end.
+    first.authority.retain(|record| {
+        let kind = if record.rtype == rtype::RRSIG { u16_at(&record.rdata, 0) } else { Some(record.rtype) };
+        kind != Some(rtype::SOA)
+    });
+    first.authority.extend(second.authority);
+    first.answers.extend(second.answers);
+    first.rdata.extend(second.rdata);
+    (first.rcode, first.truncated) = (second.rcode, second.truncated);
+}
