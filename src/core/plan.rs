@@ -140,6 +140,16 @@ impl Marks {
         self.removed.remove(&address).unwrap_or_default()
     }
 
+    /// Addresses marked with a change, in order.
+    pub fn changed(&self) -> impl Iterator<Item = IpAddr> {
+        self.changed.iter().copied()
+    }
+
+    /// What enforcers believe of an address that left the table since the last plan.
+    pub fn removed_of(&mut self, address: IpAddr) -> Option<&mut Told> {
+        self.removed.get_mut(&address)
+    }
+
     /// What enforcers believe of addresses that left the table since the last plan.
     pub fn removed_mut(&mut self) -> impl Iterator<Item = &mut Told> {
         self.removed.values_mut()

@@ -45,6 +45,44 @@ impl Guard {
                 self.refuse_shares(address, generation..=generation, &refusal);
             }
         }
+        let changed: Vec<IpAddr> = self.marks.changed().collect();
+        for address in changed {
+            self.tell_anew(kind, address, |plan| plan == generation);
+        }
+    }
+
+    /// An address that was closed and opened again since the last plan, or that a group left and came back to, is not what the refused plan was
+    /// about; but what that plan told of it is not there. The next plan tells it anew, though nothing differs from what was told.
+    fn tell_anew(&mut self, kind: EnforcerKind, address: IpAddr, refused: impl Fn(Generation) -> bool) {
+        let lease = self.table.get_mut(address);
+        // What is planned waits for its plan, and is found there.
+        let unplanned = lease.as_ref().is_none_or(|lease| match kind {
+            EnforcerKind::Timed => lease.held.is_none() && lease.unproven_timed.is_none(),
+            EnforcerKind::Route => !lease.route_proven && lease.unproven_route.is_none(),
+        });
+        let joined = lease.as_ref().is_some_and(|lease| lease.shares.iter().any(|share| share.told.is_none()));
+        let told = match lease {
+            Some(lease) => Some(&mut lease.told),
+            None => self.marks.removed_of(address),
+        };
+        let Some(told) = told else { return };
+        let before = *told;
+        match kind {
+            EnforcerKind::Timed => {
+                told.timed_refused |= unplanned && told.timed.is_some_and(|timed| refused(timed.opened))
+            }
+            EnforcerKind::Route if unplanned && told.route.is_some_and(|route| refused(route.opened)) => {
+                told.route_refused = true;
+            }
+            EnforcerKind::Route if joined || unplanned => {
+                if let Some(route) = told.route.as_mut().filter(|route| refused(route.last)) {
+                    route.groups = None;
+                }
+            }
+            EnforcerKind::Route => {}
+        }
+        let after = *told;
+        self.count_sets(before, after);
     }
 
     pub(super) fn refused_address(
@@ -55,6 +93,9 @@ impl Guard {
         reason: String,
     ) {
         let Some(EnforcerKind::Route) = self.enforcers.refused(enforcer, reason.clone()) else { return };
+        if self.enforcers.is_required(enforcer) {
+            self.tell_anew(EnforcerKind::Route, address, |plan| plan <= generation);
+        }
         // What is in force was confirmed by this enforcer too; what was opened anew since will be.
         let meant = self.table.get(address).filter(|lease| lease.unproven_route.is_some_and(|at| at <= generation));
         let Some(lease) = meant.filter(|_| self.enforcers.is_required(enforcer)) else { return };

@@ -291,6 +291,53 @@ fn what_a_new_session_can_not_hold_is_not_in_force_however_much_it_acknowledges(
 }
 
 #[test]
+fn what_a_refused_plan_opened_is_opened_anew_when_it_was_closed_and_asked_for_before_the_refusal_came() {
+    for which in ["nft", "edge1"] {
+        let only = specs().into_iter().filter(|spec| spec.name == which);
+        let mut guard = Guard::new(settings(), only.collect());
+        let enforcer = EnforcerId(0);
+        assert!(ask_for(&mut guard, 1, "203.0.113.4").is_empty());
+        // One batch: the enforcer's words are on their way while the rest happens.
+        let address = "203.0.113.4".parse().unwrap();
+        guard.handle(Event::Forbid(vec![name(1)]), Moment(1000));
+        let admission = Admission {
+            ticket: Ticket(2),
+            client: IpAddr::from([192, 0, 2, 1]),
+            question: name(2),
+            qtype: 1,
+            chain: Vec::new(),
+            domain: name(2),
+            grants: vec![Grant { address, ttl: 60 }],
+        };
+        guard.handle(Event::Admit(admission), Moment(1000));
+        let (generation, reason) = (Generation(1), "no room".to_owned());
+        let refused = match which {
+            "nft" => Event::Refused { enforcer, generation, reason },
+            _ => Event::RefusedAddress { enforcer, address, generation, reason },
+        };
+        guard.handle(refused, Moment(1000));
+        guard.handle(Event::Applied { enforcer, generation }, Moment(1000));
+        let (mut opened, mut refused) = (false, 0);
+        while let Some(output) = guard.poll_output() {
+            match output {
+                Output::ApplyTimed { changes, generation } | Output::ApplyRoutes { changes, generation } => {
+                    opened |= generation == Generation(2)
+                        && matches!(changes.as_slice(), [Change::Open { address: other, .. }] if *other == address);
+                }
+                Output::Decide { ticket, decision } => {
+                    assert!(ticket == Ticket(1) && matches!(decision, Decision::Refuse(_)), "{ticket:?}: {decision:?}");
+                    refused += 1;
+                }
+                _ => {}
+            }
+        }
+        assert!(opened && refused == 1, "{which}");
+        guard.handle(Event::Applied { enforcer, generation: Generation(2) }, Moment(1000));
+        assert_eq!(decided(&mut guard), [(2, true)], "{which}");
+    }
+}
+
+#[test]
 fn a_peer_without_ipv6_for_now_still_has_room_for_it() {
     let spare = specs().into_iter().filter(|spec| spec.name == "spare");
     let mut guard = Guard::new(settings(), spare.map(|spec| EnforcerSpec { max_addresses: 2, ..spec }).collect());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{CAPACITY, ROUTE_BUDGET, name, settings, specs};
+use crate::config::value::{Rate, Span};
 use crate::core::event::{Grant, LeaseHandle};
 use crate::core::groups::GroupCommunities;
 use crate::core::guard::*;
@@ -44,6 +45,24 @@ enum Operation {
     Restart,
     /// A reload with other groups.
     Regroup { which: usize },
+    /// A reload with other times and limits.
+    Set { which: usize },
+}
+
+/// The settings that reloads bring: those of the start, and with other times, a smaller capacity and rates that matter.
+fn other_settings(which: usize) -> Settings {
+    let mut settings = settings();
+    let lease = &mut settings.lease;
+    let rate = |count, seconds| Rate { count, per: Duration::from_secs(seconds) };
+    match which {
+        1 => {
+            (lease.min, lease.grace, lease.max, lease.capacity) =
+                (Span::secs(5), Span::secs(0), Span::secs(60), CAPACITY - 3)
+        }
+        2 => (lease.min, lease.new_per_client, lease.new_per_domain) = (Span::secs(60), rate(3, 10), rate(5, 20)),
+        _ => {}
+    }
+    settings
 }
 
 /// Groups of the clients 192.0.2.0 to 192.0.2.2: none, two, one with the communities that another had, moved, and with others.
@@ -82,6 +101,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         4 => prop_oneof![0..900u64, 0..20_000u64, 0..300_000u64].prop_map(|millis| Operation::Wait { millis }),
         1 => Just(Operation::Restart),
         1 => (0..GROUPS.len()).prop_map(|which| Operation::Regroup { which }),
+        1 => (0..3usize).prop_map(|which| Operation::Set { which }),
     ]
 }
 
@@ -144,6 +164,10 @@ struct World {
     ideal_bears: BTreeMap<IpAddr, GroupCommunities>,
     last_routes: Generation,
     groups: Arc<Groups>,
+    settings: Settings,
+    /// When each client, and when anybody, last was let open something that was not open.
+    opened_by: BTreeMap<IpAddr, Moment>,
+    opened: Option<Moment>,
     /// What the enforcer was last told of them.
     told_groups: Arc<Groups>,
     journal: BTreeMap<IpAddr, StoredLease>,
@@ -180,6 +204,9 @@ impl World {
         Self {
             guard: Guard::new(settings(), specs()).with_groups(groups(1)),
             groups: groups(1),
+            settings: settings(),
+            opened_by: BTreeMap::new(),
+            opened: None,
             told_groups: groups(1),
             ideal_bears: BTreeMap::new(),
             askers: BTreeMap::new(),
@@ -226,11 +253,15 @@ impl World {
                     domain: "a.test".parse().unwrap(),
                     grants: grants.clone(),
                 };
+                self.guard.expire(self.now);
+                let opens = grants.iter().any(|grant| self.guard.table.get(grant.address).is_none());
                 let refused = self.guard.decisions.len();
                 self.handle(Event::Admit(admission));
                 let admitted = self.guard.decisions.len() == refused;
-                let ends = self.now.plus(Duration::from_secs(u64::from((*ttl).max(30)) + 10));
-                let ends = ends.min(self.now.plus(Duration::from_secs(150)));
+                self.check_rates(IpAddr::from([192, 0, 2, *client]), opens, admitted);
+                let lease = &self.settings.lease;
+                let ends = self.now.plus(Duration::from_secs(u64::from(*ttl)).max(lease.min.0)).plus(lease.grace.0);
+                let ends = ends.min(self.now.plus(lease.max.0));
                 for grant in grants.iter().filter(|_| admitted) {
                     let asked = self.asked.entry(grant.address).or_default();
                     *asked = (*asked).max(ends);
@@ -276,10 +307,32 @@ impl World {
             }
             Operation::Wait { millis } => self.wait(self.now.plus(Duration::from_millis(*millis))),
             Operation::Restart => self.restart(),
+            Operation::Set { which } => {
+                self.settings = other_settings(*which);
+                let Settings { lease, gate, .. } = self.settings.clone();
+                self.handle(Event::Settings(Box::new((lease, gate))));
+            }
             Operation::Regroup { which } => {
                 self.groups = groups(*which);
                 self.handle(Event::Groups(groups(*which)));
             }
+        }
+    }
+
+    /// Whoever opened nothing for as long as its bucket needs to be full is not refused for its rate: no other refusal costs tokens.
+    fn check_rates(&mut self, client: IpAddr, opens: bool, admitted: bool) {
+        let lease = &self.settings.lease;
+        let long_ago = |at: Option<Moment>, rate: Rate| at.is_none_or(|at| at.until(self.now) >= rate.per);
+        let may = long_ago(self.opened_by.get(&client).copied(), lease.new_per_client)
+            && long_ago(self.opened, lease.new_per_domain);
+        let over = matches!(
+            self.guard.decisions.back(),
+            Some(Output::Decide { decision: Decision::Refuse(Refusal::PerClient | Refusal::PerDomain), .. })
+        );
+        assert!(admitted || !over || !may, "{client} is refused for its rate although it opened nothing lately");
+        if admitted && opens {
+            self.opened_by.insert(client, self.now);
+            self.opened = Some(self.now);
         }
     }
 
@@ -406,6 +459,8 @@ impl World {
         for (handle, _) in &self.handles {
             handle.set_in_force(false);
         }
+        // With less room or a shorter maximum it would close and shorten what it reads back, as it should.
+        self.settings = settings();
         self.guard = Guard::new(settings(), specs()).with_groups(self.groups.clone());
         self.told_groups = self.groups.clone();
         self.waiting.clear();
@@ -414,6 +469,7 @@ impl World {
         self.ideal_routes = Held::default();
         self.ideal_timed = Held::default();
         self.last_routes = Generation(0);
+        (self.opened, self.opened_by) = (None, BTreeMap::new());
         let stored: Vec<StoredLease> = self.journal.values().cloned().collect();
         let live: BTreeSet<IpAddr> = stored.iter().filter(|s| s.ends > self.now).map(|s| s.address).collect();
         let linger = settings().linger;
