@@ -86,6 +86,7 @@ fn load(list: &PolicyList) -> Result<Loaded, String> {
     if report.denied_instead > 0 {
         tracing::warn!(
             list = path,
+            line = report.first_denied_instead.unwrap_or(0),
             records = report.denied_instead,
             "data of a zone is not served: its names are denied"
         );

@@ -223,6 +223,7 @@ fn is_of(address: IpAddr, chain: &[Name], data: &[LocalData]) -> bool {
     data.iter().any(|data| match data {
         LocalData::Address(own) => *own == address && chain.is_empty(),
         LocalData::Alias(target) => chain.first() == Some(target),
+        LocalData::Record(..) => false,
     })
 }
 

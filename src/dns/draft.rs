@@ -136,7 +136,7 @@ pub fn draft_checked(query: &Query, checked: Checked, rules: &Rules, view: ViewI
     draft
 }
 
-/// What a list answers itself: its addresses, or its alias with the upstream's response to the question for that.
+/// What a list answers itself: its records, or its alias with the upstream's response to the question for that.
 #[must_use]
 pub fn local(query: &Query, data: &[LocalData], checked: Option<Checked>, rules: &Rules, view: ViewId) -> Draft {
     let policy = rules.views.policy(view);
@@ -154,6 +154,7 @@ pub fn local(query: &Query, data: &[LocalData], checked: Option<Checked>, rules:
         None => own.extend(data.iter().filter_map(|data| match data {
             LocalData::Address(IpAddr::V4(ip)) => Some((rtype::A, RecordData::A(*ip), ip.octets().into())),
             LocalData::Address(IpAddr::V6(ip)) => Some((rtype::AAAA, RecordData::Aaaa(*ip), ip.octets().into())),
+            LocalData::Record(number, rdata) => Some((*number, RecordData::Other, rdata.clone())),
             LocalData::Alias(_) => None,
         })),
     }
@@ -179,7 +180,7 @@ pub fn local(query: &Query, data: &[LocalData], checked: Option<Checked>, rules:
 pub fn alias(data: &[LocalData]) -> Option<&Name> {
     data.iter().find_map(|data| match data {
         LocalData::Alias(target) => Some(target),
-        LocalData::Address(_) => None,
+        LocalData::Address(_) | LocalData::Record(..) => None,
     })
 }
 

@@ -108,7 +108,8 @@ impl Checks<'_, '_> {
                 self.warning(
                     &path,
                     format!(
-                        "{shown}: the data of {} records is not served, their names are denied",
+                        "{shown}:{}: data of this type or place is not served, its name is denied instead ({} such records)",
+                        report.first_denied_instead.unwrap_or(0),
                         report.denied_instead
                     ),
                     "use the actions of response policy zones only",

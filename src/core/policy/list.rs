@@ -46,6 +46,19 @@ pub enum LocalData {
     Address(IpAddr),
     /// Another name, asked in place of the question.
     Alias(Name),
+    /// Data of another type, which leads to no name or address of its own: number and RDATA.
+    Record(u16, Box<[u8]>),
+}
+
+impl LocalData {
+    /// Octets of memory beside its own place.
+    pub(super) fn octets(&self) -> usize {
+        match self {
+            Self::Address(_) => 0,
+            Self::Alias(name) => name.wire().len(),
+            Self::Record(_, rdata) => rdata.len(),
+        }
+    }
 }
 
 /// What a rule is about.
@@ -102,6 +115,8 @@ pub struct Report {
     /// Of the entries those whose own data (RPZ local data of other types, or not for names) is not served: what they list is
     /// denied with NXDOMAIN.
     pub denied_instead: usize,
+    /// The line of the first of these.
+    pub first_denied_instead: Option<u32>,
     /// Lines that could not be read, all of them.
     pub wrong: usize,
     /// The first [`MAX_ERRORS`] of them.

@@ -257,6 +257,7 @@ impl Table {
             .saturating_add(map(self.effects.len(), size_of::<(u32, Effect)>()))
             .saturating_add(map(self.data.len(), size_of::<(u32, Vec<LocalData>)>()))
             .saturating_add(self.data.values().map(|data| data.capacity().saturating_mul(size_of::<LocalData>())).sum())
+            .saturating_add(self.data.values().flatten().map(LocalData::octets).sum())
             .saturating_add(map(nets, size_of::<(IpNet, u32)>()))
             .saturating_add(source)
     }

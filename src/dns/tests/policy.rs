@@ -166,7 +166,7 @@ async fn a_zone_answers_with_its_own_data_under_the_same_guard() {
     .await;
     let zone = "@ SOA a. b. 1 1 1 1 1\nown.example A 192.0.2.5\nown.example A 192.0.2.6\n\
                 moved.example CNAME garden.example.\ncaught.example CNAME bad.example.\nbad.example CNAME .\n\
-                inside.example A 10.0.0.1\n";
+                inside.example A 10.0.0.1\nown.example TXT \"ask \" \"the operator\"\nown.example MX 5 mail.example.\n";
     let (_directory, text) = list("rpz", zone);
     let world = World::with(config(&[&upstream], &text)).await;
     for _ in 0..2 {
@@ -175,6 +175,12 @@ async fn a_zone_answers_with_its_own_data_under_the_same_guard() {
         assert!(world.enforced.is_open("192.0.2.5") && world.enforced.is_open("192.0.2.6"));
         let seen = world.ask("own.example", 28).await;
         assert_eq!((seen.rcode, seen.answers.len()), (0, 0), "a name with other data");
+        let seen = world.ask("own.example", 16).await;
+        assert_eq!(
+            (seen.answers[0].3.as_slice(), seen.ede.map(|(code, _)| code)),
+            (&b"\x04ask \x0cthe operator"[..], Some(4))
+        );
+        assert_eq!(world.ask("own.example", 15).await.answers[0].3, [&[0, 5][..], &wire("mail.example")].concat());
     }
     assert_eq!(upstream.count(), 0);
     let seen = world.ask("moved.example", 1).await;

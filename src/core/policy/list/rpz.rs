@@ -1,6 +1,7 @@
 //! Response policy zones as master files (draft-vixie-dnsop-dns-rpz-00; RFC 1035 section 5 for the file): triggers on names, on addresses
 //! of answers (`rpz-ip`) and on clients (`rpz-client-ip`); the actions NXDOMAIN, NODATA, DROP, TCP-ONLY (not on addresses of answers)
-//! and PASSTHRU (exempt); local data of types CNAME, A and AAAA at names. What bears other data is listed, and counted. Triggers on name
+//! and PASSTHRU (exempt); local data at names: of types CNAME, A, AAAA, TXT, SPF, MX, SRV, PTR and CAA, and of any other that leads to no name or
+//! address in the form of RFC 3597. What bears other data (service bindings and DNAME among it) is listed, and counted. Triggers on name
 //! servers (`rpz-nsdname`, `rpz-nsip`) are skipped and counted, since the guard doesn't see which servers gave an answer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,6 +10,8 @@ use ipnet::IpNet;
 
 use super::{LocalData, NoEntry, Pattern, Reach, Sense, Sink, Trigger};
 use crate::core::name::Name;
+
+mod data;
 
 /// The state of a reader between lines.
 #[derive(Debug, Default)]
@@ -94,8 +97,10 @@ impl Zone {
         }
         match self.record(&text) {
             Ok(Some(Record { trigger, sense, data, denied_instead })) => {
-                let more = usize::from(denied_instead);
-                sink.report.denied_instead = sink.report.denied_instead.saturating_add(more);
+                if denied_instead {
+                    sink.report.denied_instead = sink.report.denied_instead.saturating_add(1);
+                    sink.report.first_denied_instead.get_or_insert(line);
+                }
                 sink.entry(line, trigger, sense, data);
             }
             Ok(None) => {}
@@ -141,6 +146,22 @@ impl Zone {
             // Signatures of the zone itself say nothing of anybody's names.
             if is_of_the_zone(rtype) {
                 return Err(NoEntry::Skipped);
+            }
+            if let Some(number) = data::number(rtype) {
+                if self.open_since.is_some() {
+                    return wrong(format!("{rtype} data must stand on one line"));
+                }
+                // `rdata` is a part of `text`.
+                let start = rdata.map_or(text.len(), |word| word.as_ptr().addr().saturating_sub(text.as_ptr().addr()));
+                let name = |text: &str| match self.owner_name(text) {
+                    Ok(Owner { wildcard: false, name }) => Ok(name),
+                    Ok(_) | Err(NoEntry::Skipped) => Err(format!("\"{text}\" can't stand there")),
+                    Err(NoEntry::Wrong(reason)) => Err(reason),
+                };
+                return match data::read(number, text.get(start..).unwrap_or_default(), name) {
+                    Ok(rdata) => Ok(Some(Record::with(trigger, Some(LocalData::Record(number, rdata))))),
+                    Err(reason) => wrong(format!("{rtype}: {reason}")),
+                };
             }
             let address = if rtype.eq_ignore_ascii_case("A") {
                 Some(rdata.and_then(|text| text.parse().ok()).map(IpAddr::V4))

@@ -106,10 +106,10 @@ fn rpz_triggers_and_actions() {
 #[test]
 fn rpz_data_of_a_name_comes_together_and_what_can_not_be_served_is_denied() {
     let zone = "$ORIGIN z.example.\n@ SOA a. b. 1 1 1 1 1\nl.test A 192.0.2.1\n  AAAA 2001:db8::1\nx.test CNAME .\n\
-                l.test A 192.0.2.2\n*.l.test CNAME garden.example.\nt.test TXT \"no\"\nw.test CNAME *.garden.example.\n\
+                l.test A 192.0.2.2\n*.l.test CNAME garden.example.\nt.test HTTPS 1 . ipv4hint=192.0.2.1\nw.test CNAME *.garden.example.\n\
                 32.1.2.0.192.rpz-ip A 192.0.2.9\n";
     let (_, report) = read(ListFormat::Rpz, zone);
-    assert_eq!((report.denied_instead, report.wrong), (3, 0));
+    assert_eq!((report.denied_instead, report.first_denied_instead, report.wrong), (3, Some(8), 0));
     let policy = with_lists("", &[("z", ListFormat::Rpz, Action::Deny, zone)]);
     let data = |text: &str| policy.local_data(&text.parse().unwrap());
     let address = |text: &str| LocalData::Address(text.parse().unwrap());
@@ -120,6 +120,70 @@ fn rpz_data_of_a_name_comes_together_and_what_can_not_be_served_is_denied() {
     let soa = "@ SOA a. b. 1 1 1 1 1\n";
     for wrong in ["a.test A 2001:db8::1", "a.test AAAA 192.0.2.1", "a.test A", "a.test A x", "a.test CNAME a..b"] {
         assert_eq!(read(ListFormat::Rpz, &format!("{soa}{wrong}")).1.wrong, 1, "{wrong}");
+    }
+}
+
+#[test]
+fn rpz_data_of_other_types_is_read_to_the_octet() {
+    let zone = |line: &str| format!("$ORIGIN z.example.\n@ SOA a. b. 1 1 1 1 1\n{line}\n");
+    let served = |line: &str| {
+        let policy = with_lists("", &[("z", ListFormat::Rpz, Action::Deny, &zone(line))]);
+        match policy.local_data(&"d.test".parse().unwrap()) {
+            Some([LocalData::Record(number, rdata)]) => (*number, rdata.to_vec()),
+            other => panic!("{line}: {other:?}"),
+        }
+    };
+    let walled = b"\x06walled\x07example\x00";
+    for (line, number, rdata) in [
+        ("d.test TXT \"two words; no comment\" (one) ; one", 16, b"\x15two words; no comment\x03one".to_vec()),
+        ("d.test 60 IN TXT \"\"", 16, b"\x00".to_vec()),
+        ("d.test TXT a\\\"b\\032c\\255", 16, b"\x06a\"b c\xff".to_vec()),
+        ("d.test txt \"\u{e4}\"", 16, b"\x02\xc3\xa4".to_vec()),
+        ("d.test SPF \"v=spf1 -all\"", 99, b"\x0bv=spf1 -all".to_vec()),
+        ("d.test MX 10 Walled.Example.", 15, [b"\x00\x0a", &walled[..]].concat()),
+        ("d.test MX 0 .", 15, b"\x00\x00\x00".to_vec()),
+        ("d.test SRV 1 2 443 walled.example.", 33, [b"\x00\x01\x00\x02\x01\xbb", &walled[..]].concat()),
+        ("d.test PTR here", 12, b"\x04here\x01z\x07example\x00".to_vec()),
+        ("d.test CAA 128 issue \"ca.example; x=y\"", 257, b"\x80\x05issueca.example; x=y".to_vec()),
+        ("d.test TYPE65280 \\# 3 ab CDef", 65_280, b"\xab\xcd\xef".to_vec()),
+        ("d.test TXT \\# 2 0141", 16, b"\x01A".to_vec()),
+        ("d.test TYPE999 \\# 0", 999, Vec::new()),
+    ] {
+        assert_eq!(served(line), (number, rdata), "{line}");
+    }
+    for wrong in [
+        "TXT",
+        "TXT \"open",
+        "TXT a\\",
+        "TXT a\\25",
+        "TXT a\\256",
+        &format!("TXT {}", "x".repeat(256)),
+        "TXT ( a\n b )",
+        "MX 10",
+        "MX ten a.",
+        "MX 65536 a.",
+        "MX 10 a. b.",
+        "MX 10 *.a.",
+        "MX 10 a..b",
+        "SRV 1 2 a.",
+        "CAA 256 issue a",
+        "CAA 0 \"\" a",
+        "TYPE999 abc",
+        "TYPE999 \\#",
+        "TYPE999 \\# 2 ab",
+        "TYPE999 \\# 1 xy",
+        "TYPE999 \\# 1 a",
+        "TYPE999 \\# 1 +f",
+    ] {
+        let (entries, report) = read(ListFormat::Rpz, &zone(&format!("d.test {wrong}")));
+        assert_eq!((entries.len(), lines_of(&report)), (0, vec![3]), "{wrong}");
+    }
+    // What leads to addresses by other ways, or is no data, is denied instead, and told.
+    for denied_instead in
+        ["HTTPS 1 .", "SVCB 0 a.", "DNAME a.", "TYPE1 \\# 4 c0000201", "TYPE65 \\# 3 000100", "TYPE255 \\# 0"]
+    {
+        let (_, report) = read(ListFormat::Rpz, &zone(&format!("d.test {denied_instead}")));
+        assert_eq!((report.first_denied_instead, report.wrong), (Some(3), 0), "{denied_instead}");
     }
 }
 
