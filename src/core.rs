@@ -4,7 +4,7 @@
 //! - [`answer`]: binds the records of a response to its question. [`address`]: which addresses may be opened at all.
 //!   [`policy`]: which names may be asked. [`verdict`]: all three in one call. These are functions and may run on any task.
 //! - [`local_names`]: names that are answered without asking. [`lease`]: the lease table. [`gate`]: which answer waits for which generation. [`plan`]: what the enforcers must
-//!   change. [`groups`]: communities by group. [`proof`]: what they have acknowledged. [`budget`]: rates of new addresses. [`explain`]: why an address is
+//!   change. [`groups`]: communities by group. [`pairs`]: who may reach what, where leases are for single clients. [`proof`]: what they have acknowledged. [`budget`]: rates of new addresses. [`explain`]: why an address is
 //!   open. [`guard`] owns these and is itself owned by one task.
 //! - [`event`]: everything that goes in and comes out.
 
@@ -20,6 +20,7 @@ pub mod lease;
 pub mod local_names;
 pub mod moment;
 pub mod name;
+pub mod pairs;
 pub mod plan;
 pub mod policy;
 pub mod proof;

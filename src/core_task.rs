@@ -202,6 +202,8 @@ pub enum JournalRecord {
     Lease(crate::core::event::StoredLease),
     /// A lease was closed early.
     Closed(std::net::IpAddr),
+    /// Of a pair of client and address.
+    Pair(crate::core::pairs::PairRecord),
 }
 
 /// A handle, and the task to spawn. `reports` is what the enforcers report on.
@@ -336,14 +338,15 @@ impl CoreTask {
                         deliver(routes, Command::Groups(groups)).await;
                     }
                 }
-                Output::Sync { enforcer, generation, leases } => {
+                Output::Sync { enforcer, generation, leases, pairs } => {
                     if let Some((_, timed)) = self.drivers.timed.iter().find(|(id, _)| *id == enforcer) {
-                        deliver(timed, Command::Sync { generation, leases }).await;
+                        deliver(timed, Command::Sync { generation, leases, pairs }).await;
                     }
                 }
                 Output::Decide { ticket, decision } => decisions.push((ticket, decision)),
                 Output::Journal(lease) => records.push(JournalRecord::Lease(lease)),
                 Output::JournalClosed(address) => records.push(JournalRecord::Closed(address)),
+                Output::JournalPair(record) => records.push(JournalRecord::Pair(record)),
                 Output::CutFlows(address) => {
                     for (_, timed) in &self.drivers.timed {
                         deliver(timed, Command::CutFlows(address)).await;

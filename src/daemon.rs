@@ -183,7 +183,11 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     let (reports, inbox) = mpsc::channel(core_task::REPORTS);
     let settings = Settings { lease: config.lease.clone(), gate: config.gate.clone(), linger };
     let groups = Groups::new(&config).map_err(RunError::Failed)?;
-    let guard = Guard::new(settings, enforcers.specs.clone()).with_groups(Arc::new(groups));
+    let mut guard = Guard::new(settings, enforcers.specs.clone()).with_groups(Arc::new(groups));
+    if config.per_client() {
+        guard = guard.for_single_clients();
+    }
+    let pairs = journal.pairs();
     let mut tasks = Vec::new();
     let mut drivers = Drivers { timed: Vec::new(), routes: None, journal: Some(Box::new(journal)) };
     if let Some(nft) = enforcers.nftables {
@@ -207,6 +211,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     }
     // Told even when empty: enforcers that took over routes of an earlier process may then let go of what is not restored.
     core.tell(Event::Restore(restored)).await.map_err(RunError::failed)?;
+    core.tell(Event::RestorePairs(pairs)).await.map_err(RunError::failed)?;
     // The policy may have changed while the guard was down.
     reload::close_what_is_forbidden(&core, rules.load_full()).await.map_err(RunError::Failed)?;
 

@@ -305,6 +305,7 @@ pub fn start(
         cookies: cookie::Cookies::new(),
         rate_limit: config.dns.rate_limit.map(rate::RateLimit::new),
         prefetch: config.dns.cache.prefetch,
+        per_client: config.per_client(),
         runtime: tokio::runtime::Handle::current(),
     });
     let stop = Arc::new(AtomicBool::new(false));

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use crate::core::event::{Change, Event, Generation};
 use crate::core::groups::Groups;
 use crate::core::moment::Moment;
+use crate::core::pairs::PairId;
 
 pub mod bgp;
 pub mod memory;
@@ -35,6 +36,8 @@ pub enum Command {
         generation: Generation,
         /// Address and end of lease.
         leases: Vec<(IpAddr, Moment)>,
+        /// Address and client, where addresses are open for single clients, and the end.
+        pairs: Vec<(PairId, Moment)>,
     },
     /// Live flows to this address are to be cut, where the enforcer can.
     CutFlows(IpAddr),

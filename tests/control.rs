@@ -81,6 +81,7 @@ impl CoreView for FakeCore {
                 clients: vec![ClientView { client: "192.0.2.7".parse().unwrap(), ends_in_seconds: 250 }],
                 ends_in_seconds: 250,
             }],
+            open_for: None,
             groups: Vec::new(),
             enforcers: vec![HoldView {
                 name: "nftables".to_owned(),

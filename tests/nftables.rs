@@ -110,7 +110,7 @@ impl Running {
     fn sync(&mut self, leases: &[(&str, u64)]) {
         self.generation += 1;
         let leases = leases.iter().map(|(address, seconds)| (ip(address), self.in_seconds(*seconds))).collect();
-        self.send(Command::Sync { generation: Generation(self.generation), leases });
+        self.send(Command::Sync { generation: Generation(self.generation), leases, pairs: Vec::new() });
         self.applied();
     }
 
@@ -248,6 +248,67 @@ fn kernels_before_6_12_are_served_by_add_delete_add() {
         assert!(left("203.0.113.1").is_none() && near(left("203.0.113.2"), 60.0));
         assert_eq!((held(Set::Lease4).len(), held(Set::Lease6).len()), (1, 0));
         running.stop();
+    });
+}
+
+#[test]
+fn pairs_of_client_and_address_are_kept_apart_on_every_kernel() {
+    alone(|| {
+        let config = Nftables { scope: Scope::Client, ..config(NftablesMode::Both) };
+        let (one, other, six) = ("10.9.2.7", "10.9.2.8", "2001:db8:2::7");
+        let pair = |client: &str, address: &str, ends: Option<Moment>, new| Change::ForClient {
+            client: ip(client),
+            address: ip(address),
+            ends,
+            new,
+        };
+        let left_for = |client: &str, address: &str| {
+            let key = Key::pair(ip(client), ip(address)).expect("one family");
+            let found = held(key.lease_set()).into_iter().find(|held| held.key == key)?;
+            Some(found.left.expect("no pair is without timeout").as_secs_f64())
+        };
+        for old in [false, true] {
+            let mut running = Running::start_as(&config, &[("203.0.113.1", 50)], |enforcer| match old {
+                true => enforcer.assume(Features { refresh: false, destroy: false }),
+                false => enforcer,
+            });
+            assert!(left("203.0.113.1").is_none(), "a lease opens nothing for nobody");
+            let ends = |seconds| Some(running.in_seconds(seconds));
+            let changes = vec![
+                Change::Open { address: ip("203.0.113.1"), ends: running.in_seconds(60) },
+                pair(one, "203.0.113.1", ends(60), true),
+                pair(other, "203.0.113.1", ends(700), true),
+                pair(six, "2001:db8:9::1", ends(60), true),
+                pair("127.0.0.1", "2001:db8:9::2", ends(60), true),
+                // No packet can go there.
+                pair(one, "2001:db8:9::3", ends(60), true),
+            ];
+            running.apply(changes);
+            running.applied();
+            assert!(near(left_for(one, "203.0.113.1"), 60.0) && near(left_for(other, "203.0.113.1"), 700.0));
+            assert!(near(left_for(six, "2001:db8:9::1"), 60.0));
+            assert!(near(left("2001:db8:9::2"), 60.0), "this host's own, for the output hook");
+            assert_eq!((held(Set::Lease4).len(), held(Set::Lease6).len()), (0, 1));
+            assert_eq!((held(Set::ClientLease4).len(), held(Set::ClientLease6).len()), (2, 1));
+            // One is extended, the other closed; closing what is not there is no error.
+            let ends = Some(running.in_seconds(900));
+            running.apply(vec![
+                pair(one, "203.0.113.1", ends, false),
+                pair(other, "203.0.113.1", None, false),
+                pair(other, "203.0.113.9", None, false),
+            ]);
+            running.applied();
+            assert!(near(left_for(one, "203.0.113.1"), 900.0) && left_for(other, "203.0.113.1").is_none());
+            // The full state takes the place of everything.
+            running.generation += 1;
+            let pairs = vec![((ip("203.0.113.1"), ip(other)), running.in_seconds(60))];
+            let generation = Generation(running.generation);
+            running.send(Command::Sync { generation, leases: Vec::new(), pairs });
+            running.applied();
+            assert!(near(left_for(other, "203.0.113.1"), 60.0) && left_for(one, "203.0.113.1").is_none());
+            assert_eq!((held(Set::Lease6).len(), held(Set::ClientLease6).len()), (0, 0));
+            running.stop();
+        }
     });
 }
 

@@ -289,7 +289,7 @@ impl Player {
                 Output::ApplyRoutes { generation, changes } => {
                     format!("routes {}: {}", generation.0, changes_text(&changes, false))
                 }
-                Output::Sync { enforcer, generation, leases } => {
+                Output::Sync { enforcer, generation, leases, .. } => {
                     let leases: Vec<_> =
                         leases.iter().map(|(address, ends)| format!("{address}@{}", show(*ends))).collect();
                     let name = &self.specs[usize::from(enforcer.0)].name;
@@ -308,6 +308,7 @@ impl Player {
                     format!("journal {}@{} {}", lease.address, show(lease.ends), names.join(" "))
                 }
                 Output::JournalClosed(address) => format!("journal closed {address}"),
+                Output::JournalPair(record) => format!("journal pair {record:?}"),
                 Output::CutFlows(address) => format!("cut {address}"),
                 Output::Hurry(addresses) => {
                     let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
@@ -327,6 +328,7 @@ fn changes_text(changes: &[Change], timed: bool) -> String {
         Change::Extend { address, ends } => format!("^{address}{}", until(ends)),
         Change::Close { address } => format!("-{address}"),
         Change::Announce { address, groups, .. } => format!("+{address} for {groups:?}"),
+        Change::ForClient { client, address, ends, .. } => format!("{address} for {client} until {ends:?}"),
     };
     changes.iter().map(text).collect::<Vec<_>>().join(" ")
 }

@@ -1,7 +1,9 @@
 //! How the daemon's answers look to people.
 
 use super::table::{Table, Tone, clean, duration, number, paint, time};
-use crate::control::types::{AddressExplained, Bfd, Denied, Explained, Judgement, Lease, Peer, Revoked, State, Status};
+use crate::control::types::{
+    AddressExplained, Bfd, CauseClient, Denied, Explained, Judgement, Lease, Peer, Revoked, State, Status,
+};
 
 fn or_dash(text: Option<&String>) -> String {
     text.cloned().unwrap_or_else(|| "-".to_owned())
@@ -180,6 +182,12 @@ fn address_explained(address: &AddressExplained, colour: bool) -> String {
             let group = cause.group.as_ref().map_or_else(String::new, |group| format!(" of group {}", clean(group)));
             out.push_str(&format!("    asked by {}{group}\n", few(&clients, 8)));
         }
+    }
+    if let Some(clients) = &address.open_for {
+        let client = |client: &CauseClient| format!("{} for {}", client.client, duration(client.ends_in_seconds));
+        let clients: Vec<String> = clients.iter().map(client).collect();
+        let whom = if clients.is_empty() { "nobody".to_owned() } else { few(&clients, 8) };
+        out.push_str(&format!("  open to {whom}, and to nobody else\n"));
     }
     for group in &address.groups {
         let ends = match group.ends_in_seconds {

@@ -367,6 +367,14 @@ pub enum Scope {
     Client,
 }
 
+impl Config {
+    /// Whether addresses are open only for the clients that were answered with them.
+    #[must_use]
+    pub fn per_client(&self) -> bool {
+        self.nftables.scope == Scope::Client && self.nftables.mode != NftablesMode::Off
+    }
+}
+
 /// What becomes of the table when the daemon stops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

@@ -259,6 +259,9 @@ pub struct AddressExplained {
     pub route_ends_in_seconds: Option<u64>,
     /// Every question that opened it.
     pub causes: Vec<Cause>,
+    /// For whom it is open, some of them; absent: for everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_for: Option<Vec<CauseClient>>,
     /// Groups whose communities its route bears.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<Group>,
@@ -345,6 +348,7 @@ impl From<explain::Explanation> for AddressExplained {
             ends_in_seconds: view.ends_in_seconds,
             route_ends_in_seconds: view.route_ends_in_seconds,
             causes: view.causes.into_iter().map(cause).collect(),
+            open_for: view.open_for.map(|clients| clients.into_iter().map(client).collect()),
             groups: view.groups.into_iter().map(group).collect(),
             enforcers: view.enforcers.into_iter().map(hold).collect(),
             waiting: view.waiting,

@@ -75,6 +75,8 @@ pub enum Reason {
     },
     /// Allowed, but part of a signed set that must not be served in part to a client that set DO.
     SignedSet,
+    /// Of the other address family than the client: from where it would connect can't be told, where addresses are open for single clients.
+    OtherFamily,
     /// A hint of a record that is dropped since `mandatory` names a key that lost all its values, RFC 9460 section 8.
     Mandatory,
 }
@@ -91,6 +93,7 @@ impl Reason {
             Self::Embedded { .. } => "embedded",
             Self::Target { .. } => "target",
             Self::SignedSet => "signed_set",
+            Self::OtherFamily => "other_family",
             Self::Mandatory => "mandatory",
         }
     }
@@ -110,6 +113,7 @@ impl fmt::Display for Reason {
             Self::Target { name, rule: Some(rule) } => write!(f, "the service's name {name} is denied by {rule}"),
             Self::Target { name, rule: None } => write!(f, "the service's name {name} is denied"),
             Self::SignedSet => f.write_str("part of a signed set of which another part was removed"),
+            Self::OtherFamily => f.write_str("not of the client's address family (nftables.scope is \"client\")"),
             Self::Mandatory => f.write_str("part of a service record whose mandatory keys were removed"),
         }
     }

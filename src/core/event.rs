@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::groups::{GroupSet, Groups};
 use super::moment::Moment;
 use super::name::Name;
+use super::pairs::{PairId, PairRecord, StoredPair};
 use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings};
 
 /// Names one answer that waits at the gate. Chosen by the caller, unique while it waits.
@@ -116,6 +117,10 @@ pub enum Event {
     Groups(Arc<Groups>),
     /// Leases read back from disk at start; their causes are kept, they are opened at all enforcers by the first plan or sync.
     Restore(Vec<StoredLease>),
+    /// Likewise pairs of client and address; after the leases. Nothing where leases are for everybody.
+    RestorePairs(Vec<StoredPair>),
+    /// Clients for which an address is not allowed any more by this question, where leases are for single clients.
+    ForbidClients(Vec<(PairId, Name)>),
 }
 
 /// What `revoke` names.
@@ -143,7 +148,7 @@ pub struct StoredLease {
 /// What the core wants done, in order.
 #[derive(Debug)]
 pub enum Output {
-    /// Changes for every timed enforcer; one for each address at most.
+    /// Changes for every timed enforcer; one for each address, and for each client of it, at most.
     ApplyTimed { generation: Generation, changes: Vec<Change> },
     /// Changes for the route table that all route enforcers share; one for each address at most. May bear the same generation as an
     /// [`Output::ApplyTimed`].
@@ -153,13 +158,15 @@ pub enum Output {
     /// What the groups of later [`Output::ApplyRoutes`] mean.
     Groups(Arc<Groups>),
     /// The full state, for one timed enforcer that asked for it. Everything else must be removed.
-    Sync { enforcer: EnforcerId, generation: Generation, leases: Vec<(IpAddr, Moment)> },
+    Sync { enforcer: EnforcerId, generation: Generation, leases: Vec<(IpAddr, Moment)>, pairs: Vec<(PairId, Moment)> },
     /// The gate's word on an answer.
     Decide { ticket: Ticket, decision: Decision },
     /// A lease began or moved later; to be on disk before the answer that caused it leaves.
     Journal(StoredLease),
     /// A lease was closed early; to be on disk as well.
     JournalClosed(IpAddr),
+    /// The same of a pair of client and address.
+    JournalPair(PairRecord),
     /// Live flows to this address are to be cut (revoke). A later [`Change::Open`] or [`Change::Extend`] of it ends the cut.
     CutFlows(IpAddr),
 }
@@ -176,12 +183,16 @@ pub enum Change {
     Close { address: IpAddr },
     /// Routes only: open, bearing the communities of exactly these groups from now on, in place of what it bore; `new`: the plan opens it.
     Announce { address: IpAddr, groups: GroupSet, new: bool },
+    /// Timed enforcers only: open for this client until exactly `ends`, or closed for it now. Being open or absent already is not an error. `new`:
+    /// the plan opens it, as [`Change::Open`] does.
+    ForClient { client: IpAddr, address: IpAddr, ends: Option<Moment>, new: bool },
 }
 
 /// The gate's word.
 #[derive(Clone, Debug)]
 pub enum Decision {
-    /// Every address is in force at every required enforcer. `leases` in the order of the grants.
+    /// Every address is in force at every required enforcer. `leases` in the order of the grants; behind them, where leases are for single clients,
+    /// the client's own of each.
     Release { leases: Vec<LeaseHandle> },
     /// Not enforced in time, or over a budget: SERVFAIL with this reason.
     Refuse(Refusal),
@@ -232,6 +243,12 @@ impl LeaseHandle {
     #[must_use]
     pub fn address(&self) -> IpAddr {
         self.0.address
+    }
+
+    /// Whether both show the same.
+    #[cfg(test)]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// The end of the lease.

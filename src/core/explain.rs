@@ -12,7 +12,11 @@ use super::guard::Guard;
 use super::lease::{ByFamily, Cause, Lease};
 use super::moment::Moment;
 use super::name::Name;
+use super::pairs::{Pair, Pairs};
 use super::proof::Enforcer;
+
+/// Most clients shown of an address that is open for single clients.
+pub const CLIENTS_SHOWN: usize = 64;
 
 /// Which leases a view shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,7 +55,7 @@ pub struct LeaseView {
     pub ends_in_seconds: u64,
     /// Question names that caused it, without doubles, in order.
     pub names: Vec<String>,
-    /// Clients that asked, without doubles, in order.
+    /// Clients that asked, without doubles, in order; where leases are for single clients those for whom it is open, at most [`CLIENTS_SHOWN`].
     pub clients: Vec<IpAddr>,
     /// Groups whose communities its route bears, in the order of the configuration.
     pub groups: Vec<String>,
@@ -124,6 +128,8 @@ pub struct Explanation {
     pub route_ends_in_seconds: Option<u64>,
     /// Every question that opened it, the one that ends last first.
     pub causes: Vec<CauseView>,
+    /// For whom it is open, at most [`CLIENTS_SHOWN`]; `None` = for everybody.
+    pub open_for: Option<Vec<ClientView>>,
     /// The groups whose communities its route bears.
     pub groups: Vec<GroupView>,
     /// Every enforcer.
@@ -209,6 +215,8 @@ pub struct Counts {
     pub causes: usize,
     /// Different sets of groups whose communities routes bear; [`super::groups::MOST_SETS`] at most.
     pub group_sets: usize,
+    /// Pairs of client and address, where leases are for single clients; `lease.capacity` at most.
+    pub pairs: usize,
     /// Answers that wait at the gate.
     pub waiting: usize,
     /// The last generation of a plan.
@@ -268,6 +276,11 @@ impl Guard {
             ends_in_seconds: seconds(now, lease.ends),
             route_ends_in_seconds: self.enforcers.has(EnforcerKind::Route).then(|| seconds(now, route_ends)),
             causes: causes.into_iter().map(|cause| self.cause_view(cause, now)).collect(),
+            open_for: self.pairs.as_ref().map(|pairs| {
+                let view =
+                    |(client, pair): (IpAddr, &Pair)| ClientView { client, ends_in_seconds: seconds(now, pair.ends) };
+                pairs.clients_of(address).take(CLIENTS_SHOWN).map(view).collect()
+            }),
             groups: lease
                 .shares
                 .iter()
@@ -299,6 +312,7 @@ impl Guard {
             causes: self.table.entries(),
             causes_dropped: self.table.dropped,
             group_sets: self.group_sets.keys().filter(|set| !set.is_empty()).count(),
+            pairs: self.pairs.as_ref().map_or(0, Pairs::len),
             waiting: self.gate.len(),
             generation: self.generation.0,
             ..self.counts
@@ -342,8 +356,10 @@ impl Guard {
     }
 
     fn lease_view(&self, address: IpAddr, lease: &Lease, now: Moment) -> LeaseView {
-        let clients: BTreeSet<IpAddr> =
-            lease.causes.iter().flat_map(|c| &c.clients).map(|(client, _)| *client).collect();
+        let clients: BTreeSet<IpAddr> = match &self.pairs {
+            None => lease.causes.iter().flat_map(|c| &c.clients).map(|(client, _)| *client).collect(),
+            Some(pairs) => pairs.clients_of(address).take(CLIENTS_SHOWN).map(|(client, _)| client).collect(),
+        };
         let holds = self.enforcers.iter().map(|enforcer| {
             let (state, _) = holds(enforcer, address, lease);
             (enforcer.spec.name.clone(), state.to_owned())

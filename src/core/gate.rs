@@ -195,6 +195,12 @@ impl Gate {
         queue.range((generation, Ticket(0))..=(generation, Ticket(u64::MAX))).map(|(_, ticket)| *ticket).collect()
     }
 
+    /// Who asked for an answer.
+    #[must_use]
+    pub fn client_of(&self, ticket: Ticket) -> Option<IpAddr> {
+        self.waiting.get(&ticket).map(|waiting| waiting.client)
+    }
+
     /// Whether an answer bears a name.
     #[must_use]
     pub fn bears(&self, ticket: Ticket, name: &Name) -> bool {

@@ -32,6 +32,7 @@ use super::groups::{Group, GroupSet, Groups, MOST_SETS};
 use super::lease::{Cause, Lease, LeaseTable, Remaining};
 use super::moment::Moment;
 use super::name::Name;
+use super::pairs::Pairs;
 use super::plan::{LEAST_EXTENSION, Marks, Told, difference};
 use super::proof::{Enforcers, Unproven};
 use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings, OnDeadline};
@@ -60,6 +61,8 @@ pub struct Guard {
     pub(super) table: LeaseTable,
     pub(super) gate: Gate,
     pub(super) unproven: Unproven,
+    /// Where addresses are open for single clients only.
+    pub(super) pairs: Option<Pairs>,
     pub(super) counts: Counts,
     pub(super) generation: Generation,
     pub(super) groups: Arc<Groups>,
@@ -94,6 +97,7 @@ impl Guard {
             enforcers: Enforcers::new(enforcers),
             gate: Gate::default(),
             unproven: Unproven::default(),
+            pairs: None,
             generation: Generation(0),
             groups: Arc::default(),
             group_sets: BTreeMap::new(),
@@ -143,9 +147,17 @@ impl Guard {
             Event::Families { enforcer, ipv4, ipv6 } => self.enforcers.families(enforcer, ipv4, ipv6),
             Event::WantSync { enforcer } => self.want_sync(enforcer),
             Event::Revoke(RevokeTarget::Address(address)) => self.revoke(address),
-            Event::Revoke(RevokeTarget::Name(name)) => self.take_back(&name, true),
-            Event::Forbid(names) => names.iter().for_each(|name| self.take_back(name, false)),
+            Event::Revoke(RevokeTarget::Name(name)) => {
+                self.take_pairs_back(std::slice::from_ref(&name));
+                self.take_back(&name, true);
+            }
+            Event::Forbid(names) => {
+                self.take_pairs_back(&names);
+                names.iter().for_each(|name| self.take_back(name, false));
+            }
+            Event::ForbidClients(forbidden) => self.forbid_clients(&forbidden),
             Event::Restore(leases) => self.restore(leases),
+            Event::RestorePairs(pairs) => self.restore_pairs(pairs),
             Event::Settings(settings) => self.set(settings.0, settings.1),
             Event::Groups(groups) => self.regroup(groups),
         }
@@ -179,7 +191,8 @@ impl Guard {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Moment> {
         let lease = self.table.next_timer().map(|(at, _)| at);
-        [lease, self.gate.next_deadline()].into_iter().flatten().min()
+        let pair = self.pairs.as_ref().and_then(Pairs::next_timer);
+        [lease, pair, self.gate.next_deadline()].into_iter().flatten().min()
     }
 
     /// Ends what is due.
@@ -236,7 +249,8 @@ impl Guard {
             };
             self.grant(*address, *ends, cause);
         }
-        let names = std::iter::once(admission.question).chain(chain.iter().cloned()).collect();
+        let names: Vec<Name> = std::iter::once(admission.question).chain(chain.iter().cloned()).collect();
+        self.grant_pairs(admission.client, &names, &wanted);
         let waiting = Waiting {
             deadline: self.now.plus(self.settings.gate.deadline.0),
             client: admission.client,
@@ -270,7 +284,10 @@ impl Guard {
         let client = client_key(admission.client);
         let new: Vec<IpAddr> = wanted.keys().copied().filter(|address| self.table.get(*address).is_none()).collect();
         let tokens = u64::try_from(new.len()).unwrap_or(u64::MAX);
-        if !self.clients.has(&client, tokens, self.now) {
+        // Where leases are for single clients, what others opened is new to this one.
+        let lacking = self.lacking_pairs(admission.client, wanted.keys())?;
+        let own_tokens = lacking.map_or(tokens, |lacking| u64::try_from(lacking).unwrap_or(u64::MAX));
+        if !self.clients.has(&client, own_tokens, self.now) {
             return Err(Refusal::PerClient);
         }
         if !self.domains.has(&admission.domain, tokens, self.now) {
@@ -286,7 +303,7 @@ impl Guard {
                 return Err(Refusal::Capacity);
             }
         }
-        self.clients.take(&client, tokens, self.now);
+        self.clients.take(&client, own_tokens, self.now);
         self.domains.take(&admission.domain, tokens, self.now);
         Ok(())
     }
@@ -353,6 +370,7 @@ impl Guard {
     /// Ends the leases and lingering routes that are due.
     fn expire(&mut self, now: Moment) {
         self.now = self.now.max(now);
+        self.expire_pairs();
         while let Some((at, address)) = self.table.next_timer()
             && at <= self.now
         {
@@ -466,6 +484,7 @@ impl Guard {
         if let Some(lease) = self.table.remove(address) {
             self.marks.removed(address, lease.told);
         }
+        self.pairs_follow(address);
     }
 
     /// Closes an address before its time, everywhere, without lingering.
@@ -504,6 +523,7 @@ impl Guard {
                         lease.unproven_timed = lease.unproven_timed.map(|(plan, ends)| (plan, ends.min(lease.ends)));
                         lease.shorten();
                     }
+                    self.pairs_follow(address);
                     self.marks.change(address);
                     self.marks.journal(address);
                 }
@@ -523,65 +543,6 @@ impl Guard {
             gone.extend::<Vec<_>>(bearing);
         }
         gone.into_iter().for_each(|(ticket, _)| self.refuse(ticket, Refusal::Revoked));
-    }
-
-    /// Leases from disk, those that end last first as far as there is room: a smaller capacity than before must not be
-    /// exceeded either. What has no room is closed on disk as well, and counted. A lease that ended less than the linger
-    /// ago comes back as a lingering route: a restart must not cut flows that would go on without it.
-    fn restore(&mut self, mut leases: Vec<StoredLease>) {
-        leases.sort_by_key(|lease| std::cmp::Reverse((lease.ends, lease.address)));
-        let longest = self.now.plus(self.settings.lease.max.0.max(SHORTEST));
-        for StoredLease { address, ends, names, groups } in leases {
-            let ends = ends.min(longest);
-            let lingers = ends.plus(self.settings.linger);
-            let alive = ends > self.now;
-            if !alive && (lingers <= self.now || !self.enforcers.has(EnforcerKind::Route)) {
-                continue;
-            }
-            let lease = self.table.get(address);
-            let new = lease.is_none().then_some(address);
-            let opened = (alive && lease.is_none_or(|lease| !lease.is_active())).then_some(address);
-            if !alive && new.is_none() {
-                continue;
-            }
-            let fits =
-                self.enforcers.cannot_hold(address).is_none() && self.room(new.into_iter(), opened.into_iter()).is_ok();
-            if !fits {
-                self.counts.restore_dropped += 1;
-                self.marks.journal(address);
-                continue;
-            }
-            // A record without names can only come from elsewhere; the root stands for "unknown".
-            let names = if names.is_empty() { vec![Name::root()] } else { names };
-            let chain: Arc<[Name]> = Arc::from([]);
-            for question in names {
-                let cause =
-                    Cause { question, qtype: None, chain: chain.clone(), group: None, clients: Vec::new(), ends };
-                if alive {
-                    self.grant(address, ends, cause);
-                } else if self.table.get(address).is_some() {
-                    self.table.add_cause(address, cause, ends.minus(Duration::from_millis(1)));
-                } else {
-                    self.table.open(address, ends, cause, Told::default(), ends);
-                }
-            }
-            if !alive {
-                self.table.linger(address, lingers);
-                self.marks.change(address);
-            }
-            if !self.enforcers.has(EnforcerKind::Route) {
-                continue;
-            }
-            for (name, group_ends) in groups {
-                let group_ends = group_ends.min(ends);
-                if let Some(group) = self.groups.by_name(&name)
-                    && group_ends.plus(self.settings.linger) > self.now
-                {
-                    self.table.share(address, group, group_ends, self.settings.linger);
-                    self.marks.change(address);
-                }
-            }
-        }
     }
 
     /// Makes one plan of all marks, then lets the new answers through or to the gate.
@@ -604,6 +565,7 @@ impl Guard {
                 changed.push(address);
             }
         }
+        self.plan_pairs(next, &mut timed);
         // Cut first what is open again within the same batch: opening it ends the cut.
         let (open_again, closed): (Vec<_>, Vec<_>) = std::mem::take(&mut self.cuts)
             .into_iter()
@@ -627,7 +589,8 @@ impl Guard {
             self.enforcers.synced(enforcer, self.generation);
             let active = self.table.iter().filter(|(_, lease)| lease.is_active());
             let leases = active.map(|(address, lease)| (address, lease.ends)).collect();
-            self.outputs.push_back(Output::Sync { enforcer, generation: self.generation, leases });
+            let pairs = self.pairs.as_ref().map(Pairs::full).unwrap_or_default();
+            self.outputs.push_back(Output::Sync { enforcer, generation: self.generation, leases, pairs });
         }
         for address in self.marks.take_journal() {
             self.outputs.push_back(match self.table.get(address) {
@@ -641,6 +604,7 @@ impl Guard {
                 None => Output::JournalClosed(address),
             });
         }
+        self.journal_pairs();
         self.outputs.extend(closed.into_iter().map(Output::CutFlows));
         self.prove_timed();
         self.prove_routes(changed);
@@ -693,6 +657,10 @@ impl Guard {
                 }
             }
         }
+        if !self.need_pairs(&mut waiting) {
+            self.refuse(ticket, Refusal::Revoked);
+            return;
+        }
         let timed = self.enforcers.all_timed().is_some_and(|held| waiting.needs.timed <= held);
         if timed && routes {
             self.through.push((ticket, waiting));
@@ -711,6 +679,7 @@ impl Guard {
     fn prove_timed(&mut self) {
         let held = self.enforcers.all_timed();
         self.unproven.prove_timed(&mut self.table, held, self.now);
+        self.pairs.iter_mut().for_each(|pairs| pairs.prove(held));
         if let Some(generation) = held {
             self.through.extend(self.gate.acknowledged(generation));
         }
@@ -785,6 +754,8 @@ fn opens(changes: &[Change]) -> usize {
     changes.iter().filter(|change| matches!(change, Change::Open { .. } | Change::Announce { new: true, .. })).count()
 }
 
+mod clients;
 mod reports;
+mod restore;
 #[cfg(test)]
 mod tests;

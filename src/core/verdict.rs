@@ -101,6 +101,29 @@ pub enum Judged {
 /// Judges a response.
 #[must_use]
 pub fn judge(policy: &Policy, filter: &AddressFilter, response: Response<'_>) -> Judged {
+    judge_for(policy, filter, response, None)
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl Family {
+    /// That of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
+    }
+}
+
+/// Likewise, opening addresses of one family only.
+#[must_use]
+pub fn judge_for(policy: &Policy, filter: &AddressFilter, response: Response<'_>, only: Option<Family>) -> Judged {
     let bound = if response.noerror {
         answer::bind(response.question, response.records)
     } else {
@@ -114,7 +137,7 @@ pub fn judge(policy: &Policy, filter: &AddressFilter, response: Response<'_>) ->
         let rule = verdict.rule.map(|rule| policy.describe(rule));
         return Judged::Denied { name, effect: policy.effect(verdict), rule };
     }
-    Sieve::new(policy, filter, response, &bound).run(bound)
+    Sieve::new(policy, filter, response, only, &bound).run(bound)
 }
 
 /// The first name, or else the first address, that policy denies.
@@ -137,6 +160,7 @@ struct Sieve<'a> {
     policy: &'a Policy,
     filter: &'a AddressFilter,
     response: Response<'a>,
+    only: Option<Family>,
     chain: Vec<Name>,
     grants: Vec<Grant>,
     place_of: HashMap<IpAddr, usize>,
@@ -148,11 +172,18 @@ struct Sieve<'a> {
 }
 
 impl<'a> Sieve<'a> {
-    fn new(policy: &'a Policy, filter: &'a AddressFilter, response: Response<'a>, bound: &Bound) -> Self {
+    fn new(
+        policy: &'a Policy,
+        filter: &'a AddressFilter,
+        response: Response<'a>,
+        only: Option<Family>,
+        bound: &Bound,
+    ) -> Self {
         Self {
             policy,
             filter,
             response,
+            only,
             chain: bound.chain.clone(),
             grants: Vec::new(),
             place_of: HashMap::new(),
@@ -174,7 +205,7 @@ impl<'a> Sieve<'a> {
             for found in group {
                 let judged = match &names {
                     Err(reason) => Err(reason.clone()),
-                    Ok(names) => self.filter.judge(found.address, &self.response.question.name, names),
+                    Ok(names) => self.admit(found.address, names),
                 };
                 match judged {
                     Ok(admitted) => passed.push((*found, admitted)),
@@ -232,6 +263,15 @@ impl<'a> Sieve<'a> {
             ttl: bound.ttl,
             overlong: bound.overlong,
         })
+    }
+
+    /// What the filter says, where the client's family may go there.
+    fn admit(&self, address: IpAddr, names: &[Name]) -> Result<Admitted, Reason> {
+        let admitted = self.filter.judge(address, &self.response.question.name, names)?;
+        match self.only {
+            Some(only) if admitted == Admitted::Lease && Family::of(address) != only => Err(Reason::OtherFamily),
+            _ => Ok(admitted),
+        }
     }
 
     fn filtered(self, bound: &Bound) -> Judged {

@@ -21,6 +21,7 @@ use crate::core::event::{Event, RevokeTarget};
 use crate::core::groups::Groups;
 use crate::core::guard::Guard;
 use crate::core::name::Name;
+use crate::core::pairs::PairId;
 use crate::core::policy::Policy;
 use crate::core::policy::list::LocalData;
 use crate::core::policy::view::ViewId;
@@ -184,6 +185,8 @@ fn flatten(path: &str, value: &Value, out: &mut BTreeMap<String, String>) {
 struct Forbidden {
     names: Vec<Name>,
     addresses: Vec<IpAddr>,
+    /// Where addresses are open for single clients: what one of them may not ask any more.
+    clients: Vec<(PairId, Name)>,
 }
 
 /// A name is forbidden when the rules of everybody who asked for it deny it; where nobody is known, those of all. Leases are
@@ -212,7 +215,18 @@ fn forbidden(guard: &Guard, rules: &Rules) -> Forbidden {
     }
     let denied: BTreeSet<&Name> =
         names.into_iter().filter(|(_, allowed)| !*allowed).map(|((name, _), _)| name).collect();
+    // What a client was answered with is judged by its own rules alone.
+    let judged = guard.pair_causes().filter(|((address, client), question, chain)| {
+        let policy = rules.views.policy(rules.views.of(*client));
+        let own = policy.local_data(question).map(|data| is_of(*address, chain, data));
+        !(own.unwrap_or_else(|| !policy.judge(question).denies())
+            && chain.iter().all(|alias| !policy.judge_alias(alias).denies())
+            && rules.filter.judge(*address, question, chain).is_ok()
+            && !policy.judge_answer(*address).is_some_and(|verdict| verdict.denies()))
+    });
+    let clients = judged.map(|(id, question, _)| (id, question.clone())).collect();
     Forbidden {
+        clients,
         names: denied.into_iter().cloned().collect(),
         addresses: addresses.into_iter().filter(|(_, open)| !open).map(|(address, _)| address).collect(),
     }
@@ -236,6 +250,9 @@ pub async fn close_what_is_forbidden(core: &CoreHandle, rules: Arc<Rules>) -> Re
     let forbidden = core.inspect(move |guard, _| forbidden(guard, &rules)).await.map_err(wrong)?;
     if !forbidden.names.is_empty() {
         core.tell(Event::Forbid(forbidden.names)).await.map_err(wrong)?;
+    }
+    if !forbidden.clients.is_empty() {
+        core.tell(Event::ForbidClients(forbidden.clients)).await.map_err(wrong)?;
     }
     for address in forbidden.addresses {
         core.tell(Event::Revoke(RevokeTarget::Address(address))).await.map_err(wrong)?;

@@ -272,6 +272,7 @@ struct CoreMetrics {
     causes: Gauge,
     causes_dropped: Gauge,
     group_sets: Gauge,
+    client_leases: Gauge,
     changes: Family<[(&'static str, &'static str); 1], Gauge>,
     in_force: Family<[(&'static str, String); 1], Gauge>,
     installed: Family<[(&'static str, String); 1], Gauge>,
@@ -319,6 +320,11 @@ impl CoreMetrics {
             metrics.changes.clone(),
         );
         registry.register(
+            "client_leases",
+            "Pairs of client and address that are open (nftables.scope is \"client\"); lease_capacity at most",
+            metrics.client_leases.clone(),
+        );
+        registry.register(
             "enforcer_in_force",
             "1 while the enforcer holds what it acknowledged, 0 while it is starting or lost",
             metrics.in_force.clone(),
@@ -339,6 +345,7 @@ impl CoreMetrics {
         set(&self.waiting, counts.waiting);
         set(&self.causes, counts.causes);
         set(&self.group_sets, counts.group_sets);
+        set(&self.client_leases, counts.pairs);
         set_total(&self.generation, counts.generation);
         set_total(&self.gate_timeouts, counts.gate_timeouts);
         set_total(&self.causes_dropped, counts.causes_dropped);

@@ -6,6 +6,7 @@
 //! Eviction is by second chance (CLOCK): an entry that was hit since the hand last passed stays once more.
 
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,24 +18,34 @@ use super::wire::NAME_MAX;
 use crate::core::event::{Grant, LeaseHandle};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
+use crate::core::pairs;
 use crate::core::policy::view::ViewId;
+use crate::core::verdict::Family;
 
 /// Parts with a lock of their own.
 const SHARDS: usize = 64;
 /// Octets that an entry costs beside its own data: the slot, the index and the allocator's headers.
 const OVERHEAD: usize = 208;
-/// Most octets of a key: name, type, flags, view.
-const KEY_MAX: usize = NAME_MAX + 4;
+/// Most octets of a key: name, type, flags, view, client.
+const KEY_MAX: usize = NAME_MAX + 4 + CLIENT;
+/// Octets of the client whose alone an entry is.
+const CLIENT: usize = 16;
+/// Flags: DO, unchecked, and for clients of which family an answer was judged.
+const UNCHECKED: u8 = 2;
+const FOR_IPV4: u8 = 4;
+const FOR_IPV6: u8 = 8;
 
 /// Uses that make an entry worth asking for again before it ends.
 pub const POPULAR: u32 = 2;
 
-/// Name in lower case, type, whether DNSSEC records are wanted (DO), and whose policy judged it (0: everybody's). CD is part of it only where the guard
+/// Name in lower case, type, whether DNSSEC records are wanted (DO), and whose policy judged it (0: everybody's); of which client alone it is, where addresses are open for single clients. CD is part of it only where the guard
 /// validates and the answer can hold no address ([`Key::unchecked`]): for all else CD changes nothing, since it may open nothing that would stay closed.
 #[derive(Clone, Copy)]
 pub struct Key {
     octets: [u8; KEY_MAX],
     len: u16,
+    /// How many of these are the client.
+    client: u16,
 }
 
 impl Key {
@@ -47,15 +58,14 @@ impl Key {
         for (to, octet) in octets.iter_mut().zip(name.iter().take(len).chain(&[high, low, u8::from(dnssec_ok), 0])) {
             *to = *octet;
         }
-        Self { octets, len: u16::try_from(len.saturating_add(4)).unwrap_or(0) }
+        Self { octets, len: u16::try_from(len.saturating_add(4)).unwrap_or(0), client: 0 }
     }
 
     /// The same question by somebody who wants the answer unvalidated, and may have it.
     #[must_use]
     pub fn unchecked(mut self, unchecked: bool) -> Self {
-        let flags = usize::from(self.len).checked_sub(2).and_then(|flags| self.octets.get_mut(flags));
-        if let Some(flags) = flags.filter(|_| unchecked) {
-            *flags |= 2;
+        if unchecked {
+            self.set_flag(UNCHECKED);
         }
         self
     }
@@ -63,17 +73,13 @@ impl Key {
     /// Whether it is [`Key::unchecked`].
     #[must_use]
     pub fn is_unchecked(&self) -> bool {
-        self.octets()
-            .len()
-            .checked_sub(2)
-            .and_then(|flags| self.octets().get(flags))
-            .is_some_and(|flags| flags & 2 != 0)
+        self.flags() & UNCHECKED != 0
     }
 
     /// The same question in another view.
     #[must_use]
     pub fn in_view(mut self, view: ViewId) -> Self {
-        if let Some(octet) = usize::from(self.len).checked_sub(1).and_then(|last| self.octets.get_mut(last)) {
+        if let Some(octet) = self.place_before_client(1).and_then(|place| self.octets.get_mut(place)) {
             *octet = view;
         }
         self
@@ -82,7 +88,66 @@ impl Key {
     /// The view.
     #[must_use]
     pub fn view(&self) -> ViewId {
-        self.octets().last().copied().unwrap_or(0)
+        self.place_before_client(1).and_then(|place| self.octets.get(place)).copied().unwrap_or(0)
+    }
+
+    /// The same question by this client alone, where addresses are open for single clients. Asked once for a key.
+    #[must_use]
+    pub fn of_client(mut self, client: IpAddr) -> Self {
+        let owner = pairs::owner(client);
+        if owner != pairs::HOST {
+            self.set_flag(if owner.is_ipv4() { FOR_IPV4 } else { FOR_IPV6 });
+        }
+        let octets = match owner {
+            IpAddr::V4(owner) => owner.to_ipv6_mapped().octets(),
+            IpAddr::V6(owner) => owner.octets(),
+        };
+        let end = usize::from(self.len);
+        if let Some(place) = self.octets.get_mut(end..end.saturating_add(CLIENT)) {
+            place.copy_from_slice(&octets);
+            self.client = u16::try_from(CLIENT).unwrap_or(0);
+            self.len = self.len.saturating_add(self.client);
+        }
+        self
+    }
+
+    /// Whether it is of one client alone.
+    #[must_use]
+    pub fn is_of_client(&self) -> bool {
+        self.client != 0
+    }
+
+    /// The same question by all whose answers are judged alike.
+    #[must_use]
+    pub fn of_all(mut self) -> Self {
+        self.len = self.len.saturating_sub(self.client);
+        self.client = 0;
+        self
+    }
+
+    /// The family of the addresses that an answer may open; `None`: both.
+    #[must_use]
+    pub fn family(&self) -> Option<Family> {
+        match self.flags() & (FOR_IPV4 | FOR_IPV6) {
+            FOR_IPV4 => Some(Family::Ipv4),
+            FOR_IPV6 => Some(Family::Ipv6),
+            _ => None,
+        }
+    }
+
+    fn flags(&self) -> u8 {
+        self.place_before_client(2).and_then(|place| self.octets.get(place)).copied().unwrap_or(0)
+    }
+
+    fn set_flag(&mut self, flag: u8) {
+        if let Some(flags) = self.place_before_client(2).and_then(|place| self.octets.get_mut(place)) {
+            *flags |= flag;
+        }
+    }
+
+    /// A place before the client.
+    fn place_before_client(&self, back: usize) -> Option<usize> {
+        usize::from(self.len).checked_sub(usize::from(self.client))?.checked_sub(back)
     }
 
     /// The key's octets.

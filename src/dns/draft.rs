@@ -3,19 +3,20 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::cache::Again;
+use super::cache::{Again, Key};
 use super::ede::{Ede, code};
 use super::message::{self, Authority};
 use super::reply::{self, Body, BodyWriter, OWN_TTL, Section};
 use super::upstream::AskError;
 use super::upstream::query::Query;
 use super::wire::{rcode, rtype, u16_at, u32_at};
+use crate::core::address::Reason;
 use crate::core::answer::{Kept, Question, Record, RecordData, effective_ttl};
 use crate::core::name::Name;
 use crate::core::policy::list::LocalData;
 use crate::core::policy::view::ViewId;
 use crate::core::policy::{Effect, Policy, registrable};
-use crate::core::verdict::{self, Answer, HintEdit, Judged, Removed};
+use crate::core::verdict::{self, Answer, Family, HintEdit, Judged, Removed};
 use crate::dns::Rules;
 
 /// Longest that a negative answer is kept and given, in seconds (RFC 2308 section 5 suggests one to three hours).
@@ -54,6 +55,27 @@ impl Checked {
     #[must_use]
     pub fn read(message: &[u8]) -> Self {
         message::read(message).map_or(Self::Malformed, Self::Response)
+    }
+}
+
+/// For whom an answer is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whom {
+    /// By whose policy.
+    pub view: ViewId,
+    /// The family of the addresses that may be opened; `None`: both.
+    pub only: Option<Family>,
+}
+
+impl From<ViewId> for Whom {
+    fn from(view: ViewId) -> Self {
+        Self { view, only: None }
+    }
+}
+
+impl From<&Key> for Whom {
+    fn from(key: &Key) -> Self {
+        Self { view: key.view(), only: key.family() }
     }
 }
 
@@ -116,16 +138,16 @@ impl Draft {
 
 /// Reads, judges and builds.
 #[must_use]
-pub fn draft(query: &Query, message: &[u8], rules: &Rules, view: ViewId) -> Draft {
-    draft_checked(query, Checked::read(message), rules, view)
+pub fn draft(query: &Query, message: &[u8], rules: &Rules, whom: Whom) -> Draft {
+    draft_checked(query, Checked::read(message), rules, whom)
 }
 
 /// Judges and builds what was read, and validated where that is wanted.
 #[must_use]
-pub fn draft_checked(query: &Query, checked: Checked, rules: &Rules, view: ViewId) -> Draft {
-    let policy = rules.views.policy(view);
+pub fn draft_checked(query: &Query, checked: Checked, rules: &Rules, whom: Whom) -> Draft {
+    let policy = rules.views.policy(whom.view);
     let mut draft = match checked {
-        Checked::Response(response) => judge(query, &response, policy, rules),
+        Checked::Response(response) => judge(query, &response, policy, rules, whom.only),
         Checked::Malformed => malformed(query),
         Checked::Refused(label, ede) => Draft::failure(query, label, ede),
     };
@@ -138,8 +160,8 @@ pub fn draft_checked(query: &Query, checked: Checked, rules: &Rules, view: ViewI
 
 /// What a list answers itself: its records, or its alias with the upstream's response to the question for that.
 #[must_use]
-pub fn local(query: &Query, data: &[LocalData], checked: Option<Checked>, rules: &Rules, view: ViewId) -> Draft {
-    let policy = rules.views.policy(view);
+pub fn local(query: &Query, data: &[LocalData], checked: Option<Checked>, rules: &Rules, whom: Whom) -> Draft {
+    let policy = rules.views.policy(whom.view);
     let mut response = match checked {
         None => message::Response::default(),
         Some(Checked::Response(response)) => response,
@@ -168,7 +190,7 @@ pub fn local(query: &Query, data: &[LocalData], checked: Option<Checked>, rules:
         response.answers.insert(place, record);
         response.rdata.insert(place, rdata);
     }
-    let mut draft = judge(query, &response, policy, rules);
+    let mut draft = judge(query, &response, policy, rules, whom.only);
     if draft.kind == Kind::Answer && draft.ede.is_none() {
         draft.ede = Some(Ede::new(code::FORGED, policy.words(policy.judge(&query.name))));
     }
@@ -188,7 +210,7 @@ fn malformed(query: &Query) -> Draft {
     Draft::failure(query, "malformed", Ede::new(code::INVALID_DATA, "the upstream's response is malformed"))
 }
 
-fn judge(query: &Query, response: &message::Response, policy: &Policy, rules: &Rules) -> Draft {
+fn judge(query: &Query, response: &message::Response, policy: &Policy, rules: &Rules, only: Option<Family>) -> Draft {
     if response.truncated {
         let mut draft =
             Draft::failure(query, "truncated", Ede::new(code::NETWORK_ERROR, "the whole answer can't be had"));
@@ -201,7 +223,7 @@ fn judge(query: &Query, response: &message::Response, policy: &Policy, rules: &R
         return Draft::failure(query, "upstream_code", Ede::new(code::OTHER, words));
     }
     let question = Question { name: query.name.clone(), qtype: query.qtype, qclass: 1 };
-    let judged = verdict::judge(
+    let judged = verdict::judge_for(
         policy,
         &rules.filter,
         verdict::Response {
@@ -210,6 +232,7 @@ fn judge(query: &Query, response: &message::Response, policy: &Policy, rules: &R
             noerror: response.rcode == rcode::NOERROR,
             dnssec_ok: query.dnssec_ok,
         },
+        only,
     );
     match judged {
         Judged::Denied { name, effect, rule } => {
@@ -218,12 +241,14 @@ fn judge(query: &Query, response: &message::Response, policy: &Policy, rules: &R
         }
         Judged::Filtered { removed, dropped, .. } => {
             let words = words_for(&removed);
+            // Nothing is wrong with these: the client asks for the other family as well.
+            let refused = removed.iter().any(|removed| removed.reason != Reason::OtherFamily);
             Draft {
                 body: reply::own_negative(&query.name, query.qtype, rcode::NOERROR),
                 keep: OWN_TTL,
                 again: None,
                 ede: Some(Ede::new(code::FILTERED, words.clone())),
-                kind: Kind::Denied("filter", words),
+                kind: if refused { Kind::Denied("filter", words) } else { Kind::Answer },
                 unrelated: dropped,
             }
         }

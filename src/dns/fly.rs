@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Rules;
 use super::cache::{Again, Entry, Key, Outcome};
-use super::draft::{Checked, Draft, Kind, alias, draft_checked, local};
+use super::draft::{Checked, Draft, Kind, Whom, alias, draft_checked, local};
 use super::ede::{Ede, code};
 use super::flights::{Flight, Outbox, Route};
 use super::follow::Following;
@@ -33,7 +33,7 @@ impl Resolver {
         let kept = if flight.sponsor.is_some() || !rules.views.same_clients(&flight.views) {
             None
         } else {
-            self.cache.get(&flight.key, rules.generation, now)
+            self.kept(&flight.key, rules.generation, now)
         };
         if let Some(entry) = kept {
             if entry.is_in_force(now, rules.lease_min) {
@@ -81,6 +81,7 @@ impl Resolver {
         let query = &flight.query;
         let view = flight.key.view();
         let failed = matches!(asked, Some(Err(_)));
+        let whom = Whom::from(&flight.key);
         // Judged by the rules of now: they may have changed while the upstream thought.
         let rules = self.rules.load_full();
         let same = rules.views.same_clients(&flight.views)
@@ -89,9 +90,9 @@ impl Resolver {
             // Nobody can say any more whose rules these questions were to be judged by, or another question is to be asked.
             _ if !same => Draft::failure(query, "reloaded", Ede::new(code::OTHER, "the policy changed meanwhile")),
             (Some(Err(error)), _) => Draft::unanswered(query, error),
-            (Some(Ok(checked)), None) => draft_checked(query, checked, &rules, view),
-            (Some(Ok(checked)), Some(data)) => local(query, data, Some(checked), &rules, view),
-            (None, data) => local(query, data.as_deref().unwrap_or_default(), None, &rules, view),
+            (Some(Ok(checked)), None) => draft_checked(query, checked, &rules, whom),
+            (Some(Ok(checked)), Some(data)) => local(query, data, Some(checked), &rules, whom),
+            (None, data) => local(query, data.as_deref().unwrap_or_default(), None, &rules, whom),
         };
         // RFC 8767 section 4: what isn't NOERROR or NXDOMAIN refreshes nothing. An upstream that reaches nobody itself says SERVFAIL.
         let failed = failed || matches!(draft.kind, Kind::Failed("upstream_code", _));
@@ -112,7 +113,7 @@ impl Resolver {
             return None;
         }
         let now = self.clock.now();
-        stale::revive(&*self.cache.stale(&flight.key, rules.generation, now)?, now)
+        stale::revive(&*self.kept_stale(&flight.key, rules.generation, now)?, now)
     }
 
     /// Asks the upstreams and validates what they say; in a `hurry` when there is something stale to give instead.
@@ -192,6 +193,10 @@ impl Resolver {
         let now = outbox.now();
         self.metrics.gate_seconds.observe(now.saturating_duration_since(started).as_secs_f64());
         let now = self.clock.moment(now);
+        if flight.key.is_of_client() {
+            // For the others, each of whom has to be admitted.
+            self.keep_closed(&flight.key, &draft, generation, now);
+        }
         let entry = Arc::new(finish(draft, Some(leases), now, generation, self.rules.load().lease_grace));
         self.cache.put(&flight.key, entry.clone(), now);
         self.release(&flight.query, &entry, self.land_all(flight), outbox);
@@ -232,7 +237,7 @@ impl Resolver {
         let outcome = outcome_of(&kind);
         let entry = Arc::new(Entry { outcome, ..finish(draft, None, now, generation, self.rules.load().lease_grace) });
         if flight.sponsor.is_none() || !matches!(kind, Kind::Failed(..)) {
-            self.cache.put(key, entry.clone(), now);
+            self.cache.put(&key.of_all(), entry.clone(), now);
         }
         let askers = self.land_all(flight);
         match &kind {
@@ -267,13 +272,17 @@ impl Resolver {
         if *refusal == Refusal::Revoked {
             return;
         }
-        let now = self.clock.now();
+        self.keep_closed(key, draft, generation, self.clock.now());
+    }
+
+    /// A judged answer without leases in force: whoever asks has to be admitted first.
+    fn keep_closed(&self, key: &Key, draft: &Draft, generation: u64, now: Moment) {
         let closed = draft.again.as_ref().map_or_else(Vec::new, |again| {
             again.grants.iter().map(|grant| LeaseHandle::new(grant.address, now)).collect()
         });
         let mut entry = finish(draft.clone(), None, now, generation, self.rules.load().lease_grace);
         entry.leases = closed.into();
-        self.cache.put(key, Arc::new(entry), now);
+        self.cache.put(&key.of_all(), Arc::new(entry), now);
     }
 }
 

@@ -20,7 +20,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::draft::{Checked, Draft, draft_checked};
+use super::draft::{Checked, Draft, Whom, draft_checked};
 use super::ede::{Ede, code};
 use super::flights::{Flight, Outbox, Route};
 use super::follow::left_off;
@@ -184,7 +184,7 @@ impl Forwarder {
             resolver.runtime.spawn(resolver.clone().fly(flight));
             return;
         };
-        if resolver.cache.stale(&flight.key, turn.rules.generation, turn.now).is_some() {
+        if resolver.kept_stale(&flight.key, turn.rules.generation, turn.now).is_some() {
             resolver.runtime.spawn(resolver.clone().fly(flight));
             return;
         }
@@ -431,7 +431,7 @@ impl Forwarder {
                 let checked = Checked::read(message);
                 let left_off = |response: &_| left_off(query, response, &rules, view).is_some();
                 let ends = !matches!(&checked, Checked::Response(response) if left_off(response));
-                ends.then(|| draft_checked(query, checked, &rules, view))
+                ends.then(|| draft_checked(query, checked, &rules, Whom::from(&flight.key)))
             })),
         };
         let tries = asking.tries;

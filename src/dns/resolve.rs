@@ -111,6 +111,8 @@ pub struct Resolver {
     pub(super) cookies: Cookies,
     pub(super) rate_limit: Option<RateLimit>,
     pub(super) prefetch: bool,
+    /// Addresses are open only for the clients that were answered with them: so is what is kept of them.
+    pub(super) per_client: bool,
     pub(super) runtime: tokio::runtime::Handle,
 }
 
@@ -176,7 +178,8 @@ impl Resolver {
         }
         let unchecked = self.unchecked(question.flags, question.qtype);
         let key = Key::new(question.name.wire(), question.qtype, dnssec_ok).unchecked(unchecked).in_view(view);
-        let kept = self.cache.get(&key, rules.generation, now);
+        let key = if self.per_client { key.of_client(client) } else { key };
+        let kept = self.kept(&key, rules.generation, now);
         if let Some(entry) = kept.as_ref().filter(|entry| entry.is_in_force(now, rules.lease_min)) {
             reply::render(&entry.octets, &entry.ttls, entry.age(now), &head, entry.ede.as_ref(), out);
             turn.hits += 1;
@@ -209,6 +212,24 @@ impl Resolver {
                 Handled::Miss(Missed { question, name, key, kept: kept.is_some(), local_data })
             }
         }
+    }
+
+    /// What is kept for a question: the client's own where there are such, else what is to be admitted for it or opens nothing.
+    pub(super) fn kept(&self, key: &Key, generation: u64, now: Moment) -> Option<Arc<Entry>> {
+        let own = self.cache.get(key, generation, now);
+        if own.is_some() || !key.is_of_client() {
+            return own;
+        }
+        self.cache.get(&key.of_all(), generation, now)
+    }
+
+    /// Likewise beyond its end.
+    pub(super) fn kept_stale(&self, key: &Key, generation: u64, now: Moment) -> Option<Arc<Entry>> {
+        let own = self.cache.stale(key, generation, now);
+        if own.is_some() || !key.is_of_client() {
+            return own;
+        }
+        self.cache.stale(&key.of_all(), generation, now)
     }
 
     /// Whether the answer is given without validation, as the client wishes (CD): only where it can hold no address to open.

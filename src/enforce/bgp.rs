@@ -241,12 +241,12 @@ async fn obey(
                     Change::Open { address, .. } => Some((*address, Want::Plain)),
                     Change::Announce { address, groups, .. } => Some((*address, marks.of(*groups))),
                     Change::Close { address } => Some((*address, Want::Withdrawn)),
-                    // A route has no end of its own.
-                    Change::Extend { .. } => None,
+                    // A route has no end of its own, and is for everybody.
+                    Change::Extend { .. } | Change::ForClient { .. } => None,
                 });
                 speaker.apply(generation.0, changes);
             }
-            Command::Sync { generation, leases } => {
+            Command::Sync { generation, leases, .. } => {
                 let addresses: Vec<_> = leases.iter().map(|(address, _)| *address).collect();
                 speaker.replace(generation.0, &addresses);
             }

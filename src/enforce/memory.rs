@@ -11,12 +11,15 @@ use super::{Command, Enforcer, Reports};
 use crate::core::event::{Change, EnforcerId, EnforcerKind, Event};
 use crate::core::groups::GroupSet;
 use crate::core::moment::Moment;
+use crate::core::pairs::PairId;
 
 /// What an enforcer holds. The synchronous form, for tests on a virtual clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     /// Address and end; the end says nothing with route enforcers.
     pub open: BTreeMap<IpAddr, Moment>,
+    /// Of timed ones: pairs of address and client, and the end.
+    pub pairs: BTreeMap<PairId, Moment>,
     /// Of routes: the groups whose communities they bear.
     pub groups: BTreeMap<IpAddr, GroupSet>,
     /// Most addresses it takes; opening more is refused. `None` = any number.
@@ -39,7 +42,11 @@ impl Held {
                     self.groups.insert(*address, *groups);
                 }
                 Change::Extend { address, ends } => drop(self.open.insert(*address, *ends)),
-                Change::Open { .. } | Change::Announce { .. } => {}
+                Change::ForClient { client, address, ends: None, .. } => drop(self.pairs.remove(&(*address, *client))),
+                Change::ForClient { client, address, ends: Some(ends), new: false } => {
+                    self.pairs.insert((*address, *client), *ends);
+                }
+                Change::Open { .. } | Change::Announce { .. } | Change::ForClient { .. } => {}
             }
         }
         let opens = changes.iter().filter_map(|change| match change {
@@ -47,12 +54,17 @@ impl Held {
             Change::Announce { address, .. } => Some((*address, Moment::ZERO)),
             _ => None,
         });
-        let mut open = self.open.clone();
+        let new_pairs = changes.iter().filter_map(|change| match change {
+            Change::ForClient { client, address, ends: Some(ends), new: true } => Some(((*address, *client), *ends)),
+            _ => None,
+        });
+        let (mut open, mut pairs) = (self.open.clone(), self.pairs.clone());
         open.extend(opens);
-        if self.limit.is_some_and(|limit| open.len() > limit) {
+        pairs.extend(new_pairs);
+        if self.limit.is_some_and(|limit| open.len().max(pairs.len()) > limit) {
             return Err("full".to_owned());
         }
-        self.open = open;
+        (self.open, self.pairs) = (open, pairs);
         for change in changes {
             match change {
                 Change::Announce { address, groups, .. } => drop(self.groups.insert(*address, *groups)),
@@ -64,13 +76,15 @@ impl Held {
     }
 
     /// Takes over the full state.
-    pub fn sync(&mut self, leases: &[(IpAddr, Moment)]) {
+    pub fn sync(&mut self, leases: &[(IpAddr, Moment)], pairs: &[(PairId, Moment)]) {
         self.open = leases.iter().copied().collect();
+        self.pairs = pairs.iter().copied().collect();
     }
 
     /// Lets timed entries go whose end has come, as a kernel does.
     pub fn expire(&mut self, now: Moment) {
         self.open.retain(|_, ends| *ends > now);
+        self.pairs.retain(|_, ends| *ends > now);
     }
 }
 
@@ -102,8 +116,8 @@ impl Memory {
                     vec![Event::Refused { enforcer, generation, reason }, Event::Applied { enforcer, generation }]
                 }
             },
-            Command::Sync { generation, leases } => {
-                held.sync(&leases);
+            Command::Sync { generation, leases, pairs } => {
+                held.sync(&leases, &pairs);
                 vec![Event::Applied { enforcer, generation }]
             }
             Command::CutFlows(_) | Command::Hurry(_) | Command::Restored | Command::Groups(_) => Vec::new(),
@@ -161,7 +175,7 @@ mod tests {
         let driver = tokio::spawn(Box::new(memory).run(received, reports));
         assert!(matches!(heard.recv().await, Some(Event::WantSync { enforcer: EnforcerId(3) })));
         let leases = vec![(address(1), Moment(5000))];
-        commands.send(Command::Sync { generation: Generation(7), leases }).await.unwrap();
+        commands.send(Command::Sync { generation: Generation(7), leases, pairs: Vec::new() }).await.unwrap();
         assert!(matches!(heard.recv().await, Some(Event::Applied { generation: Generation(7), .. })));
         assert_eq!(held.lock().unwrap().open.len(), 1);
         drop(commands);

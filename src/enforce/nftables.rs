@@ -23,7 +23,7 @@ use self::elements::Features;
 use self::kernel::Kernel;
 use self::program::Program;
 use self::ruleset::Ruleset;
-use crate::config::schema::{Nftables, OnStop};
+use crate::config::schema::{Nftables, OnStop, Scope};
 use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event};
 use crate::enforce::{Command, Reports};
 use crate::sys::clock::Clock;
@@ -96,6 +96,7 @@ pub struct Enforcer {
     id: EnforcerId,
     clock: Clock,
     on_stop: OnStop,
+    scope: Scope,
     disarmer: Disarmer,
     installer: Installer,
     features: Option<Features>,
@@ -129,6 +130,7 @@ impl Enforcer {
             id,
             clock,
             on_stop: config.on_stop,
+            scope: config.scope,
             disarmer: Disarmer::default(),
             installer: Installer { program: Program::find()?, ruleset: Ruleset::of(&settings) },
             features: None,
@@ -233,6 +235,7 @@ impl crate::enforce::Enforcer for Enforcer {
             id: self.id,
             clock: self.clock,
             on_stop: self.on_stop,
+            scope: self.scope,
             disarmer: self.disarmer,
             features: self.features,
         };

@@ -20,15 +20,16 @@ use std::time::Duration;
 use super::record::{self, GroupRecord, Record};
 use crate::core::event::StoredLease;
 use crate::core::moment::Moment;
+use crate::core::pairs::{PairId, PairRecord, StoredPair};
 use crate::core_task::{Journal, JournalRecord};
 use crate::sys::clock::{Clock, Outside};
 
 const FILE: &str = "leases.journal";
 const TEMPORARY: &str = "leases.journal.new";
 const LOCK: &str = "lock";
-const MAGIC: &[u8; 8] = b"DGLEASE2";
-/// Files of a version that knew no groups: the same without records of them.
-const OLD_MAGIC: &[u8; 8] = b"DGLEASE1";
+const MAGIC: &[u8; 8] = b"DGLEASE3";
+/// Files of versions that knew no pairs of client and address, and no groups either: the same without records of them.
+const OLD_MAGICS: [&[u8; 8]; 2] = [b"DGLEASE2", b"DGLEASE1"];
 /// A boot id is a UUID in text form.
 const BOOT_ID: usize = 36;
 /// The journal is compacted when it holds this many octets more than four times what is alive.
@@ -47,6 +48,8 @@ pub struct LeaseJournal {
     compacted: u64,
     /// What is alive, for compaction. Bounded by the lease table: entries go when their lease and its linger have ended.
     live: HashMap<IpAddr, StoredLease>,
+    /// Likewise pairs of client and address.
+    pairs: HashMap<PairId, StoredPair>,
     linger: Duration,
     clock: Clock,
     outside: Outside,
@@ -130,10 +133,11 @@ impl LeaseJournal {
         let path = directory.join(FILE);
         let stored = read_back(&path)?;
         let live = restore(&stored, &outside, read_at, max, linger);
+        let pairs = restore_pairs(&stored, &outside, read_at, max);
         let mut leases: Vec<StoredLease> = live.values().cloned().collect();
         leases.sort_by_key(|lease| lease.address);
         // A new file at once: it is on this boot's clock and without a torn tail.
-        let (file, length) = compacted(directory, &live, &Clocks { clock: read_at, outside: &outside })
+        let (file, length) = compacted(directory, &live, &pairs, &Clocks { clock: read_at, outside: &outside })
             .map_err(at(&path, "can't write the journal"))?;
         let journal = Self {
             directory: directory.to_owned(),
@@ -141,6 +145,7 @@ impl LeaseJournal {
             length,
             compacted: length,
             live,
+            pairs,
             linger,
             clock,
             outside,
@@ -151,6 +156,12 @@ impl LeaseJournal {
             _lock: lock,
         };
         Ok((journal, leases))
+    }
+
+    /// The pairs of client and address that are alive, as of [`LeaseJournal::open`].
+    #[must_use]
+    pub fn pairs(&self) -> Vec<StoredPair> {
+        self.pairs.values().cloned().collect()
     }
 
     /// The wall clock may have been stepped since they were last read, and the boot clock counts the time in which the machine slept, which
@@ -166,8 +177,9 @@ impl LeaseJournal {
         self.read_clocks()?;
         let linger = self.linger;
         self.live.retain(|_, lease| lease.ends.plus(linger) > now);
+        self.pairs.retain(|_, pair| pair.ends > now);
         let clocks = Clocks { clock: self.read_at, outside: &self.outside };
-        written(&self.directory, &self.live, &clocks)
+        written(&self.directory, &self.live, &self.pairs, &clocks)
     }
 
     /// Writes all that is alive to a new file and puts it in place of the old one.
@@ -273,6 +285,15 @@ impl Journal for LeaseJournal {
                     record::encode(&Record::Closed { address: *address }, &mut self.buffer);
                     self.live.remove(address);
                 }
+                JournalRecord::Pair(PairRecord::Open(pair)) => {
+                    record::encode(&clocks.stamped_pair(pair, now), &mut self.buffer);
+                    self.pairs.insert((pair.address, pair.client), pair.clone());
+                }
+                JournalRecord::Pair(PairRecord::Closed(id)) => {
+                    let (address, client) = *id;
+                    record::encode(&Record::PairClosed { address, client }, &mut self.buffer);
+                    self.pairs.remove(id);
+                }
             }
         }
         if self.behind.is_some() {
@@ -336,21 +357,45 @@ impl Clocks<'_> {
                 .collect(),
         }
     }
+
+    fn stamped_pair(&self, pair: &StoredPair, now: Moment) -> Record {
+        Record::Pair {
+            address: pair.address,
+            client: pair.client,
+            written: self.shifted(self.outside.wall, now),
+            ends_boot: self.shifted(self.outside.since_boot, pair.ends),
+            ends_wall: self.shifted(self.outside.wall, pair.ends),
+            names: pair.names.clone(),
+        }
+    }
 }
 
-/// A new file that holds `live`, in place of the old one; and its length.
-fn compacted(directory: &Path, live: &HashMap<IpAddr, StoredLease>, clocks: &Clocks<'_>) -> io::Result<(File, u64)> {
-    let (file, length) = written(directory, live, clocks)?;
+/// A new file that holds `live` and `pairs`, in place of the old one; and its length.
+fn compacted(
+    directory: &Path,
+    live: &HashMap<IpAddr, StoredLease>,
+    pairs: &HashMap<PairId, StoredPair>,
+    clocks: &Clocks<'_>,
+) -> io::Result<(File, u64)> {
+    let (file, length) = written(directory, live, pairs, clocks)?;
     put_in_place(directory, &file)?;
     Ok((file, length))
 }
 
-/// A new file that holds `live`, beside the old one; and its length.
-fn written(directory: &Path, live: &HashMap<IpAddr, StoredLease>, clocks: &Clocks<'_>) -> io::Result<(File, u64)> {
+/// A new file that holds `live` and `pairs`, beside the old one; and its length.
+fn written(
+    directory: &Path,
+    live: &HashMap<IpAddr, StoredLease>,
+    pairs: &HashMap<PairId, StoredPair>,
+    clocks: &Clocks<'_>,
+) -> io::Result<(File, u64)> {
     let mut octets = MAGIC.to_vec();
     octets.extend(clocks.outside.boot_id.bytes().chain(std::iter::repeat(b' ')).take(BOOT_ID));
     for lease in live.values() {
         record::encode(&clocks.stamped(lease, clocks.clock), &mut octets);
+    }
+    for pair in pairs.values() {
+        record::encode(&clocks.stamped_pair(pair, clocks.clock), &mut octets);
     }
     let temporary = directory.join(TEMPORARY);
     let mut file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&temporary)?;
@@ -394,7 +439,7 @@ fn read_back(path: &Path) -> Result<Stored, StoreError> {
         tracing::warn!(path = %path.display(), "the lease journal is cut before its head: no lease restored");
         return Ok(Stored::default());
     };
-    if magic != MAGIC && magic != OLD_MAGIC {
+    if magic != MAGIC && !OLD_MAGICS.contains(&magic) {
         return Err(at(path, "not a lease journal; move it away")(io::ErrorKind::InvalidData.into()));
     }
     let Some((boot_id, mut rest)) = rest.split_at_checked(BOOT_ID) else { return Ok(Stored::default()) };
@@ -418,8 +463,7 @@ fn restore(
     max: Duration,
     linger: Duration,
 ) -> HashMap<IpAddr, StoredLease> {
-    let same_boot = stored.boot_id == outside.boot_id;
-    let longest = i128::try_from(max.as_millis()).unwrap_or(i128::MAX);
+    let past = Past::new(stored, outside, now, max);
     let mut live = HashMap::new();
     for record in &stored.records {
         match record {
@@ -427,26 +471,65 @@ fn restore(
                 live.remove(address);
             }
             Record::Lease { address, written, ends_boot, ends_wall, names, groups } => {
-                let end = |ends_boot: u64, ends_wall: u64| {
-                    let (ends, clock) =
-                        if same_boot { (ends_boot, outside.since_boot) } else { (ends_wall, outside.wall) };
-                    // How long the lease has left; negative when it has ended.
-                    let left = i128::from(ends) - i128::from(clock);
-                    // It may not have more left than when it was written, though a clock was set back: the wall clock by whoever
-                    // may, the boot clock where a container has its own and starts again.
-                    let at_writing = i128::from(ends_wall) - i128::from(*written);
-                    let left = left.min(at_writing).min(longest);
-                    Moment(u64::try_from(i128::from(now.0).saturating_add(left)).unwrap_or(0))
-                };
+                let end = |ends_boot: u64, ends_wall: u64| past.end(*written, ends_boot, ends_wall);
                 let groups =
                     groups.iter().map(|group| (group.name.clone(), end(group.ends_boot, group.ends_wall))).collect();
                 let ends = end(*ends_boot, *ends_wall);
                 live.insert(*address, StoredLease { address: *address, ends, names: names.clone(), groups });
             }
+            Record::Pair { .. } | Record::PairClosed { .. } => {}
         }
     }
     live.retain(|_, lease: &mut StoredLease| lease.ends.plus(linger) > now);
     live
+}
+
+/// Likewise the pairs of client and address.
+fn restore_pairs(stored: &Stored, outside: &Outside, now: Moment, max: Duration) -> HashMap<PairId, StoredPair> {
+    let past = Past::new(stored, outside, now, max);
+    let mut live = HashMap::new();
+    for record in &stored.records {
+        match record {
+            Record::PairClosed { address, client } => {
+                live.remove(&(*address, *client));
+            }
+            Record::Pair { address, client, written, ends_boot, ends_wall, names } => {
+                let ends = past.end(*written, *ends_boot, *ends_wall);
+                let pair = StoredPair { client: *client, address: *address, ends, names: names.clone() };
+                live.insert((*address, *client), pair);
+            }
+            Record::Lease { .. } | Record::Closed { .. } => {}
+        }
+    }
+    live.retain(|_, pair: &mut StoredPair| pair.ends > now);
+    live
+}
+
+/// What is needed to bring ends of an earlier run to the monotonic clock of this one.
+struct Past<'a> {
+    same_boot: bool,
+    outside: &'a Outside,
+    now: Moment,
+    longest: i128,
+}
+
+impl<'a> Past<'a> {
+    fn new(stored: &Stored, outside: &'a Outside, now: Moment, max: Duration) -> Self {
+        let longest = i128::try_from(max.as_millis()).unwrap_or(i128::MAX);
+        Self { same_boot: stored.boot_id == outside.boot_id, outside, now, longest }
+    }
+
+    fn end(&self, written: u64, ends_boot: u64, ends_wall: u64) -> Moment {
+        let (ends, clock) =
+            if self.same_boot { (ends_boot, self.outside.since_boot) } else { (ends_wall, self.outside.wall) };
+        // How long it has left; negative when it has ended.
+        let left = i128::from(ends) - i128::from(clock);
+        // It may not have more left than when it was written, though a clock was set back: the wall clock by whoever
+        // may, the boot clock where a container has its own and starts again.
+        let at_writing = i128::from(ends_wall) - i128::from(written);
+        let left = left.min(at_writing).min(self.longest);
+        Moment(u64::try_from(i128::from(self.now.0).saturating_add(left)).unwrap_or(0))
+    }
 }
 
 #[cfg(test)]

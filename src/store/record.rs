@@ -9,7 +9,8 @@
 //! Integers are big-endian, times milliseconds. `len` counts what follows `crc32c`, which covers the same. `written` is
 //! the wall clock at writing. An address is its length (4 or 16) and its octets; a name is its length and its
 //! uncompressed wire form. A lease whose route bears communities of groups has another tag, and between address and names the number
-//! of groups and of each the length of its name, the name, and its own two ends.
+//! of groups and of each the length of its name, the name, and its own two ends. A pair of client and address is a lease with another tag and
+//! the client's address behind the other.
 
 use std::net::IpAddr;
 
@@ -21,6 +22,8 @@ const NAMES: usize = 16;
 const LEASE: u8 = 1;
 const CLOSED: u8 = 2;
 const LEASE_OF_GROUPS: u8 = 3;
+const PAIR: u8 = 4;
+const PAIR_CLOSED: u8 = 5;
 /// Octets before the payload.
 pub const HEAD: usize = 6;
 
@@ -58,6 +61,28 @@ pub enum Record {
         /// The closed address.
         address: IpAddr,
     },
+    /// An address was opened for a client alone, or for longer.
+    Pair {
+        /// The address.
+        address: IpAddr,
+        /// For whom.
+        client: IpAddr,
+        /// Wall clock at writing.
+        written: u64,
+        /// The end on the boot clock.
+        ends_boot: u64,
+        /// The end on the wall clock.
+        ends_wall: u64,
+        /// Question names that caused it.
+        names: Vec<Name>,
+    },
+    /// It was closed for this client early.
+    PairClosed {
+        /// The address.
+        address: IpAddr,
+        /// For whom.
+        client: IpAddr,
+    },
 }
 
 /// Appends `record` to `out`.
@@ -85,13 +110,21 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
                 out.extend_from_slice(&group.ends_boot.to_be_bytes());
                 out.extend_from_slice(&group.ends_wall.to_be_bytes());
             }
-            for name in names.iter().take(NAMES) {
-                // A wire name is at most 255 octets by construction.
-                if let Ok(len) = u8::try_from(name.wire().len()) {
-                    out.push(len);
-                    out.extend_from_slice(name.wire());
-                }
+            put_names(names, out);
+        }
+        Record::Pair { address, client, written, ends_boot, ends_wall, names } => {
+            out.push(PAIR);
+            for time in [written, ends_boot, ends_wall] {
+                out.extend_from_slice(&time.to_be_bytes());
             }
+            put_address(*address, out);
+            put_address(*client, out);
+            put_names(names, out);
+        }
+        Record::PairClosed { address, client } => {
+            out.push(PAIR_CLOSED);
+            put_address(*address, out);
+            put_address(*client, out);
         }
         Record::Closed { address } => {
             out.push(CLOSED);
@@ -124,14 +157,18 @@ pub fn decode(octets: &[u8]) -> Option<(Record, usize)> {
             let ends_wall = take_time(&mut rest)?;
             let address = take_address(&mut rest)?;
             let groups = if tag == LEASE { Vec::new() } else { take_groups(&mut rest)? };
-            let mut names = Vec::new();
-            while let Some((&len, tail)) = rest.split_first() {
-                let (wire, next) = tail.split_at_checked(usize::from(len))?;
-                names.push(Name::from_wire(wire).ok()?);
-                rest = next;
-            }
+            let names = take_names(rest)?;
             Record::Lease { address, written, ends_boot, ends_wall, names, groups }
         }
+        PAIR => {
+            let written = take_time(&mut rest)?;
+            let ends_boot = take_time(&mut rest)?;
+            let ends_wall = take_time(&mut rest)?;
+            let address = take_address(&mut rest)?;
+            let client = take_address(&mut rest)?;
+            Record::Pair { address, client, written, ends_boot, ends_wall, names: take_names(rest)? }
+        }
+        PAIR_CLOSED => Record::PairClosed { address: take_address(&mut rest)?, client: take_address(&mut rest)? },
         CLOSED => Record::Closed { address: take_address(&mut rest)? },
         _ => return None,
     };
@@ -149,6 +186,26 @@ fn put_address(address: IpAddr, out: &mut Vec<u8>) {
             out.extend_from_slice(&v6.octets());
         }
     }
+}
+
+fn put_names(names: &[Name], out: &mut Vec<u8>) {
+    for name in names.iter().take(NAMES) {
+        // A wire name is at most 255 octets by construction.
+        if let Ok(len) = u8::try_from(name.wire().len()) {
+            out.push(len);
+            out.extend_from_slice(name.wire());
+        }
+    }
+}
+
+fn take_names(mut rest: &[u8]) -> Option<Vec<Name>> {
+    let mut names = Vec::new();
+    while let Some((&len, tail)) = rest.split_first() {
+        let (wire, next) = tail.split_at_checked(usize::from(len))?;
+        names.push(Name::from_wire(wire).ok()?);
+        rest = next;
+    }
+    Some(names)
 }
 
 fn take_groups(rest: &mut &[u8]) -> Option<Vec<GroupRecord>> {
@@ -232,8 +289,20 @@ mod tests {
             ends_wall,
         });
         let groups = prop_oneof![Just(Vec::new()), prop::collection::vec(group, 0..5)];
+        let names = prop::collection::vec(name, 0..NAMES);
         prop_oneof![
-            (any::<IpAddr>(), any::<[u64; 3]>(), prop::collection::vec(name, 0..NAMES), groups).prop_map(
+            (any::<[IpAddr; 2]>(), any::<[u64; 3]>(), names.clone()).prop_map(
+                |([address, client], [written, ends_boot, ends_wall], names)| Record::Pair {
+                    address,
+                    client,
+                    written,
+                    ends_boot,
+                    ends_wall,
+                    names
+                }
+            ),
+            any::<[IpAddr; 2]>().prop_map(|[address, client]| Record::PairClosed { address, client }),
+            (any::<IpAddr>(), any::<[u64; 3]>(), names, groups).prop_map(
                 |(address, [written, ends_boot, ends_wall], names, groups)| Record::Lease {
                     address,
                     written,

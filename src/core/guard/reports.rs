@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::Guard;
 use crate::core::event::{EnforcerId, EnforcerKind, Generation, Refusal};
 use crate::core::lease::Share;
+use crate::core::pairs::Pairs;
 
 impl Guard {
     pub(super) fn want_sync(&mut self, enforcer: EnforcerId) {
@@ -27,6 +28,9 @@ impl Guard {
         }
         self.gate.lost(kind);
         self.unproven.lost(kind, &mut self.table);
+        if kind == EnforcerKind::Timed {
+            self.pairs.iter_mut().for_each(Pairs::lost);
+        }
     }
 
     pub(super) fn refused(&mut self, enforcer: EnforcerId, generation: Generation, reason: String) {
@@ -39,6 +43,9 @@ impl Guard {
         self.fail_tickets(self.gate.tickets_needing(kind, generation), |_, _| refusal.clone());
         for address in self.unproven.opened_by(kind, generation, &self.table) {
             self.close_refused(kind, address, &refusal);
+        }
+        if kind == EnforcerKind::Timed {
+            self.refuse_pairs(generation, &refusal);
         }
         if kind == EnforcerKind::Route {
             for address in self.unproven.shared_by(generation, &self.table) {
@@ -135,6 +142,7 @@ impl Guard {
                 self.table.linger(address, until);
                 // For whom it was never in force it has nothing to linger for.
                 self.table.retain_shares(address, |share| share.proven);
+                self.pairs_follow(address);
                 self.counts.closed += 1;
                 self.marks.change(address);
                 self.marks.journal(address);

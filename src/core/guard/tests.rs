@@ -8,6 +8,7 @@ use crate::config::value::{Rate, Span};
 use crate::core::event::Grant;
 use crate::core::explain::EnforcerState;
 
+mod clients;
 mod properties;
 
 fn name(index: u8) -> Name {

@@ -524,7 +524,7 @@ async fn enforce(mut commands: mpsc::Receiver<Command>, reports: mpsc::Sender<Ev
                         Change::Close { address } => {
                             open.remove(&address);
                         }
-                        Change::Announce { .. } => {}
+                        Change::Announce { .. } | Change::ForClient { .. } => {}
                     }
                 }
                 generation

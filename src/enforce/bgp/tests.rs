@@ -241,7 +241,7 @@ async fn a_full_state_replaces_what_was_there() {
     world.apply(1, &[("203.0.113.1", true), ("203.0.113.2", true)]).await;
     world.report().await;
     let leases = ["203.0.113.2", "203.0.113.3"].map(|address| (address.parse().unwrap(), Moment(5)));
-    let command = Command::Sync { generation: Generation(2), leases: leases.to_vec() };
+    let command = Command::Sync { generation: Generation(2), leases: leases.to_vec(), pairs: Vec::new() };
     world.commands.send(command).await.unwrap();
     let event = world.report().await;
     assert!(applied(&event, 2), "{event:?}");

@@ -25,9 +25,10 @@ use super::kernel::Kernel;
 use super::ruleset::CUT_CAPACITY;
 use super::watch::Watch;
 use super::{Disarmer, Installer, conntrack, probe};
-use crate::config::schema::OnStop;
+use crate::config::schema::{OnStop, Scope};
 use crate::core::event::{Change, EnforcerId, Event, Generation};
 use crate::core::moment::Moment;
+use crate::core::pairs::{HOST, PairId};
 use crate::enforce::{Command, Reports};
 use crate::sys::clock::Clock;
 
@@ -53,6 +54,8 @@ pub(super) struct Settings {
     pub(super) id: EnforcerId,
     pub(super) clock: Clock,
     pub(super) on_stop: OnStop,
+    /// [`Scope::Client`]: what is open is what pairs say; what leases say opens nothing.
+    pub(super) scope: Scope,
     pub(super) disarmer: Disarmer,
     pub(super) features: Option<Features>,
 }
@@ -241,7 +244,7 @@ impl Driver {
                 Command::CutFlows(address) => merged.cut(address),
                 // It has asked for the full state, which follows anyway; only routes are hurried and have groups.
                 Command::Restored | Command::Hurry(_) | Command::Groups(_) => {}
-                Command::Sync { generation, leases } => {
+                Command::Sync { generation, leases, pairs } => {
                     // The full state supersedes every change before it, but not what is to be cut.
                     merged.plans.clear();
                     for (address, _) in &leases {
@@ -251,7 +254,7 @@ impl Driver {
                         // It asks again once it is repaired.
                         State::Broken { .. } => {}
                         State::Disarmed => self.report(Event::Applied { enforcer: self.settings.id, generation }),
-                        State::Waiting | State::Synced => self.sync(generation, &leases),
+                        State::Waiting | State::Synced => self.sync(generation, &leases, &pairs),
                     }
                 }
             }
@@ -270,18 +273,26 @@ impl Driver {
     }
 
     /// Makes the sets equal to the full state, in one transaction.
-    fn sync(&mut self, generation: Generation, leases: &[(IpAddr, Moment)]) {
+    fn sync(&mut self, generation: Generation, leases: &[(IpAddr, Moment)], pairs: &[(PairId, Moment)]) {
         let now = self.settings.clock.now();
         let Some(link) = self.link.as_mut() else { return };
         for (address, _) in leases {
             self.cut.remove(address);
         }
         let mut transaction = link.kernel.transaction();
-        let mut sets: BTreeMap<Set, Vec<(Key, Timeout)>> =
-            [Set::Lease4, Set::Lease6, Set::Cut4, Set::Cut6].into_iter().map(|set| (set, Vec::new())).collect();
-        for (address, ends) in leases.iter().filter(|(_, ends)| *ends > now) {
-            let key = Key::Address(*address);
-            sets.entry(key.lease_set()).or_default().push((key, left(now, *ends)));
+        let all = Set::ALL.into_iter().filter(|set| {
+            let for_clients = matches!(set, Set::ClientLease4 | Set::ClientLease6);
+            !for_clients || self.settings.scope == Scope::Client
+        });
+        let mut sets: BTreeMap<Set, Vec<(Key, Timeout)>> = all.map(|set| (set, Vec::new())).collect();
+        let held: Vec<(Key, Moment)> = match self.settings.scope {
+            Scope::Shared => leases.iter().map(|(address, ends)| (Key::Address(*address), *ends)).collect(),
+            Scope::Client => {
+                pairs.iter().filter_map(|((address, client), ends)| Some((pair(*client, *address)?, *ends))).collect()
+            }
+        };
+        for (key, ends) in held.into_iter().filter(|(_, ends)| *ends > now) {
+            sets.entry(key.lease_set()).or_default().push((key, left(now, ends)));
         }
         for (address, ends) in self.cut.iter().filter(|(_, ends)| **ends > now) {
             sets.entry(cut_set(*address)).or_default().push((Key::Address(*address), left(now, *ends)));
@@ -323,8 +334,9 @@ impl Driver {
     fn plan_by_plan(&mut self, plans: &[(Generation, Vec<Change>)]) {
         let enforcer = self.settings.id;
         for (generation, changes) in plans {
-            let (opens, others): (Vec<Change>, Vec<Change>) =
-                latest(changes.iter()).into_iter().partition(|change| matches!(change, Change::Open { .. }));
+            let (opens, others): (Vec<Change>, Vec<Change>) = latest(changes.iter()).into_iter().partition(|change| {
+                matches!(change, Change::Open { .. } | Change::ForClient { ends: Some(_), new: true, .. })
+            });
             if let Err(error) = self.commit(&others) {
                 return self.lose_for(&error);
             }
@@ -343,23 +355,27 @@ impl Driver {
         let now = self.settings.clock.now();
         let Some(link) = self.link.as_mut() else { return Err(NftError::Gone) };
         let features = link.kernel.features;
+        let shared = self.settings.scope == Scope::Shared;
         let mut opened: BTreeMap<Set, Vec<(Key, Timeout)>> = BTreeMap::new();
         let mut closed: BTreeMap<Set, Vec<Key>> = BTreeMap::new();
         for change in changes {
-            match *change {
+            let (key, ends) = match *change {
                 Change::Open { address, ends } | Change::Extend { address, ends } => {
-                    let key = Key::Address(address);
-                    opened.entry(key.lease_set()).or_default().push((key, left(now, ends)));
-                    if self.cut.remove(&address).is_some() {
-                        closed.entry(cut_set(address)).or_default().push(key);
-                    }
+                    (shared.then_some(Key::Address(address)), Some(ends))
                 }
-                Change::Close { address } => {
-                    let key = Key::Address(address);
-                    closed.entry(key.lease_set()).or_default().push(key);
-                }
+                Change::Close { address } => (shared.then_some(Key::Address(address)), None),
+                Change::ForClient { client, address, ends, .. } => (pair(client, address).filter(|_| !shared), ends),
                 // For routes.
-                Change::Announce { .. } => {}
+                Change::Announce { .. } => continue,
+            };
+            match (key, ends) {
+                (Some(key), Some(ends)) => opened.entry(key.lease_set()).or_default().push((key, left(now, ends))),
+                (Some(key), None) => closed.entry(key.lease_set()).or_default().push(key),
+                (None, _) => {}
+            }
+            let (address, _) = subject(change);
+            if ends.is_some() && self.cut.remove(&address).is_some() {
+                closed.entry(cut_set(address)).or_default().push(Key::Address(address));
             }
         }
         let mut transaction = link.kernel.transaction();
@@ -471,9 +487,9 @@ struct Merged {
 impl Merged {
     fn apply(&mut self, generation: Generation, changes: Vec<Change>) {
         for change in &changes {
-            if !matches!(change, Change::Close { .. }) {
+            if !matches!(change, Change::Close { .. } | Change::ForClient { ends: None, .. }) {
                 // Opened again after it was to be cut.
-                self.cuts.remove(&address_of(change));
+                self.cuts.remove(&subject(change).0);
             }
         }
         self.plans.push((generation, changes));
@@ -484,19 +500,27 @@ impl Merged {
     }
 }
 
-/// The last change of each address.
+/// The last change of each address, and of each client of it.
 fn latest<'a>(changes: impl Iterator<Item = &'a Change>) -> Vec<Change> {
-    let latest: HashMap<IpAddr, Change> = changes.map(|change| (address_of(change), *change)).collect();
+    let latest: HashMap<(IpAddr, Option<IpAddr>), Change> = changes.map(|change| (subject(change), *change)).collect();
     latest.into_values().collect()
 }
 
-fn address_of(change: &Change) -> IpAddr {
+/// What a change is about.
+fn subject(change: &Change) -> (IpAddr, Option<IpAddr>) {
     match change {
         Change::Open { address, .. }
         | Change::Extend { address, .. }
         | Change::Close { address }
-        | Change::Announce { address, .. } => *address,
+        | Change::Announce { address, .. } => (*address, None),
+        Change::ForClient { client, address, .. } => (*address, Some(*client)),
     }
+}
+
+/// The element that opens an address for a client: for this host itself one of the sets that the output hook looks into. `None`: no packet can
+/// go from one to the other.
+fn pair(client: IpAddr, address: IpAddr) -> Option<Key> {
+    if client == HOST { Some(Key::Address(address)) } else { Key::pair(client, address) }
 }
 
 fn cut_set(address: IpAddr) -> Set {

@@ -239,3 +239,51 @@ fn after_a_failed_write_nothing_counts_as_written_until_all_that_is_missing_is()
     let (_journal, restored) = open(directory.path(), Clock::start());
     assert_eq!(restored.iter().map(|lease| lease.address).collect::<Vec<_>>(), [address(2), address(3)]);
 }
+
+#[test]
+fn pairs_come_back_with_their_ends_and_closed_ones_do_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Clock::start();
+    let now = clock.now();
+    let client = IpAddr::from([10, 0, 1, 2]);
+    let pair = |last: u8, seconds: u64| {
+        let ends = now.plus(Duration::from_secs(seconds));
+        StoredPair { client, address: address(last), ends, names: vec!["www.shop.test".parse().unwrap()] }
+    };
+    {
+        let (mut journal, _) = open(directory.path(), clock);
+        assert_eq!(journal.pairs(), []);
+        let open = |last, seconds| JournalRecord::Pair(PairRecord::Open(pair(last, seconds)));
+        journal.write(&[open(1, 300), open(2, 300), open(2, 400)], now).unwrap();
+        journal.write(&[JournalRecord::Pair(PairRecord::Closed((address(1), client)))], now).unwrap();
+    }
+    // Once from what was appended, once from what the first restart compacted.
+    for _ in 0..2 {
+        let clock = Clock::start();
+        let (journal, leases) = open(directory.path(), clock);
+        assert_eq!(leases, [], "a pair is no lease");
+        let restored = journal.pairs();
+        assert_eq!(restored.len(), 1);
+        assert_eq!((restored[0].address, restored[0].client), (address(2), client));
+        assert_eq!(restored[0].names, pair(2, 0).names);
+        assert_about(restored[0].ends, clock.now().plus(Duration::from_secs(400)));
+    }
+}
+
+#[test]
+fn journals_of_older_versions_are_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Clock::start();
+    let now = clock.now();
+    let path = directory.path().join(FILE);
+    let (mut journal, _) = open(directory.path(), clock);
+    journal.write(&[JournalRecord::Lease(lease(1, now.plus(Duration::from_secs(300))))], now).unwrap();
+    drop(journal);
+    for magic in OLD_MAGICS {
+        let mut octets = std::fs::read(&path).unwrap();
+        octets[..8].copy_from_slice(magic);
+        std::fs::write(&path, octets).unwrap();
+        let (_journal, restored) = open(directory.path(), Clock::start());
+        assert_eq!(restored.iter().map(|lease| lease.address).collect::<Vec<_>>(), [address(1)]);
+    }
+}

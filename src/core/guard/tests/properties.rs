@@ -189,7 +189,7 @@ fn mark(bears: &mut BTreeMap<IpAddr, GroupCommunities>, changes: &[Change], grou
             Change::Open { address, .. } => drop(bears.insert(*address, GroupCommunities::default())),
             Change::Announce { address, groups: set, .. } => drop(bears.insert(*address, groups.communities(*set))),
             Change::Close { address } => drop(bears.remove(address)),
-            Change::Extend { .. } => {}
+            Change::Extend { .. } | Change::ForClient { .. } => {}
         }
     }
 }
@@ -427,7 +427,7 @@ impl World {
                 generation
             }
             Told::Sync(generation, leases) => {
-                simulated.held.sync(&leases);
+                simulated.held.sync(&leases, &[]);
                 generation
             }
         };
@@ -539,7 +539,8 @@ impl World {
                         enforcer.queue.push_back(Told::Apply(generation, changes.clone(), self.told_groups.clone()));
                     }
                 }
-                Output::Sync { enforcer, generation, leases } => {
+                Output::Sync { enforcer, generation, leases, pairs } => {
+                    assert!(pairs.is_empty(), "leases are for everybody");
                     assert_eq!(enforcer, EnforcerId(0));
                     self.ideal_timed.expire(self.now);
                     let ideal: Vec<_> = self.ideal_timed.open.iter().map(|(a, b)| (*a, *b)).collect();
@@ -549,6 +550,7 @@ impl World {
                 Output::Journal(lease) => drop(self.journal.insert(lease.address, lease)),
                 Output::JournalClosed(address) => drop(self.journal.remove(&address)),
                 Output::CutFlows(_) => {}
+                Output::JournalPair(record) => panic!("leases are for everybody: {record:?}"),
                 Output::Hurry(addresses) => {
                     assert!(addresses.iter().all(|address| self.guard.table.get(*address).is_some()));
                 }
@@ -643,7 +645,8 @@ fn changed(change: &Change) -> IpAddr {
         Change::Open { address, .. }
         | Change::Extend { address, .. }
         | Change::Close { address }
-        | Change::Announce { address, .. } => *address,
+        | Change::Announce { address, .. }
+        | Change::ForClient { address, .. } => *address,
     }
 }
 

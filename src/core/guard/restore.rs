@@ -1,0 +1,71 @@
+//! Leases that survived a restart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Guard, SHORTEST};
+use crate::core::event::{EnforcerKind, StoredLease};
+use crate::core::lease::Cause;
+use crate::core::name::Name;
+use crate::core::plan::Told;
+
+impl Guard {
+    /// Leases from disk, those that end last first as far as there is room: a smaller capacity than before must not be
+    /// exceeded either. What has no room is closed on disk as well, and counted. A lease that ended less than the linger
+    /// ago comes back as a lingering route: a restart must not cut flows that would go on without it.
+    pub(super) fn restore(&mut self, mut leases: Vec<StoredLease>) {
+        leases.sort_by_key(|lease| std::cmp::Reverse((lease.ends, lease.address)));
+        let longest = self.now.plus(self.settings.lease.max.0.max(SHORTEST));
+        for StoredLease { address, ends, names, groups } in leases {
+            let ends = ends.min(longest);
+            let lingers = ends.plus(self.settings.linger);
+            let alive = ends > self.now;
+            if !alive && (lingers <= self.now || !self.enforcers.has(EnforcerKind::Route)) {
+                continue;
+            }
+            let lease = self.table.get(address);
+            let new = lease.is_none().then_some(address);
+            let opened = (alive && lease.is_none_or(|lease| !lease.is_active())).then_some(address);
+            if !alive && new.is_none() {
+                continue;
+            }
+            let fits =
+                self.enforcers.cannot_hold(address).is_none() && self.room(new.into_iter(), opened.into_iter()).is_ok();
+            if !fits {
+                self.counts.restore_dropped += 1;
+                self.marks.journal(address);
+                continue;
+            }
+            // A record without names can only come from elsewhere; the root stands for "unknown".
+            let names = if names.is_empty() { vec![Name::root()] } else { names };
+            let chain: Arc<[Name]> = Arc::from([]);
+            for question in names {
+                let cause =
+                    Cause { question, qtype: None, chain: chain.clone(), group: None, clients: Vec::new(), ends };
+                if alive {
+                    self.grant(address, ends, cause);
+                } else if self.table.get(address).is_some() {
+                    self.table.add_cause(address, cause, ends.minus(Duration::from_millis(1)));
+                } else {
+                    self.table.open(address, ends, cause, Told::default(), ends);
+                }
+            }
+            if !alive {
+                self.table.linger(address, lingers);
+                self.marks.change(address);
+            }
+            if !self.enforcers.has(EnforcerKind::Route) {
+                continue;
+            }
+            for (name, group_ends) in groups {
+                let group_ends = group_ends.min(ends);
+                if let Some(group) = self.groups.by_name(&name)
+                    && group_ends.plus(self.settings.linger) > self.now
+                {
+                    self.table.share(address, group, group_ends, self.settings.linger);
+                    self.marks.change(address);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! Pairs of client and address, where an address is open only for those who were answered with it (`nftables.scope = "client"`).
+//!
+//! ```text
+//!            grant                     end passed, or the lease's
+//!  (none) ----------> open until end -----------------------------> (none)
+//!                      ^   |    revoke, forbid, lease closed
+//!                      +---+------------------------------------> (none)
+//!                  grant again: the end moves later
+//! ```
+//!
+//! A pair never lasts longer than the lease of its address, which carries routes and capacity as ever. What is told of a pair, and what is
+//! in force, follows the same rules as with leases: see [`super::plan`] and [`super::proof`]. The owner keeps the table to its
+//! capacity. Each step costs O(log n).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use super::event::{Change, Generation, LeaseHandle};
+use super::moment::Moment;
+use super::name::Name;
+use super::plan::{LEAST_EXTENSION, TimedTold};
+
+/// Most questions of one pair that are kept apart.
+pub const CAUSES_PER_PAIR: usize = 8;
+
+/// Who stands for all of this host's own loopback addresses: it asks by any of them, and connects from yet others.
+pub const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// Address and client, in this order: the clients of an address stand side by side.
+pub type PairId = (IpAddr, IpAddr);
+
+/// Whom an answer to `client` opens addresses for.
+#[must_use]
+pub fn owner(client: IpAddr) -> IpAddr {
+    let client = client.to_canonical();
+    if client.is_loopback() { HOST } else { client }
+}
+
+/// Whether packets from this client can go to this address: its own family, or any from this host.
+#[must_use]
+pub fn reaches(client: IpAddr, address: IpAddr) -> bool {
+    let owner = owner(client);
+    owner == HOST || owner.is_ipv4() == address.is_ipv4()
+}
+
+/// One question that opened a pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairCause {
+    /// The question, and the aliases behind it.
+    pub names: Arc<[Name]>,
+    /// The latest end that the client was told.
+    pub ends: Moment,
+}
+
+impl PairCause {
+    /// The question and the aliases behind it.
+    #[must_use]
+    pub fn question_and_chain(&self) -> Option<(&Name, &[Name])> {
+        self.names.split_first()
+    }
+}
+
+/// One address open for one client.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// What the hot path reads.
+    pub handle: LeaseHandle,
+    /// When it ends.
+    pub ends: Moment,
+    /// Why; never empty.
+    pub causes: Vec<PairCause>,
+    /// What the timed enforcers were told.
+    pub told: Option<TimedTold>,
+    /// Until when every required timed enforcer holds it.
+    held: Option<Moment>,
+    /// The first change that not every required one has acknowledged: its plan, and the end it gave.
+    unproven: Option<(Generation, Moment)>,
+}
+
+/// A pair as it survives a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredPair {
+    /// Who may reach it.
+    pub client: IpAddr,
+    /// The address.
+    pub address: IpAddr,
+    /// The end, on the monotonic clock.
+    pub ends: Moment,
+    /// Question names that caused it.
+    pub names: Vec<Name>,
+}
+
+/// What is to be written of a pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PairRecord {
+    /// It began, or its end moved.
+    Open(StoredPair),
+    /// It was closed early: address and client.
+    Closed(PairId),
+}
+
+/// All pairs, with their timers and what is to be told of them.
+#[derive(Debug, Default)]
+pub struct Pairs {
+    pairs: BTreeMap<PairId, Pair>,
+    timers: BTreeSet<(Moment, PairId)>,
+    unproven: BTreeSet<(Generation, PairId)>,
+    /// To be told with the next plan. Bounded by the table and what a batch of events removes from it.
+    changed: BTreeSet<PairId>,
+    /// What the enforcers still believe of pairs that left the table since the last plan.
+    removed: BTreeMap<PairId, TimedTold>,
+    journal: BTreeSet<PairId>,
+}
+
+impl Pairs {
+    /// Number of pairs.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// One pair.
+    #[must_use]
+    pub fn get(&self, id: PairId) -> Option<&Pair> {
+        self.pairs.get(&id)
+    }
+
+    /// All pairs, by address.
+    pub fn iter(&self) -> impl Iterator<Item = (PairId, &Pair)> {
+        self.pairs.iter().map(|(id, pair)| (*id, pair))
+    }
+
+    /// The clients of an address, in order.
+    pub fn clients_of(&self, address: IpAddr) -> impl Iterator<Item = (IpAddr, &Pair)> {
+        let (first, last) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)));
+        self.pairs.range((address, first)..=(address, last)).map(|((_, client), pair)| (*client, pair))
+    }
+
+    /// When a pair ends next.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Moment> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Opens a pair, or gives it one more cause; its end only moves later here. The lease of the address lasts as long at least.
+    pub fn grant(&mut self, id: PairId, names: Arc<[Name]>, ends: Moment) {
+        let cause = PairCause { names, ends };
+        let Some(pair) = self.pairs.get_mut(&id) else {
+            let pair = Pair {
+                handle: LeaseHandle::new(id.0, ends),
+                ends,
+                causes: vec![cause],
+                told: None,
+                held: None,
+                unproven: None,
+            };
+            self.pairs.insert(id, pair);
+            self.timers.insert((ends, id));
+            self.changed.insert(id);
+            self.journal.insert(id);
+            return;
+        };
+        match pair.causes.iter_mut().find(|known| known.names == cause.names) {
+            Some(known) => known.ends = known.ends.max(ends),
+            None => {
+                self.journal.insert(id);
+                pair.causes.push(cause);
+                if pair.causes.len() > CAUSES_PER_PAIR
+                    && let Some(first) = pair.causes.iter().enumerate().min_by_key(|(_, cause)| cause.ends)
+                {
+                    let first = first.0;
+                    pair.causes.swap_remove(first);
+                }
+            }
+        }
+        if ends >= pair.ends.plus(LEAST_EXTENSION) {
+            self.timers.remove(&(pair.ends, id));
+            pair.ends = ends;
+            self.timers.insert((ends, id));
+            self.changed.insert(id);
+            self.journal.insert(id);
+        }
+    }
+
+    /// Takes a pair whose end has come out of the table.
+    pub fn pop_due(&mut self, now: Moment) -> Option<PairId> {
+        let (at, id) = self.timers.first().copied()?;
+        if at > now {
+            return None;
+        }
+        self.remove(id);
+        // What has ended needs no word on disk, where its end stands.
+        self.journal.remove(&id);
+        Some(id)
+    }
+
+    /// Closes a pair before its time.
+    pub fn close(&mut self, id: PairId) {
+        if self.remove(id) {
+            self.journal.insert(id);
+        }
+    }
+
+    /// The lease of an address has ended, or was closed: so are its pairs. On disk the word on the lease says so.
+    pub fn close_all_of(&mut self, address: IpAddr) {
+        let all: Vec<PairId> = self.clients_of(address).map(|(client, _)| (address, client)).collect();
+        for id in all {
+            self.remove(id);
+            self.journal.insert(id);
+        }
+    }
+
+    /// The lease of an address ends earlier: no pair of it lasts longer.
+    pub fn shorten_all_of(&mut self, address: IpAddr, ends: Moment) {
+        let later = self.clients_of(address).filter(|(_, pair)| pair.ends > ends);
+        let later: Vec<PairId> = later.map(|(client, _)| (address, client)).collect();
+        later.into_iter().for_each(|id| self.set_earlier_end(id, ends));
+    }
+
+    /// Takes the causes of which `gone` says so from a pair: it then ends with the latest of the others, or is closed.
+    pub fn remove_causes(&mut self, id: PairId, now: Moment, gone: impl Fn(&PairCause) -> bool) {
+        let Some(pair) = self.pairs.get_mut(&id) else { return };
+        let before = pair.causes.len();
+        pair.causes.retain(|cause| !gone(cause));
+        if pair.causes.len() == before {
+            return;
+        }
+        match pair.causes.iter().map(|cause| cause.ends).max() {
+            Some(latest) if latest > now => {
+                self.journal.insert(id);
+                if self.pairs.get(&id).is_some_and(|pair| latest < pair.ends) {
+                    self.set_earlier_end(id, latest);
+                }
+            }
+            _ => self.close(id),
+        }
+    }
+
+    fn set_earlier_end(&mut self, id: PairId, ends: Moment) {
+        let Some(pair) = self.pairs.get_mut(&id) else { return };
+        self.timers.remove(&(pair.ends, id));
+        pair.ends = ends;
+        // Also of what is under way: the enforcers will hold it for less before they may hold it for more.
+        pair.held = pair.held.map(|held| held.min(ends));
+        pair.unproven = pair.unproven.map(|(plan, known)| (plan, known.min(ends)));
+        pair.handle.set_ends(pair.handle.ends().min(ends));
+        self.timers.insert((ends, id));
+        self.changed.insert(id);
+        self.journal.insert(id);
+    }
+
+    fn remove(&mut self, id: PairId) -> bool {
+        let Some(pair) = self.pairs.remove(&id) else { return false };
+        pair.handle.set_in_force(false);
+        self.timers.remove(&(pair.ends, id));
+        if let Some((plan, _)) = pair.unproven {
+            self.unproven.remove(&(plan, id));
+        }
+        if let Some(told) = pair.told {
+            // One that came back since the last plan wasn't told of yet: what was believed before still is.
+            self.removed.insert(id, told);
+        }
+        self.changed.insert(id);
+        true
+    }
+
+    /// What the plan `generation` is to tell the timed enforcers.
+    pub fn plan(&mut self, generation: Generation, now: Moment) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let fresh = |ends| TimedTold { ends, opened: generation, last: generation };
+        for id in std::mem::take(&mut self.changed) {
+            let (address, client) = id;
+            let removed = self.removed.remove(&id);
+            let Some(pair) = self.pairs.get_mut(&id) else {
+                // What has ended is gone without our help.
+                if removed.is_some_and(|told| told.ends > now) {
+                    changes.push(Change::ForClient { client, address, ends: None, new: false });
+                }
+                continue;
+            };
+            let ends = pair.ends;
+            let told = match pair.told.filter(|told| told.ends > now) {
+                None => {
+                    changes.push(Change::ForClient { client, address, ends: Some(ends), new: true });
+                    fresh(ends)
+                }
+                Some(told) if told.ends == ends => told,
+                Some(told) => {
+                    changes.push(Change::ForClient { client, address, ends: Some(ends), new: false });
+                    TimedTold { ends, opened: told.opened, last: generation }
+                }
+            };
+            let before = pair.told.replace(told);
+            if (before != pair.told || pair.held.is_none()) && pair.unproven.is_none() {
+                pair.unproven = Some((told.last, told.ends));
+                self.unproven.insert((told.last, id));
+            }
+        }
+        changes
+    }
+
+    /// Everything, for an enforcer that asked for the full state.
+    #[must_use]
+    pub fn full(&self) -> Vec<(PairId, Moment)> {
+        self.pairs.iter().map(|(id, pair)| (*id, pair.ends)).collect()
+    }
+
+    /// What is to be written since the last call.
+    pub fn take_journal(&mut self) -> Vec<PairRecord> {
+        let record = |id: PairId| match self.pairs.get(&id) {
+            None => PairRecord::Closed(id),
+            Some(pair) => {
+                let questions = pair.causes.iter().filter_map(|cause| cause.names.first());
+                let names: BTreeSet<&Name> = questions.collect();
+                let names = names.into_iter().cloned().collect();
+                PairRecord::Open(StoredPair { client: id.1, address: id.0, ends: pair.ends, names })
+            }
+        };
+        std::mem::take(&mut self.journal).into_iter().map(record).collect()
+    }
+
+    /// Brings into force what every required timed enforcer holds now.
+    pub fn prove(&mut self, held: Option<Generation>) {
+        while let Some(held) = held
+            && let Some((plan, id)) = self.unproven.first().copied()
+            && plan <= held
+        {
+            self.unproven.remove(&(plan, id));
+            let Some(pair) = self.pairs.get_mut(&id) else { continue };
+            let Some((_, ends)) = pair.unproven.take() else { continue };
+            // A change that made the end earlier is the last word at once.
+            let mut until = pair.held.map_or(ends, |before| before.max(ends)).min(pair.ends);
+            if let Some(told) = pair.told {
+                if told.last <= held {
+                    until = told.ends;
+                } else {
+                    pair.unproven = Some((told.last, told.ends));
+                    self.unproven.insert((told.last, id));
+                }
+            }
+            let until = until.min(pair.ends);
+            pair.held = Some(until);
+            pair.handle.set_ends(until);
+            pair.handle.set_in_force(true);
+        }
+    }
+
+    /// A required timed enforcer holds nothing any more. O(pairs).
+    pub fn lost(&mut self) {
+        self.unproven.clear();
+        for (id, pair) in &mut self.pairs {
+            pair.handle.set_in_force(false);
+            pair.held = None;
+            // One that is not planned yet gets its entry with its plan.
+            pair.unproven = pair.told.map(|told| (told.last, told.ends));
+            if let Some((plan, _)) = pair.unproven {
+                self.unproven.insert((plan, *id));
+            }
+        }
+    }
+
+    /// Pairs that this plan opened and that were not in force since.
+    #[must_use]
+    pub fn opened_by(&self, generation: Generation) -> Vec<PairId> {
+        let first = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let after = Generation(generation.0.saturating_add(1));
+        let lacking = self.unproven.range((generation, (first, first))..(after, (first, first)));
+        let opened = |id: &PairId| self.pairs.get(id).and_then(|pair| pair.told).map(|told| told.opened);
+        lacking.map(|(_, id)| *id).filter(|id| opened(id) == Some(generation)).collect()
+    }
+
+    /// Everything that is kept twice agrees, and no pair outlasts the lease of its address.
+    #[cfg(test)]
+    pub fn check_consistency(&self, lease_ends: impl Fn(IpAddr) -> Option<Moment>, now: Moment) {
+        let timers: BTreeSet<_> = self.iter().map(|(id, pair)| (pair.ends, id)).collect();
+        assert_eq!(self.timers, timers);
+        let unproven: BTreeSet<_> = self.iter().filter_map(|(id, pair)| Some((pair.unproven?.0, id))).collect();
+        assert_eq!(self.unproven, unproven);
+        for (id, pair) in self.iter() {
+            assert!(pair.ends > now, "{id:?} has ended");
+            assert!(lease_ends(id.0).is_some_and(|ends| pair.ends <= ends), "{id:?} outlives its lease");
+            assert!(!pair.causes.is_empty() && pair.causes.len() <= CAUSES_PER_PAIR);
+            if pair.handle.in_force_for(now, std::time::Duration::ZERO) {
+                assert!(pair.handle.ends() <= pair.ends, "{id:?} is believed in force for too long");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn this_host_is_one_client_and_reaches_both_families() {
+        for own in ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(owner(ip(own)), HOST);
+            assert!(reaches(ip(own), ip("203.0.113.1")) && reaches(ip(own), ip("2001:db8::1")));
+        }
+        assert_eq!(owner(ip("::ffff:192.0.2.7")), ip("192.0.2.7"));
+        assert!(reaches(ip("192.0.2.7"), ip("203.0.113.1")) && !reaches(ip("192.0.2.7"), ip("2001:db8::1")));
+        assert!(reaches(ip("2001:db8:1::7"), ip("2001:db8::1")) && !reaches(ip("2001:db8:1::7"), ip("203.0.113.1")));
+    }
+
+    #[test]
+    fn the_cause_that_ends_first_gives_way_and_the_end_stays() {
+        let mut pairs = Pairs::default();
+        let id = (ip("203.0.113.1"), ip("192.0.2.7"));
+        for number in 0..20u64 {
+            let name: Name = format!("n{number}.test").parse().unwrap();
+            pairs.grant(id, Arc::from([name]), Moment(50_000 - number * 2_000));
+        }
+        let pair = pairs.get(id).unwrap();
+        assert_eq!((pair.causes.len(), pair.ends), (CAUSES_PER_PAIR, Moment(50_000)));
+        pairs.check_consistency(|_| Some(Moment(60_000)), Moment(0));
+    }
+}
