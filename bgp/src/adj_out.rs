@@ -160,6 +160,12 @@ impl AdjOut {
         Ok(())
     }
 
+    /// What routes of a class bear beside what every route bears, once it is learned.
+    #[must_use]
+    pub fn extra(&self, class: u16) -> Option<&Arc<Extra>> {
+        self.classes.get(usize::from(class).checked_sub(1)?).map(|blocks| &blocks.extra)
+    }
+
     /// Families of which this session gets routes.
     #[must_use]
     pub fn families(&self) -> Families {

@@ -10,11 +10,13 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
 use crate::config::{Confirm, PeerConfig};
+use crate::table::classes::{Extra, PLAIN};
 use crate::table::{Batch, Replay, Stamp, index};
 use crate::wire::capability::Negotiated;
 use crate::wire::iana::Family;
@@ -82,6 +84,8 @@ pub struct Seen<'a> {
     pub word: u64,
     /// Whether the router sends it this prefix now.
     pub has: &'a dyn Fn(IpNet) -> bool,
+    /// What announced routes of a class bear.
+    pub bears: &'a dyn Fn(u16) -> Option<Arc<Extra>>,
 }
 
 /// One session's confirmations. See the module.
@@ -199,20 +203,26 @@ impl Confirmer {
             return;
         }
         let replayed = batch.replay.is_some();
-        let announced = batch.announce4.iter().map(|net| IpNet::V4(*net));
-        for net in announced.chain(batch.announce6.iter().map(|net| IpNet::V6(*net))) {
+        let plain = std::iter::repeat(PLAIN);
+        let four =
+            batch.announce4.iter().map(|net| IpNet::V4(*net)).zip(batch.classes4.iter().copied().chain(plain.clone()));
+        let six = batch.announce6.iter().map(|net| IpNet::V6(*net)).zip(batch.classes6.iter().copied().chain(plain));
+        for (net, class) in four.chain(six) {
             // The operator's own prefixes have no address that could be asked for all of it.
             if self.probes_each() && net.prefix_len() != net.max_prefix_len() {
                 continue;
             }
             let old = self.closing.old_until(net).filter(|_| self.probes_each());
+            let has = seen.is_some_and(|seen| (seen.has)(net));
+            let again = has || self.awaited.has(net);
             let announced = Announced {
                 generation,
                 after: seen.map_or(0, |seen| seen.word),
                 not_before: old.unwrap_or(now).max(self.clean),
                 patience: self.patience,
                 replayed,
-                quiet: seen.is_some_and(|seen| (seen.has)(net)) || self.closing.owes(net),
+                quiet: has || self.closing.owes(net),
+                shows: seen.filter(|_| again && class != PLAIN).and_then(|seen| (seen.bears)(class)),
             };
             self.awaited.announce(net, announced, now);
         }
@@ -326,13 +336,13 @@ impl Confirmer {
         self.barrier.as_mut()
     }
 
-    /// The router sent this prefix back (`true`) or took it back, as the observer's word of this number. From our
+    /// The router sent this prefix back, with these communities, or took it back (`None`), as the observer's word of this number. From our
     /// withdrawal to the router's, where that is the last that was owed.
-    pub fn reflected(&mut self, net: IpNet, announced: bool, word: u64, now: Instant) -> Option<Duration> {
-        if !announced {
+    pub fn reflected(&mut self, net: IpNet, bears: Option<&Extra>, word: u64, now: Instant) -> Option<Duration> {
+        let Some(bears) = bears else {
             return self.closing.seen(net, word, now);
-        }
-        if self.closing.owes(net) || now < self.clean {
+        };
+        if self.closing.owes(net) || now < self.clean || !self.awaited.shown(net, bears) {
             self.awaited.doubtful(net, now);
         } else if let Some(ended) = self.awaited.arrived(net, word, now) {
             self.hold(ended, now);

@@ -23,12 +23,14 @@
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use ipnet::IpNet;
 
 use crate::status::{Received, State};
+use crate::table::classes::Extra;
 use crate::wire::capability::{
     Capability, GracefulRestart, LongLivedFamily, Negotiated, RestartFamily, check_open, negotiate,
 };
@@ -97,8 +99,8 @@ pub enum Heard {
         announced: Vec<IpNet>,
         /// Withdrawn.
         withdrawn: Vec<IpNet>,
-        /// COMMUNITIES of the announced ones.
-        communities: Vec<u32>,
+        /// The announced ones bear this.
+        bears: Arc<Extra>,
         /// The last AS of their path; `None` for an empty one.
         origin: Option<u32>,
     },
@@ -107,11 +109,14 @@ pub enum Heard {
 impl Heard {
     fn update(update: &Update<'_>) -> Self {
         let path = update.attributes.as_path.as_ref();
+        let large = &update.attributes.large_communities;
+        let large = large.iter().map(|community| [community.global, community.first, community.second]).collect();
+        let bears = Extra::new(update.attributes.communities.clone(), large);
         let last = path.and_then(|path| path.segments.last()).and_then(|segment| segment.asns.last());
         Self::Routes {
             announced: update.announced().map(|route| route.prefix).collect(),
             withdrawn: update.withdrawn().map(|route| route.prefix).collect(),
-            communities: update.attributes.communities.clone(),
+            bears: Arc::new(bears),
             origin: last.copied(),
         }
     }

@@ -16,17 +16,18 @@
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+pub use self::batch::{Batch, Room};
 use self::chunks::Chunks;
 use self::classes::{Classes, PLAIN, Want};
 use self::walk::{Make, Routes, Walk, ask, restart};
 use crate::wire::iana::{Families, Family};
 
+mod batch;
 mod chunks;
 pub mod classes;
 #[cfg(test)]
@@ -124,13 +125,15 @@ struct Reader {
     owed: BTreeSet<IpNet>,
     /// Announcements before the position come only by the walk of the family that is under way.
     behind: Families,
+    /// Before this position stands a newer announcement of a route whose entry was passed over for it.
+    passed_over: u64,
     advertised: [usize; 2],
 }
 
 impl Reader {
-    /// Whether the reader has been given everything before its position.
+    /// Whether the reader has been given everything before its position, as it is there or newer.
     fn whole(&self) -> bool {
-        self.owed.is_empty() && self.behind.is_empty()
+        self.owed.is_empty() && self.behind.is_empty() && self.position >= self.passed_over
     }
 
     fn wants(&self, net: IpNet) -> bool {
@@ -138,137 +141,6 @@ impl Reader {
             IpNet::V4(_) => self.families.ipv4,
             IpNet::V6(_) => self.families.ipv6,
         }
-    }
-}
-
-/// How many routes a call of [`Table::take`] gives at most.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Room {
-    most: usize,
-    hosts: Arc<[[usize; 2]]>,
-}
-
-impl From<usize> for Room {
-    fn from(most: usize) -> Self {
-        Self { most, hosts: Arc::default() }
-    }
-}
-
-impl Room {
-    /// At most about `most` of a family. `hosts`: what one message holds of a class and family (by [`index`]); multiples of that
-    /// are given, so that messages are full.
-    #[must_use]
-    pub fn new(most: usize, hosts: Arc<[[usize; 2]]>) -> Self {
-        Self { most, hosts }
-    }
-
-    /// What one message holds.
-    fn message(&self, family: Family, class: u16) -> usize {
-        let hosts = self.hosts.get(usize::from(class)).and_then(|hosts| hosts.get(index(family))).copied();
-        hosts.filter(|hosts| (1..self.most).contains(hosts)).unwrap_or(self.most.max(1))
-    }
-
-    fn of(&self, family: Family, class: u16) -> usize {
-        let message = self.message(family, class);
-        self.most.max(1) / message * message
-    }
-}
-
-/// What to send next. A prefix occurs once at most.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// BoRR of this family is due before the routes.
-    pub begin: Option<Family>,
-    /// IPv4 routes to withdraw.
-    pub withdraw4: Vec<Ipv4Net>,
-    /// IPv4 routes to announce.
-    pub announce4: Vec<Ipv4Net>,
-    /// IPv6 routes to withdraw.
-    pub withdraw6: Vec<Ipv6Net>,
-    /// IPv6 routes to announce.
-    pub announce6: Vec<Ipv6Net>,
-    /// The classes of `announce4`, in the same order; empty when all are [`PLAIN`].
-    pub classes4: Vec<u16>,
-    /// The classes of `announce6`, likewise.
-    pub classes6: Vec<u16>,
-    /// Routes that are encoded already, by the `make` of this or an earlier [`Table::take_encoded`] for the same style; the
-    /// lists are empty then.
-    pub encoded: Option<Bytes>,
-    /// The announcements are a piece of this replay, not changes.
-    pub replay: Option<Replay>,
-    /// The replay of this family ends after the routes.
-    pub end: Option<(Family, Replay)>,
-}
-
-impl Batch {
-    /// Routes in it.
-    #[must_use]
-    pub fn routes(&self) -> usize {
-        self.withdraw4.len() + self.announce4.len() + self.withdraw6.len() + self.announce6.len()
-    }
-
-    /// Whether there is room for one more of this family.
-    fn has_room(&self, limits: [usize; 2], family: Family) -> bool {
-        let [ipv4, ipv6] = limits;
-        match family {
-            Family::Ipv4 => self.withdraw4.len() + self.announce4.len() < ipv4,
-            Family::Ipv6 => self.withdraw6.len() + self.announce6.len() < ipv6,
-        }
-    }
-
-    /// Empties it, keeps its memory.
-    pub fn clear(&mut self) {
-        self.begin = None;
-        self.withdraw4.clear();
-        self.announce4.clear();
-        self.withdraw6.clear();
-        self.announce6.clear();
-        self.classes4.clear();
-        self.classes6.clear();
-        self.encoded = None;
-        self.replay = None;
-        self.end = None;
-    }
-
-    fn announce(&mut self, net: IpNet, class: u16) {
-        let classes = match net {
-            IpNet::V4(net) => {
-                self.announce4.push(net);
-                (&mut self.classes4, self.announce4.len())
-            }
-            IpNet::V6(net) => {
-                self.announce6.push(net);
-                (&mut self.classes6, self.announce6.len())
-            }
-        };
-        // Nothing is kept for those who have no classes.
-        if let (list, count) = classes
-            && (class != PLAIN || !list.is_empty())
-        {
-            list.resize(count - 1, PLAIN);
-            list.push(class);
-        }
-    }
-
-    fn withdraw(&mut self, net: IpNet) {
-        match net {
-            IpNet::V4(net) => self.withdraw4.push(net),
-            IpNet::V6(net) => self.withdraw6.push(net),
-        }
-    }
-
-    fn forget_announcements(&mut self) {
-        self.announce4.clear();
-        self.announce6.clear();
-        self.classes4.clear();
-        self.classes6.clear();
-    }
-
-    fn truncate_announcements(&mut self, count: usize) {
-        self.announce4.truncate(count);
-        self.announce6.truncate(count);
-        self.classes4.truncate(count);
-        self.classes6.truncate(count);
     }
 }
 
@@ -521,6 +393,7 @@ impl Table {
             walk6: families.ipv6.then(|| Walk::new(Replay::Initial)),
             owed: BTreeSet::new(),
             behind: families,
+            passed_over: 0,
             advertised: [0; 2],
         };
         self.readers.insert(id, reader);
@@ -621,7 +494,13 @@ impl Table {
                 IpNet::V4(net) => self.v4.get(&net),
                 IpNet::V6(net) => self.v6.get(&net),
             };
-            let Some(entry) = entry.filter(|entry| entry.sequence() == sequence) else { continue };
+            let Some(entry) = entry else { continue };
+            if entry.sequence() != sequence {
+                if entry.announced() {
+                    reader.passed_over = reader.passed_over.max(entry.sequence() + 1);
+                }
+                continue;
+            }
             // A route that came and went while the reader was at `start` was never announced to it, unless it is in
             // a withdrawal that a cut log left owed; those are sent on their own.
             if entry.announced() {
@@ -695,7 +574,7 @@ impl Table {
     }
 
     /// The newest generation of which [`Table::take`] has given this reader everything; `None` while it is still being given the
-    /// table that it started with.
+    /// table that it started with, or lacks a route of which the newest announcement is further on.
     #[must_use]
     pub fn reached(&self, id: ReaderId) -> Option<Stamp> {
         let reader = self.readers.get(&id).filter(|reader| reader.whole())?;

@@ -5,9 +5,12 @@
 //! given up: it may have been in force for long, and stays announced; whoever waits for one of it has it moved to the front.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+
+use crate::table::classes::Extra;
 
 /// Least times between two probes of one new address: at first, and later.
 const STEPS: [Duration; 6] = [
@@ -32,7 +35,7 @@ const HURRY: Duration = Duration::from_secs(1);
 pub const QUIET: Duration = Duration::from_secs(2);
 
 /// How a prefix was announced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announced {
     /// The table's generation then.
     pub generation: u64,
@@ -46,9 +49,11 @@ pub struct Announced {
     pub replayed: bool,
     /// The observer has it, from an earlier announcement, or may yet hear of that: what it has when there was no word for [`QUIET`] counts.
     pub quiet: bool,
+    /// It took the place of an announcement that bore something else: word that doesn't show this may be on that one.
+    pub shows: Option<Arc<Extra>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Item {
     net: IpNet,
     since: Instant,
@@ -118,7 +123,7 @@ impl Awaited {
         self.forget(net);
         let number = self.next;
         self.next += 1;
-        let Announced { replayed, quiet, patience, not_before, .. } = announced;
+        let &Announced { replayed, quiet, patience, not_before, .. } = &announced;
         let until = match (replayed, quiet) {
             (false, false) => Some(now + patience),
             (_, true) => Some(now + QUIET),
@@ -164,10 +169,17 @@ impl Awaited {
         self.by_net.contains_key(&net)
     }
 
+    /// Whether word on this prefix with these communities can only be on its newest announcement, as far as they tell.
+    #[must_use]
+    pub fn shown(&self, net: IpNet, bears: &Extra) -> bool {
+        let item = self.by_net.get(&net).and_then(|number| self.items.get(number));
+        item.and_then(|item| item.announced.shows.as_ref()).is_none_or(|shows| bears.covers(shows))
+    }
+
     /// Word came that a prefix is in force.
     pub fn arrived(&mut self, net: IpNet, word: u64, now: Instant) -> Option<Ended> {
         let number = self.by_net.get(&net).copied()?;
-        let announced = self.items.get(&number)?.announced;
+        let announced = &self.items.get(&number)?.announced;
         if announced.after >= word || now < announced.not_before {
             return None;
         }

@@ -79,8 +79,12 @@ fn everything(_: IpNet) -> bool {
     true
 }
 
+fn plain_class(_: u16) -> Option<Arc<Extra>> {
+    None
+}
+
 fn at_word(word: u64) -> Option<Seen<'static>> {
-    Some(Seen { word, has: &nothing })
+    Some(Seen { word, has: &nothing, bears: &plain_class })
 }
 
 /// Single addresses that became confirmed, with their generations.
@@ -195,7 +199,7 @@ fn reflect_confirms_each_prefix_and_gives_up_only_the_one_that_never_comes() {
     confirmer.progress(100, 100, start);
     assert_eq!(confirmer.poll(start).map(|c| c.generation), Some(0));
     for (last, word) in [(0, 5), (1, 6), (2, 7)] {
-        assert_eq!(confirmer.reflected(net(last), true, word, start), None);
+        assert_eq!(confirmer.reflected(net(last), Some(&Extra::default()), word, start), None);
     }
     confirmer.progress(100, 100, start);
     assert_eq!(confirmer.poll(start), None, "the word on the first is older than its announcement");
@@ -233,11 +237,11 @@ fn an_old_reflection_is_no_word_on_a_new_announcement() {
     confirmer.batch(&gone([1]), 2, 200, at_word(0), start + MS);
     confirmer.batch(&hosts([1]), 3, 300, at_word(0), start + 2 * MS);
     let later = start + 5 * MS;
-    assert_eq!(confirmer.reflected(net(1), true, 1, later), None);
+    assert_eq!(confirmer.reflected(net(1), Some(&Extra::default()), 1, later), None);
     assert_eq!(held(&mut confirmer, later), [], "word on the first announcement");
-    assert_eq!(confirmer.reflected(net(1), false, 2, later), Some(4 * MS), "the withdrawal is seen");
+    assert_eq!(confirmer.reflected(net(1), None, 2, later), Some(4 * MS), "the withdrawal is seen");
     assert_eq!(held(&mut confirmer, later), []);
-    confirmer.reflected(net(1), true, 3, later);
+    confirmer.reflected(net(1), Some(&Extra::default()), 3, later);
     assert_eq!(held(&mut confirmer, later), [(address(1), 3)]);
     assert_eq!(confirmer.outstanding(), (0, 0));
 }
@@ -248,15 +252,15 @@ fn what_the_router_did_not_send_on_counts_when_it_is_quiet() {
     let start = Instant::now();
     let mut confirmer = plain(Confirm::Reflect, start);
     confirmer.batch(&hosts([1]), 1, 100, at_word(0), start);
-    confirmer.reflected(net(1), true, 1, start);
+    confirmer.reflected(net(1), Some(&Extra::default()), 1, start);
     assert_eq!(held(&mut confirmer, start), [(address(1), 1)]);
-    let seen = Seen { word: 1, has: &everything };
+    let seen = Seen { word: 1, has: &everything, bears: &plain_class };
     confirmer.batch(&gone([1]), 2, 200, Some(seen), start);
     assert_eq!(confirmer.outstanding(), (0, 1), "not closed before the observer says so");
     confirmer.batch(&hosts([1]), 3, 300, Some(seen), start);
     assert_eq!(confirmer.poll_timeout(), Some(start + awaited::QUIET));
     let spoken = start + 500 * MS;
-    confirmer.reflected(net(1), true, 2, spoken);
+    confirmer.reflected(net(1), Some(&Extra::default()), 2, spoken);
     assert_eq!(held(&mut confirmer, spoken), []);
     assert_eq!(confirmer.give_up(start + awaited::QUIET, everything), None);
     assert_eq!(held(&mut confirmer, start + awaited::QUIET), [], "it has just spoken");
@@ -265,15 +269,54 @@ fn what_the_router_did_not_send_on_counts_when_it_is_quiet() {
     assert_eq!(confirmer.outstanding(), (0, 0));
 }
 
+/// Another group's communities came to a route before the router's word on the route without them.
+#[test]
+fn word_on_a_route_without_its_new_communities_does_not_count() {
+    let of = |all: &[u32]| Arc::new(Extra::new(all.to_vec(), vec![[64512, 0, 1]]));
+    let (first, both) = (of(&[1]), of(&[1, 2]));
+    let bears = |class| Some(if class == 1 { Arc::clone(&first) } else { Arc::clone(&both) });
+    let shown_again = of(&[1, 2, 64512 << 16 | 99]);
+    let announce = |class| Batch { classes4: vec![class], ..hosts([1]) };
+    for in_flight in [true, false] {
+        let start = Instant::now();
+        let mut confirmer = plain(Confirm::Reflect, start);
+        let seen = Seen { word: 0, has: &nothing, bears: &bears };
+        confirmer.batch(&announce(1), 1, 100, Some(seen), start);
+        if in_flight {
+            confirmer.batch(&announce(2), 2, 200, Some(seen), start);
+            confirmer.reflected(net(1), Some(&first), 1, start);
+            assert_eq!(held(&mut confirmer, start), [], "the router had the first when it said that");
+        } else {
+            confirmer.reflected(net(1), Some(&first), 1, start);
+            assert_eq!(held(&mut confirmer, start), [(address(1), 1)]);
+            confirmer.batch(&announce(2), 2, 200, Some(Seen { word: 1, has: &everything, bears: &bears }), start);
+            confirmer.reflected(net(1), Some(&first), 2, start);
+            assert_eq!(held(&mut confirmer, start), []);
+        }
+        confirmer.reflected(net(1), Some(&shown_again), 3, start + MS);
+        assert_eq!(held(&mut confirmer, start + MS), [(address(1), 2)]);
+    }
+    // A router that shows no communities to the observer must be quiet.
+    let start = Instant::now();
+    let mut confirmer = plain(Confirm::Reflect, start);
+    let seen = Seen { word: 0, has: &nothing, bears: &bears };
+    confirmer.batch(&announce(1), 1, 100, Some(seen), start);
+    confirmer.batch(&announce(2), 2, 200, Some(seen), start);
+    confirmer.reflected(net(1), Some(&Extra::default()), 1, start);
+    assert_eq!(held(&mut confirmer, start), []);
+    assert_eq!(confirmer.give_up(start + awaited::QUIET, everything), None);
+    assert_eq!(held(&mut confirmer, start + awaited::QUIET), [(address(1), 2)]);
+}
+
 #[test]
 fn a_withdrawn_route_that_the_router_keeps_is_said() {
     let start = Instant::now();
     let mut confirmer = plain(Confirm::Reflect, start);
-    confirmer.batch(&gone([1]), 2, 200, Some(Seen { word: 1, has: &everything }), start);
+    confirmer.batch(&gone([1]), 2, 200, Some(Seen { word: 1, has: &everything, bears: &plain_class }), start);
     let later = confirmer.poll_timeout().unwrap();
     assert_eq!(confirmer.give_up(later, everything), None);
     assert!(confirmer.warning().is_some_and(|text| text.starts_with("withdrawn but not closed")));
-    assert!(confirmer.reflected(net(1), false, 2, later).is_some());
+    assert!(confirmer.reflected(net(1), None, 2, later).is_some());
     assert_eq!((confirmer.warning(), confirmer.outstanding()), (None, (0, 0)));
 }
 
@@ -415,7 +458,7 @@ proptest! {
                     router.sent.push_back((which, announce.then_some(generation)));
                     let batch = if announce { hosts([which]) } else { gone([which]) };
                     let has = |other: IpNet| router.observed.iter().any(|which| net(*which) == other);
-                    confirmer.batch(&batch, generation, generation, Some(Seen { word: router.word, has: &has }), now);
+                    confirmer.batch(&batch, generation, generation, Some(Seen { word: router.word, has: &has, bears: &plain_class }), now);
                     confirmer.encoded(stamp(generation, now), generation);
                     confirmer.progress(generation, 0, now);
                 }
@@ -466,5 +509,6 @@ fn observe(router: &mut Router, confirmer: &mut Confirmer, now: Instant) {
         return;
     }
     router.word += 1;
-    confirmer.reflected(net(which), announced, router.word, now);
+    let plain = Extra::default();
+    confirmer.reflected(net(which), announced.then_some(&plain), router.word, now);
 }

@@ -1,8 +1,11 @@
 //! What an observer's session shows: which prefixes the router sends back, and the order in which it did.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use ipnet::IpNet;
+
+use crate::table::classes::Extra;
 
 /// Most prefixes kept; more are not noticed.
 const MOST: usize = 1 << 20;
@@ -10,13 +13,13 @@ const MOST: usize = 1 << 20;
 const LOG: usize = 1 << 16;
 
 /// Something that an observer heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Word {
     /// They grow.
     pub(super) number: u64,
     pub(super) net: IpNet,
-    /// Announced, maybe again; else withdrawn.
-    pub(super) announced: bool,
+    /// Announced, maybe again, with these communities; else withdrawn.
+    pub(super) bears: Option<Arc<Extra>>,
 }
 
 /// One observer's view. Each announcement and withdrawal it hears is a *word* with a number.
@@ -24,7 +27,7 @@ pub(super) struct Word {
 pub(super) struct Observed {
     newest: u64,
     by_net: HashMap<IpNet, u64>,
-    by_word: BTreeMap<u64, IpNet>,
+    by_word: BTreeMap<u64, (IpNet, Arc<Extra>)>,
     log: VecDeque<Word>,
     /// Heard while there was no room.
     lost: u64,
@@ -41,16 +44,16 @@ impl Observed {
         self.by_net.contains_key(&net)
     }
 
-    fn say(&mut self, net: IpNet, announced: bool) {
+    fn say(&mut self, net: IpNet, bears: Option<Arc<Extra>>) {
         self.newest += 1;
         if self.log.len() >= LOG {
             self.log.pop_front();
         }
-        self.log.push_back(Word { number: self.newest, net, announced });
+        self.log.push_back(Word { number: self.newest, net, bears });
     }
 
     /// The router announced it, maybe again.
-    pub(super) fn announced(&mut self, net: IpNet) {
+    pub(super) fn announced(&mut self, net: IpNet, bears: &Arc<Extra>) {
         if let Some(word) = self.by_net.remove(&net) {
             self.by_word.remove(&word);
         }
@@ -58,16 +61,16 @@ impl Observed {
             self.lost += 1;
             return;
         }
-        self.say(net, true);
+        self.say(net, Some(Arc::clone(bears)));
         self.by_net.insert(net, self.newest);
-        self.by_word.insert(self.newest, net);
+        self.by_word.insert(self.newest, (net, Arc::clone(bears)));
     }
 
     /// The router withdrew it.
     pub(super) fn withdrawn(&mut self, net: IpNet) {
         if let Some(word) = self.by_net.remove(&net) {
             self.by_word.remove(&word);
-            self.say(net, false);
+            self.say(net, None);
         }
     }
 
@@ -84,11 +87,16 @@ impl Observed {
         match self.log.front() {
             Some(first) if first.number <= next => {
                 let skip = usize::try_from(next - first.number).unwrap_or(usize::MAX);
-                self.log.iter().skip(skip).take(room).copied().collect()
+                self.log.iter().skip(skip).take(room).cloned().collect()
             }
             _ => {
                 let now = self.by_word.range(next..).take(room);
-                now.map(|(number, net)| Word { number: *number, net: *net, announced: true }).collect()
+                let word = |(number, (net, bears)): (&u64, &(IpNet, Arc<Extra>))| Word {
+                    number: *number,
+                    net: *net,
+                    bears: Some(Arc::clone(bears)),
+                };
+                now.map(word).collect()
             }
         }
     }
@@ -106,17 +114,18 @@ mod tests {
     fn words_are_in_order_with_the_withdrawals() {
         let mut observed = Observed::default();
         for n in [1, 2, 1] {
-            observed.announced(net(n));
+            observed.announced(net(n), &Arc::default());
         }
         observed.withdrawn(net(2));
         observed.withdrawn(net(3));
-        let words: Vec<_> = observed.after(1, 9).iter().map(|word| (word.number, word.net, word.announced)).collect();
+        let words: Vec<_> =
+            observed.after(1, 9).iter().map(|word| (word.number, word.net, word.bears.is_some())).collect();
         assert_eq!(words, [(2, net(2), true), (3, net(1), true), (4, net(2), false)]);
         assert_eq!((observed.after(1, 2).len(), observed.after(4, 9).len()), (2, 0));
         assert!(observed.has(net(1)) && !observed.has(net(2)));
         observed.clear();
         assert_eq!((observed.newest(), observed.after(0, 9).len()), (4, 0));
-        observed.announced(net(7));
+        observed.announced(net(7), &Arc::default());
         assert_eq!(observed.after(4, 9).len(), 1);
         assert_eq!(observed.after(0, 9).len(), 1, "what is left of it");
     }
@@ -124,12 +133,12 @@ mod tests {
     #[test]
     fn who_lags_too_far_learns_what_there_is_now() {
         let mut observed = Observed::default();
-        observed.announced(net(1));
+        observed.announced(net(1), &Arc::default());
         for _ in 0..LOG {
-            observed.announced(net(2));
+            observed.announced(net(2), &Arc::default());
         }
         observed.withdrawn(net(1));
         let words = observed.after(0, 9);
-        assert_eq!(words, [Word { number: LOG as u64 + 1, net: net(2), announced: true }]);
+        assert_eq!(words, [Word { number: LOG as u64 + 1, net: net(2), bears: Some(Arc::default()) }]);
     }
 }

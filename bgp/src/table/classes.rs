@@ -44,6 +44,13 @@ impl Extra {
     pub fn is_empty(&self) -> bool {
         self.standard.is_empty() && self.large.is_empty()
     }
+
+    /// Whether all of the other's are among these.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let standard = other.standard.iter().all(|community| self.standard.binary_search(community).is_ok());
+        standard && other.large.iter().all(|community| self.large.binary_search(community).is_ok())
+    }
 }
 
 /// What is to become of a host route.

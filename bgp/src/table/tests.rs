@@ -426,3 +426,25 @@ fn a_refresh_that_repairs_says_so() {
     }
     assert!(seen.contains(&(Family::Ipv4, Replay::Refresh)), "it ends as what it was asked for: {seen:?}");
 }
+
+/// The look at the log may end between a route's announcement and the newer one that stands in its place.
+#[test]
+fn a_generation_is_not_reached_before_what_its_routes_became() {
+    let now = Instant::now();
+    let mut table = Table::default();
+    let id = table.attach(Families::ALL);
+    let mut peer = Peer::default();
+    peer.drain(&mut table, id);
+    let (flapping, route) = (address("203.0.113.9"), address("203.0.113.1"));
+    let flaps = (1..SCAN).map(|n| (flapping, if n % 2 == 0 { Want::Withdrawn } else { Want::Plain }));
+    table.apply(1, flaps.chain([(route, extra(1))]), now);
+    table.apply(2, [(route, extra(2))], now);
+    let mut batch = Batch::default();
+    while table.pending(id) {
+        table.take(id, 10, &mut batch);
+        peer.hear(&batch);
+        let reached = table.reached(id).map_or(0, |stamp| stamp.generation);
+        assert!(reached == 0 || peer.routes.contains_key(&route.into()), "{reached} without the route");
+    }
+    assert_eq!(table.reached(id).map(|stamp| stamp.generation), Some(2));
+}

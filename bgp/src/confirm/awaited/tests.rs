@@ -9,7 +9,15 @@ fn host(last: u8) -> IpNet {
 }
 
 fn new(now: Instant) -> Announced {
-    Announced { generation: 1, after: 0, not_before: now, patience: 800 * MS, replayed: false, quiet: false }
+    Announced {
+        generation: 1,
+        after: 0,
+        not_before: now,
+        patience: 800 * MS,
+        replayed: false,
+        quiet: false,
+        shows: None,
+    }
 }
 
 fn replayed(now: Instant) -> Announced {

@@ -208,14 +208,15 @@ impl Task {
     pub(super) fn heard(&mut self, heard: Heard) {
         let Some(peer) = self.config.peers.get(self.place.index) else { return };
         if peer.role == Role::Observer {
-            let Heard::Routes { announced, withdrawn, communities, origin } = heard else { return };
+            let Heard::Routes { announced, withdrawn, bears, origin } = heard else { return };
+            let communities = bears.standard();
             let ours = origin == Some(self.config.asn)
                 || communities.iter().any(|community| self.config.communities.contains(community))
                 || (origin.is_none() && self.config.communities.is_empty());
             if let Some(mut observed) = self.place.shared.observed(self.place.index) {
                 withdrawn.iter().for_each(|net| observed.withdrawn(*net));
                 if ours {
-                    announced.iter().for_each(|net| observed.announced(*net));
+                    announced.iter().for_each(|net| observed.announced(*net, &bears));
                 }
             }
             self.place.shared.changed.send_replace(());
@@ -273,7 +274,7 @@ impl Task {
                 let words = words.unwrap_or_default();
                 for word in &words {
                     evidence.word = word.number;
-                    let closed = up.confirmer.reflected(word.net, word.announced, word.number, now);
+                    let closed = up.confirmer.reflected(word.net, word.bears.as_deref(), word.number, now);
                     if let (Some(closed), Some(mut status)) = (closed, shared.status(self.place.index)) {
                         status.close_latency.add(closed);
                     }
@@ -358,7 +359,8 @@ pub(super) fn announce(
     let seen = evidence.observer.filter(|_| peer.confirm == Confirm::Reflect).and_then(|index| shared.observed(index));
     match &seen {
         Some(observed) => {
-            let seen = Seen { word: observed.newest(), has: &|net| observed.has(net) };
+            let bears = |class| up.adj_out.extra(class).cloned();
+            let seen = Seen { word: observed.newest(), has: &|net| observed.has(net), bears: &bears };
             up.confirmer.batch(batch, generation, offset, Some(seen), now);
         }
         None => up.confirmer.batch(batch, generation, offset, None, now),
@@ -387,8 +389,15 @@ pub(super) fn announce(
         let missed = evidence.learner.counts().1.min(6);
         evidence.next_trial = Some(now + TRIAL * TRIALS_MOST.min(1 << missed));
         let mut awaited = Awaited::new();
-        let announced =
-            Announced { generation, after: 0, not_before: now, patience: TRIAL_END, replayed: false, quiet: false };
+        let announced = Announced {
+            generation,
+            after: 0,
+            not_before: now,
+            patience: TRIAL_END,
+            replayed: false,
+            quiet: false,
+            shows: None,
+        };
         awaited.announce(net, announced, now);
         let backlog = evidence.backlog();
         evidence.trial = Some(Trial { generation: None, evident: None, backlog, awaited });
