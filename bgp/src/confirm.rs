@@ -8,7 +8,7 @@
 //! `reflect` and `probe` show prefixes one by one and in any order, so these are confirmed one by one too ([`Held`]); a generation
 //! as a whole follows when none of its prefixes is waited for any more.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +32,10 @@ pub mod refresh;
 
 /// Most marks kept; when there are more, the newest replaces the last, so a slow peer confirms in larger steps.
 const MARKS: usize = 1024;
+/// An address of the session's first table that somebody waits for is probed quickly for so long, or for the patience where that is longer.
+const HURRY: Duration = Duration::from_secs(1);
+/// Most such addresses remembered before they are announced; others wait for their turn.
+const EARLY: usize = 4096;
 
 #[derive(Clone, Copy, Debug)]
 struct Mark {
@@ -108,6 +112,8 @@ pub struct Confirmer {
     touched: [u64; 2],
     barrier: Option<Barrier>,
     awaited: Awaited,
+    /// Addresses that somebody waits for until then and that were not announced on this session yet. Bounded by [`EARLY`].
+    early: HashMap<IpNet, Instant>,
     closing: Closing,
     /// What is seen earlier may be left from the session before.
     clean: Instant,
@@ -154,6 +160,7 @@ impl Confirmer {
             touched: [0; 2],
             barrier: None,
             awaited: Awaited::new(),
+            early: HashMap::new(),
             closing: Closing::default(),
             clean: now,
             unavailable: false,
@@ -173,6 +180,11 @@ impl Confirmer {
     /// Waited after what becomes evident from now on.
     pub fn set_settle(&mut self, settle: Duration) {
         self.settle = settle;
+    }
+
+    /// For prefixes that are announced from now on.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// What is waited now.
@@ -225,6 +237,9 @@ impl Confirmer {
                 shows: seen.filter(|_| again && class != PLAIN).and_then(|seen| (seen.bears)(class)),
             };
             self.awaited.announce(net, announced, now);
+            if let Some(until) = self.early.remove(&net).filter(|until| *until > now) {
+                self.awaited.hurry(net, until, now);
+            }
         }
     }
 
@@ -235,6 +250,7 @@ impl Confirmer {
         }
         let mark = Mark { stamp, before: self.newest, offset, touched: self.touched, number: self.awaited.newest() };
         self.newest = Some(stamp.generation);
+        self.early.clear();
         if self.marks.len() >= MARKS
             && let Some(last) = self.marks.pop_back()
         {
@@ -366,9 +382,17 @@ impl Confirmer {
         }
     }
 
-    /// Answers wait for this address.
-    pub fn hurry(&mut self, address: IpAddr, now: Instant) {
-        self.awaited.hurry(IpNet::from(address), now);
+    /// Answers wait for this address since then.
+    pub fn hurry(&mut self, address: IpAddr, since: Instant, now: Instant) {
+        let until = since + HURRY.max(self.patience);
+        if until <= now || !self.probes_each() {
+            return;
+        }
+        let net = IpNet::from(address);
+        // While the session is still being given its table, it may be further on in that.
+        if !self.awaited.hurry(net, until, now) && self.newest.is_none() && self.early.len() < EARLY {
+            self.early.insert(net, until);
+        }
     }
 
     /// Addresses to probe now.

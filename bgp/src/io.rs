@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -169,7 +169,9 @@ struct Shared {
     fault: std::sync::atomic::AtomicUsize,
     /// Addresses that somebody waits for, and how many there ever were. Bounded by [`HURRIED`]; what is
     /// pushed out has to wait for its turn.
-    hurried: Mutex<(u64, VecDeque<IpAddr>)>,
+    hurried: Mutex<(u64, VecDeque<(Instant, IpAddr)>)>,
+    /// See [`SpeakerHandle::set_patience`], milliseconds; zero = as configured.
+    patience: AtomicU64,
 }
 
 impl Shared {
@@ -191,8 +193,8 @@ impl Shared {
         self.observed.get(peer).map(|observed| observed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Addresses that somebody waits for since there were `known` of them; how many there are now.
-    fn hurried(&self, known: u64) -> (u64, Vec<IpAddr>) {
+    /// Addresses that somebody waits for since there were `known` of them, and since when; how many there are now.
+    fn hurried(&self, known: u64) -> (u64, Vec<(Instant, IpAddr)>) {
         let hurried = self.hurried.lock().unwrap_or_else(PoisonError::into_inner);
         let new = usize::try_from(hurried.0.saturating_sub(known)).unwrap_or(usize::MAX);
         let skip = hurried.1.len().saturating_sub(new);
@@ -242,13 +244,21 @@ impl SpeakerHandle {
     pub fn hurry(&self, addresses: &[IpAddr]) {
         {
             let mut hurried = self.0.hurried.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
             for address in addresses {
                 hurried.0 += 1;
-                hurried.1.push_back(*address);
+                hurried.1.push_back((now, *address));
             }
             let older = hurried.1.len().saturating_sub(HURRIED);
             hurried.1.drain(..older);
         }
+        self.0.changed.send_replace(());
+    }
+
+    /// In place of every [`crate::config::PeerConfig::patience`], from the next announcement on.
+    pub fn set_patience(&self, patience: Duration) {
+        let millis = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        self.0.patience.store(millis, Ordering::SeqCst);
         self.0.changed.send_replace(());
     }
 
@@ -307,6 +317,7 @@ impl Speaker {
             observed: config.peers.iter().map(|_| Mutex::default()).collect(),
             status: config.peers.iter().map(|peer| Mutex::new(PeerStatus::new(peer, now))).collect(),
             hurried: Mutex::default(),
+            patience: AtomicU64::new(0),
             table: Mutex::new(table),
             changed: watch::Sender::new(()),
             filled: watch::Sender::new(!config.restarting),

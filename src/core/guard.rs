@@ -652,7 +652,8 @@ impl Guard {
             waiting.needs.route = waiting.needs.route.max(needed);
             if !lease.has_route(waiting.group) {
                 routes = false;
-                if needed < plan {
+                // What is opened while a session is down is part of the table that its next one starts with.
+                if needed < plan || self.enforcers.lacks_route_session() {
                     self.hurry.insert(*address);
                 }
             }

@@ -193,6 +193,14 @@ impl Enforcers {
         routes.all(|enforcer| enforcer.has(address, opened))
     }
 
+    /// Whether a required route enforcer has confirmed nothing since it was lost, or started.
+    #[must_use]
+    pub fn lacks_route_session(&self) -> bool {
+        let out = |enforcer: &Enforcer| matches!(enforcer.state, EnforcerState::Starting | EnforcerState::Lost);
+        let mut required = self.all.iter().filter(|enforcer| enforcer.spec.required);
+        required.any(|enforcer| enforcer.spec.kind == EnforcerKind::Route && out(enforcer))
+    }
+
     /// A required enforcer that can't hold the address's family.
     #[must_use]
     pub fn cannot_hold(&self, address: IpAddr) -> Option<String> {

@@ -79,6 +79,9 @@ pub async fn reload(shared: &Shared) -> Reloaded {
     if let Err(error) = shared.core.tell(Event::Settings(settings)).await {
         return refused(shown, error.to_string());
     }
+    if let Some(peers) = &shared.peers {
+        peers.set_deadline(config.gate.deadline.0);
+    }
     shared.set_config(config, places);
     let report = warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     Reloaded { applied: true, changes: shown, report }

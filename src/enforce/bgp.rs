@@ -368,6 +368,11 @@ impl BgpStatus {
         self.sessions().iter().zip(self.limits.iter()).map(|(status, limits)| shown(status, *limits, now)).collect()
     }
 
+    /// The gate has another deadline from now on.
+    pub fn set_deadline(&self, deadline: Duration) {
+        self.speaker.set_patience(patience(deadline));
+    }
+
     /// When the daemon stops, routers are to drop its routes at once, whatever `bgp.graceful_restart` says.
     pub fn withdraw_on_stop(&self) {
         self.withdraw.store(true, Ordering::SeqCst);
@@ -438,6 +443,10 @@ fn shown_bfd(bfd: &BfdStatus, now: Instant) -> types::Bfd {
 }
 
 /// `deadline` is the gate's: a prefix that isn't confirmed a little before it is refused, so that it holds no others up.
+fn patience(deadline: Duration) -> Duration {
+    deadline.mul_f64(0.8)
+}
+
 fn peer(peer: &schema::Peer, deadline: Duration) -> Result<PeerConfig, BgpError> {
     let password = match (&peer.password, &peer.password_file) {
         (Some(password), _) => Some(Secret::new(password.as_bytes())),
@@ -487,7 +496,7 @@ fn peer(peer: &schema::Peer, deadline: Duration) -> Result<PeerConfig, BgpError>
         learn: peer.settle == Settle::Auto,
         observer: peer.observer.clone(),
         probe_ttl: peer.probe_ttl,
-        patience: deadline.mul_f64(0.8),
+        patience: patience(deadline),
         role: match peer.role {
             schema::Role::Enforcer => Role::Enforcer,
             schema::Role::Observer => Role::Observer,

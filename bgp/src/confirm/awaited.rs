@@ -29,8 +29,6 @@ const SLOW: Duration = Duration::from_millis(2);
 const SLOWEST: Duration = Duration::from_millis(250);
 /// Most probes of replayed addresses at once, after a pause.
 const SLOW_AT_ONCE: u32 = 8;
-/// A replayed address that somebody waits for is probed quickly for so long.
-const HURRY: Duration = Duration::from_secs(1);
 /// A prefix of which the observer's word can't be told from word on an earlier announcement counts when the word stays the same for so long.
 pub const QUIET: Duration = Duration::from_secs(2);
 
@@ -199,23 +197,24 @@ impl Awaited {
         self.ends.insert((now + QUIET, number));
     }
 
-    /// Somebody waits for this prefix.
-    pub fn hurry(&mut self, net: IpNet, now: Instant) {
+    /// Somebody waits for this prefix: until then it is probed quickly. Returns whether it is waited for here.
+    pub fn hurry(&mut self, net: IpNet, until: Instant, now: Instant) -> bool {
         let Some((number, item)) =
             self.by_net.get(&net).and_then(|number| Some((*number, self.items.get_mut(number)?)))
         else {
-            return;
+            return false;
         };
         if !item.announced.replayed {
-            return;
+            return true;
         }
-        item.hurry = Some(now + HURRY);
+        item.hurry = item.hurry.max(Some(until));
         if item.probe.is_none() {
             self.slow.remove(&(item.tries, number));
             let at = now.max(item.announced.not_before);
             item.probe = Some(at);
             self.probes.insert((at, number));
         }
+        true
     }
 
     /// The number of the newest prefix; zero before the first.

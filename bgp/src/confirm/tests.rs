@@ -366,7 +366,7 @@ fn of_a_replayed_table_each_is_in_force_when_it_is_verified() {
     confirmer.encoded(stamp(5, start), 100);
     confirmer.progress(100, 100, start);
     assert_eq!((confirmer.poll(start), confirmer.outstanding()), (None, (100, 0)));
-    confirmer.hurry(address(70), start);
+    confirmer.hurry(address(70), start, start);
     assert_eq!(confirmer.probes(start)[0], address(70), "somebody waits for that one");
     confirmer.forwarded(address(70), start + MS);
     assert_eq!(held(&mut confirmer, start + MS), [(address(70), 5)]);
@@ -386,6 +386,26 @@ fn of_a_replayed_table_each_is_in_force_when_it_is_verified() {
     }
     confirmer.progress(300, 300, start + 60_000 * MS);
     assert_eq!(confirmer.poll(start + 60_000 * MS).map(|c| c.generation), Some(6));
+}
+
+/// The table of a session may be long on its way.
+#[test]
+fn who_is_waited_for_before_its_announcement_is_probed_first_all_the_same() {
+    let start = Instant::now();
+    let mut confirmer = plain(Confirm::Probe, start);
+    let replayed = |hosts| Batch { replay: Some(Replay::Initial), ..hosts };
+    confirmer.batch(&replayed(hosts(0..100)), 5, 100, None, start);
+    confirmer.hurry(address(170), start, start + 10 * MS);
+    confirmer.hurry(address(171), start, start + HURRY);
+    let later = start + 500 * MS;
+    confirmer.batch(&replayed(hosts(100..200)), 5, 200, None, later);
+    assert_eq!(confirmer.probes(later)[0], address(170));
+    assert_eq!(confirmer.probes(later + MS)[0], address(170), "again and again");
+    assert_ne!(confirmer.probes(start + HURRY)[0], address(170), "nobody waits any more");
+    // Who asks once the table is there and confirmed asks for nothing.
+    confirmer.encoded(stamp(5, start), 200);
+    confirmer.hurry(address(250), later, later);
+    assert!(confirmer.early.is_empty());
 }
 
 #[test]

@@ -305,6 +305,7 @@ impl Task {
         }
         self.heed_bfd(now);
         self.carry_out().await;
+        self.be_patient();
         self.drain(now);
         self.fill(now);
         self.ask(now);

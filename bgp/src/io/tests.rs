@@ -563,3 +563,26 @@ async fn two_passwords_for_one_address_are_refused() {
         assert_eq!(error.is_some(), refused);
     }
 }
+
+/// The operator raises the gate's deadline for a slow router while all runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_patience_holds_from_the_next_announcement_on() {
+    let (left, right) = two(|left, _| {
+        left.peers[0].confirm = Confirm::Reflect;
+        left.peers[0].patience = Duration::from_millis(1);
+    });
+    let (_right, _right_events) = Speaker::start(right).await.unwrap();
+    let (left, mut events) = Speaker::start(left).await.unwrap();
+    confirmed(&mut events, 0).await;
+    let mut waited = Vec::new();
+    for (generation, address) in [(1, [203, 0, 113, 1]), (2, [203, 0, 113, 2])] {
+        let begun = Instant::now();
+        left.handle().apply(generation, [(IpAddr::from(address), true)]);
+        let refused = event(&mut events, |what| matches!(what, What::Refused { .. })).await;
+        let What::Refused { reason, .. } = refused else { panic!("{refused:?}") };
+        assert!(reason.starts_with(&format!("{} not confirmed within", IpAddr::from(address))), "{reason}");
+        waited.push(begun.elapsed());
+        left.handle().set_patience(Duration::from_millis(300));
+    }
+    assert!(waited[1] >= Duration::from_millis(300), "{waited:?}");
+}

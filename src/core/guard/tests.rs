@@ -233,12 +233,16 @@ fn after_a_loss_addresses_are_proven_one_by_one_and_those_waited_for_are_hurried
     };
     ask(10, 1);
     ask(11, 2);
+    // It comes with the whole table once there is a session, and somebody waits for it then.
+    ask(12, 9);
     confirm(&mut guard, 2, 3);
     assert_eq!(decided(&mut guard), [(11, true)]);
+    confirm(&mut guard, 9, 4);
+    assert_eq!(decided(&mut guard), [(12, true)]);
     // What was confirmed once costs a later answer nothing, though the rest is still not.
     confirm(&mut guard, 1, 3);
     assert_eq!(decided(&mut guard), [(10, true)]);
-    assert_eq!(guard.enforcers(Moment(1700))[0].installed, 2);
+    assert_eq!(guard.enforcers(Moment(1700))[0].installed, 3);
     assert_eq!(guard.counts().pending, 1);
 }
 

@@ -102,7 +102,7 @@ fn a_replay_is_probed_at_a_bounded_rate_and_never_given_up() {
     }
     assert!((300..2500).contains(&count), "{count}");
     // Somebody waits for one of them.
-    awaited.hurry(host(7), now);
+    assert!(awaited.hurry(host(7), now + 1000 * MS, now));
     assert_eq!(awaited.probes(now)[0], host(7));
     assert!(awaited.next_probe().unwrap() <= now + 10 * MS);
     let hurried = now;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -41,6 +42,8 @@ pub(super) struct Evidence {
     /// Why there is none although it would be of use.
     no_prober: Option<String>,
     learner: Learner,
+    /// [`PeerConfig::patience`], or what it was changed to.
+    patience: Duration,
     observer: Option<usize>,
     /// Prefixes in a row that were given up since one was confirmed, and the last of them.
     pub(super) lost: (u32, Option<IpNet>),
@@ -65,7 +68,7 @@ struct Trial {
 
 impl Evidence {
     pub(super) fn new(config: &SpeakerConfig, peer: &PeerConfig) -> Self {
-        let mut evidence = Self::default();
+        let mut evidence = Self { patience: peer.patience, ..Self::default() };
         if peer.role != Role::Enforcer {
             return evidence;
         }
@@ -91,13 +94,18 @@ impl Evidence {
     /// What to wait now after a confirmation.
     pub(super) fn settle(&self, peer: &PeerConfig) -> Duration {
         if peer.learn && peer.confirm != Confirm::Probe {
-            self.learner.settle(self.backlog(), most(peer))
+            self.learner.settle(self.backlog(), self.most())
         } else if peer.learn {
             // The probe has seen the packet go through.
             Duration::ZERO
         } else {
             peer.settle
         }
+    }
+
+    /// Most that is waited after the router's word, so that answers leave before the gate's deadline all the same.
+    fn most(&self) -> Duration {
+        learn::MOST.min(self.patience.mul_f64(0.875))
     }
 
     fn backlog(&self) -> usize {
@@ -168,7 +176,7 @@ impl Evidence {
         if !peer.learn || peer.confirm == Confirm::Probe {
             return None;
         }
-        let start = learn::START.min(most(peer)).as_millis();
+        let start = learn::START.min(self.most()).as_millis();
         if let Some(why) = &self.no_prober {
             return Some(format!("settle stays at {start}ms: {why}"));
         }
@@ -180,7 +188,7 @@ impl Evidence {
                 if answered == 0 { format!(" (settle stays at {start}ms)") } else { String::new() },
             )),
             _ => {
-                let (wanted, most) = (self.learner.wanted(self.backlog()), most(peer));
+                let (wanted, most) = (self.learner.wanted(self.backlog()), self.most());
                 (self.learner.counts().0 > 0 && wanted > most).then(|| {
                     format!(
                         "the router forwards up to {} ms after its word, but gate.deadline leaves room for a settle of {} ms only: raise it",
@@ -191,11 +199,6 @@ impl Evidence {
             }
         }
     }
-}
-
-/// Most that is waited after the router's word, so that answers leave before the gate's deadline all the same.
-fn most(peer: &PeerConfig) -> Duration {
-    learn::MOST.min(peer.patience.mul_f64(0.875))
 }
 
 /// What the observer of a peer has heard, for a look while it is locked.
@@ -261,6 +264,19 @@ impl Task {
         }
     }
 
+    /// Follows a patience that was changed.
+    pub(super) fn be_patient(&mut self) {
+        let Some(peer) = self.config.peers.get(self.place.index) else { return };
+        let patience = match self.place.shared.patience.load(Ordering::SeqCst) {
+            0 => peer.patience,
+            millis => Duration::from_millis(millis),
+        };
+        self.evidence.patience = patience;
+        if let Some(up) = &mut self.up {
+            up.confirmer.set_patience(patience);
+        }
+    }
+
     /// Takes in what the observer heard, probes what is due, gives up what took too long.
     pub(super) async fn gather(&mut self, now: Instant) {
         let Some(peer) = self.config.peers.get(self.place.index) else { return };
@@ -286,8 +302,8 @@ impl Task {
         }
         let (hurried, waited_for) = shared.hurried(evidence.hurried);
         evidence.hurried = hurried;
-        for address in waited_for {
-            up.confirmer.hurry(address, now);
+        for (since, address) in waited_for {
+            up.confirmer.hurry(address, since, now);
         }
         evidence.probe(&mut up.confirmer, now);
         if evidence.trial.as_mut().is_some_and(|trial| trial.awaited.give_up(now, |_| false).is_some()) {
