@@ -272,6 +272,9 @@ impl Resolver {
     pub(super) fn release(&self, query: &Query, entry: &Entry, askers: Vec<Asker>, outbox: &mut Outbox<'_>) {
         tracing::trace!(name = %query.name, qtype = query.qtype, clients = askers.len(), "released");
         self.metrics.released.inc_by(u64::try_from(askers.len()).unwrap_or(0));
+        for asker in &askers {
+            self.note_filtered(entry, asker.client, query.name.wire(), query.qtype);
+        }
         self.reply_all(entry, askers, outbox);
     }
 

@@ -58,6 +58,8 @@ pub struct Inner {
     pub released: Counter,
     /// Denied by name or filtered by address.
     pub denied: Counter,
+    /// Released without some of their addresses.
+    pub filtered: Counter,
     /// Answered without asking anybody.
     pub local: Counter,
     /// Given beyond their end.
@@ -144,6 +146,7 @@ impl Metrics {
             cache_prefetches: Counter::default(),
             released: Counter::default(),
             denied: Counter::default(),
+            filtered: Counter::default(),
             local: Counter::default(),
             stale: Counter::default(),
             held: Counter::default(),
@@ -188,6 +191,11 @@ impl Metrics {
         counter("dns_cache_prefetches", "Entries asked for again shortly before their end", &m.cache_prefetches);
         counter("dns_answers_released", "Answers given to clients, from the cache or after the gate", &m.released);
         counter("dns_answers_denied", "Questions denied by name, or whose addresses were all filtered", &m.denied);
+        counter(
+            "dns_answers_filtered",
+            "Answers given without some of their addresses, which may not be opened",
+            &m.filtered,
+        );
         counter("dns_answers_local", "Special-use names answered without asking an upstream", &m.local);
         counter("dns_answers_stale", "Answers given beyond their end since no upstream answered", &m.stale);
         counter("dns_answers_held", "Answers that the gate did not release", &m.held);

@@ -40,13 +40,8 @@ impl Refusals {
     /// Notes one. `reason` is one of a fixed set of words, as in the metrics; `text` says it in words, with the rule or the
     /// addresses; `ede` is the Extended DNS Error code of the reply.
     pub fn push(&self, client: IpAddr, name: &Name, qtype: u16, reason: &'static str, text: &str, ede: u16) {
-        let Some(untold) = self.take(client, self.started.elapsed().as_secs()) else {
-            self.unnoted.inc();
+        if !self.may_note(client) {
             return;
-        };
-        if untold > 0 {
-            let what = format!("{untold} more questions");
-            self.log.record(DeniedKind::Answer, &what, Some(client), "too many to note each");
         }
         let kind = match reason {
             "policy" => DeniedKind::Name,
@@ -55,6 +50,26 @@ impl Refusals {
         };
         let what = format!("{name} {}", hickory_proto::rr::RecordType::from(qtype));
         self.log.record(kind, &what, Some(client), &format!("{reason}: {text} (EDE {ede})"));
+    }
+
+    /// Notes a connection that was closed before anything was asked, as in "over DoT".
+    pub fn push_connection(&self, client: IpAddr, how: &str, reason: &str) {
+        if self.may_note(client) {
+            self.log.record(DeniedKind::Answer, &format!("a connection {how}"), Some(client), reason);
+        }
+    }
+
+    /// Counts what may not be noted, and tells how many of them there were when something may be again.
+    fn may_note(&self, client: IpAddr) -> bool {
+        let Some(untold) = self.take(client, self.started.elapsed().as_secs()) else {
+            self.unnoted.inc();
+            return false;
+        };
+        if untold > 0 {
+            let what = format!("{untold} more questions");
+            self.log.record(DeniedKind::Answer, &what, Some(client), "too many to note each");
+        }
+        true
     }
 
     /// Whether another may be noted in this second; if so, how many of an earlier second were not told yet.

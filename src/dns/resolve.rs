@@ -188,6 +188,7 @@ impl Resolver {
             }
             if entry.outcome == Outcome::Released {
                 turn.released += 1;
+                self.note_filtered(entry, client, question.name.wire(), question.qtype);
             } else {
                 self.count_kept_refusal(entry, client, &question);
             }
@@ -352,6 +353,14 @@ impl Resolver {
         self.metrics.refuse(reason);
         if let Some(ede) = &entry.ede {
             self.note(client, question.name.wire(), question.qtype, reason, ede);
+        }
+    }
+
+    /// An answer without the addresses that may not be opened is an answer; those addresses are refused.
+    pub(super) fn note_filtered(&self, entry: &Entry, client: IpAddr, name: &[u8], qtype: u16) {
+        if let Some(ede) = entry.ede.as_ref().filter(|ede| ede.code == code::FILTERED) {
+            self.metrics.filtered.inc();
+            self.note(client, name, qtype, "filtered", ede);
         }
     }
 

@@ -68,6 +68,7 @@ pub async fn serve(
             // A source that may be forged, and isn't one of ours anyway, gets no packet.
             incoming.ignore();
             resolver.metrics.refuse("client");
+            resolver.refusals.push_connection(client, "over QUIC", "client: not in dns.clients");
             continue;
         }
         // When many are connected a client must first show that it receives at its address.
@@ -86,6 +87,11 @@ pub async fn serve(
             Err(_) => {
                 incoming.refuse();
                 resolver.metrics.drop_packet("too_many_connections");
+                resolver.refusals.push_connection(
+                    client,
+                    "over QUIC",
+                    "too_many_connections: of this client, or of all",
+                );
             }
         }
     }

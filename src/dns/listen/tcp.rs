@@ -72,6 +72,17 @@ pub enum Speech {
     Https(TlsAcceptor),
 }
 
+impl Speech {
+    /// For the log of refusals.
+    fn words(&self) -> &'static str {
+        match self {
+            Self::Plain => "over TCP",
+            Self::Tls(_) => "over TLS",
+            Self::Https(_) => "over HTTPS",
+        }
+    }
+}
+
 /// What the connections of one listener share.
 #[derive(Clone)]
 struct Front {
@@ -128,11 +139,17 @@ impl Front {
             // A handshake costs more than a word is worth: the connection is closed at once.
             _ => {
                 self.resolver.metrics.refuse("client");
+                self.resolver.refusals.push_connection(client, self.speech.words(), "client: not in dns.clients");
                 return;
             }
         };
         let Ok(place) = limit.take(client) else {
             self.resolver.metrics.drop_packet("too_many_connections");
+            self.resolver.refusals.push_connection(
+                client,
+                self.speech.words(),
+                "too_many_connections: of this client, or of all",
+            );
             return;
         };
         let front = self.clone();

@@ -184,6 +184,13 @@ async fn one_client_has_a_bounded_number_of_encrypted_connections() {
     let refused = connect_quic(address(&world, Transport::Quic), &authority).await.unwrap_err();
     assert!(matches!(refused, quinn::ConnectionError::ConnectionClosed(_)), "{refused}");
     assert!(world.label("dns_dropped_packets_total", "too_many_connections") >= 3);
+    let noted = world.refused();
+    for how in ["over TLS", "over HTTPS", "over QUIC"] {
+        let of = |(_, what, reason, _): &(String, String, String, u64)| {
+            *what == format!("a connection {how}") && reason.starts_with("too_many_connections")
+        };
+        assert!(noted.iter().any(of), "{how}: {noted:?}");
+    }
     // Those who are connected are served, and so is somebody else.
     let asked = ask_over(open.remove(0), "a.example").await;
     assert_eq!(asked.addresses().len(), 1);

@@ -139,6 +139,26 @@ async fn other_refusals_as_well() {
     assert!(world.enforced.open.lock().unwrap().is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_that_are_taken_out_of_an_answer_are_written_down_though_the_rest_is_given() {
+    let upstream = Upstream::table(&[("mixed.example", 60, &["192.0.2.1", "127.0.0.1"])]).await;
+    let world = World::with(config(&[&upstream], "")).await;
+    // From the upstream, then from the cache.
+    for times in 1..3 {
+        let seen = world.ask("mixed.example", 1).await;
+        assert_eq!((seen.rcode, seen.ede.map(|(code, _)| code)), (0, Some(17)));
+        assert_eq!(world.metric("dns_answers_filtered_total"), times);
+        let refused = world.refused();
+        let of = |(kind, what, reason, count): &(String, String, String, u64)| {
+            kind == "address"
+                && what == "mixed.example A"
+                && reason.starts_with("filtered: 127.0.0.1: ")
+                && *count == times
+        };
+        assert!(refused.iter().any(of), "{refused:?}");
+    }
+}
+
 /// Another address for every name.
 async fn wildcard() -> Upstream {
     Upstream::new(|query, _| {
