@@ -3,8 +3,8 @@
 //! - [`load`]: reads and checks a file; nothing is bound before it passes.
 //! - [`schema`]: its shape, with the defaults. [`value`]: durations, sizes, rates. [`upstream`], [`community`]: strings
 //!   with a meaning, parsed.
-//! - [`read`]: syntax and shape, every error at once. [`check`]: what values mean together. [`not_yet`]: keys that this
-//!   version refuses. [`report`]: how findings are shown.
+//! - [`read`]: syntax and shape, every error at once. [`check`]: what values mean together. [`report`]: how findings are
+//!   shown.
 //! - [`list_file`]: reads the files of `[[policy.list]]`.
 //! - [`default`]: the documented default file.
 
@@ -14,7 +14,6 @@ pub mod check;
 pub mod community;
 pub mod default;
 pub mod list_file;
-pub mod not_yet;
 pub mod read;
 pub mod report;
 pub mod schema;

@@ -363,6 +363,10 @@ fn other_rules() {
         ),
         ("[addresses]\nnat64 = \"2001:db8::/64\"\n", "6:9 2001:db8::/64 is not a /96"),
         ("inside = [\"lan0\"]\n", "5:10 only for the modes \"gateway\" and \"both\""),
+        (
+            "scope = \"client\"\n",
+            "5:9 \"client\" only for the modes \"gateway\" and \"both\": a host by itself has no clients to tell apart",
+        ),
         ("redirect_dns = true\n", "5:16 only for the modes \"gateway\" and \"both\""),
         (
             "[bgp]\ncommunities = [\"65535:666\"]\n",
@@ -385,7 +389,7 @@ fn other_rules() {
         found(&refused(&gateway).findings),
         ["4:8 `nftables.inside` is missing: a gateway must know which interfaces it guards"]
     );
-    accepted(&format!("{gateway}inside = [\"lan0\"]\nredirect_dns = true\n"));
+    accepted(&format!("{gateway}inside = [\"lan0\"]\nredirect_dns = true\nscope = \"client\"\n"));
     let url = BASE.replace("udp://192.0.2.53", "udp://resolver.example");
     let report = refused(&url);
     assert_eq!((report.findings[0].line, report.findings[0].column), (2, 7));

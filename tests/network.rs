@@ -69,7 +69,8 @@ impl World {
         lab.node(guard).write(CONFIG, &text).unwrap();
         lab.node(guard).start().unwrap();
         let world = Self { dns, _echo: echo, routes, guard, lab, _machine: None };
-        let enforcing = || file == GATEWAY && world.ask_guard("status")["state"] == "enforcing";
+        let up = |state: &Value| state == "enforcing" || state == "audit";
+        let enforcing = || file == GATEWAY && up(&world.ask_guard("status")["state"]);
         assert!(wait_until(LONG, || enforcing() || world.established()), "not ready: {}", world.lab.logs());
         world
     }
@@ -274,6 +275,128 @@ fn on_the_gateway_what_ended_is_closed_and_open_flows_live() {
     for mut flow in flows {
         tcp::ping(&mut flow, b"after", ANSWER).expect("an open connection outlives its lease");
     }
+}
+
+/// A lease of the gateway is for the client that was answered alone.
+const FOR_CLIENTS: (&str, &str) = ("mode = \"gateway\"\n", "mode = \"gateway\"\nscope = \"client\"\n");
+
+/// The clients that `leases` shows for an address.
+fn clients_of(world: &World, address: IpAddr) -> Vec<String> {
+    let leases = world.ask_guard("leases");
+    let lease = leases["leases"].as_array().unwrap().iter().find(|lease| lease["address"] == address.to_string());
+    let clients = lease.map(|lease| lease["clients"].as_array().unwrap().as_slice()).unwrap_or_default();
+    clients.iter().map(|client| client.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn on_the_gateway_an_answer_opens_for_its_client_alone() {
+    let world = World::up(GATEWAY, &[SHORT_LEASE, FOR_CLIENTS]);
+    let open = [IpAddr::from([203, 0, 113, 80]), "2001:db8:ff::80".parse().unwrap()];
+    let own = [IpAddr::from([203, 0, 113, 81]), "2001:db8:ff::81".parse().unwrap()];
+    let brief = [IpAddr::from([203, 0, 113, 82]), "2001:db8:ff::82".parse().unwrap()];
+    world.dns.set_addresses("www.example.test", 600, &open);
+    world.dns.set_addresses("own.example.test", 600, &own);
+    world.dns.set_addresses("brief.example.test", 1, &brief);
+    let clients = [["10.0.1.2", "10.0.4.2"], ["fd00:1::2", "fd00:4::2"]];
+    for (family, rtype) in [dns::A, dns::AAAA].into_iter().enumerate() {
+        let address = open[family];
+        assert!(!world.connects("client", address));
+        assert_eq!(world.resolve("client", "www.example.test", rtype).addresses(), [address]);
+        assert!(world.connects("client", address), "{}", world.lab.logs());
+        assert!(!world.connects("client2", address), "{address} was answered to the other client only");
+        assert_eq!(clients_of(&world, address), [clients[family][0]]);
+        let asked = world.dns.times_asked("www.example.test");
+        assert_eq!(world.resolve("client2", "www.example.test", rtype).addresses(), [address]);
+        assert_eq!(
+            world.dns.times_asked("www.example.test"),
+            asked,
+            "the kept answer is admitted for the second client"
+        );
+        assert!(world.connects("client2", address), "{}", world.lab.logs());
+        assert_eq!(clients_of(&world, address), clients[family]);
+        // From the cache, at once, for either.
+        assert_eq!(world.resolve("client", "www.example.test", rtype).addresses(), [address]);
+        world.resolve("client", "own.example.test", rtype);
+    }
+    let guard = world.node("gateway");
+    let explained = guard.ok(&format!("{} explain {}", env!("CARGO_BIN_EXE_destguard"), own[0])).unwrap();
+    assert!(explained.contains("open to 10.0.1.2 for ") && explained.contains("and to nobody else"), "{explained}");
+
+    // From where a client of one family would connect to the other can't be told: no address, and no refusal to be looked at.
+    let asked = || dns::ask("10.0.1.1:53".parse().unwrap(), "www.example.test", dns::AAAA, ANSWER);
+    let answer = world.node("client").in_namespace(asked).unwrap().unwrap();
+    assert_eq!((answer.rcode(), answer.addresses()), (dns::NOERROR, Vec::new()));
+    assert!(!answer.message.extended_errors().is_empty());
+
+    // Killed and started again, the guard still knows what is whose.
+    guard.kill();
+    for family in 0..2 {
+        assert!(world.connects("client", own[family]) && !world.connects("client2", own[family]), "while it is down");
+    }
+    guard.start().unwrap();
+    assert!(wait_until(LONG, || world.ask_guard("status")["state"] == "enforcing"), "{}", world.lab.logs());
+    for family in 0..2 {
+        assert!(
+            world.connects("client", open[family]) && world.connects("client2", open[family]),
+            "both were answered"
+        );
+        assert!(world.connects("client", own[family]), "{}", world.lab.logs());
+        assert!(!world.connects("client2", own[family]), "{} was opened by a restart", own[family]);
+        assert_eq!(clients_of(&world, own[family]), [clients[family][0]]);
+    }
+
+    // Revoked it is closed for all; who asks again is let in alone.
+    guard.ok(&format!("{} revoke {}", env!("CARGO_BIN_EXE_destguard"), open[0])).unwrap();
+    assert!(wait_until(LONG, || !world.connects("client", open[0]) && !world.connects("client2", open[0])));
+    assert_eq!(world.resolve("client2", "www.example.test", dns::A).addresses(), [open[0]]);
+    assert!(world.connects("client2", open[0]) && !world.connects("client", open[0]), "{}", world.lab.logs());
+
+    // What ended is closed, and flows that are open live on.
+    let mut flows = Vec::new();
+    for (rtype, address) in [(dns::A, brief[0]), (dns::AAAA, brief[1])] {
+        assert_eq!(world.resolve("client", "brief.example.test", rtype).addresses(), [address]);
+        let flow = || TcpStream::connect_timeout(&SocketAddr::new(address, PORT), FIRST_SYN);
+        flows.push(world.node("client").in_namespace(flow).unwrap().unwrap());
+        assert!(wait_until(LONG, || !world.connects("client", address)), "{address} stays open");
+    }
+    for mut flow in flows {
+        tcp::ping(&mut flow, b"after", ANSWER).expect("an open connection outlives its lease");
+    }
+}
+
+#[test]
+fn the_gateway_itself_is_a_client_of_its_own() {
+    let both = ("mode = \"gateway\"\n", "mode = \"both\"\nscope = \"client\"\n");
+    let world = World::up(GATEWAY, &[both, ("\"fd00::/16\"]", "\"fd00::/16\", \"127.0.0.0/8\", \"::1/128\"]")]);
+    let ask = |name: &str, rtype| {
+        let ask = || dns::ask("127.0.0.1:53".parse().unwrap(), name, rtype, ANSWER);
+        world.node("gateway").in_namespace(ask).unwrap().unwrap().addresses()
+    };
+    let [host, client]: [IpAddr; 2] = [many_v4(1).into(), many_v4(2).into()];
+    assert_eq!(ask("n1.many.test", dns::A), [host]);
+    assert_eq!(world.resolve("client", "n2.many.test", dns::A).addresses(), [client]);
+    assert!(world.connects("gateway", host) && !world.connects("gateway", client), "{}", world.lab.logs());
+    assert!(world.connects("client", client) && !world.connects("client", host));
+    // The host asks by one address for both families.
+    let six = IpAddr::from(many_v6(3));
+    assert_eq!(ask("n3.many.test", dns::AAAA), [six]);
+    assert!(world.connects("gateway", six) && !world.connects("client", six));
+}
+
+#[test]
+fn in_audit_the_other_client_is_counted_and_let_through() {
+    let audit = ("mode = \"gateway\"\n", "mode = \"gateway\"\nscope = \"client\"\nenforce = false\n");
+    let world = World::up(GATEWAY, &[audit]);
+    let address = IpAddr::from(many_v4(1));
+    assert_eq!(world.resolve("client", "n1.many.test", dns::A).addresses(), [address]);
+    let denied = || {
+        let denied = world.ask_guard("denied");
+        let what = format!("{address} tcp/{PORT}");
+        denied["denied"].as_array().unwrap().iter().any(|entry| entry["what"] == what.as_str())
+    };
+    assert!(world.connects("client", address) && !denied(), "its own answer");
+    assert!(world.connects("client2", address), "audit blocks nothing");
+    assert!(wait_until(LONG, denied), "what would have been refused isn't shown");
 }
 
 #[test]

@@ -7,7 +7,6 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::not_yet;
 use super::read::Document;
 use super::report::Severity;
 use super::schema::{Config, NftablesMode, Role};
@@ -30,7 +29,6 @@ pub fn check(file: &Path, document: &mut Document<'_>, config: &Config) {
     checks.http();
     checks.bgp();
     checks.readable_by_all(file);
-    not_yet::refuse(checks.document, config);
 }
 
 struct Checks<'d, 't> {

@@ -356,14 +356,14 @@ pub enum NftablesMode {
     Both,
 }
 
-/// Whom a lease opens an address for.
+/// Whom an answer opens its addresses for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// Everybody behind the guard.
     #[default]
     Shared,
-    /// Only the client that asked.
+    /// Only the client that was answered, by the address from which it asked: for the modes gateway and both.
     Client,
 }
 
@@ -394,7 +394,7 @@ pub struct Nftables {
     pub mode: NftablesMode,
     /// false = audit: count and log, block nothing.
     pub enforce: bool,
-    /// Whom a lease opens for.
+    /// Whom an answer opens its addresses for.
     pub scope: Scope,
     /// gateway: interfaces whose hosts are guarded.
     pub inside: Vec<String>,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Checks;
-use crate::config::schema::{NftablesMode, OnDeadline, OnStop};
+use crate::config::schema::{NftablesMode, OnDeadline, OnStop, Scope};
 
 /// Clients of libc give up after this.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -70,6 +70,13 @@ impl Checks<'_, '_> {
             }
             if !gateway && !nftables.inside.is_empty() {
                 self.error("nftables.inside", "only for the modes \"gateway\" and \"both\"");
+            }
+            if !gateway && nftables.scope == Scope::Client {
+                self.error_with(
+                    "nftables.scope",
+                    "\"client\" only for the modes \"gateway\" and \"both\": a host by itself has no clients to tell apart",
+                    "remove the key, or guard hosts behind an interface with mode = \"gateway\"",
+                );
             }
             if !gateway && nftables.redirect_dns {
                 self.error("nftables.redirect_dns", "only for the modes \"gateway\" and \"both\"");
