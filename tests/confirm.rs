@@ -26,21 +26,13 @@ fn config(confirm: Confirm) -> SpeakerConfig {
     peer.ttl_security = true;
     peer.confirm = confirm;
     SpeakerConfig {
-        asn: 64512,
-        router_id: Ipv4Addr::new(192, 0, 2, 2),
         next_hop_ipv4: Some(Ipv4Addr::new(198, 51, 100, 2)),
         next_hop_ipv6: Some("2001:db8:2::2".parse().unwrap()),
         communities: vec![(64512 << 16) | 100],
-        large_communities: vec![],
         no_export: confirm != Confirm::Reflect,
-        local_pref: 100,
-        announce: true,
         listen: vec![SocketAddr::new(GUARD, 179)],
-        graceful_restart: Duration::ZERO,
-        long_lived: Duration::ZERO,
-        restarting: false,
-        mark: None,
         peers: vec![peer],
+        ..SpeakerConfig::new(64512, Ipv4Addr::new(192, 0, 2, 2))
     }
 }
 

@@ -34,21 +34,13 @@ fn config(asn: u32, opens: Opens) -> SpeakerConfig {
     peer.ttl_security = true;
     peer.passive = opens == Opens::Router;
     SpeakerConfig {
-        asn,
-        router_id: Ipv4Addr::new(192, 0, 2, 2),
         next_hop_ipv4: Some(Ipv4Addr::new(198, 51, 100, 2)),
         next_hop_ipv6: Some("2001:db8:2::2".parse().unwrap()),
         communities: vec![(64512 << 16) | 100],
         large_communities: vec![[64512, 1, 2]],
-        no_export: true,
-        local_pref: 100,
-        announce: true,
         listen: if opens == Opens::Guard { vec![] } else { vec![SocketAddr::new(GUARD, 179)] },
-        graceful_restart: Duration::ZERO,
-        long_lived: Duration::ZERO,
-        restarting: false,
-        mark: None,
         peers: vec![peer],
+        ..SpeakerConfig::new(asn, Ipv4Addr::new(192, 0, 2, 2))
     }
 }
 

@@ -94,21 +94,11 @@ impl Cell {
         peer.families = self.families;
         peer.hold_time = Duration::from_secs(30);
         SpeakerConfig {
-            asn: self.asn(),
-            router_id: Ipv4Addr::new(192, 0, 2, self.number + 16),
             next_hop_ipv4: Some(HOP4),
             next_hop_ipv6: Some(HOP6),
-            communities: vec![],
-            large_communities: vec![],
-            no_export: true,
-            local_pref: 100,
-            announce: true,
             listen: if self.passive { vec![SocketAddr::new(self.guard(), 179)] } else { vec![] },
-            graceful_restart: Duration::ZERO,
-            long_lived: Duration::ZERO,
-            restarting: false,
-            mark: None,
             peers: vec![peer],
+            ..SpeakerConfig::new(self.asn(), Ipv4Addr::new(192, 0, 2, self.number + 16))
         }
     }
 }

@@ -30,21 +30,10 @@ fn config(ports: &[u16]) -> SpeakerConfig {
         peer
     });
     SpeakerConfig {
-        asn: 64512,
-        router_id: Ipv4Addr::new(192, 0, 2, 2),
         next_hop_ipv4: Some(Ipv4Addr::new(192, 0, 2, 1)),
-        next_hop_ipv6: None,
         communities: vec![(64512 << 16) | 100],
-        large_communities: Vec::new(),
-        no_export: true,
-        local_pref: 100,
-        announce: true,
-        listen: Vec::new(),
-        graceful_restart: Duration::ZERO,
-        long_lived: Duration::ZERO,
-        restarting: false,
-        mark: None,
         peers: peers.collect(),
+        ..SpeakerConfig::new(64512, Ipv4Addr::new(192, 0, 2, 2))
     }
 }
 

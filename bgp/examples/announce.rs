@@ -50,23 +50,7 @@ fn peer(text: &str, number: usize) -> Result<PeerConfig, Failure> {
 }
 
 fn configuration() -> Result<SpeakerConfig, Failure> {
-    let mut config = SpeakerConfig {
-        asn: 0,
-        router_id: std::net::Ipv4Addr::UNSPECIFIED,
-        next_hop_ipv4: None,
-        next_hop_ipv6: None,
-        communities: Vec::new(),
-        large_communities: Vec::new(),
-        no_export: false,
-        local_pref: 100,
-        announce: true,
-        listen: Vec::new(),
-        graceful_restart: Duration::ZERO,
-        long_lived: Duration::ZERO,
-        restarting: false,
-        mark: None,
-        peers: Vec::new(),
-    };
+    let mut config = SpeakerConfig { no_export: false, ..SpeakerConfig::new(0, std::net::Ipv4Addr::UNSPECIFIED) };
     for argument in std::env::args().skip(1) {
         let (key, value) = argument.split_once('=').unwrap_or((&argument, ""));
         match key {

@@ -335,7 +335,6 @@ fn attributes(config: &SpeakerConfig, peer: &PeerConfig, negotiated: &Negotiated
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
-    use std::time::Duration;
 
     use super::*;
     use crate::wire::capability::{Capability, negotiate};
@@ -346,21 +345,9 @@ mod tests {
 
     fn config() -> SpeakerConfig {
         SpeakerConfig {
-            asn: 4_200_000_000,
-            router_id: Ipv4Addr::new(192, 0, 2, 1),
             next_hop_ipv4: Some(Ipv4Addr::new(192, 0, 2, 1)),
             next_hop_ipv6: Some(HOP6),
-            communities: vec![],
-            large_communities: vec![],
-            no_export: true,
-            local_pref: 100,
-            announce: true,
-            listen: vec![],
-            graceful_restart: Duration::ZERO,
-            long_lived: Duration::ZERO,
-            restarting: false,
-            mark: None,
-            peers: vec![],
+            ..SpeakerConfig::new(4_200_000_000, Ipv4Addr::new(192, 0, 2, 1))
         }
     }
 

@@ -138,6 +138,29 @@ pub struct BfdConfig {
 }
 
 impl SpeakerConfig {
+    /// A speaker with defaults: it announces with NO_EXPORT and no other community, has no next hop yet, listens nowhere, and is no
+    /// restarted one; without graceful restart.
+    #[must_use]
+    pub fn new(asn: u32, router_id: Ipv4Addr) -> Self {
+        Self {
+            asn,
+            router_id,
+            next_hop_ipv4: None,
+            next_hop_ipv6: None,
+            communities: Vec::new(),
+            large_communities: Vec::new(),
+            no_export: true,
+            local_pref: 100,
+            announce: true,
+            listen: Vec::new(),
+            graceful_restart: Duration::ZERO,
+            long_lived: Duration::ZERO,
+            restarting: false,
+            mark: None,
+            peers: Vec::new(),
+        }
+    }
+
     /// IPv4 routes have the IPv6 next hop, with peers that can (RFC 8950).
     #[must_use]
     pub fn ipv4_over_ipv6(&self) -> bool {

@@ -1,10 +1,8 @@
 //! A peer that stops reading during a replay while routes change: memory stays bounded, other peers are served, and it has the right
 //! routes once it reads again. Nothing is timed; the allocator of this program counts what is held.
 #![cfg(feature = "io")]
-#![allow(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
@@ -23,37 +21,18 @@ use destguard_bgp::wire::iana::{Families, Family};
 use destguard_bgp::wire::message::{Message, Open};
 use destguard_bgp::wire::{DecodeContext, EncodeContext};
 
+use self::counting::Counting;
+
+#[path = "support/counting.rs"]
+mod counting;
+
 static HELD: AtomicIsize = AtomicIsize::new(0);
 
-struct Counting;
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Counting = Counting(count);
 
 fn count(octets: usize, sign: isize) {
     HELD.fetch_add(sign * octets as isize, Ordering::Relaxed);
-}
-
-// SAFETY: everything is handed to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size(), 1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        count(layout.size(), -1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(place, layout) }
-    }
-
-    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(layout.size(), -1);
-        count(size, 1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.realloc(place, layout, size) }
-    }
 }
 
 /// Routes that don't change, in 10.0.0.0/8.
@@ -82,21 +61,9 @@ fn config(ports: [u16; 2]) -> SpeakerConfig {
         ..PeerConfig::new(format!("peer{number}"), IpAddr::from([127, 0, 0, 1]), 64513)
     });
     SpeakerConfig {
-        asn: 64512,
-        router_id: Ipv4Addr::from(64512),
         next_hop_ipv4: Some(Ipv4Addr::new(192, 0, 2, 1)),
-        next_hop_ipv6: None,
-        communities: Vec::new(),
-        large_communities: Vec::new(),
-        no_export: true,
-        local_pref: 100,
-        announce: true,
-        listen: Vec::new(),
-        graceful_restart: Duration::ZERO,
-        long_lived: Duration::ZERO,
-        restarting: false,
-        mark: None,
         peers: peers.collect(),
+        ..SpeakerConfig::new(64512, Ipv4Addr::from(64512))
     }
 }
 

@@ -1,10 +1,8 @@
 //! What the table costs and how full its messages are, at the sizes the speaker is made for. Counted, never timed.
 //!
 //! The allocator of this program counts the octets that each thread holds.
-#![allow(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -19,42 +17,23 @@ use destguard_bgp::wire::capability::{Capability, Negotiated, negotiate};
 use destguard_bgp::wire::iana::{Families, Family};
 use destguard_bgp::wire::message::{Message, Open};
 
+use self::counting::Counting;
+
+#[path = "support/counting.rs"]
+mod counting;
+
 thread_local! {
     static HELD: Cell<isize> = const { Cell::new(0) };
 }
 
-struct Counting;
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Counting = Counting(count);
 
 fn count(octets: usize, sign: isize) {
     // What the C library's allocator makes of it: 8 octets of its own, multiples of 16.
     let octets = (octets + 8).next_multiple_of(16) as isize;
     // A thread that ends frees after its counter is gone.
     HELD.try_with(|held| held.set(held.get() + sign * octets)).unwrap_or_default();
-}
-
-// SAFETY: everything is handed to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size(), 1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        count(layout.size(), -1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(place, layout) }
-    }
-
-    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(layout.size(), -1);
-        count(size, 1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.realloc(place, layout, size) }
-    }
 }
 
 fn held() -> isize {
@@ -80,21 +59,10 @@ fn announce(table: &mut Table, generation: u64, hosts: impl Iterator<Item = IpAd
 
 fn config() -> SpeakerConfig {
     SpeakerConfig {
-        asn: 64512,
-        router_id: Ipv4Addr::new(192, 0, 2, 1),
         next_hop_ipv4: Some(Ipv4Addr::new(192, 0, 2, 1)),
         next_hop_ipv6: Some(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
         communities: vec![(64512 << 16) | 100],
-        large_communities: Vec::new(),
-        no_export: true,
-        local_pref: 100,
-        announce: true,
-        listen: Vec::new(),
-        graceful_restart: std::time::Duration::ZERO,
-        long_lived: std::time::Duration::ZERO,
-        restarting: false,
-        mark: None,
-        peers: Vec::new(),
+        ..SpeakerConfig::new(64512, Ipv4Addr::new(192, 0, 2, 1))
     }
 }
 

@@ -20,21 +20,13 @@ const LONG: Duration = Duration::from_secs(20);
 
 fn config(asn: u32, peer: PeerConfig) -> SpeakerConfig {
     SpeakerConfig {
-        asn,
-        router_id: Ipv4Addr::from(asn),
         next_hop_ipv4: Some(Ipv4Addr::new(192, 0, 2, 1)),
         next_hop_ipv6: Some(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
         communities: vec![0xfc00_0064],
         large_communities: vec![[64512, 1, 2]],
-        no_export: true,
-        local_pref: 100,
-        announce: true,
-        listen: Vec::new(),
         graceful_restart: Duration::from_secs(120),
-        long_lived: Duration::ZERO,
-        restarting: false,
-        mark: None,
         peers: vec![peer],
+        ..SpeakerConfig::new(asn, Ipv4Addr::from(asn))
     }
 }
 

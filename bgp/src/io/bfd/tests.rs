@@ -25,21 +25,9 @@ fn bfd() -> BfdConfig {
 
 fn config(asn: u32, peer: PeerConfig) -> SpeakerConfig {
     SpeakerConfig {
-        asn,
-        router_id: Ipv4Addr::from(asn),
         next_hop_ipv4: Some(Ipv4Addr::new(192, 0, 2, 1)),
-        next_hop_ipv6: None,
-        communities: Vec::new(),
-        large_communities: Vec::new(),
-        no_export: true,
-        local_pref: 100,
-        announce: true,
-        listen: Vec::new(),
-        graceful_restart: Duration::ZERO,
-        long_lived: Duration::ZERO,
-        restarting: false,
-        mark: None,
         peers: vec![peer],
+        ..SpeakerConfig::new(asn, Ipv4Addr::from(asn))
     }
 }
 
