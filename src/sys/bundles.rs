@@ -50,12 +50,12 @@ pub fn first_bundle<P: Part>(parts: &[P]) -> usize {
 /// # Errors
 /// The kernel's, when it took none. What an earlier datagram met is told here too. Where the first is a bundle, also that the way there can't take
 /// datagrams apart.
-pub fn send<'a, const N: usize, P: Part>(
+pub fn send<const N: usize, P: Part>(
     socket: BorrowedFd<'_>,
     octets: &[u8],
     parts: &[P],
     bundled: bool,
-    controls: &'a mut [Control],
+    controls: &mut [Control],
     mut address: impl FnMut(usize, &P, &mut libc::msghdr, &mut Control),
 ) -> io::Result<usize> {
     // SAFETY: all-zero is a valid value of these plain C structures.
@@ -105,7 +105,7 @@ pub fn send<'a, const N: usize, P: Part>(
 /// if anything.
 fn put_segments(head: &mut libc::msghdr, control: &mut Control, length: usize) {
     let Ok(length) = u16::try_from(length) else { return };
-    let used = if head.msg_control.is_null() { 0 } else { head.msg_controllen as usize };
+    let used = if head.msg_control.is_null() { 0 } else { head.msg_controllen };
     let size = mem::size_of::<u16>() as u32;
     // SAFETY: takes no pointer.
     let space = unsafe { libc::CMSG_SPACE(size) } as usize;

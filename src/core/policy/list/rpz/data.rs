@@ -76,7 +76,7 @@ fn generic(text: &str) -> Result<Box<[u8]>, String> {
     let length: usize = words.next().and_then(|word| word.parse().ok()).ok_or("a length is missing behind \"\\#\"")?;
     let digits: String = words.collect();
     let octet = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let digits_only = digits.bytes().all(|digit| digit.is_ascii_hexdigit()) && digits.len() % 2 == 0;
+    let digits_only = digits.bytes().all(|digit| digit.is_ascii_hexdigit()) && digits.len().is_multiple_of(2);
     let octets: Option<Vec<u8>> = digits.as_bytes().chunks(2).map(octet).collect();
     octets
         .filter(|octets| digits_only && octets.len() == length)
