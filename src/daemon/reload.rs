@@ -305,7 +305,9 @@ mod tests {
         let lists = Lists::load(&config, &Lists::default()).unwrap();
         let rules = rules::rules(&config, &lists, &[]).unwrap();
         let (lease, gate) = (config.lease.clone(), config.gate.clone());
-        let mut guard = Guard::new(Settings { lease, gate, linger: config.bgp.linger.0 }, Vec::new());
+        let settings = Settings { lease, gate, linger: config.bgp.linger.0 };
+        let shared = Guard::new(settings.clone(), Vec::new());
+        let mut guards = [shared, Guard::new(settings, Vec::new()).for_single_clients()];
         let everybody = IpAddr::from([192, 0, 2, 1]);
         let group = IpAddr::from([10, 0, 0, 1]);
         for (client, question, last) in [
@@ -326,12 +328,20 @@ mod tests {
                 domain: name("test"),
                 grants: vec![Grant { address: address(last), ttl: 60 }],
             };
-            guard.handle(Event::Admit(admission), Moment(1));
-            while guard.poll_output().is_some() {}
+            for guard in &mut guards {
+                guard.handle(Event::Admit(admission.clone()), Moment(1));
+                while guard.poll_output().is_some() {}
+            }
         }
-        let found = forbidden(&guard, &rules);
-        assert_eq!(found.names, [name("denied.test")], "a group may still ask for the mixed one");
-        assert_eq!(found.addresses, [address(4), address(7)]);
+        let [shared, single] = guards.map(|guard| forbidden(&guard, &rules));
+        for found in [&shared, &single] {
+            assert_eq!(found.names, [name("denied.test")], "a group may still ask for the mixed one");
+            assert_eq!(found.addresses, [address(4), address(7)]);
+        }
+        assert_eq!(shared.clients, [], "leases are for everybody");
+        let of = |last, question| ((address(last), everybody), name(question));
+        let denied = [of(2, "denied.test"), of(3, "mixed.test"), of(4, "data.test"), of(7, "trap.test")];
+        assert_eq!(single.clients, denied, "each client is judged by its own rules");
     }
 
     #[tokio::test]

@@ -287,6 +287,30 @@ fn bad_hints_are_edited_out() {
 }
 
 #[test]
+fn for_a_client_of_one_family_the_other_is_taken_out() {
+    let judge_for = |case: &Case, only| {
+        let config: Config = toml::from_str(CONFIG).unwrap();
+        let (policy, filter) = (Policy::new(&config).unwrap(), AddressFilter::new(&config, &[]).unwrap());
+        let response =
+            Response { question: &case.question, records: &case.records, noerror: true, dnssec_ok: case.dnssec_ok };
+        super::judge_for(&policy, &filter, response, Some(only))
+    };
+    let hints = [https("w.test", ".", &[], &["20.8.8.8"], &["2a00::1"])];
+    let hints = Case::new("w.test", rtype::HTTPS, &hints);
+    for (only, left) in [(Family::Ipv4, "20.8.8.8"), (Family::Ipv6, "2a00::1")] {
+        let Judged::Answer(answer) = judge_for(&hints, only) else { panic!("not an answer") };
+        assert_eq!(granted(&answer), [left]);
+        assert_eq!(answer.hints.len(), 1, "the other hint is not passed on");
+    }
+    let plain = Case::new("a.test", rtype::A, &[a("a.test", "20.1.1.1")]);
+    assert!(matches!(judge_for(&plain, Family::Ipv4), Judged::Answer(_)));
+    let Judged::Filtered { removed, .. } = judge_for(&plain, Family::Ipv6) else { panic!("not filtered") };
+    assert_eq!(labels(&removed), [(ip("20.1.1.1"), "other_family")]);
+    let open = Case::new("a.test", rtype::A, &[a("a.test", "44.0.1.1")]);
+    assert!(matches!(judge_for(&open, Family::Ipv6), Judged::Answer(_)), "what is always open is open for all");
+}
+
+#[test]
 fn a_record_that_loses_a_mandatory_key_goes_with_all_its_hints() {
     let lost = https("w.test", ".", &[1, 4], &["10.0.0.1"], &["2606:4700::1"]);
     let stays = https("w.test", ".", &[4], &["10.0.0.1", "20.8.8.8"], &[]);

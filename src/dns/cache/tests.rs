@@ -33,6 +33,28 @@ fn type_and_do_are_part_of_the_key() {
 }
 
 #[test]
+fn a_key_of_one_client_is_its_own_and_leads_to_that_of_all_of_its_family() {
+    let ip = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+    let of = |client: &str| Key::new(b"\x01a\x00", 1, true).unchecked(true).in_view(3).of_client(ip(client));
+    let (one, other, six, host) = (of("192.0.2.1"), of("192.0.2.2"), of("2001:db8::1"), of("127.0.0.1"));
+    let keys = [&one, &other, &six, &host].map(|key| key.octets().to_vec());
+    assert!(keys.iter().enumerate().all(|(at, key)| !keys[..at].contains(key)), "each has its own");
+    for key in [&one, &other, &six, &host] {
+        assert!(key.is_of_client() && key.is_unchecked() && key.view() == 3);
+        assert!(!key.of_all().is_of_client() && key.of_all().view() == 3 && key.of_all().family() == key.family());
+        assert_eq!(key.in_view(5).view(), 5);
+    }
+    assert_eq!([one.family(), six.family(), host.family()], [Some(Family::Ipv4), Some(Family::Ipv6), None]);
+    assert_eq!(one.of_all().octets(), other.of_all().octets());
+    assert_ne!(one.of_all().octets(), six.of_all().octets(), "what they may be told differs");
+    assert_eq!(host.octets(), of("::1").octets(), "this host is one client");
+    let cache = Cache::new(1 << 20);
+    cache.put(&one, entry(10, 1000, 1), Moment(0));
+    assert!(cache.get(&one, 1, Moment(0)).is_some() && cache.get(&other, 1, Moment(0)).is_none());
+    assert!(cache.get(&one.of_all(), 1, Moment(0)).is_none());
+}
+
+#[test]
 fn an_entry_ends_with_its_time_and_with_its_rules() {
     let cache = Cache::new(1 << 20);
     cache.put(&key(1), entry(10, 1000, 1), Moment(0));
