@@ -17,7 +17,7 @@ use super::resolve::Resolver;
 use super::stale;
 use super::upstream::query::Query;
 use super::upstream::{AskError, Asked};
-use super::validate::Source;
+use super::validate::{Pick, Source};
 use crate::core::event::{Admission, Decision, Grant, LeaseHandle, Refusal, Ticket};
 use crate::core::moment::Moment;
 use crate::core::policy::list::LocalData;
@@ -133,7 +133,7 @@ impl Resolver {
     /// Reads a response, and asks for what it leaves off at.
     async fn complete(&self, query: &Query, view: ViewId, message: &[u8]) -> Result<Checked, AskError> {
         match Checked::read(message) {
-            Checked::Response(response) => self.following(view).complete(query, response).await,
+            Checked::Response(response) => self.following(view).complete(query, response, Pick::Anyone).await,
             other => Ok(other),
         }
     }

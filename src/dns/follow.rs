@@ -14,7 +14,7 @@ use super::message::{self, Response};
 use super::metrics::Metrics;
 use super::upstream::query::Query;
 use super::upstream::{AskError, TOTAL, Upstreams};
-use super::validate::Source;
+use super::validate::{Pick, Source};
 use super::wire::{rcode, rtype, u16_at};
 use crate::core::answer::{self, Question, RecordData};
 use crate::core::name::Name;
@@ -36,21 +36,25 @@ pub struct Following<'a> {
 }
 
 impl Source for Following<'_> {
-    async fn ask(&self, query: &Query) -> Result<Vec<u8>, AskError> {
-        Source::ask(self.upstreams, query).await
+    async fn ask(&self, query: &Query, whom: Pick) -> Result<Vec<u8>, AskError> {
+        Source::ask(self.upstreams, query, whom).await
     }
 
-    async fn complete(&self, query: &Query, response: Response) -> Result<Checked, AskError> {
+    fn choices(&self) -> usize {
+        self.upstreams.choices()
+    }
+
+    async fn complete(&self, query: &Query, response: Response, whom: Pick) -> Result<Checked, AskError> {
         if left_off(query, &response, &self.rules.load(), self.view).is_none() {
             return Ok(Checked::Response(response));
         }
-        let followed = tokio::time::timeout(TOTAL, self.follow(query, response)).await;
+        let followed = tokio::time::timeout(TOTAL, self.follow(query, response, whom)).await;
         followed.unwrap_or(Err(AskError::TimeOut))
     }
 }
 
 impl Following<'_> {
-    async fn follow(&self, query: &Query, mut response: Response) -> Result<Checked, AskError> {
+    async fn follow(&self, query: &Query, mut response: Response, whom: Pick) -> Result<Checked, AskError> {
         let mut asked: Vec<Name> = Vec::new();
         loop {
             let next = left_off(query, &response, &self.rules.load(), self.view);
@@ -61,7 +65,7 @@ impl Following<'_> {
                 return Ok(Checked::Refused("unbound", ede));
             }
             self.metrics.aliases_followed.inc();
-            let more = self.ask(&Query { name: next.clone(), ..query.clone() }).await?;
+            let more = self.ask(&Query { name: next.clone(), ..query.clone() }, whom).await?;
             asked.push(next);
             match message::read(&more) {
                 Ok(more) => join(&mut response, more),

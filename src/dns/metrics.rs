@@ -104,6 +104,10 @@ pub struct Inner {
     pub validation_queries: Counter,
     /// Signatures checked.
     pub validation_signatures: Counter,
+    /// Questions asked again of one upstream alone, since what came before was bogus or could not be judged.
+    pub validation_retries: Counter,
+    /// Answers that were good then.
+    pub validation_rescues: Counter,
     /// Zones and names in the validator's cache.
     pub validation_cache_entries: Gauge,
     /// Its octets.
@@ -168,6 +172,8 @@ impl Metrics {
             validated: Family::default(),
             validation_queries: Counter::default(),
             validation_signatures: Counter::default(),
+            validation_retries: Counter::default(),
+            validation_rescues: Counter::default(),
             validation_cache_entries: Gauge::default(),
             validation_cache_bytes: Gauge::default(),
             coalesced: Counter::default(),
@@ -227,6 +233,12 @@ impl Metrics {
         counter("dns_certificate_errors", "Changed certificate files that can't be used", &m.certificate_errors);
         counter("dns_dnssec_queries", "Queries for the keys of zones and their digests", &m.validation_queries);
         counter("dns_dnssec_signatures", "Signatures checked", &m.validation_signatures);
+        counter(
+            "dns_dnssec_retries",
+            "Questions asked of another upstream after a bogus answer",
+            &m.validation_retries,
+        );
+        counter("dns_dnssec_rescues", "Answers that were good at another upstream", &m.validation_rescues);
         registry.register("dns_dnssec_answers", "Answers of upstreams by what validation found", m.validated.clone());
         registry.register(
             "dns_dnssec_cache_entries",

@@ -439,13 +439,44 @@ impl Upstreams {
         let usable =
             if all_broken { order.len() } else { order.iter().filter(|server| !server.is_broken()).count().max(1) };
         let total = if all_broken { TOTAL_BROKEN } else { TOTAL };
+        Self::ask_these(first, &order, usable, query, total).await
+    }
+
+    /// Asks one server alone, when the others' word is not to be had: of those for the question that are healthy the one at this place, in the configured
+    /// order, round and round.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn ask_one(&self, query: &Query, place: usize) -> Result<Asked, AskError> {
+        let all: Vec<&Arc<Server>> =
+            self.group_for(query).iter().filter_map(|index| self.servers.get(*index)).collect();
+        let healthy: Vec<&Arc<Server>> = all.iter().copied().filter(|server| !server.is_broken()).collect();
+        let usable = if healthy.is_empty() { all } else { healthy };
+        let place = place.checked_rem(usable.len()).unwrap_or(0);
+        let Some(server) = usable.get(place) else { return Err(AskError::NoServer) };
+        Self::ask_these(server, &[Arc::clone(server)], 1, query, TOTAL_BROKEN).await
+    }
+
+    /// The most servers that are for one name.
+    #[must_use]
+    pub fn choices(&self) -> usize {
+        self.by_domain.values().map(Vec::len).max().unwrap_or(0)
+    }
+
+    async fn ask_these(
+        first: &Arc<Server>,
+        order: &[Arc<Server>],
+        usable: usize,
+        query: &Query,
+        total: Duration,
+    ) -> Result<Asked, AskError> {
         let asked = async {
-            let asked = Self::race(first, &order, usable, query).await;
+            let asked = Self::race(first, order, usable, query).await;
             match &asked {
                 // An old server: the plain question of RFC 1035. It costs such a server two queries for each question.
                 Ok(refused) if !query.plain && query::refuses_edns(&refused.message) => {
                     let plain = Query { plain: true, ..query.clone() };
-                    Self::race(first, &order, usable, &plain).await
+                    Self::race(first, order, usable, &plain).await
                 }
                 _ => asked,
             }

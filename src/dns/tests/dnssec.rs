@@ -15,6 +15,13 @@ const CD: u16 = 0x10;
 /// The upstream of a signed root, "test" below it with a host, a text and an alias, and the unsigned "plain.test". While `.1` is set, addresses and
 /// texts are changed on the way.
 async fn internet() -> (Upstream, String, Arc<AtomicBool>) {
+    let (mut upstreams, anchor) = internets(1).await;
+    let (upstream, tampered) = upstreams.remove(0);
+    (upstream, anchor, tampered)
+}
+
+/// The same behind several upstreams, each with a switch of its own.
+async fn internets(count: usize) -> (Vec<(Upstream, Arc<AtomicBool>)>, String) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as u32;
     let mut root = Zone::new(".", Some(Denial::Nsec));
     let mut test = Zone::new("test", Some(Denial::Nsec3 { iterations: 0, opt_out: false }));
@@ -33,10 +40,18 @@ async fn internet() -> (Upstream, String, Arc<AtomicBool>) {
     let ds = root.ds();
     let digest: String = ds[4..].iter().map(|octet| format!("{octet:02X}")).collect();
     let anchor = format!(". IN DS {} {} {} {digest}", u16::from_be_bytes([ds[0], ds[1]]), ds[2], ds[3]);
-    let net = Internet::new(vec![root, test, plain]);
-    let tampered = Arc::new(AtomicBool::new(false));
-    let change = tampered.clone();
-    let upstream = Upstream::new(move |message, _| {
+    let net = Arc::new(Internet::new(vec![root, test, plain]));
+    let mut upstreams = Vec::new();
+    for _ in 0..count {
+        let tampered = Arc::new(AtomicBool::new(false));
+        let upstream = upstream(net.clone(), tampered.clone()).await;
+        upstreams.push((upstream, tampered));
+    }
+    (upstreams, anchor)
+}
+
+async fn upstream(net: Arc<Internet>, tampered: Arc<AtomicBool>) -> Upstream {
+    Upstream::new(move |message, _| {
         let (text, qtype) = asked(message);
         let name = if text.is_empty() { name(".") } else { name(&text) };
         let asked = Query { name, qtype, dnssec_ok: true, checking_disabled: false, plain: false };
@@ -44,7 +59,7 @@ async fn internet() -> (Upstream, String, Arc<AtomicBool>) {
         if read(message).edns.is_none_or(|(_, dnssec_ok)| !dnssec_ok) {
             reply.strip_signatures();
         }
-        if change.load(Ordering::SeqCst) {
+        if tampered.load(Ordering::SeqCst) {
             for rr in reply.answer.iter_mut().filter(|rr| [rtype::A, TXT].contains(&rr.kind)) {
                 *rr.rdata.last_mut().unwrap() ^= 64;
             }
@@ -55,8 +70,7 @@ async fn internet() -> (Upstream, String, Arc<AtomicBool>) {
             .collect();
         Act::Send(vec![response(message, reply.rcode, &records)])
     })
-    .await;
-    (upstream, anchor, tampered)
+    .await
 }
 
 fn scripted(section: usize, rr: &Rr) -> super::harness::Rr {
@@ -65,11 +79,15 @@ fn scripted(section: usize, rr: &Rr) -> super::harness::Rr {
 }
 
 async fn world(upstream: &Upstream, anchor: &str) -> World {
+    world_of(&[upstream], anchor).await
+}
+
+async fn world_of(upstreams: &[&Upstream], anchor: &str) -> World {
     let more = format!(
         "[[policy.private]]\ndomain = \"test\"\nprefixes = [\"192.0.2.0/24\"]\n\
          [dns.dnssec]\nvalidate = true\ntrust_anchor = \"{anchor}\"\n"
     );
-    World::with(config(&[upstream], &more)).await
+    World::with(config(upstreams, &more)).await
 }
 
 /// A query with these header bits, and EDNS with or without DO.
@@ -168,4 +186,29 @@ async fn without_validation_nothing_is_said_to_be_authentic() {
     assert_eq!(upstream.count(), 1, "no keys are asked for");
     let first = upstream.queries.lock().unwrap()[0].clone();
     assert_eq!(read(&first).flags & CD, 0, "the upstream's own validation stays");
+}
+
+/// One upstream that lies, whichever it is, takes no name away; two do, and nothing is opened.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_lies_is_not_the_last_that_is_asked() {
+    for liar in 0..2 {
+        let (upstreams, anchor) = internets(2).await;
+        let both: Vec<&Upstream> = upstreams.iter().map(|(upstream, _)| upstream).collect();
+        let world = world_of(&both, &anchor).await;
+        upstreams[liar].1.store(true, Ordering::SeqCst);
+        for text in ["www.test", "alias.test"] {
+            let seen = world.exchange(flagged(text, 1, AD, false)).await.unwrap();
+            assert_eq!((seen.rcode, seen.addresses().len()), (0, 1), "{text}: {:?}", seen.ede);
+            assert_eq!(seen.flags & AD, AD);
+        }
+        assert!(world.enforced.is_open("192.0.2.1") && !world.enforced.is_open("192.0.2.65"));
+        upstreams[1 - liar].1.store(true, Ordering::SeqCst);
+        let before = both.iter().map(|upstream| upstream.queries.lock().unwrap().len()).sum::<usize>();
+        let seen = world.exchange(flagged("text.test", TXT, 0, false)).await.unwrap();
+        let after = both.iter().map(|upstream| upstream.queries.lock().unwrap().len()).sum::<usize>();
+        assert_eq!((seen.rcode, seen.ede.unwrap().0), (2, 6));
+        assert!(after - before <= 6, "of anyone, of each; and once more where one was slow: {}", after - before);
+        assert_eq!(world.enforced.opened.load(Ordering::SeqCst), 1);
+        assert!(world.metric("dns_dnssec_retries_total") >= 2);
+    }
 }

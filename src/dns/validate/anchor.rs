@@ -108,9 +108,13 @@ impl Anchors {
 
     fn read(file: &Path) -> Result<Self, AnchorError> {
         let unread = |error: String| AnchorError::File { file: file.to_owned(), error };
-        let length = std::fs::metadata(file).map_err(|error| unread(error.to_string()))?.len();
-        if length > MOST_OCTETS {
-            return Err(unread(format!("{length} octets are too many for trust anchors")));
+        let about = std::fs::metadata(file).map_err(|error| unread(error.to_string()))?;
+        // A device may have no end, and a pipe no beginning.
+        if !about.is_file() {
+            return Err(unread("it is not a file".to_owned()));
+        }
+        if about.len() > MOST_OCTETS {
+            return Err(unread(format!("{} octets are too many for trust anchors", about.len())));
         }
         let text = std::fs::read_to_string(file).map_err(|error| unread(error.to_string()))?;
         Self::parse(&text, Some(file))
@@ -312,6 +316,7 @@ mod tests {
             (" ; nothing \n\n ; here", "there is no DS or DNSKEY record"),
             ("", "there is no DS or DNSKEY record"),
             ("/does/not/exist", "can't be read"),
+            ("/dev/zero", "it is not a file"),
         ] {
             let error = from(text).unwrap_err().to_string();
             assert!(error.starts_with("trust_anchor: ") && error.contains(words), "{text}: {error}");

@@ -1,6 +1,6 @@
 //! Whether a whole answer is true: every set of records that the question reaches, every wildcard on the way, and what is said not to exist.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::chain::{Proof, Standing};
 use super::rrset::{RrSet, Sets, Verified};
@@ -33,7 +33,8 @@ struct Edits {
 struct Proofs(Vec<Proof>);
 
 impl Validator {
-    /// Judges a response, and takes out of a secure one what was not validated.
+    /// Judges a response, and takes out of a secure one what was not validated. `None`: it can't be bound to the question, and whoever binds it next
+    /// refuses it.
     ///
     /// # Errors
     /// Something of it is bogus, or can't be checked.
@@ -42,18 +43,17 @@ impl Validator {
         work: &mut Work<'_, S>,
         query: &Query,
         response: &mut Response,
-    ) -> Result<Security, Failure> {
+    ) -> Result<Option<Security>, Failure> {
         let question = Question { name: query.name.clone(), qtype: query.qtype, qclass: 1 };
         let bound = match response.rcode {
             rcode::NOERROR => answer::bind(&question, &response.answers),
             _ => answer::bind_aliases(&question, &response.answers),
         };
-        // What can't be bound is refused by whoever binds it next.
-        let Ok(bound) = bound else { return Ok(Security::Insecure) };
+        let Ok(bound) = bound else { return Ok(None) };
         let mut edits = Edits::default();
         let security = self.reached(work, query, response, &bound, &mut edits).await?;
         edits.apply(response, &bound, security);
-        Ok(security)
+        Ok(Some(security))
     }
 
     /// The anchor that speaks for a name.
@@ -77,7 +77,8 @@ impl Validator {
         for kept in &bound.keep {
             let Some(record) = record(kept, response) else { continue };
             let synthesised = matches!(kept, Kept::SynthesisedCname { .. }) && query.qtype == rtype::CNAME;
-            has_data |= record.rtype == query.qtype || synthesised;
+            // A DNAME on the way is no answer to the question for one.
+            has_data |= record.rtype == query.qtype && record.owner == bound.terminal || synthesised;
             if record.rtype == rtype::RRSIG {
                 // Nobody signs signatures.
                 security = if query.qtype == rtype::RRSIG { Security::Insecure } else { security };
@@ -91,7 +92,10 @@ impl Validator {
             if let Some(dname) = synthesised_from(set, bound, response)
                 && self.top(&dname.owner) == self.top(&set.owner)
             {
-                // The binder has seen that it is what the DNAME makes of its owner, and the DNAME is looked at by itself.
+                // The binder has seen that it is what the DNAME makes of its owner, and the DNAME was looked at by itself. Its TTL is nobody's word.
+                let made_of = (dname.owner.clone(), rtype::DNAME);
+                let ttl = edits.answers.get(&made_of).copied().unwrap_or_else(|| answer::effective_ttl(dname.ttl));
+                edits.answers.insert((set.owner.clone(), rtype::CNAME), ttl);
                 continue;
             }
             match self.set(work, set).await? {
@@ -117,7 +121,8 @@ impl Validator {
     /// Whether a set is signed by the zone that it stands in.
     async fn set<S: Source>(&self, work: &mut Work<'_, S>, set: &RrSet<'_>) -> Result<Found, Failure> {
         let mut failure: Option<Failure> = None;
-        let Some(top) = self.top(&set.owner) else { return Ok(Found::Insecure) };
+        let side = side(&set.owner, set.rtype);
+        let Some(top) = self.top(&side) else { return Ok(Found::Insecure) };
         // What stands above an anchor has no say below it.
         for signer in set.signers().into_iter().filter(|signer| signer.is_within(top)) {
             let zone = match self.standing(work, &signer).await {
@@ -134,7 +139,7 @@ impl Validator {
                 Err(why) => failure = failure.or(Some(why)),
             }
         }
-        let zone = match self.standing(work, &side(&set.owner, set.rtype)).await? {
+        let zone = match self.standing(work, &side).await? {
             Standing::Insecure => return Ok(Found::Insecure),
             Standing::Secure(zone) => zone,
         };
@@ -192,7 +197,8 @@ impl Validator {
         edits: &mut Edits,
     ) -> Result<Security, Failure> {
         let name = &bound.terminal;
-        let Some(top) = self.top(name) else { return Ok(Security::Insecure) };
+        let side = side(name, query.qtype);
+        let Some(top) = self.top(&side) else { return Ok(Security::Insecure) };
         let mut signers: Vec<Name> = Vec::new();
         for set in authority.iter().filter(|set| matches!(set.rtype, rtype::NSEC | rtype::NSEC3)) {
             let fitting = set.signers().into_iter().filter(|signer| {
@@ -217,7 +223,11 @@ impl Validator {
             };
             let denials = &mut proof.denials;
             if denials.is_too_costly() {
-                return Ok(Security::Insecure);
+                // It is as if this zone weren't signed; but the name may stand in a signed one below it.
+                match self.standing(work, &side).await? {
+                    Standing::Secure(own) if own.name != zone => continue,
+                    _ => return Ok(Security::Insecure),
+                }
             }
             let mut proved = None;
             if claimed == rcode::NXDOMAIN {
@@ -240,7 +250,7 @@ impl Validator {
                 Some(Failure::bogus(code::DNSSEC_BOGUS, text))
             });
         }
-        match self.standing(work, &side(name, query.qtype)).await? {
+        match self.standing(work, &side).await? {
             Standing::Insecure => Ok(Security::Insecure),
             Standing::Secure(_) => Err(failure.unwrap_or_else(|| {
                 Failure::bogus(code::NSEC_MISSING, format!("nothing proves that {name} has no such data"))
@@ -303,7 +313,15 @@ impl Edits {
     fn apply(self, response: &mut Response, bound: &Bound, security: Security) {
         if let Some(code) = self.rcode {
             // Under the other code nothing but the aliases was looked at, and nothing else may stand there under this one.
-            let looked_at = |index: usize| bound.keep.contains(&Kept::Record(index));
+            let kept: HashSet<usize> = bound
+                .keep
+                .iter()
+                .filter_map(|kept| match kept {
+                    Kept::Record(index) => Some(*index),
+                    Kept::SynthesisedCname { .. } => None,
+                })
+                .collect();
+            let looked_at = |index: usize| kept.contains(&index);
             let mut index = 0..;
             response.rdata.retain(|_| index.next().is_some_and(looked_at));
             let mut index = 0..;
@@ -334,7 +352,7 @@ fn covered(kind: u16, rdata: &[u8]) -> u16 {
 }
 
 /// Where data of this type belongs: a DS record to the zone above its name.
-fn side(name: &Name, kind: u16) -> Name {
+pub(super) fn side(name: &Name, kind: u16) -> Name {
     if kind == rtype::DS { name.parent().unwrap_or_else(Name::root) } else { name.clone() }
 }
 

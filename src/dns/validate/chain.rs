@@ -14,7 +14,7 @@ use hickory_proto::dnssec::crypto;
 use super::anchor::{Anchor, Digest};
 use super::denial::{Cut, Denials};
 use super::rrset::{Key, RrSet, Sets, type_name};
-use super::{Failure, Source, Validator, Work};
+use super::{Failure, Security, Source, Turn, Validator, Work};
 use crate::core::name::Name;
 use crate::dns::ede::code;
 use crate::dns::message::{self, Response};
@@ -53,7 +53,8 @@ pub struct Zone {
 enum Known {
     Zone(Arc<Zone>),
     Cut(Cut),
-    Failed(Failure),
+    /// With the last turn at which it was found so: later ones ask others.
+    Failed(Failure, usize),
 }
 
 /// Where a name stands.
@@ -117,7 +118,7 @@ impl Cache {
         let keys = match &known {
             Known::Zone(zone) => zone.keys.iter().map(|key| key.rdata().len().saturating_add(48)).sum(),
             Known::Cut(_) => 0,
-            Known::Failed(failure) => failure.text.len(),
+            Known::Failed(failure, _) => failure.text.len(),
         };
         let octets = OVERHEAD.saturating_add(name.wire().len().saturating_mul(2)).saturating_add(keys);
         let now = Instant::now();
@@ -184,7 +185,7 @@ impl Validator {
         let Some((top, anchor)) = self.anchors.above(name) else { return Ok(Standing::Insecure) };
         let mut zone = match self.known(work, top, From::Anchor(anchor)).await? {
             Known::Zone(zone) => zone,
-            Known::Failed(failure) => return Err(failure),
+            Known::Failed(failure, _) => return Err(failure),
             Known::Cut(_) => return Ok(Standing::Insecure),
         };
         let below = name.suffixes().count().saturating_sub(top.suffixes().count());
@@ -195,21 +196,32 @@ impl Validator {
                 Known::Cut(Cut::Insecure) => return Ok(Standing::Insecure),
                 Known::Cut(Cut::NoCut) => {}
                 Known::Cut(Cut::Nothing) => break,
-                Known::Failed(failure) => return Err(failure),
+                Known::Failed(failure, _) => return Err(failure),
             }
         }
         Ok(Standing::Secure(zone))
     }
 
+    /// What is in the cache of a name, but failures that the upstream whose turn it is has no part in.
+    fn kept(&self, turn: Turn, name: &Name) -> Option<Known> {
+        match self.trusted.get(name)? {
+            Known::Failed(_, found) if found < turn.now => None,
+            Known::Failed(failure, found) => {
+                Some(Known::Failed(Failure { settled: found >= turn.last, ..failure }, found))
+            }
+            known => Some(known),
+        }
+    }
+
     /// What is known of a name; asks if need be.
     async fn known<S: Source>(&self, work: &mut Work<'_, S>, name: &Name, from: From<'_>) -> Result<Known, Failure> {
-        if let Some(known) = self.trusted.get(name) {
+        if let Some(known) = self.kept(work.turn, name) {
             return Ok(known);
         }
         let lock = self.trusted.lock_of(name);
         let asking = Asking { cache: &self.trusted, name, lock: Some(lock.clone()) };
         let held = lock.lock_owned().await;
-        if let Some(known) = self.trusted.get(name) {
+        if let Some(known) = self.kept(work.turn, name) {
             return Ok(known);
         }
         let found = match from {
@@ -225,7 +237,7 @@ impl Validator {
             Err(failure) if failure.unreached == Some(None) && work.budget.queries == 0 => Err(failure),
             Err(failure) if work.budget.signatures == 0 || work.budget.hashes == 0 => Err(failure),
             Err(failure) => {
-                self.trusted.put(name, Known::Failed(failure.clone()), KEEP_FAILURE);
+                self.trusted.put(name, Known::Failed(failure.clone(), work.turn.now), KEEP_FAILURE);
                 Err(failure)
             }
         };
@@ -245,6 +257,9 @@ impl Validator {
         let answers = Sets::answers(&response);
         if let Some(set) = answers.get(child, rtype::DS) {
             let verified = set.verify(&zone.name, &zone.keys, work.now, &mut work.budget)?;
+            if verified.expanded.is_some() {
+                return Err(Failure::bogus(code::DNSSEC_BOGUS, format!("the digest of {child} is that of a wildcard")));
+            }
             let keep = seconds(verified.ttl);
             let digests: Vec<Digest> = set.rdata.iter().filter_map(|rdata| Digest::from_rdata(rdata)).collect();
             let mut digests: Vec<Digest> = digests.into_iter().filter(Digest::is_supported).take(DIGESTS).collect();
@@ -267,7 +282,20 @@ impl Validator {
         for (owner, kind) in aliases.filter(|(owner, _)| owner.is_within(&zone.name)) {
             if let Some(set) = answers.get(&owner, kind).filter(|set| !set.signatures.is_empty()) {
                 let verified = set.verify(&zone.name, &zone.keys, work.now, &mut work.budget)?;
-                return Ok((Known::Cut(Cut::NoCut), seconds(verified.ttl)));
+                let keep = seconds(verified.ttl).min(KEEP_ABSENCE);
+                let Some(labels) = verified.expanded else { return Ok((Known::Cut(Cut::NoCut), keep)) };
+                // One made from a wildcard says nothing of a name that exists, as a delegation does.
+                let mut proof = self.denials(work, zone, &Sets::authority(&response));
+                let keep = keep.min(proof.keep);
+                return match proof.denials.no_closer(&owner, labels, &mut work.budget)? {
+                    _ if proof.denials.is_too_costly() => Ok((Known::Cut(Cut::Insecure), keep)),
+                    Some(Security::Secure) => Ok((Known::Cut(Cut::NoCut), keep)),
+                    Some(Security::Insecure) => Ok((Known::Cut(Cut::Insecure), keep)),
+                    None => Err(proof.failure.unwrap_or_else(|| {
+                        let text = format!("nothing proves that a wildcard stands for {child}");
+                        Failure::bogus(code::NSEC_MISSING, text)
+                    })),
+                };
             }
         }
         let authority = Sets::authority(&response);
@@ -342,7 +370,7 @@ impl Validator {
         let what = || format!("{} {name}", type_name(qtype));
         let message = work
             .source
-            .ask(&query)
+            .ask(&query, work.turn.whom())
             .await
             .map_err(|error| Failure::unknown(format!("no upstream answers for {}", what()), Some(error)))?;
         let response = message::read(&message)

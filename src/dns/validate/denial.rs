@@ -201,7 +201,9 @@ impl Denials {
         }
         if let Some(covering) = self.nsec.iter().find(|nsec| nsec.covers(name) && !nsec.next.is_within(name)) {
             let Some(star) = wildcard(&covering.encloser(name)) else { return Ok(None) };
-            return Ok(self.nsec.iter().any(|nsec| nsec.covers(&star)).then_some(Security::Secure));
+            // Where only names below the wildcard exist, it exists as well and stands for the name, with nothing at it (RFC 4592 section 2.2.3).
+            let absent = self.nsec.iter().any(|nsec| nsec.covers(&star) && !nsec.next.is_within(&star));
+            return Ok(absent.then_some(Security::Secure));
         }
         let Some(closest) = self.closest(name, budget)? else { return Ok(None) };
         let Some(star) = wildcard(&closest.encloser) else { return Ok(None) };
@@ -224,8 +226,10 @@ impl Denials {
                 // Only names below it exist.
                 return Ok(Some(Security::Secure));
             }
-            let star = wildcard(&covering.encloser(name));
-            let nodata = self.nsec.iter().any(|nsec| Some(&nsec.owner) == star.as_ref() && here(&nsec.types));
+            let Some(star) = wildcard(&covering.encloser(name)) else { return Ok(None) };
+            let nodata = self.nsec.iter().any(|nsec| {
+                nsec.owner == star && here(&nsec.types) || nsec.covers(&star) && nsec.next.is_within(&star)
+            });
             return Ok(nodata.then_some(Security::Secure));
         }
         if self.nsec3.is_empty() {

@@ -245,7 +245,7 @@ impl RrSet<'_> {
             let canonical = canonical.get_or_insert_with(|| self.canonical());
             let signed = self.signed(signature, canonical, own_labels);
             while let Some(key) = fits.pop() {
-                budget.signature()?;
+                budget.signature(signed.len())?;
                 if key.verifies(&signed, signature.octets) {
                     let ttl = self.ttl.min(signature.ttl).min(signature.original_ttl).min(left.unsigned_abs());
                     let expanded = (signature.labels < own_labels).then_some(signature.labels);
