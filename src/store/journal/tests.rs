@@ -242,31 +242,36 @@ fn after_a_failed_write_nothing_counts_as_written_until_all_that_is_missing_is()
 
 #[test]
 fn pairs_come_back_with_their_ends_and_closed_ones_do_not() {
-    let directory = tempfile::tempdir().unwrap();
-    let clock = Clock::start();
-    let now = clock.now();
     let client = IpAddr::from([10, 0, 1, 2]);
-    let pair = |last: u8, seconds: u64| {
-        let ends = now.plus(Duration::from_secs(seconds));
-        StoredPair { client, address: address(last), ends, names: vec!["www.shop.test".parse().unwrap()] }
-    };
-    {
-        let (mut journal, _) = open(directory.path(), clock);
-        assert_eq!(journal.pairs(), []);
-        let open = |last, seconds| JournalRecord::Pair(PairRecord::Open(pair(last, seconds)));
-        journal.write(&[open(1, 300), open(2, 300), open(2, 400)], now).unwrap();
-        journal.write(&[JournalRecord::Pair(PairRecord::Closed((address(1), client)))], now).unwrap();
-    }
-    // Once from what was appended, once from what the first restart compacted.
-    for _ in 0..2 {
+    for compacted in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
         let clock = Clock::start();
-        let (journal, leases) = open(directory.path(), clock);
-        assert_eq!(leases, [], "a pair is no lease");
-        let restored = journal.pairs();
-        assert_eq!(restored.len(), 1);
-        assert_eq!((restored[0].address, restored[0].client), (address(2), client));
-        assert_eq!(restored[0].names, pair(2, 0).names);
-        assert_about(restored[0].ends, clock.now().plus(Duration::from_secs(400)));
+        let now = clock.now();
+        let pair = |last: u8, seconds: u64| {
+            let ends = now.plus(Duration::from_secs(seconds));
+            StoredPair { client, address: address(last), ends, names: vec!["www.shop.test".parse().unwrap()] }
+        };
+        {
+            let (mut journal, _) = open(directory.path(), clock);
+            assert_eq!(journal.pairs(), []);
+            let open = |last, seconds| JournalRecord::Pair(PairRecord::Open(pair(last, seconds)));
+            journal.write(&[open(1, 300), open(2, 300), open(2, 400)], now).unwrap();
+            journal.write(&[JournalRecord::Pair(PairRecord::Closed((address(1), client)))], now).unwrap();
+            if compacted {
+                journal.compact(now).unwrap();
+            }
+        }
+        // Once from what this run wrote, once from what the next one took over.
+        for _ in 0..2 {
+            let clock = Clock::start();
+            let (journal, leases) = open(directory.path(), clock);
+            assert_eq!(leases, [], "a pair is no lease");
+            let restored = journal.pairs();
+            assert_eq!(restored.len(), 1, "compacted: {compacted}");
+            assert_eq!((restored[0].address, restored[0].client), (address(2), client));
+            assert_eq!(restored[0].names, pair(2, 0).names);
+            assert_about(restored[0].ends, clock.now().plus(Duration::from_secs(400)));
+        }
     }
 }
 
