@@ -9,10 +9,10 @@
 //! wall clock counts; a lease then never lasts longer than it did when it was written.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -30,6 +30,8 @@ const LOCK: &str = "lock";
 const MAGIC: &[u8; 8] = b"DGLEASE3";
 /// Files of versions that knew no pairs of client and address, and no groups either: the same without records of them.
 const OLD_MAGICS: [&[u8; 8]; 2] = [b"DGLEASE2", b"DGLEASE1"];
+/// Who asked for what is nobody else's business.
+const OWNER_ONLY: u32 = 0o600;
 /// A boot id is a UUID in text form.
 const BOOT_ID: usize = 36;
 /// The journal is compacted when it holds this many octets more than four times what is alive.
@@ -398,7 +400,10 @@ fn written(
         record::encode(&clocks.stamped_pair(pair, clocks.clock), &mut octets);
     }
     let temporary = directory.join(TEMPORARY);
-    let mut file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&temporary)?;
+    let mut file =
+        OpenOptions::new().create(true).truncate(true).read(true).write(true).mode(OWNER_ONLY).open(&temporary)?;
+    // One that was left behind keeps the mode it had.
+    file.set_permissions(Permissions::from_mode(OWNER_ONLY))?;
     file.write_all(&octets)?;
     Ok((file, octets.len() as u64))
 }

@@ -139,6 +139,19 @@ fn a_machine_that_slept_loses_no_lease_that_was_written_since() {
 }
 
 #[test]
+fn nobody_else_may_read_who_asked_for_what() {
+    let directory = tempfile::tempdir().unwrap();
+    let mode = |name| std::fs::metadata(directory.path().join(name)).unwrap().permissions().mode() & 0o777;
+    for name in [FILE, TEMPORARY] {
+        std::fs::write(directory.path().join(name), "").unwrap();
+        std::fs::set_permissions(directory.path().join(name), Permissions::from_mode(0o644)).unwrap();
+    }
+    let (journal, _) = open(directory.path(), Clock::start());
+    assert_eq!(mode(FILE), 0o600);
+    drop(journal);
+}
+
+#[test]
 fn a_new_file_that_is_in_place_is_the_one_that_is_written_whatever_fails_behind() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join(FILE), "old").unwrap();
