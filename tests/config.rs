@@ -258,9 +258,10 @@ fn two_sessions_to_one_router_have_one_key_where_the_guard_listens() {
     };
     let (one, two) = ("password = \"one\"\n", "password = \"two\"\n");
     assert_eq!(sessions("\"192.0.2.1:179\"", one, one), Ok(()));
-    assert_eq!(sessions("", one, two), Ok(()), "each socket that connects has its own");
+    let listen = "\"192.0.2.1:179\"";
     for second in [two, "", "password = \"one\"\ntcp_ao = \"hmac-sha-1-96\"\n"] {
-        let refused = sessions("\"192.0.2.1:179\"", one, second).unwrap_err();
+        assert_eq!(sessions(listen, one, second), Ok(()), "each socket that connects has its own");
+        let refused = sessions(listen, &format!("{one}passive = true\n"), second).unwrap_err();
         assert!(refused[0].contains("bgp.peer[0] has this address too, and another password"), "{refused:?}");
     }
 }

@@ -155,11 +155,15 @@ pub fn listener(address: SocketAddr, peers: &[PeerConfig], mark: Option<u32>) ->
     let ours = || peers.iter().filter(|peer| peer.address.is_ipv4() == address.is_ipv4());
     for (at, peer) in ours().enumerate() {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("peer {}: {error}", peer.name));
-        // The kernel knows keys by the other end's address: two sessions to one router have one.
-        if let Some(first) = ours().take(at).find(|other| other.address == peer.address) {
-            if (&first.password, &first.tcp_ao) == (&peer.password, &peer.tcp_ao) {
-                continue;
-            }
+        // The kernel knows keys by the other end's address: two sessions to one router have one here.
+        let key = |peer: &PeerConfig| (peer.password.clone(), peer.tcp_ao);
+        let mut before = ours().take(at).filter(|other| other.address == peer.address);
+        let clash = before.clone().find(|other| (other.passive || peer.passive) && key(other) != key(peer));
+        // Who connects itself has its own key for that.
+        if clash.is_none() && before.any(|other| other.password.is_some()) {
+            continue;
+        }
+        if let Some(first) = clash {
             let cause = format!("its password or tcp_ao differs from that of {}, with the same address", first.name);
             return Err(named(io::Error::new(io::ErrorKind::InvalidInput, cause)));
         }

@@ -545,8 +545,11 @@ async fn of_two_passive_peers_with_one_address_each_gets_its_own_connections() {
 /// A listener has one key for an address: with two, the first peer's sessions would never come up and nobody would know why.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_passwords_for_one_address_are_refused() {
-    for (second, refused) in [("one", false), ("two", true)] {
-        let (_, mut right) = two(|_, right| right.peers[0].password = Some(Secret::new("one")));
+    for (passive, second, refused) in [(true, "one", false), (true, "two", true), (false, "two", false)] {
+        let (_, mut right) = two(|_, right| {
+            right.peers[0].password = Some(Secret::new("one"));
+            right.peers[0].passive = passive;
+        });
         let other = PeerConfig { password: Some(Secret::new(second)), ..right.peers[0].clone() };
         right.peers.push(PeerConfig { name: "other".to_owned(), local_address: Some(RIGHT), ..other });
         let error = Speaker::start(right).await.err().map(|error| error.to_string());

@@ -172,12 +172,14 @@ impl Checks<'_, '_> {
                 );
             }
             let mut before = bgp.peer.iter().take(index).enumerate();
-            let first = before.find(|(_, other)| other.address == peer.address && other_key(other, peer));
+            let waits = |other: &Peer| other.passive || peer.passive;
+            let first =
+                before.find(|(_, other)| other.address == peer.address && waits(other) && other_key(other, peer));
             if let Some((first, _)) = first.filter(|_| !bgp.listen.is_empty()) {
                 self.error_with(
                     &address_path,
                     format!("bgp.peer[{first}] has this address too, and another password or tcp_ao"),
-                    "a listening socket knows one key for an address: give both sessions the same",
+                    "a listening socket knows one key for an address: give both sessions the same, or let no `passive` one need it",
                 );
             }
             self.peer(&path, peer);
