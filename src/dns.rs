@@ -13,7 +13,7 @@
 //!   `forward`: the same on a worker's thread. `follow`: aliases that an upstream left off at. [`draft`]: from response to judged reply. [`cache`]: finished replies with their leases.
 //! - [`upstream`]: servers, their sockets and health. [`listen`]: sockets for clients.
 //! - [`validate`]: whether what they send is signed (DNSSEC).
-//! - [`ede`], [`refusals`], [`limits`], [`metrics`]. [`cookie`], [`rate`]: against questions from forged addresses. [`local`]: names answered here.
+//! - [`ede`], [`refusals`], [`limits`], [`metrics`]. [`cookie`], [`rate`]: against questions from forged addresses. `backlog`: against clients that take no replies. [`local`]: names answered here.
 //!
 //! There is no channel between the workers and the tasks: a worker spawns them. What bounds them, and what the workers forward, is the number of questions that may
 //! wait ([`resolve::IN_FLIGHT`], [`resolve::IN_FLIGHT_PER_CLIENT`]); beyond it a question gets SERVFAIL at once.
@@ -51,6 +51,7 @@ use refusals::Refusals;
 use resolve::Resolver;
 use upstream::{UpstreamError, UpstreamStatus, Upstreams};
 
+mod backlog;
 pub mod cache;
 pub mod cookie;
 pub mod ddr;
@@ -298,6 +299,7 @@ pub fn start(
         validator: validate::Validator::new(&config.dns.dnssec, &metrics).map_err(DnsError::TrustAnchor)?,
         cache,
         refusals: Refusals::new(denied, metrics.refusals_unnoted.clone()),
+        backlog: backlog::Backlog::new(metrics.stream_backlog.clone()),
         metrics,
         in_flight: Limit::new(resolve::IN_FLIGHT, resolve::IN_FLIGHT_PER_CLIENT),
         flights: std::sync::Mutex::default(),

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use super::backlog::Reply;
 use super::cache::{Entry, Key};
 use super::ede::{self, Ede, code};
 use super::limits::{Full, Place};
@@ -39,8 +40,8 @@ pub enum Route {
         /// The address that was asked.
         local: Option<Local>,
     },
-    /// Through the connection's writer. Its channel has room for every question in flight on the connection.
-    Stream(mpsc::Sender<Vec<u8>>),
+    /// Through the writer of this client's connection. Its channel has room for every question in flight on the connection.
+    Stream(mpsc::Sender<Reply>, IpAddr),
 }
 
 /// A question that waits.
@@ -148,7 +149,7 @@ impl Resolver {
         (views, now): (Arc<Views>, Instant),
     ) -> Option<Flight> {
         let question = &missed.question;
-        let stream = matches!(route, Route::Stream(_));
+        let stream = matches!(route, Route::Stream(..));
         let head = head_of(question, stream);
         let place = match self.in_flight.take(client) {
             Ok(place) => place,
@@ -343,9 +344,9 @@ impl Resolver {
                     self.metrics.drop_packet("send_failed");
                 }
             }
-            Route::Stream(writer) => {
+            Route::Stream(writer, client) => {
                 // The client closed the connection, or doesn't read: its own loss.
-                if writer.try_send(message).is_err() {
+                if writer.try_send(self.outgoing(*client, message)).is_err() {
                     self.metrics.drop_packet("stream_closed");
                 }
             }

@@ -256,7 +256,7 @@ impl Resolver {
             Kind::Failed(reason, words) => self.refuse_all(query, &entry, askers, (reason, words), outbox),
             Kind::Truncated => {
                 let (streams, datagrams): (Vec<_>, Vec<_>) =
-                    askers.into_iter().partition(|asker| matches!(asker.route, Route::Stream(_)));
+                    askers.into_iter().partition(|asker| matches!(asker.route, Route::Stream(..)));
                 let words = ("truncated", "the whole answer can't be had");
                 self.refuse_all(query, &entry, streams, words, outbox);
                 for asker in datagrams {

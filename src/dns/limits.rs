@@ -26,10 +26,11 @@ pub enum Full {
     Client,
 }
 
-/// One place; given back when dropped.
+/// One place, or several taken together; given back when dropped.
 pub struct Place {
     limit: Arc<Limit>,
     client: IpAddr,
+    count: usize,
 }
 
 impl Limit {
@@ -58,20 +59,28 @@ impl Limit {
     /// # Errors
     /// [`Full`].
     pub fn take(self: &Arc<Self>, client: IpAddr) -> Result<Place, Full> {
-        if self.total.fetch_add(1, Ordering::Relaxed) >= self.most {
-            self.total.fetch_sub(1, Ordering::Relaxed);
+        self.take_some(client, 1)
+    }
+
+    /// Takes so many places together.
+    ///
+    /// # Errors
+    /// [`Full`]: not all of them are free.
+    pub fn take_some(self: &Arc<Self>, client: IpAddr, count: usize) -> Result<Place, Full> {
+        if self.total.fetch_add(count, Ordering::Relaxed).saturating_add(count) > self.most {
+            self.total.fetch_sub(count, Ordering::Relaxed);
             return Err(Full::Total);
         }
         if let Some(shard) = self.shard(client) {
             let mut clients = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            let taken = clients.entry(client).or_insert(0);
-            if *taken >= self.most_per_client {
-                self.total.fetch_sub(1, Ordering::Relaxed);
+            let taken = clients.get(&client).copied().unwrap_or(0).saturating_add(count);
+            if taken > self.most_per_client {
+                self.total.fetch_sub(count, Ordering::Relaxed);
                 return Err(Full::Client);
             }
-            *taken = taken.saturating_add(1);
+            clients.insert(client, taken);
         }
-        Ok(Place { limit: self.clone(), client })
+        Ok(Place { limit: self.clone(), client, count })
     }
 
     /// Places taken now.
@@ -83,11 +92,11 @@ impl Limit {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.limit.total.fetch_sub(1, Ordering::Relaxed);
+        self.limit.total.fetch_sub(self.count, Ordering::Relaxed);
         if let Some(shard) = self.limit.shard(self.client) {
             let mut clients = shard.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(taken) = clients.get_mut(&self.client) {
-                *taken = taken.saturating_sub(1);
+                *taken = taken.saturating_sub(self.count);
                 if *taken == 0 {
                     clients.remove(&self.client);
                 }
@@ -112,5 +121,19 @@ mod tests {
         drop(first);
         assert_eq!(limit.taken(), 2);
         assert!(limit.take(one).is_ok());
+    }
+
+    #[test]
+    fn several_places_are_had_together_or_not_at_all() {
+        let limit = Limit::new(10, 6);
+        let (one, two) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        let four = limit.take_some(one, 4).ok().unwrap();
+        assert_eq!(limit.take_some(one, 3).err(), Some(Full::Client));
+        assert_eq!(limit.take_some(two, 7).err(), Some(Full::Total));
+        let six = limit.take_some(two, 6).ok().unwrap();
+        assert_eq!((limit.taken(), limit.take(two).err()), (10, Some(Full::Total)));
+        drop((four, six));
+        assert!(limit.take_some(one, 6).is_ok());
+        assert_eq!(limit.taken(), 0);
     }
 }

@@ -118,6 +118,8 @@ pub struct Inner {
     pub in_flight: Gauge,
     /// Open TCP connections.
     pub tcp_connections: Gauge,
+    /// Octets of long replies that wait for clients to take them.
+    pub stream_backlog: Gauge,
     /// accept() failures.
     pub accept_errors: Counter,
     /// Seconds of a forwarded question, its wait at the gate included.
@@ -179,6 +181,7 @@ impl Metrics {
             coalesced: Counter::default(),
             in_flight: Gauge::default(),
             tcp_connections: Gauge::default(),
+            stream_backlog: Gauge::default(),
             refusals_unnoted: Counter::default(),
             accept_errors: Counter::default(),
             forwarded_seconds: latency(),
@@ -276,6 +279,11 @@ impl Metrics {
         );
         registry.register("dns_questions_in_flight", "Questions that wait for an answer now", m.in_flight.clone());
         registry.register("dns_tcp_connections", "Open TCP connections of clients", m.tcp_connections.clone());
+        registry.register(
+            "dns_stream_backlog_bytes",
+            "Octets of replies over 512 that wait for their clients to take them, over TCP, DoT, DoH and DoQ",
+            m.stream_backlog.clone(),
+        );
         registry.register(
             "dns_forwarded_seconds",
             "From the question's arrival to the reply, for questions that were forwarded",

@@ -20,6 +20,7 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use super::Rules;
+use super::backlog::Backlog;
 use super::cache::{Cache, Entry, Key, Outcome};
 use super::cookie::Cookies;
 use super::ddr::{self, Designated};
@@ -106,6 +107,7 @@ pub struct Resolver {
     pub(super) metrics: Metrics,
     pub(super) refusals: Refusals,
     pub(super) in_flight: Arc<Limit>,
+    pub(super) backlog: Backlog,
     pub(super) flights: Flights,
     pub(super) designated: Option<Designated>,
     pub(super) cookies: Cookies,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::tcp::Connections;
+use crate::dns::backlog::Reply;
 use crate::dns::flights::Route;
 use crate::dns::metrics;
 use crate::dns::resolve::{Handled, Resolver, Turn};
@@ -57,7 +58,7 @@ pub fn idle_time(connections: &Connections) -> Duration {
 }
 
 /// The reply to one message; `None` when it deserves none.
-pub async fn answer(resolver: &Arc<Resolver>, message: &[u8], client: IpAddr, transport: Transport) -> Option<Vec<u8>> {
+pub async fn answer(resolver: &Arc<Resolver>, message: &[u8], client: IpAddr, transport: Transport) -> Option<Reply> {
     resolver.metrics.encrypted_questions.get_or_create(&transport.label()).inc();
     // Room for the one reply, so that sending it never waits.
     let (sender, mut reply) = mpsc::channel(1);
@@ -71,17 +72,19 @@ pub async fn answer(resolver: &Arc<Resolver>, message: &[u8], client: IpAddr, tr
         match handled {
             Handled::Reply => false,
             Handled::Miss(missed) => {
-                resolver.submit(&missed, client, Route::Stream(sender));
+                resolver.submit(&missed, client, Route::Stream(sender, client));
                 true
             }
             Handled::Drop => return None,
         }
     };
-    if missed {
+    let mut out = if missed {
         // Every flight answers those who wait; the time is a net below that.
-        out = tokio::time::timeout(ANSWER, reply.recv()).await.ok().flatten()?;
-    }
-    pad(&mut out);
+        tokio::time::timeout(ANSWER, reply.recv()).await.ok().flatten()?
+    } else {
+        resolver.outgoing(client, out)
+    };
+    pad(&mut out.octets);
     Some(out)
 }
 

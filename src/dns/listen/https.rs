@@ -125,8 +125,9 @@ async fn respond(resolver: &Arc<Resolver>, client: IpAddr, request: Request<Inco
     };
     match answer(resolver, &message, client, Transport::Https).await {
         Some(reply) => {
-            let age = format!("max-age={}", least_ttl(&reply));
-            let mut response = Response::new(Full::new(Bytes::from(reply)));
+            let age = format!("max-age={}", least_ttl(&reply.octets));
+            // It counts as waiting until the last of it was written.
+            let mut response = Response::new(Full::new(Bytes::from_owner(reply)));
             let headers = response.headers_mut();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(DNS_MESSAGE));
             if let Ok(age) = HeaderValue::from_str(&age) {

@@ -17,6 +17,10 @@ use crate::dns::resolve::Resolver;
 const STREAMS: u32 = 128;
 /// How long a question may take to arrive.
 const QUESTION: Duration = Duration::from_secs(5);
+/// A client that doesn't take a reply for so long loses it.
+const WRITE: Duration = Duration::from_secs(10);
+/// What of replies may wait within QUIC on one connection, sent or not, until the client says that it has it.
+const SEND_WINDOW: u64 = 256 * 1024;
 /// How long the end of all connections may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Two octets of length and the longest message.
@@ -42,6 +46,7 @@ pub fn endpoint(socket: UdpSocket, tls: rustls::ServerConfig) -> Result<Endpoint
     transport.max_idle_timeout(IDLE.try_into().ok());
     // A question is small: what clients may send ahead of being read is bounded.
     transport.stream_receive_window((MOST as u32).into()).receive_window((8 * MOST as u32).into());
+    transport.send_window(SEND_WINDOW);
     transport.datagram_receive_buffer_size(None);
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     config.transport_config(Arc::new(transport));
@@ -162,9 +167,17 @@ async fn stream(
         drop(send.reset(code::INTERNAL_ERROR));
         return;
     };
-    let mut framed = u16::try_from(reply.len()).unwrap_or(u16::MAX).to_be_bytes().to_vec();
-    framed.extend_from_slice(&reply);
-    if send.write_all(&framed).await.is_err() || send.finish().is_err() {
-        resolver.metrics.drop_packet("stream_closed");
+    let mut framed = u16::try_from(reply.octets.len()).unwrap_or(u16::MAX).to_be_bytes().to_vec();
+    framed.extend_from_slice(&reply.octets);
+    match tokio::time::timeout(WRITE, send.write_all(&framed)).await {
+        Ok(Ok(())) if send.finish().is_ok() => {}
+        Ok(_) => resolver.metrics.drop_packet("stream_closed"),
+        // The client takes nothing.
+        Err(_) => {
+            resolver.metrics.drop_packet("stream_closed");
+            // The stream may have ended already.
+            drop(send.reset(code::INTERNAL_ERROR));
+        }
     }
+    drop(reply);
 }

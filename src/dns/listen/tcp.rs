@@ -14,6 +14,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::encrypted::{self, HANDSHAKE, Transport};
 use super::https;
+use crate::dns::backlog::Reply;
 use crate::dns::flights::Route;
 use crate::dns::limits::Limit;
 use crate::dns::resolve::{Handled, Resolver, Turn};
@@ -282,13 +283,13 @@ where
         match handled {
             Handled::Reply => {
                 place.forget();
-                if sender.send(out).await.is_err() {
+                if sender.send(resolver.outgoing(client, out)).await.is_err() {
                     break Ok(());
                 }
             }
             Handled::Miss(missed) => {
                 place.forget();
-                resolver.submit(&missed, client, Route::Stream(sender.clone()));
+                resolver.submit(&missed, client, Route::Stream(sender.clone(), client));
             }
             // Not a question: whoever sends that over TCP has lost the framing.
             Handled::Drop => break Ok(()),
@@ -317,23 +318,24 @@ async fn next_message(read: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<
 /// Length and message in one write, several messages where they are ready; padded on encrypted streams.
 async fn write_replies(
     mut write: impl AsyncWrite + Unpin,
-    mut replies: mpsc::Receiver<Vec<u8>>,
+    mut replies: mpsc::Receiver<Reply>,
     free: Arc<Semaphore>,
     padded: bool,
 ) {
     let mut out = Vec::new();
+    // What is being written still counts as waiting.
+    let mut held = Vec::new();
     while let Some(reply) = replies.recv().await {
         out.clear();
-        let mut count = 0usize;
         let mut next = Some(reply);
-        while let Some(mut reply) = next.take() {
+        while let Some(Reply { mut octets, held: place }) = next.take() {
             if padded {
-                encrypted::pad(&mut reply);
+                encrypted::pad(&mut octets);
             }
-            count = count.saturating_add(1);
+            held.push(place);
             // A body that is longer is refused when it is built.
-            out.extend_from_slice(&u16::try_from(reply.len()).unwrap_or(u16::MAX).to_be_bytes());
-            out.extend_from_slice(&reply);
+            out.extend_from_slice(&u16::try_from(octets.len()).unwrap_or(u16::MAX).to_be_bytes());
+            out.extend_from_slice(&octets);
             if out.len() < GATHER {
                 next = replies.try_recv().ok();
             }
@@ -343,7 +345,10 @@ async fn write_replies(
             write.flush().await
         };
         match tokio::time::timeout(WRITE, written).await {
-            Ok(Ok(())) => free.add_permits(count),
+            Ok(Ok(())) => {
+                free.add_permits(held.len());
+                held.clear();
+            }
             Ok(Err(_)) | Err(_) => {
                 free.close();
                 return;

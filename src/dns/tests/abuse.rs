@@ -108,3 +108,70 @@ async fn cookies_are_answered_with_or_without_a_limit() {
     let seen = world.ask_tcp(&[with_cookie("name.example", &[9; 8])]).await;
     assert_eq!(seen[0].cookie.as_ref().map(Vec::len), Some(24));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_no_replies_has_few_kept_for_it() {
+    use tokio::io::AsyncWriteExt;
+    // One record of 60,000 octets, which the upstream has over TCP only.
+    let upstream = Upstream::new(|query, tcp| {
+        let (name, _) = asked(query);
+        let mut message = response(query, 0, &[]);
+        if !tcp {
+            message[2] |= 2;
+            return Act::Send(vec![message]);
+        }
+        message = response(query, 0, &[rr(&name, 65_280, 60, &[7; 60_000])]);
+        Act::Send(vec![message])
+    })
+    .await;
+    let world = World::new(&[&upstream]).await;
+    let waiting = || world.metric("dns_stream_backlog_bytes") as usize;
+    let mut greedy = Vec::new();
+    for _ in 0..6 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut stream = socket.connect(world.address).await.unwrap();
+        let mut all = Vec::new();
+        for id in 0..100 {
+            let query = query(id, "big.example", 65_280, EDNS);
+            all.extend_from_slice(&(query.len() as u16).to_be_bytes());
+            all.extend_from_slice(&query);
+        }
+        stream.write_all(&all).await.unwrap();
+        greedy.push(stream);
+    }
+    // 36 MB are asked for. What the kernel doesn't take waits, up to the bound.
+    until("the bound is met", || world.label("dns_refused_questions_total", "backlog") > 0).await;
+    let bound = crate::dns::backlog::PER_CLIENT;
+    until("all are read", || world.metric("dns_tcp_questions_total") >= 600).await;
+    assert!(waiting() <= bound, "{}", waiting());
+    // Another client is served meanwhile.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(world.address).await.unwrap();
+    let message = query(7, "big.example", 65_280, EDNS);
+    other.write_all(&[&(message.len() as u16).to_be_bytes()[..], &message].concat()).await.unwrap();
+    assert_eq!(next_tcp(&mut other).await.answers.len(), 1);
+    // Whoever takes the replies after all gets one to each question, long or short.
+    let (mut long, mut short) = (0, 0);
+    for mut stream in greedy {
+        for _ in 0..100 {
+            let seen = next_tcp(&mut stream).await;
+            match seen.rcode {
+                0 => long += seen.answers.len(),
+                _ => {
+                    let ede = seen.ede.map(|(_, words)| words);
+                    assert_eq!((seen.rcode, seen.edns.is_some(), seen.question.len()), (2, true, 17));
+                    assert_eq!(ede.as_deref(), Some("too many replies wait for this client to take them"));
+                    short += 1;
+                }
+            }
+        }
+    }
+    assert!(long > 10 && short > 100 && long + short == 600, "{long} {short}");
+    until("nothing waits", || waiting() == 0).await;
+    let refused = world.refused();
+    let told =
+        refused.iter().any(|(_, what, reason, _)| what.contains("big.example") && reason.starts_with("backlog: "));
+    assert!(told, "{refused:?}");
+}

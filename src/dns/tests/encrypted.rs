@@ -232,6 +232,9 @@ async fn one_connection_carries_many_questions_and_long_replies() {
         let line = format!("destguard_dns_encrypted_questions_total{{transport=\"{transport}\"}} 51");
         assert!(text.contains(&line), "{line}");
     }
+    // Long replies count as waiting until they are taken, and no longer.
+    assert!(text.contains("destguard_dns_stream_backlog_bytes "));
+    until("nothing waits", || world.metric("dns_stream_backlog_bytes") == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
