@@ -330,8 +330,8 @@ fn on_the_gateway_an_answer_opens_for_its_client_alone() {
 
     // Killed and started again, the guard still knows what is whose.
     guard.kill();
-    for family in 0..2 {
-        assert!(world.connects("client", own[family]) && !world.connects("client2", own[family]), "while it is down");
+    for own in own {
+        assert!(world.connects("client", own) && !world.connects("client2", own), "while it is down");
     }
     guard.start().unwrap();
     assert!(wait_until(LONG, || world.ask_guard("status")["state"] == "enforcing"), "{}", world.lab.logs());
