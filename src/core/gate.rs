@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::event::{EnforcerKind, Generation, LeaseHandle, Ticket};
 use super::groups::Group;
@@ -43,14 +44,24 @@ pub struct Waiting {
     pub client: IpAddr,
     /// The client's group, when it has communities.
     pub group: Option<Group>,
-    /// Question and aliases.
-    pub names: Vec<Name>,
+    /// The question's name.
+    pub question: Name,
+    /// Aliases behind the question, in order.
+    pub chain: Arc<[Name]>,
     /// In the order of the grants.
     pub addresses: Vec<IpAddr>,
     /// Likewise; empty until the plan is made.
     pub leases: Vec<LeaseHandle>,
     /// Zero until the plan is made.
     pub needs: Needs,
+}
+
+impl Waiting {
+    /// Whether it bears this name, as question or alias.
+    #[must_use]
+    pub fn bears(&self, name: &Name) -> bool {
+        self.question == *name || self.chain.contains(name)
+    }
 }
 
 /// All answers that wait for enforcers.
@@ -204,7 +215,7 @@ impl Gate {
     /// Whether an answer bears a name.
     #[must_use]
     pub fn bears(&self, ticket: Ticket, name: &Name) -> bool {
-        self.waiting.get(&ticket).is_some_and(|waiting| waiting.names.contains(name))
+        self.waiting.get(&ticket).is_some_and(|waiting| waiting.bears(name))
     }
 }
 

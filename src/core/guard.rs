@@ -16,6 +16,7 @@
 //! The route budget: all route enforcers share one table, so the least `max_addresses` among those that take the family
 //! bounds it, required or not. A peer that is not required is thus never pushed over its maximum-prefix either.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,17 +24,17 @@ use std::time::Duration;
 
 use super::budget::{BUCKETS, Buckets, client_key};
 use super::event::{
-    Admission, Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, Output, Refusal,
+    Admission, Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, Grant, Output, Refusal,
     RevokeTarget, StoredLease, Ticket,
 };
 use super::explain::Counts;
 use super::gate::{Gate, MOST_WAITING, Needs, Waiting};
 use super::groups::{Group, GroupSet, Groups, MOST_SETS};
-use super::lease::{Cause, Lease, LeaseTable, Remaining};
+use super::lease::{ByFamily, Cause, Lease, LeaseTable, Remaining};
 use super::moment::Moment;
 use super::name::Name;
 use super::pairs::Pairs;
-use super::plan::{LEAST_EXTENSION, Marks, Told, difference};
+use super::plan::{LEAST_EXTENSION, Marks, Told, Wanted, difference};
 use super::proof::{Enforcers, Unproven};
 use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings, OnDeadline};
 
@@ -226,18 +227,21 @@ impl Guard {
         let lease = &self.settings.lease;
         let shortest = lease.min.0.max(SHORTEST);
         let longest = self.now.plus(lease.max.0.max(SHORTEST));
-        let mut wanted: BTreeMap<IpAddr, Moment> = BTreeMap::new();
-        for grant in &admission.grants {
+        let end = |grant: &Grant| {
             let ttl = Duration::from_secs(u64::from(grant.ttl)).max(shortest);
-            let ends = self.now.plus(ttl).plus(lease.grace.0).min(longest);
-            let known = wanted.entry(grant.address).or_insert(ends);
-            *known = (*known).max(ends);
-        }
+            (grant.address, self.now.plus(ttl).plus(lease.grace.0).min(longest))
+        };
+        let mut wanted: Vec<(IpAddr, Moment)> = admission.grants.iter().map(end).collect();
+        // Of an address that came twice the later end counts.
+        wanted.sort_unstable_by_key(|(address, ends)| (*address, Reverse(*ends)));
+        wanted.dedup_by_key(|(address, _)| *address);
         if let Err(refusal) = self.judge(&admission, group, &wanted) {
             self.refuse(admission.ticket, refusal);
             return;
         }
-        let chain: Arc<[Name]> = admission.chain.into();
+        // Most answers have no alias, and the empty list needs no memory.
+        let chain: Arc<[Name]> =
+            if admission.chain.is_empty() { Arc::default() } else { admission.chain.as_slice().into() };
         for (address, ends) in &wanted {
             let cause = Cause {
                 question: admission.question.clone(),
@@ -249,13 +253,16 @@ impl Guard {
             };
             self.grant(*address, *ends, cause);
         }
-        let names: Vec<Name> = std::iter::once(admission.question).chain(chain.iter().cloned()).collect();
-        self.grant_pairs(admission.client, &names, &wanted);
+        if self.pairs.is_some() {
+            let names: Vec<Name> = std::iter::once(&admission.question).chain(chain.iter()).cloned().collect();
+            self.grant_pairs(admission.client, &names, &wanted);
+        }
         let waiting = Waiting {
             deadline: self.now.plus(self.settings.gate.deadline.0),
             client: admission.client,
             group,
-            names,
+            question: admission.question,
+            chain,
             addresses: admission.grants.iter().map(|grant| grant.address).collect(),
             leases: Vec::new(),
             needs: Needs::default(),
@@ -268,12 +275,12 @@ impl Guard {
         &mut self,
         admission: &Admission,
         group: Option<Group>,
-        wanted: &BTreeMap<IpAddr, Moment>,
+        wanted: &[(IpAddr, Moment)],
     ) -> Result<(), Refusal> {
         if wanted.len() > self.settings.lease.per_answer {
             return Err(Refusal::PerAnswer);
         }
-        for address in wanted.keys() {
+        for (address, _) in wanted {
             if let Some(name) = self.enforcers.cannot_hold(*address) {
                 return Err(Refusal::Family { name });
             }
@@ -282,10 +289,15 @@ impl Guard {
             return Err(Refusal::Capacity);
         }
         let client = client_key(admission.client);
-        let new: Vec<IpAddr> = wanted.keys().copied().filter(|address| self.table.get(*address).is_none()).collect();
-        let tokens = u64::try_from(new.len()).unwrap_or(u64::MAX);
+        let (mut new, mut opened) = (ByFamily::default(), ByFamily::default());
+        for (address, _) in wanted {
+            let lease = self.table.get(*address);
+            *new.of(*address) += usize::from(lease.is_none());
+            *opened.of(*address) += usize::from(!lease.is_some_and(Lease::is_active));
+        }
+        let tokens = u64::try_from(new.total()).unwrap_or(u64::MAX);
         // Where leases are for single clients, what others opened is new to this one.
-        let lacking = self.lacking_pairs(admission.client, wanted.keys())?;
+        let lacking = self.lacking_pairs(admission.client, wanted.iter().map(|(address, _)| address))?;
         let own_tokens = lacking.map_or(tokens, |lacking| u64::try_from(lacking).unwrap_or(u64::MAX));
         if !self.clients.has(&client, own_tokens, self.now) {
             return Err(Refusal::PerClient);
@@ -293,12 +305,14 @@ impl Guard {
         if !self.domains.has(&admission.domain, tokens, self.now) {
             return Err(Refusal::PerDomain);
         }
-        let opened = wanted.keys().copied().filter(|address| !self.table.get(*address).is_some_and(|l| l.is_active()));
-        self.room(new.iter().copied(), opened)?;
+        self.room(new, opened)?;
         if let Some(group) = group {
             let set = |address: &IpAddr| self.table.get(*address).map_or(GroupSet::EMPTY, Lease::groups).with(group);
-            let sets: BTreeSet<GroupSet> =
-                wanted.keys().map(set).filter(|set| !self.group_sets.contains_key(set)).collect();
+            let sets: BTreeSet<GroupSet> = wanted
+                .iter()
+                .map(|(address, _)| set(address))
+                .filter(|set| !self.group_sets.contains_key(set))
+                .collect();
             if !sets.is_empty() && self.group_sets.len().saturating_add(sets.len()) > MOST_SETS {
                 return Err(Refusal::Capacity);
             }
@@ -309,12 +323,9 @@ impl Guard {
     }
 
     /// Whether the table and every enforcer have room: `new` addresses come into the table, `opened` become active.
-    fn room(&self, new: impl Iterator<Item = IpAddr>, opened: impl Iterator<Item = IpAddr>) -> Result<(), Refusal> {
-        let (mut active, mut all) = (self.table.active(), self.table.active());
-        all.ipv4 += self.table.lingering().ipv4;
-        all.ipv6 += self.table.lingering().ipv6;
-        opened.for_each(|address| *active.of(address) += 1);
-        new.for_each(|address| *all.of(address) += 1);
+    fn room(&self, new: ByFamily, opened: ByFamily) -> Result<(), Refusal> {
+        let active = self.table.active().plus(opened);
+        let all = self.table.active().plus(self.table.lingering()).plus(new);
         // Only what grows can be refused: a table that a smaller budget found too full still serves what it holds.
         if all.total() > self.settings.lease.capacity && all.total() > self.table.len() {
             return Err(Refusal::Capacity);
@@ -363,8 +374,7 @@ impl Guard {
             }
         };
         debug_assert!(new_question || known.is_some());
-        self.marks.change(address);
-        self.marks.journal(address);
+        self.marks.change_and_journal(address);
     }
 
     /// Ends the leases and lingering routes that are due.
@@ -457,26 +467,6 @@ impl Guard {
         }
     }
 
-    /// Takes note of a set of groups that was told in place of another.
-    fn count_sets(&mut self, before: Told, after: Told) {
-        let set = |told: Told| told.route.and_then(|route| route.groups);
-        let (before, after) = (set(before), set(after));
-        if before == after {
-            return;
-        }
-        if let Some(set) = before
-            && let Some(count) = self.group_sets.get_mut(&set)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.group_sets.remove(&set);
-            }
-        }
-        if let Some(set) = after {
-            *self.group_sets.entry(set).or_default() += 1;
-        }
-    }
-
     /// Takes a lease out of the table; the next plan closes it wherever it is still open.
     fn drop_lease(&mut self, address: IpAddr) {
         self.unproven.forget(address, self.table.get_mut(address));
@@ -537,8 +527,7 @@ impl Guard {
             }
         }
         for list in [&mut self.fresh, &mut self.through] {
-            let (bearing, left) =
-                std::mem::take(list).into_iter().partition(|(_, waiting)| waiting.names.contains(name));
+            let (bearing, left) = std::mem::take(list).into_iter().partition(|(_, waiting)| waiting.bears(name));
             *list = left;
             gone.extend::<Vec<_>>(bearing);
         }
@@ -549,20 +538,33 @@ impl Guard {
     fn plan(&mut self) {
         let next = Generation(self.generation.0 + 1);
         let (mut timed, mut routes) = (Vec::new(), Vec::new());
-        let mut changed = Vec::new();
-        for address in self.marks.take_changed() {
-            let removed = self.marks.take_removed(address);
-            let (told, wanted) = match self.table.get(address) {
-                Some(lease) => (lease.told, lease.wanted()),
-                None => (removed, Default::default()),
-            };
-            let change = difference(address, told, wanted, next, self.now);
-            self.count_sets(told, change.told);
-            timed.extend(change.timed);
-            routes.extend(change.route);
-            if let Some(lease) = self.table.get_mut(address) {
-                self.unproven.told(address, lease, change.told);
-                changed.push(address);
+        let (mut changed, mut records) = (Vec::new(), Vec::new());
+        for (address, mark) in self.marks.take() {
+            let mut lease = self.table.get_mut(address);
+            if mark.change {
+                let removed = self.marks.take_removed(address);
+                let (told, wanted) =
+                    lease.as_ref().map_or((removed, Wanted::default()), |lease| (lease.told, lease.wanted()));
+                let change = difference(address, told, wanted, next, self.now);
+                count_sets(&mut self.group_sets, told, change.told);
+                timed.extend(change.timed);
+                routes.extend(change.route);
+                if let Some(lease) = lease.as_mut() {
+                    self.unproven.told(address, lease, change.told);
+                    if lease.unproven_route.is_some() {
+                        changed.push(address);
+                    }
+                }
+            }
+            if mark.journal {
+                let stored = |lease: &mut Lease| {
+                    // What lingers is on disk as what has ended, so that its route survives a restart.
+                    let ends = lease.lingers.map_or(lease.ends, |until| until.minus(self.settings.linger));
+                    let shares = lease.shares.iter();
+                    let groups = shares.map(|share| (self.groups.name(share.group).to_owned(), share.ends)).collect();
+                    StoredLease { address, ends, names: lease.questions(), groups }
+                };
+                records.push(lease.map(stored).map_or(Output::JournalClosed(address), Output::Journal));
             }
         }
         self.plan_pairs(next, &mut timed);
@@ -592,18 +594,7 @@ impl Guard {
             let pairs = self.pairs.as_ref().map(Pairs::full).unwrap_or_default();
             self.outputs.push_back(Output::Sync { enforcer, generation: self.generation, leases, pairs });
         }
-        for address in self.marks.take_journal() {
-            self.outputs.push_back(match self.table.get(address) {
-                Some(lease) => {
-                    // What lingers is on disk as what has ended, so that its route survives a restart.
-                    let ends = lease.lingers.map_or(lease.ends, |until| until.minus(self.settings.linger));
-                    let groups =
-                        lease.shares.iter().map(|share| (self.groups.name(share.group).to_owned(), share.ends));
-                    Output::Journal(StoredLease { address, ends, names: lease.questions(), groups: groups.collect() })
-                }
-                None => Output::JournalClosed(address),
-            });
-        }
+        self.outputs.extend(records);
         self.journal_pairs();
         self.outputs.extend(closed.into_iter().map(Output::CutFlows));
         self.prove_timed();
@@ -631,6 +622,7 @@ impl Guard {
     /// An answer whose plan, `plan` if anything changed, is made: through at once when everything it needs is in force, else it waits.
     fn meet_gate(&mut self, ticket: Ticket, mut waiting: Waiting, plan: Generation) {
         let mut routes = true;
+        waiting.leases.reserve_exact(waiting.addresses.len());
         for address in &waiting.addresses {
             let Some(lease) = self.table.get(*address).filter(|lease| lease.is_active()) else {
                 // Closed within the very batch that opened it.
@@ -748,6 +740,26 @@ impl Guard {
                 self.refuse(ticket, refusal);
             }
         }
+    }
+}
+
+/// Takes note of a set of groups that was told in place of another.
+fn count_sets(sets: &mut BTreeMap<GroupSet, usize>, before: Told, after: Told) {
+    let set = |told: Told| told.route.and_then(|route| route.groups);
+    let (before, after) = (set(before), set(after));
+    if before == after {
+        return;
+    }
+    if let Some(set) = before
+        && let Some(count) = sets.get_mut(&set)
+    {
+        *count -= 1;
+        if *count == 0 {
+            sets.remove(&set);
+        }
+    }
+    if let Some(set) = after {
+        *sets.entry(set).or_default() += 1;
     }
 }
 

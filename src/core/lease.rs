@@ -189,6 +189,9 @@ impl Lease {
     /// Question names, without doubles, in order.
     #[must_use]
     pub fn questions(&self) -> Vec<Name> {
+        if let [cause] = self.causes.as_slice() {
+            return vec![cause.question.clone()];
+        }
         let set: BTreeSet<&Name> = self.causes.iter().map(|cause| &cause.question).collect();
         set.into_iter().cloned().collect()
     }
@@ -229,6 +232,12 @@ impl ByFamily {
     #[must_use]
     pub fn total(self) -> usize {
         self.ipv4 + self.ipv6
+    }
+
+    /// These and those.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self { ipv4: self.ipv4 + other.ipv4, ipv6: self.ipv6 + other.ipv6 }
     }
 
     /// The number of one address's family.
@@ -358,7 +367,7 @@ impl LeaseTable {
 
     /// Opens an address that is not in the table.
     pub fn open(&mut self, address: IpAddr, ends: Moment, cause: Cause, told: Told, now: Moment) {
-        self.remove(address);
+        debug_assert!(!self.leases.contains_key(&address));
         self.entries += cause.entries();
         for name in cause.names() {
             self.names.add(name, address);

@@ -4,7 +4,7 @@
 //! all that happened: announce and withdraw of one address within a batch leave nothing, and each address occurs at most
 //! once in a plan.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -107,29 +107,42 @@ pub fn difference(address: IpAddr, told: Told, wanted: Wanted, generation: Gener
     Difference { timed, route, told: Told { timed: timed_told, route: route_told, ..Told::default() } }
 }
 
+/// What is due for an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// It may need a change.
+    pub change: bool,
+    /// It must be written to disk, or its closing.
+    pub journal: bool,
+}
+
 /// Addresses whose plan is due. Bounded by the lease table and what a batch of events removes from it.
 #[derive(Debug, Default)]
 pub struct Marks {
-    changed: BTreeSet<IpAddr>,
+    due: BTreeMap<IpAddr, Mark>,
     /// What the enforcers still believe of addresses that are not in the table any more.
     removed: BTreeMap<IpAddr, Told>,
-    journal: BTreeSet<IpAddr>,
 }
 
 impl Marks {
     /// The address may need a change.
     pub fn change(&mut self, address: IpAddr) {
-        self.changed.insert(address);
+        self.due.entry(address).or_default().change = true;
     }
 
     /// The address must be written to disk, or its closing.
     pub fn journal(&mut self, address: IpAddr) {
-        self.journal.insert(address);
+        self.due.entry(address).or_default().journal = true;
+    }
+
+    /// Both.
+    pub fn change_and_journal(&mut self, address: IpAddr) {
+        self.due.insert(address, Mark { change: true, journal: true });
     }
 
     /// The lease is gone from the table; enforcers still have it as `told`.
     pub fn removed(&mut self, address: IpAddr, told: Told) {
-        self.changed.insert(address);
+        self.change(address);
         if told != Told::default() {
             self.removed.insert(address, told);
         }
@@ -142,7 +155,7 @@ impl Marks {
 
     /// Addresses marked with a change, in order.
     pub fn changed(&self) -> impl Iterator<Item = IpAddr> {
-        self.changed.iter().copied()
+        self.due.iter().filter(|(_, mark)| mark.change).map(|(address, _)| *address)
     }
 
     /// What enforcers believe of an address that left the table since the last plan.
@@ -155,14 +168,9 @@ impl Marks {
         self.removed.values_mut()
     }
 
-    /// Everything marked with a change, in order; clears those marks.
-    pub fn take_changed(&mut self) -> BTreeSet<IpAddr> {
-        std::mem::take(&mut self.changed)
-    }
-
-    /// Everything marked for the journal, in order; clears those marks.
-    pub fn take_journal(&mut self) -> BTreeSet<IpAddr> {
-        std::mem::take(&mut self.journal)
+    /// Everything that is marked, in order; clears the marks.
+    pub fn take(&mut self) -> BTreeMap<IpAddr, Mark> {
+        std::mem::take(&mut self.due)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Addresses that are open for single clients: what the guard does with the table of pairs, where there is one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ impl Guard {
     }
 
     /// Opens for a client what an answer holds, whose leases were just granted.
-    pub(super) fn grant_pairs(&mut self, client: IpAddr, names: &[Name], wanted: &BTreeMap<IpAddr, Moment>) {
+    pub(super) fn grant_pairs(&mut self, client: IpAddr, names: &[Name], wanted: &[(IpAddr, Moment)]) {
         let Some(pairs) = &mut self.pairs else { return };
         let (client, names) = (owner(client), Arc::<[Name]>::from(names));
         for (address, ends) in wanted {

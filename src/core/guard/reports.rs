@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::Guard;
+use super::{Guard, count_sets};
 use crate::core::event::{EnforcerId, EnforcerKind, Generation, Refusal};
 use crate::core::lease::Share;
 use crate::core::pairs::Pairs;
@@ -89,7 +89,7 @@ impl Guard {
             EnforcerKind::Route => {}
         }
         let after = *told;
-        self.count_sets(before, after);
+        count_sets(&mut self.group_sets, before, after);
     }
 
     pub(super) fn refused_address(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Guard, SHORTEST};
 use crate::core::event::{EnforcerKind, StoredLease};
-use crate::core::lease::Cause;
+use crate::core::lease::{ByFamily, Cause};
 use crate::core::name::Name;
 use crate::core::plan::Told;
 
@@ -24,13 +24,13 @@ impl Guard {
                 continue;
             }
             let lease = self.table.get(address);
-            let new = lease.is_none().then_some(address);
-            let opened = (alive && lease.is_none_or(|lease| !lease.is_active())).then_some(address);
-            if !alive && new.is_none() {
+            if !alive && lease.is_some() {
                 continue;
             }
-            let fits =
-                self.enforcers.cannot_hold(address).is_none() && self.room(new.into_iter(), opened.into_iter()).is_ok();
+            let (mut new, mut opened) = (ByFamily::default(), ByFamily::default());
+            *new.of(address) += usize::from(lease.is_none());
+            *opened.of(address) += usize::from(alive && lease.is_none_or(|lease| !lease.is_active()));
+            let fits = self.enforcers.cannot_hold(address).is_none() && self.room(new, opened).is_ok();
             if !fits {
                 self.counts.restore_dropped += 1;
                 self.marks.journal(address);

@@ -1,5 +1,6 @@
 //! Which addresses a name caused, as question or alias, and by how many causes.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
@@ -19,13 +20,17 @@ pub struct NameIndex(HashMap<Name, Addresses>);
 impl NameIndex {
     /// One more cause of this address bears the name.
     pub fn add(&mut self, name: &Name, address: IpAddr) {
-        match self.0.get_mut(name) {
-            None => {
-                self.0.insert(name.clone(), Addresses::One(address, 1));
+        let mut known = match self.0.entry(name.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(Addresses::One(address, 1));
+                return;
             }
-            Some(Addresses::One(known, count)) if *known == address => *count += 1,
-            Some(Addresses::Many(counts)) => *counts.entry(address).or_default() += 1,
-            Some(one @ Addresses::One(..)) => {
+            Entry::Occupied(known) => known,
+        };
+        match known.get_mut() {
+            Addresses::One(known, count) if *known == address => *count += 1,
+            Addresses::Many(counts) => *counts.entry(address).or_default() += 1,
+            one @ Addresses::One(..) => {
                 if let Addresses::One(known, count) = *one {
                     *one = Addresses::Many(BTreeMap::from([(known, count), (address, 1)]));
                 }
