@@ -8,6 +8,15 @@ mod several;
 mod subtle;
 pub(in crate::dns) mod zones;
 
+/// What the zones need of the crate.
+mod outside {
+    pub use super::super::{Pick, Source};
+    pub use crate::core::name::Name;
+    pub use crate::dns::upstream::AskError;
+    pub use crate::dns::upstream::query::Query;
+    pub use crate::dns::wire::rtype;
+}
+
 use self::zones::*;
 use super::*;
 use crate::core::answer::RecordData;
