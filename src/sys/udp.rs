@@ -234,8 +234,8 @@ impl Sending {
         let (mut sent, mut skipped, mut from) = (0usize, 0usize, 0usize);
         // Up to here each goes by itself.
         let mut single = 0usize;
-        // Other resolvers ask much from few ports: what is alike goes as one.
-        self.pending.sort_unstable_by_key(|pending| (pending.peer, pending.end.saturating_sub(pending.start)));
+        // Other resolvers ask much from few ports: what is alike and side by side goes as one. To each peer in the order in which it was pushed.
+        self.pending.sort_unstable_by_key(|pending| (pending.peer, pending.start));
         while let Some(rest) = self.pending.get(from..).filter(|rest| !rest.is_empty()) {
             let bundled = from >= single;
             let most = if bundled { BATCH } else { single.saturating_sub(from).min(BATCH) };

@@ -399,3 +399,25 @@ async fn a_dname_that_makes_too_long_a_name_is_yxdomain_with_its_proof() {
         assert_eq!(upstream.count(), 1, "the DNAME says how long it is kept");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flags_of_edns_that_nobody_knows_are_ignored() {
+    // RFC 6891 section 6.1.4: Z must be ignored. The question behind it is the sentinel.
+    let upstream = Upstream::table(&[("name.example", 300, &["192.0.2.1", "192.0.2.2"])]).await;
+    let world = World::new(&[&upstream]).await;
+    assert_eq!(world.ask("name.example", 1).await.rcode, 0);
+    for _ in 0..50 {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut message = query(8, "name.example", 1, EDNS);
+        let end = message.len();
+        message[end - 4..end - 2].copy_from_slice(&[0x7f, 0xff]);
+        socket.send_to(&message, world.address).await.unwrap();
+        socket.send_to(&query(9, "name.example", 1, None), world.address).await.unwrap();
+        for id in [8, 9] {
+            let mut buffer = [0; 1500];
+            let len = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await.unwrap().unwrap();
+            let seen = read(&buffer[..len]);
+            assert_eq!((seen.id, seen.addresses().len()), (id, 2));
+        }
+    }
+}
