@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use super::Rules;
 use super::backlog::Reply;
 use super::cache::{Entry, Key};
 use super::ede::{self, Ede, code};
@@ -19,6 +20,7 @@ use super::upstream::query::Query;
 use super::wire::{Question, rcode};
 use crate::core::event::Refusal;
 use crate::core::name::Name;
+use crate::core::policy::list::LocalData;
 use crate::core::policy::view::Views;
 use crate::sys::udp::{self, Local, Sending};
 
@@ -85,6 +87,14 @@ pub(super) struct Sponsor {
 }
 
 impl Flight {
+    /// Whether these rules are those it began under, as far as it goes: they have the same views for the same clients, and would have asked the same,
+    /// the lists themselves having this `data` for the question.
+    pub(super) fn is_of(&self, rules: &Rules, data: Option<&[LocalData]>) -> bool {
+        Arc::ptr_eq(&rules.views, &self.views)
+            || (rules.views.same_clients(&self.views)
+                && rules.views.policy(self.key.view()).local_data(&self.query.name) == data)
+    }
+
     /// Tells those who wait that it can't go on.
     pub(super) fn leave(&mut self, outbox: &mut Outbox<'_>) {
         if self.over.load(Ordering::Relaxed) {

@@ -79,13 +79,11 @@ impl Resolver {
     /// An upstream has answered the question (or that for the alias among a list's own `data`), or none has; or nobody was asked.
     async fn answered(&self, flight: Flight, asked: Option<Result<Checked, AskError>>, data: Option<Vec<LocalData>>) {
         let query = &flight.query;
-        let view = flight.key.view();
         let failed = matches!(asked, Some(Err(_)));
         let whom = Whom::from(&flight.key);
         // Judged by the rules of now: they may have changed while the upstream thought.
         let rules = self.rules.load_full();
-        let same = rules.views.same_clients(&flight.views)
-            && rules.views.policy(view).local_data(&query.name) == data.as_deref();
+        let same = flight.is_of(&rules, data.as_deref());
         let draft = match (asked, &data) {
             // Nobody can say any more whose rules these questions were to be judged by, or another question is to be asked.
             _ if !same => Draft::failure(query, "reloaded", Ede::new(code::OTHER, "the policy changed meanwhile")),

@@ -417,8 +417,7 @@ impl Forwarder {
         let rules = resolver.rules.load();
         let query = &flight.query;
         let view = flight.key.view();
-        let same = Arc::ptr_eq(&rules.views, &flight.views)
-            || (rules.views.same_clients(&flight.views) && rules.views.policy(view).local_data(&query.name).is_none());
+        let same = flight.is_of(&rules, None);
         let judged = match asked {
             // Nobody can say any more whose rules this was to be judged by, or it has another answer now.
             _ if !same => {
