@@ -90,7 +90,7 @@ impl Validator {
             seen.push((&record.owner, record.rtype));
             let Some(set) = answers.get(&record.owner, record.rtype) else { continue };
             if let Some(dname) = synthesised_from(set, bound, response)
-                && self.top(&dname.owner) == self.top(&set.owner)
+                && self.top(&dname.owner) == self.top(&asked_side(&set.owner, set.rtype, query.qtype))
             {
                 // The binder has seen that it is what the DNAME makes of its owner, and the DNAME was looked at by itself. Its TTL is nobody's word.
                 let made_of = (dname.owner.clone(), rtype::DNAME);
@@ -98,7 +98,7 @@ impl Validator {
                 edits.answers.insert((set.owner.clone(), rtype::CNAME), ttl);
                 continue;
             }
-            match self.set(work, set).await? {
+            match self.set(work, set, query.qtype).await? {
                 Found::Insecure => security = Security::Insecure,
                 Found::Secure(zone, verified) => {
                     edits.answers.insert((set.owner.clone(), set.rtype), verified.ttl);
@@ -118,13 +118,14 @@ impl Validator {
         Ok(security)
     }
 
-    /// Whether a set is signed by the zone that it stands in.
-    async fn set<S: Source>(&self, work: &mut Work<'_, S>, set: &RrSet<'_>) -> Result<Found, Failure> {
+    /// Whether a set is signed by the zone that it stands in, when it was asked for by the type `asked`.
+    async fn set<S: Source>(&self, work: &mut Work<'_, S>, set: &RrSet<'_>, asked: u16) -> Result<Found, Failure> {
         let mut failure: Option<Failure> = None;
-        let side = side(&set.owner, set.rtype);
+        let side = asked_side(&set.owner, set.rtype, asked);
         let Some(top) = self.top(&side) else { return Ok(Found::Insecure) };
-        // What stands above an anchor has no say below it.
-        for signer in set.signers().into_iter().filter(|signer| signer.is_within(top)) {
+        // What stands above an anchor has no say below it, and a zone none above its cut.
+        let fitting = |signer: &Name| signer.is_within(top) && side.is_within(signer);
+        for signer in set.signers().into_iter().filter(fitting) {
             let zone = match self.standing(work, &signer).await {
                 Ok(Standing::Secure(zone)) if zone.name == signer => zone,
                 // Whether that matters is seen by where the owner itself stands.
@@ -354,6 +355,13 @@ fn covered(kind: u16, rdata: &[u8]) -> u16 {
 /// Where data of this type belongs: a DS record to the zone above its name.
 pub(super) fn side(name: &Name, kind: u16) -> Name {
     if kind == rtype::DS { name.parent().unwrap_or_else(Name::root) } else { name.clone() }
+}
+
+/// Where a set belongs that came for a question of type `asked`. An alias is found by whoever is asked, and for a DS record that is the zone above
+/// (RFC 4035 section 3.1.4.1): either the alias is a name of that zone like others, or a cut is there and the zone below, which can have no alias at its
+/// own name (RFC 2181 section 10.1), wasn't asked.
+fn asked_side(owner: &Name, kind: u16, asked: u16) -> Name {
+    side(owner, if kind == rtype::CNAME { asked } else { kind })
 }
 
 fn record<'a>(kept: &Kept, response: &'a Response) -> Option<&'a Record> {

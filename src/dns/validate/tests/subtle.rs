@@ -173,3 +173,45 @@ fn long_sets_cost_more_of_the_budget() {
     // 255 times 202 octets.
     assert_eq!(cost(&owner), 4);
 }
+
+/// Whoever asks for a digest asks the zone above, and so an alias found there is that zone's too: at an unsigned delegation it needs a signature.
+#[tokio::test]
+async fn an_alias_instead_of_a_digest_belongs_to_the_zone_above() {
+    let mut net = internet();
+    assert_eq!(fresh(&net, "plain.test", rtype::DS).await, Secure(0, vec![]));
+    // An alias that the zone above signed, and the unsigned one of an unsigned zone.
+    assert_eq!(fresh(&net, "in.nsec.test", rtype::DS).await, Secure(0, vec![]));
+    assert_eq!(fresh(&net, "alias.plain.test", rtype::DS).await, Insecure(0, vec![]));
+    net.tamper = Box::new(|query, reply| {
+        if query.qtype == rtype::DS && query.name == name("plain.test") {
+            let rdata = name("www.plain.test").wire().to_vec();
+            reply.answer.push(Rr { owner: query.name.clone(), kind: rtype::CNAME, ttl: TTL, rdata });
+        }
+    });
+    // With the denial of the zone above beside it, so that the delegation itself is proved.
+    assert_eq!(fresh(&net, "plain.test", rtype::DS).await, Bogus(10));
+    // What stands below is as unsigned as before.
+    assert_eq!(fresh(&net, "www.plain.test", 1).await, Insecure(0, vec![1, 2]));
+}
+
+/// A zone has no say in what stands above its cut (RFC 4035 section 5.3.1): neither a digest nor an alias instead of one, though its key is trusted.
+#[tokio::test]
+async fn a_zone_signs_no_digest_of_itself() {
+    for (kind, rdata) in [(rtype::DS, vec![0, 1, 15, 2, 7]), (rtype::CNAME, name("www.nsec.test").wire().to_vec())] {
+        let mut net = internet();
+        let own = name("nsec.test");
+        let forged = net.zone("nsec.test").signed(&own, &own, kind, std::slice::from_ref(&rdata));
+        // The alias' end is proved.
+        let authority = net.reply(&ask("www.nsec.test", rtype::DS)).authority;
+        let validator = validator(&net);
+        // The chain is known: only this answer is forged.
+        assert_eq!(look(&validator, &net, "www.nsec.test", 1).await, Secure(0, vec![1, 2]));
+        net.tamper = Box::new(move |query, reply| {
+            if query.qtype == rtype::DS && query.name == own {
+                *reply = Reply { rcode: 0, answer: forged.clone(), authority: authority.clone() };
+            }
+        });
+        let got = look(&validator, &net, "nsec.test", rtype::DS).await;
+        assert!(matches!(got, Bogus(_)), "{kind}: {got:?}");
+    }
+}
