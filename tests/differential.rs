@@ -97,7 +97,8 @@ fn start(dir: &Path, server: usize) -> Running {
                 "server:\n interface: {at}\n port: 53\n num-threads: 1\n do-daemonize: no\n use-syslog: no\n username: \"\"\n \
                  chroot: \"\"\n pidfile: \"\"\n module-config: \"iterator\"\n do-not-query-localhost: no\n hide-version: yes\n \
                  hide-identity: yes\n max-udp-size: 1232\n edns-buffer-size: 1232\n outgoing-range: 2048\n \
-                 num-queries-per-thread: 1024\n cache-max-ttl: 1209600\n infra-cache-max-rtt: 400\nremote-control:\n \
+                 num-queries-per-thread: 1024\n incoming-num-tcp: 256\n outgoing-num-tcp: 256\n \
+                 cache-max-ttl: 1209600\n infra-cache-max-rtt: 400\nremote-control:\n \
                  control-enable: no\nforward-zone:\n name: \".\"\n forward-addr: 127.0.0.1@{port}\n"
             );
             for (kind, upstream) in bad {
