@@ -67,8 +67,9 @@ impl Asked {
         self.at + if self.begun > 0 { AGAIN_MOST } else { self.wait }
     }
 
+    /// Also of what is being answered: BIRD may sleep between BoRR and EoRR just as before it.
     fn nudge(&self) -> Option<Instant> {
-        NUDGES.get(self.nudges).map(|after| self.at + *after).filter(|_| self.begun == 0)
+        NUDGES.get(self.nudges).map(|after| self.at + *after)
     }
 }
 
@@ -523,7 +524,11 @@ mod tests {
         barrier.want([10, 0]);
         assert_eq!(barrier.poll(start, 10), Some(Ask::Refresh(V4)));
         barrier.begin(V4);
-        while barrier.poll(start + AGAIN_MOST - MS, 10) == Some(Ask::Keepalive) {}
+        for after in NUDGES {
+            assert_eq!(barrier.poll_timeout(), Some(start + after));
+            assert_eq!(barrier.poll(start + after, 10), Some(Ask::Keepalive), "BIRD may sleep before its EoRR");
+        }
+        assert_eq!(barrier.poll(start + AGAIN_MOST - MS, 10), None);
         assert_eq!(barrier.poll_timeout(), Some(start + AGAIN_MOST));
         assert!(!barrier.is_silent());
         assert_eq!(barrier.poll(start + AGAIN_MOST, 10), Some(Ask::Refresh(V4)), "no EoRR at all");
