@@ -31,9 +31,7 @@ use ipnet::IpNet;
 
 use crate::status::{Received, State};
 use crate::table::classes::Extra;
-use crate::wire::capability::{
-    Capability, GracefulRestart, LongLivedFamily, Negotiated, RestartFamily, check_open, negotiate,
-};
+use crate::wire::capability::{Capability, Negotiated, check_open, negotiate};
 use crate::wire::error::OpenError;
 use crate::wire::iana::{Cease, Family, FsmError};
 use crate::wire::message::{Message, Notification, Open, RefreshSubtype, Update, frame};
@@ -293,7 +291,7 @@ impl Session {
         }
         let id = ConnectionId(self.next_id);
         self.next_id = self.next_id.wrapping_add(1);
-        let ours = self.open();
+        let ours = self.config.open(self.restarting, self.forwarding);
         let peer_type = if self.config.asn == self.config.peer_asn { PeerType::Internal } else { PeerType::External };
         self.send(id, &Message::Open(ours.clone()));
         self.connections.push(Connection {
@@ -455,45 +453,6 @@ impl Session {
             self.connecting = true;
             self.outputs.push_back(Output::Connect);
         }
-    }
-
-    fn open(&self) -> Open {
-        let families: Vec<Family> = self.config.families.iter().collect();
-        let mut capabilities: Vec<Capability> =
-            families.iter().map(|family| Capability::Multiprotocol(family.afi_safi())).collect();
-        capabilities.push(Capability::RouteRefresh);
-        capabilities.push(Capability::EnhancedRouteRefresh);
-        capabilities.push(Capability::ExtendedMessage);
-        if self.config.restart_time > 0 {
-            let forwarding = self.forwarding;
-            capabilities.push(Capability::GracefulRestart(GracefulRestart {
-                restarting: self.restarting,
-                notification: true,
-                time: self.config.restart_time,
-                families: families
-                    .iter()
-                    .map(|family| RestartFamily { family: family.afi_safi(), forwarding })
-                    .collect(),
-            }));
-            // Never without the one above (RFC 9494 section 4.1).
-            if self.config.stale_time > 0 {
-                let stale_time = self.config.stale_time;
-                let entry = |family: &Family| LongLivedFamily { family: family.afi_safi(), forwarding, stale_time };
-                let families = families.iter().map(entry).collect();
-                capabilities.push(Capability::LongLivedGracefulRestart(families));
-            }
-        } else if self.config.hear {
-            capabilities.push(Capability::GracefulRestart(GracefulRestart::default()));
-        }
-        if self.config.extended_next_hop {
-            let (ipv4, ipv6) = (Family::Ipv4.afi_safi(), Family::Ipv6.afi_safi());
-            capabilities.push(Capability::ExtendedNextHop(vec![(ipv4, ipv6.afi)]));
-        }
-        if let Some(role) = self.config.bgp_role.filter(|_| self.config.asn != self.config.peer_asn) {
-            capabilities.push(Capability::Role(role));
-        }
-        capabilities.push(Capability::FourOctetAs(self.config.asn));
-        Open { asn: self.config.asn, hold_time: self.config.hold_time, identifier: self.config.router_id, capabilities }
     }
 
     fn send(&mut self, id: ConnectionId, message: &Message<'_>) {

@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::wire::iana::{Families, Role};
+use crate::wire::capability::{Capability, GracefulRestart, LongLivedFamily, RestartFamily};
+use crate::wire::iana::{Families, Family, Role};
+use crate::wire::message::Open;
 
 /// What a session is told about both ends.
 #[derive(Clone, Debug)]
@@ -36,4 +38,45 @@ pub struct SessionConfig {
     pub hear: bool,
     /// Seed for jitter.
     pub seed: u64,
+}
+
+impl SessionConfig {
+    /// Our OPEN. `restarting`, `forwarding`: the bits of graceful restart (RFC 4724 section 3).
+    pub(super) fn open(&self, restarting: bool, forwarding: bool) -> Open {
+        let families: Vec<Family> = self.families.iter().collect();
+        let mut capabilities: Vec<Capability> =
+            families.iter().map(|family| Capability::Multiprotocol(family.afi_safi())).collect();
+        capabilities.push(Capability::RouteRefresh);
+        capabilities.push(Capability::EnhancedRouteRefresh);
+        capabilities.push(Capability::ExtendedMessage);
+        if self.restart_time > 0 {
+            capabilities.push(Capability::GracefulRestart(GracefulRestart {
+                restarting,
+                notification: true,
+                time: self.restart_time,
+                families: families
+                    .iter()
+                    .map(|family| RestartFamily { family: family.afi_safi(), forwarding })
+                    .collect(),
+            }));
+            // Never without the one above (RFC 9494 section 4.1).
+            if self.stale_time > 0 {
+                let stale_time = self.stale_time;
+                let entry = |family: &Family| LongLivedFamily { family: family.afi_safi(), forwarding, stale_time };
+                let families = families.iter().map(entry).collect();
+                capabilities.push(Capability::LongLivedGracefulRestart(families));
+            }
+        } else if self.hear {
+            capabilities.push(Capability::GracefulRestart(GracefulRestart::default()));
+        }
+        if self.extended_next_hop {
+            let (ipv4, ipv6) = (Family::Ipv4.afi_safi(), Family::Ipv6.afi_safi());
+            capabilities.push(Capability::ExtendedNextHop(vec![(ipv4, ipv6.afi)]));
+        }
+        if let Some(role) = self.bgp_role.filter(|_| self.asn != self.peer_asn) {
+            capabilities.push(Capability::Role(role));
+        }
+        capabilities.push(Capability::FourOctetAs(self.asn));
+        Open { asn: self.asn, hold_time: self.hold_time, identifier: self.router_id, capabilities }
+    }
 }

@@ -1,6 +1,7 @@
 //! On a virtual clock: `Script` plays the peer and the driver by hand.
 
 use super::*;
+use crate::wire::capability::{GracefulRestart, LongLivedFamily};
 use crate::wire::iana::MessageType;
 use crate::wire::iana::{Families, Role};
 use crate::wire::message::RouteRefresh;
