@@ -87,6 +87,17 @@ pub fn status(status: &Status, colour: bool) -> String {
         }
         out.push_str(&format!("\n{}", table.render(colour)));
     }
+    if !status.lists.is_empty() {
+        let mut table = Table::new(&["list", "rules", "skipped", "denied instead", "surplus"]);
+        for list in &status.lists {
+            let numbers = [list.rules, list.skipped, list.denied_instead, list.surplus].map(number);
+            table.row(std::iter::once(list.path.clone()).chain(numbers));
+        }
+        out.push_str(&format!("\n{}", table.render(colour)));
+        for warning in status.lists.iter().flat_map(|list| &list.warnings) {
+            out.push_str(&format!("  {}\n", clean(warning)));
+        }
+    }
     if !status.errors.is_empty() {
         out.push_str(&format!("\n{}\n", paint("last errors", Tone::Head, colour)));
         for error in &status.errors {

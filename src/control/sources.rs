@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 
 use super::denied::DeniedLog;
-use super::types::{Judgement, LoggedError, Peer, Reloaded, Upstream};
+use super::types::{Judgement, List, LoggedError, Peer, Reloaded, Upstream};
 use crate::core::event::{Event, RevokeTarget};
 use crate::core::explain::{Counts, EnforcerView, Explanation, LeaseFilter, LeaseView};
 use crate::core::name::Name;
@@ -90,6 +90,11 @@ pub trait Sources: Send + Sync + 'static {
 
     /// Upstreams, in the order of the file.
     fn upstreams(&self) -> Vec<Upstream> {
+        Vec::new()
+    }
+
+    /// List files of the policy, in the order of the file.
+    fn lists(&self) -> Vec<List> {
         Vec::new()
     }
 

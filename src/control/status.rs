@@ -35,6 +35,7 @@ pub async fn status(sources: &dyn Sources, uptime: Duration) -> Result<Status, S
         enforcers: enforcers.into_iter().map(Into::into).collect(),
         upstreams,
         peers: sources.peers(),
+        lists: sources.lists(),
         errors: sources.errors(),
     })
 }

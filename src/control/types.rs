@@ -61,8 +61,28 @@ pub struct Status {
     pub upstreams: Vec<Upstream>,
     /// All of them, in short.
     pub peers: Vec<Peer>,
+    /// The policy's list files that are in force, in the order of the configuration.
+    #[serde(default)]
+    pub lists: Vec<List>,
     /// The last few, newest first.
     pub errors: Vec<LoggedError>,
+}
+
+/// One list file of the policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct List {
+    /// As configured.
+    pub path: String,
+    /// Names and prefixes that have a rule.
+    pub rules: usize,
+    /// Lines that say nothing of names as a whole, or of what the guard doesn't see.
+    pub skipped: usize,
+    /// Records whose data is not served, so that their names are denied.
+    pub denied_instead: usize,
+    /// Records that are not served since their name has too many.
+    pub surplus: usize,
+    /// The same in words, with file and line.
+    pub warnings: Vec<String>,
 }
 
 /// Part of [`Status`].

@@ -18,7 +18,8 @@ use super::sources::Shared;
 use crate::config::Config;
 use crate::config::list_file::{self, Stamp};
 use crate::config::schema::PolicyList;
-use crate::control::types::LoggedError;
+use crate::control::types::{List, LoggedError};
+use crate::core::policy::list::Report;
 use crate::core::policy::{ListFile, Table};
 
 /// How often the files are looked at.
@@ -32,6 +33,8 @@ struct Loaded {
     list: PolicyList,
     stamp: Stamp,
     table: Arc<Table>,
+    /// What of it is not served.
+    report: Report,
 }
 
 /// The lists in force, in the order of the configuration.
@@ -83,15 +86,8 @@ fn load(list: &PolicyList) -> Result<Loaded, String> {
         return Err(format!("{path}:{}: {}{more}", error.line, error.reason));
     }
     tracing::info!(list = path, rules = report.entries, skipped = report.skipped, "list read");
-    if report.denied_instead > 0 {
-        tracing::warn!(
-            list = path,
-            line = report.first_denied_instead.unwrap_or(0),
-            records = report.denied_instead,
-            "data of a zone is not served: its names are denied"
-        );
-    }
-    Ok(Loaded { list: list.clone(), stamp, table: Arc::new(table) })
+    report.warnings(&path).iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(Loaded { list: list.clone(), stamp, table: Arc::new(table), report })
 }
 
 /// What is known of the lists, for the control interface and the metrics.
@@ -113,6 +109,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct ListMetrics {
     rules: Family<[(&'static str, String); 1], Gauge>,
+    not_served: Family<[(&'static str, String); 2], Gauge>,
     octets: Gauge,
     reads: Family<[(&'static str, &'static str); 1], Counter>,
 }
@@ -124,6 +121,12 @@ impl ListState {
         let state = Self::default();
         let metrics = &state.metrics;
         registry.register("list_rules", "Names and prefixes of each list in force", metrics.rules.clone());
+        registry.register(
+            "list_not_served",
+            "What of each list in force has no effect, or another than its author meant, by why: skipped (not about names as a whole, or a trigger on \
+             name servers), denied_instead (data that can't be served: its name is denied), surplus (records of a name beyond 64)",
+            metrics.not_served.clone(),
+        );
         registry.register("list_octets", "Memory that all lists in force take", metrics.octets.clone());
         registry.register(
             "list_reads",
@@ -147,10 +150,16 @@ impl ListState {
     /// Others are in force.
     pub fn set(&self, lists: Lists) {
         self.metrics.rules.clear();
+        self.metrics.not_served.clear();
         let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         for loaded in &lists.0 {
             let label = [("list", loaded.list.path.display().to_string())];
             self.metrics.rules.get_or_create(&label).set(number(loaded.table.len()));
+            let Report { skipped, denied_instead, surplus, .. } = loaded.report;
+            for (why, lines) in [("skipped", skipped), ("denied_instead", denied_instead), ("surplus", surplus)] {
+                let labels = [label[0].clone(), ("why", why.to_owned())];
+                self.metrics.not_served.get_or_create(&labels).set(number(lines));
+            }
         }
         self.metrics.octets.set(number(lists.0.iter().map(|loaded| loaded.table.octets()).sum()));
         let mut inner = self.inner();
@@ -171,6 +180,24 @@ impl ListState {
         inner.errors.push_front((Instant::now(), format!("{error}; the old list stays in force")));
         inner.errors.truncate(ERRORS);
         inner.troubles.insert(path.to_owned(), format!("an older list is in force: {error}"));
+    }
+
+    /// Those in force, in the order of the configuration.
+    #[must_use]
+    pub fn views(&self) -> Vec<List> {
+        let inner = self.inner();
+        let view = |loaded: &Loaded| {
+            let path = loaded.list.path.display().to_string();
+            List {
+                rules: loaded.table.len(),
+                skipped: loaded.report.skipped,
+                denied_instead: loaded.report.denied_instead,
+                surplus: loaded.report.surplus,
+                warnings: loaded.report.warnings(&path),
+                path,
+            }
+        };
+        inner.lists.0.iter().map(view).collect()
     }
 
     /// Why lists in force are not what stands in their files.

@@ -16,7 +16,7 @@ use crate::config::schema::{NftablesMode, OnDeadline};
 use crate::config::{Config, Places};
 use crate::control::DeniedLog;
 use crate::control::sources::{CoreView, Later, Sources, Subject};
-use crate::control::types::{Judgement, LoggedError, Peer, Reloaded, Upstream};
+use crate::control::types::{Judgement, List, LoggedError, Peer, Reloaded, Upstream};
 use crate::core::address::Admitted;
 use crate::core::explain::{Counts, EnforcerView};
 use crate::core::name::Name;
@@ -146,6 +146,10 @@ impl Sources for Shared {
 
     fn upstreams(&self) -> Vec<Upstream> {
         self.dns.status().upstreams.into_iter().map(upstream).collect()
+    }
+
+    fn lists(&self) -> Vec<List> {
+        self.lists.views()
     }
 
     fn audit(&self) -> Vec<String> {

@@ -6,9 +6,10 @@ use ipnet::IpNet;
 
 use super::Checks;
 use crate::config::list_file;
-use crate::config::schema::{Action, Group, ListFormat};
+use crate::config::schema::{Action, Group, ListFormat, PolicyList};
 use crate::core::groups::GroupCommunities;
-use crate::core::policy::{self, view};
+use crate::core::policy::list::Report;
+use crate::core::policy::{self, ListFile, PolicyError, Table, view};
 
 /// Longest name of a group; it is kept beside each lease.
 const GROUP_NAME: usize = 64;
@@ -93,7 +94,13 @@ impl Checks<'_, '_> {
                     continue;
                 }
             };
-            let report = policy::list::parse(list.format, &content, &mut |_| {});
+            let report = match read_list(list, &content) {
+                Ok(report) => report,
+                Err(error) => {
+                    self.error(&path, error.to_string());
+                    continue;
+                }
+            };
             for error in &report.errors {
                 self.error(&path, format!("{shown}:{}: {}", error.line, error.reason));
             }
@@ -104,16 +111,8 @@ impl Checks<'_, '_> {
             if report.wrong == 0 && report.entries == 0 {
                 self.warning(&path, format!("{shown} has no rule"), "check its format");
             }
-            if report.denied_instead > 0 {
-                self.warning(
-                    &path,
-                    format!(
-                        "{shown}:{}: data of this type or place is not served, its name is denied instead ({} such records)",
-                        report.first_denied_instead.unwrap_or(0),
-                        report.denied_instead
-                    ),
-                    "use the actions of response policy zones only",
-                );
+            for warning in report.warnings(&shown.to_string()) {
+                self.warning(&path, warning, "ask who makes the list for what can be served");
             }
         }
     }
@@ -213,4 +212,14 @@ impl Checks<'_, '_> {
             self.error("addresses.nat64", format!("{nat64} is not a /96"));
         }
     }
+}
+
+/// What is wrong with a list, and what of it can't be served. How many records a name has shows only when the rules are put together.
+fn read_list(list: &PolicyList, content: &[u8]) -> Result<Report, PolicyError> {
+    if list.format != ListFormat::Rpz {
+        return Ok(policy::list::parse(list.format, content, &mut |_| {}));
+    }
+    let path = list.path.display().to_string();
+    let file = ListFile { path: &path, format: list.format, action: list.action, content };
+    Table::from_list(&file).map(|(_, report)| report)
 }

@@ -117,10 +117,36 @@ pub struct Report {
     pub denied_instead: usize,
     /// The line of the first of these.
     pub first_denied_instead: Option<u32>,
+    /// Of the entries those whose data is not served since their name has too many records before them
+    /// ([`MOST_DATA`](super::table::MOST_DATA)); counted by who builds the table.
+    pub surplus: usize,
+    /// The line of the first of these.
+    pub first_surplus: Option<u32>,
     /// Lines that could not be read, all of them.
     pub wrong: usize,
     /// The first [`MAX_ERRORS`] of them.
     pub errors: Vec<LineError>,
+}
+
+impl Report {
+    /// What of the list is not as its author meant it though the list is in force, a line each with file and line.
+    #[must_use]
+    pub fn warnings(&self, path: &str) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Some(line) = self.first_denied_instead {
+            let records = self.denied_instead;
+            warnings.push(format!(
+                "{path}:{line}: data of this type or place is not served, its name is denied instead ({records} such records)"
+            ));
+        }
+        if let Some(line) = self.first_surplus {
+            let (records, most) = (self.surplus, super::table::MOST_DATA);
+            warnings.push(format!(
+                "{path}:{line}: this name has more than {most} records of its own, those beyond are not served ({records} such records)"
+            ));
+        }
+        warnings
+    }
 }
 
 /// Why a line gives no entry.

@@ -22,8 +22,8 @@ const NUMBER: u32 = EXEMPT - 1;
 /// An empty slot.
 const NONE: u32 = u32::MAX;
 
-/// Most records of a name's own answer.
-const MOST_DATA: usize = 64;
+/// Most records of a name's own answer. What a list has beyond them is counted, and its operator told.
+pub const MOST_DATA: usize = 64;
 
 /// What a matching rule does to a question beside allowing or denying it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -177,13 +177,18 @@ impl Table {
         table.index.reserve(lines, |place| hasher.hash_one(name_at(nodes, arena, *place)));
         let mut numbers = Vec::new();
         let mut failure = None;
-        let report = list::parse(file.format, file.content, &mut |entry| {
-            if let Err(reason) = table.take(&entry, file.action) {
-                failure = Some((entry.line, reason));
-            } else {
+        let (mut surplus, mut first_surplus) = (0usize, None);
+        let mut report = list::parse(file.format, file.content, &mut |entry| match table.take(&entry, file.action) {
+            Ok(kept) => {
                 numbers.push(entry.line);
+                if !kept {
+                    surplus = surplus.saturating_add(1);
+                    first_surplus.get_or_insert(entry.line);
+                }
             }
+            Err(reason) => failure = Some((entry.line, reason)),
         });
+        (report.surplus, report.first_surplus) = (surplus, first_surplus);
         if let Some((line, reason)) = failure {
             let text = format!("line {line}");
             return Err(PolicyError { key: format!("policy.list {}", file.path), text, reason });
@@ -195,7 +200,9 @@ impl Table {
         Ok((table.finish(), report))
     }
 
-    fn take(&mut self, entry: &list::Entry, listed: Action) -> Result<(), String> {
+    /// False: the rule counts, but its data has no room beside that of its name.
+    fn take(&mut self, entry: &list::Entry, listed: Action) -> Result<bool, String> {
+        let mut kept = true;
         let (action, effect) = match entry.sense {
             Sense::Listed => (listed, Effect::Plain),
             Sense::Exempt => (opposite(listed), Effect::Plain),
@@ -214,8 +221,12 @@ impl Table {
                     // The records of one name come together under the number of the first.
                     let first = self.rule_at(pattern).filter(|held| self.effect(*held) == Effect::Data).unwrap_or(slot);
                     let records = self.data.entry(first & NUMBER).or_default();
-                    if records.len() < MOST_DATA {
-                        records.push(data.clone());
+                    // The same record twice is one (RFC 2181 section 5).
+                    if !records.contains(data) {
+                        kept = records.len() < MOST_DATA;
+                        if kept {
+                            records.push(data.clone());
+                        }
                     }
                 }
                 self.insert(pattern, slot)?;
@@ -223,7 +234,7 @@ impl Table {
             Trigger::Answer(net) => self.answers.insert(*net, slot, merge),
             Trigger::Client(net) => self.clients.insert(*net, slot, merge),
         }
-        Ok(())
+        Ok(kept)
     }
 
     /// Gives back what building took too much of.

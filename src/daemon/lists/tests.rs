@@ -50,3 +50,37 @@ fn refusals_are_troubles_until_the_file_is_right_and_errors_are_few() {
     state.applied(path);
     assert!(state.troubles().is_empty());
 }
+
+#[test]
+fn what_is_not_served_is_shown_by_list_and_the_list_is_in_force() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("list");
+    let mut zone = "@ SOA a. b. 1 1 1 1 1\nx.rpz-nsdname CNAME .\nx.test HTTPS 1 .\n".to_owned();
+    (0..70).for_each(|last| zone += &format!("full.test A 192.0.2.{last}\n"));
+    std::fs::write(&file, zone).unwrap();
+    let text = format!("[[policy.list]]\npath = \"{}\"\nformat = \"rpz\"\naction = \"deny\"\n", file.display());
+    let (config, warnings, _) = crate::config::parse(
+        &directory.path().join("destguard.toml"),
+        &format!("[[dns.upstream]]\nurl = \"udp://192.0.2.53\"\n[nftables]\nmode = \"local\"\n{text}"),
+    )
+    .unwrap();
+    let mut registry = Registry::default();
+    let state = ListState::new(Lists::load(&config, &Lists::default()).unwrap(), &mut registry);
+    let [list] = state.views().try_into().unwrap();
+    assert_eq!((list.rules, list.skipped, list.denied_instead, list.surplus), (2, 1, 1, 6));
+    for line in ["3: data of this type", "68: this name has more than 64 records"] {
+        let told = format!("{}:{line}", file.display());
+        assert!(list.warnings.iter().any(|warning| warning.starts_with(&told)), "{:?}", list.warnings);
+        assert!(warnings.iter().any(|warning| warning.to_string().contains(&told)), "{warnings:?}");
+    }
+    assert!(state.troubles().is_empty(), "nothing that has to be mended");
+    let metrics = crate::metrics::encode(&registry).unwrap();
+    for (why, records) in [("skipped", 1), ("denied_instead", 1), ("surplus", 6)] {
+        let of = |line: &str| {
+            line.contains("list_not_served{")
+                && line.contains(&format!("why=\"{why}\""))
+                && line.ends_with(&format!(" {records}"))
+        };
+        assert!(metrics.lines().any(of), "{why}: {metrics}");
+    }
+}

@@ -124,6 +124,28 @@ fn rpz_data_of_a_name_comes_together_and_what_can_not_be_served_is_denied() {
 }
 
 #[test]
+fn records_of_a_name_beyond_the_bound_are_counted_with_the_first_ones_line_and_the_rest_of_the_zone_works() {
+    let most = super::super::table::MOST_DATA;
+    let mut zone = "@ SOA a. b. 1 1 1 1 1\nbefore.test CNAME .\n".to_owned();
+    // The same record twice is one.
+    zone += "full.test A 192.0.2.0\nfull.test A 192.0.2.0\n";
+    (1..most + 3).for_each(|last| zone += &format!("full.test A 192.0.2.{last}\n"));
+    zone += "fits.test A 192.0.2.1\nafter.test CNAME .\n";
+    let file = ListFile { path: "z", format: ListFormat::Rpz, action: Action::Deny, content: zone.as_bytes() };
+    let (_, report) = super::super::Table::from_list(&file).unwrap();
+    let first = u32::try_from(most + 4).unwrap();
+    assert_eq!((report.surplus, report.first_surplus, report.wrong), (3, Some(first), 0));
+    let lines: Vec<&str> = zone.lines().collect();
+    assert_eq!(lines[most + 3], format!("full.test A 192.0.2.{most}"), "the first that has no room");
+    let [warning] = report.warnings("z").try_into().unwrap();
+    assert!(warning.starts_with(&format!("z:{first}: ")) && warning.contains("(3 such"), "{warning}");
+    let policy = with_lists("", &[("z", ListFormat::Rpz, Action::Deny, &zone)]);
+    let served = |name: &str| policy.local_data(&name.parse().unwrap()).map(<[_]>::len);
+    assert_eq!((served("full.test"), served("fits.test")), (Some(most), Some(1)));
+    assert!(denied(&policy, "before.test") && denied(&policy, "after.test"));
+}
+
+#[test]
 fn rpz_data_of_other_types_is_read_to_the_octet() {
     let zone = |line: &str| format!("$ORIGIN z.example.\n@ SOA a. b. 1 1 1 1 1\n{line}\n");
     let served = |line: &str| {
