@@ -54,8 +54,10 @@ pub const IN_FLIGHT_PER_CLIENT: usize = 8_192;
 pub enum Handled<'a> {
     /// The reply was appended.
     Reply,
-    /// No reply.
+    /// No reply: no question, or one too many.
     Drop,
+    /// A question that a list leaves without reply (`rpz-drop`). A stream goes on behind it.
+    Silence,
     /// To be given to [`Resolver::submit`], or to a worker's forwarder.
     Miss(Missed<'a>),
 }
@@ -310,7 +312,7 @@ impl Resolver {
         self.metrics.refuse("policy");
         self.refusals.push(client, &query.name, query.qtype, "policy", &words, code::BLOCKED);
         if effect == Effect::Drop {
-            return Some(Handled::Drop);
+            return Some(Handled::Silence);
         }
         let draft = Draft::denied(&query, effect, words);
         reply::render(&draft.body.octets, &draft.body.ttls, 0, &head, draft.ede.as_ref(), out);

@@ -75,7 +75,7 @@ pub async fn answer(resolver: &Arc<Resolver>, message: &[u8], client: IpAddr, tr
                 resolver.submit(&missed, client, Route::Stream(sender, client));
                 true
             }
-            Handled::Drop => return None,
+            Handled::Drop | Handled::Silence => return None,
         }
     };
     let mut out = if missed {

@@ -291,6 +291,8 @@ where
                 place.forget();
                 resolver.submit(&missed, client, Route::Stream(sender.clone(), client));
             }
+            // The place goes back by itself: no reply will take it.
+            Handled::Silence => {}
             // Not a question: whoever sends that over TCP has lost the framing.
             Handled::Drop => break Ok(()),
         }

@@ -89,6 +89,18 @@ async fn each_action_of_a_policy_zone_is_what_the_client_sees() {
     let mut buffer = [0; 1500];
     let len = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await.unwrap().unwrap();
     assert_eq!(read(&buffer[..len]).id, 2);
+    // Over TCP too, on the same connection; and more of them than may wait at once take nobody's place.
+    use tokio::io::AsyncWriteExt;
+    let mut stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let framed = |id, name| {
+        let query = query(id, name, 1, EDNS);
+        [&(query.len() as u16).to_be_bytes()[..], &query].concat()
+    };
+    let mut sent: Vec<u8> = (0..1000).flat_map(|id| framed(id, "silent.example")).collect();
+    sent.extend(framed(1000, "plain.example"));
+    stream.write_all(&sent).await.unwrap();
+    let seen = next_tcp(&mut stream).await;
+    assert_eq!((seen.id, seen.addresses().len()), (1000, 1));
     assert!(world.refused().iter().any(|(_, what, ..)| what == "silent.example A"), "{:?}", world.refused());
 }
 
