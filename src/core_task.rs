@@ -16,9 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hashbrown::HashMap;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::event::{Admission, Decision, Event, Output, Ticket};
+use crate::core::event::{Admission, Decision, Event, Output, StoredLease, Ticket};
 use crate::core::guard::Guard;
 use crate::core::moment::Moment;
+use crate::core::pairs::PairRecord;
 use crate::enforce::Command;
 use crate::sys::clock::Clock;
 use crate::sys::poll::Bell;
@@ -185,25 +186,39 @@ pub struct Drivers {
 /// Where leases are made to survive a crash.
 pub trait Journal: Send {
     /// Writes these records; `Ok` means that a crash of the process can't lose them, nor any that were to be written before, any
-    /// more. After a failure it goes on failing until all that is missing is written, also with no records at all.
+    /// more. After a failure it goes on failing until all that is missing is written, also with no records at all. `alive` is all that is
+    /// to be on disk, these records included; `None` while it lacks what was restored.
     ///
     /// # Errors
     /// The file system's; no answer is released then.
-    fn write(&mut self, records: &[JournalRecord], now: Moment) -> std::io::Result<()>;
+    fn write(&mut self, records: Vec<JournalRecord>, alive: Option<&dyn Alive>, now: Moment) -> std::io::Result<()>;
 
     /// When a write that failed is to be tried again; `None` while nothing is missing.
     fn retry(&self) -> Option<Moment>;
+}
+
+/// All that survives a restart.
+pub trait Alive {
+    /// Gives a record of each lease, and of each pair of client and address.
+    fn each(&self, give: &mut dyn FnMut(JournalRecord));
+}
+
+impl Alive for Guard {
+    fn each(&self, give: &mut dyn FnMut(JournalRecord)) {
+        self.stored().for_each(|lease| give(JournalRecord::Lease(lease)));
+        self.stored_pairs().for_each(|pair| give(JournalRecord::Pair(PairRecord::Open(pair))));
+    }
 }
 
 /// One record of the journal.
 #[derive(Clone, Debug)]
 pub enum JournalRecord {
     /// A lease began or moved later.
-    Lease(crate::core::event::StoredLease),
+    Lease(StoredLease),
     /// A lease was closed early.
     Closed(std::net::IpAddr),
     /// Of a pair of client and address.
-    Pair(crate::core::pairs::PairRecord),
+    Pair(PairRecord),
 }
 
 /// A handle, and the task to spawn. `reports` is what the enforcers report on.
@@ -214,8 +229,16 @@ pub fn core_task(
     clock: Clock,
 ) -> (CoreHandle, impl Future<Output = ()> + Send + 'static) {
     let (sender, requests) = mpsc::channel(REQUESTS);
-    let task =
-        CoreTask { guard, drivers, clock, waiting: HashMap::new(), next_ticket: 0, restored: false, stopped: false };
+    let task = CoreTask {
+        guard,
+        drivers,
+        clock,
+        waiting: HashMap::new(),
+        next_ticket: 0,
+        restored: false,
+        whole: false,
+        stopped: false,
+    };
     (CoreHandle { requests: sender }, task.run(requests, reports))
 }
 
@@ -228,6 +251,8 @@ struct CoreTask {
     next_ticket: u64,
     /// What was restored is in the outputs that are due.
     restored: bool,
+    /// All that was restored is in the guard.
+    whole: bool,
     /// Told to stop.
     stopped: bool,
 }
@@ -286,6 +311,8 @@ impl CoreTask {
             }
             Request::Event(event) => {
                 self.restored |= matches!(event, Event::Restore(_));
+                // They come behind the leases.
+                self.whole |= matches!(event, Event::RestorePairs(_));
                 self.guard.handle(event, now);
             }
             Request::Inspect(look) => look(&self.guard, now),
@@ -294,10 +321,11 @@ impl CoreTask {
     }
 
     /// Also without records: an answer whose lease could not be written in an earlier turn must not leave in this one.
-    fn journal(&mut self, records: &[JournalRecord], now: Moment) -> std::io::Result<()> {
+    fn journal(&mut self, records: Vec<JournalRecord>, now: Moment) -> std::io::Result<()> {
         let Some(journal) = self.drivers.journal.as_mut() else { return Ok(()) };
         let tried = journal.retry().is_none_or(|retry| retry <= now);
-        let journalled = journal.write(records, now);
+        let alive: Option<&dyn Alive> = if self.whole { Some(&self.guard) } else { None };
+        let journalled = journal.write(records, alive, now);
         if let Err(error) = &journalled
             && tried
         {
@@ -359,7 +387,7 @@ impl CoreTask {
         {
             deliver(routes, Command::Restored).await;
         }
-        let journalled = self.journal(&records, now);
+        let journalled = self.journal(records, now);
         if journalled.is_err() {
             let released = decisions.iter().filter(|(_, decision)| matches!(decision, Decision::Release { .. }));
             self.guard.withheld(u64::try_from(released.count()).unwrap_or(0));

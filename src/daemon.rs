@@ -160,7 +160,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     let clock = Clock::start();
     // Only routes linger: without peers an ended lease is over, in memory and on disk.
     let linger = if config.bgp.peer.is_empty() { Duration::ZERO } else { config.bgp.linger.0 };
-    let (journal, restored) =
+    let (mut journal, restored) =
         LeaseJournal::open(&config.state.dir, clock, config.lease.max.0, linger).map_err(RunError::failed)?;
     let own = interfaces::addresses()
         .map_err(|error| RunError::Failed(format!("this host's addresses can't be read: {error}")))?;
@@ -187,7 +187,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     if config.per_client() {
         guard = guard.for_single_clients();
     }
-    let pairs = journal.pairs();
+    let pairs = journal.take_pairs();
     let mut tasks = Vec::new();
     let mut drivers = Drivers { timed: Vec::new(), routes: None, journal: Some(Box::new(journal)) };
     if let Some(nft) = enforcers.nftables {

@@ -222,6 +222,11 @@ impl Guard {
         self.table.names()
     }
 
+    /// Every lease as it survives a restart, in the order of addresses.
+    pub fn stored(&self) -> impl Iterator<Item = StoredLease> {
+        self.table.iter().map(|(address, lease)| stored(address, lease, self.settings.linger, &self.groups))
+    }
+
     fn admit(&mut self, admission: Admission) {
         let group = self.group_of(admission.client);
         let lease = &self.settings.lease;
@@ -557,14 +562,10 @@ impl Guard {
                 }
             }
             if mark.journal {
-                let stored = |lease: &mut Lease| {
-                    // What lingers is on disk as what has ended, so that its route survives a restart.
-                    let ends = lease.lingers.map_or(lease.ends, |until| until.minus(self.settings.linger));
-                    let shares = lease.shares.iter();
-                    let groups = shares.map(|share| (self.groups.name(share.group).to_owned(), share.ends)).collect();
-                    StoredLease { address, ends, names: lease.questions(), groups }
-                };
-                records.push(lease.map(stored).map_or(Output::JournalClosed(address), Output::Journal));
+                records.push(match lease {
+                    Some(lease) => Output::Journal(stored(address, lease, self.settings.linger, &self.groups)),
+                    None => Output::JournalClosed(address),
+                });
             }
         }
         self.plan_pairs(next, &mut timed);
@@ -741,6 +742,15 @@ impl Guard {
             }
         }
     }
+}
+
+/// A lease as it survives a restart.
+fn stored(address: IpAddr, lease: &Lease, linger: Duration, groups: &Groups) -> StoredLease {
+    // What lingers is on disk as what has ended, so that its route survives a restart.
+    let ends = lease.lingers.map_or(lease.ends, |until| until.minus(linger));
+    let shares = lease.shares.iter();
+    let groups = shares.map(|share| (groups.name(share.group).to_owned(), share.ends)).collect();
+    StoredLease { address, ends, names: lease.questions(), groups }
 }
 
 /// Takes note of a set of groups that was told in place of another.

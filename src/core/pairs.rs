@@ -113,6 +113,12 @@ pub struct Pairs {
     journal: BTreeSet<PairId>,
 }
 
+fn stored((address, client): PairId, pair: &Pair) -> StoredPair {
+    let questions = pair.causes.iter().filter_map(|cause| cause.names.first());
+    let names: BTreeSet<&Name> = questions.collect();
+    StoredPair { client, address, ends: pair.ends, names: names.into_iter().cloned().collect() }
+}
+
 impl Pairs {
     /// Number of pairs.
     #[must_use]
@@ -312,16 +318,16 @@ impl Pairs {
         self.pairs.iter().map(|(id, pair)| (*id, pair.ends)).collect()
     }
 
+    /// Every pair as it survives a restart.
+    pub fn stored(&self) -> impl Iterator<Item = StoredPair> {
+        self.pairs.iter().map(|(id, pair)| stored(*id, pair))
+    }
+
     /// What is to be written since the last call.
     pub fn take_journal(&mut self) -> Vec<PairRecord> {
         let record = |id: PairId| match self.pairs.get(&id) {
             None => PairRecord::Closed(id),
-            Some(pair) => {
-                let questions = pair.causes.iter().filter_map(|cause| cause.names.first());
-                let names: BTreeSet<&Name> = questions.collect();
-                let names = names.into_iter().cloned().collect();
-                PairRecord::Open(StoredPair { client: id.1, address: id.0, ends: pair.ends, names })
-            }
+            Some(pair) => PairRecord::Open(stored(id, pair)),
         };
         std::mem::take(&mut self.journal).into_iter().map(record).collect()
     }

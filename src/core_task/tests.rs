@@ -15,7 +15,7 @@ struct Disk {
 }
 
 impl Journal for Disk {
-    fn write(&mut self, records: &[JournalRecord], now: Moment) -> std::io::Result<()> {
+    fn write(&mut self, records: Vec<JournalRecord>, _: Option<&dyn Alive>, now: Moment) -> std::io::Result<()> {
         let failed = self.behind.is_some_and(|retry| now < retry);
         if failed || (self.full.load(Ordering::Acquire) && (self.behind.is_some() || !records.is_empty())) {
             self.behind.get_or_insert(now.plus(Duration::from_millis(50)));

@@ -21,7 +21,7 @@ use super::record::{self, GroupRecord, Record};
 use crate::core::event::StoredLease;
 use crate::core::moment::Moment;
 use crate::core::pairs::{PairId, PairRecord, StoredPair};
-use crate::core_task::{Journal, JournalRecord};
+use crate::core_task::{Alive, Journal, JournalRecord};
 use crate::sys::clock::{Clock, Outside};
 
 const FILE: &str = "leases.journal";
@@ -48,11 +48,8 @@ pub struct LeaseJournal {
     length: u64,
     /// Octets in the file after the last compaction.
     compacted: u64,
-    /// What is alive, for compaction. Bounded by the lease table: entries go when their lease and its linger have ended.
-    live: HashMap<IpAddr, StoredLease>,
-    /// Likewise pairs of client and address.
-    pairs: HashMap<PairId, StoredPair>,
-    linger: Duration,
+    /// Pairs of client and address that were read back, until they are asked for.
+    pairs: Vec<StoredPair>,
     clock: Clock,
     outside: Outside,
     /// Monotonic time at which `outside` was read.
@@ -60,7 +57,7 @@ pub struct LeaseJournal {
     buffer: Vec<u8>,
     /// A compacted file on its way to the disk.
     flushing: Option<Flushing>,
-    /// Set by a write that failed: what the file lacks, `live` has. Nothing counts as written until all of `live` is.
+    /// Set by a write that failed: the file lacks something. Nothing counts as written until all that is alive is.
     behind: Option<Behind>,
     _lock: File,
 }
@@ -136,19 +133,21 @@ impl LeaseJournal {
         let stored = read_back(&path)?;
         let live = restore(&stored, &outside, read_at, max, linger);
         let pairs = restore_pairs(&stored, &outside, read_at, max);
-        let mut leases: Vec<StoredLease> = live.values().cloned().collect();
+        let mut leases: Vec<StoredLease> = live.into_values().collect();
         leases.sort_by_key(|lease| lease.address);
+        let pairs: Vec<StoredPair> = pairs.into_values().collect();
         // A new file at once: it is on this boot's clock and without a torn tail.
-        let (file, length) = compacted(directory, &live, &pairs, &Clocks { clock: read_at, outside: &outside })
+        let clocks = Clocks { clock: read_at, outside: &outside };
+        let restored = Restored { leases: &leases, pairs: &pairs };
+        let (file, length) = written(directory, &restored, &clocks)
+            .and_then(|(file, length)| put_in_place(directory, &file).map(|()| (file, length)))
             .map_err(at(&path, "can't write the journal"))?;
         let journal = Self {
             directory: directory.to_owned(),
             file,
             length,
             compacted: length,
-            live,
             pairs,
-            linger,
             clock,
             outside,
             read_at,
@@ -160,10 +159,10 @@ impl LeaseJournal {
         Ok((journal, leases))
     }
 
-    /// The pairs of client and address that are alive, as of [`LeaseJournal::open`].
+    /// The pairs of client and address that were alive at [`LeaseJournal::open`]; once.
     #[must_use]
-    pub fn pairs(&self) -> Vec<StoredPair> {
-        self.pairs.values().cloned().collect()
+    pub fn take_pairs(&mut self) -> Vec<StoredPair> {
+        std::mem::take(&mut self.pairs)
     }
 
     /// The wall clock may have been stepped since they were last read, and the boot clock counts the time in which the machine slept, which
@@ -175,27 +174,23 @@ impl LeaseJournal {
     }
 
     /// Writes all that is alive to a new file, not yet in place of the old one.
-    fn compacted(&mut self, now: Moment) -> io::Result<(File, u64)> {
+    fn compacted(&mut self, alive: &dyn Alive) -> io::Result<(File, u64)> {
         self.read_clocks()?;
-        let linger = self.linger;
-        self.live.retain(|_, lease| lease.ends.plus(linger) > now);
-        self.pairs.retain(|_, pair| pair.ends > now);
-        let clocks = Clocks { clock: self.read_at, outside: &self.outside };
-        written(&self.directory, &self.live, &self.pairs, &clocks)
+        written(&self.directory, alive, &Clocks { clock: self.read_at, outside: &self.outside })
     }
 
     /// Writes all that is alive to a new file and puts it in place of the old one.
-    fn compact(&mut self, now: Moment) -> io::Result<()> {
+    fn compact(&mut self, alive: &dyn Alive) -> io::Result<()> {
         self.finish_flushing();
-        let (file, length) = self.compacted(now)?;
+        let (file, length) = self.compacted(alive)?;
         put_in_place(&self.directory, &file)?;
         (self.file, self.length, self.compacted) = (file, length, length);
         Ok(())
     }
 
     /// The same, but nobody waits for the disk.
-    fn begin_compaction(&mut self, now: Moment) -> io::Result<()> {
-        let (file, length) = self.compacted(now)?;
+    fn begin_compaction(&mut self, alive: &dyn Alive) -> io::Result<()> {
+        let (file, length) = self.compacted(alive)?;
         let (directory, flushed) = (self.directory.clone(), file.try_clone()?);
         let done =
             std::thread::Builder::new().name("journal".to_owned()).spawn(move || put_in_place(&directory, &flushed))?;
@@ -247,12 +242,16 @@ impl LeaseJournal {
     }
 
     /// After a failure: writes all that is alive anew, so that nothing that was to be written meanwhile is missing.
-    fn catch_up(&mut self, now: Moment) -> io::Result<()> {
-        let Some(behind) = &self.behind else { return Ok(()) };
+    fn catch_up(&mut self, alive: Option<&dyn Alive>, now: Moment) -> io::Result<()> {
+        let Some(behind) = &mut self.behind else { return Ok(()) };
         if now < behind.retry {
             return Err(io::Error::new(behind.kind, behind.error.clone()));
         }
-        match self.compact(now) {
+        let Some(alive) = alive else {
+            behind.retry = now.plus(RETRY);
+            return Err(io::Error::new(behind.kind, behind.error.clone()));
+        };
+        match self.compact(alive) {
             Ok(()) => {
                 self.behind = None;
                 tracing::info!("the lease journal is written again, nothing is missing in it");
@@ -269,7 +268,11 @@ impl LeaseJournal {
 }
 
 impl Journal for LeaseJournal {
-    fn write(&mut self, records: &[JournalRecord], now: Moment) -> io::Result<()> {
+    fn write(&mut self, records: Vec<JournalRecord>, alive: Option<&dyn Alive>, now: Moment) -> io::Result<()> {
+        if self.behind.is_some() {
+            // All that is alive has them too.
+            return self.catch_up(alive, now);
+        }
         self.buffer.clear();
         if !records.is_empty()
             && let Err(error) = self.read_clocks()
@@ -278,28 +281,7 @@ impl Journal for LeaseJournal {
         }
         let clocks = Clocks { clock: self.read_at, outside: &self.outside };
         for entry in records {
-            match entry {
-                JournalRecord::Lease(lease) => {
-                    record::encode(&clocks.stamped(lease, now), &mut self.buffer);
-                    self.live.insert(lease.address, lease.clone());
-                }
-                JournalRecord::Closed(address) => {
-                    record::encode(&Record::Closed { address: *address }, &mut self.buffer);
-                    self.live.remove(address);
-                }
-                JournalRecord::Pair(PairRecord::Open(pair)) => {
-                    record::encode(&clocks.stamped_pair(pair, now), &mut self.buffer);
-                    self.pairs.insert((pair.address, pair.client), pair.clone());
-                }
-                JournalRecord::Pair(PairRecord::Closed(id)) => {
-                    let (address, client) = *id;
-                    record::encode(&Record::PairClosed { address, client }, &mut self.buffer);
-                    self.pairs.remove(id);
-                }
-            }
-        }
-        if self.behind.is_some() {
-            return self.catch_up(now);
+            record::encode(&clocks.stamped(entry, now), &mut self.buffer);
         }
         if self.buffer.is_empty() {
             return Ok(());
@@ -310,9 +292,12 @@ impl Journal for LeaseJournal {
         if self.flushing.as_ref().is_some_and(|flushing| flushing.done.is_finished()) {
             self.finish_flushing();
         }
-        if self.flushing.is_none() && self.length > self.compacted.saturating_mul(4).saturating_add(SLACK) {
+        if let Some(alive) = alive
+            && self.flushing.is_none()
+            && self.length > self.compacted.saturating_mul(4).saturating_add(SLACK)
+        {
             // The records are in the file already: a compaction that fails loses nothing and is tried again later.
-            if let Err(error) = self.begin_compaction(now) {
+            if let Err(error) = self.begin_compaction(alive) {
                 tracing::warn!(%error, octets = self.length, "the lease journal can't be compacted");
                 self.compacted = self.length;
             }
@@ -341,64 +326,44 @@ impl Clocks<'_> {
         }
     }
 
-    fn stamped(&self, lease: &StoredLease, now: Moment) -> Record {
-        Record::Lease {
-            address: lease.address,
-            written: self.shifted(self.outside.wall, now),
-            ends_boot: self.shifted(self.outside.since_boot, lease.ends),
-            ends_wall: self.shifted(self.outside.wall, lease.ends),
-            names: lease.names.clone(),
-            groups: lease
-                .groups
-                .iter()
-                .map(|(name, ends)| GroupRecord {
-                    name: name.clone(),
-                    ends_boot: self.shifted(self.outside.since_boot, *ends),
-                    ends_wall: self.shifted(self.outside.wall, *ends),
-                })
-                .collect(),
-        }
-    }
-
-    fn stamped_pair(&self, pair: &StoredPair, now: Moment) -> Record {
-        Record::Pair {
-            address: pair.address,
-            client: pair.client,
-            written: self.shifted(self.outside.wall, now),
-            ends_boot: self.shifted(self.outside.since_boot, pair.ends),
-            ends_wall: self.shifted(self.outside.wall, pair.ends),
-            names: pair.names.clone(),
+    /// What is written of it at `now`.
+    fn stamped(&self, entry: JournalRecord, now: Moment) -> Record {
+        let written = self.shifted(self.outside.wall, now);
+        let boot = |moment| self.shifted(self.outside.since_boot, moment);
+        let wall = |moment| self.shifted(self.outside.wall, moment);
+        match entry {
+            JournalRecord::Lease(StoredLease { address, ends, names, groups }) => {
+                let group = |(name, ends)| GroupRecord { name, ends_boot: boot(ends), ends_wall: wall(ends) };
+                let groups = groups.into_iter().map(group).collect();
+                Record::Lease { address, written, ends_boot: boot(ends), ends_wall: wall(ends), names, groups }
+            }
+            JournalRecord::Closed(address) => Record::Closed { address },
+            JournalRecord::Pair(PairRecord::Open(StoredPair { client, address, ends, names })) => {
+                Record::Pair { address, client, written, ends_boot: boot(ends), ends_wall: wall(ends), names }
+            }
+            JournalRecord::Pair(PairRecord::Closed((address, client))) => Record::PairClosed { address, client },
         }
     }
 }
 
-/// A new file that holds `live` and `pairs`, in place of the old one; and its length.
-fn compacted(
-    directory: &Path,
-    live: &HashMap<IpAddr, StoredLease>,
-    pairs: &HashMap<PairId, StoredPair>,
-    clocks: &Clocks<'_>,
-) -> io::Result<(File, u64)> {
-    let (file, length) = written(directory, live, pairs, clocks)?;
-    put_in_place(directory, &file)?;
-    Ok((file, length))
+/// What was read back.
+struct Restored<'a> {
+    leases: &'a [StoredLease],
+    pairs: &'a [StoredPair],
 }
 
-/// A new file that holds `live` and `pairs`, beside the old one; and its length.
-fn written(
-    directory: &Path,
-    live: &HashMap<IpAddr, StoredLease>,
-    pairs: &HashMap<PairId, StoredPair>,
-    clocks: &Clocks<'_>,
-) -> io::Result<(File, u64)> {
+impl Alive for Restored<'_> {
+    fn each(&self, give: &mut dyn FnMut(JournalRecord)) {
+        self.leases.iter().for_each(|lease| give(JournalRecord::Lease(lease.clone())));
+        self.pairs.iter().for_each(|pair| give(JournalRecord::Pair(PairRecord::Open(pair.clone()))));
+    }
+}
+
+/// A new file that holds what is alive, beside the old one; and its length.
+fn written(directory: &Path, alive: &dyn Alive, clocks: &Clocks<'_>) -> io::Result<(File, u64)> {
     let mut octets = MAGIC.to_vec();
     octets.extend(clocks.outside.boot_id.bytes().chain(std::iter::repeat(b' ')).take(BOOT_ID));
-    for lease in live.values() {
-        record::encode(&clocks.stamped(lease, clocks.clock), &mut octets);
-    }
-    for pair in pairs.values() {
-        record::encode(&clocks.stamped_pair(pair, clocks.clock), &mut octets);
-    }
+    alive.each(&mut |entry| record::encode(&clocks.stamped(entry, clocks.clock), &mut octets));
     let temporary = directory.join(TEMPORARY);
     let mut file =
         OpenOptions::new().create(true).truncate(true).read(true).write(true).mode(OWNER_ONLY).open(&temporary)?;

@@ -27,6 +27,11 @@ impl Guard {
         })
     }
 
+    /// Every pair as it survives a restart. None where leases are for everybody.
+    pub fn stored_pairs(&self) -> impl Iterator<Item = StoredPair> {
+        self.pairs.iter().flat_map(Pairs::stored)
+    }
+
     /// How many of these addresses the client can't reach yet; `None` where leases are for everybody.
     ///
     /// # Errors

@@ -1,8 +1,11 @@
 //! Which addresses a name caused, as question or alias, and by how many causes.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use crate::core::name::Name;
 
@@ -13,21 +16,42 @@ enum Addresses {
     Many(BTreeMap<IpAddr, u32>),
 }
 
+/// A name of the index. Its hash is kept: names are chosen by whoever asks, so that it has to be one that can't be guessed, and those
+/// are too dear to be computed anew whenever the table grows.
+#[derive(Clone, Debug)]
+struct Known {
+    hash: u64,
+    name: Name,
+    addresses: Addresses,
+}
+
 /// The index. Bounded by the causes of the lease table.
 #[derive(Clone, Debug, Default)]
-pub struct NameIndex(HashMap<Name, Addresses>);
+pub struct NameIndex {
+    table: HashTable<Known>,
+    hasher: RandomState,
+}
 
 impl NameIndex {
+    fn hash(&self, name: &Name) -> u64 {
+        self.hasher.hash_one(name.wire())
+    }
+
+    fn get(&self, name: &Name) -> Option<&Addresses> {
+        self.table.find(self.hash(name), |known| known.name == *name).map(|known| &known.addresses)
+    }
+
     /// One more cause of this address bears the name.
     pub fn add(&mut self, name: &Name, address: IpAddr) {
-        let mut known = match self.0.entry(name.clone()) {
+        let hash = self.hash(name);
+        let mut known = match self.table.entry(hash, |known| known.name == *name, |known| known.hash) {
             Entry::Vacant(place) => {
-                place.insert(Addresses::One(address, 1));
+                place.insert(Known { hash, name: name.clone(), addresses: Addresses::One(address, 1) });
                 return;
             }
             Entry::Occupied(known) => known,
         };
-        match known.get_mut() {
+        match &mut known.get_mut().addresses {
             Addresses::One(known, count) if *known == address => *count += 1,
             Addresses::Many(counts) => *counts.entry(address).or_default() += 1,
             one @ Addresses::One(..) => {
@@ -40,12 +64,13 @@ impl NameIndex {
 
     /// One cause less.
     pub fn remove(&mut self, name: &Name, address: IpAddr) {
-        let empty = match self.0.get_mut(name) {
-            Some(Addresses::One(known, count)) if *known == address => {
+        let Ok(mut known) = self.table.find_entry(self.hash(name), |known| known.name == *name) else { return };
+        let empty = match &mut known.get_mut().addresses {
+            Addresses::One(known, count) if *known == address => {
                 *count = count.saturating_sub(1);
                 *count == 0
             }
-            Some(Addresses::Many(counts)) => {
+            Addresses::Many(counts) => {
                 if let Some(count) = counts.get_mut(&address) {
                     *count = count.saturating_sub(1);
                     if *count == 0 {
@@ -54,16 +79,16 @@ impl NameIndex {
                 }
                 counts.is_empty()
             }
-            Some(Addresses::One(..)) | None => false,
+            Addresses::One(..) => false,
         };
         if empty {
-            self.0.remove(name);
+            known.remove();
         }
     }
 
     /// The addresses of a name, in order.
     pub fn addresses_of(&self, name: &Name) -> impl Iterator<Item = IpAddr> + use<'_> {
-        let (one, many) = match self.0.get(name) {
+        let (one, many) = match self.get(name) {
             Some(Addresses::One(address, _)) => (Some(*address), None),
             Some(Addresses::Many(counts)) => (None, Some(counts)),
             None => (None, None),
@@ -73,7 +98,7 @@ impl NameIndex {
 
     /// Every name once, in order. O(n log n).
     pub fn names(&self) -> impl Iterator<Item = &Name> {
-        let mut names: Vec<&Name> = self.0.keys().collect();
+        let mut names: Vec<&Name> = self.table.iter().map(|known| &known.name).collect();
         names.sort_unstable();
         names.into_iter()
     }
@@ -84,7 +109,7 @@ impl NameIndex {
     /// All of it.
     pub fn counts(&self) -> BTreeMap<(Name, IpAddr), u32> {
         let mut all = BTreeMap::new();
-        for (name, addresses) in &self.0 {
+        for Known { name, addresses, .. } in &self.table {
             match addresses {
                 Addresses::One(address, count) => all.extend([((name.clone(), *address), *count)]),
                 Addresses::Many(counts) => {
@@ -118,6 +143,6 @@ mod tests {
         }
         assert_eq!(index.addresses_of(&one).count(), 0);
         index.remove(&other, address(3));
-        assert!(index.0.is_empty());
+        assert!(index.table.is_empty());
     }
 }

@@ -17,6 +17,36 @@ fn open(directory: &Path, clock: Clock) -> (LeaseJournal, Vec<StoredLease>) {
     LeaseJournal::open(directory, clock, MAX, LINGER).unwrap()
 }
 
+/// What the guard would have after these records.
+#[derive(Default)]
+struct Kept {
+    leases: HashMap<IpAddr, StoredLease>,
+    pairs: HashMap<PairId, StoredPair>,
+}
+
+impl Kept {
+    fn write(&mut self, journal: &mut LeaseJournal, records: Vec<JournalRecord>, now: Moment) -> io::Result<()> {
+        for record in &records {
+            match record {
+                JournalRecord::Lease(lease) => drop(self.leases.insert(lease.address, lease.clone())),
+                JournalRecord::Closed(address) => drop(self.leases.remove(address)),
+                JournalRecord::Pair(PairRecord::Open(pair)) => {
+                    self.pairs.insert((pair.address, pair.client), pair.clone());
+                }
+                JournalRecord::Pair(PairRecord::Closed(id)) => drop(self.pairs.remove(id)),
+            }
+        }
+        journal.write(records, Some(self), now)
+    }
+}
+
+impl Alive for Kept {
+    fn each(&self, give: &mut dyn FnMut(JournalRecord)) {
+        self.leases.values().for_each(|lease| give(JournalRecord::Lease(lease.clone())));
+        self.pairs.values().for_each(|pair| give(JournalRecord::Pair(PairRecord::Open(pair.clone()))));
+    }
+}
+
 fn assert_about(ends: Moment, wanted: Moment) {
     assert!(ends.0.abs_diff(wanted.0) < 5_000, "{ends:?} is not {wanted:?}");
 }
@@ -30,8 +60,10 @@ fn leases_come_back_with_their_ends_and_closed_ones_do_not() {
     {
         let (mut journal, restored) = open(directory.path(), clock);
         assert_eq!(restored, []);
-        journal.write(&[JournalRecord::Lease(lease(1, ends)), JournalRecord::Lease(lease(2, ends))], now).unwrap();
-        journal.write(&[JournalRecord::Closed(address(1))], now).unwrap();
+        journal
+            .write(vec![JournalRecord::Lease(lease(1, ends)), JournalRecord::Lease(lease(2, ends))], None, now)
+            .unwrap();
+        journal.write(vec![JournalRecord::Closed(address(1))], None, now).unwrap();
     }
     let clock = Clock::start();
     let (_journal, restored) = open(directory.path(), clock);
@@ -50,7 +82,11 @@ fn a_lease_that_ended_comes_back_only_while_its_route_lingers() {
         let (mut journal, _) = open(directory.path(), clock);
         let before = |seconds: u64| Moment(now.0 - seconds * 1_000);
         journal
-            .write(&[JournalRecord::Lease(lease(1, before(60))), JournalRecord::Lease(lease(2, before(601)))], now)
+            .write(
+                vec![JournalRecord::Lease(lease(1, before(60))), JournalRecord::Lease(lease(2, before(601)))],
+                None,
+                now,
+            )
             .unwrap();
     }
     let (_journal, restored) = open(directory.path(), Clock::start());
@@ -67,7 +103,7 @@ fn any_cut_of_the_file_keeps_all_whole_records_before_it() {
     let (mut journal, _) = open(directory.path(), clock);
     let mut lengths = vec![journal.length];
     for last in 0..5 {
-        journal.write(&[JournalRecord::Lease(lease(last, ends))], now).unwrap();
+        journal.write(vec![JournalRecord::Lease(lease(last, ends))], None, now).unwrap();
         lengths.push(journal.length);
     }
     drop(journal);
@@ -130,7 +166,7 @@ fn a_machine_that_slept_loses_no_lease_that_was_written_since() {
     // The clocks outside went on for eight hours, the one inside did not.
     journal.outside.since_boot = journal.outside.since_boot.saturating_sub(8 * 3_600_000);
     journal.outside.wall -= 8 * 3_600_000;
-    journal.write(&[JournalRecord::Lease(lease(1, now.plus(Duration::from_secs(300))))], now).unwrap();
+    journal.write(vec![JournalRecord::Lease(lease(1, now.plus(Duration::from_secs(300))))], None, now).unwrap();
     drop(journal);
     let clock = Clock::start();
     let (_journal, restored) = open(directory.path(), clock);
@@ -197,9 +233,10 @@ fn the_journal_is_compacted_and_stays_small() {
     let clock = Clock::start();
     let now = clock.now();
     let (mut journal, _) = open(directory.path(), clock);
+    let mut alive = Kept::default();
     for round in 0..40_000u64 {
         let ends = now.plus(Duration::from_secs(300 + round));
-        journal.write(&[JournalRecord::Lease(lease(1, ends))], now).unwrap();
+        alive.write(&mut journal, vec![JournalRecord::Lease(lease(1, ends))], now).unwrap();
     }
     let length = std::fs::metadata(directory.path().join(FILE)).unwrap().len();
     assert!(length < 3 * SLACK, "{length} octets");
@@ -238,15 +275,18 @@ fn after_a_failed_write_nothing_counts_as_written_until_all_that_is_missing_is()
     let now = clock.now();
     let ends = now.plus(Duration::from_secs(300));
     let (mut journal, _) = open(directory.path(), clock);
-    journal.write(&[JournalRecord::Lease(lease(1, ends))], now).unwrap();
+    let mut alive = Kept::default();
+    alive.write(&mut journal, vec![JournalRecord::Lease(lease(1, ends))], now).unwrap();
     journal.file = full();
-    let missing = [JournalRecord::Lease(lease(2, ends)), JournalRecord::Closed(address(1))];
-    journal.write(&missing, now).unwrap_err();
+    let missing = vec![JournalRecord::Lease(lease(2, ends)), JournalRecord::Closed(address(1))];
+    alive.write(&mut journal, missing, now).unwrap_err();
     // Nothing new to write, yet the answers of the failed turn may be decided only now.
-    journal.write(&[], now).unwrap_err();
-    journal.write(&[JournalRecord::Lease(lease(3, ends))], now).unwrap_err();
+    alive.write(&mut journal, vec![], now).unwrap_err();
+    alive.write(&mut journal, vec![JournalRecord::Lease(lease(3, ends))], now).unwrap_err();
     let retry = journal.retry().unwrap();
-    journal.write(&[], retry).unwrap();
+    journal.write(vec![], None, retry).expect_err("nobody can say yet what was restored");
+    let retry = journal.retry().unwrap();
+    alive.write(&mut journal, vec![], retry).unwrap();
     assert_eq!(journal.retry(), None);
     drop(journal);
     let (_journal, restored) = open(directory.path(), Clock::start());
@@ -266,20 +306,22 @@ fn pairs_come_back_with_their_ends_and_closed_ones_do_not() {
         };
         {
             let (mut journal, _) = open(directory.path(), clock);
-            assert_eq!(journal.pairs(), []);
+            assert_eq!(journal.take_pairs(), []);
+            let mut alive = Kept::default();
             let open = |last, seconds| JournalRecord::Pair(PairRecord::Open(pair(last, seconds)));
-            journal.write(&[open(1, 300), open(2, 300), open(2, 400)], now).unwrap();
-            journal.write(&[JournalRecord::Pair(PairRecord::Closed((address(1), client)))], now).unwrap();
+            alive.write(&mut journal, vec![open(1, 300), open(2, 300), open(2, 400)], now).unwrap();
+            let closed = JournalRecord::Pair(PairRecord::Closed((address(1), client)));
+            alive.write(&mut journal, vec![closed], now).unwrap();
             if compacted {
-                journal.compact(now).unwrap();
+                journal.compact(&alive).unwrap();
             }
         }
         // Once from what this run wrote, once from what the next one took over.
         for _ in 0..2 {
             let clock = Clock::start();
-            let (journal, leases) = open(directory.path(), clock);
+            let (mut journal, leases) = open(directory.path(), clock);
             assert_eq!(leases, [], "a pair is no lease");
-            let restored = journal.pairs();
+            let restored = journal.take_pairs();
             assert_eq!(restored.len(), 1, "compacted: {compacted}");
             assert_eq!((restored[0].address, restored[0].client), (address(2), client));
             assert_eq!(restored[0].names, pair(2, 0).names);
@@ -295,7 +337,7 @@ fn journals_of_older_versions_are_read() {
     let now = clock.now();
     let path = directory.path().join(FILE);
     let (mut journal, _) = open(directory.path(), clock);
-    journal.write(&[JournalRecord::Lease(lease(1, now.plus(Duration::from_secs(300))))], now).unwrap();
+    journal.write(vec![JournalRecord::Lease(lease(1, now.plus(Duration::from_secs(300))))], None, now).unwrap();
     drop(journal);
     for magic in OLD_MAGICS {
         let mut octets = std::fs::read(&path).unwrap();
