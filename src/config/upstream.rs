@@ -81,7 +81,7 @@ impl FromStr for UpstreamUrl {
         };
         let path = match (transport, path) {
             (Transport::Https, "" | "/") => "/dns-query",
-            (Transport::Https, path) => path,
+            (Transport::Https, path) => sendable(path)?,
             (_, "" | "/") => "",
             (_, path) => return Err(format!("\"{path}\": only https upstreams have a path")),
         };
@@ -91,6 +91,24 @@ impl FromStr for UpstreamUrl {
         }
         Ok(Self { transport, addr, path: path.to_owned() })
     }
+}
+
+/// The path, with its query part, when it can stand in a request as it is (RFC 3986, sections 3.3 and 3.4).
+fn sendable(path: &str) -> Result<&str, String> {
+    let strange = path.char_indices().find(|(at, character)| match character {
+        '%' => {
+            let code = path.as_bytes().get(at.saturating_add(1)..at.saturating_add(3));
+            !code.is_some_and(|code| code.iter().all(u8::is_ascii_hexdigit))
+        }
+        other => !other.is_ascii_alphanumeric() && !"-._~!$&'()*+,;=:@/?".contains(*other),
+    });
+    if let Some((_, character)) = strange {
+        return Err(format!(
+            "{path:?}: {character:?} can't stand in a path like this; write other characters as % and two hexadecimal digits"
+        ));
+    }
+    // The client's own word, on the length above all.
+    path.parse::<hyper::Uri>().map(|_| path).map_err(|error| format!("the path can't be asked for: {error}"))
 }
 
 /// Reads "192.0.2.1", "192.0.2.1:53", "[2001:db8::1]", "[2001:db8::1]:53" and a bare "2001:db8::1".
@@ -124,6 +142,7 @@ mod tests {
             ("quic://[2001:db8::1]:8853", "quic://[2001:db8::1]:8853"),
             ("https://192.0.2.1", "https://192.0.2.1:443/dns-query"),
             ("https://192.0.2.1/q?x=1", "https://192.0.2.1:443/q?x=1"),
+            ("https://192.0.2.1/~a/b%20c;d='e'?x=1&y=/?", "https://192.0.2.1:443/~a/b%20c;d='e'?x=1&y=/?"),
         ] {
             assert_eq!(text.parse::<UpstreamUrl>().unwrap().to_string(), shown, "{text}");
         }
@@ -140,6 +159,13 @@ mod tests {
             ("udp://192.0.2.1:70000", "not an IP address"),
             ("udp://0.0.0.0", "not the address of a server"),
             ("udp://", "not an IP address"),
+            ("https://192.0.2.1/a b{", "' ' can't stand in a path"),
+            ("https://192.0.2.1/{?dns}", "'{' can't stand in a path"),
+            ("https://192.0.2.1/a%2", "'%' can't stand in a path"),
+            ("https://192.0.2.1/a#b", "'#' can't stand in a path"),
+            ("https://192.0.2.1/ä", "'ä' can't stand in a path"),
+            ("https://192.0.2.1/\u{7f}", "can't stand in a path"),
+            (&format!("https://192.0.2.1/{}", "a".repeat(70_000)), "too long"),
         ] {
             let error = text.parse::<UpstreamUrl>().unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");
