@@ -122,6 +122,37 @@ fn passwords_are_not_shown() {
         let shown = stdout(&[arguments, &["--config", file.to_str().unwrap()]].concat());
         assert!(!shown.contains("hunter2"), "{shown}");
     }
+    // Nor where the key is misspelt, or the line is no TOML.
+    for line in [
+        "pasword = \"hunter2\"",
+        "passwrod = 'hunter2'",
+        "Pass_Word = \"hunter2\"",
+        "pasowrd = \"hunter2",
+        "\"password\" = \"hunter2\" \"hunter2\"",
+        "password \"hunter2\"",
+        "password: hunter2",
+        "password = hunter2",
+        "password.of = \"hunter2\"",
+        "secret = \"hunter2\"",
+        "md5_key = \"hunter2\"",
+        "[[bgp.peer]]\npeer = [{ name = \"x\", password = \"hunter2\" asn = 1 }]",
+        "[[bgp.peer]]\npeer = [{ name = \"x, pass_word = \"hunter2\" asn = 1 }]",
+    ] {
+        std::fs::write(&file, text.replace("asn = 64513\n", &format!("asn = 64513\n{line}\n"))).unwrap();
+        for more in [[].as_slice(), &["--json"]] {
+            let output = destguard(&[["check", "--config", file.to_str().unwrap()].as_slice(), more].concat());
+            let shown = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{line}: {shown}");
+            assert!(shown.contains("***") && !shown.contains("hunter2"), "{line}: {shown}");
+        }
+    }
+    // Names and paths that hold such a word are shown.
+    for line in ["local_addres = \"compass.test\"", "password_file = 5 # \"/etc/edge1\""] {
+        std::fs::write(&file, text.replace("asn = 64513\n", &format!("asn = 64513\n{line}\n"))).unwrap();
+        let output = destguard(&["check", "--config", file.to_str().unwrap()]);
+        let shown = String::from_utf8(output.stdout).unwrap();
+        assert!(shown.contains(line), "{shown}");
+    }
 }
 
 #[test]

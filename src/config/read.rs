@@ -286,7 +286,18 @@ fn visit(value: &Spanned<DeValue<'_>>, path: &str, add: &mut impl FnMut(&str, Ra
     }
 }
 
-/// Spans of the values of every key called `password`.
+/// Whether a key may have been meant for a secret: `password`, and whatever is like it or like what others call theirs. Keys that name
+/// files are not.
+pub(super) fn is_secret(key: &str) -> bool {
+    let lower = key.to_ascii_lowercase();
+    if ["password_file", "key", "client_key", "passive"].contains(&lower.as_str()) {
+        return false;
+    }
+    ["pass", "word", "pwd", "psw", "secret", "key"].iter().any(|part| lower.contains(part))
+        || edits(&lower, "password") <= 3
+}
+
+/// Spans of the values of every key that may be meant for a secret.
 fn collect_secrets(table: &DeTable<'_>, secrets: &mut Vec<Range<usize>>) {
     fn within(value: &Spanned<DeValue<'_>>, secrets: &mut Vec<Range<usize>>) {
         match value.get_ref() {
@@ -296,7 +307,7 @@ fn collect_secrets(table: &DeTable<'_>, secrets: &mut Vec<Range<usize>>) {
         }
     }
     for (key, value) in table.iter() {
-        if key.get_ref() == "password" {
+        if is_secret(key.get_ref()) {
             secrets.push(value.span());
         }
         within(value, secrets);

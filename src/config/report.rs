@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use super::read::is_secret;
+
 /// Longest part of a source line that is shown, in characters.
 const SHOWN: usize = 120;
 
@@ -204,14 +206,13 @@ impl<'a> Lines<'a> {
     pub fn excerpt(&self, span: &Range<usize>, secrets: &[Range<usize>]) -> (String, Range<usize>) {
         let index = self.index(span.start.min(self.text.len()));
         let (start, line) = self.line(index);
-        let looks_secret = line.trim_start().starts_with("password") && !line.trim_start().starts_with("password_file");
-        let value_at = if looks_secret { line.find('=').map(|at| at.saturating_add(1)) } else { None };
+        let value_at = secret_from(line);
         let mut shown = String::new();
         let (mut from, mut to) = (None, 0usize);
         for (place, (at, character)) in line.char_indices().enumerate() {
             let offset = start.saturating_add(at);
             let secret =
-                secrets.iter().any(|range| range.contains(&offset)) || value_at.is_some_and(|value| at > value);
+                secrets.iter().any(|range| range.contains(&offset)) || value_at.is_some_and(|value| at >= value);
             if span.contains(&offset) {
                 from.get_or_insert(place);
                 to = place.saturating_add(1);
@@ -228,6 +229,38 @@ impl<'a> Lines<'a> {
         let caret = start..to.max(start);
         cut(&shown, length, caret)
     }
+}
+
+/// Where in a line that may not parse the value of a key begins that looks like a secret's, misspelt as it may be. What follows it is taken for
+/// secret too: where a value ends that has lost a quote, nobody knows.
+fn secret_from(line: &str) -> Option<usize> {
+    let is_part = |character: char| character.is_alphanumeric() || matches!(character, '_' | '-');
+    let mut quote = None;
+    let mut word_at = None;
+    for (at, character) in line.char_indices().chain([(line.len(), ' ')]) {
+        if is_part(character) {
+            word_at.get_or_insert(at);
+            continue;
+        }
+        if let Some(word) = word_at.take().and_then(|start| line.get(start..at)) {
+            // A word within quotes is a key only with its sign behind it; others may have lost theirs.
+            let rest = line.get(at..).unwrap_or("");
+            let behind = rest.trim_start_matches(['"', '\'', ' ', '\t']);
+            let assigned = behind.starts_with(['=', ':', '.']) && !rest.starts_with(['.', ':']);
+            if is_secret(word) && (quote.is_none() || assigned) {
+                let sign = rest.len().saturating_sub(behind.len());
+                let skip = if assigned { sign.saturating_add(1) } else { 0 };
+                let value = rest.get(skip..).unwrap_or("");
+                return Some(line.len().saturating_sub(value.trim_start().len()));
+            }
+        }
+        match (quote, character) {
+            (None, '"' | '\'') => quote = Some(character),
+            (Some(open), close) if open == close => quote = None,
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Keeps the part of a very long line that holds the carets.
