@@ -34,6 +34,7 @@ use crate::store::journal::LeaseJournal;
 use crate::sys::clock::Clock;
 use crate::sys::interfaces;
 
+pub mod judge;
 pub mod lists;
 pub mod packets;
 pub mod reload;

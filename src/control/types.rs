@@ -254,7 +254,7 @@ pub struct Explained {
 /// What policy and filter say at present.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Judgement {
-    /// "allowed", "denied", "always open", "filtered" or "unknown".
+    /// "allowed", "denied", "answered here" (a name that no upstream is asked for), "always open", "filtered" or "unknown".
     pub verdict: String,
     /// In a sentence.
     pub reason: String,

@@ -1,6 +1,5 @@
 //! What the daemon tells the control interface.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,16 +10,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::lists::ListState;
-use super::reload;
+use super::{judge, reload};
 use crate::config::schema::{NftablesMode, OnDeadline};
 use crate::config::{Config, Places};
 use crate::control::DeniedLog;
 use crate::control::sources::{CoreView, Later, Sources, Subject};
 use crate::control::types::{Judgement, List, LoggedError, Peer, Reloaded, Upstream};
-use crate::core::address::Admitted;
 use crate::core::explain::{Counts, EnforcerView};
-use crate::core::name::Name;
-use crate::core::policy::Effect;
 use crate::core_task::CoreHandle;
 use crate::dns::upstream::UpstreamStatus;
 use crate::dns::{Rules, View};
@@ -73,50 +69,6 @@ impl Shared {
     fn place(&self, key: &str) -> Option<String> {
         let (_, places) = self.config();
         places.get(key).map(|(line, _)| format!("{}:{line}", self.path.display()))
-    }
-
-    fn judge_name(&self, name: &Name) -> Judgement {
-        let rules = self.rules.load();
-        let policy = rules.views.policy(0);
-        let verdict = policy.judge(name);
-        let rule = verdict.rule.map(|rule| policy.describe(rule));
-        let (word, does) = if verdict.denies() { ("denied", "is denied") } else { ("allowed", "may be asked") };
-        let does = match policy.effect(verdict) {
-            Effect::Plain => does,
-            Effect::NoData => "is answered with no data",
-            Effect::Drop => "gets no reply",
-            Effect::TcpOnly => "may be asked over TCP only",
-            Effect::Data => "is answered with the list's own data",
-        };
-        let mut reason = match &rule {
-            Some(rule) => format!("{name} {does} by the rule \"{}\"", rule.text),
-            None => format!("{name} {does}: no rule matches, policy.default decides"),
-        };
-        for view in rules.views.all().skip(1) {
-            let (theirs, group) = (rules.views.policy(view), rules.views.name(view).unwrap_or_default());
-            let judged = theirs.judge(name);
-            if judged.denies() != verdict.denies() {
-                let word = if judged.denies() { "denied" } else { "allowed" };
-                reason.push_str(&format!("; for the group {group} it is {word} by {}", theirs.words(judged)));
-            }
-        }
-        // The rule of a list is named by its file and line, that of the configuration by its key.
-        let (key, in_file) = rule.map_or_else(
-            || ("policy.default".to_owned(), None),
-            |rule| (rule.place.clone(), Some(rule.place).filter(|place| !place.starts_with("policy."))),
-        );
-        Judgement { verdict: word.to_owned(), reason, place: in_file.or_else(|| self.place(&key)), rule: Some(key) }
-    }
-
-    fn judge_address(&self, address: IpAddr) -> Judgement {
-        let rules = self.rules.load();
-        // The root lies in no private domain: what is judged is an answer to a name without exceptions.
-        let (word, reason) = match rules.filter.judge(address, &Name::root(), &[]) {
-            Ok(Admitted::AlreadyOpen) => ("always open", format!("{address} lies in addresses.open")),
-            Ok(Admitted::Lease) => ("allowed", format!("{address} may be opened by an answer")),
-            Err(reason) => ("filtered", format!("{address} is removed from answers: {reason}")),
-        };
-        Judgement { verdict: word.to_owned(), reason, rule: None, place: None }
     }
 }
 
@@ -192,10 +144,7 @@ impl Sources for Shared {
     }
 
     fn judge(&self, subject: &Subject) -> Judgement {
-        match subject {
-            Subject::Name(name) => self.judge_name(name),
-            Subject::Address(address) => self.judge_address(*address),
-        }
+        judge::judge(&self.rules.load(), subject, &|key| self.place(key))
     }
 
     fn metrics(&self) -> Result<String, String> {
