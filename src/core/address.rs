@@ -289,7 +289,7 @@ impl AddressFilter {
     }
 
     /// The IPv4 address inside, if the form holds one.
-    pub(in crate::core) fn embedded(&self, address: IpAddr) -> Option<(Form, Ipv4Addr)> {
+    pub(crate) fn embedded(&self, address: IpAddr) -> Option<(Form, Ipv4Addr)> {
         let IpAddr::V6(address) = address else { return None };
         let last = Ipv4Addr::from_bits(u32::try_from(address.to_bits() & 0xffff_ffff).ok()?);
         if self.nat64.is_some_and(|net| net.contains(&address)) {
