@@ -27,6 +27,7 @@ use super::types::{Disarmed, Explained, Failed, Leases, Peers, Reloaded, Revoked
 use crate::core::event::RevokeTarget;
 use crate::core::explain::LeaseFilter;
 use crate::core::name::Name;
+use crate::core::policy::name_from_user;
 use crate::core_task::Stopped;
 
 /// Most leases of one page; a page is made on the core's own task, so it must be short.
@@ -151,7 +152,7 @@ async fn leases(Extract(app): Extract<App>, query: Result<Query<LeasesQuery>, Qu
             } else if let Ok(prefix) = text.parse::<IpNet>() {
                 LeaseFilter::Prefix(prefix)
             } else {
-                LeaseFilter::Name(text.parse().map_err(|_| bad_subject(text))?)
+                LeaseFilter::Name(name(text)?)
             }
         }
     };
@@ -171,7 +172,13 @@ fn subject(text: &str) -> Result<Subject, ApiError> {
     if let Ok(address) = text.parse() {
         return Ok(Subject::Address(address));
     }
-    text.parse::<Name>().map(Subject::Name).map_err(|_| bad_subject(text))
+    name(text).map(Subject::Name)
+}
+
+/// Any name in presentation form; in Unicode, as the configuration takes it, its A-labels.
+fn name(text: &str) -> Result<Name, ApiError> {
+    let read = if text.is_ascii() { text.parse().ok() } else { name_from_user(text).ok() };
+    read.ok_or_else(|| bad_subject(text))
 }
 
 async fn explain(Extract(app): Extract<App>, query: Result<Query<Of>, QueryRejection>) -> Reply<Explained> {
@@ -313,4 +320,25 @@ async fn ready(Extract(app): Extract<App>) -> Result<Response, ApiError> {
     let ok = matches!(status.state, State::Enforcing | State::Audit);
     let code = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((code, Json(Versioned::new(Well { ok, state: status.state, reasons: status.reasons }))).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_unicode_is_that_of_its_a_labels() {
+        let of = |text: &str| subject(text).map_err(|error| error.1);
+        let expected: Name = "xn--bcher-kva.example".parse().unwrap();
+        for text in ["b\u{fc}cher.example", "B\u{dc}CHER.example.", "bu\u{308}cher.example", "xn--bcher-kva.example"] {
+            assert_eq!(of(text), Ok(Subject::Name(expected.clone())), "{text}");
+            assert_eq!(name(text).ok(), Some(expected.clone()), "{text}");
+        }
+        // No such characters in a name, and no such name.
+        for text in ["b\u{fc}cher example", "\u{fc}..example"] {
+            assert_eq!(of(text), Err(format!("\"{text}\" is neither an address nor a domain name")));
+        }
+        // Octets that stand in cached names are shown escaped and can be asked for as they are shown.
+        assert!(of("a\\032b.example").is_ok() && of("a/b.example").is_ok());
+    }
 }
