@@ -144,6 +144,14 @@ impl Resolver {
                 return Handled::Drop;
             }
             Parsed::Reject(mut reject) => {
+                // RFC 7873 section 5.4: a client may ask whether its server cookie is still good.
+                let mut sent = reject.edns.and_then(|edns| edns.cookie).filter(|cookie| cookie.server.is_some());
+                if reject.asks_for_cookie()
+                    && let Some(sent) = &mut sent
+                    && !self.cookies.check(sent, client)
+                {
+                    reject.rcode = rcode::BADCOOKIE;
+                }
                 // Nothing is worth a short reply here: real clients send real questions.
                 if self.allows(&mut reject.edns, client, stream, now) != Allowed::Whole {
                     self.metrics.drop_packet("rate_limit");
@@ -319,11 +327,15 @@ impl Resolver {
         Some(Handled::Reply)
     }
 
-    /// An error that needs no question to be understood; for type ANY, the HINFO of RFC 8482.
+    /// An error that needs no question to be understood; for type ANY, the HINFO of RFC 8482; without question, a cookie (RFC 7873 section 5.4).
     fn reject(&self, reject: &Reject<'_>, client: IpAddr, stream: bool, out: &mut Vec<u8>) {
         let limit = if stream { usize::from(u16::MAX) } else { reply::udp_limit(reject.edns) };
         let head = ReplyHead { id: reject.id, flags: reject.flags, octets: reject.octets, edns: reject.edns, limit };
         let (reason, ede) = match reject.rcode {
+            code @ (rcode::NOERROR | rcode::BADCOOKIE) if reject.octets.is_empty() => {
+                reply::error(code, &head, None, out);
+                return;
+            }
             rcode::NOERROR => {
                 reply::any(&head, out);
                 return;

@@ -125,7 +125,7 @@ pub struct ClientEdns {
 pub struct Cookie {
     /// The client's part.
     pub client: [u8; super::cookie::CLIENT],
-    /// Ours, as the client sent it, and then the one that the reply is to bear. One of another length than ours is as good as none.
+    /// Ours, as the client sent it (zeros for one of another length), and then the one that the reply is to bear.
     pub server: Option<[u8; super::cookie::SERVER]>,
 }
 
@@ -152,7 +152,7 @@ pub struct Question<'a> {
 pub enum Parsed<'a> {
     /// To be answered by cache or upstream.
     Question(Question<'a>),
-    /// Answered at once with an error (or, for ANY, with RFC 8482's HINFO).
+    /// Answered at once with an error (or, for ANY, with RFC 8482's HINFO; or with a cookie alone).
     Reject(Reject<'a>),
     /// No answer: shorter than a header, or itself a response (answering those makes loops, RUSTSEC-2023-0041).
     Drop,
@@ -173,6 +173,14 @@ pub struct Reject<'a> {
     pub rcode: u16,
     /// EDNS, if the client speaks it.
     pub edns: Option<ClientEdns>,
+}
+
+impl Reject<'_> {
+    /// Whether it bears no question and no error, but a COOKIE option (RFC 7873 section 5.4).
+    #[must_use]
+    pub fn asks_for_cookie(&self) -> bool {
+        self.octets.is_empty() && self.rcode == rcode::NOERROR
+    }
 }
 
 /// Big-endian 16 bits at `at`.
@@ -229,6 +237,12 @@ pub fn parse(packet: &[u8]) -> Parsed<'_> {
         reject.rcode = rcode::NOTIMP;
         return Parsed::Reject(reject);
     }
+    let records_before =
+        u32::from(u16_at(packet, 6).unwrap_or(0)).saturating_add(u32::from(u16_at(packet, 8).unwrap_or(0)));
+    let additional = u32::from(u16_at(packet, 10).unwrap_or(0));
+    if u16_at(packet, 4) == Some(0) {
+        return Parsed::Reject(without_question(packet, records_before, additional, reject));
+    }
     // RFC 9619: exactly one question.
     if u16_at(packet, 4) != Some(1) {
         return Parsed::Reject(reject);
@@ -240,9 +254,6 @@ pub fn parse(packet: &[u8]) -> Parsed<'_> {
     let end = after_name.saturating_add(4);
     reject.octets = packet.get(HEADER..end).unwrap_or_default();
     reject.qtype = qtype;
-    let records_before =
-        u32::from(u16_at(packet, 6).unwrap_or(0)).saturating_add(u32::from(u16_at(packet, 8).unwrap_or(0)));
-    let additional = u32::from(u16_at(packet, 10).unwrap_or(0));
     // EDNS in the question brings EDNS in the reply, an error's too (RFC 6891 section 6.1.1); without, the client would take the guard for one
     // that knows no EDNS.
     if let Err(code) = read_additional(packet, end, records_before, additional, &mut reject.edns) {
@@ -267,6 +278,18 @@ pub fn parse(packet: &[u8]) -> Parsed<'_> {
         }
     };
     Parsed::Reject(reject)
+}
+
+/// A message without question: a client that asks for a server cookie alone (RFC 7873 section 5.4), or nonsense.
+fn without_question<'a>(packet: &[u8], before: u32, additional: u32, mut reject: Reject<'a>) -> Reject<'a> {
+    let read = read_additional(packet, HEADER, before, additional, &mut reject.edns);
+    let asks = before == 0 && reject.edns.is_some_and(|edns| edns.cookie.is_some());
+    reject.rcode = match read {
+        Ok(()) if asks => rcode::NOERROR,
+        Ok(()) => rcode::FORMERR,
+        Err(code) => code,
+    };
+    reject
 }
 
 /// The question's name in lower case and the offset behind it. Compression is not allowed: there is nothing to point to.
@@ -354,7 +377,9 @@ fn read_options(mut rdata: &[u8]) -> Option<Option<Cookie>> {
                 return None;
             }
             let (client, server) = value.split_first_chunk()?;
-            cookie = Some(Cookie { client: *client, server: server.try_into().ok() });
+            // One of another length can't be ours. The RFC's version is never 0, so that this one isn't either.
+            let server = (!server.is_empty()).then(|| server.try_into().unwrap_or_default());
+            cookie = Some(Cookie { client: *client, server });
         }
         rdata = rdata.get(end..)?;
     }

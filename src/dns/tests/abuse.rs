@@ -109,6 +109,52 @@ async fn cookies_are_answered_with_or_without_a_limit() {
     assert_eq!(seen[0].cookie.as_ref().map(Vec::len), Some(24));
 }
 
+/// A message without question; its OPT bears a COOKIE option of these octets.
+fn cookie_alone(cookie: &[u8]) -> Vec<u8> {
+    let mut message = with_cookie("", cookie);
+    message[5] = 0;
+    // The root's label, type and class.
+    message.drain(12..17);
+    message
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cookie_can_be_asked_for_without_a_question() {
+    let upstream = Upstream::table(&[]).await;
+    let world = World::new(&[&upstream]).await;
+    let first = world.exchange(cookie_alone(&[9; 8])).await.unwrap();
+    let cookie = first.cookie.clone().unwrap();
+    assert_eq!((first.rcode, first.question.len(), first.answers.len(), cookie.len()), (0, 0, 0, 24));
+    // Still good; and not, by its octets or by its length: another comes.
+    let again = world.exchange(cookie_alone(&cookie)).await.unwrap();
+    assert_eq!((again.rcode, again.cookie), (0, Some(cookie.clone())));
+    let mut wrong = cookie.clone();
+    wrong[20] ^= 1;
+    for wrong in [wrong, [&[9; 8][..], &[1; 8]].concat(), [&[9; 8][..], &[1; 32]].concat()] {
+        let seen = world.exchange(cookie_alone(&wrong)).await.unwrap();
+        let now = seen.cookie.unwrap();
+        assert_eq!((seen.rcode, now.len(), &now[..8]), (23, 24, &[9; 8][..]));
+        assert_ne!(now, wrong);
+    }
+    // Over TCP likewise.
+    assert_eq!(world.ask_tcp(&[cookie_alone(&[9; 8])]).await[0].cookie.as_ref().map(Vec::len), Some(24));
+    // Without a cookie, or with one that is none, it is an error; in EDNS, if the client speaks it.
+    let mut plain = cookie_alone(&[]);
+    plain.truncate(plain.len() - 4);
+    let end = plain.len();
+    plain[end - 1] = 0;
+    for message in [plain, cookie_alone(&[1; 7])] {
+        let seen = world.exchange(message).await.unwrap();
+        assert_eq!((seen.rcode, seen.edns.is_some(), seen.cookie), (1, true, None));
+    }
+    let mut bare = query(7, "", 1, None);
+    bare.truncate(12);
+    bare[4..12].fill(0);
+    let seen = world.exchange(bare).await.unwrap();
+    assert_eq!((seen.rcode, seen.edns), (1, None));
+    assert_eq!(upstream.count(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_no_replies_has_few_kept_for_it() {
     use tokio::io::AsyncWriteExt;
