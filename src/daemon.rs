@@ -235,6 +235,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         core: core.clone(),
         config: Mutex::new((config.clone(), places)),
         path: options.config.clone(),
+        state_dir: options.state_dir.clone(),
         rules,
         lists,
         applying: tokio::sync::Mutex::new(()),

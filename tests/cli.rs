@@ -262,6 +262,52 @@ fn tcp_ao_is_in_force_or_the_guard_does_not_run() {
     assert_eq!(said.contains(named), !known, "{said}");
 }
 
+/// The state directory of a running guard can't move: a reload says so, unless the command line's word stands above the file's anyway.
+#[test]
+fn a_reload_with_another_state_directory_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (file, socket) = (path("destguard.toml"), path("control.sock"));
+    let write = |state: &str| {
+        let text = format!(
+            "[dns]\nlisten = [\"127.0.0.1:0\"]\n[[dns.upstream]]\nurl = \"udp://127.0.0.1:9\"\n[state]\ndir = \"{}\"\n\
+             [bgp]\nasn = 64512\nrouter_id = \"192.0.2.2\"\nnext_hop_ipv4 = \"192.0.2.1\"\nlisten = [\"127.0.0.1:0\"]\n\
+             [[bgp.peer]]\nname = \"edge1\"\naddress = \"127.0.0.77\"\nasn = 64513\npassive = true\nfamilies = [\"ipv4\"]\n",
+            path(state)
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    for given in [false, true] {
+        write("one");
+        let three = path("three");
+        let more: &[&str] = if given { &["--state-dir", &three] } else { &[] };
+        let mut guard = Command::new(env!("CARGO_BIN_EXE_destguard"))
+            .args(["--socket", &socket, "--config", &file, "run"])
+            .args(more)
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let mut runs = false;
+        while !runs && guard.try_wait().unwrap().is_none() && std::time::Instant::now() < deadline {
+            runs = destguard(&["--socket", &socket, "peers"]).status.success();
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        write("two");
+        let reloaded = destguard(&["--socket", &socket, "reload"]);
+        let stopped = destguard(&["--socket", &socket, "stop"]);
+        if !stopped.status.success() {
+            guard.kill().unwrap();
+        }
+        let output = guard.wait_with_output().unwrap();
+        assert!(runs && stopped.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let told = String::from_utf8([reloaded.stdout, reloaded.stderr].concat()).unwrap();
+        assert_eq!(reloaded.status.success(), given, "{told}");
+        assert_eq!(told.contains("need a restart, nothing was applied: state.dir"), !given, "{told}");
+        assert_eq!(dir.path().join("three").exists(), given);
+    }
+}
+
 /// IPv4 routes with an IPv6 next hop are taken where the router can, and elsewhere it is said that they are not (RFC 8950); what OpenBGPD ignores
 /// is said too.
 #[test]

@@ -49,8 +49,10 @@ pub async fn reload(shared: &Shared) -> Reloaded {
         Err(report) => return refused(Vec::new(), report.to_string()),
     };
     let (old, _) = shared.config();
-    // Given on the command line, where it was: not a change.
-    config.state.dir.clone_from(&old.state.dir);
+    // Given on the command line, it stands above the file's: not a change.
+    if let Some(directory) = &shared.state_dir {
+        config.state.dir.clone_from(directory);
+    }
     let changes = match difference(&old, &config) {
         Ok(changes) => changes,
         Err(error) => return refused(Vec::new(), format!("the configurations can't be compared: {error}")),

@@ -34,6 +34,8 @@ pub struct Shared {
     pub config: Mutex<(Config, Places)>,
     /// The file.
     pub path: PathBuf,
+    /// What stands above the file's `state.dir`, when it was given.
+    pub state_dir: Option<PathBuf>,
     /// What questions and addresses are judged by.
     pub rules: Arc<ArcSwap<Rules>>,
     /// The list files.
