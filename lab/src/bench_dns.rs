@@ -10,7 +10,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use signed::Zone;
+
 use crate::wait::wait_until;
+
+mod signed;
 
 type AnyError = Box<dyn std::error::Error>;
 
@@ -20,7 +24,12 @@ const SERVER_PORT: u16 = 5301;
 const HITS: u32 = 10_000;
 /// Names that are asked for once.
 const MISSES: u32 = 600_000;
-/// How long each load runs.
+/// The same of signed names, which the upstream has in memory.
+const SIGNED_HITS: u32 = 5_000;
+const SIGNED_MISSES: u32 = 60_000;
+/// Signed names that are looked at before anything is measured.
+const LOOKED_AT: u32 = 1000;
+/// How long each load runs at most.
 const LOAD: u32 = 4;
 /// How long latency is sampled, at a rate that leaves every server idle most of the time.
 const SAMPLE: (u32, u32) = (2, 2000);
@@ -28,14 +37,53 @@ const START: Duration = Duration::from_secs(10);
 /// proc(5) counts CPU time in these.
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// What a server has to do; each is shown apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Duty {
+    Resolve,
+    /// Open addresses in nftables.
+    Enforce,
+    /// Validate signed answers.
+    Validate,
+}
+
+impl Duty {
+    const ALL: [Self; 3] = [Self::Resolve, Self::Enforce, Self::Validate];
+
+    /// Behind the server's name on the command line.
+    fn mark(self) -> &'static str {
+        match self {
+            Self::Resolve => "",
+            Self::Enforce => "+",
+            Self::Validate => "=",
+        }
+    }
+
+    fn title(self) -> Option<&'static str> {
+        match self {
+            Self::Resolve => None,
+            Self::Enforce => Some("every address opened in nftables"),
+            Self::Validate => Some("every answer validated (ECDSA P-256)"),
+        }
+    }
+}
+
 struct Subject {
     name: &'static str,
-    /// File name and text; PORT, UPSTREAM and DIR are replaced.
+    /// File name and text; PORT, UPSTREAM, DIR, ANCHOR and MORE are replaced.
     config: &'static str,
-    /// Likewise.
+    /// What MORE stands for.
+    more: &'static [&'static str],
+    /// Like `config`.
     command: &'static str,
-    /// Whether it opens addresses in nftables; these are shown apart.
-    enforces: bool,
+    duty: Duty,
+}
+
+impl Subject {
+    /// As it is named on the command line.
+    fn called(&self) -> String {
+        format!("{}{}", self.name, self.duty.mark())
+    }
 }
 
 const DESTGUARD: &str = r#"
@@ -54,6 +102,10 @@ url = "udp://127.0.0.1:UPSTREAM"
 domain = "bench.example"
 prefixes = ["10.0.0.0/8"]
 
+[[policy.private]]
+domain = "signed.example"
+prefixes = ["10.0.0.0/8"]
+
 [lease]
 capacity = 2000000
 new_per_client = "1000000/s"
@@ -62,7 +114,7 @@ new_per_domain = "1000000/s"
 [state]
 dir = "DIR/state"
 
-ENFORCEMENT
+MORE
 "#;
 
 /// Leases are kept and journalled, and nothing waits for anybody: what the resolver alone costs.
@@ -84,6 +136,10 @@ max_routes = 2000000
 
 const ENFORCED: &str = "[nftables]\nmode = \"local\"";
 
+const VALIDATED: &str = "[dns.dnssec]\nvalidate = true\ntrust_anchor = \"ANCHOR\"";
+
+const RUN: &str = "DESTGUARD --config CONFIG --socket DIR/control run";
+
 const UNBOUND: &str = r#"
 server:
     interface: 127.0.0.1
@@ -94,7 +150,7 @@ server:
     username: ""
     chroot: ""
     pidfile: ""
-    module-config: "iterator"
+    MORE
     do-not-query-localhost: no
     msg-cache-size: 256m
     rrset-cache-size: 256m
@@ -117,6 +173,7 @@ getPool(""):setCache(newPacketCache(1000000, {maxTTL=86400}))
 const KRESD: &str = r#"
 net.listen('127.0.0.1', PORT, { kind = 'dns' })
 trust_anchors.remove('.')
+MORE
 cache.open(400 * MB, 'lmdb://DIR')
 policy.add(policy.all(policy.FORWARD('127.0.0.1@UPSTREAM')))
 "#;
@@ -134,28 +191,46 @@ dns-forward-max=10000
 server=127.0.0.1#UPSTREAM
 ";
 
-const SUBJECTS: [Subject; 7] = [
+const SUBJECTS: [Subject; 10] = [
+    Subject { name: "destguard", config: DESTGUARD, more: &[AUDIT], command: RUN, duty: Duty::Resolve },
     Subject {
-        name: "destguard",
-        config: DESTGUARD,
-        command: "DESTGUARD --config CONFIG --socket DIR/control run",
-        enforces: false,
+        name: "unbound",
+        config: UNBOUND,
+        more: &["module-config: \"iterator\""],
+        command: "unbound -d -c CONFIG",
+        duty: Duty::Resolve,
     },
-    Subject { name: "unbound", config: UNBOUND, command: "unbound -d -c CONFIG", enforces: false },
-    Subject { name: "dnsdist", config: DNSDIST, command: "dnsdist --supervised -C CONFIG", enforces: false },
-    Subject { name: "knot-resolver", config: KRESD, command: "kresd -n -c CONFIG DIR", enforces: false },
-    Subject { name: "dnsmasq", config: DNSMASQ, command: "dnsmasq -k -C CONFIG", enforces: false },
     Subject {
-        name: "destguard",
-        config: DESTGUARD,
-        command: "DESTGUARD --config CONFIG --socket DIR/control run",
-        enforces: true,
+        name: "dnsdist",
+        config: DNSDIST,
+        more: &[],
+        command: "dnsdist --supervised -C CONFIG",
+        duty: Duty::Resolve,
     },
+    Subject { name: "knot-resolver", config: KRESD, more: &[], command: "kresd -n -c CONFIG DIR", duty: Duty::Resolve },
+    Subject { name: "dnsmasq", config: DNSMASQ, more: &[], command: "dnsmasq -k -C CONFIG", duty: Duty::Resolve },
+    Subject { name: "destguard", config: DESTGUARD, more: &[ENFORCED], command: RUN, duty: Duty::Enforce },
     Subject {
         name: "dnsmasq --nftset",
         config: DNSMASQ,
+        more: &[],
         command: "dnsmasq -k -C CONFIG --nftset=/bench.example/4#inet#bench#open",
-        enforces: true,
+        duty: Duty::Enforce,
+    },
+    Subject { name: "destguard", config: DESTGUARD, more: &[AUDIT, VALIDATED], command: RUN, duty: Duty::Validate },
+    Subject {
+        name: "unbound",
+        config: UNBOUND,
+        more: &["module-config: \"validator iterator\"\n    trust-anchor: \"ANCHOR\""],
+        command: "unbound -d -c CONFIG",
+        duty: Duty::Validate,
+    },
+    Subject {
+        name: "knot-resolver",
+        config: KRESD,
+        more: &["trust_anchors.add('ANCHOR')"],
+        command: "kresd -n -c CONFIG DIR",
+        duty: Duty::Validate,
     },
 ];
 
@@ -169,15 +244,15 @@ struct Load {
 
 struct Figures {
     name: &'static str,
-    enforces: bool,
+    duty: Duty,
     hit: Load,
     miss: Load,
     p50_us: f64,
     p99_us: f64,
 }
 
-/// Runs all measurements with this destguard binary, or of those servers alone that `only` names (a "+" behind a name: with nftables); files go
-/// to `dir`. The namespace must have nothing but loopback.
+/// Runs all measurements with this destguard binary, or of those servers alone that `only` names (behind a name "+": with nftables; "=": validating); files
+/// go to `dir`. The namespace must have nothing but loopback.
 ///
 /// # Errors
 /// When a server doesn't start or answer, or where there are other interfaces.
@@ -191,16 +266,21 @@ pub fn run(binary: &Path, dir: &Path, only: &[&str]) -> Result<(), AnyError> {
     let names = |range: std::ops::Range<u32>| range.map(|n| format!("n{n}.bench.example A\n")).collect::<String>();
     std::fs::write(dir.join("hits"), names(0..HITS))?;
     std::fs::write(dir.join("misses"), names(100_000..100_000 + MISSES))?;
+    let wanted: Vec<&Subject> =
+        SUBJECTS.iter().filter(|one| only.is_empty() || only.contains(&one.called().as_str())).collect();
+    let first = SIGNED_HITS + LOOKED_AT;
+    let signed = if wanted.iter().any(|one| one.duty == Duty::Validate) { first + SIGNED_MISSES } else { 0 };
+    let zone = Zone::new(signed)?;
+    let names = |range: std::ops::Range<u32>| range.map(|n| format!("s{n}.signed.example A\n")).collect::<String>();
+    std::fs::write(dir.join("signed-hits"), names(0..SIGNED_HITS))?;
+    std::fs::write(dir.join("signed-misses"), names(first..first + SIGNED_MISSES))?;
+    let anchor = zone.anchor().to_owned();
     let upstream = UdpSocket::bind(("127.0.0.1", UPSTREAM_PORT))?;
-    std::thread::spawn(move || serve(&upstream));
+    std::thread::spawn(move || serve(&upstream, &zone));
     let mut all = Vec::new();
-    let wanted = |subject: &&Subject| {
-        let name = if subject.enforces { format!("{}+", subject.name) } else { subject.name.to_owned() };
-        only.is_empty() || only.contains(&name.as_str())
-    };
-    for subject in SUBJECTS.iter().filter(wanted) {
-        eprintln!("measuring {}{}", subject.name, if subject.enforces { " with nftables" } else { "" });
-        all.push(measure(subject, binary, dir)?);
+    for subject in wanted {
+        eprintln!("measuring {}", subject.called());
+        all.push(measure(subject, binary, dir, &anchor)?);
     }
     print(&all);
     Ok(())
@@ -214,12 +294,12 @@ fn print(all: &[Figures]) {
         "{:<18}{:>10}{:>8}{:>8}{:>10}{:>8}{:>8}{:>9}{:>9}{:>7}{:>8}",
         "", "cached/s", "us CPU", "ratio", "missed/s", "us CPU", "ratio", "p50 us", "p99 us", "lost", "foreign"
     );
-    for enforces in [false, true] {
-        if enforces {
-            println!("every address opened in nftables:");
-        }
-        let group: Vec<&Figures> = all.iter().filter(|figures| figures.enforces == enforces).collect();
+    for duty in Duty::ALL {
+        let group: Vec<&Figures> = all.iter().filter(|figures| figures.duty == duty).collect();
         let Some(ours) = group.first() else { continue };
+        if let Some(title) = duty.title() {
+            println!("{title}:");
+        }
         for figures in &group {
             println!(
                 "{:<18}{:>10.0}{:>8.2}{:>8.2}{:>10.0}{:>8.2}{:>8.2}{:>9.0}{:>9.0}{:>7.0}{:>7.0}%",
@@ -251,12 +331,13 @@ impl Drop for Running {
     }
 }
 
-fn measure(subject: &Subject, binary: &Path, dir: &Path) -> Result<Figures, AnyError> {
-    let own = dir.join(format!("{}{}", subject.name.replace(' ', ""), u8::from(subject.enforces)));
+fn measure(subject: &Subject, binary: &Path, dir: &Path, anchor: &str) -> Result<Figures, AnyError> {
+    let own = dir.join(subject.called().replace(' ', ""));
     std::fs::create_dir_all(own.join("state"))?;
     let config = own.join("config");
     let fill = |text: &str| {
-        text.replace("ENFORCEMENT", if subject.enforces { ENFORCED } else { AUDIT })
+        text.replace("MORE", &subject.more.join("\n"))
+            .replace("ANCHOR", anchor)
             .replace("CONFIG", &config.display().to_string())
             .replace("DESTGUARD", &binary.display().to_string())
             .replace("DIR", &own.display().to_string())
@@ -264,7 +345,7 @@ fn measure(subject: &Subject, binary: &Path, dir: &Path) -> Result<Figures, AnyE
             .replace("PORT", &SERVER_PORT.to_string())
     };
     std::fs::write(&config, fill(subject.config))?;
-    if subject.enforces && subject.name != "destguard" {
+    if subject.duty == Duty::Enforce && subject.name != "destguard" {
         let set = "add table inet bench; add set inet bench open { type ipv4_addr; flags timeout; timeout 5m; size 2000000; }";
         output(Command::new("nft").arg(set))?;
     }
@@ -273,11 +354,17 @@ fn measure(subject: &Subject, binary: &Path, dir: &Path) -> Result<Figures, AnyE
     let mut server = Command::new("taskset");
     server.args(["-c", "0"]).args(command.split(' ')).current_dir(&own).stdin(Stdio::null());
     let server = Running(server.stdout(log.try_clone()?).stderr(log).spawn()?);
+    let answers = || ask("n1000.bench.example").is_ok_and(|reply| reply.rcode == 0 && reply.answers > 0);
     if !wait_until(START, answers) {
         let log = std::fs::read_to_string(own.join("log"))?;
         return Err(format!("{} does not answer\n{log}", subject.name).into());
     }
-    let hits = dir.join("hits");
+    let validates = subject.duty == Duty::Validate;
+    if validates {
+        look(SIGNED_HITS..SIGNED_HITS + LOOKED_AT).map_err(|error| format!("{}: {error}", subject.called()))?;
+    }
+    let (hits, misses) = if validates { ("signed-hits", "signed-misses") } else { ("hits", "misses") };
+    let hits = dir.join(hits);
     // Twice: what was lost the first time is asked for again.
     for _ in 0..2 {
         dnsperf(&hits, &["-n", "1", "-q", "50"])?;
@@ -286,23 +373,55 @@ fn measure(subject: &Subject, binary: &Path, dir: &Path) -> Result<Figures, AnyE
     let load = ["-l", seconds.as_str(), "-c", "8", "-q", "100", "-t", "2"];
     let hit = loaded(&server.0, &hits, &load)?;
     let (p50_us, p99_us) = latency(&hits)?;
-    let miss = loaded(&server.0, &dir.join("misses"), &[&load[..], &["-n", "1"]].concat())?;
-    Ok(Figures { name: subject.name, enforces: subject.enforces, hit, miss, p50_us, p99_us })
+    let miss = loaded(&server.0, &dir.join(misses), &[&load[..], &["-n", "1"]].concat())?;
+    Ok(Figures { name: subject.name, duty: subject.duty, hit, miss, p50_us, p99_us })
 }
 
-fn answers() -> bool {
-    let ask = || -> io::Result<bool> {
-        let socket = UdpSocket::bind("127.0.0.1:0")?;
-        socket.connect(("127.0.0.1", SERVER_PORT))?;
-        socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-        socket.send(
-            b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05n1000\x05bench\x07example\x00\x00\x01\x00\x01",
-        )?;
-        let mut room = [0; 512];
-        let length = socket.recv(&mut room)?;
-        Ok(length > 40 && room.get(3).is_some_and(|flags| flags & 0x0f == 0))
-    };
-    ask().unwrap_or(false)
+/// What a reply says.
+struct Said {
+    rcode: u8,
+    /// Whether the server has validated it (AD).
+    authentic: bool,
+    answers: u8,
+    /// Its last octets: the address, in a reply without EDNS that has one record.
+    last: [u8; 4],
+}
+
+/// Asks the server for an address, with AD set: it may say whether it has validated (RFC 6840 section 5.7).
+fn ask(name: &str) -> io::Result<Said> {
+    let malformed = || io::Error::from(io::ErrorKind::InvalidData);
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.connect(("127.0.0.1", SERVER_PORT))?;
+    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    let mut query = b"\x00\x07\x01\x20\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
+    for label in name.split('.') {
+        query.push(u8::try_from(label.len()).map_err(|_| malformed())?);
+        query.extend_from_slice(label.as_bytes());
+    }
+    query.extend_from_slice(&[0, 0, 1, 0, 1]);
+    socket.send(&query)?;
+    let mut room = [0; 1500];
+    let length = socket.recv(&mut room)?;
+    let reply = room.get(..length).unwrap_or_default();
+    let (&[_, _, _, flags, _, _, _, answers], last) =
+        (reply.first_chunk::<8>().ok_or_else(malformed)?, *reply.last_chunk().ok_or_else(malformed)?);
+    Ok(Said { rcode: flags & 0x0f, authentic: flags & 0x20 != 0, answers, last })
+}
+
+/// Sees that the server validates: all of these signed names have AD and their address, and the forged one has no answer.
+fn look(numbers: std::ops::Range<u32>) -> Result<(), AnyError> {
+    for number in numbers {
+        let name = format!("s{number}.signed.example");
+        let said = ask(&name)?;
+        if said.rcode != 0 || !said.authentic || said.last != (0x0a00_0000 | number).to_be_bytes() {
+            return Err(format!("{name}: code {}, AD {}, {:?}", said.rcode, said.authentic, said.last).into());
+        }
+    }
+    let forged = ask(signed::FORGED)?;
+    if forged.rcode == 0 || forged.answers > 0 {
+        return Err(format!("{}: code {}, {} records", signed::FORGED, forged.rcode, forged.answers).into());
+    }
+    Ok(())
 }
 
 /// Standard output of a command that must succeed.
@@ -393,18 +512,18 @@ fn machine_seconds() -> io::Result<f64> {
     Ok(ticks / TICKS_PER_SECOND)
 }
 
-/// The scripted upstream: `nNUMBER.bench.example` has the address 10.0.0.0 + NUMBER, everything else 10.0.0.0, for five minutes.
-fn serve(socket: &UdpSocket) {
+/// The scripted upstream: the signed zone, and else: `nNUMBER.bench.example` has the address 10.0.0.0 + NUMBER, everything else 10.0.0.0, for five minutes.
+fn serve(socket: &UdpSocket, zone: &Zone) {
     let mut room = [0; 2048];
     loop {
         let Ok((length, peer)) = socket.recv_from(&mut room) else { continue };
-        let Some(reply) = room.get(..length).and_then(answer) else { continue };
+        let Some(reply) = room.get(..length).and_then(|query| answer(query, zone)) else { continue };
         // One that can't be sent is asked again.
         drop(socket.send_to(&reply, peer));
     }
 }
 
-fn answer(query: &[u8]) -> Option<Vec<u8>> {
+fn answer(query: &[u8], zone: &Zone) -> Option<Vec<u8>> {
     let mut end = 12usize;
     loop {
         let length = usize::from(*query.get(end)?);
@@ -414,6 +533,9 @@ fn answer(query: &[u8]) -> Option<Vec<u8>> {
         }
     }
     end += 4;
+    if let Some(reply) = zone.answer(query, end) {
+        return Some(reply);
+    }
     let mut reply = Vec::with_capacity(128);
     reply.extend_from_slice(query.get(..end)?);
     let is_a = query.get(end - 4..end)? == [0, 1, 0, 1];

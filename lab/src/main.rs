@@ -15,8 +15,8 @@ usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdi
        lab demo --destguard BINARY             show what destguard does, on the FRR lab
        lab bench --destguard BINARY            measure what the guard costs
        lab bench-dns --destguard BINARY --in EMPTY-DIRECTORY [NAME]...
-                                               measure the resolver beside others (or these alone; a \"+\" behind a name:
-                                               with nftables); lab/bench-dns runs it as needed
+                                               measure the resolver beside others (or these alone; behind a name \"+\":
+                                               with nftables, \"=\": validating); lab/bench-dns runs it as needed
        lab soak --destguard BINARY --in EMPTY-DIRECTORY SECONDS
                                                load it and see that nothing grows; lab/soak runs it as needed
        lab bench-bgp --announcer BINARY --in EMPTY-DIRECTORY [NAME]...
