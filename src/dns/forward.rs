@@ -109,7 +109,8 @@ pub struct Forwarder {
     batch: Vec<(u64, Admission)>,
     decisions: Vec<(u64, Decision)>,
     failed: Vec<(Attempt, io::ErrorKind)>,
-    received: Received,
+    /// Room for what arrives; away while that is looked at.
+    received: Option<Received>,
     now: Instant,
     ticked: Instant,
     tidied: Instant,
@@ -133,7 +134,7 @@ impl Forwarder {
             batch: Vec::new(),
             decisions: Vec::new(),
             failed: Vec::new(),
-            received: Received::default(),
+            received: None,
             now,
             ticked: now,
             tidied: now,
@@ -307,8 +308,9 @@ impl Forwarder {
 
     /// Takes what arrived on a line.
     pub fn read_line(&mut self, line: usize, (poll, token): (&Poll, u64), sending: &mut Sending) {
+        // Made once: so much fresh memory for each batch would cost more than the batch.
+        let mut received = self.received.take().unwrap_or_default();
         for _ in 0..BATCHES {
-            let mut received = std::mem::take(&mut self.received);
             let count = self.lines.receive(line, &mut received, &mut self.failed);
             for place in 0..count {
                 let Some(message) = received.get_mut(place) else { break };
@@ -328,11 +330,11 @@ impl Forwarder {
                     }
                 }
             }
-            self.received = received;
             if count < crate::sys::connected::BATCH {
-                return;
+                break;
             }
         }
+        self.received = Some(received);
     }
 
     /// A server replied.
