@@ -166,6 +166,17 @@ fn every_syntax_error_is_told_and_nothing_is_guessed_from_what_could_not_be_read
 }
 
 #[test]
+fn a_domain_that_is_named_twice_is_said_to_be_and_is_no_other_upstream() {
+    let own = "[[dns.upstream]]\nurl = \"udp://192.0.2.54\"\ndomains = [\"a.test\", \"b.test\"";
+    let (_, warnings) = accepted(&format!("{BASE}{own}, \"A.test.\"]\n"));
+    assert_eq!(found(&warnings), ["7:32 A.test. is named twice"]);
+    assert_eq!(pointed(&warnings[0]), "\"A.test.\"");
+    let other = own.replace("\"a.test\", \"b.test\"", "\"B.test\", \"A.test\"");
+    let report = refused(&format!("{BASE}{own}]\n{other}]\n"));
+    assert!(report.to_string().contains("the same upstream as dns.upstream[1]"), "{report}");
+}
+
+#[test]
 fn an_empty_file_lacks_an_upstream_and_an_enforcer() {
     let report = refused("");
     let messages: Vec<&str> = report.findings.iter().map(|finding| finding.message.as_str()).collect();

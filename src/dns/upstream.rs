@@ -391,7 +391,11 @@ impl Upstreams {
                 domains.push(Name::root());
             }
             for domain in domains {
-                upstreams.by_domain.entry(domain.wire().into()).or_default().push(index);
+                let group = upstreams.by_domain.entry(domain.wire().into()).or_default();
+                // Named twice, it is still one server: it must not be its own second choice.
+                if group.last() != Some(&index) {
+                    group.push(index);
+                }
             }
         }
         Ok(upstreams)

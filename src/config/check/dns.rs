@@ -1,6 +1,6 @@
 //! `[dns]`
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -155,12 +155,17 @@ impl Checks<'_, '_> {
                 "add a [[dns.upstream]] with `url = \"udp://ADDRESS\"`",
             );
         }
-        let mut seen: HashMap<(UpstreamUrl, &[String]), usize> = HashMap::new();
+        let mut seen: HashMap<(UpstreamUrl, BTreeSet<Name>), usize> = HashMap::new();
         for (index, upstream) in dns.upstream.iter().enumerate() {
             let path = format!("dns.upstream[{index}]");
             let url_path = format!("{path}.url");
+            let mut names = BTreeSet::new();
             for (at, domain) in upstream.domains.iter().enumerate() {
-                self.name(&format!("{path}.domains[{at}]"), domain);
+                let path = format!("{path}.domains[{at}]");
+                self.name(&path, domain);
+                if name_from_user(domain).is_ok_and(|name| !names.insert(name)) {
+                    self.warning(&path, format!("{domain} is named twice"), "once is enough; take it out");
+                }
             }
             let files = [
                 ("ca", &upstream.ca),
@@ -236,7 +241,7 @@ impl Checks<'_, '_> {
             if own {
                 self.error(&url_path, format!("{} is this guard itself", url.addr));
             }
-            if let Some(first) = seen.insert((url, &upstream.domains), index) {
+            if let Some(first) = seen.insert((url, names), index) {
                 self.error(&url_path, format!("the same upstream as dns.upstream[{first}]"));
             }
         }

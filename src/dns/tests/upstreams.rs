@@ -290,3 +290,12 @@ async fn the_guard_is_not_its_own_upstream() {
         assert!(matches!(started, Err(crate::dns::DnsError::Loop(_))), "{listen}");
     }
 }
+
+#[tokio::test]
+async fn a_server_whose_domain_is_named_twice_is_no_second_server() {
+    let text = "[[dns.upstream]]\nurl = \"udp://192.0.2.1\"\ndomains = [\"a.test\", \"b.test\", \"A.test.\"]\n";
+    let config: crate::config::Config = toml::from_str(text).unwrap();
+    let metrics = crate::dns::metrics::Metrics::register(&mut crate::metrics::registry());
+    let upstreams = crate::dns::upstream::Upstreams::new(&config.dns.upstream, None, &metrics).unwrap();
+    assert_eq!(upstreams.choices(), 1);
+}
