@@ -317,6 +317,7 @@ fn status_keeps_its_shape() {
                 "bfd": {"state": "Up", "since_seconds": 89, "remote_state": "Up", "interval_ms": 300,
                 "detection_ms": 900, "last_down": "control detection time expired", "failures": 1, "discarded": 0,
                 "last_discard": null}}],
+            "lists": [],
             "errors": [{"seconds_ago": 61, "message": "edge1: hold timer expired"}],
         })
     );
