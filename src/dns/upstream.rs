@@ -352,7 +352,7 @@ pub(in crate::dns) fn is_truncated(message: &[u8]) -> bool {
 
 /// Codes that another server may answer better: all but NOERROR, NXDOMAIN, YXDOMAIN.
 pub(in crate::dns) fn is_failure(message: &[u8]) -> bool {
-    super::reply::is_failure(u16_at(message, 2).unwrap_or(2) & 0x0f)
+    super::reply::is_failure(query::code_of(message))
 }
 
 /// All upstreams.

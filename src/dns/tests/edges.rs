@@ -29,6 +29,32 @@ async fn a_server_without_edns_is_asked_plainly() {
     assert_eq!(upstream.count(), 1);
 }
 
+/// BADVERS (RFC 6891 section 6.1.3): its four low bits are those of NOERROR.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_know_the_version_of_edns_is_not_the_last_word() {
+    let old = |answers_plainly: bool| {
+        Upstream::new(move |query, _| {
+            let (name, _) = asked(query);
+            if answers_plainly && read(query).edns.is_none() {
+                return Act::Send(vec![response(query, 0, &[a(&name, 60, "192.0.2.1")])]);
+            }
+            // EXTENDED-RCODE 1, version 0.
+            Act::Send(vec![response(query, 0, &[additional(rr("", 41, 0x0100_0000, &[]))])])
+        })
+    };
+    let address = |last: u8| vec![std::net::IpAddr::from([192, 0, 2, last])];
+    let upstream = old(true).await;
+    let world = World::new(&[&upstream]).await;
+    assert_eq!(world.ask("name.example", 1).await.addresses(), address(1), "asked without EDNS");
+    let upstream = old(false).await;
+    let world = World::new(&[&upstream]).await;
+    let seen = world.ask("name.example", 1).await;
+    assert_eq!((seen.rcode, seen.ede), (2, Some((0, "the upstream answered with code 16".to_owned()))));
+    let fine = Upstream::table(&[("name.example", 60, &["192.0.2.7"])]).await;
+    let world = World::new(&[&upstream, &fine]).await;
+    assert_eq!(world.ask("name.example", 1).await.addresses(), address(7), "another server is asked");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_types_pass_octet_by_octet() {
     // RFC 3597: nothing in them is a name, even what looks like a pointer.

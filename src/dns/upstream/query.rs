@@ -115,11 +115,40 @@ pub fn lower_question(response: &mut [u8]) {
     response.get_mut(HEADER..end).unwrap_or_default().make_ascii_lowercase();
 }
 
-/// Whether a server that was asked with EDNS says, in a message without it, that it can't (RFC 6891 section 7).
+/// The response code, the extended bits of EDNS included (RFC 6891 section 6.1.3) where there is no answer: a code beside data is looked at with the data.
+/// SERVFAIL for what has no header.
+#[must_use]
+pub fn code_of(message: &[u8]) -> u16 {
+    let Some(flags) = u16_at(message, 2) else { return rcode::SERVFAIL };
+    let extended = if u16_at(message, 6) == Some(0) { extended(message).unwrap_or(0) } else { 0 };
+    flags & 0x0f | u16::from(extended) << 4
+}
+
+/// The EXTENDED-RCODE of a message without answers; `None`: it has no OPT, or ends early.
+fn extended(message: &[u8]) -> Option<u8> {
+    let mut at = HEADER;
+    for _ in 0..u16_at(message, 4)? {
+        at = wire::skip_name(message, at)?.checked_add(4)?;
+    }
+    let authority = u16_at(message, 8)?;
+    for place in 0..u32::from(authority).saturating_add(u32::from(u16_at(message, 10)?)) {
+        at = wire::skip_name(message, at)?;
+        if place >= u32::from(authority) && u16_at(message, at)? == rtype::OPT {
+            return message.get(at.checked_add(4)?).copied();
+        }
+        at = at.checked_add(10)?.checked_add(usize::from(u16_at(message, at.checked_add(8)?)?))?;
+    }
+    None
+}
+
+/// Whether a server that was asked with EDNS says that it can't: in a message without it (RFC 6891 section 7), or that it doesn't know the version, which
+/// was the lowest (section 6.1.3).
 #[must_use]
 pub fn refuses_edns(message: &[u8]) -> bool {
-    let code = u16_at(message, 2).unwrap_or(0) & 0x0f;
-    matches!(code, rcode::FORMERR | rcode::NOTIMP) && u16_at(message, 10) == Some(0)
+    match code_of(message) {
+        rcode::FORMERR | rcode::NOTIMP => u16_at(message, 10) == Some(0),
+        code => code == rcode::BADVERS,
+    }
 }
 
 /// How a response fits the question that bears its id.
@@ -203,6 +232,29 @@ mod tests {
             assert_eq!(question_of(&plain), query.question());
             let read = hickory_proto::op::Message::from_vec(&padded).unwrap();
             assert!(read.edns.is_some());
+        }
+    }
+
+    #[test]
+    fn the_extended_code_is_read_wherever_the_opt_stands() {
+        let mut sent = query().message(7, false);
+        put_u16(&mut sent, 2, 0x8180);
+        assert_eq!(code_of(&sent), rcode::NOERROR);
+        let extended = sent.len() - 6;
+        sent[extended] = 1;
+        assert_eq!(code_of(&sent), rcode::BADVERS);
+        assert!(refuses_edns(&sent));
+        // Behind a record of AUTHORITY whose data looks like an OPT.
+        let opt = sent.split_off(sent.len() - 11);
+        sent.extend_from_slice(b"\xc0\x0c\x00\x06\x00\x01\x00\x00\x00\x05\x00\x0b");
+        sent.extend_from_slice(b"\x00\x00\x29\x04\xd0\x07\x00\x00\x00\x00\x00");
+        sent.extend_from_slice(&opt);
+        put_u16(&mut sent, 8, 1);
+        assert_eq!(code_of(&sent), rcode::BADVERS);
+        put_u16(&mut sent, 2, 0x8181);
+        assert_eq!(code_of(&sent), 17, "the low bits are the header's");
+        for end in 0..sent.len() {
+            assert!(code_of(&sent[..end]) < 4096);
         }
     }
 
