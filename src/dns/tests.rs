@@ -5,6 +5,7 @@ mod dnssec;
 mod edges;
 mod encrypted;
 mod encrypted_life;
+mod encrypted_rules;
 mod follow;
 pub(super) mod harness;
 mod hostile;

@@ -24,6 +24,7 @@ use crate::core::name::Name;
 use crate::core::policy::name_from_user;
 use query::Query;
 
+mod age;
 mod dial;
 mod https;
 pub mod lines;

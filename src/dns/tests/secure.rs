@@ -120,6 +120,9 @@ pub fn server(transport: Transport, leaf: &Leaf, clients: Option<&Authority>) ->
 /// The certificate that a client showed, and whether it resumed a session.
 pub type Client = (Option<CertificateDer<'static>>, bool);
 
+/// From a query to all that goes back, without the length before it.
+pub type Script = dyn Fn(&[u8]) -> Vec<u8> + Send + Sync;
+
 /// An upstream that answers every A question with 192.0.2.1, over one encrypted transport.
 pub struct Secure {
     pub transport: Transport,
@@ -131,13 +134,19 @@ pub struct Secure {
     pub clients: Arc<Mutex<Vec<Client>>>,
     /// It hears queries and says nothing.
     pub mute: Arc<AtomicBool>,
+    /// What it says to a query; at first, that every name has 192.0.2.1.
+    pub script: Arc<Mutex<Arc<Script>>>,
+    /// `Age` headers of its HTTP responses.
+    pub ages: Arc<Mutex<Vec<&'static str>>>,
+    /// How the QUIC connections ended that the guard closed.
+    pub ended: Arc<Mutex<Vec<quinn::ConnectionError>>>,
     /// Changed: every connection is closed.
     close: watch::Sender<u32>,
     /// The other protocol's sockets on the same port.
     beside: (Option<std::net::UdpSocket>, Option<std::net::TcpListener>),
 }
 
-fn reply_to(query: &[u8]) -> Vec<u8> {
+pub fn reply_to(query: &[u8]) -> Vec<u8> {
     let (name, qtype) = asked(query);
     let records = if qtype == 1 { vec![a(&name, 60, "192.0.2.1")] } else { vec![soa("example", 60, 60)] };
     response(query, 0, &records)
@@ -164,6 +173,15 @@ impl Secure {
         let count = handshakes.clone();
         let (clients, mute) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (seen, silent) = (clients.clone(), mute.clone());
+        let script: Arc<Mutex<Arc<Script>>> = Arc::new(Mutex::new(Arc::new(reply_to)));
+        let replies = script.clone();
+        let say = move |query: &[u8]| {
+            let script = replies.lock().unwrap().clone();
+            script(query)
+        };
+        let ages: Arc<Mutex<Vec<&'static str>>> = Arc::default();
+        let ended: Arc<Mutex<Vec<quinn::ConnectionError>>> = Arc::default();
+        let (aged, ends) = (ages.clone(), ended.clone());
         let (tcp, udp) = loop {
             let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             if let Ok(udp) = std::net::UdpSocket::bind(tcp.local_addr().unwrap()) {
@@ -182,6 +200,7 @@ impl Secure {
                 while let Some(incoming) = endpoint.accept().await {
                     let (note, count, mut closed) = (note.clone(), count.clone(), closed.clone());
                     let (seen, silent) = (seen.clone(), silent.clone());
+                    let (say, ends) = (say.clone(), ends.clone());
                     tokio::spawn(async move {
                         let Ok(connection) = incoming.await else { return };
                         count.fetch_add(1, Ordering::SeqCst);
@@ -194,8 +213,10 @@ impl Secure {
                             let (mut send, mut receive) = tokio::select! {
                                 biased;
                                 _ = closed.changed() => return connection.close(0u32.into(), b""),
-                                Ok(streams) = connection.accept_bi() => streams,
-                                else => return,
+                                streams = connection.accept_bi() => match streams {
+                                    Ok(streams) => streams,
+                                    Err(end) => return ends.lock().unwrap().push(end),
+                                },
                             };
                             let octets = receive.read_to_end(70_000).await.unwrap();
                             note(&octets[2..]);
@@ -207,7 +228,7 @@ impl Secure {
                                 });
                                 continue;
                             }
-                            send.write_all(&framed(&reply_to(&octets[2..]))).await.unwrap();
+                            send.write_all(&framed(&say(&octets[2..]))).await.unwrap();
                             send.finish().unwrap();
                         }
                     });
@@ -222,6 +243,7 @@ impl Secure {
                     let (stream, _) = listener.accept().await.unwrap();
                     let (note, count, mut closed) = (note.clone(), count.clone(), closed.clone());
                     let (seen, silent) = (seen.clone(), silent.clone());
+                    let (say, aged) = (say.clone(), aged.clone());
                     let acceptor = acceptor.clone();
                     tokio::spawn(async move {
                         let Ok(mut stream) = acceptor.accept(stream).await else { return };
@@ -236,6 +258,7 @@ impl Secure {
                         if transport == Transport::Https {
                             let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
                                 let (note, silent) = (note.clone(), silent.clone());
+                                let (say, aged) = (say.clone(), aged.clone());
                                 async move {
                                     assert_eq!(request.uri().path(), "/dns-query");
                                     let query = request.into_body().collect().await?.to_bytes();
@@ -243,10 +266,13 @@ impl Secure {
                                     if silent.load(Ordering::SeqCst) {
                                         tokio::time::sleep(4 * PATIENCE).await;
                                     }
-                                    let response = hyper::Response::builder()
+                                    let mut response = hyper::Response::builder()
                                         .header("content-type", "application/dns-message")
-                                        .body(Full::new(Bytes::from(reply_to(&query))))
+                                        .body(Full::new(Bytes::from(say(&query))))
                                         .unwrap();
+                                    for age in &*aged.lock().unwrap() {
+                                        response.headers_mut().append("age", age.parse().unwrap());
+                                    }
                                     Ok::<_, hyper::Error>(response)
                                 }
                             });
@@ -271,7 +297,7 @@ impl Secure {
                             if silent.load(Ordering::SeqCst) {
                                 continue;
                             }
-                            stream.write_all(&framed(&reply_to(&query))).await.unwrap();
+                            stream.write_all(&framed(&say(&query))).await.unwrap();
                             stream.flush().await.unwrap();
                         }
                     });
@@ -279,7 +305,12 @@ impl Secure {
             });
             (Some(udp), None)
         };
-        Self { transport, address, queries, handshakes, clients, mute, close, beside }
+        Self { transport, address, queries, handshakes, clients, mute, script, ages, ended, close, beside }
+    }
+
+    /// From now on it says this.
+    pub fn says(&self, script: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) {
+        *self.script.lock().unwrap() = Arc::new(script);
     }
 
     pub fn count(&self) -> usize {

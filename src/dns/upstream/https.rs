@@ -12,6 +12,7 @@ use hyper::{Request, StatusCode, Uri, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::watch;
 
+use super::age::{age_of, shorten_ttls};
 use super::dial::{DEAF_AFTER, Ends, Slot, Target, Tls, ended_unheard};
 use super::query::{Fit, Query, fit};
 use crate::dns::metrics::Metrics;
@@ -170,14 +171,16 @@ impl HttpsClient {
         if !media.eq_ignore_ascii_case(DNS_MESSAGE) {
             return Err(invalid("the HTTP response is not a DNS message".to_owned()));
         }
+        let age = age_of(response.headers());
         let body = Limited::new(response.into_body(), usize::from(u16::MAX)).collect().await;
-        let message = body.map_err(|error| invalid(format!("HTTP body: {error}")))?.to_bytes();
+        let mut message = Vec::from(body.map_err(|error| invalid(format!("HTTP body: {error}")))?.to_bytes());
         drop(flight);
         if fit(&message, &query.question()) == Fit::No {
             self.metrics.upstream_mismatch.inc();
             return Err(invalid("the response answers another question".to_owned()));
         }
-        Ok(message.into())
+        shorten_ttls(&mut message, age);
+        Ok(message)
     }
 }
 
