@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::age::{age_of, shorten_ttls};
 use super::dial::{DEAF_AFTER, Ends, Slot, Target, Tls, ended_unheard};
-use super::query::{Fit, Query, fit};
+use super::query::{Fit, Query, fit, misfit};
 use crate::dns::metrics::Metrics;
 
 /// A connection without query for so long is closed.
@@ -175,9 +175,10 @@ impl HttpsClient {
         let body = Limited::new(response.into_body(), usize::from(u16::MAX)).collect().await;
         let mut message = Vec::from(body.map_err(|error| invalid(format!("HTTP body: {error}")))?.to_bytes());
         drop(flight);
-        if fit(&message, &query.question()) == Fit::No {
+        let question = query.question();
+        if fit(&message, &question) == Fit::No {
             self.metrics.upstream_mismatch.inc();
-            return Err(invalid("the response answers another question".to_owned()));
+            return Err(misfit(self.target.peer, &message, &question));
         }
         shorten_ttls(&mut message, age);
         Ok(message)

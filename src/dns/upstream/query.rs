@@ -1,8 +1,12 @@
 //! The question as it goes to an upstream, and the check of what comes back.
 
+use std::io;
+use std::net::SocketAddr;
+
 use rand::Rng;
 
 use crate::core::name::Name;
+use crate::dns::validate::rrset::type_name;
 use crate::dns::wire::{self, HEADER, UDP_REPLY, flag, put_u16, rcode, rtype, u16_at};
 
 /// Flags and counts of a query: RD, one question, one OPT.
@@ -181,6 +185,34 @@ pub fn fit(response: &[u8], question: &[u8]) -> Fit {
     }
 }
 
+/// In words: who was asked what, and what came instead.
+#[must_use]
+pub fn misfit(peer: SocketAddr, response: &[u8], question: &[u8]) -> io::Error {
+    let flags = u16_at(response, 2).unwrap_or(0);
+    let came = if flags & flag::QR == 0 {
+        "sent a question back".to_owned()
+    } else if flags & flag::OPCODE != 0 {
+        format!("replied with opcode {}", (flags & flag::OPCODE) >> 11)
+    } else {
+        match u16_at(response, 4) {
+            Some(1) => format!("answered {}", words_of(question_of(response))),
+            count => format!("replied with {} questions", count.unwrap_or(0)),
+        }
+    };
+    io::Error::new(io::ErrorKind::InvalidData, format!("{peer} was asked {} and {came}", words_of(question)))
+}
+
+/// A question (name, type, class) in words.
+fn words_of(question: &[u8]) -> String {
+    let split = question.len().saturating_sub(4);
+    let name = question.get(..split).and_then(|name| Name::from_wire(name).ok());
+    let (Some(name), Some(qtype), Some(class)) = (name, u16_at(question, split), u16_at(question, split + 2)) else {
+        return "a question that can't be read".to_owned();
+    };
+    let class = if class == 1 { String::new() } else { format!(" of class {class}") };
+    format!("{name} {}{class}", type_name(qtype))
+}
+
 fn same_but_for_case(one: &[u8], other: &[u8]) -> bool {
     let split = one.len().saturating_sub(4);
     let (Some((name, tail)), Some((other_name, other_tail))) =
@@ -271,5 +303,27 @@ mod tests {
         response[letter] = b'-';
         assert_eq!(fit(&response, question_of(&sent)), Fit::No);
         assert_eq!(fit(&response[..14], question_of(&sent)), Fit::No);
+    }
+
+    #[test]
+    fn a_misfit_is_told_in_words() {
+        let peer = "192.0.2.53:853".parse().unwrap();
+        let sent = query();
+        let words = |message: &[u8]| misfit(peer, message, &sent.question()).to_string();
+        let asked = "192.0.2.53:853 was asked a-long-name-with-many-letters.example A and ";
+        let mut other = Query { name: "b\\010.example".parse().unwrap(), qtype: 28, ..query() }.message(7, false);
+        assert_eq!(words(&other), format!("{asked}sent a question back"));
+        put_u16(&mut other, 2, 0x8180);
+        assert_eq!(words(&other), format!("{asked}answered b\\010.example AAAA"));
+        put_u16(&mut other, 2, 0xa980);
+        assert_eq!(words(&other), format!("{asked}replied with opcode 5"));
+        put_u16(&mut other, 2, 0x8180);
+        put_u16(&mut other, 4, 2);
+        assert_eq!(words(&other), format!("{asked}replied with 2 questions"));
+        put_u16(&mut other, 4, 1);
+        assert_eq!(words(&other[..14]), format!("{asked}answered a question that can't be read"));
+        for len in 0..other.len() {
+            assert!(words(&other[..len]).starts_with(asked));
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 
 use super::dial::{DEAF_AFTER, Ends, Slot, Target, Tls, ended_unheard};
-use super::query::{Fit, Query, fit};
+use super::query::{Fit, Query, fit, misfit};
 use crate::dns::metrics::Metrics;
 use crate::dns::wire::u16_at;
 
@@ -25,7 +26,7 @@ const WRITES: usize = 64;
 
 struct Waiting {
     question: Box<[u8]>,
-    reply: oneshot::Sender<Vec<u8>>,
+    reply: oneshot::Sender<io::Result<Vec<u8>>>,
 }
 
 #[derive(Default)]
@@ -104,7 +105,8 @@ impl TcpClient {
     /// Sends `query` and waits for its response; the caller sets the time.
     ///
     /// # Errors
-    /// Connecting failed, or the connection ended twice: an upstream may close an idle one just when it is used again.
+    /// Connecting failed, the upstream answered another question, or the connection ended twice: an upstream may close an idle one just when it is used
+    /// again.
     pub async fn exchange(&self, query: &Query) -> io::Result<Vec<u8>> {
         let mut again = true;
         loop {
@@ -138,7 +140,7 @@ impl TcpClient {
             return Err(shared.error());
         }
         connection.write.send(super::framed(&message)).await.map_err(|_| shared.error())?;
-        let message = received.await.map_err(|_| shared.error())?;
+        let message = received.await.map_err(|_| shared.error())??;
         drop(claim);
         Ok(message)
     }
@@ -148,16 +150,16 @@ async fn open(target: Target, tls: Option<Tls>, metrics: Metrics) -> io::Result<
     match tls {
         None => {
             let (read, write) = target.tcp().await?.into_split();
-            Ok(begin(read, write, false, metrics))
+            Ok(begin(read, write, target.peer, false, metrics))
         }
         Some(tls) => {
             let (read, write) = tokio::io::split(tls.connect(target).await?);
-            Ok(begin(read, write, true, metrics))
+            Ok(begin(read, write, target.peer, true, metrics))
         }
     }
 }
 
-fn begin<R, W>(mut read: R, mut write: W, tls: bool, metrics: Metrics) -> Connection
+fn begin<R, W>(mut read: R, mut write: W, peer: SocketAddr, tls: bool, metrics: Metrics) -> Connection
 where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + Unpin + 'static,
@@ -176,7 +178,7 @@ where
     let reader = shared.clone();
     tokio::spawn(async move {
         let idle = if tls { IDLE_TLS } else { IDLE };
-        let ended = read_all(&mut read, idle, &reader, &metrics).await;
+        let ended = read_all(&mut read, peer, idle, &reader, &metrics).await;
         let unheard = tls && lock(&reader.heard).is_none();
         reader.end(&if unheard { ended_unheard(&ended) } else { ended });
         // One that waits to write to a peer that takes nothing would keep the socket.
@@ -188,6 +190,7 @@ where
 /// Reads replies until the connection ends or falls silent; says why.
 async fn read_all(
     read: &mut (impl AsyncRead + Unpin),
+    peer: SocketAddr,
     idle: Duration,
     shared: &Shared,
     metrics: &Metrics,
@@ -209,16 +212,19 @@ async fn read_all(
             metrics.upstream_mismatch.inc();
             continue;
         };
-        let mut pending = lock(&shared.pending);
+        let Some(waiting) = lock(&shared.pending).remove(&id) else {
+            metrics.upstream_mismatch.inc();
+            continue;
+        };
         // A connection can't be forged into as a datagram can; an upstream that changes the case is believed here.
-        let fits = pending.get(&id).is_some_and(|waiting| fit(&message, &waiting.question) != Fit::No);
-        match pending.remove(&id).filter(|_| fits) {
-            // The asker may have given up.
-            Some(waiting) => drop(waiting.reply.send(message)),
-            None => {
-                metrics.upstream_mismatch.inc();
-            }
-        }
+        let reply = if fit(&message, &waiting.question) == Fit::No {
+            metrics.upstream_mismatch.inc();
+            Err(misfit(peer, &message, &waiting.question))
+        } else {
+            Ok(message)
+        };
+        // The asker may have given up.
+        drop(waiting.reply.send(reply));
     }
 }
 
