@@ -26,6 +26,9 @@ pub mod flag {
     pub const OPCODE: u16 = 0x7800;
 }
 
+/// The EDNS option by which a server says how long a TCP connection may be idle (RFC 7828).
+pub const TCP_KEEPALIVE: u16 = 11;
+
 /// Record types that are treated apart (IANA "DNS parameters").
 pub mod rtype {
     /// IPv4 address.
@@ -362,6 +365,36 @@ fn read_additional(
         }
     }
     result
+}
+
+/// Whether an OPT record of a message, query or response, bears this option. `false` where it ends before that is known.
+#[must_use]
+pub fn bears_option(message: &[u8], option: u16) -> bool {
+    find_option(message, option).is_some()
+}
+
+fn find_option(message: &[u8], option: u16) -> Option<()> {
+    let mut at = HEADER;
+    for _ in 0..u16_at(message, 4)? {
+        at = skip_name(message, at)?.checked_add(4)?;
+    }
+    let before = u32::from(u16_at(message, 6)?).saturating_add(u32::from(u16_at(message, 8)?));
+    for index in 0..before.saturating_add(u32::from(u16_at(message, 10)?)) {
+        let fixed = skip_name(message, at)?;
+        let data = fixed.checked_add(10)?;
+        at = data.checked_add(usize::from(u16_at(message, fixed.checked_add(8)?)?))?;
+        if index < before || u16_at(message, fixed)? != rtype::OPT {
+            continue;
+        }
+        let mut options = message.get(data..at)?;
+        while let (Some(code), Some(len)) = (u16_at(options, 0), u16_at(options, 2)) {
+            if code == option {
+                return Some(());
+            }
+            options = options.get(usize::from(len).checked_add(4)?..)?;
+        }
+    }
+    None
 }
 
 /// The cookie among the options of an OPT (the first one, RFC 7873 section 5.2); `None`: they are not well formed.

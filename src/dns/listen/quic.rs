@@ -12,6 +12,7 @@ use super::encrypted::{CONNECTIONS, HANDSHAKE, IDLE, Transport, answer};
 use super::tcp::Connections;
 use crate::dns::DnsError;
 use crate::dns::resolve::Resolver;
+use crate::dns::wire::{TCP_KEEPALIVE, bears_option};
 
 /// Questions in flight on one connection; QUIC tells the client.
 const STREAMS: u32 = 128;
@@ -129,6 +130,47 @@ async fn converse(incoming: Incoming, client: IpAddr, resolver: &Arc<Resolver>) 
     open.dec();
 }
 
+/// Why there is no question on a stream.
+enum Fault {
+    /// Reset by the client, or too slow: this stream only.
+    Incomplete,
+    /// The client breaks the protocol; how.
+    Protocol(&'static str),
+}
+
+/// Whether a message is there that is as long as it says.
+fn is_whole(octets: &[u8]) -> bool {
+    octets.split_first_chunk::<2>().is_some_and(|(len, rest)| usize::from(u16::from_be_bytes(*len)) == rest.len())
+}
+
+/// Reads a stream to its end into `octets`: one message with its length before it (section 4.2). What comes behind it need not be waited for.
+async fn read_question(receive: &mut RecvStream, octets: &mut Vec<u8>) -> Result<(), Fault> {
+    loop {
+        match receive.read_chunk(MOST, true).await {
+            Ok(Some(chunk)) => octets.extend_from_slice(&chunk.bytes),
+            Ok(None) if is_whole(octets) => return Ok(()),
+            Ok(None) => return Err(Fault::Protocol("the stream ended before the question did")),
+            Err(_) => return Err(Fault::Incomplete),
+        }
+        let len = octets.first_chunk::<2>().map_or(MOST, |len| usize::from(u16::from_be_bytes(*len)).saturating_add(2));
+        if octets.len() > len {
+            return Err(Fault::Protocol("more than one question on a stream"));
+        }
+    }
+}
+
+/// The message without its length, if DoQ lets it pass (sections 4.2.1 and 5.5.2).
+fn message_of(octets: &[u8]) -> Result<&[u8], &'static str> {
+    let message = octets.get(2..).unwrap_or_default();
+    if !message.starts_with(&[0, 0]) {
+        return Err("the id is not 0");
+    }
+    if bears_option(message, TCP_KEEPALIVE) {
+        return Err("edns-tcp-keepalive in a question");
+    }
+    Ok(message)
+}
+
 /// One question. A client that breaks the protocol loses its connection (section 4.3.3).
 async fn stream(
     connection: Connection,
@@ -137,25 +179,27 @@ async fn stream(
     client: IpAddr,
     resolver: Arc<Resolver>,
 ) {
-    let octets = match tokio::time::timeout(QUESTION, receive.read_to_end(MOST)).await {
-        Ok(Ok(octets)) => octets,
-        // Reset by the client, too long, or too slow: this stream only.
-        Ok(Err(_)) | Err(_) => {
+    let mut octets = Vec::new();
+    let read = match tokio::time::timeout(QUESTION, read_question(&mut receive, &mut octets)).await {
+        Ok(result) => result,
+        Err(_) if is_whole(&octets) => Err(Fault::Protocol("no end of the stream after the question")),
+        Err(_) => Err(Fault::Incomplete),
+    };
+    let message = match read.and_then(|()| message_of(&octets).map_err(Fault::Protocol)) {
+        Ok(message) => message,
+        Err(Fault::Incomplete) => {
             resolver.metrics.drop_packet("stream_incomplete");
             // Both may have ended already.
             drop(receive.stop(code::PROTOCOL_ERROR));
             drop(send.reset(code::PROTOCOL_ERROR));
             return;
         }
-    };
-    let message = octets.split_first_chunk::<2>().and_then(|(len, message)| {
-        let whole = usize::from(u16::from_be_bytes(*len)) == message.len();
-        (whole && message.starts_with(&[0, 0])).then_some(message)
-    });
-    let Some(message) = message else {
-        resolver.metrics.drop_packet("doq_protocol");
-        connection.close(code::PROTOCOL_ERROR, b"");
-        return;
+        Err(Fault::Protocol(words)) => {
+            resolver.metrics.drop_packet("doq_protocol");
+            tracing::debug!(%client, error = words, "a QUIC client broke the protocol");
+            connection.close(code::PROTOCOL_ERROR, words.as_bytes());
+            return;
+        }
     };
     let reply = tokio::select! {
         reply = answer(&resolver, message, client, Transport::Quic) => reply,

@@ -120,7 +120,7 @@ pub fn server(transport: Transport, leaf: &Leaf, clients: Option<&Authority>) ->
 /// The certificate that a client showed, and whether it resumed a session.
 pub type Client = (Option<CertificateDer<'static>>, bool);
 
-/// From a query to all that goes back, without the length before it.
+/// From a query to the reply.
 pub type Script = dyn Fn(&[u8]) -> Vec<u8> + Send + Sync;
 
 /// An upstream that answers every A question with 192.0.2.1, over one encrypted transport.
@@ -136,6 +136,8 @@ pub struct Secure {
     pub mute: Arc<AtomicBool>,
     /// What it says to a query; at first, that every name has 192.0.2.1.
     pub script: Arc<Mutex<Arc<Script>>>,
+    /// What follows its replies on QUIC streams.
+    pub surplus: Arc<Mutex<Vec<u8>>>,
     /// `Age` headers of its HTTP responses.
     pub ages: Arc<Mutex<Vec<&'static str>>>,
     /// How the QUIC connections ended that the guard closed.
@@ -181,7 +183,8 @@ impl Secure {
         };
         let ages: Arc<Mutex<Vec<&'static str>>> = Arc::default();
         let ended: Arc<Mutex<Vec<quinn::ConnectionError>>> = Arc::default();
-        let (aged, ends) = (ages.clone(), ended.clone());
+        let surplus: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let (aged, ends, more) = (ages.clone(), ended.clone(), surplus.clone());
         let (tcp, udp) = loop {
             let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             if let Ok(udp) = std::net::UdpSocket::bind(tcp.local_addr().unwrap()) {
@@ -200,7 +203,7 @@ impl Secure {
                 while let Some(incoming) = endpoint.accept().await {
                     let (note, count, mut closed) = (note.clone(), count.clone(), closed.clone());
                     let (seen, silent) = (seen.clone(), silent.clone());
-                    let (say, ends) = (say.clone(), ends.clone());
+                    let (say, ends, more) = (say.clone(), ends.clone(), more.clone());
                     tokio::spawn(async move {
                         let Ok(connection) = incoming.await else { return };
                         count.fetch_add(1, Ordering::SeqCst);
@@ -228,7 +231,9 @@ impl Secure {
                                 });
                                 continue;
                             }
-                            send.write_all(&framed(&say(&octets[2..]))).await.unwrap();
+                            let mut reply = framed(&say(&octets[2..]));
+                            reply.extend_from_slice(&more.lock().unwrap());
+                            send.write_all(&reply).await.unwrap();
                             send.finish().unwrap();
                         }
                     });
@@ -305,7 +310,7 @@ impl Secure {
             });
             (Some(udp), None)
         };
-        Self { transport, address, queries, handshakes, clients, mute, script, ages, ended, close, beside }
+        Self { transport, address, queries, handshakes, clients, mute, script, surplus, ages, ended, close, beside }
     }
 
     /// From now on it says this.

@@ -98,7 +98,8 @@ mod tests {
             message.extend_from_slice(&[&kind.to_be_bytes()[..], &[0, 1]].concat());
             places.push(message.len());
             message.extend_from_slice(&ttl.to_be_bytes());
-            let rdata = if kind == rtype::SOA { [vec![0; 18], 50u32.to_be_bytes().to_vec()].concat() } else { vec![0; 4] };
+            let rdata =
+                if kind == rtype::SOA { [vec![0; 18], 50u32.to_be_bytes().to_vec()].concat() } else { vec![0; 4] };
             message.extend_from_slice(&(rdata.len() as u16).to_be_bytes());
             message.extend_from_slice(&rdata);
         }

@@ -9,13 +9,15 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Endpoint, EndpointConfig, TransportConfig, VarInt};
 
 use super::dial::{DEAF_AFTER, Ends, Slot, Target, Tls};
-use super::query::{Fit, Query, fit};
+use super::query::{Fit, Query, fit, misfit};
 use crate::dns::metrics::Metrics;
+use crate::dns::wire::{TCP_KEEPALIVE, bears_option};
 
 /// A connection on which nothing comes for so long has ended. Also bounds how long a dead one is believed in.
 const IDLE: Duration = Duration::from_secs(10);
-/// DOQ_NO_ERROR and DOQ_REQUEST_CANCELLED, section 8.4.
+/// DOQ_NO_ERROR, DOQ_PROTOCOL_ERROR and DOQ_REQUEST_CANCELLED, section 8.4.
 const NO_ERROR: VarInt = VarInt::from_u32(0);
+const PROTOCOL_ERROR: VarInt = VarInt::from_u32(2);
 const REQUEST_CANCELLED: VarInt = VarInt::from_u32(3);
 /// Two octets of length and the longest message.
 const MOST: usize = 2 + u16::MAX as usize;
@@ -116,19 +118,35 @@ impl QuicClient {
             Some(error) => aborted(error),
             None => io::Error::new(io::ErrorKind::InvalidData, words),
         };
+        // Section 4.3.3: a peer that breaks the protocol loses its connection. Whoever else waits on it asks again on another.
+        let broke = |words: &str| {
+            connection.connection.close(PROTOCOL_ERROR, words.as_bytes());
+            io::Error::new(io::ErrorKind::InvalidData, words.to_owned())
+        };
+        if matches!(read, Err(quinn::ReadToEndError::TooLong)) {
+            return Err(broke("the response's length is wrong"));
+        }
         let octets = read.map_err(|error| lost(error.to_string()))?;
         sent.map_err(|error| lost(error.to_string()))?;
         *connection.heard() = Some(Instant::now());
-        let invalid = |words: &str| io::Error::new(io::ErrorKind::InvalidData, words.to_owned());
         let Some((len, message)) = octets.split_first_chunk::<2>() else {
-            return Err(invalid("the upstream ended a stream without response"));
+            return Err(broke("the upstream ended a stream without response"));
         };
         if usize::from(u16::from_be_bytes(*len)) != message.len() {
-            return Err(invalid("the response's length is wrong"));
+            return Err(broke("the response's length is wrong"));
         }
-        if fit(message, &query.question()) == Fit::No {
+        // Section 4.2.1.
+        if !message.starts_with(&[0, 0]) {
+            return Err(broke("the response's id is not 0"));
+        }
+        // Section 5.5.2.
+        if bears_option(message, TCP_KEEPALIVE) {
+            return Err(broke("the response bears edns-tcp-keepalive"));
+        }
+        let question = query.question();
+        if fit(message, &question) == Fit::No {
             self.metrics.upstream_mismatch.inc();
-            return Err(invalid("the response answers another question"));
+            return Err(misfit(self.target.peer, message, &question));
         }
         Ok(message.to_vec())
     }

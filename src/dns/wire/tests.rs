@@ -67,3 +67,18 @@ proptest! {
         prop_assert!(!matches!(parse(&packet), Parsed::Drop));
     }
 }
+
+#[test]
+fn an_option_is_found_wherever_it_stands_and_nowhere_else() {
+    let mut message = question(b"\x01a\0", 1);
+    assert!(!bears_option(&message, TCP_KEEPALIVE));
+    // A record of ADDITIONAL before OPT, and an option before the option.
+    message[11] = 2;
+    message.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\0\x09\0\x04\0\x0b\0\0");
+    message.extend_from_slice(b"\0\0\x29\x04\xd0\0\0\0\0\0\x0a\0\x0c\0\x02\0\x0b\0\x0b\0\0");
+    assert!(bears_option(&message, TCP_KEEPALIVE) && bears_option(&message, 12));
+    assert!(!bears_option(&message, 10));
+    for len in 0..message.len() - 4 {
+        assert!(!bears_option(&message[..len], TCP_KEEPALIVE));
+    }
+}
