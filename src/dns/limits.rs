@@ -83,6 +83,13 @@ impl Limit {
         Ok(Place { limit: self.clone(), client, count })
     }
 
+    /// Places that this client has now.
+    #[must_use]
+    pub fn taken_by(&self, client: IpAddr) -> usize {
+        let clients = self.shard(client).map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner));
+        clients.and_then(|clients| clients.get(&client).copied()).unwrap_or(0)
+    }
+
     /// Places taken now.
     #[must_use]
     pub fn taken(&self) -> usize {
@@ -118,8 +125,9 @@ mod tests {
         assert_eq!(limit.take(one).err(), Some(Full::Client));
         let _third = limit.take(two).ok().unwrap();
         assert_eq!(limit.take(two).err(), Some(Full::Total));
+        assert_eq!((limit.taken_by(one), limit.taken_by(two)), (2, 1));
         drop(first);
-        assert_eq!(limit.taken(), 2);
+        assert_eq!((limit.taken(), limit.taken_by(one)), (2, 1));
         assert!(limit.take(one).is_ok());
     }
 

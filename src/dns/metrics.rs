@@ -90,6 +90,8 @@ pub struct Inner {
     pub encrypted_connections: Family<Transport, Gauge>,
     /// Handshakes with clients that failed.
     pub handshake_failures: Family<Transport, Counter>,
+    /// QUIC clients told to show first that they receive at their address.
+    pub quic_retries: Counter,
     /// New certificates shown.
     pub certificate_reloads: Counter,
     /// New certificates that couldn't be used.
@@ -167,6 +169,7 @@ impl Metrics {
             encrypted_questions: Family::default(),
             encrypted_connections: Family::default(),
             handshake_failures: Family::default(),
+            quic_retries: Counter::default(),
             certificate_reloads: Counter::default(),
             certificate_errors: Counter::default(),
             unrelated_records: Counter::default(),
@@ -232,6 +235,11 @@ impl Metrics {
             &m.refusals_unnoted,
         );
         counter("dns_accept_errors", "Failures to accept a TCP connection", &m.accept_errors);
+        counter(
+            "dns_quic_retries",
+            "QUIC clients told to show first that they receive at their address (Retry)",
+            &m.quic_retries,
+        );
         counter("dns_certificate_reloads", "Certificates taken over from changed files", &m.certificate_reloads);
         counter("dns_certificate_errors", "Changed certificate files that can't be used", &m.certificate_errors);
         counter("dns_dnssec_queries", "Queries for the keys of zones and their digests", &m.validation_queries);

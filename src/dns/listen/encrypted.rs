@@ -1,8 +1,9 @@
 //! What DoT, DoH and DoQ have in common: one question answered, its reply padded, and how long who may stay.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -23,6 +24,8 @@ pub const HANDSHAKE: Duration = Duration::from_secs(5);
 pub const IDLE: Duration = Duration::from_secs(if cfg!(test) { 8 } else { 30 });
 /// The same when three quarters of all connections are in use.
 const IDLE_CROWDED: Duration = Duration::from_secs(3);
+/// How often a connection on which nothing ends by itself is looked at for that.
+pub const LOOK: Duration = Duration::from_millis(500);
 /// The longest that a question can take: the upstream's time and the gate's, with room.
 const ANSWER: Duration = Duration::from_secs(30);
 /// Replies are padded to a multiple of this (RFC 8467 section 4.1).
@@ -57,8 +60,69 @@ pub fn idle_time(connections: &Connections) -> Duration {
     if connections.encrypted().taken() > CONNECTIONS / 4 * 3 { IDLE_CROWDED } else { IDLE }
 }
 
-/// The reply to one message; `None` when it deserves none.
-pub async fn answer(resolver: &Arc<Resolver>, message: &[u8], client: IpAddr, transport: Transport) -> Option<Reply> {
+/// Whether a connection is in use: for transports on which every question has a stream of its own.
+pub struct Activity {
+    in_flight: AtomicUsize,
+    last: Mutex<Instant>,
+}
+
+impl Activity {
+    /// Of a connection that begins now.
+    #[must_use]
+    pub fn begin() -> Arc<Self> {
+        Arc::new(Self { in_flight: AtomicUsize::new(0), last: Mutex::new(Instant::now()) })
+    }
+
+    /// For how long there has been no question.
+    #[must_use]
+    pub fn idle(&self) -> Duration {
+        if self.in_flight.load(Ordering::Acquire) > 0 {
+            return Duration::ZERO;
+        }
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+/// A question in flight, until it is dropped.
+pub struct Busy(Arc<Activity>);
+
+impl Busy {
+    /// Begins one.
+    #[must_use]
+    pub fn new(activity: &Arc<Activity>) -> Self {
+        activity.in_flight.fetch_add(1, Ordering::AcqRel);
+        Self(activity.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Why a message has no reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// It is no question.
+    NoQuestion,
+    /// A list leaves it without reply (`rpz-drop`).
+    Silence,
+    /// Nothing came of it in time.
+    Late,
+}
+
+/// The reply to one message.
+///
+/// # Errors
+/// [`Unanswered`].
+pub async fn answer(
+    resolver: &Arc<Resolver>,
+    message: &[u8],
+    client: IpAddr,
+    transport: Transport,
+) -> Result<Reply, Unanswered> {
     resolver.metrics.encrypted_questions.get_or_create(&transport.label()).inc();
     // Room for the one reply, so that sending it never waits.
     let (sender, mut reply) = mpsc::channel(1);
@@ -75,17 +139,18 @@ pub async fn answer(resolver: &Arc<Resolver>, message: &[u8], client: IpAddr, tr
                 resolver.submit(&missed, client, Route::Stream(sender, client));
                 true
             }
-            Handled::Drop | Handled::Silence => return None,
+            Handled::Drop => return Err(Unanswered::NoQuestion),
+            Handled::Silence => return Err(Unanswered::Silence),
         }
     };
     let mut out = if missed {
         // Every flight answers those who wait; the time is a net below that.
-        tokio::time::timeout(ANSWER, reply.recv()).await.ok().flatten()?
+        tokio::time::timeout(ANSWER, reply.recv()).await.ok().flatten().ok_or(Unanswered::Late)?
     } else {
         resolver.outgoing(client, out)
     };
     pad(&mut out.octets);
-    Some(out)
+    Ok(out)
 }
 
 /// Pads a reply of the guard's own (RFC 7830 section 4): for clients that speak EDNS, to a multiple of 468 octets.
@@ -151,6 +216,19 @@ mod tests {
             let padded = hickory_proto::op::Message::from_vec(&out).unwrap();
             assert_eq!(plain.answers, padded.answers);
         }
+    }
+
+    #[test]
+    fn where_three_quarters_are_taken_less_time_is_given() {
+        let connections = Connections::default();
+        assert_eq!(idle_time(&connections), IDLE);
+        let crowd: Vec<_> = (0..24u8)
+            .map(|client| connections.encrypted().take_some([192, 0, 2, client].into(), CONNECTIONS_PER_CLIENT).ok())
+            .collect();
+        assert!(crowd.iter().all(Option::is_some));
+        assert_eq!(idle_time(&connections), IDLE);
+        let one_more = connections.encrypted().take([192, 0, 2, 99].into()).ok();
+        assert_eq!((one_more.is_some(), idle_time(&connections)), (true, IDLE_CROWDED));
     }
 
     #[test]

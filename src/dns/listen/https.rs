@@ -1,11 +1,9 @@
 //! DNS over HTTPS for clients (RFC 8484): HTTP/2 over TLS, GET and POST on [`PATH`].
 
-use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -18,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 
-use super::encrypted::{Transport, answer, idle_time};
+use super::encrypted::{Activity, Busy, LOOK, Transport, Unanswered, answer, idle_time};
 use super::tcp::Connections;
 use crate::dns::resolve::Resolver;
 use crate::dns::tls::base64;
@@ -31,43 +29,15 @@ pub const PATH: &str = "/dns-query";
 const STREAMS: u32 = 128;
 /// How long a request's body may take.
 const BODY: Duration = Duration::from_secs(5);
-/// How often a connection is looked at for idleness.
-const LOOK: Duration = Duration::from_millis(500);
 /// How long the end of a connection may take once it was said.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// A client with a request in flight is pinged this often, and given up when it doesn't answer in time.
 const PING: Duration = Duration::from_secs(10);
 
-struct Activity {
-    in_flight: AtomicUsize,
-    last: Mutex<Instant>,
-}
-
-impl Activity {
-    fn idle(&self) -> Duration {
-        if self.in_flight.load(Ordering::Acquire) > 0 {
-            return Duration::ZERO;
-        }
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
-    }
-}
-
-/// A request in flight.
-struct Busy(Arc<Activity>);
-
-impl Busy {
-    fn new(activity: &Arc<Activity>) -> Self {
-        activity.in_flight.fetch_add(1, Ordering::AcqRel);
-        Self(activity.clone())
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
-    }
-}
+/// Ends a stream without a response; hyper resets it (INTERNAL_ERROR), and the connection goes on.
+#[derive(Debug, thiserror::Error)]
+#[error("no response")]
+struct NoResponse;
 
 /// Serves one connection until the client ends it, falls silent, or the guard stops.
 pub async fn converse(
@@ -77,7 +47,7 @@ pub async fn converse(
     connections: &Connections,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let activity = Arc::new(Activity { in_flight: AtomicUsize::new(0), last: Mutex::new(Instant::now()) });
+    let activity = Activity::begin();
     let service = {
         let (resolver, activity) = (resolver.clone(), activity.clone());
         service_fn(move |request| {
@@ -85,7 +55,7 @@ pub async fn converse(
             async move {
                 let response = respond(&resolver, client, request).await;
                 drop(busy);
-                Ok::<_, Infallible>(response)
+                response
             }
         })
     };
@@ -115,16 +85,20 @@ pub async fn converse(
     }
 }
 
-async fn respond(resolver: &Arc<Resolver>, client: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn respond(
+    resolver: &Arc<Resolver>,
+    client: IpAddr,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, NoResponse> {
     let message = match message_of(request).await {
         Ok(message) => message,
         Err(status) => {
             resolver.metrics.refuse("http");
-            return plain(status);
+            return Ok(plain(status));
         }
     };
-    match answer(resolver, &message, client, Transport::Https).await {
-        Some(reply) => {
+    Ok(match answer(resolver, &message, client, Transport::Https).await {
+        Ok(reply) => {
             let age = format!("max-age={}", least_ttl(&reply.octets));
             // It counts as waiting until the last of it was written.
             let mut response = Response::new(Full::new(Bytes::from_owner(reply)));
@@ -135,8 +109,11 @@ async fn respond(resolver: &Arc<Resolver>, client: IpAddr, request: Request<Inco
             }
             response
         }
-        None => plain(StatusCode::BAD_REQUEST),
-    }
+        Err(Unanswered::NoQuestion) => plain(StatusCode::BAD_REQUEST),
+        Err(Unanswered::Late) => plain(StatusCode::GATEWAY_TIMEOUT),
+        // As over UDP and TCP there is nothing to read. To wait in silence would only hold the stream.
+        Err(Unanswered::Silence) => return Err(NoResponse),
+    })
 }
 
 fn plain(status: StatusCode) -> Response<Full<Bytes>> {

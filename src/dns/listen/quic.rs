@@ -7,10 +7,14 @@ use std::time::Duration;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, EndpointConfig, Incoming, RecvStream, SendStream, TransportConfig, VarInt};
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
-use super::encrypted::{CONNECTIONS, HANDSHAKE, IDLE, Transport, answer};
+use super::encrypted::{
+    Activity, Busy, CONNECTIONS, CONNECTIONS_PER_CLIENT, HANDSHAKE, IDLE, LOOK, Transport, answer, idle_time,
+};
 use super::tcp::Connections;
 use crate::dns::DnsError;
+use crate::dns::limits::{Full, Place};
 use crate::dns::resolve::Resolver;
 use crate::dns::wire::{TCP_KEEPALIVE, bears_option};
 
@@ -34,6 +38,7 @@ mod code {
     pub const NO_ERROR: VarInt = VarInt::from_u32(0);
     pub const INTERNAL_ERROR: VarInt = VarInt::from_u32(1);
     pub const PROTOCOL_ERROR: VarInt = VarInt::from_u32(2);
+    pub const EXCESSIVE_LOAD: VarInt = VarInt::from_u32(4);
 }
 
 /// The endpoint on a bound socket.
@@ -77,27 +82,20 @@ pub async fn serve(
             resolver.refusals.push_connection(client, "over QUIC", "client: not in dns.clients");
             continue;
         }
-        // When many are connected a client must first show that it receives at its address.
-        if !incoming.remote_address_validated() && connections.encrypted().taken() > CONNECTIONS / 4 {
+        let Some(held) = admit(&incoming, client, &connections) else {
+            // It costs the guard one packet and no memory. A client that is where it says comes again with the token.
+            resolver.metrics.quic_retries.inc();
+            // Refused only to those whose address is proven.
             drop(incoming.retry());
             continue;
-        }
-        match connections.encrypted().take(client) {
-            Ok(place) => {
-                let resolver = resolver.clone();
-                tokio::spawn(async move {
-                    converse(incoming, client, &resolver).await;
-                    drop(place);
-                });
+        };
+        match held {
+            Ok(held) => {
+                tokio::spawn(converse(incoming, client, held, resolver.clone(), connections.clone()));
             }
             Err(_) => {
                 incoming.refuse();
-                resolver.metrics.drop_packet("too_many_connections");
-                resolver.refusals.push_connection(
-                    client,
-                    "over QUIC",
-                    "too_many_connections: of this client, or of all",
-                );
+                note_too_many(&resolver, client);
             }
         }
     }
@@ -106,7 +104,40 @@ pub async fn serve(
     drop(tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await);
 }
 
-async fn converse(incoming: Incoming, client: IpAddr, resolver: &Arc<Resolver>) {
+/// What a handshake holds.
+enum Held {
+    /// One of the client's own places.
+    Place(Place),
+    /// A place among those whose address may be forged.
+    Unproven(Place),
+}
+
+/// The place of a handshake that begins; `None`: only when the client has shown that it receives at its address. Whoever sends packets from a forged
+/// address must not use up the places of whom it belongs to, nor all of them.
+fn admit(incoming: &Incoming, client: IpAddr, connections: &Connections) -> Option<Result<Held, Full>> {
+    let encrypted = connections.encrypted();
+    if incoming.remote_address_validated() {
+        return Some(encrypted.take(client).map(Held::Place));
+    }
+    if encrypted.taken() > CONNECTIONS / 4 || encrypted.taken_by(client) > CONNECTIONS_PER_CLIENT / 4 {
+        return None;
+    }
+    connections.unproven().take(client).ok().map(|place| Ok(Held::Unproven(place)))
+}
+
+fn note_too_many(resolver: &Resolver, client: IpAddr) {
+    resolver.metrics.drop_packet("too_many_connections");
+    resolver.refusals.push_connection(client, "over QUIC", "too_many_connections: of this client, or of all");
+}
+
+/// Serves one connection until the client ends it, has no question for too long, or the guard stops.
+async fn converse(
+    incoming: Incoming,
+    client: IpAddr,
+    held: Held,
+    resolver: Arc<Resolver>,
+    connections: Arc<Connections>,
+) {
     let label = Transport::Quic.label();
     let failed = |words: String| {
         tracing::debug!(%client, error = words, "a QUIC handshake failed");
@@ -120,14 +151,50 @@ async fn converse(incoming: Incoming, client: IpAddr, resolver: &Arc<Resolver>) 
         },
         Err(error) => return failed(error.to_string()),
     };
+    // Who has finished a handshake receives at its address (RFC 9000 section 8.1).
+    let place = match held {
+        Held::Place(place) => place,
+        Held::Unproven(unproven) => match connections.encrypted().take(client) {
+            Ok(place) => {
+                drop(unproven);
+                place
+            }
+            Err(_) => {
+                connection.close(code::EXCESSIVE_LOAD, b"too many connections");
+                note_too_many(&resolver, client);
+                return;
+            }
+        },
+    };
     let open = resolver.metrics.encrypted_connections.get_or_create_owned(&label);
     open.inc();
-    // Ends with an error always: the client's close, a time-out, the guard's own close.
-    while let Ok((send, receive)) = connection.accept_bi().await {
-        // At most STREAMS of them: a place is free again when both directions have ended.
-        tokio::spawn(stream(connection.clone(), send, receive, client, resolver.clone()));
-    }
+    serve_streams(&connection, client, &resolver, &connections).await;
     open.dec();
+    drop(place);
+}
+
+/// Ends with the connection: the client's close, a time-out, the guard's own close.
+async fn serve_streams(connection: &Connection, client: IpAddr, resolver: &Arc<Resolver>, connections: &Connections) {
+    let activity = Activity::begin();
+    // Beside the streams: those that bring no question must not put off the look.
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            streams = connection.accept_bi() => {
+                let Ok((send, receive)) = streams else { return };
+                // At most STREAMS of them: a place is free again when both directions have ended.
+                tokio::spawn(stream(connection.clone(), send, receive, client, resolver.clone(), activity.clone()));
+            }
+            _ = look.tick() => {
+                // QUIC's own time-out counts every packet, so that a client's PINGs would hold the connection for ever.
+                if activity.idle() > idle_time(connections) {
+                    connection.close(code::NO_ERROR, b"idle");
+                    return;
+                }
+            }
+        }
+    }
 }
 
 /// Why there is no question on a stream.
@@ -178,6 +245,7 @@ async fn stream(
     mut receive: RecvStream,
     client: IpAddr,
     resolver: Arc<Resolver>,
+    activity: Arc<Activity>,
 ) {
     let mut octets = Vec::new();
     let read = match tokio::time::timeout(QUESTION, read_question(&mut receive, &mut octets)).await {
@@ -201,12 +269,15 @@ async fn stream(
             return;
         }
     };
+    // Only whole questions keep the connection.
+    let busy = Busy::new(&activity);
     let reply = tokio::select! {
         reply = answer(&resolver, message, client, Transport::Quic) => reply,
         // The client wants it no more.
         _ = send.stopped() => return,
     };
-    let Some(reply) = reply else {
+    // Also for those that a list leaves without reply: the client needn't wait, and has nothing to read.
+    let Ok(reply) = reply else {
         // The stream may have ended already.
         drop(send.reset(code::INTERNAL_ERROR));
         return;
@@ -223,5 +294,5 @@ async fn stream(
             drop(send.reset(code::INTERNAL_ERROR));
         }
     }
-    drop(reply);
+    drop((reply, busy));
 }

@@ -43,12 +43,18 @@ pub struct Connections {
     clients: Arc<Limit>,
     strangers: Arc<Limit>,
     encrypted: Arc<Limit>,
+    unproven: Arc<Limit>,
 }
 
 impl Connections {
     /// Those of all encrypted transports.
-    pub(super) fn encrypted(&self) -> &Arc<Limit> {
+    pub(in crate::dns) fn encrypted(&self) -> &Arc<Limit> {
         &self.encrypted
+    }
+
+    /// QUIC handshakes with an address that may be forged. They take none of its places.
+    pub(super) fn unproven(&self) -> &Arc<Limit> {
+        &self.unproven
     }
 }
 
@@ -58,6 +64,7 @@ impl Default for Connections {
             clients: Limit::new(CONNECTIONS, CONNECTIONS_PER_CLIENT),
             strangers: Limit::new(STRANGERS.0, STRANGERS.1),
             encrypted: Limit::new(encrypted::CONNECTIONS, encrypted::CONNECTIONS_PER_CLIENT),
+            unproven: Limit::new(encrypted::CONNECTIONS / 4, encrypted::CONNECTIONS_PER_CLIENT / 4),
         }
     }
 }

@@ -216,10 +216,119 @@ async fn idle_encrypted_connections_are_closed() {
     let most = IDLE + 2 * PATIENCE;
     let ended = tokio::time::timeout(most, tls.read(&mut [0; 1])).await.expect("DoT is closed");
     assert!(matches!(ended, Ok(0) | Err(_)));
+    // Its PINGs keep it alive, but bring no question.
     let ended = tokio::time::timeout(most, quic.closed()).await.expect("DoQ is closed");
-    assert!(matches!(ended, quinn::ConnectionError::TimedOut | quinn::ConnectionError::ConnectionClosed(_)), "{ended}");
+    let quinn::ConnectionError::ApplicationClosed(close) = ended else { panic!("{ended}") };
+    assert_eq!((u64::from(close.error_code), &close.reason[..]), (0, &b"idle"[..]), "DOQ_NO_ERROR");
     until_async("DoH is closed", async || https.is_closed()).await;
     assert!(begin.elapsed() >= IDLE / 2, "they were given time");
     let open = |transport: &str| world.metric(&format!("dns_encrypted_connections{{transport=\"{transport}\"}}"));
     until("all places given back", || ["dot", "doh", "doq"].into_iter().map(open).sum::<u64>() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quic_connection_lives_by_its_questions_alone() {
+    let upstream = Upstream::table(&[("a.example", 60, &["192.0.2.1"])]).await;
+    let authority = Authority::new();
+    let world = front(&upstream, &authority, "").await;
+    // A listener of the same kind, most of whose places are taken.
+    let (certificate, key) = (authority.file("guard.pem"), authority.file("guard.key"));
+    let identity = crate::dns::tls::server::Identity::open(&certificate, &key).unwrap();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let crowded = socket.local_addr().unwrap();
+    let tls = crate::dns::tls::server::config(identity, b"doq").unwrap();
+    let endpoint = crate::dns::listen::quic::endpoint(socket, tls).unwrap();
+    let connections = Arc::new(crate::dns::listen::tcp::Connections::default());
+    let crowd: Vec<_> = (0..25u8)
+        .map(|client| connections.encrypted().take_some([192, 0, 2, client].into(), CONNECTIONS_PER_CLIENT).ok())
+        .collect();
+    assert!(crowd.iter().all(Option::is_some));
+    let (_stop, stopped) = tokio::sync::watch::channel(false);
+    tokio::spawn(crate::dns::listen::quic::serve(endpoint, world.running.resolver.clone(), connections, stopped));
+
+    let (_endpoint, asking) = connect_quic(address(&world, Transport::Quic), &authority).await.unwrap();
+    let (_other, opening) = connect_quic(address(&world, Transport::Quic), &authority).await.unwrap();
+    let (_third, in_crowd) = connect_quic(crowded, &authority).await.unwrap();
+    let begin = std::time::Instant::now();
+    let ended = async |connection: &quinn::Connection| {
+        let ended = tokio::time::timeout(IDLE + PATIENCE, connection.closed()).await.expect("closed");
+        let quinn::ConnectionError::ApplicationClosed(close) = ended else { panic!("{ended}") };
+        assert_eq!((u64::from(close.error_code), &close.reason[..]), (0, &b"idle"[..]));
+    };
+    ended(&in_crowd).await;
+    assert!(begin.elapsed() < IDLE, "in a crowd less time is given");
+    let mut streams = Vec::new();
+    while begin.elapsed() < IDLE + std::time::Duration::from_secs(2) {
+        // One has a question now and then; the other opens a stream and says nothing on it.
+        let (mut send, mut receive) = asking.open_bi().await.expect("a connection with questions stays");
+        let question = query(0, "a.example", 1, EDNS);
+        send.write_all(&(question.len() as u16).to_be_bytes()).await.unwrap();
+        send.write_all(&question).await.unwrap();
+        send.finish().unwrap();
+        let reply = tokio::time::timeout(PATIENCE, receive.read_to_end(70_000)).await.unwrap().unwrap();
+        assert_eq!(read(&reply[2..]).addresses().len(), 1);
+        if let Ok((mut send, receive)) = opening.open_bi().await {
+            // It may have been closed meanwhile, which is what is asked for.
+            drop(send.write_all(&[0]).await);
+            streams.push((send, receive));
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    }
+    ended(&opening).await;
+    assert!(asking.close_reason().is_none());
+    ended(&asking).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_quic_packets_take_no_place_of_their_victim() {
+    let upstream = Upstream::table(&[("a.example", 60, &["192.0.2.1"])]).await;
+    let authority = Authority::new();
+    let world = front(&upstream, &authority, "").await;
+    let (dot, doq) = (address(&world, Transport::Tls), address(&world, Transport::Quic));
+    const VICTIM: &str = "127.0.0.7";
+    // Whether the guard answers a first packet with Retry (RFC 9000 section 17.2.5).
+    let is_retry = |packet: &[u8]| packet[0] & 0xb0 == 0xb0;
+    let forged = initials(2 * CONNECTIONS_PER_CLIENT, &authority).await;
+    let forger = tokio::net::UdpSocket::bind(format!("{VICTIM}:0")).await.unwrap();
+    for packet in &forged {
+        forger.send_to(packet, doq).await.unwrap();
+    }
+    let expected = forged.len() - CONNECTIONS_PER_CLIENT / 4;
+    until("handshakes are begun with a few", || world.metric("dns_quic_retries_total") == expected as u64).await;
+    // All of the victim's places are there for it.
+    let tls_from = async |from: &str| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+        handshake(socket.connect(dot).await.unwrap(), Transport::Tls, &authority).await
+    };
+    let mut open = Vec::new();
+    for number in 1..CONNECTIONS_PER_CLIENT {
+        open.push(tls_from(VICTIM).await.unwrap_or_else(|error| panic!("connection {number}: {error}")));
+    }
+    let (_endpoint, quic) = connect_quic_from(VICTIM, doq, &authority).await.expect("by way of Retry");
+    assert!(quic.close_reason().is_none());
+    assert!(tls_from(VICTIM).await.is_err(), "and no more than all");
+
+    // Another client, without forged packets, is asked for a proof when a quarter of its places is taken, not before.
+    let other = "127.0.0.8";
+    let socket = tokio::net::UdpSocket::bind(format!("{other}:0")).await.unwrap();
+    let mut held = Vec::new();
+    let mut forged = initials(2, &authority).await;
+    for (places, retried) in [(CONNECTIONS_PER_CLIENT / 4, false), (1, true)] {
+        for _ in 0..places {
+            held.push(tls_from(other).await.unwrap());
+        }
+        socket.send_to(&forged.pop().unwrap(), doq).await.unwrap();
+        let answered = async {
+            let mut buffer = [0; 2048];
+            loop {
+                let len = socket.recv(&mut buffer).await.unwrap();
+                // The handshake that was begun is sent again and again.
+                if is_retry(&buffer[..len]) || !retried {
+                    return is_retry(&buffer[..len]);
+                }
+            }
+        };
+        assert_eq!(tokio::time::timeout(PATIENCE, answered).await, Ok(retried), "{} places taken", held.len());
+    }
 }

@@ -3,8 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::encrypted::{address, front};
 use super::harness::*;
+use super::secure::*;
 use crate::core::event::Event;
+use crate::dns::Transport;
 
 /// A list in a directory of its own, and the configuration that names it.
 fn list(format: &str, text: &str) -> (tempfile::TempDir, String) {
@@ -102,6 +105,52 @@ async fn each_action_of_a_policy_zone_is_what_the_client_sees() {
     let seen = next_tcp(&mut stream).await;
     assert_eq!((seen.id, seen.addresses().len()), (1000, 1));
     assert!(world.refused().iter().any(|(_, what, ..)| what == "silent.example A"), "{:?}", world.refused());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_be_dropped_has_no_reply_on_encrypted_transports_either() {
+    let upstream = Upstream::table(&[("plain.example", 60, &["192.0.2.1"])]).await;
+    let (_directory, text) = list("rpz", ZONE);
+    let authority = Authority::new();
+    let world = front(&upstream, &authority, &text).await;
+    let (silent, plain) = (query(0, "silent.example", 1, EDNS), query(0, "plain.example", 1, EDNS));
+    // The stream ends at once, and the next question on the same connection is answered.
+    let mut https = connect_https(address(&world, Transport::Https), &authority).await;
+    let mut post = async |query: &[u8]| {
+        let request = hyper::Request::post("https://guard.example/dns-query")
+            .header("content-type", "application/dns-message")
+            .body(http_body_util::Full::new(hyper::body::Bytes::from(query.to_vec())))
+            .unwrap();
+        https.ready().await.unwrap();
+        tokio::time::timeout(PATIENCE, https.send_request(request)).await.expect("no wait")
+    };
+    let error = post(&silent).await.expect_err("no response");
+    let text = format!("{error:?}");
+    assert!(text.contains("Reset") && text.contains("INTERNAL_ERROR"), "{text}");
+    assert_eq!(post(&plain).await.unwrap().status(), 200);
+
+    let (_endpoint, quic) = connect_quic(address(&world, Transport::Quic), &authority).await.unwrap();
+    let put = async |query: &[u8]| {
+        let (mut send, mut receive) = quic.open_bi().await.unwrap();
+        send.write_all(&[&(query.len() as u16).to_be_bytes()[..], query].concat()).await.unwrap();
+        send.finish().unwrap();
+        tokio::time::timeout(PATIENCE, receive.read_to_end(70_000)).await.expect("no wait")
+    };
+    let error = put(&silent).await.expect_err("no reply");
+    assert!(
+        matches!(error, quinn::ReadToEndError::Read(quinn::ReadError::Reset(code)) if u64::from(code) == 1),
+        "{error}"
+    );
+    assert!(!put(&plain).await.unwrap().is_empty());
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut tls = connect(Transport::Tls, address(&world, Transport::Tls), &authority).await.unwrap();
+    for (id, query) in [(1, &silent), (2, &plain)] {
+        tls.write_all(&[&(query.len() as u16).to_be_bytes()[..], &[0, id], &query[2..]].concat()).await.unwrap();
+    }
+    let mut head = [0; 4];
+    tokio::time::timeout(PATIENCE, tls.read_exact(&mut head)).await.unwrap().unwrap();
+    assert_eq!(head[2..], [0, 2], "the second one's reply");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -410,11 +410,48 @@ pub async fn connect_quic(
     address: SocketAddr,
     authority: &Authority,
 ) -> Result<(quinn::Endpoint, quinn::Connection), quinn::ConnectionError> {
-    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(client_config(Transport::Quic, authority)).unwrap();
-    let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
+    connect_quic_from("127.0.0.1", address, authority).await
+}
+
+/// The same from an address of one's own. It sends a PING every second.
+pub async fn connect_quic_from(
+    from: &str,
+    address: SocketAddr,
+    authority: &Authority,
+) -> Result<(quinn::Endpoint, quinn::Connection), quinn::ConnectionError> {
+    let endpoint = quic_endpoint(from, authority);
     let connection = endpoint.connect(address, "guard.example").unwrap().await?;
     Ok((endpoint, connection))
+}
+
+fn quic_endpoint(from: &str, authority: &Authority) -> quinn::Endpoint {
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(client_config(Transport::Quic, authority)).unwrap();
+    let mut endpoint = quinn::Endpoint::client(format!("{from}:0").parse().unwrap()).unwrap();
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    let mut transport = quinn::TransportConfig::default();
+    transport.keep_alive_interval(Some(std::time::Duration::from_secs(1)));
+    config.transport_config(Arc::new(transport));
+    endpoint.set_default_client_config(config);
+    endpoint
+}
+
+/// The first packets of so many QUIC connections, as a forger would send them.
+pub async fn initials(count: usize, authority: &Authority) -> Vec<Vec<u8>> {
+    let sink = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = quic_endpoint("127.0.0.1", authority);
+    let mut packets: std::collections::HashMap<Vec<u8>, Vec<u8>> = Default::default();
+    let mut buffer = [0; 2048];
+    for wanted in 1..=count {
+        let connecting = endpoint.connect(sink.local_addr().unwrap(), "guard.example").unwrap();
+        // The farewell of the one before may come first; it bears the same id of its destination.
+        while packets.len() < wanted {
+            let (len, _) = tokio::time::timeout(PATIENCE, sink.recv_from(&mut buffer)).await.unwrap().unwrap();
+            let id = buffer[6..6 + usize::from(buffer[5])].to_vec();
+            packets.entry(id).or_insert_with(|| buffer[..len].to_vec());
+        }
+        drop(connecting);
+    }
+    packets.into_values().collect()
 }
 
 /// Asks the guard on one connection, all at once; replies in the order of the questions (but of their arrival for DoT).
