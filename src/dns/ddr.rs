@@ -16,6 +16,9 @@ const RESOLVER_ARPA: &[u8] = b"\x08resolver\x04arpa\x00";
 /// `_dns.resolver.arpa`
 const DNS_RESOLVER_ARPA: &[u8] = b"\x04_dns\x08resolver\x04arpa\x00";
 
+/// Address hints of one record.
+const HINTS: usize = 16;
+
 /// Keys of service parameters: RFC 9460 section 14.3.2, RFC 9461 section 9.
 mod key {
     pub const ALPN: u16 = 1;
@@ -33,25 +36,64 @@ pub fn is_resolver_arpa(name: &[u8]) -> bool {
         && Name::from_wire(name).is_ok_and(|name| name.suffixes().any(|suffix| suffix == RESOLVER_ARPA))
 }
 
+/// One transport on one port.
+#[derive(Debug)]
+struct Service {
+    transport: Transport,
+    port: u16,
+    /// Addresses that lead there.
+    addresses: Vec<IpAddr>,
+    /// Whether every IPv4 address, every IPv6 address of the host does.
+    any: (bool, bool),
+}
+
+impl Service {
+    /// Where a client that sent its question to `asked` reaches it: the known addresses, and on a wildcard listener the one that the client has
+    /// reached already. Not a link-local one: a hint has no room for its link.
+    fn hints(&self, asked: Option<IpAddr>) -> Vec<IpAddr> {
+        let usable = |ip: &IpAddr| match ip {
+            IpAddr::V4(ip) => self.any.0 && !ip.is_unspecified() && !ip.is_link_local(),
+            IpAddr::V6(ip) => self.any.1 && !ip.is_unspecified() && !ip.is_unicast_link_local(),
+        };
+        let asked = asked.map(|ip| ip.to_canonical()).filter(usable).filter(|ip| !self.addresses.contains(ip));
+        asked.into_iter().chain(self.addresses.iter().copied()).take(HINTS).collect()
+    }
+}
+
 /// The encrypted listeners that may be named to clients.
 #[derive(Debug)]
 pub struct Designated {
     identity: Arc<Identity>,
-    /// Transport, port and the addresses that are known to lead there; on a wildcard listener none are.
-    services: Vec<(Transport, u16, Vec<IpAddr>)>,
+    services: Vec<Service>,
 }
 
 impl Designated {
     /// From the bound listeners.
     #[must_use]
     pub fn new(identity: Arc<Identity>, listening: &[(Transport, SocketAddr)]) -> Self {
-        let mut services: Vec<(Transport, u16, Vec<IpAddr>)> = Vec::new();
+        let mut services: Vec<Service> = Vec::new();
         for (transport, address) in listening {
-            let hint = Some(address.ip().to_canonical()).filter(|ip| !ip.is_unspecified());
-            let known = services.iter_mut().find(|(other, port, _)| other == transport && *port == address.port());
-            match known {
-                Some((.., hints)) => hints.extend(hint),
-                None => services.push((*transport, address.port(), hint.into_iter().collect())),
+            let (transport, port, ip) = (*transport, address.port(), address.ip().to_canonical());
+            let same = |service: &&mut Service| service.transport == transport && service.port == port;
+            let at = match services.iter_mut().find(same) {
+                Some(service) => service,
+                None => {
+                    services.push(Service { transport, port, addresses: Vec::new(), any: (false, false) });
+                    let Some(service) = services.last_mut() else { continue };
+                    service
+                }
+            };
+            match ip {
+                IpAddr::V4(ip) if ip.is_unspecified() => at.any.0 = true,
+                IpAddr::V6(ip) if ip.is_unspecified() => {
+                    at.any.1 = true;
+                    // It takes IPv4 too, unless another listener has that on the same port (see `listen`).
+                    let other = |(kind, other): &(Transport, SocketAddr)| {
+                        *kind == transport && other.port() == port && other.is_ipv4()
+                    };
+                    at.any.0 |= !listening.iter().any(other);
+                }
+                ip => at.addresses.push(ip),
             }
         }
         Self { identity, services }
@@ -64,19 +106,25 @@ impl Designated {
 }
 
 /// Answers a question in `resolver.arpa`: SVCB of `_dns` with the guard's own listeners, else NODATA. Without a name in the certificate there is nothing
-/// that a client could verify, so NODATA too.
-pub fn answer(designated: Option<&Designated>, question: &Question<'_>, head: &ReplyHead<'_>, out: &mut Vec<u8>) {
+/// that a client could verify, so NODATA too. `asked`: the address that the question was sent to.
+pub fn answer(
+    designated: Option<&Designated>,
+    question: &Question<'_>,
+    asked: Option<IpAddr>,
+    head: &ReplyHead<'_>,
+    out: &mut Vec<u8>,
+) {
     let Ok(name) = Name::from_wire(question.name.wire()) else {
         reply::error(rcode::FORMERR, head, None, out);
         return;
     };
-    let asked = question.qtype == rtype::SVCB && question.name.wire() == DNS_RESOLVER_ARPA;
-    let own = designated.filter(|_| asked).and_then(|designated| Some((designated, designated.target()?)));
+    let wanted = question.qtype == rtype::SVCB && question.name.wire() == DNS_RESOLVER_ARPA;
+    let own = designated.filter(|_| wanted).and_then(|designated| Some((designated, designated.target()?)));
     let body = match own {
         Some((designated, target)) => {
             let mut writer = BodyWriter::new(&name, question.qtype, rcode::NOERROR);
-            for (priority, (transport, port, hints)) in (1u16..).zip(&designated.services) {
-                let rdata = svcb(priority, &target, *transport, *port, hints);
+            for (priority, service) in (1u16..).zip(&designated.services) {
+                let rdata = svcb(priority, &target, service.transport, service.port, &service.hints(asked));
                 writer.record(Section::Answer, &name, rtype::SVCB, OWN_TTL, &rdata, None);
             }
             // Bounded by the number of listeners; a file with a thousand of them gets NODATA.
@@ -104,7 +152,7 @@ fn svcb(priority: u16, target: &Name, transport: Transport, port: u16, hints: &[
     parameter(key::ALPN, alpn);
     parameter(key::PORT, &port.to_be_bytes());
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
-    for hint in hints.iter().take(16) {
+    for hint in hints {
         match hint {
             IpAddr::V4(ip) => v4.extend_from_slice(&ip.octets()),
             IpAddr::V6(ip) => v6.extend_from_slice(&ip.octets()),
@@ -125,6 +173,28 @@ fn svcb(priority: u16, target: &Name, transport: Transport, port: u16, hints: &[
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hints_are_addresses_that_lead_there() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let service = |any| Service { transport: Transport::Tls, port: 853, addresses: vec![ip("2001:db8::1")], any };
+        let hints = |any, asked: &str| service(any).hints(Some(ip(asked)));
+        let known = ip("2001:db8::1");
+        assert_eq!(hints((true, false), "192.0.2.1"), [ip("192.0.2.1"), known]);
+        assert_eq!(hints((true, false), "::ffff:192.0.2.1"), [ip("192.0.2.1"), known], "IPv4 to an IPv6 socket");
+        assert_eq!(hints((false, true), "2001:db8::2"), [ip("2001:db8::2"), known]);
+        assert_eq!(hints((true, true), "2001:db8::1"), [known], "once");
+        for (any, asked) in [
+            ((false, true), "192.0.2.1"),
+            ((true, false), "2001:db8::2"),
+            ((true, true), "fe80::1"),
+            ((true, true), "169.254.0.1"),
+            ((true, true), "0.0.0.0"),
+        ] {
+            assert_eq!(hints(any, asked), [known], "{asked}");
+        }
+        assert_eq!(service((true, true)).hints(None), [known]);
+    }
 
     #[test]
     fn a_name_lies_in_resolver_arpa_by_its_labels() {

@@ -82,6 +82,8 @@ pub struct Turn<'a> {
     pub rules: &'a Rules,
     /// When the batch arrived.
     pub now: Moment,
+    /// The guard's address that the packet was sent to, where it is known.
+    pub local: Option<IpAddr>,
     /// Served from the cache.
     pub hits: u64,
     /// Of these, answers (not kept refusals).
@@ -91,8 +93,8 @@ pub struct Turn<'a> {
 impl<'a> Turn<'a> {
     /// Nothing counted yet.
     #[must_use]
-    pub fn new(rules: &'a Rules, now: Moment) -> Self {
-        Self { rules, now, hits: 0, released: 0 }
+    pub fn new(rules: &'a Rules, now: Moment, local: Option<IpAddr>) -> Self {
+        Self { rules, now, local, hits: 0, released: 0 }
     }
 }
 
@@ -177,7 +179,7 @@ impl Resolver {
             return Handled::Reply;
         }
         if ddr::is_resolver_arpa(question.name.wire()) {
-            ddr::answer(self.designated.as_ref(), &question, &head, out);
+            ddr::answer(self.designated.as_ref(), &question, turn.local, &head, out);
             return Handled::Reply;
         }
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);

@@ -113,7 +113,7 @@ pub enum Unanswered {
     Late,
 }
 
-/// The reply to one message.
+/// The reply to one message, from `client`, sent to the guard's address `local`.
 ///
 /// # Errors
 /// [`Unanswered`].
@@ -121,6 +121,7 @@ pub async fn answer(
     resolver: &Arc<Resolver>,
     message: &[u8],
     client: IpAddr,
+    local: Option<IpAddr>,
     transport: Transport,
 ) -> Result<Reply, Unanswered> {
     resolver.metrics.encrypted_questions.get_or_create(&transport.label()).inc();
@@ -129,7 +130,7 @@ pub async fn answer(
     let mut out = Vec::new();
     let missed = {
         let rules = resolver.rules.load();
-        let mut turn = Turn::new(&rules, resolver.clock.now());
+        let mut turn = Turn::new(&rules, resolver.clock.now(), local);
         let handled = resolver.handle(message, client, true, &mut turn, &mut out);
         resolver.metrics.cache_hits.inc_by(turn.hits);
         resolver.metrics.released.inc_by(turn.released);

@@ -48,12 +48,13 @@ pub async fn converse(
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let activity = Activity::begin();
+    let local = stream.get_ref().0.local_addr().map(|address| address.ip()).ok();
     let service = {
         let (resolver, activity) = (resolver.clone(), activity.clone());
         service_fn(move |request| {
             let (resolver, busy) = (resolver.clone(), Busy::new(&activity));
             async move {
-                let response = respond(&resolver, client, request).await;
+                let response = respond(&resolver, client, local, request).await;
                 drop(busy);
                 response
             }
@@ -88,6 +89,7 @@ pub async fn converse(
 async fn respond(
     resolver: &Arc<Resolver>,
     client: IpAddr,
+    local: Option<IpAddr>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, NoResponse> {
     let message = match message_of(request).await {
@@ -97,7 +99,7 @@ async fn respond(
             return Ok(plain(status));
         }
     };
-    Ok(match answer(resolver, &message, client, Transport::Https).await {
+    Ok(match answer(resolver, &message, client, local, Transport::Https).await {
         Ok(reply) => {
             let age = format!("max-age={}", least_ttl(&reply.octets));
             // It counts as waiting until the last of it was written.

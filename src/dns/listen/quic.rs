@@ -272,7 +272,7 @@ async fn stream(
     // Only whole questions keep the connection.
     let busy = Busy::new(&activity);
     let reply = tokio::select! {
-        reply = answer(&resolver, message, client, Transport::Quic) => reply,
+        reply = answer(&resolver, message, client, connection.local_ip(), Transport::Quic) => reply,
         // The client wants it no more.
         _ = send.stopped() => return,
     };

@@ -171,12 +171,13 @@ impl Front {
 
     async fn converse(self, stream: TcpStream, client: IpAddr) -> io::Result<()> {
         stream.set_nodelay(true)?;
+        let local = stream.local_addr().map(|address| address.ip()).ok();
         let metrics = &self.resolver.metrics;
         let (transport, acceptor) = match &self.speech {
             Speech::Plain => {
                 metrics.tcp_connections.inc();
                 let (read, write) = stream.into_split();
-                let result = converse(read, write, client, None, &self).await;
+                let result = converse(read, write, client, local, None, &self).await;
                 metrics.tcp_connections.dec();
                 return result;
             }
@@ -198,7 +199,7 @@ impl Front {
             }
             _ => {
                 let (read, write) = tokio::io::split(stream);
-                converse(read, write, client, Some(transport), &self).await
+                converse(read, write, client, local, Some(transport), &self).await
             }
         };
         open.dec();
@@ -227,11 +228,12 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 }
 
 /// Reads questions until the client ends, falls silent or sends nonsense. Replies still due are written all the same.
-/// `transport`: of an encrypted stream.
+/// `local`: the guard's end. `transport`: of an encrypted stream.
 async fn converse<R, W>(
     mut read: R,
     write: W,
     client: IpAddr,
+    local: Option<IpAddr>,
     transport: Option<Transport>,
     front: &Front,
 ) -> io::Result<()>
@@ -281,7 +283,7 @@ where
         let mut out = Vec::new();
         let handled = {
             let rules = resolver.rules.load();
-            let mut turn = Turn::new(&rules, resolver.clock.now());
+            let mut turn = Turn::new(&rules, resolver.clock.now(), local);
             let handled = resolver.handle(&message, client, true, &mut turn, &mut out);
             resolver.metrics.cache_hits.inc_by(turn.hits);
             resolver.metrics.released.inc_by(turn.released);

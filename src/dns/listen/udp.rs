@@ -2,7 +2,7 @@
 //! that it can forward itself.
 
 use std::io::{self, ErrorKind};
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +25,8 @@ const LINES: u64 = 2;
 /// What one worker owns.
 pub struct Worker {
     socket: Arc<UdpSocket>,
+    /// Where it is bound; with a wildcard the kernel tells it of each datagram.
+    bound: Option<IpAddr>,
     resolver: Arc<Resolver>,
     poll: Poll,
     forwarder: Forwarder,
@@ -38,12 +40,21 @@ impl Worker {
     /// # Errors
     /// The kernel has no descriptor.
     pub fn new(socket: UdpSocket, resolver: Arc<Resolver>, workers: usize) -> io::Result<Self> {
+        let bound = Some(socket.local_addr()?.ip()).filter(|ip| !ip.is_unspecified());
         let socket = Arc::new(socket);
         let forwarder = Forwarder::new(resolver.clone(), socket.clone(), workers)?;
         let poll = Poll::new()?;
         poll.add(socket.as_fd(), CLIENTS)?;
         poll.add(forwarder.bell().as_fd(), CORE)?;
-        Ok(Self { socket, resolver, poll, forwarder, received: Received::default(), sending: Sending::default() })
+        Ok(Self {
+            socket,
+            bound,
+            resolver,
+            poll,
+            forwarder,
+            received: Received::default(),
+            sending: Sending::default(),
+        })
     }
 
     /// Serves until `stop`.
@@ -87,7 +98,7 @@ impl Worker {
         };
         let resolver = &self.resolver;
         let rules = resolver.rules.load();
-        let mut turn = Turn::new(&rules, resolver.clock.now());
+        let mut turn = Turn::new(&rules, resolver.clock.now(), self.bound);
         for datagram in self.received.iter() {
             // Nobody can be answered at port 0.
             if datagram.peer.port() == 0 {
@@ -95,6 +106,9 @@ impl Worker {
                 continue;
             }
             let client = datagram.peer.ip().to_canonical();
+            if let Some(local) = datagram.local {
+                turn.local = Some(local.ip);
+            }
             let mut handled = Handled::Drop;
             self.sending.push(datagram.peer, datagram.local, |out| {
                 handled = resolver.handle(datagram.payload, client, false, &mut turn, out);

@@ -357,6 +357,73 @@ async fn the_guard_names_its_encrypted_listeners_and_forwards_nothing_of_resolve
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn behind_wildcards_the_address_that_was_asked_is_the_hint() {
+    let upstream = Upstream::table(&[("a.example", 60, &["192.0.2.1"])]).await;
+    let authority = Authority::new();
+    authority.write("guard", &authority.leaf(&["guard.example"]));
+    let mut config = config(&[&upstream], "");
+    config.dns.listen = ["0.0.0.0:0", "[::]:0", "127.0.0.4:0"].map(|address| address.parse().unwrap()).to_vec();
+    config.dns.tls.certificate = Some(authority.file("guard.pem"));
+    config.dns.tls.key = Some(authority.file("guard.key"));
+    config.dns.tls.dot = vec!["0.0.0.0:0".parse().unwrap()];
+    // This one takes IPv4 as well.
+    config.dns.tls.doh = vec!["[::]:0".parse().unwrap()];
+    config.dns.tls.doq = vec!["127.0.0.1:0".parse().unwrap()];
+    let world = World::with(config).await;
+    let question = query(0, "_dns.resolver.arpa", 64, EDNS);
+    let [v4, v6, bound] = [0, 1, 2].map(|index| world.running.addresses()[index].port());
+    // Per record its address hints, IPv4 and IPv6.
+    let hints = |seen: &Seen| -> Vec<(Vec<u8>, Vec<u8>)> {
+        let of = |rdata: &[u8]| {
+            let mut rest = &rdata[2 + wire("guard.example").len()..];
+            let mut hints = (Vec::new(), Vec::new());
+            while let [k0, k1, l0, l1, ..] = *rest {
+                let end = 4 + usize::from(u16::from_be_bytes([l0, l1]));
+                match u16::from_be_bytes([k0, k1]) {
+                    4 => hints.0 = rest[4..end].to_vec(),
+                    6 => hints.1 = rest[4..end].to_vec(),
+                    _ => {}
+                }
+                rest = &rest[end..];
+            }
+            hints
+        };
+        seen.answers.iter().map(|(.., rdata)| of(rdata)).collect()
+    };
+    let (none, fixed) = (Vec::new(), (vec![127, 0, 0, 1], Vec::new()));
+    let reached = |ip: [u8; 4]| vec![(ip.to_vec(), Vec::new()), (ip.to_vec(), Vec::new()), fixed.clone()];
+    let over_udp = async |to: std::net::SocketAddr| {
+        let from = if to.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+        let socket = tokio::net::UdpSocket::bind(from).await.unwrap();
+        socket.connect(to).await.unwrap();
+        socket.send(&question).await.unwrap();
+        let mut buffer = [0; 2048];
+        let len = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await.unwrap().unwrap();
+        hints(&read(&buffer[..len]))
+    };
+    assert_eq!(over_udp(([127, 0, 0, 5], v4).into()).await, reached([127, 0, 0, 5]));
+    assert_eq!(over_udp(([127, 0, 0, 6], v4).into()).await, reached([127, 0, 0, 6]));
+    assert_eq!(over_udp(([127, 0, 0, 7], v6).into()).await, reached([127, 0, 0, 7]), "IPv4 to an IPv6 socket");
+    assert_eq!(over_udp(([127, 0, 0, 4], bound).into()).await, reached([127, 0, 0, 4]), "a bound socket");
+    // Which IPv4 address leads here isn't known to who asks over IPv6.
+    let to = (std::net::Ipv6Addr::LOCALHOST, v6).into();
+    let own = std::net::Ipv6Addr::LOCALHOST.octets().to_vec();
+    assert_eq!(over_udp(to).await, [(none.clone(), none.clone()), (none.clone(), own), fixed.clone()]);
+    // Over streams, and over the services themselves: the hints lead there.
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.8", v4)).await.unwrap();
+    use tokio::io::AsyncWriteExt;
+    stream.write_all(&[&(question.len() as u16).to_be_bytes()[..], &question].concat()).await.unwrap();
+    assert_eq!(hints(&next_tcp(&mut stream).await), reached([127, 0, 0, 8]));
+    for transport in ALL {
+        let ip = if transport == Transport::Quic { [127, 0, 0, 1] } else { [127, 0, 0, 9] };
+        let to = (ip, address(&world, transport).port()).into();
+        let seen = ask(transport, to, &authority, std::slice::from_ref(&question)).await.remove(0);
+        assert_eq!(hints(&seen), reached(ip), "{transport:?}");
+    }
+    assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_certificate_is_shown_and_a_broken_one_is_not() {
     let upstream = Upstream::table(&[("a.example", 60, &["192.0.2.1"])]).await;
     let authority = Authority::new();
