@@ -258,7 +258,7 @@ async fn a_quic_connection_lives_by_its_questions_alone() {
     ended(&in_crowd).await;
     assert!(begin.elapsed() < IDLE, "in a crowd less time is given");
     let mut streams = Vec::new();
-    while begin.elapsed() < IDLE + std::time::Duration::from_secs(2) {
+    while begin.elapsed() < IDLE + std::time::Duration::from_secs(1) {
         // One has a question now and then; the other opens a stream and says nothing on it.
         let (mut send, mut receive) = asking.open_bi().await.expect("a connection with questions stays");
         let question = query(0, "a.example", 1, EDNS);
@@ -275,8 +275,7 @@ async fn a_quic_connection_lives_by_its_questions_alone() {
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     }
     ended(&opening).await;
-    assert!(asking.close_reason().is_none());
-    ended(&asking).await;
+    assert!(asking.close_reason().is_none(), "it is older than what may be idle");
 }
 
 #[tokio::test(flavor = "multi_thread")]
