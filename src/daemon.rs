@@ -83,6 +83,9 @@ const STOPPING: Duration = Duration::from_secs(5);
 /// [`RunError`].
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
     crate::sys::log::start().map_err(RunError::Failed)?;
+    if !crate::sys::memory::few_heaps() {
+        tracing::debug!("the allocator takes no settings");
+    }
     let (mut config, warnings, places) = config::load(&options.config).map_err(RunError::Config)?;
     for warning in &warnings {
         tracing::warn!("{warning}");

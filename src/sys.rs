@@ -5,6 +5,7 @@ pub mod clock;
 pub mod connected;
 pub mod interfaces;
 pub mod log;
+pub mod memory;
 pub mod netlink;
 pub mod poll;
 pub mod udp;
