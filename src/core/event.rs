@@ -71,11 +71,11 @@ pub struct Admission {
     /// The question's type.
     pub qtype: u16,
     /// The aliases that led from the question to the addresses, in order, without the question; empty without CNAME.
-    pub chain: Vec<Name>,
+    pub chain: Arc<[Name]>,
     /// Registrable domain of the question, for budgets.
     pub domain: Name,
     /// What to open; never empty.
-    pub grants: Vec<Grant>,
+    pub grants: Arc<[Grant]>,
 }
 
 /// What the core is told.

@@ -244,9 +244,7 @@ impl Guard {
             self.refuse(admission.ticket, refusal);
             return;
         }
-        // Most answers have no alias, and the empty list needs no memory.
-        let chain: Arc<[Name]> =
-            if admission.chain.is_empty() { Arc::default() } else { admission.chain.as_slice().into() };
+        let chain = admission.chain;
         for (address, ends) in &wanted {
             let cause = Cause {
                 question: admission.question.clone(),

@@ -36,9 +36,9 @@ fn admission() -> Admission {
         client: "192.0.2.1".parse().unwrap(),
         question: "www.shop.test".parse().unwrap(),
         qtype: 1,
-        chain: Vec::new(),
+        chain: Arc::default(),
         domain: "shop.test".parse().unwrap(),
-        grants: vec![Grant { address: "203.0.113.7".parse().unwrap(), ttl: 60 }],
+        grants: [Grant { address: "203.0.113.7".parse().unwrap(), ttl: 60 }].into(),
     }
 }
 
@@ -101,7 +101,7 @@ fn opening(address: [u8; 4], grants: usize) -> Admission {
         client: [198, 51, 100, 1].into(),
         question: "name.example".parse().unwrap(),
         qtype: 1,
-        chain: Vec::new(),
+        chain: Arc::default(),
         domain: "name.example".parse().unwrap(),
         grants: std::iter::once(grant).chain((0..).take(grants - 1).map(other)).collect(),
     }

@@ -326,9 +326,9 @@ mod tests {
                 client,
                 question: name(question),
                 qtype: 1,
-                chain: Vec::new(),
+                chain: Arc::default(),
                 domain: name("test"),
-                grants: vec![Grant { address: address(last), ttl: 60 }],
+                grants: [Grant { address: address(last), ttl: 60 }].into(),
             };
             for guard in &mut guards {
                 guard.handle(Event::Admit(admission.clone()), Moment(1));
@@ -374,9 +374,9 @@ mod tests {
                 client: IpAddr::from([192, 0, 2, 1]),
                 question: question.parse().unwrap(),
                 qtype: 1,
-                chain: Vec::new(),
+                chain: Arc::default(),
                 domain: question.parse().unwrap(),
-                grants: vec![Grant { address: IpAddr::from([203, 0, 113, last]), ttl: 600 }],
+                grants: [Grant { address: IpAddr::from([203, 0, 113, last]), ttl: 600 }].into(),
             };
             assert!(matches!(core.admit(admission).await.unwrap(), Decision::Release { .. }));
         }

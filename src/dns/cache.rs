@@ -14,6 +14,7 @@ use std::time::Duration;
 use hashbrown::HashTable;
 
 use super::ede::Ede;
+use super::reply::Body;
 use super::wire::NAME_MAX;
 use crate::core::event::{Grant, LeaseHandle};
 use crate::core::moment::Moment;
@@ -25,7 +26,9 @@ use crate::core::verdict::Family;
 /// Parts with a lock of their own.
 const SHARDS: usize = 64;
 /// Octets that an entry costs beside its own data: the slot, the index and the allocator's headers.
-const OVERHEAD: usize = 208;
+const OVERHEAD: usize = 288;
+/// More TTLs than any message has room for.
+const MOST_TTLS: usize = 8192;
 /// Most octets of a key: name, type, flags, view, client.
 const KEY_MAX: usize = NAME_MAX + 4 + CLIENT;
 /// Octets of the client whose alone an entry is.
@@ -165,11 +168,65 @@ pub struct Again {
     /// The question's type.
     pub qtype: u16,
     /// Aliases from the question to the addresses.
-    pub chain: Vec<Name>,
-    /// Registrable domain of the question.
-    pub domain: Name,
+    pub chain: Arc<[Name]>,
     /// Addresses with the TTLs they had when the entry was stored.
-    pub grants: Vec<Grant>,
+    pub grants: Arc<[Grant]>,
+}
+
+/// A key and a [`Body`] in one piece of memory: what a new answer costs is in good part what it costs to have memory for it.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// The key, the offsets of the TTLs, the body's octets.
+    all: Box<[u8]>,
+    key: u16,
+    ttls: u16,
+}
+
+impl Message {
+    /// Kept under `key`.
+    #[must_use]
+    pub fn new(key: &Key, body: &Body) -> Self {
+        let key = key.octets();
+        // A body has fewer octets than 65,536, and a TTL for eleven of them at most.
+        let ttls = body.ttls.get(..body.ttls.len().min(MOST_TTLS)).unwrap_or_default();
+        let len = key.len().saturating_add(ttls.len().saturating_mul(2)).saturating_add(body.octets.len());
+        let mut all = Vec::with_capacity(len);
+        all.extend_from_slice(key);
+        for ttl in ttls {
+            all.extend_from_slice(&ttl.to_be_bytes());
+        }
+        all.extend_from_slice(&body.octets);
+        let short = |len: usize| u16::try_from(len).unwrap_or(0);
+        Self { all: all.into(), key: short(key.len()), ttls: short(ttls.len()) }
+    }
+
+    /// The key's octets.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        self.all.get(..usize::from(self.key)).unwrap_or_default()
+    }
+
+    /// The message without id, client bits and OPT.
+    #[must_use]
+    pub fn octets(&self) -> &[u8] {
+        self.all.get(self.ttls_end()..).unwrap_or_default()
+    }
+
+    /// Offsets of the TTLs.
+    pub fn ttls(&self) -> impl Iterator<Item = u16> + use<'_> {
+        let ttls = self.all.get(usize::from(self.key)..self.ttls_end()).unwrap_or_default();
+        ttls.as_chunks().0.iter().map(|ttl| u16::from_be_bytes(*ttl))
+    }
+
+    /// A copy that can be changed.
+    #[must_use]
+    pub fn body(&self) -> Body {
+        Body { octets: self.octets().to_vec(), ttls: self.ttls().collect() }
+    }
+
+    fn ttls_end(&self) -> usize {
+        usize::from(self.key).saturating_add(usize::from(self.ttls).saturating_mul(2))
+    }
 }
 
 /// What a kept reply counts as when it is served.
@@ -183,13 +240,11 @@ pub enum Outcome {
     Failed(&'static str),
 }
 
-/// A finished answer. `octets` and `ttls` are those of a [`super::reply::Body`].
+/// A finished answer.
 #[derive(Debug)]
 pub struct Entry {
-    /// The message without id, client bits and OPT.
-    pub octets: Box<[u8]>,
-    /// Offsets of the TTLs.
-    pub ttls: Box<[u16]>,
+    /// What it says, and to which question.
+    pub message: Message,
     /// When the TTLs were right.
     pub stored: Moment,
     /// When the first TTL ends; a TTL of 0 ends at once.
@@ -197,7 +252,7 @@ pub struct Entry {
     /// The leases of its addresses.
     pub leases: Box<[LeaseHandle]>,
     /// For a new admission near the end of the leases; `None` without addresses.
-    pub again: Option<Box<Again>>,
+    pub again: Option<Again>,
     /// Extended error that goes with it.
     pub ede: Option<Ede>,
     /// What it counts as.
@@ -241,21 +296,18 @@ impl Entry {
         u32::try_from(self.stored.until(now).as_secs()).unwrap_or(u32::MAX)
     }
 
-    fn cost(&self, key: usize) -> usize {
+    fn cost(&self) -> usize {
         let again = self.again.as_ref().map_or(0, |again| {
             let names: usize = again.chain.iter().map(|name| name.wire().len().saturating_add(32)).sum();
             names
                 .saturating_add(again.question.wire().len())
-                .saturating_add(again.domain.wire().len())
                 .saturating_add(again.grants.len().saturating_mul(24))
-                .saturating_add(192)
+                .saturating_add(64)
         });
         let words = self.ede.as_ref().map_or(0, |ede| ede.text.len());
         OVERHEAD
             .saturating_add(words)
-            .saturating_add(key)
-            .saturating_add(self.octets.len())
-            .saturating_add(self.ttls.len().saturating_mul(2))
+            .saturating_add(self.message.all.len())
             .saturating_add(self.leases.len().saturating_mul(8))
             .saturating_add(again)
     }
@@ -263,9 +315,8 @@ impl Entry {
 
 struct Slot {
     hash: u64,
-    key: Box<[u8]>,
     entry: Arc<Entry>,
-    cost: usize,
+    cost: u32,
     used: AtomicBool,
 }
 
@@ -280,7 +331,7 @@ struct Shard {
 
 impl Shard {
     fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
-        self.index.find(hash, |slot| self.slot(*slot).is_some_and(|slot| *slot.key == *key)).copied()
+        self.index.find(hash, |slot| self.slot(*slot).is_some_and(|slot| slot.entry.message.key() == key)).copied()
     }
 
     fn slot(&self, slot: u32) -> Option<&Slot> {
@@ -294,7 +345,7 @@ impl Shard {
             found.remove();
         }
         self.free.push(slot);
-        self.octets = self.octets.saturating_sub(removed.cost);
+        self.octets = self.octets.saturating_sub(usize::try_from(removed.cost).unwrap_or(usize::MAX));
     }
 
     /// Removes the first entry that the hand finds unused since it last passed; returns whether there was one.
@@ -385,16 +436,17 @@ impl Cache {
         (entry.generation == generation && !self.is_over(entry, now)).then(|| entry.clone())
     }
 
-    /// Keeps `entry`, in place of an older one, unless it has ended already.
-    pub fn put(&self, key: &Key, entry: Arc<Entry>, now: Moment) {
-        let cost = entry.cost(key.octets().len());
+    /// Keeps `entry` under its key, in place of an older one, unless it has ended already.
+    pub fn put(&self, entry: Arc<Entry>, now: Moment) {
+        let cost = entry.cost();
+        let Ok(counted) = u32::try_from(cost) else { return };
         if entry.expires <= now || cost > self.per_shard {
             return;
         }
-        let (hash, shard) = self.shard(key.octets());
+        let (hash, shard) = self.shard(entry.message.key());
         let Some(shard) = shard else { return };
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(old) = shard.find(hash, key.octets()) {
+        if let Some(old) = shard.find(hash, entry.message.key()) {
             shard.remove(old);
         }
         while shard.octets.saturating_add(cost) > self.per_shard {
@@ -403,7 +455,7 @@ impl Cache {
             }
             self.evicted.fetch_add(1, Ordering::Relaxed);
         }
-        let slot = Slot { hash, key: key.octets().into(), entry, cost, used: AtomicBool::new(false) };
+        let slot = Slot { hash, entry, cost: counted, used: AtomicBool::new(false) };
         let at = match shard.free.pop() {
             Some(at) => at,
             None => {

@@ -132,7 +132,7 @@ pub fn answer(
         }
         None => reply::own_negative(&name, question.qtype, rcode::NOERROR),
     };
-    reply::render(&body.octets, &body.ttls, 0, head, None, out);
+    reply::render(&body.octets, body.ttls.iter().copied(), 0, head, None, out);
 }
 
 fn svcb(priority: u16, target: &Name, transport: Transport, port: u16, hints: &[IpAddr]) -> Vec<u8> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::cache::{Again, Key};
 use super::ede::{Ede, code};
@@ -15,7 +16,7 @@ use crate::core::answer::{Kept, Question, Record, RecordData, effective_ttl};
 use crate::core::name::Name;
 use crate::core::policy::list::LocalData;
 use crate::core::policy::view::ViewId;
-use crate::core::policy::{Effect, Policy, registrable};
+use crate::core::policy::{Effect, Policy};
 use crate::core::verdict::{self, Answer, Family, HintEdit, Judged, Removed};
 use crate::dns::Rules;
 
@@ -87,7 +88,7 @@ pub struct Draft {
     /// Seconds it may be kept; 0: not at all.
     pub keep: u32,
     /// What must be opened first; `None`: nothing.
-    pub again: Option<Box<Again>>,
+    pub again: Option<Again>,
     /// Extended error.
     pub ede: Option<Ede>,
     /// What it counts as.
@@ -318,13 +319,9 @@ fn build(query: &Query, response: &message::Response, answer: Answer) -> Draft {
     };
     let ede = (!answer.removed.is_empty()).then(|| Ede::new(code::FILTERED, words_for(&answer.removed)));
     let again = (!answer.grants.is_empty()).then(|| {
-        Box::new(Again {
-            question: query.name.clone(),
-            qtype: query.qtype,
-            chain: answer.chain,
-            domain: registrable(&query.name),
-            grants: answer.grants,
-        })
+        // Most answers have no alias, and the empty list needs no memory.
+        let chain = if answer.chain.is_empty() { Arc::default() } else { answer.chain.into() };
+        Again { question: query.name.clone(), qtype: query.qtype, chain, grants: answer.grants.into() }
     });
     Draft { body, keep, again, ede, kind: Kind::Answer, unrelated: answer.dropped }
 }

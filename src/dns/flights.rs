@@ -312,7 +312,7 @@ impl Resolver {
             let head = asker.to.head();
             self.metrics.forwarded_seconds.observe(now.saturating_duration_since(asker.since).as_secs_f64());
             self.post(&asker.route, outbox, |out| {
-                reply::render(&entry.octets, &entry.ttls, age, &head, entry.ede.as_ref(), out);
+                reply::render(entry.message.octets(), entry.message.ttls(), age, &head, entry.ede.as_ref(), out);
             });
             drop(asker.place);
         }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use super::Rules;
-use super::cache::{Again, Entry, Key, Outcome};
+use super::cache::{Again, Entry, Key, Message, Outcome};
 use super::draft::{Checked, Draft, Kind, Whom, alias, draft_checked, local};
 use super::ede::{Ede, code};
 use super::flights::{Flight, Outbox, Route};
@@ -21,6 +21,7 @@ use super::validate::{Pick, Source};
 use crate::core::event::{Admission, Decision, Grant, LeaseHandle, Refusal, Ticket};
 use crate::core::moment::Moment;
 use crate::core::policy::list::LocalData;
+use crate::core::policy::registrable;
 use crate::core::policy::view::ViewId;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -97,7 +98,7 @@ impl Resolver {
         if failed && let Some(entry) = self.stale(&flight, &rules) {
             let entry = Arc::new(entry);
             self.metrics.stale.inc();
-            self.cache.put(&flight.key, entry.clone(), self.clock.now());
+            self.cache.put(entry.clone(), self.clock.now());
             self.release(query, &entry, self.land_all(&flight), &mut Outbox::Now);
             return;
         }
@@ -111,7 +112,7 @@ impl Resolver {
             return None;
         }
         let now = self.clock.now();
-        stale::revive(&*self.kept_stale(&flight.key, rules.generation, now)?, now)
+        stale::revive(&flight.key, &*self.kept_stale(&flight.key, rules.generation, now)?, now)
     }
 
     /// Asks the upstreams and validates what they say; in a `hurry` when there is something stale to give instead.
@@ -173,7 +174,7 @@ impl Resolver {
             question: again.question.clone(),
             qtype: again.qtype,
             chain: again.chain.clone(),
-            domain: again.domain.clone(),
+            domain: registrable(&again.question),
             grants: again.grants.clone(),
         }
     }
@@ -195,8 +196,9 @@ impl Resolver {
             // For the others, each of whom has to be admitted.
             self.keep_closed(&flight.key, &draft, generation, now);
         }
-        let entry = Arc::new(finish(draft, Some(leases), now, generation, self.rules.load().lease_grace));
-        self.cache.put(&flight.key, entry.clone(), now);
+        let kept = Kept { key: &flight.key, now, generation, grace: self.rules.load().lease_grace };
+        let entry = Arc::new(finish(draft, Some(leases), kept));
+        self.cache.put(entry.clone(), now);
         self.release(&flight.query, &entry, self.land_all(flight), outbox);
     }
 
@@ -233,9 +235,10 @@ impl Resolver {
         let kind = std::mem::replace(&mut draft.kind, Kind::Answer);
         let now = self.clock.moment(outbox.now());
         let outcome = outcome_of(&kind);
-        let entry = Arc::new(Entry { outcome, ..finish(draft, None, now, generation, self.rules.load().lease_grace) });
+        let kept = Kept { key: &key.of_all(), now, generation, grace: self.rules.load().lease_grace };
+        let entry = Arc::new(Entry { outcome, ..finish(draft, None, kept) });
         if flight.sponsor.is_none() || !matches!(kind, Kind::Failed(..)) {
-            self.cache.put(&key.of_all(), entry.clone(), now);
+            self.cache.put(entry.clone(), now);
         }
         let askers = self.land_all(flight);
         match &kind {
@@ -278,9 +281,10 @@ impl Resolver {
         let closed = draft.again.as_ref().map_or_else(Vec::new, |again| {
             again.grants.iter().map(|grant| LeaseHandle::new(grant.address, now)).collect()
         });
-        let mut entry = finish(draft.clone(), None, now, generation, self.rules.load().lease_grace);
+        let kept = Kept { key: &key.of_all(), now, generation, grace: self.rules.load().lease_grace };
+        let mut entry = finish(draft.clone(), None, kept);
         entry.leases = closed.into();
-        self.cache.put(&key.of_all(), Arc::new(entry), now);
+        self.cache.put(Arc::new(entry), now);
     }
 }
 
@@ -288,17 +292,29 @@ impl Resolver {
 fn draft_again(entry: &Entry, now: Moment) -> Option<Draft> {
     let age = entry.age(now);
     let again = entry.again.as_ref()?;
-    let mut body = reply::Body { octets: entry.octets.to_vec(), ttls: entry.ttls.to_vec() };
+    let mut body = entry.message.body();
     reply::age_ttls(&mut body, age);
     let grants =
         again.grants.iter().map(|grant| Grant { address: grant.address, ttl: grant.ttl.saturating_sub(age) }).collect();
-    let again = Again { grants, ..(**again).clone() };
+    let again = Again { grants, ..again.clone() };
     let keep = u32::try_from(now.until(entry.expires).as_secs()).unwrap_or(u32::MAX);
-    Some(Draft { body, keep, again: Some(Box::new(again)), ede: entry.ede.clone(), kind: Kind::Answer, unrelated: 0 })
+    Some(Draft { body, keep, again: Some(again), ede: entry.ede.clone(), kind: Kind::Answer, unrelated: 0 })
+}
+
+/// How a draft is to be kept.
+#[derive(Clone, Copy)]
+struct Kept<'a> {
+    key: &'a Key,
+    now: Moment,
+    /// Of the rules it was judged by.
+    generation: u64,
+    /// `lease.grace`
+    grace: Duration,
 }
 
 /// The entry of a draft, its TTLs lowered to what its leases cover: their end less the grace that clients get beyond their TTL.
-fn finish(mut draft: Draft, leases: Option<Vec<LeaseHandle>>, now: Moment, generation: u64, grace: Duration) -> Entry {
+fn finish(mut draft: Draft, leases: Option<Vec<LeaseHandle>>, kept: Kept<'_>) -> Entry {
+    let Kept { key, now, generation, grace } = kept;
     let leases = leases.unwrap_or_default();
     let mut keep = draft.keep;
     if let Some(ends) = leases.iter().map(LeaseHandle::ends).min() {
@@ -311,8 +327,7 @@ fn finish(mut draft: Draft, leases: Option<Vec<LeaseHandle>>, now: Moment, gener
         keep = keep.min(left);
     }
     Entry {
-        octets: draft.body.octets.into(),
-        ttls: draft.body.ttls.into(),
+        message: Message::new(key, &draft.body),
         stored: now,
         expires: now.plus(Duration::from_secs(u64::from(keep))),
         leases: leases.into(),

@@ -226,7 +226,14 @@ pub fn age_ttls(body: &mut Body, age: u32) {
 /// Appends a client's reply: `octets` (a [`Body`]'s) with the client's id, bits and question case, TTLs lowered by `age` seconds, and OPT if the client
 /// speaks EDNS. What is too long for the client becomes an empty reply with TC, which sends it to TCP; there the words about an answer go before the
 /// answer does (RFC 8914 section 3), and what even then is longer than a message can be is a failure.
-pub fn render(octets: &[u8], ttls: &[u16], age: u32, to: &ReplyHead<'_>, ede: Option<&Ede>, out: &mut Vec<u8>) {
+pub fn render(
+    octets: &[u8],
+    ttls: impl IntoIterator<Item = u16>,
+    age: u32,
+    to: &ReplyHead<'_>,
+    ede: Option<&Ede>,
+    out: &mut Vec<u8>,
+) {
     let start = out.len();
     let question_end = HEADER.saturating_add(to.octets.len());
     let fits = |ede| octets.len().saturating_add(opt_len(to, ede)) <= to.limit;
@@ -257,7 +264,7 @@ pub fn render(octets: &[u8], ttls: &[u16], age: u32, to: &ReplyHead<'_>, ede: Op
     }
     if fits && age > 0 {
         for at in ttls {
-            let at = usize::from(*at);
+            let at = usize::from(at);
             if let Some(ttl) = u32_at(reply, at) {
                 put_u32(reply, at, ttl.saturating_sub(age));
             }

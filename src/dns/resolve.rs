@@ -195,7 +195,7 @@ impl Resolver {
         let key = if self.per_client { key.of_client(client) } else { key };
         let kept = self.kept(&key, rules.generation, now);
         if let Some(entry) = kept.as_ref().filter(|entry| entry.is_in_force(now, rules.lease_min)) {
-            reply::render(&entry.octets, &entry.ttls, entry.age(now), &head, entry.ede.as_ref(), out);
+            reply::render(entry.message.octets(), entry.message.ttls(), entry.age(now), &head, entry.ede.as_ref(), out);
             turn.hits += 1;
             if self.prefetch && entry.wants_prefetch(now) {
                 self.prefetch(key, &question, client);
@@ -216,7 +216,7 @@ impl Resolver {
         if let Some((local, why)) = rules.local.answer(&name, question.qtype) {
             self.metrics.local.inc();
             let (body, ede) = local::reply(&name, question.qtype, &local, why);
-            reply::render(&body.octets, &body.ttls, 0, &head, Some(&ede), out);
+            reply::render(&body.octets, body.ttls.iter().copied(), 0, &head, Some(&ede), out);
             return Handled::Reply;
         }
         let verdict = policy.judge(&name);
@@ -325,7 +325,7 @@ impl Resolver {
             return Some(Handled::Silence);
         }
         let draft = Draft::denied(&query, effect, words);
-        reply::render(&draft.body.octets, &draft.body.ttls, 0, &head, draft.ede.as_ref(), out);
+        reply::render(&draft.body.octets, draft.body.ttls.iter().copied(), 0, &head, draft.ede.as_ref(), out);
         Some(Handled::Reply)
     }
 

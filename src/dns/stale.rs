@@ -4,9 +4,9 @@
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use super::cache::{Entry, Outcome};
+use super::cache::{Entry, Key, Message, Outcome};
 use super::ede::{Ede, code};
-use super::reply::{self, Body};
+use super::reply;
 use super::wire::rcode;
 use crate::core::event::LeaseHandle;
 use crate::core::moment::Moment;
@@ -24,23 +24,22 @@ pub fn is_open(entry: &Entry, now: Moment) -> bool {
     entry.is_in_force(now, LEAST)
 }
 
-/// An ended entry made fit to be given for a while: TTLs of [`TTL`], or what the leases have left, and an extended error that says it is stale.
+/// An ended entry of `key` made fit to be given for a while: TTLs of [`TTL`], or what the leases have left, and an extended error that says it is stale.
 /// `None`: it was no answer, or an address of it is not open any more.
 #[must_use]
-pub fn revive(entry: &Entry, now: Moment) -> Option<Entry> {
+pub fn revive(key: &Key, entry: &Entry, now: Moment) -> Option<Entry> {
     if entry.outcome != Outcome::Released || !is_open(entry, now) {
         return None;
     }
     let left = entry.leases.iter().map(LeaseHandle::ends).min().map_or(u64::MAX, |ends| now.until(ends).as_secs());
     let ttl = u32::try_from(left).unwrap_or(u32::MAX).min(TTL);
-    let mut body = Body { octets: entry.octets.to_vec(), ttls: entry.ttls.to_vec() };
+    let mut body = entry.message.body();
     reply::set_ttls(&mut body, ttl);
     // Its signatures may have ended since.
     reply::unauthentic(&mut body);
-    let absent = entry.octets.get(3).is_some_and(|flags| u16::from(flags & 0x0f) == rcode::NXDOMAIN);
+    let absent = entry.message.octets().get(3).is_some_and(|flags| u16::from(flags & 0x0f) == rcode::NXDOMAIN);
     Some(Entry {
-        octets: body.octets.into(),
-        ttls: body.ttls.into(),
+        message: Message::new(key, &body),
         stored: now,
         expires: now.plus(Duration::from_secs(u64::from(ttl))),
         leases: entry.leases.clone(),

@@ -63,9 +63,9 @@ fn many(answers: u32, per_batch: usize) -> (Guard, Vec<Output>) {
             client: IpAddr::from([192, 0, 2, 1]),
             question: format!("n{index}.test").parse().unwrap(),
             qtype: 1,
-            chain: Vec::new(),
+            chain: Arc::default(),
             domain: format!("n{index}.test").parse().unwrap(),
-            grants: vec![Grant { address: IpAddr::V4(std::net::Ipv4Addr::from_bits(0xc633_0000 + index)), ttl: 0 }],
+            grants: [Grant { address: IpAddr::V4(std::net::Ipv4Addr::from_bits(0xc633_0000 + index)), ttl: 0 }].into(),
         };
         guard.handle(Event::Admit(admission), Moment(1000));
         if (index as usize + 1).is_multiple_of(per_batch) {
@@ -195,9 +195,9 @@ fn word_on_an_earlier_opening_is_none_on_a_later_one() {
         client: IpAddr::from([192, 0, 2, 1]),
         question: name(1),
         qtype: 1,
-        chain: Vec::new(),
+        chain: Arc::default(),
         domain: name(1),
-        grants: vec![Grant { address: many_address(0), ttl: 0 }],
+        grants: [Grant { address: many_address(0), ttl: 0 }].into(),
     };
     guard.handle(Event::Admit(admission), Moment(1500));
     assert_eq!(decided(&mut guard), []);
@@ -220,9 +220,9 @@ fn after_a_loss_addresses_are_proven_one_by_one_and_those_waited_for_are_hurried
             client: IpAddr::from([192, 0, 2, 1]),
             question: name(1),
             qtype: 1,
-            chain: Vec::new(),
+            chain: Arc::default(),
             domain: name(1),
-            grants: vec![Grant { address: many_address(index), ttl: 0 }],
+            grants: [Grant { address: many_address(index), ttl: 0 }].into(),
         };
         guard.handle(Event::Admit(admission), Moment(1700));
         let outputs: Vec<_> = std::iter::from_fn(|| guard.poll_output()).collect();
@@ -253,9 +253,9 @@ fn ask_for(guard: &mut Guard, ticket: u64, address: &str) -> Vec<Decision> {
         client: IpAddr::from([192, 0, 2, 1]),
         question: name(1),
         qtype: 1,
-        chain: Vec::new(),
+        chain: Arc::default(),
         domain: name(1),
-        grants: vec![Grant { address: address.parse().unwrap(), ttl: 60 }],
+        grants: [Grant { address: address.parse().unwrap(), ttl: 60 }].into(),
     };
     guard.handle(Event::Admit(admission), Moment(1000));
     std::iter::from_fn(|| guard.poll_output())
@@ -310,9 +310,9 @@ fn what_a_refused_plan_opened_is_opened_anew_when_it_was_closed_and_asked_for_be
             client: IpAddr::from([192, 0, 2, 1]),
             question: name(2),
             qtype: 1,
-            chain: Vec::new(),
+            chain: Arc::default(),
             domain: name(2),
-            grants: vec![Grant { address, ttl: 60 }],
+            grants: [Grant { address, ttl: 60 }].into(),
         };
         guard.handle(Event::Admit(admission), Moment(1000));
         let (generation, reason) = (Generation(1), "no room".to_owned());
@@ -372,9 +372,9 @@ fn other_times_and_limits_count_from_the_next_answer_on() {
             client: IpAddr::from([192, 0, 2, 1]),
             question: question.clone(),
             qtype: 1,
-            chain: Vec::new(),
+            chain: Arc::default(),
             domain: question,
-            grants: vec![Grant { address: address(index), ttl: 0 }],
+            grants: [Grant { address: address(index), ttl: 0 }].into(),
         };
         guard.handle(Event::Admit(admission), Moment(2000));
         std::iter::from_fn(|| guard.poll_output())

@@ -62,7 +62,7 @@ fn ttls_are_lowered_never_raised() {
     assert_eq!(ttls(&body.octets), [10, 100, 100]);
     let mut out = Vec::new();
     let question = body.octets[12..27].to_vec();
-    render(&body.octets, &body.ttls, 20, &head(&question, None, 512), None, &mut out);
+    render(&body.octets, body.ttls.iter().copied(), 20, &head(&question, None, 512), None, &mut out);
     assert_eq!(ttls(&out), [0, 80, 80]);
     age_ttls(&mut body, 30);
     assert_eq!(ttls(&body.octets), [0, 70, 70]);
@@ -78,7 +78,7 @@ fn a_reply_fits_its_limit_to_the_octet() {
     let whole = body.octets.len() + 11 + 6 + 5;
     for (limit, fits) in [(whole, true), (whole - 1, false)] {
         let mut out = b"before".to_vec();
-        render(&body.octets, &body.ttls, 5, &head(&question, DO, limit), Some(&ede), &mut out);
+        render(&body.octets, body.ttls.iter().copied(), 5, &head(&question, DO, limit), Some(&ede), &mut out);
         let seen = read(&out[6..]);
         assert_eq!((seen.len <= limit, seen.truncated(), seen.answers.len()), (true, !fits, usize::from(fits)));
         assert_eq!(seen.ede, Some((17, "words".to_owned())));
@@ -119,7 +119,7 @@ fn over_a_stream_the_words_go_before_the_answer() {
         let question = body.octets[12..27].to_vec();
         let ede = Ede::new(17, "words");
         let mut out = Vec::new();
-        render(&body.octets, &body.ttls, 5, &head(&question, DO, 65_535), Some(&ede), &mut out);
+        render(&body.octets, body.ttls.iter().copied(), 5, &head(&question, DO, 65_535), Some(&ede), &mut out);
         let seen = read(&out);
         assert_eq!((seen.rcode, seen.truncated(), seen.answers.len()), (rcode, false, usize::from(rcode == 0)));
         assert_eq!(seen.ede.map(|(code, _)| code), (rcode == 2).then_some(24));

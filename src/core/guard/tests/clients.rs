@@ -155,7 +155,7 @@ impl World {
             client: from,
             question: question.clone(),
             qtype: 1,
-            chain: chain.to_vec(),
+            chain: chain.into(),
             domain: "test".parse().unwrap(),
             grants: addresses.iter().map(|address| Grant { address: *address, ttl }).collect(),
         }));

@@ -251,7 +251,7 @@ impl World {
                     qtype: 1,
                     chain: alias.iter().map(|index| name(*index)).collect(),
                     domain: "a.test".parse().unwrap(),
-                    grants: grants.clone(),
+                    grants: grants.as_slice().into(),
                 };
                 self.guard.expire(self.now);
                 let opens = grants.iter().any(|grant| self.guard.table.get(grant.address).is_none());
