@@ -29,7 +29,7 @@ libfuzzer_sys::fuzz_target!(|packet: &[u8]| {
             let (id, flags, octets, edns) = (question.id, question.flags, question.octets, question.edns);
             let head = ReplyHead { id, flags, octets, edns, limit };
             let body = reply::own_negative(&name, question.qtype, 3);
-            reply::render(&body.octets, &body.ttls, 7, &head, None, &mut out);
+            reply::render(&body.octets, body.ttls.iter().copied(), 7, &head, None, &mut out);
             assert_eq!(&out[HEADER..HEADER + octets.len()], octets);
             limit
         }

@@ -256,7 +256,7 @@ impl Guard {
                 found.into_iter().take(limit).map(|lease| view((*address, lease))).collect()
             }
             LeaseFilter::Name(name) => {
-                let addresses = self.table.addresses_of(name).filter(behind).take(limit);
+                let addresses = self.table.addresses_of(name).into_iter().filter(behind).take(limit);
                 addresses.filter_map(|address| Some(view((address, self.table.get(address)?)))).collect()
             }
         }
@@ -298,7 +298,7 @@ impl Guard {
     /// Every address that a name opened, as question or alias, at most `limit`.
     #[must_use]
     pub fn explain_name(&self, name: &Name, limit: usize, now: Moment) -> Vec<Explanation> {
-        self.table.addresses_of(name).take(limit).filter_map(|address| self.explain(address, now)).collect()
+        self.table.addresses_of(name).into_iter().take(limit).filter_map(|address| self.explain(address, now)).collect()
     }
 
     /// Gauges and counters; costs nothing.

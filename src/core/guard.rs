@@ -251,7 +251,7 @@ impl Guard {
                 qtype: Some(admission.qtype),
                 chain: chain.clone(),
                 group,
-                clients: vec![(admission.client, *ends)],
+                clients: smallvec::smallvec![(admission.client, *ends)],
                 ends: *ends,
             };
             self.grant(*address, *ends, cause);
@@ -499,8 +499,7 @@ impl Guard {
     /// Takes a name's causes from every lease; what no other cause holds is closed.
     fn take_back(&mut self, name: &Name, cut: bool) {
         let mut gone: Vec<(Ticket, Waiting)> = Vec::new();
-        let addresses: Vec<IpAddr> = self.table.addresses_of(name).collect();
-        for address in addresses {
+        for address in self.table.addresses_of(name) {
             let bearing: Vec<Ticket> = self.gate.tickets_of(address).filter(|t| self.gate.bears(*t, name)).collect();
             self.fail_tickets(bearing, |_, _| Refusal::Revoked);
             match self.table.remove_causes(address, name, self.now) {

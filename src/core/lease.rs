@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
 use super::event::{Generation, LeaseHandle};
 use super::groups::{Group, GroupSet};
@@ -37,6 +38,11 @@ pub const CLIENTS_PER_CAUSE: usize = 16;
 /// that the table may hold.
 const SPARE_ENTRIES: usize = 65_536;
 
+/// Nearly all addresses have one cause with one client, which lie in the lease itself.
+pub type Causes = SmallVec<[Cause; 1]>;
+/// Who asked, and until when each was told.
+pub type Clients = SmallVec<[(IpAddr, Moment); 1]>;
+
 /// One question that opened an address.
 #[derive(Clone, Debug)]
 pub struct Cause {
@@ -49,7 +55,7 @@ pub struct Cause {
     /// The group of those who asked, when it has communities.
     pub group: Option<Group>,
     /// Who asked, and until when each was told; at most [`CLIENTS_PER_CAUSE`].
-    pub clients: Vec<(IpAddr, Moment)>,
+    pub clients: Clients,
     /// The latest end that anybody was told; also of clients that are forgotten.
     pub ends: Moment,
 }
@@ -104,7 +110,7 @@ pub struct Lease {
     /// Opened again while it lingered, not confirmed yet: the end of lingering to fall back to.
     pub fallback: Option<Moment>,
     /// Why; never empty.
-    pub causes: Vec<Cause>,
+    pub causes: Causes,
     /// The groups that asked, in order of their numbers.
     pub shares: Vec<Share>,
     /// What enforcers were told.
@@ -251,7 +257,6 @@ impl ByFamily {
 pub struct LeaseTable {
     leases: BTreeMap<IpAddr, Box<Lease>>,
     timers: BTreeSet<(Moment, IpAddr)>,
-    /// How many causes of the address bear the name.
     names: NameIndex,
     active: ByFamily,
     lingering: ByFamily,
@@ -320,13 +325,21 @@ impl LeaseTable {
     }
 
     /// Addresses that a name caused, as question or alias, in order.
-    pub fn addresses_of(&self, name: &Name) -> impl Iterator<Item = IpAddr> + use<'_> {
-        self.names.addresses_of(name)
+    pub fn addresses_of(&self, name: &Name) -> Vec<IpAddr> {
+        let bears = |lease: &Lease| lease.causes.iter().any(|cause| cause.names().any(|other| other == name));
+        let caused = |address: &IpAddr| self.get(*address).is_some_and(bears);
+        let mut addresses: Vec<IpAddr> = self.names.candidates(name).filter(caused).collect();
+        addresses.sort_unstable();
+        addresses
     }
 
-    /// Every name that caused a lease, once each, in order.
+    /// Every name that caused a lease, once each, in order. O(n log n).
     pub fn names(&self) -> impl Iterator<Item = &Name> {
-        self.names.names()
+        let mut names: Vec<&Name> =
+            self.leases.values().flat_map(|lease| &lease.causes).flat_map(Cause::names).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.into_iter()
     }
 
     /// Active leases.
@@ -369,16 +382,14 @@ impl LeaseTable {
     pub fn open(&mut self, address: IpAddr, ends: Moment, cause: Cause, told: Told, now: Moment) {
         debug_assert!(!self.leases.contains_key(&address));
         self.entries += cause.entries();
-        for name in cause.names() {
-            self.names.add(name, address);
-        }
+        self.names.add(address, &cause);
         let lease = Lease {
             handle: LeaseHandle::new(address, ends),
             begun: now,
             ends,
             lingers: None,
             fallback: None,
-            causes: vec![cause],
+            causes: smallvec::smallvec![cause],
             shares: Vec::new(),
             told,
             held: None,
@@ -480,18 +491,19 @@ impl LeaseTable {
         if causes.iter().any(unknown) {
             shares.iter().for_each(|share| extend(name(share.group), share.ends));
         }
-        let mut regrouped: Vec<Cause> = Vec::with_capacity(causes.len());
+        let mut regrouped = Causes::with_capacity(causes.len());
         for cause in causes {
-            self.forget(address, &cause);
+            // What the others bear as well comes back below.
+            self.forget(address, &cause, &[]);
             let mut pieces: BTreeMap<Option<Group>, Cause> = BTreeMap::new();
             if unknown(&cause) {
                 let group = cause.group.and_then(&name);
-                pieces.insert(group, Cause { group, clients: Vec::new(), ..cause.clone() });
+                pieces.insert(group, Cause { group, clients: Clients::new(), ..cause.clone() });
             }
             for (client, ends) in &cause.clients {
                 let group = of(*client);
                 extend(group, *ends);
-                let empty = || Cause { group, clients: Vec::new(), ends: *ends, ..cause.clone() };
+                let empty = || Cause { group, clients: Clients::new(), ends: *ends, ..cause.clone() };
                 let piece = pieces.entry(group).or_insert_with(empty);
                 piece.clients.push((*client, *ends));
                 piece.ends = piece.ends.max(*ends);
@@ -516,9 +528,7 @@ impl LeaseTable {
         }
         for cause in &regrouped {
             self.entries += cause.entries();
-            for name in cause.names() {
-                self.names.add(name, address);
-            }
+            self.names.add(address, cause);
         }
         if let Some(lease) = self.leases.get_mut(&address) {
             lease.causes = regrouped;
@@ -552,7 +562,7 @@ impl LeaseTable {
         let counts = if lease.is_active() { &mut self.active } else { &mut self.lingering };
         *counts.of(address) -= 1;
         for cause in &lease.causes {
-            self.forget(address, cause);
+            self.forget(address, cause, &[]);
         }
         Some(*lease)
     }
@@ -565,11 +575,11 @@ impl LeaseTable {
         let Some(mut lease) = self.leases.remove(&address) else { return false };
         let new_question = !lease.causes.iter().any(|other| other.question == cause.question);
         // Ended causes make room. What a later revoke finds is what still lives.
-        let (ended, living): (Vec<_>, Vec<_>) =
+        let (ended, living): (Causes, Causes) =
             std::mem::take(&mut lease.causes).into_iter().partition(|other| other.ends <= now && !other.same(&cause));
         lease.causes = living;
         for other in &ended {
-            self.forget(address, other);
+            self.forget(address, other, &lease.causes);
         }
         if let Some(known) = lease.causes.iter_mut().find(|other| other.same(&cause)) {
             let before = known.entries();
@@ -580,9 +590,7 @@ impl LeaseTable {
             self.entries = self.entries + known.entries() - before;
         } else {
             self.entries += cause.entries();
-            for name in cause.names() {
-                self.names.add(name, address);
-            }
+            self.names.add(address, &cause);
             lease.causes.push(cause);
         }
         while lease.causes.len() > 1
@@ -590,7 +598,7 @@ impl LeaseTable {
             && let Some(first) = earliest(&lease.causes)
         {
             let gone = lease.causes.swap_remove(first);
-            self.forget(address, &gone);
+            self.forget(address, &gone, &lease.causes);
             self.dropped += 1;
         }
         self.leases.insert(address, lease);
@@ -600,13 +608,15 @@ impl LeaseTable {
     /// Takes every cause that bears `name` from a lease.
     pub fn remove_causes(&mut self, address: IpAddr, name: &Name, now: Moment) -> Remaining {
         let Some(lease) = self.leases.get_mut(&address) else { return Remaining::Same };
-        let (gone, left): (Vec<_>, Vec<_>) =
+        let (gone, left): (Causes, Causes) =
             std::mem::take(&mut lease.causes).into_iter().partition(|cause| cause.names().any(|other| other == name));
-        lease.causes = left;
-        let latest = lease.causes.iter().map(|cause| cause.ends).max();
+        let latest = left.iter().map(|cause| cause.ends).max();
         let (active, ends) = (lease.is_active(), lease.ends);
         for cause in &gone {
-            self.forget(address, cause);
+            self.forget(address, cause, &left);
+        }
+        if let Some(lease) = self.leases.get_mut(&address) {
+            lease.causes = left;
         }
         if !gone.is_empty() {
             self.follow_causes(address, now);
@@ -645,11 +655,10 @@ impl LeaseTable {
         });
     }
 
-    fn forget(&mut self, address: IpAddr, cause: &Cause) {
+    /// A cause is gone from an address that has these `left`.
+    fn forget(&mut self, address: IpAddr, cause: &Cause, left: &[Cause]) {
         self.entries -= cause.entries();
-        for name in cause.names() {
-            self.names.remove(name, address);
-        }
+        self.names.remove(address, cause, left);
     }
 }
 
@@ -657,7 +666,6 @@ impl LeaseTable {
 impl LeaseTable {
     /// Everything that is kept twice agrees.
     pub fn check_consistency(&self) {
-        let mut names: BTreeMap<(Name, IpAddr), u32> = BTreeMap::new();
         let (mut active, mut lingering) = (ByFamily::default(), ByFamily::default());
         let mut entries = 0;
         for (address, lease) in self.iter() {
@@ -667,12 +675,10 @@ impl LeaseTable {
             for cause in &lease.causes {
                 assert!(cause.clients.len() <= CLIENTS_PER_CAUSE);
                 entries += cause.entries();
-                for name in cause.names() {
-                    *names.entry((name.clone(), address)).or_default() += 1;
-                }
             }
         }
-        assert_eq!(self.names.counts(), names);
+        let causes = self.iter().flat_map(|(address, lease)| lease.causes.iter().map(move |cause| (address, cause)));
+        assert_eq!(self.names.places(), self.names.places_of(causes));
         assert_eq!((self.active, self.lingering, self.entries), (active, lingering, entries));
         let timers: BTreeSet<_> = self.iter().map(|(address, lease)| (lease.timer(), address)).collect();
         assert_eq!(self.timers, timers);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Guard, SHORTEST};
 use crate::core::event::{EnforcerKind, StoredLease};
-use crate::core::lease::{ByFamily, Cause};
+use crate::core::lease::{ByFamily, Cause, Clients};
 use crate::core::name::Name;
 use crate::core::plan::Told;
 
@@ -41,7 +41,7 @@ impl Guard {
             let chain: Arc<[Name]> = Arc::from([]);
             for question in names {
                 let cause =
-                    Cause { question, qtype: None, chain: chain.clone(), group: None, clients: Vec::new(), ends };
+                    Cause { question, qtype: None, chain: chain.clone(), group: None, clients: Clients::new(), ends };
                 if alive {
                     self.grant(address, ends, cause);
                 } else if self.table.get(address).is_some() {

@@ -15,7 +15,7 @@ fn cause(question: &str, chain: &[&str], client: u32, ends: u64) -> Cause {
         qtype: Some(1),
         chain: chain.iter().map(|alias| name(alias)).collect(),
         group: None,
-        clients: vec![(IpAddr::V4(Ipv4Addr::from_bits(client)), Moment(ends))],
+        clients: smallvec::smallvec![(IpAddr::V4(Ipv4Addr::from_bits(client)), Moment(ends))],
         ends: Moment(ends),
     }
 }
@@ -37,9 +37,9 @@ fn too_many_questions_forget_the_one_that_ends_first_and_shorten_nothing() {
     let lease = table.get(HERE).unwrap();
     assert_eq!(lease.causes.len(), CAUSES_PER_ADDRESS);
     assert_eq!(lease.ends, Moment(900_000));
-    assert!(table.addresses_of(&name("first.test")).eq([HERE]), "the cause that ends last is kept");
-    assert!(table.addresses_of(&name("q199.test")).eq([HERE]));
-    assert_eq!(table.addresses_of(&name("q0.test")).count(), 0);
+    assert!(table.addresses_of(&name("first.test")) == [HERE], "the cause that ends last is kept");
+    assert!(table.addresses_of(&name("q199.test")) == [HERE]);
+    assert_eq!(table.addresses_of(&name("q0.test")).len(), 0);
     assert_eq!(table.dropped, 201 - 64);
 }
 
@@ -123,4 +123,36 @@ fn ranges_start_behind_an_address_and_stay_within_a_prefix() {
     assert_eq!(range(Some("2001:db8::/48"), Some(0)), [3]);
     assert_eq!(range(Some("::/0"), None), [3, 4]);
     assert_eq!(range(Some("255.255.255.255/32"), None), [0usize; 0]);
+}
+
+#[test]
+fn a_name_has_each_address_until_its_last_cause_goes() {
+    let address = |n: u8| IpAddr::from([198, 51, 100, n]);
+    let mut table = open(10, cause("one.test", &["alias.test"], 1, 900_000));
+    table.open(address(3), Moment(900_000), cause("alias.test", &[], 1, 900_000), Told::default(), START);
+    table.open(
+        address(2),
+        Moment(900_000),
+        cause("two.test", &["alias.test", "two.test"], 1, 900_000),
+        Told::default(),
+        START,
+    );
+    table.add_cause(HERE, cause("two.test", &["alias.test"], 1, 900_000), START);
+    table.check_consistency();
+    assert_eq!(table.addresses_of(&name("alias.test")), [HERE, address(2), address(3)], "once each, in order");
+    assert_eq!(table.addresses_of(&name("one.test")), [HERE]);
+    assert_eq!(table.addresses_of(&name("none.test")), [] as [IpAddr; 0]);
+    assert!(
+        table.names().eq([&name("one.test"), &name("two.test"), &name("alias.test")]),
+        "wire form: the shorter label first"
+    );
+    assert_eq!(table.remove_causes(HERE, &name("one.test"), START), Remaining::Same);
+    table.check_consistency();
+    assert_eq!(table.addresses_of(&name("alias.test")), [HERE, address(2), address(3)], "another cause bears it too");
+    assert_eq!(table.addresses_of(&name("one.test")), [] as [IpAddr; 0]);
+    for n in [1, 2, 3] {
+        drop(table.remove(address(n)));
+        table.check_consistency();
+    }
+    assert_eq!(table.addresses_of(&name("alias.test")), [] as [IpAddr; 0]);
 }
