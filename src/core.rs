@@ -21,6 +21,7 @@ pub mod local_names;
 pub mod moment;
 pub mod name;
 pub mod pairs;
+pub mod places;
 pub mod plan;
 pub mod policy;
 pub mod proof;

@@ -5,10 +5,10 @@
 //! Sources: RFC 1034 section 3.6.2 (CNAME), RFC 6672 (DNAME), RFC 2181 sections 5, 8 and 10.1, RFC 4034 section 3 (what may
 //! stand beside a CNAME), RFC 9460 (SVCB and HTTPS).
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::name::{Name, NameError};
+use super::places::Places;
 
 #[cfg(test)]
 mod tests;
@@ -459,7 +459,7 @@ impl<'a> Walk<'a> {
         let qtype = self.question.qtype;
         let chain_ttl = self.least;
         // Where the address stands in `addresses` and its record in `keep`.
-        let mut first_of: HashMap<IpAddr, (usize, usize)> = HashMap::new();
+        let mut first_of: Places<(usize, usize)> = Places::default();
         for (index, record) in self.at(here.wire()) {
             if record.rtype != qtype {
                 continue;
@@ -489,7 +489,7 @@ impl<'a> Walk<'a> {
                     continue;
                 }
             };
-            if let Some((place, kept)) = first_of.get(&address).copied() {
+            if let Some((place, kept)) = first_of.get(address) {
                 self.duplicates = self.duplicates.saturating_add(1);
                 self.prefer_longer(place, kept, ttl, index);
                 continue;

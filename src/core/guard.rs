@@ -35,7 +35,7 @@ use super::moment::Moment;
 use super::name::Name;
 use super::pairs::Pairs;
 use super::plan::{LEAST_EXTENSION, Marks, Told, Wanted, difference};
-use super::proof::{Enforcers, Unproven};
+use super::proof::{Enforcers, Required, Unproven};
 use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings, OnDeadline};
 
 /// No lease is shorter, whatever the configuration says: a TTL of 0 must be neither "never" nor "for ever".
@@ -541,6 +541,10 @@ impl Guard {
         let next = Generation(self.generation.0 + 1);
         let (mut timed, mut routes) = (Vec::new(), Vec::new());
         let (mut changed, mut records) = (Vec::new(), Vec::new());
+        let required = Required {
+            timed: self.enforcers.requires(EnforcerKind::Timed),
+            route: self.enforcers.requires(EnforcerKind::Route),
+        };
         for (address, mark) in self.marks.take() {
             let mut lease = self.table.get_mut(address);
             if mark.change {
@@ -552,7 +556,7 @@ impl Guard {
                 timed.extend(change.timed);
                 routes.extend(change.route);
                 if let Some(lease) = lease.as_mut() {
-                    self.unproven.told(address, lease, change.told);
+                    self.unproven.told(address, lease, change.told, required, self.now);
                     if lease.unproven_route.is_some() {
                         changed.push(address);
                     }

@@ -19,9 +19,9 @@
 //!
 //! [`policy.private`]: crate::config::schema::Private
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use hashbrown::HashMap;
 use ipnet::Ipv6Net;
 
 use super::answer::rtype;
@@ -137,21 +137,15 @@ impl LocalNames {
     /// The answer to a question, and why it is given here; `None`: the question is like any other.
     #[must_use]
     pub fn answer(&self, name: &Name, qtype: u16) -> Option<(Local, &'static str)> {
-        let mut here = Some(name.clone());
-        let (zone, (kind, why)) = std::iter::from_fn(|| {
-            let now = here.take()?;
-            here = now.parent();
-            Some(now)
-        })
-        .find_map(|zone| self.zones.get(&zone).map(|found| (zone, *found)))?;
+        let (zone, (kind, why)) = name.suffixes().find_map(|zone| self.zones.get_key_value(zone))?;
         if self.forwarded.iter().any(|domain| name.is_within(domain)) {
             return None;
         }
-        let apex = *name == zone;
+        let apex = name == zone;
         if apex && qtype == DS && zone.label_count() > 1 {
             return None;
         }
-        let local = match kind {
+        let local = match *kind {
             Kind::Absent => Local::NoName,
             Kind::Empty if !apex => Local::NoName,
             Kind::Empty | Kind::Silent => Local::NoData,

@@ -1,5 +1,6 @@
 //! Domain names as the core compares them: lower-cased wire form (RFC 1035 section 3.1), any octet allowed in a label.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -26,6 +27,13 @@ pub enum NameError {
     /// Wire form that ends early, is compressed or has octets behind the root.
     #[error("not an uncompressed wire-form name")]
     NotWire,
+}
+
+/// A table of names can be asked for a [suffix](Name::suffixes) of another.
+impl Borrow<[u8]> for Name {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 impl Name {

@@ -8,7 +8,7 @@ use super::event::{EnforcerId, EnforcerKind, EnforcerSpec, Generation};
 use super::explain::EnforcerState;
 use super::lease::{ByFamily, Lease, LeaseTable};
 use super::moment::Moment;
-use super::plan::Told;
+use super::plan::{RouteTold, Told};
 
 /// Acknowledgements remembered with their time, for "since when"; and plans with their number of openings. What is older
 /// is only known to be older.
@@ -144,6 +144,12 @@ impl Enforcers {
     #[must_use]
     pub fn is_required(&self, id: EnforcerId) -> bool {
         self.get(id).is_some_and(|enforcer| enforcer.spec.required)
+    }
+
+    /// Whether one of this kind gates answers.
+    #[must_use]
+    pub fn requires(&self, kind: EnforcerKind) -> bool {
+        self.all.iter().any(|enforcer| enforcer.spec.kind == kind && enforcer.spec.required)
     }
 
     /// Whether there is any of this kind.
@@ -365,6 +371,15 @@ fn remember<T>(list: &mut VecDeque<T>, item: T) {
     list.push_back(item);
 }
 
+/// Which kinds of enforcers gate answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Required {
+    /// A timed one.
+    pub timed: bool,
+    /// One with routes.
+    pub route: bool,
+}
+
 /// Leases that lack an acknowledgement, in the order of the plans they lack. At most one entry of each kind for a lease.
 #[derive(Debug, Default)]
 pub struct Unproven {
@@ -373,10 +388,11 @@ pub struct Unproven {
 }
 
 impl Unproven {
-    /// A plan told the enforcers about a lease.
-    pub fn told(&mut self, address: IpAddr, lease: &mut Lease, told: Told) {
+    /// A plan told the enforcers about a lease. What no enforcer is required to hold is in force at once.
+    pub fn told(&mut self, address: IpAddr, lease: &mut Lease, told: Told, required: Required, now: Moment) {
         let before = std::mem::replace(&mut lease.told, told);
         match told.timed {
+            Some(timed) if !required.timed => lease.held = Some(timed.ends),
             Some(timed) if before.timed != told.timed || lease.held.is_none() => {
                 // While an earlier change is not acknowledged, the later one waits behind it: the lease then comes into
                 // force with the first, and its end follows with the last.
@@ -388,9 +404,24 @@ impl Unproven {
             Some(_) => {}
             None => self.forget_timed(address, Some(lease)),
         }
-        let Some(route) = told.route else { return };
+        if let Some(route) = told.route {
+            self.told_route(address, lease, route, before.route, required);
+        }
+        if !required.timed || !required.route {
+            lease.into_force(now);
+        }
+    }
+
+    fn told_route(
+        &mut self,
+        address: IpAddr,
+        lease: &mut Lease,
+        route: RouteTold,
+        before: Option<RouteTold>,
+        required: Required,
+    ) {
         // Only the newest opening counts.
-        let reopened = before.route.is_none_or(|before| before.opened != route.opened);
+        let reopened = before.is_none_or(|before| before.opened != route.opened);
         if reopened {
             lease.route_proven = false;
         }
@@ -402,7 +433,12 @@ impl Unproven {
                 share.handle.set_in_force(false);
             }
         }
-        self.wait_for_route(address, lease);
+        if required.route {
+            self.wait_for_route(address, lease);
+        } else {
+            lease.route_proven = true;
+            lease.shares.iter_mut().for_each(|share| share.proven = share.told.is_some());
+        }
     }
 
     /// Puts a lease whose route, or what it bears, lacks an acknowledgement into the queue, by the first plan that it lacks.

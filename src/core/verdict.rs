@@ -1,12 +1,13 @@
 //! The whole judgement of a response in one function: bind, policy on every name of the chain, filter on every address.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::address::{AddressFilter, Admitted, Reason};
 use super::answer::{self, BindError, Bound, Kept, Origin, Question, Record, RecordData, rtype, svcparam};
 use super::event::Grant;
 use super::name::Name;
+use super::places::Places;
 use super::policy::{Effect, Policy, RuleRef, Verdict};
 
 #[cfg(test)]
@@ -163,7 +164,7 @@ struct Sieve<'a> {
     only: Option<Family>,
     chain: Vec<Name>,
     grants: Vec<Grant>,
-    place_of: HashMap<IpAddr, usize>,
+    place_of: Places<usize>,
     already_open: Vec<IpAddr>,
     removed: Vec<Removed>,
     /// Records that must go.
@@ -186,7 +187,7 @@ impl<'a> Sieve<'a> {
             only,
             chain: bound.chain.clone(),
             grants: Vec::new(),
-            place_of: HashMap::new(),
+            place_of: Places::default(),
             already_open: Vec::new(),
             removed: Vec::new(),
             gone: HashSet::new(),
@@ -346,7 +347,7 @@ impl<'a> Sieve<'a> {
 
     /// Grants an address once, with its largest TTL.
     fn grant(&mut self, address: IpAddr, ttl: u32) {
-        if let Some(grant) = self.place_of.get(&address).and_then(|place| self.grants.get_mut(*place)) {
+        if let Some(grant) = self.place_of.get(address).and_then(|place| self.grants.get_mut(place)) {
             grant.ttl = grant.ttl.max(ttl);
             return;
         }

@@ -6,12 +6,12 @@
 //!   waits for it, and its reply makes the server healthy again. When all are broken all are asked.
 //! - Whatever happens, the asker has a result after [`TOTAL`].
 
-use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use prometheus_client::metrics::counter::Counter;
 use tokio::task::JoinSet;
 
