@@ -73,6 +73,11 @@ impl Name {
         Ok(Self(Arc::from(&*lower)))
     }
 
+    /// A name that this suffix of another one's [`Name::wire`] stands for.
+    pub(in crate::core) fn of_suffix(suffix: &[u8]) -> Self {
+        Self(Arc::from(suffix))
+    }
+
     /// The wire form, root label included.
     #[must_use]
     pub fn wire(&self) -> &[u8] {

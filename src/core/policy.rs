@@ -360,7 +360,8 @@ fn verdict(layer: usize, slot: u32, at: At) -> Verdict {
 #[must_use]
 pub fn registrable(name: &Name) -> Name {
     use psl::Psl as _;
-    let labels: Vec<&[u8]> = name.labels().collect();
+    // Most names have fewer labels than that.
+    let labels: smallvec::SmallVec<[&[u8]; 12]> = name.labels().collect();
     let suffix = psl::List.find(labels.iter().rev().copied());
     // `len` counts the labels and the dots between them; the wire form has one octet more in front and the root behind.
     let wire_len = suffix.len.saturating_add(2);
@@ -371,5 +372,5 @@ pub fn registrable(name: &Name) -> Name {
         }
         domain = here;
     }
-    Name::from_wire(domain).unwrap_or_else(|_| name.clone())
+    if domain.len() == name.wire().len() { name.clone() } else { Name::of_suffix(domain) }
 }

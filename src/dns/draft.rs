@@ -189,7 +189,7 @@ pub fn local(query: &Query, data: &[LocalData], checked: Option<Checked>, rules:
     for (place, (rtype, data, rdata)) in own.into_iter().enumerate() {
         let record = Record { owner: query.name.clone(), rtype, class: 1, ttl: OWN_TTL, data };
         response.answers.insert(place, record);
-        response.rdata.insert(place, rdata);
+        response.rdata.insert(place, rdata.into_vec().into());
     }
     let mut draft = judge(query, &response, policy, rules, whom.only);
     if draft.kind == Kind::Answer && draft.ede.is_none() {

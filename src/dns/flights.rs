@@ -1,12 +1,14 @@
 //! Questions that wait: who waits for which, and how their replies leave.
 
-use std::collections::HashMap;
+use std::hash::RandomState;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use hashbrown::HashMap;
+use hashbrown::hash_map::EntryRef;
 use tokio::sync::mpsc;
 
 use super::Rules;
@@ -25,7 +27,7 @@ use crate::core::policy::view::Views;
 use crate::sys::udp::{self, Local, Sending};
 
 /// Who waits, by the octets of the question's [`Key`]. Bounded by the places in flight.
-pub(super) type Flights = Mutex<HashMap<Box<[u8]>, Vec<Asker>>>;
+pub(super) type Flights = Mutex<HashMap<Box<[u8]>, Vec<Asker>, RandomState>>;
 
 /// How many of the last who joined a question are looked through for the same client's retransmission.
 const LOOK_BACK: usize = 16;
@@ -189,15 +191,18 @@ impl Resolver {
         let asker = Asker { to, client, route, place, since: now };
         {
             let mut flights = self.flights();
-            if let Some(waiting) = flights.get_mut(key.octets()) {
-                self.metrics.coalesced.inc();
-                // A retransmission is answered once: by the reply to the first.
-                if !waiting.iter().rev().take(LOOK_BACK).any(|other| other.is_same(&asker)) {
-                    waiting.push(asker);
+            match flights.entry_ref(key.octets()) {
+                EntryRef::Occupied(mut flight) => {
+                    let waiting = flight.get_mut();
+                    self.metrics.coalesced.inc();
+                    // A retransmission is answered once: by the reply to the first.
+                    if !waiting.iter().rev().take(LOOK_BACK).any(|other| other.is_same(&asker)) {
+                        waiting.push(asker);
+                    }
+                    return None;
                 }
-                return None;
+                EntryRef::Vacant(free) => drop(free.insert(vec![asker])),
             }
-            flights.insert(key.octets().into(), vec![asker]);
         }
         self.metrics.in_flight.inc();
         let checking_disabled = key.is_unchecked();
@@ -239,7 +244,7 @@ impl Resolver {
         }));
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Vec<Asker>>> {
+    fn flights(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Vec<Asker>, RandomState>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

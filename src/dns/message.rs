@@ -7,6 +7,7 @@
 use hickory_proto::rr::rdata::svcb::{IpHint, SvcParamValue};
 use hickory_proto::rr::{Name as HickoryName, RData, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, Restrict};
+use smallvec::SmallVec;
 
 use super::wire::{self, flag, rtype, u16_at, u32_at};
 use crate::core::answer::{Record, RecordData};
@@ -16,6 +17,9 @@ use crate::core::name::Name;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed response")]
 pub struct Malformed;
+
+/// RDATA; that of addresses needs no memory of its own.
+pub type Rdata = SmallVec<[u8; 16]>;
 
 /// A record of the AUTHORITY section that may be passed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +31,7 @@ pub struct Authority {
     /// TTL as it stood on the wire.
     pub ttl: u32,
     /// RDATA, names decompressed.
-    pub rdata: Box<[u8]>,
+    pub rdata: Rdata,
 }
 
 /// An upstream's response.
@@ -40,7 +44,7 @@ pub struct Response {
     /// ANSWER.
     pub answers: Vec<Record>,
     /// RDATA of `answers`, in the same order, names decompressed.
-    pub rdata: Vec<Box<[u8]>>,
+    pub rdata: Vec<Rdata>,
     /// SOA, NSEC, NSEC3 and their RRSIG of AUTHORITY, class IN.
     pub authority: Vec<Authority>,
     /// Whether all of it was validated here and found secure.
@@ -52,7 +56,7 @@ struct RawRecord {
     rtype: u16,
     class: u16,
     ttl: u32,
-    rdata: Box<[u8]>,
+    rdata: Rdata,
     data: RecordData,
 }
 
@@ -198,7 +202,7 @@ pub(super) fn names_in(kind: u16, raw: &[u8]) -> Result<Option<(usize, usize)>, 
 }
 
 /// RDATA with its names decompressed. `decoder` stands at its start; it ends at `end`.
-fn decompress(kind: u16, raw: &[u8], decoder: &mut BinDecoder<'_>, end: usize) -> Result<Box<[u8]>, Malformed> {
+fn decompress(kind: u16, raw: &[u8], decoder: &mut BinDecoder<'_>, end: usize) -> Result<Rdata, Malformed> {
     let Some((before, names)) = names_in(kind, raw)? else { return Ok(raw.into()) };
     let mut out = raw.get(..before).ok_or(Malformed)?.to_vec();
     decoder.read_slice(before).map_err(|_| Malformed)?;

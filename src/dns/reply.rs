@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use smallvec::{SmallVec, smallvec};
+
 use super::cookie;
 use super::ede::{Ede, code};
 use super::wire::{self, ClientEdns, HEADER, UDP_REPLY, flag, put_u16, put_u32, rcode, rtype, u32_at};
@@ -86,7 +88,7 @@ pub enum Section {
 #[derive(Debug)]
 pub struct BodyWriter {
     body: Body,
-    names: Vec<(u16, Name)>,
+    names: SmallVec<[(u16, Name); 4]>,
     answers: u16,
     authorities: u16,
 }
@@ -102,7 +104,7 @@ impl BodyWriter {
         octets.extend_from_slice(name.wire());
         octets.extend_from_slice(&qtype.to_be_bytes());
         octets.extend_from_slice(&1u16.to_be_bytes());
-        let names = vec![(HEADER as u16, name.clone())];
+        let names = smallvec![(HEADER as u16, name.clone())];
         Self { body: Body { octets, ttls: Vec::new() }, names, answers: 0, authorities: 0 }
     }
 

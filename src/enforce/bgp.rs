@@ -235,8 +235,9 @@ async fn obey(
     while let Some(command) = commands.recv().await {
         match command {
             Command::Apply { generation, changes } => {
-                refuse(generation, &changes, ids, missing, refusals);
-                wake.notify_one();
+                if refuse(generation, &changes, ids, missing, refusals) {
+                    wake.notify_one();
+                }
                 let changes = changes.iter().filter_map(|change| match change {
                     Change::Open { address, .. } => Some((*address, Want::Plain)),
                     Change::Announce { address, groups, .. } => Some((*address, marks.of(*groups))),
@@ -259,14 +260,15 @@ async fn obey(
     }
 }
 
-/// Notes a refusal of each address that this plan opens for each peer whose session lacks its family.
+/// Notes a refusal of each address that this plan opens for each peer whose session lacks its family. Returns whether there is any.
 fn refuse(
     generation: Generation,
     changes: &[Change],
     ids: &[Option<EnforcerId>],
     missing: &Missing,
     refusals: &Refusals,
-) {
+) -> bool {
+    let mut any = false;
     let missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
     for (id, lacks) in ids.iter().zip(missing.iter()) {
         let Some(enforcer) = *id else { continue };
@@ -282,9 +284,11 @@ fn refuse(
             // When full, the gate's deadline does what the refusal would: nothing is confirmed meanwhile.
             if queue.len() < REFUSALS {
                 queue.push_back(Event::RefusedAddress { enforcer, address, generation, reason });
+                any = true;
             }
         }
     }
+    any
 }
 
 async fn forward(

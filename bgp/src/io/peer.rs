@@ -196,6 +196,7 @@ pub(super) async fn run(
             return;
         }
         let deadline = task.deadline();
+        let up = task.up.is_some();
         let looking = task.up.as_ref().is_some_and(|up| up.looking);
         let Task { connections, connecting, fine, busy, bfd, evidence, .. } = &mut task;
         let ready = poll_fn(|context| {
@@ -231,7 +232,8 @@ pub(super) async fn run(
             () = tokio::task::yield_now(), if *busy => {}
             result = connected => task.connected(result),
             Some(stream) = accepted.recv() => task.accepted(stream),
-            Ok(()) = changed.changed() => {}
+            // Without a session there is nobody to tell.
+            Ok(()) = changed.changed(), if up => {}
             () = bfd_changed(bfd) => {}
             result = fine.fired(), if looking => {
                 if let Err(error) = result {
