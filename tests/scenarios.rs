@@ -297,7 +297,7 @@ impl Player {
                 }
                 Output::Decide { ticket, decision: Decision::Release { leases } } => {
                     let addresses: Vec<_> = leases.iter().map(|handle| handle.address().to_string()).collect();
-                    self.handles.insert(ticket, leases);
+                    self.handles.insert(ticket, leases.to_vec());
                     format!("release {}: {}", ticket.0, addresses.join(" "))
                 }
                 Output::Decide { ticket, decision: Decision::Refuse(refusal) } => {

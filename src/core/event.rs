@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::groups::{GroupSet, Groups};
 use super::moment::Moment;
 use super::name::Name;
@@ -193,7 +195,7 @@ pub enum Change {
 pub enum Decision {
     /// Every address is in force at every required enforcer. `leases` in the order of the grants; behind them, where leases are for single clients,
     /// the client's own of each.
-    Release { leases: Vec<LeaseHandle> },
+    Release { leases: LeaseHandles },
     /// Not enforced in time, or over a budget: SERVFAIL with this reason.
     Refuse(Refusal),
 }
@@ -224,6 +226,9 @@ pub enum Refusal {
 /// Shared view of a lease for the hot path: read without any lock. The core alone writes it.
 #[derive(Clone, Debug)]
 pub struct LeaseHandle(Arc<LeaseShared>);
+
+/// Those of an answer; most have one or two addresses.
+pub type LeaseHandles = SmallVec<[LeaseHandle; 2]>;
 
 #[derive(Debug)]
 struct LeaseShared {

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::event::{EnforcerKind, Generation, LeaseHandle, Ticket};
+use smallvec::SmallVec;
+
+use super::event::{EnforcerKind, Generation, LeaseHandles, Ticket};
 use super::groups::Group;
 use super::moment::Moment;
 use super::name::Name;
@@ -49,9 +51,9 @@ pub struct Waiting {
     /// Aliases behind the question, in order.
     pub chain: Arc<[Name]>,
     /// In the order of the grants.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: SmallVec<[IpAddr; 2]>,
     /// Likewise; empty until the plan is made.
-    pub leases: Vec<LeaseHandle>,
+    pub leases: LeaseHandles,
     /// Zero until the plan is made.
     pub needs: Needs,
 }

@@ -22,10 +22,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::budget::{BUCKETS, Buckets, client_key};
 use super::event::{
-    Admission, Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, Grant, Output, Refusal,
-    RevokeTarget, StoredLease, Ticket,
+    Admission, Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, Grant, LeaseHandles,
+    Output, Refusal, RevokeTarget, StoredLease, Ticket,
 };
 use super::explain::Counts;
 use super::gate::{Gate, MOST_WAITING, Needs, Waiting};
@@ -236,7 +238,7 @@ impl Guard {
             let ttl = Duration::from_secs(u64::from(grant.ttl)).max(shortest);
             (grant.address, self.now.plus(ttl).plus(lease.grace.0).min(longest))
         };
-        let mut wanted: Vec<(IpAddr, Moment)> = admission.grants.iter().map(end).collect();
+        let mut wanted: SmallVec<[(IpAddr, Moment); 4]> = admission.grants.iter().map(end).collect();
         // Of an address that came twice the later end counts.
         wanted.sort_unstable_by_key(|(address, ends)| (*address, Reverse(*ends)));
         wanted.dedup_by_key(|(address, _)| *address);
@@ -267,7 +269,7 @@ impl Guard {
             question: admission.question,
             chain,
             addresses: admission.grants.iter().map(|grant| grant.address).collect(),
-            leases: Vec::new(),
+            leases: LeaseHandles::new(),
             needs: Needs::default(),
         };
         self.fresh.push((admission.ticket, waiting));
@@ -466,7 +468,8 @@ impl Guard {
         waiting.append(&mut self.fresh);
         for (ticket, waiting) in waiting {
             let group = self.group_of(waiting.client);
-            self.fresh.push((ticket, Waiting { group, leases: Vec::new(), needs: Needs::default(), ..waiting }));
+            self.fresh
+                .push((ticket, Waiting { group, leases: LeaseHandles::new(), needs: Needs::default(), ..waiting }));
         }
     }
 
@@ -609,7 +612,11 @@ impl Guard {
             if waiting.leases.iter().all(|lease| lease.in_force_for(self.now, Duration::ZERO)) {
                 self.decide(ticket, waiting);
             } else {
-                self.meet_gate(ticket, Waiting { leases: Vec::new(), needs: Needs::default(), ..waiting }, next);
+                self.meet_gate(
+                    ticket,
+                    Waiting { leases: LeaseHandles::new(), needs: Needs::default(), ..waiting },
+                    next,
+                );
             }
         }
         for (ticket, waiting) in std::mem::take(&mut self.through) {

@@ -16,7 +16,7 @@ use hashbrown::HashTable;
 use super::ede::Ede;
 use super::reply::Body;
 use super::wire::NAME_MAX;
-use crate::core::event::{Grant, LeaseHandle};
+use crate::core::event::{Grant, LeaseHandles};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::pairs;
@@ -250,7 +250,7 @@ pub struct Entry {
     /// When the first TTL ends; a TTL of 0 ends at once.
     pub expires: Moment,
     /// The leases of its addresses.
-    pub leases: Box<[LeaseHandle]>,
+    pub leases: LeaseHandles,
     /// For a new admission near the end of the leases; `None` without addresses.
     pub again: Option<Again>,
     /// Extended error that goes with it.
@@ -308,7 +308,8 @@ impl Entry {
         OVERHEAD
             .saturating_add(words)
             .saturating_add(self.message.all.len())
-            .saturating_add(self.leases.len().saturating_mul(8))
+            // What has no room in the entry itself.
+            .saturating_add(self.leases.len().saturating_sub(2).saturating_mul(8))
             .saturating_add(again)
     }
 }

@@ -18,7 +18,7 @@ use super::stale;
 use super::upstream::query::Query;
 use super::upstream::{AskError, Asked};
 use super::validate::{Pick, Source};
-use crate::core::event::{Admission, Decision, Grant, LeaseHandle, Refusal, Ticket};
+use crate::core::event::{Admission, Decision, Grant, LeaseHandle, LeaseHandles, Refusal, Ticket};
 use crate::core::moment::Moment;
 use crate::core::policy::list::LocalData;
 use crate::core::policy::registrable;
@@ -184,7 +184,7 @@ impl Resolver {
         &self,
         flight: &Flight,
         draft: Draft,
-        leases: Vec<LeaseHandle>,
+        leases: LeaseHandles,
         generation: u64,
         started: Instant,
         outbox: &mut Outbox<'_>,
@@ -278,12 +278,12 @@ impl Resolver {
 
     /// A judged answer without leases in force: whoever asks has to be admitted first.
     fn keep_closed(&self, key: &Key, draft: &Draft, generation: u64, now: Moment) {
-        let closed = draft.again.as_ref().map_or_else(Vec::new, |again| {
+        let closed = draft.again.as_ref().map_or_else(LeaseHandles::new, |again| {
             again.grants.iter().map(|grant| LeaseHandle::new(grant.address, now)).collect()
         });
         let kept = Kept { key: &key.of_all(), now, generation, grace: self.rules.load().lease_grace };
         let mut entry = finish(draft.clone(), None, kept);
-        entry.leases = closed.into();
+        entry.leases = closed;
         self.cache.put(Arc::new(entry), now);
     }
 }
@@ -313,7 +313,7 @@ struct Kept<'a> {
 }
 
 /// The entry of a draft, its TTLs lowered to what its leases cover: their end less the grace that clients get beyond their TTL.
-fn finish(mut draft: Draft, leases: Option<Vec<LeaseHandle>>, kept: Kept<'_>) -> Entry {
+fn finish(mut draft: Draft, leases: Option<LeaseHandles>, kept: Kept<'_>) -> Entry {
     let Kept { key, now, generation, grace } = kept;
     let leases = leases.unwrap_or_default();
     let mut keep = draft.keep;
@@ -330,7 +330,7 @@ fn finish(mut draft: Draft, leases: Option<Vec<LeaseHandle>>, kept: Kept<'_>) ->
         message: Message::new(key, &draft.body),
         stored: now,
         expires: now.plus(Duration::from_secs(u64::from(keep))),
-        leases: leases.into(),
+        leases,
         again: draft.again,
         ede: draft.ede,
         outcome: outcome_of(&draft.kind),

@@ -9,8 +9,8 @@ fn wait(gate: &mut Gate, ticket: u64, timed: u64, route: u64) {
         group: None,
         question: Name::root(),
         chain: Arc::default(),
-        addresses: vec![IpAddr::from([198, 51, 100, 1])],
-        leases: Vec::new(),
+        addresses: [IpAddr::from([198, 51, 100, 1])].into_iter().collect(),
+        leases: LeaseHandles::new(),
         needs: Needs { timed: Generation(timed), route: Generation(route) },
     };
     gate.wait(Ticket(ticket), waiting);
@@ -45,7 +45,7 @@ fn an_answer_needs_each_of_its_addresses() {
     wait(&mut gate, 1, 0, 3);
     wait(&mut gate, 2, 0, 3);
     let mut waiting = gate.take(Ticket(2)).unwrap();
-    waiting.addresses = addresses[..2].to_vec();
+    waiting.addresses = addresses[..2].into();
     gate.wait(Ticket(2), waiting);
     assert_eq!(timed(&mut gate, 0), [0u64; 0]);
     assert_eq!(numbers(gate.in_force(addresses[2], |_, _| true)), [0u64; 0], "nobody waits for that one");

@@ -7,7 +7,7 @@ fn entry(key: &Key, octets: usize, expires: u64, generation: u64) -> Arc<Entry> 
         message: Message::new(key, &Body { octets: vec![0; octets], ttls: Vec::new() }),
         stored: Moment(0),
         expires: Moment(expires),
-        leases: Box::default(),
+        leases: LeaseHandles::new(),
         again: None,
         ede: None,
         outcome: Outcome::Released,
