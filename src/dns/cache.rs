@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 
 use super::ede::Ede;
 use super::reply::Body;
@@ -29,10 +30,8 @@ const SHARDS: usize = 64;
 const OVERHEAD: usize = 288;
 /// More TTLs than any message has room for.
 const MOST_TTLS: usize = 8192;
-/// Most octets of a key: name, type, flags, view, client.
-const KEY_MAX: usize = NAME_MAX + 4 + CLIENT;
-/// Octets of the client whose alone an entry is.
-const CLIENT: usize = 16;
+/// Keys of so many octets need no memory of their own: nearly all do with that.
+const KEY_INLINE: usize = 88;
 /// Flags: DO, unchecked, and for clients of which family an answer was judged.
 const UNCHECKED: u8 = 2;
 const FOR_IPV4: u8 = 4;
@@ -43,25 +42,22 @@ pub const POPULAR: u32 = 2;
 
 /// Name in lower case, type, whether DNSSEC records are wanted (DO), and whose policy judged it (0: everybody's); of which client alone it is, where addresses are open for single clients. CD is part of it only where the guard
 /// validates and the answer can hold no address ([`Key::unchecked`]): for all else CD changes nothing, since it may open nothing that would stay closed.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Key {
-    octets: [u8; KEY_MAX],
-    len: u16,
+    octets: SmallVec<[u8; KEY_INLINE]>,
     /// How many of these are the client.
-    client: u16,
+    client: usize,
 }
 
 impl Key {
     /// From a lower-case wire name.
     #[must_use]
     pub fn new(name: &[u8], qtype: u16, dnssec_ok: bool) -> Self {
-        let mut octets = [0; KEY_MAX];
-        let len = name.len().min(NAME_MAX);
         let [high, low] = qtype.to_be_bytes();
-        for (to, octet) in octets.iter_mut().zip(name.iter().take(len).chain(&[high, low, u8::from(dnssec_ok), 0])) {
-            *to = *octet;
-        }
-        Self { octets, len: u16::try_from(len.saturating_add(4)).unwrap_or(0), client: 0 }
+        let mut octets = SmallVec::new();
+        octets.extend_from_slice(name.get(..NAME_MAX).unwrap_or(name));
+        octets.extend_from_slice(&[high, low, u8::from(dnssec_ok), 0]);
+        Self { octets, client: 0 }
     }
 
     /// The same question by somebody who wants the answer unvalidated, and may have it.
@@ -105,12 +101,8 @@ impl Key {
             IpAddr::V4(owner) => owner.to_ipv6_mapped().octets(),
             IpAddr::V6(owner) => owner.octets(),
         };
-        let end = usize::from(self.len);
-        if let Some(place) = self.octets.get_mut(end..end.saturating_add(CLIENT)) {
-            place.copy_from_slice(&octets);
-            self.client = u16::try_from(CLIENT).unwrap_or(0);
-            self.len = self.len.saturating_add(self.client);
-        }
+        self.octets.extend_from_slice(&octets);
+        self.client = octets.len();
         self
     }
 
@@ -122,10 +114,9 @@ impl Key {
 
     /// The same question by all whose answers are judged alike.
     #[must_use]
-    pub fn of_all(mut self) -> Self {
-        self.len = self.len.saturating_sub(self.client);
-        self.client = 0;
-        self
+    pub fn of_all(&self) -> Self {
+        let end = self.octets.len().saturating_sub(self.client);
+        Self { octets: SmallVec::from_slice(self.octets.get(..end).unwrap_or_default()), client: 0 }
     }
 
     /// The family of the addresses that an answer may open; `None`: both.
@@ -150,13 +141,13 @@ impl Key {
 
     /// A place before the client.
     fn place_before_client(&self, back: usize) -> Option<usize> {
-        usize::from(self.len).checked_sub(usize::from(self.client))?.checked_sub(back)
+        self.octets.len().checked_sub(self.client)?.checked_sub(back)
     }
 
     /// The key's octets.
     #[must_use]
     pub fn octets(&self) -> &[u8] {
-        self.octets.get(..usize::from(self.len)).unwrap_or_default()
+        &self.octets
     }
 }
 

@@ -145,7 +145,7 @@ impl Resolver {
     /// Takes a question that must wait. The reply goes out by `route`.
     pub fn submit(self: &Arc<Self>, missed: &Missed<'_>, client: IpAddr, route: Route) {
         let views = self.rules.load().views.clone();
-        let key = missed.key.in_view(views.of(client));
+        let key = missed.key.clone().in_view(views.of(client));
         if let Some(flight) = self.join(missed, client, route, key, (views, Instant::now())) {
             self.runtime.spawn(self.clone().fly(flight));
         }

@@ -177,7 +177,9 @@ impl Forwarder {
         (poll, token): (&Poll, u64),
     ) {
         let views = turn.rules.views.clone();
-        let Some(flight) = self.resolver.join(missed, client, route, missed.key, (views, self.now)) else { return };
+        let Some(flight) = self.resolver.join(missed, client, route, missed.key.clone(), (views, self.now)) else {
+            return;
+        };
         let resolver = self.resolver.clone();
         let group = resolver.upstreams.plain_group(&flight.query);
         let plain = !missed.kept && !missed.local_data && resolver.validator.is_none();

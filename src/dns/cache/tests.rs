@@ -41,7 +41,7 @@ fn a_key_of_one_client_is_its_own_and_leads_to_that_of_all_of_its_family() {
     for key in [&one, &other, &six, &host] {
         assert!(key.is_of_client() && key.is_unchecked() && key.view() == 3);
         assert!(!key.of_all().is_of_client() && key.of_all().view() == 3 && key.of_all().family() == key.family());
-        assert_eq!(key.in_view(5).view(), 5);
+        assert_eq!(key.clone().in_view(5).view(), 5);
     }
     assert_eq!([one.family(), six.family(), host.family()], [Some(Family::Ipv4), Some(Family::Ipv6), None]);
     assert_eq!(one.of_all().octets(), other.of_all().octets());
