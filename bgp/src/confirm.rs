@@ -136,7 +136,9 @@ impl Confirmer {
         confirmer.clean = lost.map_or(now, |lost| lost + closing::OLD_ROUTE).max(now);
         if peer.confirm == Confirm::Refresh {
             let (refresh, enhanced) = (negotiated.route_refresh, negotiated.enhanced_route_refresh);
-            confirmer.barrier = Some(Barrier::new(negotiated.families, refresh, enhanced, now));
+            let barrier = Barrier::new(negotiated.families, refresh, enhanced, now);
+            let says_whole = negotiated.graceful_restart.is_some();
+            confirmer.barrier = Some(if says_whole { barrier.after_its_table() } else { barrier });
         }
         confirmer
     }

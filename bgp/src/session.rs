@@ -91,6 +91,8 @@ pub enum Heard {
     Begin(Family),
     /// EoRR: it is complete.
     End(Family),
+    /// End-of-RIB (RFC 4724 section 2): all that the peer had for us when the session came up was sent.
+    Whole(Family),
     /// An UPDATE.
     Routes {
         /// Announced, in order.
@@ -514,6 +516,9 @@ impl Session {
                 self.received.withdrawn += withdrawn;
                 if self.config.hear && announced + withdrawn > 0 {
                     self.outputs.push_back(Output::Heard(Heard::update(&update)));
+                }
+                if let Some(family) = update.end_of_rib().filter(|_| self.config.hear) {
+                    self.outputs.push_back(Output::Heard(Heard::Whole(family)));
                 }
                 if let Some(problem) = update.problems.first() {
                     self.received.malformed += 1;

@@ -8,6 +8,8 @@
 //!
 //! TCP keeps the order, so one request covers every UPDATE before it; at most one is outstanding per family, and what is
 //! sent meanwhile is covered by the next. The KEEPALIVE is for BIRD: its event loop may else sleep up to 3 s before it sends the answer.
+//! A request that comes before the router has sent its own table may be lost in that: BIRD drops it. Where Graceful Restart was negotiated the
+//! router says when it has ([`Barrier::after_its_table`]).
 //! A router that exports more than [`FEW`] routes to us would send all of them each time; it is not asked until it exports fewer.
 
 use std::collections::BTreeSet;
@@ -31,6 +33,8 @@ const AGAIN_MOST: Duration = Duration::from_secs(8);
 /// Requests that may follow each other at once, and the time in which one more is earned.
 const BURST: u32 = 32;
 const EARN: Duration = Duration::from_millis(5);
+/// A router has this long to send its own table before it is asked all the same.
+const TABLE: Duration = Duration::from_millis(500);
 /// A router without RFC 7313 has this long to show its beacon.
 const BEACON: Duration = Duration::from_secs(5);
 
@@ -87,6 +91,8 @@ struct Stray {
 struct Line {
     asked: Option<Asked>,
     stray: Option<Stray>,
+    /// The router still sends its own table, as far as is known: it isn't asked before this.
+    busy: Option<Instant>,
     /// UPDATEs before this octet are known to be processed.
     echoed: u64,
     /// UPDATEs before this one wait for it.
@@ -150,6 +156,19 @@ impl Barrier {
             silent: false,
             overflowed: false,
         }
+    }
+
+    /// Asks for each family only after its End-of-RIB, or [`TABLE`] after the session came up.
+    #[must_use]
+    pub fn after_its_table(mut self) -> Self {
+        let until = self.up + TABLE;
+        self.lines.iter_mut().for_each(|line| line.busy = Some(until));
+        self
+    }
+
+    /// The router has sent its table.
+    pub fn whole(&mut self, family: Family) {
+        self.lines[index(family)].busy = None;
     }
 
     /// Why this router can't be asked; nothing is confirmed by refreshes then.
@@ -223,6 +242,7 @@ impl Barrier {
                     self.refused = Some(Refusal::NoBeacon);
                     return None;
                 }
+                None if line.echoed < wanted && possible && line.busy.is_some_and(|until| now < until) => {}
                 None if line.echoed < wanted && possible && tokens > 0 => {
                     line.asked = Some(Asked::new(now, end));
                     self.tokens -= 1;
@@ -257,7 +277,10 @@ impl Barrier {
                 (None, _) if line.echoed >= self.lines[index(family)].wanted => None,
                 (None, Some(stray)) => Some(stray.until.unwrap_or(self.up)),
                 (None, None) if !self.enhanced && line.beacon.is_none() => Some(self.up + BEACON),
-                (None, None) => (self.tokens == 0).then_some(self.earned + EARN),
+                (None, None) => {
+                    let earned = (self.tokens == 0).then_some(self.earned + EARN);
+                    line.busy.into_iter().chain(earned).max()
+                }
             }
         };
         self.families.iter().filter_map(due).min()
@@ -396,6 +419,18 @@ mod tests {
         echo(&mut barrier, V6);
         assert!(barrier.echoed([200, 300]));
         assert_eq!((barrier.poll(now, 400), barrier.poll_timeout()), (None, None));
+    }
+
+    #[test]
+    fn a_router_that_sends_its_own_table_is_asked_behind_it() {
+        let start = Instant::now();
+        let mut barrier = Barrier::new(Families::ALL, true, true, start).after_its_table();
+        barrier.want([100, 100]);
+        assert_eq!((barrier.poll(start, 100), barrier.poll_timeout()), (None, Some(start + TABLE)));
+        barrier.whole(V6);
+        assert_eq!(barrier.poll(start, 100), Some(Ask::Refresh(V6)));
+        assert_eq!(barrier.poll(start + TABLE - MS, 100), Some(Ask::Keepalive), "still only the other family");
+        assert_eq!(barrier.poll(start + TABLE, 100), Some(Ask::Refresh(V4)), "it may never say so");
     }
 
     #[test]

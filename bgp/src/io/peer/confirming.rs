@@ -229,6 +229,7 @@ impl Task {
         match heard {
             Heard::Begin(family) => barrier.begin(family),
             Heard::End(family) => barrier.end(family),
+            Heard::Whole(family) => barrier.whole(family),
             Heard::Routes { announced, withdrawn, .. } => {
                 barrier.withdrawn(&withdrawn);
                 barrier.announced(&announced);
