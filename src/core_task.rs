@@ -1,4 +1,4 @@
-//! The one task that owns the core.
+//! The one owner of the core at a time: its task, or a worker that finds it idle.
 //!
 //! ```text
 //!  dns workers --admit--> +-----------+ --Command--> nftables thread  --report--+
@@ -9,20 +9,24 @@
 //! Requests arrive on one bounded channel ([`REQUESTS`]); when it is full the asking task waits, so a flood of questions
 //! slows the askers down and never the owner. Enforcers report on a channel of their own, so that questions can't keep
 //! acknowledgements waiting.
+//!
+//! A worker with a batch takes the turn itself where nobody else has the core and nothing waits for it ([`CoreHandle::try_admit`]): what needs no
+//! enforcer's word is then decided without a second thread. All that may take long stays with the task.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hashbrown::HashMap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::core::event::{Admission, Decision, Event, Output, StoredLease, Ticket};
+use crate::core::event::{Admission, Decision, Event, StoredLease};
 use crate::core::guard::Guard;
 use crate::core::moment::Moment;
 use crate::core::pairs::PairRecord;
 use crate::enforce::Command;
 use crate::sys::clock::Clock;
 use crate::sys::poll::Bell;
+use turn::Core;
 
 /// Room in the channel of requests.
 pub const REQUESTS: usize = 8192;
@@ -112,6 +116,7 @@ enum Waiter {
 #[derive(Clone)]
 pub struct CoreHandle {
     requests: mpsc::Sender<Request>,
+    shared: Arc<Shared>,
 }
 
 impl CoreHandle {
@@ -125,18 +130,57 @@ impl CoreHandle {
         decision.await.map_err(|_| Stopped)
     }
 
-    /// Like [`CoreHandle::admit`] for many at once and without waiting. Each decision goes to `mailbox` under the admission's number.
+    /// Like [`CoreHandle::admit`] for many at once and without waiting. Each decision goes under the admission's number to `decided` where it is
+    /// made at once, else to `mailbox`.
     ///
     /// # Errors
     /// [`NotTaken`], with the batch.
-    pub fn try_admit(&self, batch: Vec<(u64, Admission)>, mailbox: &Arc<Mailbox>) -> Result<(), NotTaken> {
+    pub fn try_admit(
+        &self,
+        batch: Vec<(u64, Admission)>,
+        mailbox: &Arc<Mailbox>,
+        decided: &mut Decisions,
+    ) -> Result<(), NotTaken> {
         use mpsc::error::TrySendError;
+        let Some(batch) = self.admit_now(batch, mailbox, decided) else { return Ok(()) };
         self.requests.try_send(Request::AdmitAll(batch, mailbox.clone())).map_err(|error| match error {
             TrySendError::Full(Request::AdmitAll(batch, _)) => NotTaken::Full(batch),
             TrySendError::Closed(Request::AdmitAll(batch, _)) => NotTaken::Stopped(batch),
             // It gives back what was given.
             TrySendError::Full(_) | TrySendError::Closed(_) => NotTaken::Stopped(Vec::new()),
         })
+    }
+
+    /// Takes the turn where nobody else has the core; else the batch comes back.
+    fn admit_now(
+        &self,
+        batch: Vec<(u64, Admission)>,
+        mailbox: &Arc<Mailbox>,
+        decided: &mut Decisions,
+    ) -> Option<Vec<(u64, Admission)>> {
+        // Who asked before comes first.
+        if self.requests.capacity() < self.requests.max_capacity() {
+            return Some(batch);
+        }
+        let Ok(mut place) = self.shared.core.try_lock() else { return Some(batch) };
+        let Some(core) = place.as_mut().filter(|core| core.is_idle()) else { return Some(batch) };
+        // Its task has ended.
+        if self.requests.is_closed() {
+            *place = None;
+            return Some(batch);
+        }
+        let turn = catch_unwind(AssertUnwindSafe(|| core.admit_all(batch, mailbox, decided)));
+        if turn.is_err() {
+            // As where its task fails: nobody goes on with what may be half done, and the daemon ends.
+            tracing::error!("the core failed");
+        }
+        if turn.is_err() || self.requests.is_closed() {
+            *place = None;
+        }
+        if turn.is_err() || turn.is_ok_and(|wakes| wakes) {
+            self.shared.news.notify_one();
+        }
+        None
     }
 
     /// Tells the core something.
@@ -195,6 +239,9 @@ pub trait Journal: Send {
 
     /// When a write that failed is to be tried again; `None` while nothing is missing.
     fn retry(&self) -> Option<Moment>;
+
+    /// Whether a write with `alive`, though without records, would make it shorter. Takes long.
+    fn is_long(&self) -> bool;
 }
 
 /// All that survives a restart.
@@ -229,202 +276,84 @@ pub fn core_task(
     clock: Clock,
 ) -> (CoreHandle, impl Future<Output = ()> + Send + 'static) {
     let (sender, requests) = mpsc::channel(REQUESTS);
-    let task = CoreTask {
-        guard,
-        drivers,
-        clock,
-        waiting: HashMap::new(),
-        next_ticket: 0,
-        restored: false,
-        whole: false,
-        stopped: false,
+    let core = Core::new(guard, drivers, clock);
+    let shared = Arc::new(Shared { core: tokio::sync::Mutex::new(Some(core)), news: Notify::new() });
+    (CoreHandle { requests: sender, shared: shared.clone() }, run(shared, clock, requests, reports))
+}
+
+/// The core, and how its task is woken by whoever had it meanwhile.
+struct Shared {
+    /// Whoever holds the lock is its owner. `None` once it has stopped, or failed: with it went the enforcers' channels.
+    core: tokio::sync::Mutex<Option<Core>>,
+    /// There is something for the task to look at.
+    news: Notify,
+}
+
+/// However the task ends, by a panic too, the core ends with it.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // A worker that has it just now sees that the channel is closed.
+        if let Ok(mut place) = self.0.core.try_lock() {
+            *place = None;
+        }
+    }
+}
+
+async fn run(shared: Arc<Shared>, clock: Clock, requests: mpsc::Receiver<Request>, mut reports: mpsc::Receiver<Event>) {
+    let _ending = Ending(shared.clone());
+    // It closes before that.
+    let mut requests = requests;
+    let mut due = match shared.core.lock().await.as_mut() {
+        Some(core) => core.arm(),
+        None => return,
     };
-    (CoreHandle { requests: sender }, task.run(requests, reports))
-}
-
-struct CoreTask {
-    guard: Guard,
-    drivers: Drivers,
-    clock: Clock,
-    /// Bounded by what the channel and the gate admit: every ticket is decided by its deadline.
-    waiting: HashMap<Ticket, Waiter>,
-    next_ticket: u64,
-    /// What was restored is in the outputs that are due.
-    restored: bool,
-    /// All that was restored is in the guard.
-    whole: bool,
-    /// Told to stop.
-    stopped: bool,
-}
-
-impl CoreTask {
-    async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut reports: mpsc::Receiver<Event>) {
-        loop {
-            let retry = self.drivers.journal.as_ref().and_then(|journal| journal.retry());
-            let due = [self.guard.poll_timeout(), retry].into_iter().flatten().min();
-            let wake = due.map(|moment| tokio::time::Instant::from_std(self.clock.instant(moment)));
-            let timer = async {
-                match wake {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                Some(event) = reports.recv() => {
-                    self.guard.handle(event, self.clock.now());
-                }
-                request = requests.recv() => match request {
-                    Some(request) => self.take(request),
-                    None => return,
-                },
-                () = timer => {}
+    loop {
+        let wake = due.map(|moment| tokio::time::Instant::from_std(clock.instant(moment)));
+        let timer = async {
+            match wake {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
             }
-            for _ in 0..BATCH {
-                if let Ok(event) = reports.try_recv() {
-                    self.guard.handle(event, self.clock.now());
-                } else if let Ok(request) = requests.try_recv() {
-                    self.take(request);
-                } else {
-                    break;
-                }
-            }
-            let now = self.clock.now();
-            if self.guard.poll_timeout().is_some_and(|due| due <= now) {
-                self.guard.handle_timeout(now);
-            }
-            self.carry_out(now).await;
-            if self.stopped {
-                return;
+        };
+        let first = tokio::select! {
+            biased;
+            Some(event) = reports.recv() => Some(Request::Event(event)),
+            asked = requests.recv() => match asked {
+                Some(asked) => Some(asked),
+                None => return,
+            },
+            () = shared.news.notified() => None,
+            () = timer => None,
+        };
+        let mut place = shared.core.lock().await;
+        // A turn of somebody else's has failed.
+        let Some(core) = place.as_mut() else { return };
+        first.into_iter().for_each(|request| core.take(request));
+        for _ in 0..BATCH {
+            if let Ok(event) = reports.try_recv() {
+                core.take(Request::Event(event));
+            } else if let Ok(request) = requests.try_recv() {
+                core.take(request);
+            } else {
+                break;
             }
         }
-    }
-
-    fn take(&mut self, request: Request) {
-        let now = self.clock.now();
-        match request {
-            Request::Admit(admission, reply) => self.admit(admission, Waiter::One(reply), now),
-            Request::AdmitAll(batch, mailbox) => {
-                for (number, admission) in batch {
-                    self.admit(admission, Waiter::OfMany(mailbox.clone(), number), now);
-                }
-            }
-            Request::Event(event) => {
-                self.restored |= matches!(event, Event::Restore(_));
-                // They come behind the leases.
-                self.whole |= matches!(event, Event::RestorePairs(_));
-                self.guard.handle(event, now);
-            }
-            Request::Inspect(look) => look(&self.guard, now),
-            Request::Stop => self.stopped = true,
+        let now = clock.now();
+        if core.guard.poll_timeout().is_some_and(|due| due <= now) {
+            core.guard.handle_timeout(now);
         }
-    }
-
-    /// Also without records: an answer whose lease could not be written in an earlier turn must not leave in this one.
-    fn journal(&mut self, records: Vec<JournalRecord>, now: Moment) -> std::io::Result<()> {
-        let Some(journal) = self.drivers.journal.as_mut() else { return Ok(()) };
-        let tried = journal.retry().is_none_or(|retry| retry <= now);
-        let alive: Option<&dyn Alive> = if self.whole { Some(&self.guard) } else { None };
-        let journalled = journal.write(records, alive, now);
-        if let Err(error) = &journalled
-            && tried
-        {
-            tracing::error!(%error, "the lease journal can't be written: answers with addresses are refused");
+        core.carry_out(now).await;
+        if core.stopped {
+            *place = None;
+            return;
         }
-        journalled
-    }
-
-    fn admit(&mut self, mut admission: Admission, waiter: Waiter, now: Moment) {
-        self.next_ticket += 1;
-        admission.ticket = Ticket(self.next_ticket);
-        self.waiting.insert(admission.ticket, waiter);
-        self.guard.handle(Event::Admit(admission), now);
-    }
-
-    async fn carry_out(&mut self, now: Moment) {
-        let mut records = Vec::new();
-        let mut decisions = Vec::new();
-        while let Some(output) = self.guard.poll_output() {
-            match output {
-                Output::ApplyTimed { generation, changes } => {
-                    for (_, timed) in &self.drivers.timed {
-                        deliver(timed, Command::Apply { generation, changes: changes.clone() }).await;
-                    }
-                }
-                Output::ApplyRoutes { generation, changes } => {
-                    if let Some(routes) = &self.drivers.routes {
-                        deliver(routes, Command::Apply { generation, changes }).await;
-                    }
-                }
-                Output::Hurry(addresses) => {
-                    if let Some(routes) = &self.drivers.routes {
-                        deliver(routes, Command::Hurry(addresses)).await;
-                    }
-                }
-                Output::Groups(groups) => {
-                    if let Some(routes) = &self.drivers.routes {
-                        deliver(routes, Command::Groups(groups)).await;
-                    }
-                }
-                Output::Sync { enforcer, generation, leases, pairs } => {
-                    if let Some((_, timed)) = self.drivers.timed.iter().find(|(id, _)| *id == enforcer) {
-                        deliver(timed, Command::Sync { generation, leases, pairs }).await;
-                    }
-                }
-                Output::Decide { ticket, decision } => decisions.push((ticket, decision)),
-                Output::Journal(lease) => records.push(JournalRecord::Lease(lease)),
-                Output::JournalClosed(address) => records.push(JournalRecord::Closed(address)),
-                Output::JournalPair(record) => records.push(JournalRecord::Pair(record)),
-                Output::CutFlows(address) => {
-                    for (_, timed) in &self.drivers.timed {
-                        deliver(timed, Command::CutFlows(address)).await;
-                    }
-                }
-            }
-        }
-        if std::mem::take(&mut self.restored)
-            && let Some(routes) = &self.drivers.routes
-        {
-            deliver(routes, Command::Restored).await;
-        }
-        let journalled = self.journal(records, now);
-        if journalled.is_err() {
-            let released = decisions.iter().filter(|(_, decision)| matches!(decision, Decision::Release { .. }));
-            self.guard.withheld(u64::try_from(released.count()).unwrap_or(0));
-        }
-        let mut posts: Vec<(Arc<Mailbox>, Decisions)> = Vec::new();
-        for (ticket, decision) in decisions {
-            let decision = match (&journalled, decision) {
-                (Err(error), Decision::Release { .. }) => Decision::Refuse(crate::core::event::Refusal::Enforcer {
-                    name: "state".to_owned(),
-                    reason: error.to_string(),
-                }),
-                (_, decision) => decision,
-            };
-            match self.waiting.remove(&ticket) {
-                // A client that gave up doesn't want its answer any more; the lease stays until its end.
-                Some(Waiter::One(reply)) => drop(reply.send(decision)),
-                Some(Waiter::OfMany(mailbox, number)) => {
-                    match posts.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &mailbox)) {
-                        Some((_, post)) => post.push((number, decision)),
-                        None => posts.push((mailbox, vec![(number, decision)])),
-                    }
-                }
-                None => {}
-            }
-        }
-        for (mailbox, mut post) in posts {
-            mailbox.put(&mut post);
-        }
+        due = core.arm();
     }
 }
 
-/// An enforcer whose channel is closed has ended with the daemon; the gate then refuses by its deadline.
-async fn deliver(to: &mpsc::Sender<Command>, command: Command) {
-    if to.send(command).await.is_err() {
-        tracing::debug!("an enforcer has ended");
-    }
-}
+mod turn;
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::*;
-use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Grant};
+use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Grant, Ticket};
 use crate::core::guard::Settings;
 
 /// A disk that is full while the flag is set, and stays behind until it is told to try again.
@@ -27,6 +27,10 @@ impl Journal for Disk {
 
     fn retry(&self) -> Option<Moment> {
         self.behind
+    }
+
+    fn is_long(&self) -> bool {
+        false
     }
 }
 
@@ -118,6 +122,9 @@ async fn the_decisions_on_a_batch_come_back_together_under_their_numbers() {
     let mailbox = Mailbox::new().unwrap();
     let mut poll = crate::sys::poll::Poll::new().unwrap();
     poll.add(std::os::fd::AsFd::as_fd(mailbox.bell()), 1).unwrap();
+    let mut decided = Vec::new();
+    // Somebody asked before.
+    core.requests.try_send(Request::Event(Event::Forbid(Vec::new()))).unwrap();
     core.try_admit(
         vec![
             (7, opening([203, 0, 113, 1], 1)),
@@ -125,8 +132,10 @@ async fn the_decisions_on_a_batch_come_back_together_under_their_numbers() {
             (9, opening([203, 0, 113, 3], 2)),
         ],
         &mailbox,
+        &mut decided,
     )
     .unwrap();
+    assert!(decided.is_empty());
     tokio::spawn(task);
     let (mut decisions, mut seen) = (Vec::new(), 0);
     while seen == 0 {
@@ -174,11 +183,151 @@ async fn a_batch_that_finds_no_room_comes_back() {
     let (core, task) = core_task(Guard::new(settings, Vec::new()), drivers, reported, Clock::start());
     let mailbox = Mailbox::new().unwrap();
     for _ in 0..REQUESTS {
-        core.try_admit(Vec::new(), &mailbox).unwrap();
+        core.requests.try_send(Request::Event(Event::Forbid(Vec::new()))).unwrap();
     }
     let batch = vec![(1, opening([203, 0, 113, 1], 1))];
-    let NotTaken::Full(batch) = core.try_admit(batch, &mailbox).unwrap_err() else { panic!("not full") };
+    let mut decided = Vec::new();
+    let NotTaken::Full(batch) = core.try_admit(batch, &mailbox, &mut decided).unwrap_err() else { panic!("not full") };
     assert_eq!(batch.len(), 1);
     drop(task);
-    assert!(matches!(core.try_admit(batch, &mailbox), Err(NotTaken::Stopped(batch)) if batch.len() == 1));
+    assert!(matches!(core.try_admit(batch, &mailbox, &mut decided), Err(NotTaken::Stopped(batch)) if batch.len() == 1));
+    assert!(decided.is_empty());
+}
+
+/// A journal that says how it was written to, and does what it is told.
+struct Told {
+    /// For each write: the number of records, and whether all that is alive came along.
+    writes: Arc<Mutex<Vec<(usize, bool)>>>,
+    long: bool,
+    fails: bool,
+}
+
+impl Journal for Told {
+    fn write(&mut self, records: Vec<JournalRecord>, alive: Option<&dyn Alive>, _: Moment) -> std::io::Result<()> {
+        assert!(!self.fails, "a defect");
+        self.writes.lock().unwrap().push((records.len(), alive.is_some()));
+        Ok(())
+    }
+
+    fn retry(&self) -> Option<Moment> {
+        None
+    }
+
+    fn is_long(&self) -> bool {
+        self.long
+    }
+}
+
+fn short_leases() -> Settings {
+    let mut lease = crate::config::schema::Lease::default();
+    (lease.min.0, lease.grace.0) = (Duration::ZERO, Duration::ZERO);
+    Settings { lease, gate: crate::config::schema::Gate::default(), linger: Duration::ZERO }
+}
+
+#[tokio::test]
+async fn a_worker_that_finds_the_core_idle_has_its_decisions_at_once_and_the_lease_ends_in_time() {
+    let (commands, mut told) = mpsc::channel(64);
+    let drivers = Drivers { timed: Vec::new(), routes: Some(commands), journal: None };
+    let (_reports, reported) = mpsc::channel(1);
+    let spec = EnforcerSpec {
+        name: "edge".to_owned(),
+        kind: EnforcerKind::Route,
+        required: false,
+        max_addresses: 100,
+        ipv4: true,
+        ipv6: true,
+    };
+    let (core, task) = core_task(Guard::new(short_leases(), vec![spec]), drivers, reported, Clock::start());
+    tokio::spawn(task);
+    let mailbox = Mailbox::new().unwrap();
+    let mut decided = Vec::new();
+    let mut opened = opening([203, 0, 113, 1], 1);
+    opened.grants = [Grant { address: [203, 0, 113, 1].into(), ttl: 1 }].into();
+    core.try_admit(vec![(7, opened)], &mailbox, &mut decided).unwrap();
+    assert!(matches!(decided.as_slice(), [(7, Decision::Release { leases })] if leases.len() == 1), "{decided:?}");
+    mailbox.take(&mut decided);
+    assert!(decided.is_empty(), "once");
+    let Some(Command::Apply { changes, .. }) = told.recv().await else { panic!("not told") };
+    assert!(matches!(changes.as_slice(), [crate::core::event::Change::Open { .. }]), "{changes:?}");
+    // The task slept without an end: it must have heard of the new one.
+    let closed = tokio::time::timeout(Duration::from_secs(20), told.recv()).await.unwrap();
+    let Some(Command::Apply { changes, .. }) = closed else { panic!("not told") };
+    assert!(matches!(changes.as_slice(), [crate::core::event::Change::Close { .. }]), "{changes:?}");
+}
+
+#[tokio::test]
+async fn a_worker_leaves_what_would_wait_to_the_task() {
+    let (commands, mut told) = mpsc::channel(1);
+    let drivers = Drivers { timed: Vec::new(), routes: Some(commands.clone()), journal: None };
+    let (_reports, reported) = mpsc::channel(1);
+    let spec = EnforcerSpec {
+        name: "edge".to_owned(),
+        kind: EnforcerKind::Route,
+        required: false,
+        max_addresses: 100,
+        ipv4: true,
+        ipv6: true,
+    };
+    let (core, task) = core_task(Guard::new(short_leases(), vec![spec]), drivers, reported, Clock::start());
+    tokio::spawn(task);
+    // The channel is full.
+    commands.try_send(Command::Restored).unwrap();
+    let (mailbox, mut decided) = (Mailbox::new().unwrap(), Vec::new());
+    core.try_admit(vec![(7, opening([203, 0, 113, 1], 1))], &mailbox, &mut decided).unwrap();
+    assert!(decided.is_empty());
+    let taken = async {
+        while decided.is_empty() {
+            told.try_recv().ok();
+            tokio::task::yield_now().await;
+            mailbox.take(&mut decided);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), taken).await.unwrap();
+    assert!(matches!(decided.as_slice(), [(7, Decision::Release { .. })]), "{decided:?}");
+}
+
+#[tokio::test]
+async fn a_journal_that_grew_in_workers_turns_is_made_shorter_by_the_task() {
+    let writes: Arc<Mutex<Vec<_>>> = Arc::default();
+    let journal = Told { writes: writes.clone(), long: true, fails: false };
+    let drivers = Drivers { timed: Vec::new(), routes: None, journal: Some(Box::new(journal)) };
+    let (_reports, reported) = mpsc::channel(1);
+    let (core, task) = core_task(Guard::new(short_leases(), Vec::new()), drivers, reported, Clock::start());
+    tokio::spawn(task);
+    core.tell(Event::Restore(Vec::new())).await.unwrap();
+    core.tell(Event::RestorePairs(Vec::new())).await.unwrap();
+    core.inspect(|_, _| ()).await.unwrap();
+    // The turn that looked ends.
+    let (mailbox, mut decided) = (Mailbox::new().unwrap(), Vec::new());
+    while core.shared.core.try_lock().is_err() {
+        tokio::task::yield_now().await;
+    }
+    writes.lock().unwrap().clear();
+    core.try_admit(vec![(7, opening([203, 0, 113, 1], 1))], &mailbox, &mut decided).unwrap();
+    assert!(matches!(decided.as_slice(), [(7, Decision::Release { .. })]), "{decided:?}");
+    assert_eq!(*writes.lock().unwrap(), [(1, false)], "on disk before it is released, and no more than that");
+    let shortened = async {
+        while writes.lock().unwrap().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), shortened).await.unwrap();
+    assert_eq!(writes.lock().unwrap()[1], (0, true));
+}
+
+#[tokio::test]
+async fn a_defect_in_a_workers_turn_ends_the_core_and_not_the_worker() {
+    let journal = Told { writes: Arc::default(), long: false, fails: true };
+    let (commands, mut told) = mpsc::channel(64);
+    let drivers = Drivers { timed: Vec::new(), routes: Some(commands), journal: Some(Box::new(journal)) };
+    let (_reports, reported) = mpsc::channel(1);
+    let (core, task) = core_task(Guard::new(short_leases(), Vec::new()), drivers, reported, Clock::start());
+    let task = tokio::spawn(task);
+    let (mailbox, mut decided) = (Mailbox::new().unwrap(), Vec::new());
+    core.try_admit(vec![(7, opening([203, 0, 113, 1], 1))], &mailbox, &mut decided).unwrap();
+    assert!(decided.is_empty(), "{decided:?}");
+    tokio::time::timeout(Duration::from_secs(20), task).await.unwrap().unwrap();
+    assert!(told.recv().await.is_none(), "the enforcers hear that it is over");
+    let again = core.try_admit(vec![(8, opening([203, 0, 113, 2], 1))], &mailbox, &mut decided);
+    assert!(matches!(again, Err(NotTaken::Stopped(batch)) if batch.len() == 1));
 }

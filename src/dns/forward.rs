@@ -41,6 +41,8 @@ const TICK: Duration = Duration::from_millis(10);
 const TIDY: Duration = Duration::from_secs(1);
 /// Batches taken from one socket before the others have their turn.
 const BATCHES: usize = 4;
+/// Times that the core is asked in one turn: who was refused may be followed by another client that waits for the same.
+const ROUNDS: usize = 4;
 
 /// One query of a question.
 #[derive(Clone, Copy)]
@@ -558,17 +560,32 @@ impl Forwarder {
             self.take_failed(poll, sending);
             self.lines.flush(&mut self.failed);
         }
-        if !self.batch.is_empty() {
+        self.ask_core(sending);
+    }
+
+    /// Asks the core, and takes what it decides at once.
+    fn ask_core(&mut self, sending: &mut Sending) {
+        for _ in 0..ROUNDS {
+            if self.batch.is_empty() {
+                return;
+            }
             let batch = std::mem::take(&mut self.batch);
-            match self.resolver.core.try_admit(batch, &self.mailbox) {
+            let mut decided = std::mem::take(&mut self.decisions);
+            match self.resolver.core.try_admit(batch, &self.mailbox, &mut decided) {
                 Ok(()) => {}
                 Err(NotTaken::Full(batch)) => self.batch = batch,
                 Err(NotTaken::Stopped(batch)) => {
                     let stopping = Refusal::Enforcer { name: "guard".to_owned(), reason: "stopping".to_owned() };
-                    for (number, _) in batch {
-                        self.decided(number, Decision::Refuse(stopping.clone()), sending);
-                    }
+                    decided.extend(batch.into_iter().map(|(number, _)| (number, Decision::Refuse(stopping.clone()))));
                 }
+            }
+            let none = decided.is_empty();
+            for (number, decision) in decided.drain(..) {
+                self.decided(number, decision, sending);
+            }
+            self.decisions = decided;
+            if none {
+                return;
             }
         }
     }

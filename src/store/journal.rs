@@ -283,18 +283,16 @@ impl Journal for LeaseJournal {
         for entry in records {
             record::encode(&clocks.stamped(entry, now), &mut self.buffer);
         }
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        if let Err(error) = self.append() {
+        if !self.buffer.is_empty()
+            && let Err(error) = self.append()
+        {
             return Err(self.fall_behind(error, now));
         }
         if self.flushing.as_ref().is_some_and(|flushing| flushing.done.is_finished()) {
             self.finish_flushing();
         }
         if let Some(alive) = alive
-            && self.flushing.is_none()
-            && self.length > self.compacted.saturating_mul(4).saturating_add(SLACK)
+            && self.is_long()
         {
             // The records are in the file already: a compaction that fails loses nothing and is tried again later.
             if let Err(error) = self.begin_compaction(alive) {
@@ -307,6 +305,10 @@ impl Journal for LeaseJournal {
 
     fn retry(&self) -> Option<Moment> {
         self.behind.as_ref().map(|behind| behind.retry)
+    }
+
+    fn is_long(&self) -> bool {
+        self.flushing.is_none() && self.length > self.compacted.saturating_mul(4).saturating_add(SLACK)
     }
 }
 
