@@ -239,6 +239,8 @@ async fn a_worker_that_finds_the_core_idle_has_its_decisions_at_once_and_the_lea
     };
     let (core, task) = core_task(Guard::new(short_leases(), vec![spec]), drivers, reported, Clock::start());
     tokio::spawn(task);
+    // From here on the task sleeps until something is due, and nothing is.
+    core.inspect(|_, _| ()).await.unwrap();
     let mailbox = Mailbox::new().unwrap();
     let mut decided = Vec::new();
     let mut opened = opening([203, 0, 113, 1], 1);
@@ -249,7 +251,7 @@ async fn a_worker_that_finds_the_core_idle_has_its_decisions_at_once_and_the_lea
     assert!(decided.is_empty(), "once");
     let Some(Command::Apply { changes, .. }) = told.recv().await else { panic!("not told") };
     assert!(matches!(changes.as_slice(), [crate::core::event::Change::Open { .. }]), "{changes:?}");
-    // The task slept without an end: it must have heard of the new one.
+    // It must have heard of the new end.
     let closed = tokio::time::timeout(Duration::from_secs(20), told.recv()).await.unwrap();
     let Some(Command::Apply { changes, .. }) = closed else { panic!("not told") };
     assert!(matches!(changes.as_slice(), [crate::core::event::Change::Close { .. }]), "{changes:?}");
