@@ -215,6 +215,15 @@ impl SpeakerHandle {
         self.0.filled.send_if_modified(|filled| !std::mem::replace(filled, true));
     }
 
+    /// Whether any session is up.
+    #[must_use]
+    pub fn has_sessions(&self) -> bool {
+        let up = |status: &Mutex<PeerStatus>| {
+            status.lock().unwrap_or_else(PoisonError::into_inner).state == crate::status::State::Established
+        };
+        self.0.status.iter().any(up)
+    }
+
     /// There is nothing to announce from before, or all of it is in: sessions of a process that restarts need not wait any longer.
     pub fn filled(&self) {
         self.0.filled.send_if_modified(|filled| !std::mem::replace(filled, true));

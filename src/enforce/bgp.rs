@@ -157,6 +157,11 @@ pub struct RunningBgp {
     drain: Duration,
 }
 
+/// Commands taken at once.
+const AT_ONCE: usize = 256;
+/// How long plans are gathered while no session is up.
+const GATHERING: Duration = Duration::from_millis(5);
+
 /// What a peer, by its index, can't hold although it should.
 type Missing = Arc<Mutex<Vec<Families>>>;
 /// Events from the commands' task that are due before any confirmation.
@@ -232,30 +237,37 @@ async fn obey(
     refusals: &Refusals,
     wake: &tokio::sync::Notify,
 ) {
-    while let Some(command) = commands.recv().await {
-        match command {
-            Command::Apply { generation, changes } => {
-                if refuse(generation, &changes, ids, missing, refusals) {
-                    wake.notify_one();
+    let mut taken = Vec::new();
+    while commands.recv_many(&mut taken, AT_ONCE).await > 0 {
+        for command in taken.drain(..) {
+            match command {
+                Command::Apply { generation, changes } => {
+                    if refuse(generation, &changes, ids, missing, refusals) {
+                        wake.notify_one();
+                    }
+                    let changes = changes.iter().filter_map(|change| match change {
+                        Change::Open { address, .. } => Some((*address, Want::Plain)),
+                        Change::Announce { address, groups, .. } => Some((*address, marks.of(*groups))),
+                        Change::Close { address } => Some((*address, Want::Withdrawn)),
+                        // A route has no end of its own, and is for everybody.
+                        Change::Extend { .. } | Change::ForClient { .. } => None,
+                    });
+                    speaker.apply(generation.0, changes);
                 }
-                let changes = changes.iter().filter_map(|change| match change {
-                    Change::Open { address, .. } => Some((*address, Want::Plain)),
-                    Change::Announce { address, groups, .. } => Some((*address, marks.of(*groups))),
-                    Change::Close { address } => Some((*address, Want::Withdrawn)),
-                    // A route has no end of its own, and is for everybody.
-                    Change::Extend { .. } | Change::ForClient { .. } => None,
-                });
-                speaker.apply(generation.0, changes);
+                Command::Sync { generation, leases, .. } => {
+                    let addresses: Vec<_> = leases.iter().map(|(address, _)| *address).collect();
+                    speaker.replace(generation.0, &addresses);
+                }
+                Command::Groups(groups) => marks = Marks { groups, known: HashMap::new() },
+                Command::Restored => speaker.filled(),
+                // A withdrawn route cuts flows anyway; there is no more that a speaker could do.
+                Command::CutFlows(_) => {}
+                Command::Hurry(addresses) => speaker.hurry(&addresses),
             }
-            Command::Sync { generation, leases, .. } => {
-                let addresses: Vec<_> = leases.iter().map(|(address, _)| *address).collect();
-                speaker.replace(generation.0, &addresses);
-            }
-            Command::Groups(groups) => marks = Marks { groups, known: HashMap::new() },
-            Command::Restored => speaker.filled(),
-            // A withdrawn route cuts flows anyway; there is no more that a speaker could do.
-            Command::CutFlows(_) => {}
-            Command::Hurry(addresses) => speaker.hurry(&addresses),
+        }
+        // Nobody hears of them yet: a wake-up for each plan would cost more than the plan.
+        if !speaker.has_sessions() && commands.len() < commands.max_capacity() / 2 {
+            tokio::time::sleep(GATHERING).await;
         }
     }
 }

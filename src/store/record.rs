@@ -245,10 +245,10 @@ fn take_address(rest: &mut &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// CRC-32C (Castagnoli), as RFC 3720 section 12.1 names it; bytewise with a table made at compile time.
+/// CRC-32C (Castagnoli), as RFC 3720 section 12.1 names it; eight octets at a time with tables made at compile time: a row for each place among the eight.
 fn crc32c(octets: &[u8]) -> u32 {
-    const TABLE: [u32; 256] = {
-        let mut table = [0u32; 256];
+    const TABLE: [[u32; 256]; 8] = {
+        let mut table = [[0u32; 256]; 8];
         let mut index = 0usize;
         while index < 256 {
             let mut value = index as u32;
@@ -257,14 +257,31 @@ fn crc32c(octets: &[u8]) -> u32 {
                 value = if value & 1 == 1 { (value >> 1) ^ 0x82f6_3b78 } else { value >> 1 };
                 bit += 1;
             }
-            table[index] = value;
+            table[0][index] = value;
             index += 1;
+        }
+        let mut row = 1usize;
+        while row < 8 {
+            let mut index = 0usize;
+            while index < 256 {
+                let value = table[row - 1][index];
+                table[row][index] = (value >> 8) ^ table[0][(value & 0xff) as usize];
+                index += 1;
+            }
+            row += 1;
         }
         table
     };
-    !octets.iter().fold(!0u32, |sum, octet| {
+    let (eights, rest) = octets.as_chunks::<8>();
+    let sum = eights.iter().fold(!0u32, |sum, eight| {
+        let mixed = u64::from_le_bytes(*eight) ^ u64::from(sum);
+        let rows = TABLE.iter().rev().zip(mixed.to_le_bytes());
+        rows.fold(0, |sum, (row, octet)| sum ^ row.get(usize::from(octet)).copied().unwrap_or_default())
+    });
+    let [first, ..] = &TABLE;
+    !rest.iter().fold(sum, |sum, octet| {
         let index = usize::from((sum as u8) ^ octet);
-        (sum >> 8) ^ TABLE.get(index).copied().unwrap_or_default()
+        (sum >> 8) ^ first.get(index).copied().unwrap_or_default()
     })
 }
 
