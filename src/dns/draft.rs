@@ -315,7 +315,7 @@ fn build(query: &Query, response: &message::Response, answer: Answer) -> Draft {
         writer.authentic();
     }
     let Ok(body) = writer.finish() else {
-        return Draft::failure(query, "too_long", Ede::new(code::INVALID_DATA, "the answer is too long"));
+        return Draft::failure(query, "too_long", reply::too_long());
     };
     let ede = (!answer.removed.is_empty()).then(|| Ede::new(code::FILTERED, words_for(&answer.removed)));
     let again = (!answer.grants.is_empty()).then(|| {

@@ -291,7 +291,7 @@ impl Resolver {
         for asker in &askers {
             self.note_filtered(entry, asker.client, query.name.wire(), query.qtype);
         }
-        self.reply_all(entry, askers, outbox);
+        self.reply_all(query, entry, askers, outbox);
     }
 
     pub(super) fn refuse_all(
@@ -307,17 +307,20 @@ impl Resolver {
             self.metrics.refuse(reason);
             self.refusals.push(asker.client, &query.name, query.qtype, reason, words, ede);
         }
-        self.reply_all(entry, askers, outbox);
+        self.reply_all(query, entry, askers, outbox);
     }
 
-    fn reply_all(&self, entry: &Entry, askers: Vec<Asker>, outbox: &mut Outbox<'_>) {
+    fn reply_all(&self, query: &Query, entry: &Entry, askers: Vec<Asker>, outbox: &mut Outbox<'_>) {
         let now = outbox.now();
         let age = entry.age(self.clock.moment(now));
         for asker in askers {
             let head = asker.to.head();
             self.metrics.forwarded_seconds.observe(now.saturating_duration_since(asker.since).as_secs_f64());
             self.post(&asker.route, outbox, |out| {
-                reply::render(entry.message.octets(), entry.message.ttls(), age, &head, entry.ede.as_ref(), out);
+                let (octets, ttls) = (entry.message.octets(), entry.message.ttls());
+                if !reply::render(octets, ttls, age, &head, entry.ede.as_ref(), out) {
+                    self.note_too_long(asker.client, query.name.wire(), query.qtype);
+                }
             });
             drop(asker.place);
         }

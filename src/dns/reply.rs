@@ -225,9 +225,15 @@ pub fn age_ttls(body: &mut Body, age: u32) {
     }
 }
 
+/// What is said of an answer that no message can hold.
+#[must_use]
+pub fn too_long() -> Ede {
+    Ede::new(code::INVALID_DATA, "the answer is too long")
+}
+
 /// Appends a client's reply: `octets` (a [`Body`]'s) with the client's id, bits and question case, TTLs lowered by `age` seconds, and OPT if the client
 /// speaks EDNS. What is too long for the client becomes an empty reply with TC, which sends it to TCP; there the words about an answer go before the
-/// answer does (RFC 8914 section 3), and what even then is longer than a message can be is a failure.
+/// answer does (RFC 8914 section 3), and what even then is longer than a message can be is a failure: then this is `false`.
 pub fn render(
     octets: &[u8],
     ttls: impl IntoIterator<Item = u16>,
@@ -235,7 +241,7 @@ pub fn render(
     to: &ReplyHead<'_>,
     ede: Option<&Ede>,
     out: &mut Vec<u8>,
-) {
+) -> bool {
     let start = out.len();
     let question_end = HEADER.saturating_add(to.octets.len());
     let fits = |ede| octets.len().saturating_add(opt_len(to, ede)) <= to.limit;
@@ -243,11 +249,11 @@ pub fn render(
     let ede = ede.filter(|ede| !stream || fits(Some(ede)));
     let fits = fits(ede);
     if stream && !fits {
-        error(rcode::SERVFAIL, to, Some(&Ede::new(code::INVALID_DATA, "the answer is too long")), out);
-        return;
+        error(rcode::SERVFAIL, to, Some(&too_long()), out);
+        return false;
     }
     out.extend_from_slice(if fits { octets } else { octets.get(..question_end).unwrap_or(octets) });
-    let Some(reply) = out.get_mut(start..) else { return };
+    let Some(reply) = out.get_mut(start..) else { return true };
     let mut flags = wire::u16_at(reply, 2).unwrap_or(0) | (to.flags & (flag::RD | flag::CD));
     // RFC 6840 section 5.8: only to who asked for it, by AD or DO.
     if to.flags & flag::AD == 0 && !to.edns.is_some_and(|edns| edns.dnssec_ok) {
@@ -273,6 +279,7 @@ pub fn render(
         }
     }
     append_opt(to, 0, ede, out);
+    true
 }
 
 /// Appends a reply without records.

@@ -195,8 +195,13 @@ impl Resolver {
         let key = if self.per_client { key.of_client(client) } else { key };
         let kept = self.kept(&key, rules.generation, now);
         if let Some(entry) = kept.as_ref().filter(|entry| entry.is_in_force(now, rules.lease_min)) {
-            reply::render(entry.message.octets(), entry.message.ttls(), entry.age(now), &head, entry.ede.as_ref(), out);
+            let (octets, ttls) = (entry.message.octets(), entry.message.ttls());
+            let fits = reply::render(octets, ttls, entry.age(now), &head, entry.ede.as_ref(), out);
             turn.hits += 1;
+            if !fits {
+                self.note_too_long(client, question.name.wire(), question.qtype);
+                return Handled::Reply;
+            }
             if self.prefetch && entry.wants_prefetch(now) {
                 self.prefetch(key, &question, client);
             }
@@ -310,8 +315,10 @@ impl Resolver {
             if effect != Effect::TcpOnly || stream {
                 return None;
             }
+            let ede = Ede::new(code::BLOCKED, format!("over TCP only: {}", policy.words(verdict)));
             self.metrics.refuse("tcp_only");
-            reply::truncated(&head, None, out);
+            self.note(client, question.name.wire(), question.qtype, "tcp_only", &ede);
+            reply::truncated(&head, Some(&ede), out);
             return Some(Handled::Reply);
         }
         let Ok(name) = Name::from_wire(question.name.wire()) else { return Some(Handled::Drop) };
@@ -380,6 +387,12 @@ impl Resolver {
             self.metrics.filtered.inc();
             self.note(client, name, qtype, "filtered", ede);
         }
+    }
+
+    /// Of a reply to a stream that is longer than a message can be.
+    pub(super) fn note_too_long(&self, client: IpAddr, name: &[u8], qtype: u16) {
+        self.metrics.refuse("too_long");
+        self.note(client, name, qtype, "too_long", &reply::too_long());
     }
 
     pub(super) fn note(&self, client: IpAddr, name: &[u8], qtype: u16, reason: &'static str, ede: &Ede) {

@@ -119,7 +119,9 @@ fn over_a_stream_the_words_go_before_the_answer() {
         let question = body.octets[12..27].to_vec();
         let ede = Ede::new(17, "words");
         let mut out = Vec::new();
-        render(&body.octets, body.ttls.iter().copied(), 5, &head(&question, DO, 65_535), Some(&ede), &mut out);
+        let fits =
+            render(&body.octets, body.ttls.iter().copied(), 5, &head(&question, DO, 65_535), Some(&ede), &mut out);
+        assert_eq!(fits, rcode == 0, "what went out instead is told");
         let seen = read(&out);
         assert_eq!((seen.rcode, seen.truncated(), seen.answers.len()), (rcode, false, usize::from(rcode == 0)));
         assert_eq!(seen.ede.map(|(code, _)| code), (rcode == 2).then_some(24));

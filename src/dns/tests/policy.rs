@@ -84,6 +84,11 @@ async fn each_action_of_a_policy_zone_is_what_the_client_sees() {
         let seen = world.ask_tcp(&[query(1, "slow.example", 1, EDNS)]).await;
         assert_eq!((seen[0].truncated(), seen[0].addresses().len()), (false, 1));
     }
+    let told = world.refused().into_iter().filter(|(_, what, ..)| what.starts_with("slow.example")).collect::<Vec<_>>();
+    assert!(
+        matches!(told.as_slice(), [(_, what, why, 2)] if what == "slow.example A" && why.starts_with("tcp_only: over TCP only: ")),
+        "{told:?}"
+    );
 
     // No reply: the one to the question behind it comes first.
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
