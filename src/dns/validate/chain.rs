@@ -26,8 +26,11 @@ use crate::dns::wire::{rcode, rtype};
 const KEEP: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(86_400));
 /// The longest that the absence of a delegation is kept (RFC 2308 section 5).
 const KEEP_ABSENCE: Duration = Duration::from_secs(3600);
-/// How long a failure is kept (RFC 9520 section 3.2, RFC 4035 section 4.7).
+/// How long a failure is kept (RFC 9520 section 3.2, RFC 4035 section 4.7); one of the proof itself always so long.
 const KEEP_FAILURE: Duration = Duration::from_secs(5);
+/// How long it is kept that a question had no reply, at first; twice as long each time that it has none again, up to [`KEEP_FAILURE`]. A lost packet
+/// on the way to a zone that much lies below is not to cost more than that.
+const KEEP_SILENCE: Duration = Duration::from_secs(1);
 /// Octets of the cache. A zone's keys have some hundred.
 const CACHE: usize = 16 << 20;
 /// Octets that an entry costs beside names and keys.
@@ -81,6 +84,8 @@ pub struct Proof {
 struct Kept {
     known: Known,
     until: Instant,
+    /// How long it was to be kept.
+    span: Duration,
     octets: usize,
 }
 
@@ -123,7 +128,7 @@ impl Cache {
         let octets = OVERHEAD.saturating_add(name.wire().len().saturating_mul(2)).saturating_add(keys);
         let now = Instant::now();
         let mut table = self.table();
-        let kept = Kept { known, until: now.checked_add(keep).unwrap_or(now), octets };
+        let kept = Kept { known, until: now.checked_add(keep).unwrap_or(now), span: keep, octets };
         let old = table.kept.insert(name.clone(), kept).map_or(0, |old| old.octets);
         table.octets = table.octets.saturating_add(octets).saturating_sub(old);
         if table.octets > CACHE {
@@ -131,6 +136,23 @@ impl Cache {
         }
         self.metrics.validation_cache_entries.set(i64::try_from(table.kept.len()).unwrap_or(i64::MAX));
         self.metrics.validation_cache_bytes.set(i64::try_from(table.octets).unwrap_or(i64::MAX));
+    }
+
+    /// Keeps a failure; a question without reply the longer the more often it had none.
+    fn put_failure(&self, name: &Name, failure: Failure, turn: usize) {
+        let again = {
+            let table = self.table();
+            let last = table.kept.get(name).filter(|kept| {
+                matches!(&kept.known, Known::Failed(failure, _) if failure.unreached.is_some())
+                    && kept.until.elapsed() < KEEP_FAILURE
+            });
+            last.map(|kept| kept.span.saturating_mul(2))
+        };
+        let keep = match failure.unreached {
+            Some(_) => again.unwrap_or(KEEP_SILENCE).min(KEEP_FAILURE),
+            None => KEEP_FAILURE,
+        };
+        self.put(name, Known::Failed(failure, turn), keep);
     }
 
     /// To seven eighths: what has ended first, then whatever the table's random order brings.
@@ -237,7 +259,7 @@ impl Validator {
             Err(failure) if failure.unreached == Some(None) && work.budget.queries == 0 => Err(failure),
             Err(failure) if work.budget.signatures == 0 || work.budget.hashes == 0 => Err(failure),
             Err(failure) => {
-                self.trusted.put(name, Known::Failed(failure.clone(), work.turn.now), KEEP_FAILURE);
+                self.trusted.put_failure(name, failure.clone(), work.turn.now);
                 Err(failure)
             }
         };
@@ -404,3 +426,28 @@ fn seconds(ttl: u32) -> Duration {
 }
 
 const _: () = assert!(mem::size_of::<Kept>() < OVERHEAD);
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    #[test]
+    fn silence_is_kept_the_longer_the_more_often_it_comes() {
+        let cache = Cache::new(Metrics::register(&mut Registry::default()));
+        let name: Name = "test".parse().unwrap();
+        let span = |cache: &Cache| cache.table().kept[&name].span.as_secs();
+        let silent = || Failure::unknown("no reply".to_owned(), None);
+        let seen = [(); 5].map(|()| {
+            cache.put_failure(&name, silent(), 0);
+            span(&cache)
+        });
+        assert_eq!(seen, [1, 2, 4, 5, 5]);
+        // A failed proof is another matter, and what comes behind it begins anew.
+        cache.put_failure(&name, Failure::bogus(code::DNSSEC_BOGUS, "forged".to_owned()), 0);
+        assert_eq!(span(&cache), 5);
+        cache.put_failure(&name, silent(), 0);
+        assert_eq!(span(&cache), 1);
+    }
+}
