@@ -8,6 +8,8 @@ mod daemon;
 mod gateway;
 #[path = "nftables/namespace.rs"]
 mod namespace;
+#[path = "nftables/renewals.rs"]
+mod renewals;
 #[path = "nftables/traffic.rs"]
 mod traffic;
 

@@ -42,6 +42,7 @@ pub mod verify;
 pub mod watch;
 pub mod wire;
 
+pub use driver::PAD;
 pub use error::NftError;
 
 /// The table's name; its family is `inet`.

@@ -1,9 +1,11 @@
 //! Elements of our sets as netlink requests: pure encoding and decoding. The semantics that matter here:
 //!
 //! - An element without a timeout would never end, so a timeout is a [`NonZeroU64`] of milliseconds.
-//! - Adding an element that exists sets its timeout anew since Linux 6.12, longer or shorter. Older kernels say "done" and
-//!   change nothing; there, add + delete + add in one transaction does it, whether the element existed or not, and no
-//!   packet sees it absent.
+//! - Adding an element that exists moves its end since Linux 6.12, if the timeout is another (counted in jiffies) or an
+//!   expiration is given. With the same timeout and no expiration it says "done" and changes nothing. Names that are
+//!   asked again have the same TTL, so the expiration is always given.
+//! - Older kernels say "done" and change nothing whatever is given. There, add + delete + add in one transaction does it,
+//!   whether the element existed or not, and no packet sees it absent. [`super::probe`] finds out which way works.
 //! - Deleting an absent element fails the whole transaction. Since Linux 6.3 "destroy" doesn't; before, add + delete.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -30,15 +32,18 @@ const DATA_VALUE: u16 = 1;
 /// The longest timeout that is ever written: what is meant to last longer is written anew before.
 const LONGEST: u64 = 400 * 86_400_000;
 
+/// The shortest: kernels before 6.12 round down to jiffies, of up to 10 ms, and none of them would mean for ever.
+const SHORTEST: u64 = 20;
+
 /// Time to live of an element in milliseconds; never zero, which would mean for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timeout(NonZeroU64);
 
 impl Timeout {
-    /// At least one millisecond, at most 400 days.
+    /// At least 20 milliseconds, at most 400 days.
     #[must_use]
     pub fn of(span: Duration) -> Self {
-        let millis = u64::try_from(span.as_millis()).unwrap_or(LONGEST).clamp(1, LONGEST);
+        let millis = u64::try_from(span.as_millis()).unwrap_or(LONGEST).clamp(SHORTEST, LONGEST);
         Self(NonZeroU64::new(millis).unwrap_or(NonZeroU64::MIN))
     }
 
@@ -152,7 +157,7 @@ impl Key {
 /// What this kernel can do; found out by [`super::probe`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
-    /// Adding an existing element sets its timeout anew (Linux 6.12).
+    /// Adding an existing element with timeout and expiration moves its end, also when the timeout is the same (Linux 6.12).
     pub refresh: bool,
     /// Elements can be destroyed: deleted without error when absent (Linux 6.3).
     pub destroy: bool,
@@ -190,26 +195,33 @@ impl Transaction {
 
     /// Opens keys until their timeout from now, whether they are in the set or not.
     pub fn put(&mut self, features: Features, set: Set, elements: &[(Key, Timeout)]) {
-        if !features.refresh {
-            self.list(NEW_ELEMENTS, F_CREATE, set, elements);
-            self.list(DELETE_ELEMENTS, 0, set, elements);
+        if features.refresh {
+            self.list(NEW_ELEMENTS, F_CREATE, set, elements, Some);
+        } else {
+            self.add(set, elements);
+            self.list(DELETE_ELEMENTS, 0, set, elements, |_| None);
+            self.add(set, elements);
         }
-        self.list(NEW_ELEMENTS, F_CREATE, set, elements);
     }
 
-    /// Adds keys that are not in the set: for an empty one, and for the probe.
+    /// Adds keys that are not in the set: for an empty one, and for the probe. Nothing is sure of a key that is there already.
     pub fn add(&mut self, set: Set, elements: &[(Key, Timeout)]) {
-        self.list(NEW_ELEMENTS, F_CREATE, set, elements);
+        self.list(NEW_ELEMENTS, F_CREATE, set, elements, |_| None);
+    }
+
+    /// Adds a key that is not in the set, with a timeout that began earlier: `left` of it is left. For the probe.
+    pub fn add_begun(&mut self, set: Set, key: Key, timeout: Timeout, left: Timeout) {
+        self.list(NEW_ELEMENTS, F_CREATE, set, &[(key, timeout)], |_| Some(left));
     }
 
     /// Closes keys, whether they are in the set or not. Without `destroy` the set must have room for one element more.
     pub fn remove(&mut self, features: Features, set: Set, keys: &[Key]) {
         let elements: Vec<_> = keys.iter().map(|key| (*key, Timeout::of(Duration::from_secs(1)))).collect();
         if features.destroy {
-            self.list(DESTROY_ELEMENTS, 0, set, &elements);
+            self.list(DESTROY_ELEMENTS, 0, set, &elements, |_| None);
         } else {
-            self.list(NEW_ELEMENTS, F_CREATE, set, &elements);
-            self.list(DELETE_ELEMENTS, 0, set, &elements);
+            self.add(set, &elements);
+            self.list(DELETE_ELEMENTS, 0, set, &elements, |_| None);
         }
     }
 
@@ -244,7 +256,15 @@ impl Transaction {
         open
     }
 
-    fn list(&mut self, message: u8, flags: u16, set: Set, elements: &[(Key, Timeout)]) {
+    /// `expiration`: what is left of a timeout, if that is to be said as well.
+    fn list(
+        &mut self,
+        message: u8,
+        flags: u16,
+        set: Set,
+        elements: &[(Key, Timeout)],
+        expiration: impl Fn(Timeout) -> Option<Timeout>,
+    ) {
         let timed = message == NEW_ELEMENTS;
         let mut elements = elements.iter().peekable();
         while elements.peek().is_some() {
@@ -258,6 +278,9 @@ impl Transaction {
                 self.writer.unnest(value);
                 if timed {
                     self.writer.put_u64(ELEMENT_TIMEOUT, timeout.millis());
+                    if let Some(left) = expiration(*timeout) {
+                        self.writer.put_u64(ELEMENT_EXPIRATION, left.millis());
+                    }
                 }
                 self.writer.unnest(item);
             }
@@ -319,7 +342,7 @@ mod tests {
 
     #[test]
     fn zero_is_never_written() {
-        assert_eq!(Timeout::of(Duration::ZERO).millis(), 1);
+        assert_eq!(Timeout::of(Duration::ZERO).millis(), SHORTEST);
         assert_eq!(Timeout::of(Duration::MAX).millis(), LONGEST);
     }
 

@@ -25,10 +25,11 @@ const FLAG_TIMEOUT: u32 = 0x10;
 /// nft's number for `ipv4_addr`; only shown, never judged by the kernel.
 const TYPE_IPV4: u32 = 7;
 
-/// Probes with two timeouts for one element, and the removal of another that isn't there.
+/// Probes the renewal of an element by an equal, a longer and a shorter timeout, and the removal of another that isn't there.
 ///
 /// # Errors
-/// [`NftError::Permission`] and others. The scratch table is removed in any case.
+/// [`NftError::Permission`] and others; [`NftError::Refused`] when no way moves the end of an element. The scratch table is
+/// removed in any case.
 pub fn probe(kernel: &mut Kernel) -> Result<Features, NftError> {
     // Two guards in one namespace must not meet in the scratch table.
     let table = format!("destguard_probe_{}_{}", std::process::id(), kernel.port());
@@ -53,17 +54,12 @@ pub fn probe(kernel: &mut Kernel) -> Result<Features, NftError> {
 }
 
 fn in_scratch(kernel: &mut Kernel, table: &str) -> Result<Features, NftError> {
-    let key = Key::Address(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
-    for seconds in [10, 1000] {
-        let mut transaction = kernel.transaction_on(table);
-        transaction.add(Set::Lease4, &[(key, Timeout::of(Duration::from_secs(seconds)))]);
-        kernel.commit("probing a second timeout", transaction)?;
+    let refresh = renews(kernel, table, Features { refresh: true, destroy: false })?;
+    // A success code is no evidence, of the other way neither.
+    if !refresh && !renews(kernel, table, Features { refresh: false, destroy: false })? {
+        let reason = "its elements keep their end whatever is written".to_owned();
+        return Err(NftError::Refused { doing: "probing a second timeout", reason });
     }
-    let refresh = kernel
-        .dump(table, Set::Lease4)?
-        .iter()
-        .any(|held| held.key == key && held.left.is_some_and(|left| left > Duration::from_secs(100)));
-
     let absent = Key::Address(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)));
     let mut transaction = kernel.transaction_on(table);
     transaction.remove(Features { refresh, destroy: true }, Set::Lease4, &[absent]);
@@ -73,4 +69,34 @@ fn in_scratch(kernel: &mut Kernel, table: &str) -> Result<Features, NftError> {
         Err(error) => return Err(error),
     };
     Ok(Features { refresh, destroy })
+}
+
+/// Whether [`super::elements::Transaction::put`] as with these features moves the end of an element: by the same timeout, by
+/// a longer one and by a shorter one.
+fn renews(kernel: &mut Kernel, table: &str, features: Features) -> Result<bool, NftError> {
+    let (key, doing) = (Key::Address(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))), "probing a second timeout");
+    let timeout = |seconds| Timeout::of(Duration::from_secs(seconds));
+    let mut transaction = kernel.transaction_on(table);
+    transaction.flush(Set::Lease4);
+    transaction.add_begun(Set::Lease4, key, timeout(1000), timeout(10));
+    match kernel.commit(doing, transaction) {
+        Ok(()) => {}
+        Err(NftError::Refused { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    for (seconds, longer_than, shorter_than) in [(1000, 100, 1001), (10_000, 2000, 10_001), (100, 0, 101)] {
+        let mut transaction = kernel.transaction_on(table);
+        transaction.put(features, Set::Lease4, &[(key, timeout(seconds))]);
+        match kernel.commit(doing, transaction) {
+            Ok(()) => {}
+            Err(NftError::Refused { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let moved = |left: Duration| (longer_than..shorter_than).contains(&left.as_secs());
+        let held = kernel.dump(table, Set::Lease4)?;
+        if !held.iter().any(|held| held.key == key && held.left.is_some_and(moved)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
