@@ -24,7 +24,7 @@ use crate::core::guard::Guard;
 use crate::core::moment::Moment;
 use crate::core::pairs::PairRecord;
 use crate::enforce::Command;
-use crate::sys::clock::Clock;
+use crate::sys::clock::{Clock, Sleep};
 use crate::sys::poll::Bell;
 use turn::Core;
 
@@ -305,18 +305,14 @@ async fn run(shared: Arc<Shared>, clock: Clock, requests: mpsc::Receiver<Request
     let _ending = Ending(shared.clone());
     // It closes before that.
     let mut requests = requests;
+    let mut sleep = Sleep::watch();
     let mut due = match shared.core.lock().await.as_mut() {
         Some(core) => core.arm(),
         None => return,
     };
     loop {
-        let wake = due.map(|moment| tokio::time::Instant::from_std(clock.instant(moment)));
-        let timer = async {
-            match wake {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
+        // Also when nothing is due: the host may have slept.
+        let timer = tokio::time::sleep_until(clock.look_at(due).into());
         let first = tokio::select! {
             biased;
             Some(event) = reports.recv() => Some(Request::Event(event)),
@@ -330,6 +326,10 @@ async fn run(shared: Arc<Shared>, clock: Clock, requests: mpsc::Receiver<Request
         let mut place = shared.core.lock().await;
         // A turn of somebody else's has failed.
         let Some(core) = place.as_mut() else { return };
+        if let Some(slept) = sleep.noticed() {
+            tracing::info!(seconds = slept.as_secs(), "the host slept: what ended meanwhile is closed");
+            core.guard.handle(Event::Slept, clock.now());
+        }
         first.into_iter().for_each(|request| core.take(request));
         for _ in 0..BATCH {
             if let Ok(event) = reports.try_recv() {

@@ -117,6 +117,9 @@ pub enum Event {
     /// Other groups, or other communities of theirs: leases follow the groups of those who asked, and routes are announced anew where that makes
     /// a difference.
     Groups(Arc<Groups>),
+    /// The host slept. The ends that timed enforcers count by themselves stood still meanwhile: they get the full state, with what is left of
+    /// each lease now. What they hold is not less than it should be, so that nothing is out of force.
+    Slept,
     /// Leases read back from disk at start; their causes are kept, they are opened at all enforcers by the first plan or sync.
     Restore(Vec<StoredLease>),
     /// Likewise pairs of client and address; after the leases. Nothing where leases are for everybody.

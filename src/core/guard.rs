@@ -163,6 +163,7 @@ impl Guard {
             Event::RestorePairs(pairs) => self.restore_pairs(pairs),
             Event::Settings(settings) => self.set(settings.0, settings.1),
             Event::Groups(groups) => self.regroup(groups),
+            Event::Slept => self.syncs.extend(self.enforcers.timed_in_use()),
         }
     }
 

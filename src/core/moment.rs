@@ -1,8 +1,8 @@
-//! Time as the core sees it: milliseconds on a monotonic clock, counted from the daemon's own start.
+//! Time as the core sees it: milliseconds on the boot clock, which goes on while the host sleeps, counted from the daemon's own start.
 
 use std::time::Duration;
 
-/// A point on the monotonic clock, in milliseconds since the daemon's epoch. Clock steps do not touch it.
+/// A point in time, in milliseconds since the daemon's epoch. Steps of the wall clock do not touch it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(pub u64);
 

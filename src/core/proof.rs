@@ -158,6 +158,15 @@ impl Enforcers {
         self.all.iter().any(|enforcer| enforcer.spec.kind == kind)
     }
 
+    /// Timed ones that were given the full state, or didn't ask for it yet. The others get it anyway.
+    pub fn timed_in_use(&self) -> impl Iterator<Item = EnforcerId> {
+        let ids = (0..).map(EnforcerId).zip(&self.all);
+        let used = |enforcer: &Enforcer| {
+            enforcer.spec.kind == EnforcerKind::Timed && enforcer.trusted_from < Generation(u64::MAX)
+        };
+        ids.filter(move |(_, enforcer)| used(enforcer)).map(|(id, _)| id)
+    }
+
     /// What it has acknowledged.
     #[must_use]
     pub fn acknowledged(&self, id: EnforcerId) -> Option<Generation> {

@@ -312,7 +312,7 @@ impl Resolver {
 
     fn reply_all(&self, query: &Query, entry: &Entry, askers: Vec<Asker>, outbox: &mut Outbox<'_>) {
         let now = outbox.now();
-        let age = entry.age(self.clock.moment(now));
+        let age = entry.age(self.clock.now());
         for asker in askers {
             let head = asker.to.head();
             self.metrics.forwarded_seconds.observe(now.saturating_duration_since(asker.since).as_secs_f64());

@@ -189,9 +189,8 @@ impl Resolver {
         started: Instant,
         outbox: &mut Outbox<'_>,
     ) {
-        let now = outbox.now();
-        self.metrics.gate_seconds.observe(now.saturating_duration_since(started).as_secs_f64());
-        let now = self.clock.moment(now);
+        self.metrics.gate_seconds.observe(outbox.now().saturating_duration_since(started).as_secs_f64());
+        let now = self.clock.now();
         if flight.key.is_of_client() {
             // For the others, each of whom has to be admitted.
             self.keep_closed(&flight.key, &draft, generation, now);
@@ -233,7 +232,7 @@ impl Resolver {
     ) {
         let (key, query) = (&flight.key, &flight.query);
         let kind = std::mem::replace(&mut draft.kind, Kind::Answer);
-        let now = self.clock.moment(outbox.now());
+        let now = self.clock.now();
         let outcome = outcome_of(&kind);
         let kept = Kept { key: &key.of_all(), now, generation, grace: self.rules.load().lease_grace };
         let entry = Arc::new(Entry { outcome, ..finish(draft, None, kept) });

@@ -1,4 +1,8 @@
-//! The monotonic clock that everything inside runs on, and the two clocks that outlive the process.
+//! The clock that everything inside runs on, and the two clocks that outlive the process.
+//!
+//! Time inside is the boot clock's: it goes on while the host sleeps, as a lease does, and no step of the wall clock touches it. Timers and the
+//! kernel's set elements count on the monotonic clock, which stands still meanwhile. Who waits for a moment therefore looks again every
+//! [`LOOK`], and [`Sleep`] says when the two clocks have parted.
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -10,32 +14,31 @@ use crate::core::moment::Moment;
 /// The daemon's epoch is this long ago when it starts, so that moments before the start (a lease that ended while the
 /// daemon was down and whose route still lingers) can be told.
 const BASE: Duration = Duration::from_secs(30 * 86_400);
-/// Timers are never set further ahead than this; they fire and are set anew.
-const FAR: Duration = Duration::from_secs(365 * 86_400);
+/// Who waits for a moment looks at the clock again after this: its timer stood still while the host slept.
+pub const LOOK: Duration = Duration::from_millis(400);
+/// What the two clocks may part by before anybody cares. Below the second within which a lease must have ended.
+const NAP: Duration = Duration::from_millis(200);
+/// Two clocks are read at the same time when reading them takes no longer than this.
+const AT_ONCE: Duration = Duration::from_millis(20);
 
-/// Turns `Instant`s into [`Moment`]s. One per daemon, copied to every task.
+/// Tells the time as [`Moment`]s. One per daemon, copied to every task.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    started: Instant,
+    /// Time since the boot when the daemon started.
+    started: Duration,
 }
 
 impl Clock {
     /// A clock that starts now.
     #[must_use]
     pub fn start() -> Self {
-        Self { started: Instant::now() }
+        Self { started: since_boot() }
     }
 
-    /// Milliseconds since the daemon's epoch.
+    /// Milliseconds since the daemon's epoch. Costs no system call on most machines.
     #[must_use]
     pub fn now(&self) -> Moment {
-        self.moment(Instant::now())
-    }
-
-    /// The same at `instant`.
-    #[must_use]
-    pub fn moment(&self, instant: Instant) -> Moment {
-        Moment::ZERO.plus(BASE).plus(instant.saturating_duration_since(self.started))
+        self.started().plus(since_boot().saturating_sub(self.started))
     }
 
     /// When the daemon started.
@@ -44,11 +47,61 @@ impl Clock {
         Moment::ZERO.plus(BASE)
     }
 
-    /// When `moment` is, for timers; the start for moments before it.
+    /// When to look whether `moment` has come: then, or [`LOOK`] from now where that is earlier.
     #[must_use]
-    pub fn instant(&self, moment: Moment) -> Instant {
-        self.started + self.started().until(moment).min(FAR)
+    pub fn look_at(&self, moment: Option<Moment>) -> Instant {
+        Instant::now() + moment.map_or(LOOK, |moment| self.now().until(moment).min(LOOK))
     }
+}
+
+/// Notices that the host slept.
+#[derive(Debug)]
+pub struct Sleep {
+    /// All the time that it slept until it was last noticed.
+    slept: Duration,
+}
+
+impl Sleep {
+    /// Notices what happens from now on.
+    #[must_use]
+    pub fn watch() -> Self {
+        Self { slept: slept().unwrap_or_default() }
+    }
+
+    /// For how long the host slept since this was last asked, naps added up; `None` when there is nothing to speak of.
+    pub fn noticed(&mut self) -> Option<Duration> {
+        let slept = slept()?;
+        let parted = slept.abs_diff(self.slept);
+        (parted > NAP).then(|| {
+            self.slept = slept;
+            parted
+        })
+    }
+}
+
+/// What the boot clock is ahead of the monotonic one; `None` when this thread is not let run for long enough to tell.
+fn slept() -> Option<Duration> {
+    (0..8).find_map(|_| {
+        let before = read(libc::CLOCK_MONOTONIC)?;
+        let boot = read(libc::CLOCK_BOOTTIME)?;
+        let after = read(libc::CLOCK_MONOTONIC)?;
+        (after.saturating_sub(before) < AT_ONCE).then(|| boot.saturating_sub(before))
+    })
+}
+
+/// Time since the boot, that in which the machine slept included.
+fn since_boot() -> Duration {
+    // Linux has had it since 2.6.39, and `Outside::read` refuses to go on without; the other one never fails.
+    read(libc::CLOCK_BOOTTIME).or_else(|| read(libc::CLOCK_MONOTONIC)).unwrap_or_default()
+}
+
+fn read(clock: libc::clockid_t) -> Option<Duration> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` lives across the call, which writes nothing else.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+        return None;
+    }
+    Some(Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0)))
 }
 
 /// What the clocks outside of the process say. The boot clock isn't touched by clock steps but ends with the boot; the
@@ -80,14 +133,8 @@ impl Outside {
     /// # Errors
     /// The kernel has no boot clock (before 2.6.39).
     pub fn refresh(&mut self) -> io::Result<()> {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `time` lives across the call, which writes nothing else.
-        if unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-        let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
-        self.since_boot = seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000);
+        let boot = read(libc::CLOCK_BOOTTIME).ok_or_else(io::Error::last_os_error)?;
+        self.since_boot = u64::try_from(boot.as_millis()).unwrap_or(u64::MAX);
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         self.wall = u64::try_from(wall).unwrap_or(u64::MAX);
         Ok(())

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hickory_proto::dnssec::DigestType;
 use hickory_proto::dnssec::crypto;
@@ -15,12 +15,14 @@ use super::anchor::{Anchor, Digest};
 use super::denial::{Cut, Denials};
 use super::rrset::{Key, RrSet, Sets, type_name};
 use super::{Failure, Security, Source, Turn, Validator, Work};
+use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::dns::ede::code;
 use crate::dns::message::{self, Response};
 use crate::dns::metrics::Metrics;
 use crate::dns::upstream::query::Query;
 use crate::dns::wire::{rcode, rtype};
+use crate::sys::clock::Clock;
 
 /// Bounds of the time that something proved is kept.
 const KEEP: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(86_400));
@@ -83,7 +85,7 @@ pub struct Proof {
 
 struct Kept {
     known: Known,
-    until: Instant,
+    until: Moment,
     /// How long it was to be kept.
     span: Duration,
     octets: usize,
@@ -101,13 +103,14 @@ pub struct Cache {
     /// A name being asked about. Whoever holds its lock asks; the others find the result in `table`.
     asking: Mutex<HashMap<Name, Arc<tokio::sync::Mutex<()>>>>,
     metrics: Metrics,
+    clock: Clock,
 }
 
 impl Cache {
     /// Empty.
     #[must_use]
     pub fn new(metrics: Metrics) -> Self {
-        Self { table: Mutex::default(), asking: Mutex::default(), metrics }
+        Self { table: Mutex::default(), asking: Mutex::default(), metrics, clock: Clock::start() }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -115,8 +118,9 @@ impl Cache {
     }
 
     fn get(&self, name: &Name) -> Option<Known> {
+        let now = self.clock.now();
         let table = self.table();
-        table.kept.get(name).filter(|kept| kept.until > Instant::now()).map(|kept| kept.known.clone())
+        table.kept.get(name).filter(|kept| kept.until > now).map(|kept| kept.known.clone())
     }
 
     fn put(&self, name: &Name, known: Known, keep: Duration) {
@@ -126,9 +130,9 @@ impl Cache {
             Known::Failed(failure, _) => failure.text.len(),
         };
         let octets = OVERHEAD.saturating_add(name.wire().len().saturating_mul(2)).saturating_add(keys);
-        let now = Instant::now();
+        let now = self.clock.now();
         let mut table = self.table();
-        let kept = Kept { known, until: now.checked_add(keep).unwrap_or(now), span: keep, octets };
+        let kept = Kept { known, until: now.plus(keep), span: keep, octets };
         let old = table.kept.insert(name.clone(), kept).map_or(0, |old| old.octets);
         table.octets = table.octets.saturating_add(octets).saturating_sub(old);
         if table.octets > CACHE {
@@ -140,11 +144,11 @@ impl Cache {
 
     /// Keeps a failure; a question without reply the longer the more often it had none.
     fn put_failure(&self, name: &Name, failure: Failure, turn: usize) {
+        let recent = self.clock.now().minus(KEEP_FAILURE);
         let again = {
             let table = self.table();
             let last = table.kept.get(name).filter(|kept| {
-                matches!(&kept.known, Known::Failed(failure, _) if failure.unreached.is_some())
-                    && kept.until.elapsed() < KEEP_FAILURE
+                matches!(&kept.known, Known::Failed(failure, _) if failure.unreached.is_some()) && kept.until > recent
             });
             last.map(|kept| kept.span.saturating_mul(2))
         };
@@ -156,7 +160,7 @@ impl Cache {
     }
 
     /// To seven eighths: what has ended first, then whatever the table's random order brings.
-    fn shrink(table: &mut Table, now: Instant) {
+    fn shrink(table: &mut Table, now: Moment) {
         table.kept.retain(|_, kept| kept.until > now);
         table.octets = table.kept.values().map(|kept| kept.octets).sum();
         let goal = CACHE / 8 * 7;
