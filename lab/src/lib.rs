@@ -26,7 +26,7 @@
 //! What the `lab` program does beside:
 //! - [`demo`]: the story that `./lab/demo` shows; [`bench`]: what the guard costs; [`bench_dns`]: its
 //!   resolver beside others; [`bench_bgp`]: its speaker beside others; [`soak`]: whether it grows;
-//!   [`licences`]: what may be shipped.
+//!   [`live`]: whether every connect goes as promised; [`licences`]: what may be shipped.
 
 pub mod bench;
 pub mod bench_bgp;
@@ -38,6 +38,7 @@ mod error;
 pub mod image;
 pub mod lab;
 pub mod licences;
+pub mod live;
 pub mod node;
 pub mod process;
 pub mod routes;

@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use lab::live::place::Place;
 use lab::{Error, Lab, cleanup, licences};
 
 type AnyError = Box<dyn std::error::Error>;
@@ -19,6 +20,9 @@ usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdi
                                                with nftables, \"=\": validating); lab/bench-dns runs it as needed
        lab soak --destguard BINARY --in EMPTY-DIRECTORY SECONDS
                                                load it and see that nothing grows; lab/soak runs it as needed
+       lab live --destguard BINARY MINUTES [PLACE]...
+                                               let people live behind it and judge every connect, at all places or those
+                                               named: single, gateway, gateway-client, frr, bird, each also with \"-short\"
        lab bench-bgp --announcer BINARY --in EMPTY-DIRECTORY [NAME]...
                                                measure the BGP speaker beside others, all or those named;
                                                lab/bench-bgp runs it as needed
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
         ["bench", "--destguard", binary] => bench(binary),
         ["bench-dns", "--destguard", binary, "--in", dir, only @ ..] => bench_dns(binary, dir, only),
         ["soak", "--destguard", binary, "--in", dir, seconds] => soak(binary, dir, seconds),
+        ["live", "--destguard", binary, minutes, places @ ..] => live(binary, minutes, places),
         ["bench-bgp", "--announcer", binary, "--in", dir, only @ ..] => bench_bgp(binary, dir, only),
         ["licences", accepted] => judge_licences(accepted),
         _ => {
@@ -113,6 +118,20 @@ fn soak(binary: &str, dir: &str, seconds: &str) -> Result<(), AnyError> {
     outcome.print();
     let growth = outcome.growth();
     if growth.is_empty() { Ok(()) } else { Err(growth.join("; ").into()) }
+}
+
+fn live(binary: &str, minutes: &str, places: &[&str]) -> Result<(), AnyError> {
+    let named = |name: &&str| Place::parse(name).ok_or_else(|| format!("no place {name:?}\n{USAGE}"));
+    let places = places.iter().map(named).collect::<Result<Vec<_>, _>>()?;
+    let plan = lab::live::Plan {
+        binary: PathBuf::from(binary).canonicalize()?,
+        length: std::time::Duration::try_from_secs_f64(minutes.parse::<f64>()? * 60.0)?,
+        places: if places.is_empty() { Place::all() } else { places },
+    };
+    let outcome = lab::live::run(&plan).map_err(|error| error.to_string())?;
+    outcome.print();
+    let wrong = outcome.wrong();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n     ").into()) }
 }
 
 fn bench_bgp(binary: &str, dir: &str, only: &[&str]) -> Result<(), AnyError> {

@@ -24,6 +24,21 @@ pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
+/// How many segments of a connection were sent again so far, its SYN included.
+///
+/// # Errors
+/// The kernel's.
+pub fn sent_again(stream: &std::net::TcpStream) -> io::Result<u32> {
+    // SAFETY: tcp_info is plain numbers, for which all zeros is valid.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` octets into `info`, which outlives the call.
+    check(unsafe {
+        libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut length)
+    })?;
+    Ok(info.tcpi_total_retrans)
+}
+
 /// Whether the process may make namespaces.
 pub fn is_root() -> bool {
     // SAFETY: geteuid takes nothing and can't fail.

@@ -91,8 +91,21 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
 }
 
+/// What answers before the table does.
+type Script = dyn Fn(&Question) -> Option<Reply> + Send + Sync;
+
+#[derive(Default)]
+struct Scripts(Mutex<Option<Arc<Script>>>);
+
+impl std::fmt::Debug for Scripts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if lock(&self.0).is_some() { "a script" } else { "no script" })
+    }
+}
+
 #[derive(Debug, Default)]
 struct Shared {
+    script: Scripts,
     table: Mutex<HashMap<(String, u16), Reply>>,
     asked: Mutex<Vec<Asked>>,
     many_ttl: Mutex<Option<u32>>,
@@ -148,6 +161,11 @@ impl Server {
             let answers = records.map(|&address| Record::address(name, ttl, address)).collect();
             self.set(name, rtype, Reply::of(answers));
         }
+    }
+
+    /// Asks this first from now on, and the table only for what it leaves; [`Server::asked`] doesn't show what it answered.
+    pub fn script(&self, script: impl Fn(&Question) -> Option<Reply> + Send + Sync + 'static) {
+        *lock(&self.shared.script.0) = Some(Arc::new(script));
     }
 
     /// Takes a name out of the table: NXDOMAIN.
@@ -235,14 +253,17 @@ impl Shared {
     /// The reply and the forgeries before it, as messages.
     fn answer(&self, query: &Message, from: SocketAddr, transport: Transport) -> Option<Scripted> {
         let question = query.questions.first()?;
-        lock(&self.asked).push(Asked {
-            name: question.name.to_ascii_lowercase(),
-            rtype: question.rtype,
-            transport,
-            from,
-            at: Instant::now(),
+        let script = lock(&self.script.0).clone();
+        let reply = script.and_then(|script| script(question)).unwrap_or_else(|| {
+            lock(&self.asked).push(Asked {
+                name: question.name.to_ascii_lowercase(),
+                rtype: question.rtype,
+                transport,
+                from,
+                at: Instant::now(),
+            });
+            self.reply(question)
         });
-        let reply = self.reply(question);
         let edns = query.edns.is_some().then(|| Edns { size: 1232, dnssec_ok: false, options: Vec::new() });
         let base = Message {
             id: query.id,
