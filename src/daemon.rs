@@ -13,6 +13,7 @@
 //! Stop: no more questions are taken; then the enforcers do what the configuration says about stopping.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::config::schema::NftablesMode;
+use crate::config::schema::{self, NftablesMode};
 use crate::config::{self, Config, Places};
 use crate::control::{self, ControlSocket, DeniedLog};
 use crate::core::event::{EnforcerId, EnforcerSpec, Event};
@@ -119,9 +120,9 @@ impl Enforcers {
         if config.nftables.mode != NftablesMode::Off {
             let own = own_traffic(config);
             let capacity = config.lease.capacity;
-            let made =
-                nftables::Enforcer::new(&config.nftables, &config.addresses.open, &own, capacity, clock, id(&specs))
-                    .map_err(RunError::failed)?;
+            let settings = schema::Nftables { enforce: config.nftables_enforces(), ..config.nftables.clone() };
+            let made = nftables::Enforcer::new(&settings, &config.addresses.open, &own, capacity, clock, id(&specs))
+                .map_err(RunError::failed)?;
             specs.push(nftables::Enforcer::spec(capacity));
             nft = Some(Box::new(made));
         }
@@ -233,7 +234,8 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     let denied = DeniedLog::default();
     let resolver = dns::start(&config, sockets, rules.clone(), core.clone(), clock, denied.clone(), &mut registry)
         .map_err(RunError::failed)?;
-    let packets = packets.map(|metrics| packets::follow(denied.clone(), metrics, config.nftables.enforce));
+    let nftables_enforces = Arc::new(AtomicBool::new(config.nftables_enforces()));
+    let packets = packets.map(|metrics| packets::follow(denied.clone(), metrics, nftables_enforces.clone()));
     let shared = Arc::new(Shared {
         core: core.clone(),
         config: Mutex::new((config.clone(), places)),

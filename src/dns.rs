@@ -13,7 +13,7 @@
 //!   `forward`: the same on a worker's thread. `follow`: aliases that an upstream left off at. [`draft`]: from response to judged reply. [`cache`]: finished replies with their leases.
 //! - [`upstream`]: servers, their sockets and health. [`listen`]: sockets for clients.
 //! - [`validate`]: whether what they send is signed (DNSSEC).
-//! - [`ede`], [`refusals`], [`limits`], [`metrics`]. [`cookie`], [`rate`]: against questions from forged addresses. `backlog`: against clients that take no replies. [`local`]: names answered here.
+//! - `audit`: the same without refusing anything. [`ede`], [`refusals`], [`limits`], [`metrics`]. [`cookie`], [`rate`]: against questions from forged addresses. `backlog`: against clients that take no replies. [`local`]: names answered here.
 //!
 //! There is no channel between the workers and the tasks: a worker spawns them. What bounds them, and what the workers forward, is the number of questions that may
 //! wait ([`resolve::IN_FLIGHT`], [`resolve::IN_FLIGHT_PER_CLIENT`]); beyond it a question gets SERVFAIL at once.
@@ -42,7 +42,9 @@ use crate::config::upstream::UpstreamUrl;
 use crate::control::DeniedLog;
 use crate::core::address::AddressFilter;
 use crate::core::local_names::LocalNames;
-use crate::core::policy::view::Views;
+use crate::core::name::Name;
+use crate::core::policy::list::LocalData;
+use crate::core::policy::view::{ViewId, Views};
 use crate::core_task::CoreHandle;
 use crate::sys::clock::Clock;
 use limits::Limit;
@@ -51,6 +53,7 @@ use refusals::Refusals;
 use resolve::Resolver;
 use upstream::{UpstreamError, UpstreamStatus, Upstreams};
 
+mod audit;
 mod backlog;
 pub mod cache;
 pub mod cookie;
@@ -91,6 +94,8 @@ pub struct Rules {
     pub lease_min: Duration,
     /// What leases last beyond the TTLs that clients get (`lease.grace`).
     pub lease_grace: Duration,
+    /// Nothing is refused by them; what would be is only noted.
+    pub audit: bool,
     /// No two have the same.
     pub(in crate::dns) generation: u64,
 }
@@ -102,7 +107,20 @@ impl Rules {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let generation = NEXT.fetch_add(1, Ordering::Relaxed);
         let (lease_min, lease_grace) = (lease.min.0, lease.grace.0);
-        Self { views: views.into(), filter, local, lease_min, lease_grace, generation }
+        Self { views: views.into(), filter, local, lease_min, lease_grace, audit: false, generation }
+    }
+
+    /// A list's own answer for a name, where it is given.
+    #[must_use]
+    pub fn local_data(&self, view: ViewId, name: &Name) -> Option<&[LocalData]> {
+        if self.audit { None } else { self.views.policy(view).local_data(name) }
+    }
+
+    /// Whether they are only to be noted.
+    #[must_use]
+    pub fn auditing(mut self, audit: bool) -> Self {
+        self.audit = audit;
+        self
     }
 }
 
@@ -158,6 +176,8 @@ pub struct DnsStatus {
     pub released: u64,
     /// Questions denied by name, or whose addresses were all filtered.
     pub denied: u64,
+    /// In audit: questions that would have been refused, or answered in part.
+    pub would_refuse: u64,
     /// Answers that the gate did not release.
     pub held: u64,
     /// Of these, at the gate's deadline.
@@ -242,6 +262,7 @@ impl View {
             upstreams: resolver.upstreams.status(),
             released: resolver.metrics.released.get(),
             denied: resolver.metrics.denied.get(),
+            would_refuse: resolver.metrics.would_refuse_all.get(),
             held: resolver.metrics.held.get(),
             gate_timeouts: resolver.metrics.gate_timeouts.get(),
             in_flight: resolver.in_flight.taken(),
@@ -303,6 +324,8 @@ pub fn start(
         metrics,
         in_flight: Limit::new(resolve::IN_FLIGHT, resolve::IN_FLIGHT_PER_CLIENT),
         flights: std::sync::Mutex::default(),
+        requests: std::sync::Mutex::default(),
+        behind: Limit::new(resolve::IN_FLIGHT, resolve::IN_FLIGHT_PER_CLIENT),
         designated,
         cookies: cookie::Cookies::new(),
         rate_limit: config.dns.rate_limit.map(rate::RateLimit::new),

@@ -301,7 +301,7 @@ fn status_keeps_its_shape() {
         serde_json::json!({
             "version": 1, "state": "enforcing", "reasons": [], "uptime_seconds": null,
             "leases": {"active": 1203, "ipv4": 1200, "ipv6": 3, "pending": 2, "lingering": 10, "capacity": 100_000},
-            "answers": {"released": 12_345, "denied": 7, "held": 1, "gate_timeouts": 4, "refused": 5},
+            "answers": {"released": 12_345, "denied": 7, "held": 1, "gate_timeouts": 4, "refused": 5, "would_refuse": 0},
             "enforcers": [{"name": "nftables", "state": "in-force", "installed": 1203, "last_error": null, "required": true,
                 "since_seconds": 11_520, "max_addresses": 100_000, "behind": false}],
             "upstreams": [{"url": "udp://192.0.2.53:53", "healthy": true, "asked": 10, "failed": 0, "rtt_ms": null,

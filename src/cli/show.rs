@@ -23,12 +23,18 @@ fn few<T: ToString>(items: &[T], most: usize) -> String {
     }
 }
 
+/// The reason of a guard that is in audit as a whole.
+const AUDIT: &str = "mode = \"audit\"";
+
 /// One screen.
 #[must_use]
 pub fn status(status: &Status, colour: bool) -> String {
     let (word, tone) = match status.state {
         State::Enforcing => ("enforcing", Tone::Good),
-        State::Audit => ("auditing: nothing is blocked by what is listed below", Tone::Warn),
+        State::Audit if status.reasons.iter().any(|reason| reason == AUDIT) => {
+            ("AUDIT (nothing is blocked): mode = \"audit\"", Tone::Warn)
+        }
+        State::Audit => ("AUDIT (what is listed below blocks nothing)", Tone::Warn),
         State::Degraded => ("degraded", Tone::Bad),
         State::Starting => ("starting", Tone::Warn),
     };
@@ -55,6 +61,10 @@ pub fn status(status: &Status, colour: bool) -> String {
         number(answers.held),
         number(answers.gate_timeouts)
     ));
+    if answers.would_refuse > 0 || status.reasons.iter().any(|reason| reason == AUDIT) {
+        let count = number(answers.would_refuse);
+        out.push_str(&format!("audit    {count} would have been refused or answered in part: `destguard denied`\n"));
+    }
     if !status.enforcers.is_empty() {
         let mut table = Table::new(&["enforcer", "state", "since", "holds", "of", "required", "last error"]);
         for enforcer in &status.enforcers {
@@ -315,10 +325,11 @@ pub fn denied(denied: &[Denied]) -> String {
         let client = entry.client.map_or_else(String::new, |client| format!(" for {client}"));
         let times = if entry.count > 1 { format!(" ({} times)", number(entry.count)) } else { String::new() };
         out.push_str(&format!(
-            "{}  {:7}  {}{client}: {}{times}\n",
+            "{}  {:7}  {}{client}: {}{}{times}\n",
             time(entry.time),
             clean(&entry.kind),
             clean(&entry.what),
+            if entry.audit { "would deny: " } else { "" },
             clean(&entry.reason)
         ));
     }

@@ -21,6 +21,7 @@ mod policy;
 pub fn check(file: &Path, document: &mut Document<'_>, config: &Config) {
     let mut checks = Checks { document, config };
     checks.something_enforces();
+    checks.mode();
     checks.dns();
     checks.policy();
     checks.addresses();

@@ -15,6 +15,8 @@ use super::value::{Rate, Size, Span};
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// Whether the guard blocks, or only says what it would block.
+    pub mode: Mode,
     /// The resolver that clients use.
     pub dns: Dns,
     /// Which names may be asked.
@@ -33,6 +35,17 @@ pub struct Config {
     pub state: State,
     /// Metrics, health and the web page over TCP.
     pub http: Http,
+}
+
+/// Whether the guard blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// It does.
+    #[default]
+    Enforce,
+    /// Policy, filter, budgets, gate and enforcers say what they would have done; nothing is blocked.
+    Audit,
 }
 
 /// `[dns]`
@@ -368,6 +381,24 @@ pub enum Scope {
 }
 
 impl Config {
+    /// Whether nothing is blocked, and everything only said.
+    #[must_use]
+    pub fn audits(&self) -> bool {
+        self.mode == Mode::Audit
+    }
+
+    /// Whether nftables blocks.
+    #[must_use]
+    pub fn nftables_enforces(&self) -> bool {
+        self.nftables.enforce && !self.audits()
+    }
+
+    /// Whether routes are announced.
+    #[must_use]
+    pub fn bgp_enforces(&self) -> bool {
+        self.bgp.enforce && !self.audits()
+    }
+
     /// Whether addresses are open only for the clients that were answered with them.
     #[must_use]
     pub fn per_client(&self) -> bool {

@@ -71,12 +71,25 @@ impl DeniedLog {
 
     /// Notes a refusal.
     pub fn record(&self, kind: DeniedKind, what: &str, client: Option<IpAddr>, reason: &str) {
+        self.note(kind, what, client, reason, false);
+    }
+
+    /// Notes what would have been refused, were it not for the audit.
+    pub fn record_audit(&self, kind: DeniedKind, what: &str, client: Option<IpAddr>, reason: &str) {
+        self.note(kind, what, client, reason, true);
+    }
+
+    fn note(&self, kind: DeniedKind, what: &str, client: Option<IpAddr>, reason: &str, audit: bool) {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let mut log = self.lock();
         log.number = log.number.saturating_add(1);
         let number = log.number;
         let same = log.entries.iter().rev().take(LOOK_BACK).position(|entry| {
-            entry.kind == kind.as_str() && entry.what == what && entry.client == client && entry.reason == reason
+            entry.kind == kind.as_str()
+                && entry.what == what
+                && entry.client == client
+                && entry.reason == reason
+                && entry.audit == audit
         });
         let known = same.and_then(|back| {
             let at = log.entries.len().checked_sub(back.saturating_add(1))?;
@@ -92,6 +105,7 @@ impl DeniedLog {
                 client,
                 reason: reason.to_owned(),
                 count: 1,
+                audit,
             },
         };
         log.entries.push_back(entry);
@@ -138,6 +152,18 @@ mod tests {
         assert_eq!(page.next, 3);
         assert_eq!(log.since(2).denied.len(), 1);
         assert!(log.since(3).denied.is_empty());
+    }
+
+    #[test]
+    fn what_would_be_refused_is_an_entry_of_its_own() {
+        let log = DeniedLog::default();
+        log.record(DeniedKind::Name, "a.test", None, "policy");
+        log.record_audit(DeniedKind::Name, "a.test", None, "policy");
+        let page = log.since(0);
+        assert_eq!(
+            page.denied.iter().map(|entry| (entry.audit, entry.count)).collect::<Vec<_>>(),
+            [(false, 1), (true, 1)]
+        );
     }
 
     #[test]

@@ -83,6 +83,16 @@ pub trait Sources: Send + Sync + 'static {
         0
     }
 
+    /// Questions that would have been refused, or answered in part, were it not for the audit.
+    fn would_refuse(&self) -> u64 {
+        0
+    }
+
+    /// Whether the whole guard only says what it would do.
+    fn audits(&self) -> bool {
+        false
+    }
+
     /// BGP peers, in the order of the file.
     fn peers(&self) -> Vec<Peer> {
         Vec::new()

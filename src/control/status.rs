@@ -18,7 +18,10 @@ pub async fn status(sources: &dyn Sources, uptime: Duration) -> Result<Status, S
     if !upstreams.is_empty() && upstreams.iter().all(|upstream| !upstream.healthy) {
         troubles.push("no upstream answers".to_owned());
     }
-    let (state, reasons) = judge(&enforcers, troubles, sources.audit());
+    let (state, mut reasons) = judge(&enforcers, troubles, sources.audit());
+    if sources.audits() {
+        reasons.iter_mut().for_each(|reason| *reason = reason.replace("are refused", "would be refused"));
+    }
     Ok(Status {
         state,
         reasons,
@@ -31,7 +34,7 @@ pub async fn status(sources: &dyn Sources, uptime: Duration) -> Result<Status, S
             lingering: counts.lingering,
             capacity: counts.capacity,
         },
-        answers: answers(&counts, sources.denied_count()),
+        answers: AnswerCounts { would_refuse: sources.would_refuse(), ..answers(&counts, sources.denied_count()) },
         enforcers: enforcers.into_iter().map(Into::into).collect(),
         upstreams,
         peers: sources.peers(),
@@ -55,6 +58,7 @@ fn answers(counts: &Counts, denied: u64) -> AnswerCounts {
     AnswerCounts {
         released: counts.released,
         denied,
+        would_refuse: 0,
         held: counts.waiting,
         gate_timeouts: counts.gate_timeouts,
         refused: [deadline, enforcer, family, per_answer, per_client, per_domain, route_budget, capacity, revoked]

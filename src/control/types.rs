@@ -109,6 +109,9 @@ pub struct AnswerCounts {
     pub released: u64,
     /// Denied by policy or filter.
     pub denied: u64,
+    /// In audit: questions that would have been refused, or answered in part.
+    #[serde(default)]
+    pub would_refuse: u64,
     /// Waiting at the gate now.
     pub held: usize,
     /// Whose gate deadline passed.
@@ -551,6 +554,9 @@ pub struct Denied {
     pub reason: String,
     /// The same in a row.
     pub count: u64,
+    /// It was only said: in audit nothing is refused.
+    #[serde(default)]
+    pub audit: bool,
 }
 
 /// `revoke`

@@ -141,6 +141,35 @@ pub fn judge_for(policy: &Policy, filter: &AddressFilter, response: Response<'_>
     Sieve::new(policy, filter, response, only, &bound).run(bound)
 }
 
+/// The answer as it came, bound to its question where it can be; nothing is judged and nothing granted.
+#[must_use]
+pub fn unjudged(response: Response<'_>) -> Answer {
+    let bound = if response.noerror {
+        answer::bind(response.question, response.records)
+    } else {
+        answer::bind_aliases(response.question, response.records)
+    };
+    let (keep, chain, dropped, ttl, overlong) = match bound {
+        Ok(bound) => (bound.keep, bound.chain, bound.dropped, bound.ttl, bound.overlong),
+        Err(_) => {
+            let records = response.records.iter().enumerate().filter(|(_, record)| record.class == answer::CLASS_IN);
+            let ttl = records.clone().map(|(_, record)| answer::effective_ttl(record.ttl)).min();
+            (records.map(|(index, _)| Kept::Record(index)).collect(), Vec::new(), 0, ttl, false)
+        }
+    };
+    Answer {
+        keep,
+        hints: Vec::new(),
+        grants: Vec::new(),
+        already_open: Vec::new(),
+        chain,
+        removed: Vec::new(),
+        dropped,
+        ttl,
+        overlong,
+    }
+}
+
 /// The first name, or else the first address, that policy denies.
 fn denied(policy: &Policy, filter: &AddressFilter, question: &Name, bound: &Bound) -> Option<(Name, Verdict)> {
     // What a list itself answers for the question is not denied by that very rule.

@@ -1,5 +1,7 @@
 //! Denied packets go to the log of what was refused.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -32,18 +34,14 @@ impl PacketMetrics {
     }
 }
 
-fn reason(packet: &Packet, enforced: bool) -> &'static str {
+fn reason(packet: &Packet) -> &'static str {
     let resolver = packet.port.is_some_and(|port| RESOLVERS.contains(&port));
-    match (resolver, enforced) {
-        (true, true) => "DNS that goes round the guard",
-        (true, false) => "DNS that goes round the guard (audit: let through)",
-        (false, true) => "no lease",
-        (false, false) => "no lease (audit: let through)",
-    }
+    if resolver { "DNS that goes round the guard" } else { "no lease" }
 }
 
 /// Until it is dropped. Whatever fails is said once and tried again: nothing depends on it but what `denied` shows.
-pub async fn follow(denied: DeniedLog, metrics: PacketMetrics, enforced: bool) {
+/// `enforced`: whether nftables refuses them.
+pub async fn follow(denied: DeniedLog, metrics: PacketMetrics, enforced: Arc<AtomicBool>) {
     let mut said = false;
     loop {
         match Packets::open() {
@@ -52,8 +50,12 @@ pub async fn follow(denied: DeniedLog, metrics: PacketMetrics, enforced: bool) {
                 let error = loop {
                     let seen = |packet: Packet| {
                         metrics.seen.inc();
-                        let reason = reason(&packet, enforced);
-                        denied.record(DeniedKind::Packet, &packet.to_string(), Some(packet.source), reason);
+                        let (what, client) = (packet.to_string(), Some(packet.source));
+                        if enforced.load(Ordering::Relaxed) {
+                            denied.record(DeniedKind::Packet, &what, client, reason(&packet));
+                        } else {
+                            denied.record_audit(DeniedKind::Packet, &what, client, reason(&packet));
+                        }
                     };
                     match packets.read(seen).await {
                         Ok(overruns) => metrics.overruns.inc_by(overruns),

@@ -20,7 +20,9 @@ pub fn rules(config: &Config, lists: &Lists, interfaces: &[IpAddr]) -> Result<Ru
     let policy = Views::new(config, &lists.tables());
     let filter = AddressFilter::new(config, &own);
     match (policy, filter) {
-        (Ok(policy), Ok(filter)) => Ok(Rules::new(policy, filter, LocalNames::new(config), &config.lease)),
+        (Ok(policy), Ok(filter)) => {
+            Ok(Rules::new(policy, filter, LocalNames::new(config), &config.lease).auditing(config.audits()))
+        }
         (policy, filter) => {
             let wrong = policy.err().into_iter().chain(filter.err()).flatten();
             Err(wrong.map(|error: PolicyError| error.to_string()).collect::<Vec<_>>().join("\n"))

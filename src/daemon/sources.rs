@@ -94,6 +94,14 @@ impl Sources for Shared {
         self.dns.status().denied
     }
 
+    fn would_refuse(&self) -> u64 {
+        self.dns.status().would_refuse
+    }
+
+    fn audits(&self) -> bool {
+        self.rules.load().audit
+    }
+
     fn peers(&self) -> Vec<Peer> {
         self.peers.as_ref().map(BgpStatus::peers).unwrap_or_default()
     }
@@ -109,6 +117,9 @@ impl Sources for Shared {
     fn audit(&self) -> Vec<String> {
         let (config, _) = self.config();
         let mut audit = Vec::new();
+        if config.audits() {
+            audit.push("mode = \"audit\"".to_owned());
+        }
         if config.nftables.mode != NftablesMode::Off && !config.nftables.enforce {
             audit.push("nftables.enforce is false".to_owned());
         }
@@ -146,7 +157,12 @@ impl Sources for Shared {
     }
 
     fn judge(&self, subject: &Subject) -> Judgement {
-        judge::judge(&self.rules.load(), subject, &|key| self.place(key))
+        let rules = self.rules.load();
+        let mut now = judge::judge(&rules, subject, &|key| self.place(key));
+        if rules.audit && matches!(now.verdict.as_str(), "denied" | "filtered") {
+            now.reason.push_str("; the guard is in audit, so that this is only noted and the answer leaves whole");
+        }
+        now
     }
 
     fn metrics(&self) -> Result<String, String> {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
+use super::audit::Would;
 use super::ede::Ede;
 use super::reply::Body;
 use super::wire::NAME_MAX;
@@ -248,6 +249,8 @@ pub struct Entry {
     pub ede: Option<Ede>,
     /// What it counts as.
     pub outcome: Outcome,
+    /// In audit: what enforcement would have made of it.
+    pub would: Option<Box<Would>>,
     /// The policy's generation under which it was judged.
     pub generation: u64,
     /// How often it was served; counts to [`POPULAR`] only.
@@ -261,6 +264,20 @@ impl Entry {
     #[must_use]
     pub fn is_in_force(&self, now: Moment, margin: Duration) -> bool {
         self.leases.iter().all(|lease| lease.in_force_for(now, margin))
+    }
+
+    /// The same under `key`, its addresses leased.
+    #[must_use]
+    pub fn leased(&self, key: &Key, leases: LeaseHandles) -> Self {
+        Self {
+            message: Message::new(key, &self.message.body()),
+            leases,
+            again: self.again.clone(),
+            ede: self.ede.clone(),
+            would: self.would.clone(),
+            uses: AtomicU32::new(self.uses.load(Ordering::Relaxed)),
+            ..*self
+        }
     }
 
     /// Counts a use; says, once in its life, whether it is used enough and near enough to its end to be asked for again: served
@@ -296,8 +313,10 @@ impl Entry {
                 .saturating_add(64)
         });
         let words = self.ede.as_ref().map_or(0, |ede| ede.text.len());
+        let would = self.would.as_ref().map_or(0, |would| would.words.len().saturating_add(would.ede.text.len() + 80));
         OVERHEAD
             .saturating_add(words)
+            .saturating_add(would)
             .saturating_add(self.message.all.len())
             // What has no room in the entry itself.
             .saturating_add(self.leases.len().saturating_sub(2).saturating_mul(8))

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::audit::Would;
 use super::cache::{Again, Key};
 use super::ede::{Ede, code};
 use super::message::{self, Authority};
@@ -95,6 +96,8 @@ pub struct Draft {
     pub kind: Kind,
     /// Records that the question didn't reach.
     pub unrelated: usize,
+    /// In audit: what enforcement would have made of it.
+    pub would: Option<Box<Would>>,
 }
 
 impl Draft {
@@ -104,7 +107,7 @@ impl Draft {
         let text = ede.text.clone().into_owned();
         let body = BodyWriter::new(&query.name, query.qtype, rcode::SERVFAIL).finish().unwrap_or_default();
         let kind = Kind::Failed(label, text);
-        Self { body, keep: FAILURE_TTL, again: None, ede: Some(ede), kind, unrelated: 0 }
+        Self { body, keep: FAILURE_TTL, again: None, ede: Some(ede), kind, unrelated: 0, would: None }
     }
 
     /// No upstream gave a response.
@@ -118,13 +121,30 @@ impl Draft {
         Self::failure(query, "upstream", Ede::new(code, text))
     }
 
+    /// One that was made in audit, and that enforcement would have refused, goes no further once the mode was switched.
+    #[must_use]
+    pub fn enforced(self, query: &Query) -> Self {
+        match self.would {
+            None => self,
+            Some(_) => Self::failure(query, "reloaded", Ede::new(code::OTHER, "the policy changed meanwhile")),
+        }
+    }
+
     /// NXDOMAIN for a denied name, or what else its rule wants.
     #[must_use]
     pub fn denied(query: &Query, effect: Effect, words: String) -> Self {
         let code = if effect == Effect::NoData { rcode::NOERROR } else { rcode::NXDOMAIN };
         let body = reply::own_negative(&query.name, query.qtype, code);
         if effect == Effect::Drop {
-            return Self { body, keep: 0, again: None, ede: None, kind: Kind::Dropped(words), unrelated: 0 };
+            return Self {
+                body,
+                keep: 0,
+                again: None,
+                ede: None,
+                kind: Kind::Dropped(words),
+                unrelated: 0,
+                would: None,
+            };
         }
         Self {
             body,
@@ -133,6 +153,7 @@ impl Draft {
             ede: Some(Ede::new(code::BLOCKED, words.clone())),
             kind: Kind::Denied("policy", words),
             unrelated: 0,
+            would: None,
         }
     }
 }
@@ -148,11 +169,12 @@ pub fn draft(query: &Query, message: &[u8], rules: &Rules, whom: Whom) -> Draft 
 pub fn draft_checked(query: &Query, checked: Checked, rules: &Rules, whom: Whom) -> Draft {
     let policy = rules.views.policy(whom.view);
     let mut draft = match checked {
+        Checked::Response(response) if rules.audit => audit(query, &response, policy, rules, whom.only),
         Checked::Response(response) => judge(query, &response, policy, rules, whom.only),
         Checked::Malformed => malformed(query),
         Checked::Refused(label, ede) => Draft::failure(query, label, ede),
     };
-    if policy.effect(policy.judge(&query.name)) == Effect::TcpOnly {
+    if !rules.audit && policy.effect(policy.judge(&query.name)) == Effect::TcpOnly {
         // A kept answer would be served over UDP as well.
         draft.keep = 0;
     }
@@ -184,7 +206,7 @@ pub fn local(query: &Query, data: &[LocalData], checked: Option<Checked>, rules:
     own.retain(|(rtype, ..)| *rtype == query.qtype || *rtype == rtype::CNAME);
     if own.is_empty() {
         let body = reply::own_negative(&query.name, query.qtype, rcode::NOERROR);
-        return Draft { body, keep: OWN_TTL, again: None, ede: None, kind: Kind::Answer, unrelated: 0 };
+        return Draft { body, keep: OWN_TTL, again: None, ede: None, kind: Kind::Answer, unrelated: 0, would: None };
     }
     for (place, (rtype, data, rdata)) in own.into_iter().enumerate() {
         let record = Record { owner: query.name.clone(), rtype, class: 1, ttl: OWN_TTL, data };
@@ -251,11 +273,29 @@ fn judge(query: &Query, response: &message::Response, policy: &Policy, rules: &R
                 ede: Some(Ede::new(code::FILTERED, words.clone())),
                 kind: if refused { Kind::Denied("filter", words) } else { Kind::Answer },
                 unrelated: dropped,
+                would: None,
             }
         }
         Judged::Unbound(error) => Draft::failure(query, "unbound", Ede::new(code::INVALID_DATA, error.to_string())),
         Judged::Answer(answer) => build(query, response, answer),
     }
+}
+
+/// The answer as the upstream gave it, and what enforcement would have made of it. It asks for the addresses that enforcement would open.
+fn audit(query: &Query, response: &message::Response, policy: &Policy, rules: &Rules, only: Option<Family>) -> Draft {
+    let mut judged = judge(query, response, policy, rules, only);
+    // In place of this answer enforcement would give the list's own.
+    judged.again.take_if(|_| policy.local_data(&query.name).is_some());
+    let Some(would) = Would::of(&judged) else { return judged };
+    let question = Question { name: query.name.clone(), qtype: query.qtype, qclass: 1 };
+    let response_of = verdict::Response {
+        question: &question,
+        records: &response.answers,
+        noerror: response.rcode == rcode::NOERROR,
+        dnssec_ok: query.dnssec_ok,
+    };
+    let whole = build(query, response, verdict::unjudged(response_of));
+    Draft { again: judged.again, would: Some(Box::new(would)), ..whole }
 }
 
 /// The first removed addresses with their reasons.
@@ -323,7 +363,7 @@ fn build(query: &Query, response: &message::Response, answer: Answer) -> Draft {
         let chain = if answer.chain.is_empty() { Arc::default() } else { answer.chain.into() };
         Again { question: query.name.clone(), qtype: query.qtype, chain, grants: answer.grants.into() }
     });
-    Draft { body, keep, again, ede, kind: Kind::Answer, unrelated: answer.dropped }
+    Draft { body, keep, again, ede, kind: Kind::Answer, unrelated: answer.dropped, would: None }
 }
 
 /// Whether both belong to one RRset; signatures to one when they cover the same type. Those of a set stand one behind the other.

@@ -56,6 +56,8 @@ pub struct Asker {
     pub client: IpAddr,
     /// Where the reply goes.
     pub route: Route,
+    /// In audit: the question would have been refused, and that is noted.
+    pub noted: bool,
     place: Place,
     since: Instant,
 }
@@ -93,8 +95,7 @@ impl Flight {
     /// the lists themselves having this `data` for the question.
     pub(super) fn is_of(&self, rules: &Rules, data: Option<&[LocalData]>) -> bool {
         Arc::ptr_eq(&rules.views, &self.views)
-            || (rules.views.same_clients(&self.views)
-                && rules.views.policy(self.key.view()).local_data(&self.query.name) == data)
+            || (rules.views.same_clients(&self.views) && rules.local_data(self.key.view(), &self.query.name) == data)
     }
 
     /// Tells those who wait that it can't go on.
@@ -188,7 +189,7 @@ impl Resolver {
             edns: question.edns,
             limit: head.limit,
         };
-        let asker = Asker { to, client, route, place, since: now };
+        let asker = Asker { to, client, route, noted: missed.noted, place, since: now };
         {
             let mut flights = self.flights();
             match flights.entry_ref(key.octets()) {

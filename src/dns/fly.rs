@@ -37,6 +37,11 @@ impl Resolver {
             self.kept(&flight.key, rules.generation, now)
         };
         if let Some(entry) = kept {
+            if rules.audit {
+                drop(rules);
+                self.audit_release(&flight, &entry, self.land_all(&flight), &mut Outbox::Now);
+                return;
+            }
             if entry.is_in_force(now, rules.lease_min) {
                 // Another task filled it between the lookup and this one's start.
                 self.release(query, &entry, self.land_all(&flight), &mut Outbox::Now);
@@ -54,7 +59,7 @@ impl Resolver {
             }
         }
         let view = flight.key.view();
-        let data = rules.views.policy(view).local_data(&query.name).map(<[LocalData]>::to_vec);
+        let data = rules.local_data(view, &query.name).map(<[LocalData]>::to_vec);
         let hurry = self.stale(&flight, &rules).is_some();
         drop(rules);
         let asked = match &data {
@@ -78,7 +83,12 @@ impl Resolver {
     }
 
     /// An upstream has answered the question (or that for the alias among a list's own `data`), or none has; or nobody was asked.
-    async fn answered(&self, flight: Flight, asked: Option<Result<Checked, AskError>>, data: Option<Vec<LocalData>>) {
+    async fn answered(
+        self: &Arc<Self>,
+        flight: Flight,
+        asked: Option<Result<Checked, AskError>>,
+        data: Option<Vec<LocalData>>,
+    ) {
         let query = &flight.query;
         let failed = matches!(asked, Some(Err(_)));
         let whom = Whom::from(&flight.key);
@@ -99,7 +109,12 @@ impl Resolver {
             let entry = Arc::new(entry);
             self.metrics.stale.inc();
             self.cache.put(entry.clone(), self.clock.now());
-            self.release(query, &entry, self.land_all(&flight), &mut Outbox::Now);
+            if rules.audit {
+                drop(rules);
+                self.audit_release(&flight, &entry, self.land_all(&flight), &mut Outbox::Now);
+            } else {
+                self.release(query, &entry, self.land_all(&flight), &mut Outbox::Now);
+            }
             return;
         }
         self.metrics.unrelated_records.inc_by(u64::try_from(draft.unrelated).unwrap_or(0));
@@ -112,7 +127,7 @@ impl Resolver {
             return None;
         }
         let now = self.clock.now();
-        stale::revive(&flight.key, &*self.kept_stale(&flight.key, rules.generation, now)?, now)
+        stale::revive(&flight.key, &*self.kept_stale(&flight.key, rules.generation, now)?, now, rules.audit)
     }
 
     /// Asks the upstreams and validates what they say; in a `hurry` when there is something stale to give instead.
@@ -142,8 +157,13 @@ impl Resolver {
     }
 
     /// Has the draft's addresses admitted and answers everybody.
-    async fn settle(&self, flight: &Flight, draft: Draft, generation: u64) {
+    async fn settle(self: &Arc<Self>, flight: &Flight, draft: Draft, generation: u64) {
         let outbox = &mut Outbox::Now;
+        if self.rules.load().audit {
+            self.settle_audit(flight, draft, generation, outbox);
+            return;
+        }
+        let draft = draft.enforced(&flight.query);
         let Some(again) = &draft.again else {
             self.settle_without_gate(flight, draft, generation, outbox);
             return;
@@ -217,6 +237,12 @@ impl Resolver {
         if flight.sponsor.is_none() {
             self.keep_for_later(key, draft, refusal, generation);
         }
+        if self.rules.load().audit {
+            let entry = closed(key, draft, generation, self.clock.now());
+            let askers = if for_client_only { self.take_those_of(key, client) } else { self.land_all(flight) };
+            self.release_refused(query, &entry, refusal, askers, outbox);
+            return for_client_only;
+        }
         let askers = if for_client_only { self.take_those_of(key, client) } else { self.land_all(flight) };
         self.hold(query, refusal, askers, outbox);
         for_client_only
@@ -277,27 +303,42 @@ impl Resolver {
 
     /// A judged answer without leases in force: whoever asks has to be admitted first.
     fn keep_closed(&self, key: &Key, draft: &Draft, generation: u64, now: Moment) {
-        let closed = draft.again.as_ref().map_or_else(LeaseHandles::new, |again| {
-            again.grants.iter().map(|grant| LeaseHandle::new(grant.address, now)).collect()
-        });
-        let kept = Kept { key: &key.of_all(), now, generation, grace: self.rules.load().lease_grace };
-        let mut entry = finish(draft.clone(), None, kept);
-        entry.leases = closed;
-        self.cache.put(Arc::new(entry), now);
+        self.cache.put(Arc::new(closed(&key.of_all(), draft, generation, now)), now);
     }
+}
+
+/// The entry of a judged answer whose addresses are not leased, its TTLs as they came.
+pub(super) fn closed(key: &Key, draft: &Draft, generation: u64, now: Moment) -> Entry {
+    let leases = draft.again.as_ref().map_or_else(LeaseHandles::new, |again| {
+        again.grants.iter().map(|grant| LeaseHandle::new(grant.address, now)).collect()
+    });
+    let entry = finish(draft.clone(), None, Kept { key, now, generation, grace: Duration::ZERO });
+    Entry { leases, ..entry }
+}
+
+/// The same grants so many seconds later.
+pub(super) fn aged(again: &Again, age: u32) -> Again {
+    let grants =
+        again.grants.iter().map(|grant| Grant { address: grant.address, ttl: grant.ttl.saturating_sub(age) }).collect();
+    Again { grants, ..again.clone() }
 }
 
 /// A draft from a kept entry, its TTLs lowered to what is left of them. `None`: the entry opens nothing, so that it can't be admitted.
 fn draft_again(entry: &Entry, now: Moment) -> Option<Draft> {
     let age = entry.age(now);
-    let again = entry.again.as_ref()?;
+    let again = aged(entry.again.as_ref()?, age);
     let mut body = entry.message.body();
     reply::age_ttls(&mut body, age);
-    let grants =
-        again.grants.iter().map(|grant| Grant { address: grant.address, ttl: grant.ttl.saturating_sub(age) }).collect();
-    let again = Again { grants, ..again.clone() };
     let keep = u32::try_from(now.until(entry.expires).as_secs()).unwrap_or(u32::MAX);
-    Some(Draft { body, keep, again: Some(again), ede: entry.ede.clone(), kind: Kind::Answer, unrelated: 0 })
+    Some(Draft {
+        body,
+        keep,
+        again: Some(again),
+        ede: entry.ede.clone(),
+        kind: Kind::Answer,
+        unrelated: 0,
+        would: None,
+    })
 }
 
 /// How a draft is to be kept.
@@ -333,6 +374,7 @@ fn finish(mut draft: Draft, leases: Option<LeaseHandles>, kept: Kept<'_>) -> Ent
         again: draft.again,
         ede: draft.ede,
         outcome: outcome_of(&draft.kind),
+        would: draft.would,
         generation,
         uses: AtomicU32::new(0),
         ended: None,

@@ -470,6 +470,17 @@ impl Forwarder {
         if draft.unrelated > 0 {
             resolver.metrics.unrelated_records.inc_by(u64::try_from(draft.unrelated).unwrap_or(0));
         }
+        if resolver.rules.load().audit {
+            if let Some(journey) = self.take_quietly(number) {
+                let outbox = &mut Outbox::Together(&self.socket, sending, self.now);
+                resolver.settle_audit(&journey.flight, draft, generation, outbox);
+            }
+            return;
+        }
+        let draft = match self.journey(number) {
+            Some(Journey { flight, .. }) => draft.enforced(&flight.query),
+            None => return,
+        };
         if draft.again.is_none() {
             if let Some(journey) = self.take_quietly(number) {
                 let outbox = &mut Outbox::Together(&self.socket, sending, self.now);

@@ -70,6 +70,12 @@ pub struct Inner {
     pub gate_timeouts: Counter,
     /// Refused by reason.
     pub refused: Family<Reason, Counter>,
+    /// In audit: would have been refused, by reason.
+    pub would_refuse: Family<Reason, Counter>,
+    /// All of these.
+    pub would_refuse_all: Counter,
+    /// In audit: answers that the gate was not asked about.
+    pub audit_unjudged: Counter,
     /// Refused and not in the log.
     pub refusals_unnoted: Counter,
     /// Dropped by reason.
@@ -160,6 +166,9 @@ impl Metrics {
             held: Counter::default(),
             gate_timeouts: Counter::default(),
             refused: Family::default(),
+            would_refuse: Family::default(),
+            would_refuse_all: Counter::default(),
+            audit_unjudged: Counter::default(),
             dropped: Family::default(),
             upstream_queries: Family::default(),
             upstream_failures: Family::default(),
@@ -234,6 +243,11 @@ impl Metrics {
             "Refusals counted but not noted one by one in the log of what was denied, since their client had too many in one second",
             &m.refusals_unnoted,
         );
+        counter(
+            "dns_audit_unjudged",
+            "In audit: answers whose addresses the gate was not asked about, since too many were being asked about",
+            &m.audit_unjudged,
+        );
         counter("dns_accept_errors", "Failures to accept a TCP connection", &m.accept_errors);
         counter(
             "dns_quic_retries",
@@ -278,6 +292,11 @@ impl Metrics {
             m.upstream_handshakes.clone(),
         );
         registry.register("dns_refused_questions", "Questions answered with an error, by reason", m.refused.clone());
+        registry.register(
+            "dns_would_refuse_questions",
+            "In audit: questions that would have been refused or answered in part, by reason",
+            m.would_refuse.clone(),
+        );
         registry.register("dns_dropped_packets", "Packets left without reply, by reason", m.dropped.clone());
         registry.register("dns_upstream_queries", "Queries sent, by upstream", m.upstream_queries.clone());
         registry.register(
@@ -304,6 +323,12 @@ impl Metrics {
     /// Counts a refusal.
     pub fn refuse(&self, reason: &'static str) {
         self.refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts what would be a refusal, were it not for the audit.
+    pub fn would_refuse(&self, reason: &'static str) {
+        self.would_refuse.get_or_create(&Reason { reason }).inc();
+        self.would_refuse_all.inc();
     }
 
     /// Counts a packet without reply.

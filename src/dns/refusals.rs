@@ -40,16 +40,38 @@ impl Refusals {
     /// Notes one. `reason` is one of a fixed set of words, as in the metrics; `text` says it in words, with the rule or the
     /// addresses; `ede` is the Extended DNS Error code of the reply.
     pub fn push(&self, client: IpAddr, name: &Name, qtype: u16, reason: &'static str, text: &str, ede: u16) {
+        self.note((client, false), name, qtype, reason, text, ede);
+    }
+
+    /// Notes one that would have been, were it not for the audit; in the same words.
+    pub fn push_audit(&self, client: IpAddr, name: &Name, qtype: u16, reason: &'static str, text: &str, ede: u16) {
+        self.note((client, true), name, qtype, reason, text, ede);
+    }
+
+    fn note(
+        &self,
+        (client, audit): (IpAddr, bool),
+        name: &Name,
+        qtype: u16,
+        reason: &'static str,
+        text: &str,
+        ede: u16,
+    ) {
         if !self.may_note(client) {
             return;
         }
         let kind = match reason {
-            "policy" => DeniedKind::Name,
+            "policy" | "rewritten" => DeniedKind::Name,
             "filter" | "filtered" => DeniedKind::Address,
             _ => DeniedKind::Answer,
         };
         let what = format!("{name} {}", hickory_proto::rr::RecordType::from(qtype));
-        self.log.record(kind, &what, Some(client), &format!("{reason}: {text} (EDE {ede})"));
+        let reason = format!("{reason}: {text} (EDE {ede})");
+        if audit {
+            self.log.record_audit(kind, &what, Some(client), &reason);
+        } else {
+            self.log.record(kind, &what, Some(client), &reason);
+        }
     }
 
     /// Notes a connection that was closed before anything was asked, as in "over DoT".

@@ -20,6 +20,7 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use super::Rules;
+use super::audit::Requests;
 use super::backlog::Backlog;
 use super::cache::{Cache, Entry, Key, Outcome};
 use super::cookie::Cookies;
@@ -74,6 +75,8 @@ pub struct Missed<'a> {
     pub(super) kept: bool,
     /// A list has an answer of its own.
     pub(super) local_data: bool,
+    /// In audit: it would have been refused, and that is noted.
+    pub(super) noted: bool,
 }
 
 /// What the packets of one batch share, and what is counted of them.
@@ -113,6 +116,9 @@ pub struct Resolver {
     pub(super) in_flight: Arc<Limit>,
     pub(super) backlog: Backlog,
     pub(super) flights: Flights,
+    /// In audit: what the core is being asked about, and places for that.
+    pub(super) requests: Requests,
+    pub(super) behind: Arc<Limit>,
     pub(super) designated: Option<Designated>,
     pub(super) cookies: Cookies,
     pub(super) rate_limit: Option<RateLimit>,
@@ -185,16 +191,19 @@ impl Resolver {
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
         let view = rules.views.of(client);
         let policy = rules.views.policy(view);
-        if let Some(verdict) = policy.judge_client(client)
-            && let Some(handled) = self.judged(policy, verdict, &question, client, stream, out)
-        {
-            return handled;
+        let mut noted = false;
+        if let Some(verdict) = policy.judge_client(client) {
+            if rules.audit {
+                noted = self.would_judge(policy, verdict, &question, client, stream);
+            } else if let Some(handled) = self.judged(policy, verdict, &question, client, stream, out) {
+                return handled;
+            }
         }
         let unchecked = self.unchecked(question.flags, question.qtype);
         let key = Key::new(question.name.wire(), question.qtype, dnssec_ok).unchecked(unchecked).in_view(view);
         let key = if self.per_client { key.of_client(client) } else { key };
         let kept = self.kept(&key, rules.generation, now);
-        if let Some(entry) = kept.as_ref().filter(|entry| entry.is_in_force(now, rules.lease_min)) {
+        if let Some(entry) = kept.as_ref().filter(|entry| rules.audit || entry.is_in_force(now, rules.lease_min)) {
             let (octets, ttls) = (entry.message.octets(), entry.message.ttls());
             let fits = reply::render(octets, ttls, entry.age(now), &head, entry.ede.as_ref(), out);
             turn.hits += 1;
@@ -202,7 +211,11 @@ impl Resolver {
                 self.note_too_long(client, question.name.wire(), question.qtype);
                 return Handled::Reply;
             }
-            if self.prefetch && entry.wants_prefetch(now) {
+            if rules.audit {
+                noted = noted || self.would_judge_name(policy, &question, client, stream);
+                self.audit_hit(&key, entry, client, &question, noted);
+            }
+            if self.prefetch && !noted && entry.wants_prefetch(now) {
                 self.prefetch(key, &question, client);
             }
             if entry.outcome == Outcome::Released {
@@ -224,12 +237,16 @@ impl Resolver {
             reply::render(&body.octets, body.ttls.iter().copied(), 0, &head, Some(&ede), out);
             return Handled::Reply;
         }
+        if rules.audit {
+            noted = noted || self.would_judge_name(policy, &question, client, stream);
+            return Handled::Miss(Missed { question, name, key, kept: false, local_data: false, noted });
+        }
         let verdict = policy.judge(&name);
         match self.judged(policy, verdict, &question, client, stream, out) {
             Some(handled) => handled,
             None => {
                 let local_data = policy.effect(verdict) == Effect::Data;
-                Handled::Miss(Missed { question, name, key, kept: kept.is_some(), local_data })
+                Handled::Miss(Missed { question, name, key, kept: kept.is_some(), local_data, noted })
             }
         }
     }

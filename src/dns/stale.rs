@@ -25,13 +25,14 @@ pub fn is_open(entry: &Entry, now: Moment) -> bool {
 }
 
 /// An ended entry of `key` made fit to be given for a while: TTLs of [`TTL`], or what the leases have left, and an extended error that says it is stale.
-/// `None`: it was no answer, or an address of it is not open any more.
+/// `None`: it was no answer, or an address of it is not open any more (in audit that is no matter).
 #[must_use]
-pub fn revive(key: &Key, entry: &Entry, now: Moment) -> Option<Entry> {
-    if entry.outcome != Outcome::Released || !is_open(entry, now) {
+pub fn revive(key: &Key, entry: &Entry, now: Moment, audit: bool) -> Option<Entry> {
+    if entry.outcome != Outcome::Released || !(audit || is_open(entry, now)) {
         return None;
     }
-    let left = entry.leases.iter().map(LeaseHandle::ends).min().map_or(u64::MAX, |ends| now.until(ends).as_secs());
+    let ends = entry.leases.iter().map(LeaseHandle::ends).min().filter(|_| !audit);
+    let left = ends.map_or(u64::MAX, |ends| now.until(ends).as_secs());
     let ttl = u32::try_from(left).unwrap_or(u32::MAX).min(TTL);
     let mut body = entry.message.body();
     reply::set_ttls(&mut body, ttl);
@@ -47,6 +48,7 @@ pub fn revive(key: &Key, entry: &Entry, now: Moment) -> Option<Entry> {
         again: None,
         ede: Some(Ede::new(if absent { code::STALE_NXDOMAIN } else { code::STALE }, "no upstream answers")),
         outcome: Outcome::Released,
+        would: entry.would.clone(),
         generation: entry.generation,
         uses: AtomicU32::new(u32::MAX),
         ended: Some(entry.ended.unwrap_or(entry.expires)),

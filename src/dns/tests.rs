@@ -1,6 +1,7 @@
 //! The whole DNS side on loopback: real sockets, a scripted upstream, the real core with an enforcer in memory.
 
 mod abuse;
+mod audit;
 mod dnssec;
 mod edges;
 mod encrypted;

@@ -99,7 +99,7 @@ impl BgpEnforcer {
             large_communities: communities.large,
             no_export: bgp.no_export,
             local_pref: bgp.local_pref,
-            announce: bgp.enforce,
+            announce: config.bgp_enforces(),
             listen: bgp.listen.clone(),
             graceful_restart: bgp.graceful_restart.0,
             long_lived: bgp.long_lived_graceful_restart.0,
@@ -118,7 +118,7 @@ impl BgpEnforcer {
             }
             let offset = u16::try_from(specs.len()).unwrap_or(u16::MAX);
             ids.push(Some(EnforcerId(first.0.saturating_add(offset))));
-            specs.push(spec(bgp, peer, &open));
+            specs.push(spec(config, peer, &open));
         }
         let limits = bgp.peer.iter().map(|peer| (peer.required, peer.max_routes)).collect();
         let groups = Arc::new(Groups::new(config).map_err(BgpError::Value)?);
@@ -566,7 +566,8 @@ fn open(config: &Config) -> Result<Vec<IpNet>, BgpError> {
     Ok(open)
 }
 
-fn spec(bgp: &schema::Bgp, peer: &schema::Peer, open: &[IpNet]) -> EnforcerSpec {
+fn spec(config: &Config, peer: &schema::Peer, open: &[IpNet]) -> EnforcerSpec {
+    let bgp = &config.bgp;
     // Without an IPv4 next hop they have the IPv6 one (RFC 8950).
     let hop4 = bgp.next_hop_ipv4.is_some() || bgp.next_hop_ipv6.is_some();
     let ipv4 = peer.families.contains(&schema::Family::Ipv4) && hop4;
@@ -577,7 +578,7 @@ fn spec(bgp: &schema::Bgp, peer: &schema::Peer, open: &[IpNet]) -> EnforcerSpec 
         name: peer.name.clone(),
         kind: EnforcerKind::Route,
         // Audit blocks nothing.
-        required: peer.required && bgp.enforce,
+        required: peer.required && config.bgp_enforces(),
         max_addresses: peer.max_routes.saturating_sub(fixed),
         ipv4,
         ipv6,

@@ -135,7 +135,7 @@ impl Checks<'_, '_> {
                 "give flows some minutes",
             );
         }
-        if !bgp.enforce {
+        if !bgp.enforce && !self.config.audits() {
             self.warning("bgp.enforce", "audit: sessions come up, nothing is announced", "true enforces");
         }
         self.peers();

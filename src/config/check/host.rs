@@ -1,4 +1,4 @@
-//! `[lease]`, `[gate]`, `[nftables]`, `[http]`
+//! `mode`, `[lease]`, `[gate]`, `[nftables]`, `[http]`
 
 use std::time::Duration;
 
@@ -11,6 +11,26 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const INTERFACE_NAME: usize = 15;
 
 impl Checks<'_, '_> {
+    pub(super) fn mode(&mut self) {
+        if !self.config.audits() {
+            return;
+        }
+        self.warning("mode", "audit: nothing is blocked, `destguard denied` says what would be", "\"enforce\" blocks");
+        let overruled = [("nftables.enforce", self.config.nftables.enforce), ("bgp.enforce", self.config.bgp.enforce)];
+        for (key, _) in overruled.into_iter().filter(|(_, enforces)| *enforces) {
+            if self.document.has(key) {
+                self.warning(key, "of no effect while mode is \"audit\"", "mode = \"enforce\" puts it in force");
+            }
+        }
+        if !self.config.bgp.peer.is_empty() {
+            self.warning(
+                "bgp.peer",
+                "audit announces nothing: a router that null-routes what isn't announced blocks everything",
+                "take the routers' null route away before",
+            );
+        }
+    }
+
     pub(super) fn lease_and_gate(&mut self) {
         let lease = &self.config.lease;
         if lease.min > lease.max && self.sound(&["lease.min", "lease.max"]) {
@@ -99,7 +119,7 @@ impl Checks<'_, '_> {
                     "\"keep\" fails closed",
                 );
             }
-            if !nftables.enforce {
+            if !nftables.enforce && !self.config.audits() {
                 self.warning("nftables.enforce", "audit: counted and logged, nothing is blocked", "true enforces");
             }
         }

@@ -11,6 +11,7 @@ fn entry(key: &Key, octets: usize, expires: u64, generation: u64) -> Arc<Entry> 
         again: None,
         ede: None,
         outcome: Outcome::Released,
+        would: None,
         generation,
         uses: AtomicU32::new(0),
         ended: None,

@@ -1,0 +1,279 @@
+//! Audit: an answer leaves at once, as its upstream gave it; what enforcement would have done is noted in the same words, with a mark.
+//!
+//! ```text
+//!  question --policy--> would be denied? noted ---+--> upstream --> judged: what would be removed or refused is noted
+//!                                                 |                   |
+//!                                                 |                   +--> the answer, whole, at once
+//!                                                 |                   +--> the core, behind it: leases, budgets, gate; a refusal is noted
+//!                                                 +-- its addresses are not asked for: enforcement would not have opened them
+//! ```
+//!
+//! The core judges as it does when it enforces, so that what is leased in audit is what enforcement would have leased, and is in force once the mode is
+//! switched. Nobody waits for its word. Questions that come meanwhile join the same request, as they would join the flight that waits at the gate.
+//!
+//! What protects the guard itself is no policy and stays: `dns.clients`, rate limits, places in flight, malformed messages, DNSSEC. So do names that are
+//! answered here (`dns.local_names`): they must not be forwarded.
+
+use std::collections::HashSet;
+use std::hash::RandomState;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashMap;
+use hashbrown::hash_map::EntryRef;
+
+use super::cache::{Again, Entry, Key};
+use super::draft::{Draft, Kind};
+use super::ede::{self, Ede, code};
+use super::flights::{Asker, Flight, Outbox};
+use super::fly;
+use super::limits::Place;
+use super::resolve::Resolver;
+use super::upstream::query::Query;
+use super::wire::Question;
+use crate::core::event::{Decision, Refusal};
+use crate::core::name::Name;
+use crate::core::policy::{Effect, Policy, Verdict};
+
+/// Most questions that one request to the core is noted for.
+const TOGETHER: usize = 4096;
+
+/// What enforcement would have done to an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Would {
+    /// The label of the refusal.
+    pub reason: &'static str,
+    /// In words, as they are noted for who waits for the answer.
+    pub words: String,
+    /// What its client would have been told; the words noted for who gets it from the cache.
+    pub ede: Ede,
+}
+
+impl Would {
+    /// Of an enforced draft; `None`: it is what the upstream gave, or its upstream failed.
+    #[must_use]
+    pub fn of(draft: &Draft) -> Option<Self> {
+        let (reason, words) = match &draft.kind {
+            Kind::Denied(reason, words) => (*reason, words.clone()),
+            Kind::Dropped(words) => ("policy", words.clone()),
+            Kind::Failed(reason @ "unbound", words) => (*reason, words.clone()),
+            Kind::Answer => {
+                let ede = draft.ede.as_ref().filter(|ede| ede.code == code::FILTERED)?;
+                ("filtered", ede.text.clone().into_owned())
+            }
+            Kind::Failed(..) | Kind::Truncated => return None,
+        };
+        let ede = draft.ede.clone().unwrap_or_else(|| Ede::new(code::BLOCKED, words.clone()));
+        Some(Self { reason, words, ede })
+    }
+}
+
+/// Requests to the core behind answers that have left, by the question's [`Key`]: whom their refusal would have met. Bounded by the places for them.
+pub(super) type Requests = Mutex<HashMap<Box<[u8]>, Vec<IpAddr>, RandomState>>;
+
+impl Resolver {
+    /// Notes what a verdict on a question, or on who asks, would do. Returns whether the question would go no further.
+    pub(super) fn would_judge(
+        &self,
+        policy: &Policy,
+        verdict: Verdict,
+        question: &Question<'_>,
+        client: IpAddr,
+        stream: bool,
+    ) -> bool {
+        let effect = policy.effect(verdict);
+        let (reason, words, code) = match effect {
+            Effect::Data => ("rewritten", policy.words(verdict), code::FORGED),
+            Effect::TcpOnly if !verdict.denies() && !stream => {
+                ("tcp_only", format!("over TCP only: {}", policy.words(verdict)), code::BLOCKED)
+            }
+            _ if verdict.denies() => ("policy", policy.words(verdict), code::BLOCKED),
+            _ => return false,
+        };
+        if let Ok(name) = Name::from_wire(question.name.wire()) {
+            self.note_would(client, &name, question.qtype, reason, &words, code);
+        }
+        // Its client would come back over TCP.
+        effect != Effect::TcpOnly
+    }
+
+    /// Likewise of the verdict on its name.
+    pub(super) fn would_judge_name(
+        &self,
+        policy: &Policy,
+        question: &Question<'_>,
+        client: IpAddr,
+        stream: bool,
+    ) -> bool {
+        let Ok(name) = Name::from_wire(question.name.wire()) else { return false };
+        self.would_judge(policy, policy.judge(&name), question, client, stream)
+    }
+
+    fn note_would(&self, client: IpAddr, name: &Name, qtype: u16, reason: &'static str, words: &str, code: u16) {
+        self.metrics.would_refuse(reason);
+        self.refusals.push_audit(client, name, qtype, reason, words, code);
+    }
+
+    /// An entry was given out of the cache. `noted`: the question itself would have been refused.
+    pub(super) fn audit_hit(
+        self: &Arc<Self>,
+        key: &Key,
+        entry: &Arc<Entry>,
+        client: IpAddr,
+        question: &Question<'_>,
+        noted: bool,
+    ) {
+        if noted {
+            return;
+        }
+        if let Some(would) = &entry.would
+            && let Ok(name) = Name::from_wire(question.name.wire())
+        {
+            self.note_would(client, &name, question.qtype, would.reason, &would.ede.text, would.ede.code);
+        }
+        let rules = self.rules.load();
+        if !entry.is_in_force(self.clock.now(), rules.lease_min) {
+            self.ask_behind(key, entry, vec![client]);
+        }
+    }
+
+    /// Gives an answer that is kept to all who wait.
+    pub(super) fn audit_release(
+        self: &Arc<Self>,
+        flight: &Flight,
+        entry: &Arc<Entry>,
+        askers: Vec<Asker>,
+        outbox: &mut Outbox<'_>,
+    ) {
+        let query = &flight.query;
+        let open: Vec<IpAddr> = askers.iter().filter(|asker| !asker.noted).map(|asker| asker.client).collect();
+        if let Some(would) = &entry.would {
+            for client in &open {
+                self.note_would(*client, &query.name, query.qtype, would.reason, &would.words, would.ede.code);
+            }
+        }
+        let sponsor = flight.sponsor.as_ref().map(|sponsor| sponsor.client);
+        self.release(query, entry, askers, outbox);
+        let whom: Vec<IpAddr> = open.into_iter().chain(sponsor).collect();
+        self.ask_behind(&flight.key, entry, whom);
+    }
+
+    /// An upstream's answer: kept and given at once, whole. The core is asked for its addresses behind it.
+    pub(super) fn settle_audit(
+        self: &Arc<Self>,
+        flight: &Flight,
+        draft: Draft,
+        generation: u64,
+        outbox: &mut Outbox<'_>,
+    ) {
+        if draft.kind != Kind::Answer {
+            self.settle_without_gate(flight, draft, generation, outbox);
+            return;
+        }
+        let now = self.clock.now();
+        let entry = Arc::new(fly::closed(&flight.key.of_all(), &draft, generation, now));
+        self.cache.put(entry.clone(), now);
+        self.audit_release(flight, &entry, self.land_all(flight), outbox);
+    }
+
+    /// The mode was switched while an answer waited at the gate, which has refused it now.
+    pub(super) fn release_refused(
+        &self,
+        query: &Query,
+        entry: &Entry,
+        refusal: &Refusal,
+        askers: Vec<Asker>,
+        outbox: &mut Outbox<'_>,
+    ) {
+        self.note_held(query, refusal, askers.iter().map(|asker| asker.client));
+        self.release(query, entry, askers, outbox);
+    }
+
+    fn note_held(&self, query: &Query, refusal: &Refusal, clients: impl Iterator<Item = IpAddr>) {
+        let (ede, reason) = ede::of_refusal(refusal);
+        for client in clients {
+            self.note_would(client, &query.name, query.qtype, reason, &ede.text, ede.code);
+        }
+    }
+
+    /// Asks the core for the addresses of an answer that has left, in the name of those who got it.
+    fn ask_behind(self: &Arc<Self>, key: &Key, entry: &Arc<Entry>, mut clients: Vec<IpAddr>) {
+        let (Some(again), Some(first)) = (&entry.again, clients.first().copied()) else { return };
+        {
+            let mut requests = self.requests();
+            match requests.entry_ref(key.octets()) {
+                EntryRef::Occupied(mut waiting) => {
+                    let waiting = waiting.get_mut();
+                    clients.truncate(TOGETHER.saturating_sub(waiting.len()));
+                    waiting.append(&mut clients);
+                    return;
+                }
+                EntryRef::Vacant(free) => drop(free.insert(clients)),
+            }
+        }
+        let Ok(place) = self.behind.take(first) else {
+            self.metrics.audit_unjudged.inc();
+            self.requests().remove(key.octets());
+            return;
+        };
+        let again = again.clone();
+        self.runtime.spawn(self.clone().judge_behind(key.clone(), entry.clone(), again, place));
+    }
+
+    fn requests(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Vec<IpAddr>, RandomState>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn judge_behind(self: Arc<Self>, key: Key, entry: Arc<Entry>, again: Again, _place: Place) {
+        let query = Query {
+            name: again.question.clone(),
+            qtype: again.qtype,
+            dnssec_ok: false,
+            checking_disabled: false,
+            plain: false,
+        };
+        let again = fly::aged(&again, entry.age(self.clock.now()));
+        let mut tried: HashSet<IpAddr> = HashSet::new();
+        loop {
+            let next = {
+                let mut requests = self.requests();
+                let waiting = requests.get(key.octets());
+                let next = waiting.and_then(|waiting| waiting.iter().find(|client| !tried.contains(*client)).copied());
+                if next.is_none() {
+                    requests.remove(key.octets());
+                }
+                next
+            };
+            let Some(client) = next else { return };
+            let refusal = match self.core.admit(Self::admission(&again, client)).await {
+                Ok(Decision::Release { leases }) => {
+                    // Those who joined wanted the same addresses, which are in force now.
+                    self.requests().remove(key.octets());
+                    let now = self.clock.now();
+                    let newer = self.cache.get(&key, entry.generation, now);
+                    if newer.is_none_or(|kept| kept.stored <= entry.stored) {
+                        self.cache.put(Arc::new(entry.leased(&key, leases)), now);
+                    }
+                    return;
+                }
+                Ok(Decision::Refuse(refusal)) => refusal,
+                Err(_) => {
+                    self.requests().remove(key.octets());
+                    return;
+                }
+            };
+            let whom = if refusal == Refusal::PerClient {
+                tried.insert(client);
+                let mut requests = self.requests();
+                let waiting = requests.get_mut(key.octets());
+                waiting.map(|waiting| waiting.extract_if(.., |other| *other == client).collect()).unwrap_or_default()
+            } else {
+                self.requests().remove(key.octets()).unwrap_or_default()
+            };
+            self.note_held(&query, &refusal, whom.into_iter());
+            if refusal != Refusal::PerClient {
+                return;
+            }
+        }
+    }
+}
