@@ -28,7 +28,9 @@ use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event};
 use crate::enforce::{Command, Reports};
 use crate::sys::clock::Clock;
 
+pub mod arming;
 pub mod conntrack;
+pub mod dialogue;
 mod driver;
 pub mod elements;
 pub mod error;
@@ -37,7 +39,9 @@ pub mod metrics;
 pub mod packets;
 pub mod probe;
 pub mod program;
+pub mod routes;
 pub mod ruleset;
+pub mod sockets;
 pub mod verify;
 pub mod watch;
 pub mod wire;
@@ -133,7 +137,7 @@ impl Enforcer {
             on_stop: config.on_stop,
             scope: config.scope,
             disarmer: Disarmer::default(),
-            installer: Installer { program: Program::find()?, ruleset: Ruleset::of(&settings) },
+            installer: Installer::new(Program::find()?, settings),
             features: None,
         })
     }
@@ -165,13 +169,14 @@ impl Enforcer {
     }
 
     /// Installs the ruleset in one transaction, keeping the elements of the lease sets where a former daemon left some,
-    /// and reads it back. Packets never meet half a ruleset. Blocks for some tens of milliseconds. Acts on the network
-    /// namespace of the calling thread.
+    /// and reads it back. Packets never meet half a ruleset. Where there was none, connections from before are made known
+    /// first. Flows to other resolvers end. Blocks for some tens of milliseconds. Acts on the network namespace of the
+    /// calling thread.
     ///
     /// # Errors
     /// Any [`NftError`]; what was in force before stays in force, except after [`NftError::ReadBack`].
     pub fn install(&mut self) -> Result<(), NftError> {
-        self.installer.install(|| ())
+        self.installer.arm()
     }
 }
 
@@ -203,12 +208,47 @@ impl Disarmer {
 struct Installer {
     program: Program,
     ruleset: Ruleset,
+    settings: ruleset::Settings,
 }
 
 impl Installer {
+    fn new(program: Program, settings: ruleset::Settings) -> Self {
+        Self { program, ruleset: Ruleset::of(&settings), settings }
+    }
+
+    /// At start.
+    fn arm(&self) -> Result<(), NftError> {
+        let first = !Kernel::open()?.has_table()?;
+        if !first {
+            return self.put(false, || ());
+        }
+        self.program.apply(&ruleset::tracking())?;
+        if self.settings.local() {
+            match arming::adopt() {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "connections from before the start go on"),
+                Err(error @ NftError::Permission) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "connections from before the start may end: they can't be made known");
+                }
+            }
+        }
+        self.put(true, || ())
+    }
+
     /// `committed` is called after each commit, before it is read back.
-    fn install(&self, mut committed: impl FnMut()) -> Result<(), NftError> {
-        let replaced = self.program.apply(&self.ruleset.replacing()).and_then(|()| {
+    fn install(&self, committed: impl FnMut()) -> Result<(), NftError> {
+        self.put(false, committed)
+    }
+
+    fn put(&self, adopting: bool, mut committed: impl FnMut()) -> Result<(), NftError> {
+        let transaction = |mut transaction| {
+            if adopting {
+                self.ruleset.adopting(&mut transaction);
+            }
+            transaction
+        };
+        let replaced = self.program.apply(&transaction(self.ruleset.replacing())).and_then(|()| {
             committed();
             self.verify()
         });
@@ -216,11 +256,26 @@ impl Installer {
             // A table with the same names but other types, of another version or another program.
             Err(error @ (NftError::Nft { .. } | NftError::ReadBack { .. })) => {
                 tracing::warn!(%error, "the table inet destguard can't be taken over and is made anew");
-                self.program.apply(&self.ruleset.recreating())?;
+                self.program.apply(&transaction(self.ruleset.recreating()))?;
                 committed();
-                self.verify()
+                self.verify()?;
             }
-            other => other,
+            other => other?,
+        }
+        self.end_foreign_dns();
+        Ok(())
+    }
+
+    /// Their packets are refused as it is, so that nothing is left open where this fails.
+    fn end_foreign_dns(&self) {
+        if !self.settings.enforce || !self.settings.gateway() {
+            return;
+        }
+        let ended = Kernel::open().and_then(|mut kernel| arming::end_foreign_dns(&mut kernel, &self.settings.inside));
+        match ended {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "flows to other resolvers were ended"),
+            Err(error) => tracing::warn!(%error, "flows to other resolvers are refused, but can't be redirected"),
         }
     }
 

@@ -1,4 +1,4 @@
-//! A netfilter netlink socket (netlink(7)): the only calls that need `unsafe` for it are here.
+//! A netlink socket (netlink(7)): the only calls that need `unsafe` for it are here.
 //!
 //! The kernel handles a netfilter request within `send`: when it returns, every reply is in the receive queue already.
 //! So [`Socket::receive`] never waits; [`Socket::wait`] is for notifications and for dumps of several parts.
@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// An `AF_NETLINK`, `NETLINK_NETFILTER` socket of the network namespace it was made in.
+/// An `AF_NETLINK` socket of the network namespace it was made in.
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
@@ -19,19 +19,23 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Opens and binds a socket, with extended acknowledgements that don't repeat the request.
-    /// `buffer` octets of send and receive buffer are asked for; without CAP_NET_ADMIN the system's limits stay.
+    /// Opens and binds a socket to netfilter, as [`Self::open`] does.
     ///
     /// # Errors
     /// The system's.
     pub fn netfilter(buffer: i32) -> io::Result<Self> {
+        Self::open(libc::NETLINK_NETFILTER, buffer)
+    }
+
+    /// Opens and binds a socket of a netlink protocol, with extended acknowledgements that don't repeat the request.
+    /// `buffer` octets of send and receive buffer are asked for; without CAP_NET_ADMIN the system's limits stay.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open(protocol: i32, buffer: i32) -> io::Result<Self> {
         // SAFETY: no pointers; the result is checked.
         let raw = unsafe {
-            libc::socket(
-                libc::AF_NETLINK,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
-                libc::NETLINK_NETFILTER,
-            )
+            libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, protocol)
         };
         if raw < 0 {
             return Err(io::Error::last_os_error());
@@ -196,6 +200,15 @@ impl AsRawFd for Socket {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
+}
+
+/// The number of an interface of the calling thread's network namespace; `None`: there is none of this name.
+#[must_use]
+pub fn interface_index(name: &str) -> Option<u32> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: the pointer is that of a live, zero-terminated string.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
 }
 
 fn check(result: i32) -> io::Result<()> {

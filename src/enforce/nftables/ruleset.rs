@@ -1,21 +1,30 @@
 //! The static ruleset: table `inet destguard` as typed objects. Elements of the lease sets are not part of it.
 //!
 //! ```text
-//!   output  (local)    lo, own traffic, [cut], established, ND/MLD/DHCP, invalid, DNS elsewhere, open, leased, else deny
-//!   forward (gateway)  not from inside: none of our business; [cut], established, invalid, DNS elsewhere, open, leased, else deny
+//!   output  (local)    lo, own traffic, [cut], replies, DNS elsewhere, established, ND/MLD/DHCP, invalid, open, leased, else deny
+//!   forward (gateway)  not from inside: none of our business; [cut], replies, DNS elsewhere, established, adopt, invalid, open,
+//!                      leased, else deny
 //!   dns_redirect       port 53 from inside to anybody but this host comes to this host
 //!   deny               count, log a few to NFLOG group 4242, TCP reset or ICMP "prohibited"; in audit: count, log, accept
 //! ```
 //!
 //! DNS elsewhere (53, 853) is denied before the lease sets are looked at: an address that was leased as a web server
-//! must not become a second resolver. "cut" comes before "established", since that is what it is for.
+//! must not become a second resolver. It is denied before "established", so that flows to other resolvers from before the
+//! start end, too; only replies to what others began pass before, since a server's client may use port 53 for its own end.
+//! "cut" comes before all of these, since that is what it is for.
+//!
+//! "adopt": for some minutes after the first installation, a gateway lets a TCP segment pass that belongs to no flow that
+//! the kernel knows, unless it asks for a new connection (SYN). So connections from before are found. The kernel itself
+//! ends that time. Where the far end doesn't know the connection it resets it.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ::nftables::expr::{
-    CT, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, SetItem,
+    BinaryOperation, CT, Elem, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload,
+    PayloadField, Prefix, SetItem,
 };
 use ::nftables::schema::{
     Chain, Counter, Element, FlushObject, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType,
@@ -32,6 +41,12 @@ use crate::config::schema::{NftablesMode, Scope};
 
 /// NFLOG group in which denied packets are seen.
 pub const LOG_GROUP: u32 = 4242;
+/// Ports of resolvers: in the clear, over TLS and over QUIC.
+pub const RESOLVER_PORTS: [u16; 2] = [53, 853];
+/// A table that is there only while the guard is armed for the first time.
+const TRACKING: &str = "destguard_arming";
+/// How long a gateway finds connections from before its first installation. Keep-alives of applications are more frequent.
+pub const ADOPT: Duration = Duration::from_secs(300);
 /// Most addresses whose flows are being cut at once.
 pub const CUT_CAPACITY: u32 = 16_384;
 /// Named counters.
@@ -67,11 +82,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    fn local(&self) -> bool {
+    pub(super) fn local(&self) -> bool {
         matches!(self.mode, NftablesMode::Local | NftablesMode::Both)
     }
 
-    fn gateway(&self) -> bool {
+    pub(super) fn gateway(&self) -> bool {
         matches!(self.mode, NftablesMode::Gateway | NftablesMode::Both)
     }
 
@@ -95,6 +110,30 @@ pub struct Ruleset {
     elements: Vec<Element<'static>>,
     /// Rules in order; each bears a comment that is unique in its chain.
     pub rules: Vec<Rule<'static>>,
+}
+
+/// One transaction that has the kernel keep a list of flows, and refuses nothing. [`Ruleset::replacing`] ends it.
+#[must_use]
+pub fn tracking() -> Nftables<'static> {
+    let table = || NfListObject::Table(Table { family: NfFamily::INet, name: TRACKING.into(), handle: None });
+    let chain = Chain { table: TRACKING.into(), ..bare_chain("track") };
+    let rule = Rule {
+        family: NfFamily::INet,
+        table: TRACKING.into(),
+        chain: "track".into(),
+        expr: vec![within(ct("state"), &["established"]), accept()].into(),
+        handle: None,
+        index: None,
+        comment: None,
+    };
+    let list = [table(), NfListObject::Chain(chain), NfListObject::Rule(rule)];
+    Nftables { objects: list.into_iter().map(add).collect::<Vec<_>>().into() }
+}
+
+/// Ends [`tracking`], whether it was begun or not.
+fn no_tracking() -> [NfObject<'static>; 2] {
+    let table = || NfListObject::Table(Table { family: NfFamily::INet, name: TRACKING.into(), handle: None });
+    [add(table()), NfObject::CmdObject(NfCmd::Delete(table()))]
 }
 
 impl Ruleset {
@@ -152,7 +191,23 @@ impl Ruleset {
             objects.push(NfObject::CmdObject(NfCmd::Delete(NfListObject::Set(Box::new(set.clone())))));
         }
         self.fill(&mut objects);
+        objects.extend(no_tracking());
         Nftables { objects: objects.into() }
+    }
+
+    /// Adds to a transaction of this ruleset that connections from before are found for [`ADOPT`].
+    pub fn adopting(&self, transaction: &mut Nftables<'static>) {
+        if !self.sets.iter().any(|set| set.name == "adopt") {
+            return;
+        }
+        let timeout = u32::try_from(ADOPT.as_secs()).ok();
+        let tcp = Elem { val: Box::new(word("tcp")), timeout, ..Elem::default() };
+        transaction.objects.to_mut().push(add(NfListObject::Element(Element {
+            family: NfFamily::INet,
+            table: TABLE.into(),
+            name: "adopt".into(),
+            elem: vec![Expression::Named(NamedExpression::Elem(tcp))].into(),
+        })));
     }
 
     /// One transaction that makes the table anew, without any element. For a table that another version has left.
@@ -161,6 +216,7 @@ impl Ruleset {
         let mut objects = vec![add(table()), NfObject::CmdObject(NfCmd::Delete(table())), add(table())];
         objects.extend(self.chains.iter().map(|chain| add(NfListObject::Chain(chain.clone()))));
         self.fill(&mut objects);
+        objects.extend(no_tracking());
         Nftables { objects: objects.into() }
     }
 
@@ -225,6 +281,8 @@ impl Ruleset {
         } else {
             self.unused.push(inside_set);
         }
+        let adopt = timed("adopt", &[SetType::InetProto], 8);
+        if settings.gateway() { self.sets.push(adopt) } else { self.unused.push(adopt) }
     }
 
     fn constant(&mut self, set: Set<'static>, elements: Vec<Expression<'static>>) {
@@ -282,7 +340,7 @@ impl Ruleset {
             self.rule(chain, comment, vec![marked, is(destination, word(set)), accept()]);
         }
         self.cut_rules(chain);
-        self.established_rule(chain);
+        self.flow_rules(chain);
         // Neighbour discovery and MLD have no flows; their hop limit shows that they stay on the link.
         let kinds = [
             "nd-neighbor-solicit",
@@ -322,7 +380,6 @@ impl Ruleset {
             vec![within(ct("state"), &["invalid"]), within(field("tcp", "flags"), &["fin", "rst"]), accept()],
         );
         self.invalid_rule(chain, settings.enforce);
-        self.dns_rule(chain);
         self.open_rules(chain);
         self.lease_rules(chain);
         self.rule(chain, "deny", vec![jump("deny")]);
@@ -333,9 +390,21 @@ impl Ruleset {
         self.chains.push(base(chain, NfChainType::Filter, NfHook::Forward, FORWARD_PRIORITY, policy(settings.enforce)));
         self.rule(chain, "not_inside", vec![compare(Operator::NEQ, meta(MetaKey::Iifname), word("@inside")), accept()]);
         self.cut_rules(chain);
-        self.established_rule(chain);
+        self.flow_rules(chain);
+        let no_syn = Expression::BinaryOperation(Box::new(BinaryOperation::AND(field("tcp", "flags"), word("syn"))));
+        let unknown = within(ct("state"), &["new", "invalid"]);
+        self.rule(
+            chain,
+            "adopt",
+            vec![
+                is(meta(MetaKey::L4proto), word("@adopt")),
+                is(no_syn, number(0)),
+                unknown,
+                counted("established"),
+                accept(),
+            ],
+        );
         self.invalid_rule(chain, settings.enforce);
-        self.dns_rule(chain);
         self.open_rules(chain);
         match settings.scope {
             Scope::Shared => self.lease_rules(chain),
@@ -380,7 +449,19 @@ impl Ruleset {
         self.rule(chain, "cut6", vec![is(field("ip6", "daddr"), word("@cut6")), jump("deny")]);
     }
 
-    fn established_rule(&mut self, chain: &'static str) {
+    /// What belongs to a flow that the kernel knows; what is DNS elsewhere, known or not.
+    fn flow_rules(&mut self, chain: &'static str) {
+        self.rule(
+            chain,
+            "replies",
+            vec![
+                is(ct("direction"), word("reply")),
+                within(ct("state"), &["established", "related"]),
+                counted("established"),
+                accept(),
+            ],
+        );
+        self.dns_rule(chain);
         self.rule(
             chain,
             "established",
@@ -394,7 +475,7 @@ impl Ruleset {
     }
 
     fn dns_rule(&mut self, chain: &'static str) {
-        let ports = set_of([53, 853].into_iter().map(Expression::Number));
+        let ports = set_of(RESOLVER_PORTS.into_iter().map(|port| Expression::Number(u32::from(port))));
         self.rule(
             chain,
             "dns_bypass",

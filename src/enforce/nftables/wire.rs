@@ -18,6 +18,8 @@ pub const F_REQUEST: u16 = 0x1;
 pub const F_ACK: u16 = 0x4;
 /// `NLM_F_DUMP`
 pub const F_DUMP: u16 = 0x300;
+/// `NLM_F_EXCL`
+pub const F_EXCL: u16 = 0x200;
 /// `NLM_F_CREATE`
 pub const F_CREATE: u16 = 0x400;
 
@@ -43,6 +45,20 @@ pub const ATTRIBUTE_LIMIT: usize = 0xff00;
 #[must_use]
 pub fn kind(subsystem: u8, message: u8) -> u16 {
     u16::from_be_bytes([subsystem, message])
+}
+
+/// One whole message of any netlink family.
+#[must_use]
+pub fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(HEADER.saturating_add(body.len())).unwrap_or(u32::MAX);
+    let mut octets = Vec::with_capacity(HEADER.saturating_add(body.len()));
+    octets.extend_from_slice(&length.to_ne_bytes());
+    octets.extend_from_slice(&kind.to_ne_bytes());
+    octets.extend_from_slice(&flags.to_ne_bytes());
+    octets.extend_from_slice(&sequence.to_ne_bytes());
+    octets.extend_from_slice(&[0; 4]);
+    octets.extend_from_slice(body);
+    octets
 }
 
 /// Requests, one behind the other, as they go into one datagram.
@@ -271,7 +287,8 @@ pub fn u64_of(value: &[u8]) -> Option<u64> {
     number(value, 0).map(u64::from_be_bytes)
 }
 
-fn number<const N: usize>(octets: &[u8], at: usize) -> Option<[u8; N]> {
+/// Octets of a fixed length at a place.
+pub fn number<const N: usize>(octets: &[u8], at: usize) -> Option<[u8; N]> {
     octets.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
