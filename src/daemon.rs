@@ -161,6 +161,18 @@ fn own_traffic(config: &Config) -> Vec<nftables::OwnTraffic> {
     own
 }
 
+/// The ports that the guard itself answers from.
+fn own_listeners(
+    config: &Config,
+    (tcp, udp): (Vec<u16>, Vec<u16>),
+    http: &[tokio::net::TcpListener],
+) -> Vec<(nftables::Transport, u16)> {
+    let http = http.iter().filter_map(|listener| listener.local_addr().ok()).map(|address| address.port());
+    let bgp = config.bgp.listen.iter().map(std::net::SocketAddr::port);
+    let tcp = tcp.into_iter().chain(http).chain(bgp).map(|port| (nftables::Transport::Tcp, port));
+    tcp.chain(udp.into_iter().map(|port| (nftables::Transport::Udp, port))).collect()
+}
+
 async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result<(), RunError> {
     let clock = Clock::start();
     // Only routes linger: without peers an ended lease is over, in memory and on disk.
@@ -177,8 +189,10 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     let http = bind_http(&config).await?;
     let mut enforcers = Enforcers::new(&config, clock, !restored.is_empty())?;
     if let Some(nft) = &mut enforcers.nftables {
+        nft.listening(&own_listeners(&config, sockets.ports(), &http));
         nft.install().map_err(RunError::failed)?;
     }
+    let left_out = enforcers.nftables.as_ref().map(|nft| nft.left_out().to_vec()).unwrap_or_default();
 
     let disarmer = enforcers.nftables.as_ref().map(|nft| nft.disarmer());
     if disarmer.is_none() && nftables::is_left_behind() {
@@ -248,6 +262,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         denied,
         peers,
         nftables: disarmer,
+        left_out,
         registry: Mutex::new(registry),
         stop: Arc::default(),
     });
@@ -297,6 +312,11 @@ async fn bind_http(config: &Config) -> Result<Vec<tokio::net::TcpListener>, RunE
         let listener = tokio::net::TcpListener::bind(address)
             .await
             .map_err(|error| RunError::Failed(format!("http.listen: {address}: {error}")))?;
+        if config.nftables.mode != NftablesMode::Off {
+            socket2::SockRef::from(&listener).set_mark(crate::sys::MARK).map_err(|error| {
+                RunError::Failed(format!("http.listen: {address}: replies can't be marked: {error}"))
+            })?;
+        }
         listeners.push(listener);
     }
     Ok(listeners)

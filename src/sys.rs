@@ -10,6 +10,7 @@ pub mod netlink;
 pub mod poll;
 pub mod udp;
 
-/// Firewall mark on every socket that the guard opens towards its upstreams and peers. The nftables ruleset lets packets
-/// that bear it reach just those addresses and ports; setting a mark needs CAP_NET_ADMIN, so other processes can't borrow the way.
+/// Firewall mark on every socket that the guard opens towards its upstreams, peers and clients. The nftables ruleset lets
+/// packets that bear it reach just those upstreams and peers, and leave from just the guard's own listening ports. Setting
+/// a mark needs CAP_NET_ADMIN, so other processes can't borrow the way.
 pub const MARK: u32 = 0x6467_0001;

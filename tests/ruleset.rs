@@ -4,6 +4,10 @@
 
 #[path = "ruleset/arming.rs"]
 mod arming;
+#[path = "ruleset/bridge.rs"]
+mod bridge;
+#[path = "ruleset/own.rs"]
+mod own;
 // Helpers of another test file; each uses some of them.
 #[allow(dead_code)]
 #[path = "nftables/namespace.rs"]

@@ -50,6 +50,8 @@ pub struct Shared {
     pub peers: Option<BgpStatus>,
     /// Takes the nftables table away, when there is one.
     pub nftables: Option<nftables::Disarmer>,
+    /// What the kernel can't do of the nftables ruleset.
+    pub left_out: Vec<nftables::needs::Feature>,
     /// All metrics.
     pub registry: Mutex<Registry>,
     /// Told when the operator wants the daemon to end.
@@ -140,6 +142,7 @@ impl Sources for Shared {
         if self.nftables.is_none() && nftables::is_left_behind() {
             troubles.push(LEFT_BEHIND.to_owned());
         }
+        troubles.extend(self.left_out.iter().map(|feature| feature.effect().to_owned()));
         troubles
     }
 

@@ -5,10 +5,11 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::DnsError;
 use crate::config::Config;
+use crate::config::schema::NftablesMode;
 use crate::sys::udp as sys;
 
 pub mod encrypted;
@@ -51,6 +52,24 @@ impl Sockets {
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
+
+    /// Every port that clients reach the guard at: over TCP, and over UDP.
+    #[must_use]
+    pub fn ports(&self) -> (Vec<u16>, Vec<u16>) {
+        let plain = || self.addresses.iter().map(SocketAddr::port);
+        let encrypted = |quic: bool| {
+            let mine = self.encrypted.iter().filter(move |(transport, _)| (*transport == Transport::Quic) == quic);
+            mine.map(|(_, address)| address.port())
+        };
+        (plain().chain(encrypted(false)).collect(), plain().chain(encrypted(true)).collect())
+    }
+
+    /// Has replies bear the firewall mark. What a listener accepts inherits it.
+    fn mark(&self, mark: u32) -> io::Result<()> {
+        let udp = self.udp.iter().chain(&self.quic).map(SockRef::from);
+        let tcp = self.tcp.iter().chain(self.streams.iter().map(|(_, listener)| listener)).map(SockRef::from);
+        udp.chain(tcp).try_for_each(|socket| socket.set_mark(mark))
+    }
 }
 
 /// Binds every listener of `dns.listen` and `dns.tls`.
@@ -74,6 +93,9 @@ pub fn bind(config: &Config) -> Result<Sockets, DnsError> {
         })?;
     }
     bind_encrypted(config, &mut sockets)?;
+    if config.nftables.mode != NftablesMode::Off {
+        sockets.mark(crate::sys::MARK).map_err(DnsError::Mark)?;
+    }
     Ok(sockets)
 }
 

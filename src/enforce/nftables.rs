@@ -20,9 +20,10 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use self::elements::Features;
+use self::installer::Installer;
 use self::kernel::Kernel;
+use self::needs::Feature;
 use self::program::Program;
-use self::ruleset::Ruleset;
 use crate::config::schema::{Nftables, OnStop, Scope};
 use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event};
 use crate::enforce::{Command, Reports};
@@ -34,8 +35,10 @@ pub mod dialogue;
 mod driver;
 pub mod elements;
 pub mod error;
+mod installer;
 pub mod kernel;
 pub mod metrics;
+pub mod needs;
 pub mod packets;
 pub mod probe;
 pub mod program;
@@ -129,7 +132,9 @@ impl Enforcer {
             redirect_dns: config.redirect_dns,
             open: open.to_vec(),
             own: own.to_vec(),
+            listeners: Vec::new(),
             capacity,
+            without: Vec::new(),
         };
         Ok(Self {
             id,
@@ -159,6 +164,17 @@ impl Enforcer {
     #[must_use]
     pub fn disarmer(&self) -> Disarmer {
         self.disarmer.clone()
+    }
+
+    /// The ports that the guard itself answers from: its replies pass also where nothing is tracked. Before [`Self::install`].
+    pub fn listening(&mut self, listeners: &[(Transport, u16)]) {
+        self.installer.change(|settings| settings.listeners = listeners.to_vec());
+    }
+
+    /// What this kernel can't do, and the ruleset does without. Known behind [`Self::install`].
+    #[must_use]
+    pub fn left_out(&self) -> &[Feature] {
+        self.installer.left_out()
     }
 
     /// Behaves as on a kernel with these features instead of probing. For tests of the ways that old kernels need.
@@ -200,87 +216,6 @@ impl Disarmer {
     #[must_use]
     pub fn is_disarmed(&self) -> bool {
         self.0.load(Ordering::SeqCst)
-    }
-}
-
-/// Puts the ruleset in force, at start and whenever somebody removed it.
-#[derive(Debug)]
-struct Installer {
-    program: Program,
-    ruleset: Ruleset,
-    settings: ruleset::Settings,
-}
-
-impl Installer {
-    fn new(program: Program, settings: ruleset::Settings) -> Self {
-        Self { program, ruleset: Ruleset::of(&settings), settings }
-    }
-
-    /// At start.
-    fn arm(&self) -> Result<(), NftError> {
-        let first = !Kernel::open()?.has_table()?;
-        if !first {
-            return self.put(false, || ());
-        }
-        self.program.apply(&ruleset::tracking())?;
-        if self.settings.local() {
-            match arming::adopt() {
-                Ok(0) => {}
-                Ok(count) => tracing::info!(count, "connections from before the start go on"),
-                Err(error @ NftError::Permission) => return Err(error),
-                Err(error) => {
-                    tracing::warn!(%error, "connections from before the start may end: they can't be made known");
-                }
-            }
-        }
-        self.put(true, || ())
-    }
-
-    /// `committed` is called after each commit, before it is read back.
-    fn install(&self, committed: impl FnMut()) -> Result<(), NftError> {
-        self.put(false, committed)
-    }
-
-    fn put(&self, adopting: bool, mut committed: impl FnMut()) -> Result<(), NftError> {
-        let transaction = |mut transaction| {
-            if adopting {
-                self.ruleset.adopting(&mut transaction);
-            }
-            transaction
-        };
-        let replaced = self.program.apply(&transaction(self.ruleset.replacing())).and_then(|()| {
-            committed();
-            self.verify()
-        });
-        match replaced {
-            // A table with the same names but other types, of another version or another program.
-            Err(error @ (NftError::Nft { .. } | NftError::ReadBack { .. })) => {
-                tracing::warn!(%error, "the table inet destguard can't be taken over and is made anew");
-                self.program.apply(&transaction(self.ruleset.recreating()))?;
-                committed();
-                self.verify()?;
-            }
-            other => other?,
-        }
-        self.end_foreign_dns();
-        Ok(())
-    }
-
-    /// Their packets are refused as it is, so that nothing is left open where this fails.
-    fn end_foreign_dns(&self) {
-        if !self.settings.enforce || !self.settings.gateway() {
-            return;
-        }
-        let ended = Kernel::open().and_then(|mut kernel| arming::end_foreign_dns(&mut kernel, &self.settings.inside));
-        match ended {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(count, "flows to other resolvers were ended"),
-            Err(error) => tracing::warn!(%error, "flows to other resolvers are refused, but can't be redirected"),
-        }
-    }
-
-    fn verify(&self) -> Result<(), NftError> {
-        verify::verify(&self.ruleset, &self.program.list()?)
     }
 }
 

@@ -233,8 +233,13 @@ impl Transaction {
 
     /// A request that is not about elements.
     pub fn request(&mut self, message: u8, flags: u16, attributes: impl FnOnce(&mut Writer)) {
+        self.request_of(NFPROTO_INET, message, flags, attributes);
+    }
+
+    /// The same, of a table of another family.
+    pub fn request_of(&mut self, family: u8, message: u8, flags: u16, attributes: impl FnOnce(&mut Writer)) {
         let kind = wire::kind(SUBSYS_NFTABLES, message);
-        let open = self.writer.begin(kind, F_REQUEST | F_ACK | flags, self.next, NFPROTO_INET, 0);
+        let open = self.writer.begin(kind, F_REQUEST | F_ACK | flags, self.next, family, 0);
         self.next = self.next.wrapping_add(1);
         attributes(&mut self.writer);
         self.writer.end(open);

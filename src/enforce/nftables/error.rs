@@ -29,6 +29,12 @@ pub enum NftError {
         /// Its standard error, shortened.
         reason: String,
     },
+    /// The kernel lacks what the ruleset can't do without.
+    #[error("this kernel can't do what nftables.mode needs: {what} is missing")]
+    Unsupported {
+        /// What, with the names of the kernel's modules.
+        what: &'static str,
+    },
     /// Not enough privilege.
     #[error("no permission to change nftables: CAP_NET_ADMIN is needed")]
     Permission,

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::elements::{self, Features, Held, Set, Transaction};
 use super::error::NftError;
-use super::wire::{self, F_DUMP, F_REQUEST, Message, NFPROTO_INET, Refusal, SUBSYS_NFTABLES, Writer};
+use super::wire::{self, F_DUMP, F_REQUEST, Message, NFPROTO_BRIDGE, NFPROTO_INET, Refusal, SUBSYS_NFTABLES, Writer};
 use super::{Count, Counters, TABLE};
 use crate::sys::netlink::Socket;
 
@@ -127,7 +127,22 @@ impl Kernel {
         let mut transaction = self.transaction();
         transaction.request(DELETE_TABLE, 0, |writer| writer.put_text(TABLE_NAME, TABLE));
         match self.commit("removing the table", transaction) {
-            Err(NftError::Gone) => Ok(()),
+            Err(NftError::Gone) => {}
+            other => other?,
+        }
+        self.delete_bridge_table()
+    }
+
+    /// Removes the table that marks what is bridged; its absence is no error.
+    ///
+    /// # Errors
+    /// [`NftError::Permission`] and others.
+    pub fn delete_bridge_table(&mut self) -> Result<(), NftError> {
+        let mut transaction = self.transaction();
+        transaction.request_of(NFPROTO_BRIDGE, DELETE_TABLE, 0, |writer| writer.put_text(TABLE_NAME, TABLE));
+        match self.commit("removing the bridge's table", transaction) {
+            // The kernel may know no tables for bridges. The table blocks nothing.
+            Err(NftError::Gone | NftError::Refused { .. }) => Ok(()),
             other => other,
         }
     }

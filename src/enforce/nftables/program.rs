@@ -54,12 +54,23 @@ impl Program {
     /// # Errors
     /// [`NftError::Permission`], [`NftError::Nft`].
     pub fn apply(&self, ruleset: &Nftables<'_>) -> Result<(), NftError> {
-        let doing = "installing the ruleset";
+        self.give("installing the ruleset", &["-j", "-f", "-"], ruleset)
+    }
+
+    /// Has the kernel check a ruleset; nothing of it is in force.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn check(&self, ruleset: &Nftables<'_>) -> Result<(), NftError> {
+        self.give("checking what the kernel can do", &["-c", "-j", "-f", "-"], ruleset)
+    }
+
+    fn give(&self, doing: &'static str, words: &[&str], ruleset: &Nftables<'_>) -> Result<(), NftError> {
         let said = |reason: String| NftError::Nft { doing, reason };
         let json = serde_json::to_string(ruleset).map_err(|error| said(error.to_string()))?;
         // Not by the crate's helper: it leaves standard error to the daemon's own, so that nobody would learn the reason.
         let mut child = Command::new(self.path)
-            .args(["-j", "-f", "-"])
+            .args(words)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

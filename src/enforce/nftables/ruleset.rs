@@ -1,8 +1,8 @@
 //! The static ruleset: table `inet destguard` as typed objects. Elements of the lease sets are not part of it.
 //!
 //! ```text
-//!   output  (local)    lo, own traffic, [cut], replies, DNS elsewhere, established, ND/MLD/DHCP, invalid, open, leased, else deny
-//!   forward (gateway)  not from inside: none of our business; [cut], replies, DNS elsewhere, established, adopt, invalid, open,
+//!   output  (local)    lo, own traffic and replies, [cut], replies, DNS elsewhere, established, ND/MLD/DHCP, invalid, open, leased, else deny
+//!   forward (gateway)  not from inside, or between ports of one bridge: none of our business; [cut], replies, DNS elsewhere, established, adopt, invalid, open,
 //!                      leased, else deny
 //!   dns_redirect       port 53 from inside to anybody but this host comes to this host
 //!   deny               count, log a few to NFLOG group 4242, TCP reset or ICMP "prohibited"; in audit: count, log, accept
@@ -12,6 +12,10 @@
 //! must not become a second resolver. It is denied before "established", so that flows to other resolvers from before the
 //! start end, too; only replies to what others began pass before, since a server's client may use port 53 for its own end.
 //! "cut" comes before all of these, since that is what it is for.
+//!
+//! Table `bridge destguard` (gateway) marks what goes from port to port of a bridge, and takes the mark off again. Only with
+//! bridge-nf-call-iptables = 1 does such a packet come to "forward" at all, and there it looks like one that is routed back to
+//! the interface it came from. What is routed so is judged.
 //!
 //! "adopt": for some minutes after the first installation, a gateway lets a TCP segment pass that belongs to no flow that
 //! the kernel knows, unless it asks for a new connection (SYN). So connections from before are found. The kernel itself
@@ -31,11 +35,12 @@ use ::nftables::schema::{
     SetTypeValue, Table,
 };
 use ::nftables::stmt::{
-    self, Accept, Drop, JumpTarget, Limit, Log, Match, NAT, Operator, Reject, RejectType, Statement,
+    self, Accept, Drop, JumpTarget, Limit, Log, Mangle, Match, NAT, Operator, Reject, RejectType, Statement,
 };
 use ::nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
 use ipnet::IpNet;
 
+use super::needs::Feature;
 use super::{OwnTraffic, TABLE, Transport};
 use crate::config::schema::{NftablesMode, Scope};
 
@@ -49,6 +54,11 @@ const TRACKING: &str = "destguard_arming";
 pub const ADOPT: Duration = Duration::from_secs(300);
 /// Most addresses whose flows are being cut at once.
 pub const CUT_CAPACITY: u32 = 16_384;
+/// On packets between ports of a bridge, while they pass the forward hook.
+const BRIDGED: u32 = 0x8000_0000;
+/// br_netfilter calls the forward hook at -1 of the bridge's own.
+const BEFORE_FORWARD: i32 = -10;
+const BEHIND_FORWARD: i32 = 10;
 /// Named counters.
 const COUNTERS: [&str; 4] = ["allowed", "established", "denied", "dns_bypass"];
 /// Every chain that any mode has.
@@ -77,11 +87,32 @@ pub struct Settings {
     pub open: Vec<IpNet>,
     /// What the guard itself must reach.
     pub own: Vec<OwnTraffic>,
+    /// The ports that it answers from.
+    pub listeners: Vec<(Transport, u16)>,
     /// Most leases.
     pub capacity: usize,
+    /// What this kernel can't do.
+    pub without: Vec<Feature>,
 }
 
 impl Settings {
+    /// Of a ruleset that knows nothing yet.
+    #[must_use]
+    pub fn nothing(mode: NftablesMode) -> Self {
+        Self {
+            mode,
+            enforce: true,
+            scope: Scope::Shared,
+            inside: Vec::new(),
+            redirect_dns: false,
+            open: Vec::new(),
+            own: Vec::new(),
+            listeners: Vec::new(),
+            capacity: 0,
+            without: Vec::new(),
+        }
+    }
+
     pub(super) fn local(&self) -> bool {
         matches!(self.mode, NftablesMode::Local | NftablesMode::Both)
     }
@@ -104,6 +135,8 @@ pub struct Ruleset {
     pub chains: Vec<Chain<'static>>,
     /// Sets to be there, no others.
     pub sets: Vec<Set<'static>>,
+    /// Whether packets between ports of a bridge are marked.
+    bridge: bool,
     /// Sets of other settings, to be removed.
     unused: Vec<Set<'static>>,
     /// Elements of the static sets.
@@ -148,12 +181,13 @@ impl Ruleset {
                 ..Chain::default()
             }],
             sets: Vec::new(),
+            bridge: settings.gateway() && !settings.without.contains(&Feature::Bridge),
             unused: Vec::new(),
             elements: Vec::new(),
             rules: Vec::new(),
         };
         ruleset.declare_sets(settings);
-        ruleset.deny_chain(settings.enforce);
+        ruleset.deny_chain(settings);
         if settings.local() {
             ruleset.output_chain(settings);
         }
@@ -192,6 +226,7 @@ impl Ruleset {
         }
         self.fill(&mut objects);
         objects.extend(no_tracking());
+        self.mark_bridged(&mut objects);
         Nftables { objects: objects.into() }
     }
 
@@ -217,7 +252,14 @@ impl Ruleset {
         objects.extend(self.chains.iter().map(|chain| add(NfListObject::Chain(chain.clone()))));
         self.fill(&mut objects);
         objects.extend(no_tracking());
+        self.mark_bridged(&mut objects);
         Nftables { objects: objects.into() }
+    }
+
+    fn mark_bridged(&self, objects: &mut Vec<NfObject<'static>>) {
+        if self.bridge {
+            mark_ports(objects, TABLE);
+        }
     }
 
     /// Counters, sets, their static elements, rules.
@@ -275,11 +317,31 @@ impl Ruleset {
         let mut inside = settings.inside.clone();
         inside.sort_unstable();
         inside.dedup();
+        let bridges = inside
+            .iter()
+            .map(|name| {
+                let name = || Expression::String(name.clone().into());
+                Expression::Named(NamedExpression::Concat(vec![name(), name()]))
+            })
+            .collect();
         let inside_set = plain("inside", &[SetType::Ifname]);
         if settings.gateway() {
             self.constant(inside_set, inside.into_iter().map(|name| Expression::String(name.into())).collect());
         } else {
             self.unused.push(inside_set);
+        }
+        let mut listeners = settings.listeners.clone();
+        listeners.retain(|(_, port)| *port != 0);
+        listeners.sort_unstable();
+        listeners.dedup();
+        let own_ports = plain("own_ports", &[SetType::InetProto, SetType::InetService]);
+        self.constant(own_ports, listeners.into_iter().map(listener_element).collect());
+
+        let one_bridge = plain("one_bridge", &[SetType::Ifname, SetType::Ifname]);
+        if self.bridge {
+            self.constant(one_bridge, bridges);
+        } else {
+            self.unused.push(one_bridge);
         }
         let adopt = timed("adopt", &[SetType::InetProto], 8);
         if settings.gateway() { self.sets.push(adopt) } else { self.unused.push(adopt) }
@@ -297,30 +359,15 @@ impl Ruleset {
         self.sets.push(set);
     }
 
-    fn deny_chain(&mut self, enforce: bool) {
-        let log = Log {
-            prefix: Some("destguard-deny ".into()),
-            group: Some(LOG_GROUP),
-            snaplen: Some(96),
-            queue_threshold: Some(1),
-            level: None,
-            flags: None,
-        };
-        let limit = Limit {
-            rate: 50,
-            rate_unit: None,
-            per: Some("second".into()),
-            burst: Some(100),
-            burst_unit: None,
-            inv: None,
-        };
+    fn deny_chain(&mut self, settings: &Settings) {
         self.rule("deny", "count", vec![counted("denied")]);
-        self.rule("deny", "log", vec![Statement::Limit(limit), Statement::Log(Some(log))]);
-        if enforce {
+        if !settings.without.contains(&Feature::Log) {
+            self.rule("deny", "log", log_some());
+        }
+        if settings.enforce {
             let reset = Reject::new(Some(RejectType::TCPReset), None);
-            let prohibited = Reject::new(Some(RejectType::ICMPX), Some(RejectCode::AdminProhibited));
             self.rule("deny", "reset", vec![is(meta(MetaKey::L4proto), word("tcp")), Statement::Reject(Some(reset))]);
-            self.rule("deny", "prohibit", vec![Statement::Reject(Some(prohibited))]);
+            self.rule("deny", "prohibit", vec![prohibit()]);
         } else {
             self.rule("deny", "audit", vec![accept()]);
         }
@@ -329,6 +376,7 @@ impl Ruleset {
     fn output_chain(&mut self, settings: &Settings) {
         let chain = "output";
         self.chains.push(base(chain, NfChainType::Filter, NfHook::Output, OUTPUT_PRIORITY, policy(settings.enforce)));
+        let marked = || is(meta(MetaKey::Mark), Expression::Number(crate::sys::MARK));
         self.rule(chain, "loopback", vec![is(meta(MetaKey::Oifname), word("lo")), accept()]);
         for (comment, protocol, set) in [("own4", "ip", "@own4"), ("own6", "ip6", "@own6")] {
             let destination = Expression::Named(NamedExpression::Concat(vec![
@@ -336,11 +384,12 @@ impl Ruleset {
                 meta(MetaKey::L4proto),
                 field("th", "dport"),
             ]));
-            let marked = is(meta(MetaKey::Mark), Expression::Number(crate::sys::MARK));
-            self.rule(chain, comment, vec![marked, is(destination, word(set)), accept()]);
+            self.rule(chain, comment, vec![marked(), is(destination, word(set)), accept()]);
         }
+        let from = Expression::Named(NamedExpression::Concat(vec![meta(MetaKey::L4proto), field("th", "sport")]));
+        self.rule(chain, "own_replies", vec![marked(), is(from, word("@own_ports")), accept()]);
         self.cut_rules(chain);
-        self.flow_rules(chain);
+        self.flow_rules(chain, settings.enforce);
         // Neighbour discovery and MLD have no flows; their hop limit shows that they stay on the link.
         let kinds = [
             "nd-neighbor-solicit",
@@ -389,8 +438,15 @@ impl Ruleset {
         let chain = "forward";
         self.chains.push(base(chain, NfChainType::Filter, NfHook::Forward, FORWARD_PRIORITY, policy(settings.enforce)));
         self.rule(chain, "not_inside", vec![compare(Operator::NEQ, meta(MetaKey::Iifname), word("@inside")), accept()]);
+        if self.bridge {
+            let marked =
+                Expression::BinaryOperation(Box::new(BinaryOperation::AND(meta(MetaKey::Mark), number(BRIDGED))));
+            let ends = vec![meta(MetaKey::Iifname), meta(MetaKey::Oifname)];
+            let same = is(Expression::Named(NamedExpression::Concat(ends)), word("@one_bridge"));
+            self.rule(chain, "bridged", vec![same, compare(Operator::NEQ, marked, number(0)), accept()]);
+        }
         self.cut_rules(chain);
-        self.flow_rules(chain);
+        self.flow_rules(chain, settings.enforce);
         let no_syn = Expression::BinaryOperation(Box::new(BinaryOperation::AND(field("tcp", "flags"), word("syn"))));
         let unknown = within(ct("state"), &["new", "invalid"]);
         self.rule(
@@ -426,22 +482,9 @@ impl Ruleset {
     fn redirect_chain(&mut self) {
         let chain = "dns_redirect";
         self.chains.push(base(chain, NfChainType::NAT, NfHook::Prerouting, REDIRECT_PRIORITY, NfChainPolicy::Accept));
-        let kind_of_destination = Expression::Named(NamedExpression::Fib(Fib {
-            result: FibResult::Type,
-            flags: HashSet::from([FibFlag::Daddr]),
-        }));
-        let here = NAT { addr: None, family: None, port: Some(number(53)), flags: None };
-        self.rule(
-            chain,
-            "redirect",
-            vec![
-                is(meta(MetaKey::Iifname), word("@inside")),
-                tcp_or_udp(),
-                is(field("th", "dport"), number(53)),
-                compare(Operator::NEQ, kind_of_destination, word("local")),
-                Statement::Redirect(Some(here)),
-            ],
-        );
+        let mut rule = vec![is(meta(MetaKey::Iifname), word("@inside"))];
+        rule.extend(to_this_host());
+        self.rule(chain, "redirect", rule);
     }
 
     fn cut_rules(&mut self, chain: &'static str) {
@@ -449,24 +492,30 @@ impl Ruleset {
         self.rule(chain, "cut6", vec![is(field("ip6", "daddr"), word("@cut6")), jump("deny")]);
     }
 
-    /// What belongs to a flow that the kernel knows; what is DNS elsewhere, known or not.
-    fn flow_rules(&mut self, chain: &'static str) {
-        self.rule(
-            chain,
-            "replies",
-            vec![
-                is(ct("direction"), word("reply")),
-                within(ct("state"), &["established", "related"]),
-                counted("established"),
-                accept(),
-            ],
-        );
-        self.dns_rule(chain);
+    /// What belongs to a flow that the kernel knows; what is DNS elsewhere, known or not. In audit no flow ends: only first
+    /// packets are counted.
+    fn flow_rules(&mut self, chain: &'static str, enforce: bool) {
+        if enforce {
+            self.rule(
+                chain,
+                "replies",
+                vec![
+                    is(ct("direction"), word("reply")),
+                    within(ct("state"), &["established", "related"]),
+                    counted("established"),
+                    accept(),
+                ],
+            );
+            self.dns_rule(chain);
+        }
         self.rule(
             chain,
             "established",
             vec![within(ct("state"), &["established", "related"]), counted("established"), accept()],
         );
+        if !enforce {
+            self.dns_rule(chain);
+        }
     }
 
     fn invalid_rule(&mut self, chain: &'static str, enforce: bool) {
@@ -505,6 +554,123 @@ impl Ruleset {
             comment: Some(comment.into()),
         });
     }
+}
+
+/// A few packets a second.
+fn log_some() -> Vec<Statement<'static>> {
+    let log = Log {
+        prefix: Some("destguard-deny ".into()),
+        group: Some(LOG_GROUP),
+        snaplen: Some(96),
+        queue_threshold: Some(1),
+        level: None,
+        flags: None,
+    };
+    let limit =
+        Limit { rate: 50, rate_unit: None, per: Some("second".into()), burst: Some(100), burst_unit: None, inv: None };
+    vec![Statement::Limit(limit), Statement::Log(Some(log))]
+}
+
+fn prohibit() -> Statement<'static> {
+    Statement::Reject(Some(Reject::new(Some(RejectType::ICMPX), Some(RejectCode::AdminProhibited))))
+}
+
+fn to_this_host() -> Vec<Statement<'static>> {
+    let kind_of_destination = Expression::Named(NamedExpression::Fib(Fib {
+        result: FibResult::Type,
+        flags: HashSet::from([FibFlag::Daddr]),
+    }));
+    let here = NAT { addr: None, family: None, port: Some(number(53)), flags: None };
+    vec![
+        tcp_or_udp(),
+        is(field("th", "dport"), number(53)),
+        compare(Operator::NEQ, kind_of_destination, word("local")),
+        Statement::Redirect(Some(here)),
+    ]
+}
+
+/// What the ruleset of some settings can't do without: its name, and a small ruleset that needs it.
+pub fn needed(settings: &Settings) -> Vec<(&'static str, Nftables<'static>)> {
+    let mut needed = vec![
+        ("nf_tables for IPv4 and IPv6 (nf_tables, CONFIG_NF_TABLES_INET)", sample(None, vec![accept()])),
+        (
+            "connection tracking (nf_conntrack, nft_ct)",
+            sample(None, vec![within(ct("state"), &["established"]), accept()]),
+        ),
+    ];
+    if settings.enforce {
+        needed.push(("refusal of packets (nft_reject_inet)", sample(None, vec![prohibit()])));
+    }
+    if settings.gateway() && settings.redirect_dns {
+        let chain = base("probe", NfChainType::NAT, NfHook::Prerouting, REDIRECT_PRIORITY, NfChainPolicy::Accept);
+        needed.push((
+            "redirection, for nftables.redirect_dns (nft_chain_nat, nft_redir, nft_fib_inet)",
+            sample(Some(chain), to_this_host()),
+        ));
+    }
+    needed
+}
+
+/// What it can do without.
+pub fn wanted(settings: &Settings) -> Vec<(Feature, Nftables<'static>)> {
+    let mut wanted = vec![(Feature::Log, sample(None, log_some()))];
+    if settings.gateway() {
+        let mut objects = Vec::new();
+        mark_ports(&mut objects, PROBE);
+        wanted.push((Feature::Bridge, Nftables { objects: objects.into() }));
+    }
+    wanted
+}
+
+/// A table that is only ever checked.
+const PROBE: &str = "destguard_sample";
+
+fn sample(chain: Option<Chain<'static>>, expr: Vec<Statement<'static>>) -> Nftables<'static> {
+    let chain = Chain { table: PROBE.into(), ..chain.unwrap_or_else(|| bare_chain("probe")) };
+    let rule = Rule {
+        family: NfFamily::INet,
+        table: PROBE.into(),
+        chain: "probe".into(),
+        expr: expr.into(),
+        handle: None,
+        index: None,
+        comment: None,
+    };
+    let table = Table { family: NfFamily::INet, name: PROBE.into(), handle: None };
+    let list = [NfListObject::Table(table), NfListObject::Chain(chain), NfListObject::Rule(rule)];
+    Nftables { objects: list.into_iter().map(add).collect::<Vec<_>>().into() }
+}
+
+/// Has the packets between ports of each bridge bear [`BRIDGED`] at the forward hook.
+fn mark_ports(objects: &mut Vec<NfObject<'static>>, table: &'static str) {
+    objects.push(add(bridge_table(table)));
+    let mark = || meta(MetaKey::Mark);
+    let with = BinaryOperation::OR(vec![mark(), number(BRIDGED)]);
+    let without = BinaryOperation::AND(mark(), number(!BRIDGED));
+    for (name, priority, value) in [("bridged", BEFORE_FORWARD, with), ("passed", BEHIND_FORWARD, without)] {
+        let chain = Chain {
+            family: NfFamily::Bridge,
+            table: table.into(),
+            ..base(name, NfChainType::Filter, NfHook::Forward, priority, NfChainPolicy::Accept)
+        };
+        let flushed = Chain { family: NfFamily::Bridge, table: table.into(), ..bare_chain(name) };
+        objects.push(add(NfListObject::Chain(chain)));
+        objects.push(NfObject::CmdObject(NfCmd::Flush(FlushObject::Chain(flushed))));
+        let set = Mangle { key: mark(), value: Expression::BinaryOperation(Box::new(value)) };
+        objects.push(add(NfListObject::Rule(Rule {
+            family: NfFamily::Bridge,
+            table: table.into(),
+            chain: name.into(),
+            expr: vec![Statement::Mangle(set)].into(),
+            handle: None,
+            index: None,
+            comment: Some(name.into()),
+        })));
+    }
+}
+
+fn bridge_table(name: &'static str) -> NfListObject<'static> {
+    NfListObject::Table(Table { family: NfFamily::Bridge, name: name.into(), handle: None })
 }
 
 fn add(object: NfListObject<'static>) -> NfObject<'static> {
@@ -547,18 +713,25 @@ fn prefix(net: IpNet) -> Expression<'static> {
     Expression::Named(NamedExpression::Prefix(Prefix { addr: Box::new(address), len: u32::from(net.prefix_len()) }))
 }
 
+fn listener_element((transport, port): (Transport, u16)) -> Expression<'static> {
+    Expression::Named(NamedExpression::Concat(vec![word(transport_name(transport)), number(u32::from(port))]))
+}
+
+fn transport_name(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => "tcp",
+        Transport::Udp => "udp",
+    }
+}
+
 fn own_element(own: OwnTraffic) -> Expression<'static> {
     let address = match own.address {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => address.to_string(),
     };
-    let transport = match own.transport {
-        Transport::Tcp => "tcp",
-        Transport::Udp => "udp",
-    };
     Expression::Named(NamedExpression::Concat(vec![
         Expression::String(address.into()),
-        word(transport),
+        word(transport_name(own.transport)),
         Expression::Number(u32::from(own.port)),
     ]))
 }

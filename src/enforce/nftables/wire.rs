@@ -11,6 +11,8 @@ pub const SUBSYS_NFTABLES: u8 = 10;
 pub const SUBSYS_CTNETLINK: u8 = 1;
 /// Address family of our table.
 pub const NFPROTO_INET: u8 = 1;
+/// Address family of the table that marks what is bridged.
+pub const NFPROTO_BRIDGE: u8 = 7;
 
 /// `NLM_F_REQUEST`
 pub const F_REQUEST: u16 = 0x1;
