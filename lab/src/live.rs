@@ -8,7 +8,8 @@
 //!   belief: `leases --json` against the kernel's sets and the router's table, once a second
 //! ```
 //!
-//! In the middle the guard is reloaded, stopped and started, killed and started. Each place is a lab of its own; they run side by side.
+//! In the middle the guard is reloaded, stopped and started, killed and started; on nftables somebody flushes the ruleset, and the host
+//! loses power. Each place is a lab of its own; they run side by side.
 //!
 //! - [`place`]: single host, gateway, FRR, BIRD; [`names`]: what is asked for; [`ask`] and [`people`]: who asks and connects.
 //! - [`ledger`]: what was promised, and the judgement; [`belief`]: the comparison; [`table`]: the counts.
@@ -42,10 +43,28 @@ const UPSTREAMS: [&str; 2] = ["192.0.2.53:53", "[2001:db8:53::53]:53"];
 const PROGRAMS: u32 = 5;
 /// Reload, stop and kill come once in this, in a longer run again and again.
 const CYCLE: Duration = Duration::from_secs(240);
+/// No event comes later than this before the end.
+const LAST_EVENT: Duration = Duration::from_secs(8);
+/// So long after somebody else's `nft flush ruleset` all must be as before.
+const FLUSHED: Duration = Duration::from_secs(1);
 /// After the guard is back, questions may still fail for so long: resolvers wait before they ask again.
 const BACK: Duration = Duration::from_secs(3);
 /// Faults of one place that are shown with what the guard says of the address.
 const EXPLAINED: u32 = 4;
+
+/// What happens to the guard.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Reload,
+    /// SIGTERM, and started again.
+    Stop,
+    /// SIGKILL, and started again.
+    Kill,
+    /// Another program's `nft flush ruleset`.
+    Flush,
+    /// As [`Event::Kill`], and the kernel's table is gone.
+    Reboot,
+}
 
 /// What is run.
 #[derive(Clone, Debug)]
@@ -178,14 +197,44 @@ impl World {
         Ok(())
     }
 
-    /// Reload, stop and kill at their times, until the end.
+    /// Takes the kernel's table away and lets the guard find it gone; what it does until it is back is not judged here.
+    fn flush(&self) -> Result<(), AnyError> {
+        let begun = Instant::now();
+        self.ledger().unguarded(begun);
+        self.site.guard().ok("nft flush ruleset")?;
+        std::thread::sleep(FLUSHED);
+        self.ledger().guarded(Instant::now());
+        self.counts().events.push(("flush", FLUSHED));
+        Ok(())
+    }
+
+    /// Kills the guard and takes the kernel's table away, as a host that loses power; then starts it.
+    fn reboot(&self) -> Result<(), AnyError> {
+        self.ledger().unguarded(Instant::now());
+        self.without("reboot", |site| {
+            site.guard().kill();
+            if let Err(error) = site.guard().ok("nft delete table inet destguard") {
+                eprintln!("lab: {error}");
+            }
+        })?;
+        self.ledger().guarded(Instant::now());
+        Ok(())
+    }
+
+    /// What happens to the guard, each at its time, until the end.
     fn events(&self, offset: Duration) -> Result<(), AnyError> {
         let cycle = CYCLE.min(self.end.saturating_duration_since(self.begin));
+        let kernel = [(0.61_f64, Event::Flush), (0.73, Event::Reboot)];
+        let kernel = kernel.into_iter().filter(|_| !self.site.place.routes());
+        let mut all: Vec<(f64, Event)> =
+            vec![(0.15, Event::Reload), (0.3, Event::Stop), (0.48, Event::Kill), (0.85, Event::Reload)];
+        all.extend(kernel);
+        all.sort_by(|(one, _), (other, _)| one.total_cmp(other));
         for round in 0.. {
-            for (part, what) in [(0.2, "reload"), (0.42, "SIGTERM"), (0.62, "kill -9"), (0.8, "reload")] {
-                let at = self.begin + offset + cycle * round + cycle.mul_f64(part);
+            for (part, event) in &all {
+                let at = self.begin + offset + cycle * round + cycle.mul_f64(*part);
                 // Nothing just before the end: what comes of it is to be seen.
-                if at + Duration::from_secs(8) > self.end {
+                if at + LAST_EVENT > self.end {
                     return Ok(());
                 }
                 while Instant::now() < at {
@@ -194,10 +243,12 @@ impl World {
                     }
                     std::thread::sleep(Duration::from_millis(50));
                 }
-                match what {
-                    "reload" => self.reload()?,
-                    "SIGTERM" => self.without(what, |site| site.guard().stop())?,
-                    _ => self.without(what, |site| site.guard().kill())?,
+                match event {
+                    Event::Reload => self.reload()?,
+                    Event::Stop => self.without("SIGTERM", |site| site.guard().stop())?,
+                    Event::Kill => self.without("kill -9", |site| site.guard().kill())?,
+                    Event::Flush => self.flush()?,
+                    Event::Reboot => self.reboot()?,
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Compares what the guard says (`leases --json`) with the kernel's sets and the router's table.
+//! Compares what the guard says (`leases --json`) with the kernel's sets and the router's table; and says when it doesn't enforce.
 //!
 //! The guard is asked before and after the look at the world, and a difference counts once it was seen three times in a row: what is
 //! just being opened or closed differs for a moment, and nobody is wrong.
@@ -59,13 +59,19 @@ pub fn watch(world: &World) {
 }
 
 fn look(site: &Site) -> Option<BTreeSet<String>> {
+    let status = site.read("status")?;
     let before = believed(site)?;
     let world = match site.router() {
         Some(_) => routes(site)?,
         None => elements(site)?,
     };
     let after = believed(site)?;
-    Some(differences(&before, &world, &after))
+    let mut all = differences(&before, &world, &after);
+    // Nothing of what happens here but a restart is a reason for another state.
+    if status["state"] != "enforcing" {
+        all.insert(format!("state {}, reasons {}", status["state"], status["reasons"]));
+    }
+    Some(all)
 }
 
 fn differences(before: &View, world: &View, after: &View) -> BTreeSet<String> {

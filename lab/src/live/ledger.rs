@@ -95,13 +95,22 @@ pub struct Ledger {
     ends: HashMap<IpAddr, Instant>,
     /// Since when the guard is up; `None` while it is down.
     up: Option<Instant>,
+    /// While nothing was promised, since nobody guarded; the end is `None` while it lasts.
+    unguarded: Vec<(Instant, Option<Instant>)>,
 }
 
 impl Ledger {
     /// Nobody was told anything yet.
     #[must_use]
     pub fn new(terms: Terms, now: Instant) -> Self {
-        Self { terms, told: HashMap::new(), asked: HashSet::new(), ends: HashMap::new(), up: Some(now) }
+        Self {
+            terms,
+            told: HashMap::new(),
+            asked: HashSet::new(),
+            ends: HashMap::new(),
+            up: Some(now),
+            unguarded: Vec::new(),
+        }
     }
 
     fn holder(&self, client: usize) -> usize {
@@ -154,6 +163,18 @@ impl Ledger {
         self.up = Some(now);
     }
 
+    /// Somebody is about to take the enforcer away.
+    pub fn unguarded(&mut self, now: Instant) {
+        self.unguarded.push((now, None));
+    }
+
+    /// From now on it counts again.
+    pub fn guarded(&mut self, now: Instant) {
+        if let Some(last) = self.unguarded.last_mut() {
+            last.1 = Some(now);
+        }
+    }
+
     /// Until when a client may use an address by what it was told so far.
     #[must_use]
     pub fn promised(&self, client: usize, address: IpAddr) -> Option<Instant> {
@@ -188,6 +209,11 @@ impl Ledger {
     /// To be called once the attempt has ended, so that everything that may have opened the address meanwhile is known.
     #[must_use]
     pub fn judge(&self, attempt: &Attempt) -> Verdict {
+        let during =
+            |(from, to): &(Instant, Option<Instant>)| *from <= attempt.ended && to.is_none_or(|to| to >= attempt.begun);
+        if self.unguarded.iter().any(during) {
+            return Verdict::Unjudged;
+        }
         let open_at = |moment: Instant| attempt.promised.is_some_and(|promised| promised >= moment);
         match attempt.seen {
             Seen::Connected { again } if again && open_at(attempt.begun + SYN_AGAIN) => Verdict::FirstLost,
@@ -274,6 +300,31 @@ mod tests {
         assert_eq!(after_an_answer(terms(None, true), 1, 1.0, 1.1, open), Verdict::WronglyOpen);
         assert_eq!(after_an_answer(terms(None, true), 1, 1.0, 1.1, Seen::Refused), Verdict::Closed);
         assert_eq!(after_an_answer(terms(None, false), 1, 1.0, 1.1, open), Verdict::Unjudged);
+    }
+
+    #[test]
+    fn while_the_enforcer_was_taken_away_nothing_is_judged() {
+        let base = Instant::now();
+        let mut ledger = Ledger::new(terms(None, false), base);
+        ledger.unguarded(base + seconds(10.0));
+        ledger.guarded(base + seconds(11.0));
+        let at = |begun: f64, ended: f64| Attempt {
+            client: 0,
+            address: ADDRESS,
+            promised: None,
+            begun: base + seconds(begun),
+            ended: base + seconds(ended),
+            seen: Seen::Connected { again: false },
+        };
+        for (begun, ended, expected) in [
+            (9.0, 9.9, Verdict::WronglyOpen),
+            (9.9, 10.1, Verdict::Unjudged),
+            (9.9, 12.0, Verdict::Unjudged),
+            (10.9, 12.0, Verdict::Unjudged),
+            (11.1, 12.0, Verdict::WronglyOpen),
+        ] {
+            assert_eq!(ledger.judge(&at(begun, ended)), expected, "{begun} to {ended}");
+        }
     }
 
     #[test]
