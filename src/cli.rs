@@ -54,7 +54,7 @@ struct Cli {
     #[arg(long, global = true, value_name = "FILE", default_value = "/etc/destguard/destguard.toml")]
     config: PathBuf,
     /// The daemon's control socket.
-    #[arg(long, global = true, value_name = "PATH", default_value = "/run/destguard/control.sock")]
+    #[arg(long, global = true, value_name = "PATH", default_value = crate::control::client::SOCKET)]
     socket: PathBuf,
     #[command(subcommand)]
     command: Command,
@@ -96,6 +96,9 @@ enum Command {
         /// What to explain.
         #[arg(value_name = "ADDRESS|NAME")]
         of: String,
+        /// As it is for this client, instead of everybody.
+        #[arg(long, value_name = "ADDRESS")]
+        client: Option<std::net::IpAddr>,
         #[command(flatten)]
         json: Json,
     },
@@ -200,7 +203,7 @@ fn dispatch(cli: Cli) -> Exit {
         Command::Config(ConfigCommand::Show(Json { json })) => configuration::show(&config, json),
         Command::Status(Json { json }) => daemon.status(json),
         Command::Leases { of, json: Json { json } } => daemon.leases(of.as_deref(), json),
-        Command::Explain { of, json: Json { json } } => daemon.explain(&of, json),
+        Command::Explain { of, client, json: Json { json } } => daemon.explain(&of, client, json),
         Command::Peers(Json { json }) => daemon.peers(json),
         Command::Denied { follow, json: Json { json } } => daemon.denied(follow, json),
         Command::Revoke { of, json: Json { json } } => daemon.revoke(&of, json),
@@ -228,6 +231,14 @@ fn say(text: &str) -> Exit {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Exit::Failed,
         _ => Exit::Done,
     }
+}
+
+/// Prints a sentence that names the program itself to stderr, and ends so.
+fn complain_plainly(what: &dyn std::fmt::Display, exit: Exit) -> Exit {
+    use std::io::Write;
+    // Nobody is left to tell when stderr is gone.
+    drop(writeln!(std::io::stderr(), "{what}"));
+    exit
 }
 
 /// Prints to stderr, and ends so.

@@ -6,11 +6,13 @@
 //! - [`local_names`]: names that are answered without asking. [`lease`]: the lease table. [`gate`]: which answer waits for which generation. [`plan`]: what the enforcers must
 //!   change. [`groups`]: communities by group. [`pairs`]: who may reach what, where leases are for single clients. [`proof`]: what they have acknowledged. [`budget`]: rates of new addresses. [`explain`]: why an address is
 //!   open. [`guard`] owns these and is itself owned by one task.
+//! - [`ended`]: leases that are over. [`remembered`]: a table with a bound and shares.
 //! - [`event`]: everything that goes in and comes out.
 
 pub mod address;
 pub mod answer;
 pub mod budget;
+pub mod ended;
 pub mod event;
 pub mod explain;
 pub mod gate;
@@ -25,4 +27,5 @@ pub mod places;
 pub mod plan;
 pub mod policy;
 pub mod proof;
+pub mod remembered;
 pub mod verdict;

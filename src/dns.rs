@@ -13,6 +13,7 @@
 //!   `forward`: the same on a worker's thread. `follow`: aliases that an upstream left off at. [`draft`]: from response to judged reply. [`cache`]: finished replies with their leases.
 //! - [`upstream`]: servers, their sockets and health. [`listen`]: sockets for clients.
 //! - [`validate`]: whether what they send is signed (DNSSEC).
+//! - [`trial`]: what a question would get, without asking it in earnest.
 //! - `audit`: the same without refusing anything. [`ede`], [`refusals`], [`limits`], [`metrics`]. [`cookie`], [`rate`]: against questions from forged addresses. `backlog`: against clients that take no replies. [`local`]: names answered here.
 //!
 //! There is no channel between the workers and the tasks: a worker spawns them. What bounds them, and what the workers forward, is the number of questions that may
@@ -75,6 +76,7 @@ pub mod reply;
 pub mod resolve;
 pub mod stale;
 pub mod tls;
+pub mod trial;
 pub mod upstream;
 pub mod validate;
 pub mod wire;

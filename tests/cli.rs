@@ -30,8 +30,7 @@ fn without_a_daemon_every_question_ends_with_3_and_the_cause() {
         assert_eq!(output.status.code(), Some(3), "{arguments:?}");
         assert_eq!(
             String::from_utf8_lossy(&output.stderr),
-            "destguard: the daemon is not reachable at /nonexistent/control.sock: No such file or directory (os error 2); no \
-             daemon runs, or its socket is elsewhere (--socket)\n"
+            "destguard is not running (no socket at /nonexistent/control.sock). Start it, or name its socket with --socket\n"
         );
         assert!(output.stdout.is_empty());
     }
@@ -172,7 +171,8 @@ fn a_reader_that_goes_away_is_no_failure() {
 #[test]
 fn router_configurations_hold_what_makes_them_safe() {
     for kind in ["frr", "bird", "gobgp", "openbgpd", "junos", "iosxr", "eos", "srlinux", "routeros"] {
-        let text = stdout(&["router-config", kind, "--config", "examples/network-wide.toml"]);
+        let of = |peer| stdout(&["router-config", kind, "--peer", peer, "--config", "examples/network-wide.toml"]);
+        let text = of("edge1") + &of("edge2");
         // Both sessions, the guard's AS, the limit above the guard's own budget, the next hops where a router can check them.
         for part in ["64512", "64513", "55000", "192.0.2.2", "0.0.0.0/0", "::/0", "10.0.0.0/8", "198.51.100.0/24"] {
             assert!(text.contains(part), "{kind} without {part}:\n{text}");
@@ -183,6 +183,9 @@ fn router_configurations_hold_what_makes_them_safe() {
     }
     let one = stdout(&["router-config", "bird", "--peer", "edge2", "--config", "examples/network-wide.toml"]);
     assert!(one.contains("destguard_edge2") && !one.contains("destguard_edge1"));
+    let both = destguard(&["router-config", "bird", "--config", "examples/network-wide.toml"]);
+    assert_eq!(both.status.code(), Some(1), "one paste is for one router");
+    assert!(String::from_utf8_lossy(&both.stderr).contains("--peer edge1 | --peer edge2"));
     let none = destguard(&["router-config", "frr", "--peer", "edge9", "--config", "examples/network-wide.toml"]);
     assert_eq!(none.status.code(), Some(1));
     let without = destguard(&["router-config", "frr", "--config", "examples/single-host.toml"]);

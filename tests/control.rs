@@ -117,6 +117,8 @@ impl CoreView for FakeCore {
             since_seconds: 11_520,
             acknowledged: Some(9),
             behind: false,
+            behind_seconds: 0,
+            budget_used: None,
             installed: 1_203,
             max_addresses: 100_000,
             last_error: None,
@@ -167,6 +169,8 @@ impl Sources for Fake {
             confirmations: Some(Confirmations {
                 count: 1_002,
                 p99_ms: Some(100),
+                p50_us: Some(75_000),
+                p99_us: None,
                 histogram: vec![(Some(500), 2), (Some(75_000), 990), (None, 10)],
                 settle_ms: 75,
                 learnt: Some(Learnt { samples: 20, p50_ms: Some(60), p99_ms: Some(64) }),
@@ -177,6 +181,9 @@ impl Sources for Fake {
             capabilities: vec!["route refresh".to_owned()],
             // A peer's own words: they must not reach the terminal as they are.
             last_error: Some("Cease: \x1b[2Jmaintenance".to_owned()),
+            unconfirmed: None,
+            warning: None,
+            observer: None,
             required: true,
             max_routes: 50_000,
             received: Received::default(),
@@ -197,14 +204,15 @@ impl Sources for Fake {
     }
 
     fn upstreams(&self) -> Vec<Upstream> {
-        vec![Upstream { url: "udp://192.0.2.53:53".to_owned(), healthy: true, asked: 10, ..Upstream::default() }]
+        let state = "healthy".to_owned();
+        vec![Upstream { url: "udp://192.0.2.53:53".to_owned(), healthy: true, state, asked: 10, ..Upstream::default() }]
     }
 
     fn errors(&self) -> Vec<LoggedError> {
         vec![LoggedError { seconds_ago: 61, message: "edge1: hold timer expired".to_owned() }]
     }
 
-    fn judge(&self, subject: &Subject) -> Judgement {
+    fn judge(&self, subject: &Subject, _: Option<IpAddr>, _: &[(Name, Vec<Name>)]) -> Judgement {
         match subject {
             Subject::Name(name) if name.to_string() == "bad.test" => Judgement {
                 verdict: "denied".to_owned(),
@@ -299,19 +307,19 @@ fn status_keeps_its_shape() {
     assert_eq!(
         status,
         serde_json::json!({
-            "version": 1, "state": "enforcing", "reasons": [], "uptime_seconds": null,
+            "version": 1, "state": "enforcing", "reasons": [], "warnings": [], "uptime_seconds": null,
             "leases": {"active": 1203, "ipv4": 1200, "ipv6": 3, "pending": 2, "lingering": 10, "capacity": 100_000},
             "answers": {"released": 12_345, "denied": 7, "held": 1, "gate_timeouts": 4, "refused": 5, "would_refuse": 0},
             "enforcers": [{"name": "nftables", "state": "in-force", "installed": 1203, "last_error": null, "required": true,
-                "since_seconds": 11_520, "max_addresses": 100_000, "behind": false}],
-            "upstreams": [{"url": "udp://192.0.2.53:53", "healthy": true, "asked": 10, "failed": 0, "rtt_ms": null,
+                "since_seconds": 11_520, "max_addresses": 100_000, "behind": false, "behind_seconds": 0}],
+            "upstreams": [{"url": "udp://192.0.2.53:53", "healthy": true, "state": "healthy", "asked": 10, "failed": 0, "rtt_ms": null,
                 "last_error": null}],
             "peers": [{"name": "edge1", "address": "192.0.2.254", "asn": 64_512, "state": "Established", "since_seconds": 90,
                 "advertised": {"ipv4": 1200, "ipv6": 3}, "confirm": "acked + 75ms", "confirm_latency_ms": 76,
-                "confirmations": {"count": 1002, "p99_ms": 100, "histogram": [[500, 2], [75_000, 990], [null, 10]],
+                "confirmations": {"count": 1002, "p99_ms": 100, "p50_us": 75_000, "p99_us": null, "histogram": [[500, 2], [75_000, 990], [null, 10]],
                     "settle_ms": 75, "learnt": {"samples": 20, "p50_ms": 60, "p99_ms": 64}, "unverified": 3, "closing": 2,
                     "close_latency_ms": null},
-                "capabilities": ["route refresh"], "last_error": "Cease: \u{1b}[2Jmaintenance", "required": true,
+                "capabilities": ["route refresh"], "last_error": "Cease: \u{1b}[2Jmaintenance", "unconfirmed": null, "warning": null, "observer": null, "required": true,
                 "max_routes": 50_000, "queued_octets": 0, "sessions": 1,
                 "received": {"messages": 0, "updates": 0, "announced": 0, "withdrawn": 0, "refreshes": 0, "malformed": 0},
                 "bfd": {"state": "Up", "since_seconds": 89, "remote_state": "Up", "interval_ms": 300,
@@ -338,10 +346,10 @@ enforcer  state     since   holds  of       required  last error
 nftables  in-force  3h 12m  1,203  100,000  yes       -
 
 peer   address      asn    state        since   BFD         IPv4   IPv6  confirm       latency  last error
-edge1  192.0.2.254  64512  Established  1m 30s  Up (900ms)  1,200  3     acked + 75ms  76ms     Cease: ?[2Jmaintenance
+edge1  192.0.2.254  64512  Established  1m 30s  Up (900ms)  1,200  3     acked + 75ms  75 ms    Cease: ?[2Jmaintenance
 
-upstream             healthy  asked  failed  rtt  last error
-udp://192.0.2.53:53  yes      10     0       -    -
+upstream             state    asked  failed  rtt  last error
+udp://192.0.2.53:53  healthy  10     0       -    -
 
 last errors
   1m 1s ago: edge1: hold timer expired
@@ -399,12 +407,27 @@ now: allowed
     );
     assert_eq!(
         server.stdout(&["explain", "bad.test"]),
-        "bad.test is not open
-  no lease
+        "bad.test is closed: nobody was answered with its addresses
 
 now: denied, the question gets NXDOMAIN (policy.deny[0] at destguard.toml:12)
 "
     );
+    // What has no lease, and what was refused.
+    let (client, address) = ("10.0.0.13".parse().unwrap(), "203.0.113.9".parse().unwrap());
+    assert_eq!(
+        server.stdout(&["explain", "203.0.113.9"]),
+        "203.0.113.9 is closed: nobody was answered with it; not filtered.\n"
+    );
+    (0..12).for_each(|_| server.sources.denied.refused(client, address));
+    let text = server.stdout(&["explain", "203.0.113.9"]);
+    let (before, after) = text.split_once("last ").unwrap();
+    assert_eq!(
+        before,
+        "203.0.113.9 is closed: nobody was answered with it; not filtered. 12 packets refused (10.0.0.13, "
+    );
+    assert!(after.ends_with(" s ago)\n"), "{text}");
+    let json = server.json(&["explain", "203.0.113.9", "--json"]);
+    assert_eq!((&json["open"], &json["refused"]["packets"]), (&false.into(), &12.into()));
     let json = server.json(&["explain", "192.0.2.10", "--json"]);
     assert_eq!((&json["version"], &json["open"], &json["query"]), (&1.into(), &true.into(), &"192.0.2.10".into()));
     assert_eq!(json["addresses"][0]["causes"][0]["chain"], serde_json::json!(["cdn.one.test"]));
@@ -421,7 +444,7 @@ fn peers_keep_their_shape() {
         assert!(keys.iter().any(|known| *known == key), "{key}");
     }
     let text = server.stdout(&["peers"]);
-    let line = "edge1: 1,002 confirmed: 2 in 500us, 990 in 75ms, 10 longer; settle 75ms, learnt from 20 probes: median 60ms, 99% 64ms; \
+    let line = "edge1: confirm p50 75 ms, p99 over 75 ms (1,002); settle 75ms, learnt from 20 probes: median 60ms, 99% 64ms; \
                 3 routes not verified yet; 2 withdrawals not reflected yet\n";
     assert!(text.ends_with(line), "{text}");
 }
@@ -641,7 +664,9 @@ fn a_left_over_socket_is_replaced_and_a_file_is_not() {
     assert!(path.exists());
     let unreachable = destguard(&path, &["status"]);
     assert_eq!(unreachable.status.code(), Some(3));
-    assert!(String::from_utf8_lossy(&unreachable.stderr).contains("has stopped and left its socket behind"));
+    assert!(
+        String::from_utf8_lossy(&unreachable.stderr).contains("destguard is not running (it left its socket behind at")
+    );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let socket = runtime.block_on(async { ControlSocket::bind(&path) }).unwrap();
     drop(socket);

@@ -81,6 +81,29 @@ pub struct Unconfirmed {
     pub waited: Duration,
 }
 
+/// What works worse than configured, in one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The line.
+    pub text: String,
+    /// Nothing is confirmed, or nothing of what was announced lately.
+    pub is_failing: bool,
+}
+
+impl Warning {
+    /// Of something that goes on working.
+    #[must_use]
+    pub fn of(text: String) -> Self {
+        Self { text, is_failing: false }
+    }
+
+    /// Of something that doesn't work.
+    #[must_use]
+    pub fn failing(text: String) -> Self {
+        Self { text, is_failing: true }
+    }
+}
+
 /// What the observer has heard, for a peer that has one.
 #[derive(Clone, Copy)]
 pub struct Seen<'a> {
@@ -261,7 +284,8 @@ impl Confirmer {
             self.marks.push_back(mark);
         }
         if let Some(barrier) = &mut self.barrier {
-            barrier.want(self.touched);
+            // At least once, though there be nothing to confirm yet: whether it can be is known before somebody waits for it.
+            barrier.want(self.touched.map(|end| end.max(1)));
         }
     }
 
@@ -322,23 +346,23 @@ impl Confirmer {
 
     /// What an operator should know.
     #[must_use]
-    pub fn warning(&self) -> Option<String> {
+    pub fn warning(&self) -> Option<Warning> {
         if let Some((count, net)) = self.closing.overdue() {
-            return Some(format!(
+            return Some(Warning::of(format!(
                 "withdrawn but not closed: the router still sends back {count} withdrawn routes, {net} the last"
-            ));
+            )));
         }
         let barrier = self.barrier.as_ref()?;
         match barrier.refused() {
             Some(why) if self.stand_in => {
                 let settle = self.settle.as_millis();
-                Some(format!(
+                Some(Warning::of(format!(
                     "confirm = \"refresh\" is not possible, \"acked\" and settle = {settle}ms stand in: {why}"
-                ))
+                )))
             }
-            Some(why) => Some(format!("nothing is confirmed: {why}")),
+            Some(why) => Some(Warning::failing(format!("nothing is confirmed: {why}"))),
             None if barrier.is_silent() => {
-                Some("the router doesn't answer ROUTE-REFRESH; nothing is confirmed".to_owned())
+                Some(Warning::failing("the router doesn't answer ROUTE-REFRESH; nothing is confirmed".to_owned()))
             }
             None => None,
         }

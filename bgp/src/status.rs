@@ -118,6 +118,8 @@ pub struct PeerStatus {
     pub last_error: Option<(String, Instant)>,
     /// What works worse than configured while the session is up, in one line.
     pub warning: Option<String>,
+    /// Whether the warning says that nothing is confirmed, or nothing of what was announced lately.
+    pub is_failing: bool,
     /// Routes the peer was given, IPv4 and IPv6.
     pub advertised: [usize; 2],
     /// What came from it.
@@ -207,6 +209,7 @@ impl PeerStatus {
             since: now,
             last_error: None,
             warning: None,
+            is_failing: false,
             advertised: [0; 2],
             received: Received::default(),
             families: Families::NONE,

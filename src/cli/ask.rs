@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 
-use super::{Exit, complain, say, show, table};
+use super::{Exit, complain, complain_plainly, say, show, table};
 use crate::control::client::{self, ClientError, escape};
 use crate::control::types::{
     DeniedPage, Disarmed, Explained, Leases, Peers, Reloaded, Revoked, Status, Stopping, Versioned,
@@ -31,7 +31,7 @@ enum Failure {
 impl Failure {
     fn exit(self) -> Exit {
         match self {
-            Self::Client(error @ ClientError::Unreachable { .. }) => complain(&error, Exit::Unreachable),
+            Self::Client(error @ ClientError::Unreachable { .. }) => complain_plainly(&error, Exit::Unreachable),
             Self::Client(error @ ClientError::Refused { code: StatusCode::BAD_REQUEST, .. }) => {
                 complain(&error, Exit::Usage)
             }
@@ -120,8 +120,9 @@ impl Daemon {
 
     /// `explain`
     #[must_use]
-    pub fn explain(&self, of: &str, json: bool) -> Exit {
-        let path = format!("/api/v1/explain?of={}", escape(of));
+    pub fn explain(&self, of: &str, client: Option<std::net::IpAddr>, json: bool) -> Exit {
+        let client = client.map_or_else(String::new, |client| format!("&client={}", escape(&client.to_string())));
+        let path = format!("/api/v1/explain?of={}{client}", escape(of));
         self.show(Method::GET, &path, json, |explained: &Explained| show::explained(explained, table::colours()))
     }
 

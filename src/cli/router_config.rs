@@ -188,6 +188,11 @@ pub fn generate(config: &Config, kind: RouterKind, peer: Option<&str>) -> Result
             None => "the configuration has no [[bgp.peer]]".to_owned(),
         });
     }
+    // One paste is for one router: what is another's would give it a second session.
+    if chosen.len() > 1 {
+        let names: Vec<String> = chosen.iter().map(|each| format!("--peer {}", each.name)).collect();
+        return Err(format!("the configuration has {} routers; name one: {}", names.len(), names.join(" | ")));
+    }
     let mut out = String::new();
     for each in chosen {
         if each.role == Role::Observer {

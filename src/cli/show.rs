@@ -2,7 +2,8 @@
 
 use super::table::{Table, Tone, clean, duration, number, paint, time};
 use crate::control::types::{
-    AddressExplained, Bfd, CauseClient, Denied, Explained, Judgement, Lease, Peer, Revoked, State, Status,
+    AddressExplained, Bfd, CauseClient, Denied, EndedLease, Explained, Judgement, Lease, Peer, Revoked, State, Status,
+    Tried,
 };
 
 fn or_dash(text: Option<&String>) -> String {
@@ -41,6 +42,9 @@ pub fn status(status: &Status, colour: bool) -> String {
     let mut out = format!("destguard is {}, up {}\n", paint(word, tone, colour), duration(status.uptime_seconds));
     for reason in &status.reasons {
         out.push_str(&format!("  - {}\n", clean(reason)));
+    }
+    for warning in &status.warnings {
+        out.push_str(&format!("  warning: {}\n", clean(warning)));
     }
     let leases = &status.leases;
     out.push_str(&format!(
@@ -84,11 +88,11 @@ pub fn status(status: &Status, colour: bool) -> String {
         out.push_str(&format!("\n{}", peers(&status.peers, colour)));
     }
     if !status.upstreams.is_empty() {
-        let mut table = Table::new(&["upstream", "healthy", "asked", "failed", "rtt", "last error"]);
+        let mut table = Table::new(&["upstream", "state", "asked", "failed", "rtt", "last error"]);
         for upstream in &status.upstreams {
             table.row([
                 upstream.url.clone(),
-                yes(upstream.healthy),
+                upstream.state.clone(),
                 number(upstream.asked),
                 number(upstream.failed),
                 upstream.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt}ms")),
@@ -150,16 +154,106 @@ pub fn leases(leases: &[Lease], colour: bool) -> String {
 /// Why something is open or not.
 #[must_use]
 pub fn explained(explained: &Explained, colour: bool) -> String {
-    let word = if explained.open { paint("open", Tone::Good, colour) } else { paint("not open", Tone::Bad, colour) };
-    let mut out = format!("{} is {word}\n", clean(&explained.query));
-    if explained.addresses.is_empty() {
-        out.push_str("  no lease\n");
+    let is_address = explained.query.parse::<std::net::IpAddr>().is_ok();
+    let opening = !explained.open && !explained.addresses.is_empty();
+    let word = match (explained.open, opening) {
+        (true, _) => paint("open", Tone::Good, colour),
+        (false, true) => paint("opening", Tone::Warn, colour),
+        (false, false) => paint("closed", Tone::Bad, colour),
+    };
+    let mut out = format!("{} is {word}", clean(&explained.query));
+    if opening {
+        out.push_str(": not every required enforcer has confirmed it");
+    } else if !explained.open {
+        out.push_str(&format!(": {}", past(&explained.ended, is_address)));
+        if is_address {
+            out.push_str(&format!("; {}.", verdict_of_address(&explained.now)));
+        }
     }
+    if let Some(refused) = &explained.refused {
+        let clients = few(&refused.clients.iter().map(|one| one.client).collect::<Vec<_>>(), 3);
+        let last = refused.clients.first().map_or(0, |one| one.last_seconds_ago);
+        let packets = if refused.packets == 1 { "packet" } else { "packets" };
+        let stop = if explained.open || opening { "." } else { "" };
+        out.push_str(&format!("{stop} {} {packets} refused ({clients}, last {})", number(refused.packets), ago(last)));
+    }
+    out.push('\n');
     for address in &explained.addresses {
         out.push_str(&address_explained(address, colour));
     }
-    out.push_str(&format!("\nnow: {}\n", judgement(&explained.now)));
+    // Of a closed address the first line has said it.
+    if explained.open || opening || !is_address {
+        out.push_str(&format!("\nnow: {}\n", judgement(&explained.now)));
+    }
+    for tried in &explained.answers {
+        out.push_str(&format!("  {}: {}\n", clean(&tried.qtype), answer(tried)));
+    }
     out
+}
+
+/// "4 s ago", "3m 10s ago".
+fn ago(seconds: u64) -> String {
+    if seconds < 60 { format!("{seconds} s ago") } else { format!("{} ago", duration(seconds)) }
+}
+
+/// How long something closed has been that.
+fn past(ended: &[EndedLease], is_address: bool) -> String {
+    let Some(last) = ended.iter().min_by_key(|ended| ended.seconds_ago) else {
+        return if is_address { "nobody was answered with it" } else { "nobody was answered with its addresses" }
+            .to_owned();
+    };
+    let (when, how) = (ago(last.seconds_ago), clean(&last.how));
+    if is_address {
+        return format!("it was open for {} until {when} ({how})", clean(&few(&last.names, 3)));
+    }
+    let addresses: Vec<_> = ended.iter().map(|ended| ended.address).collect();
+    format!("{} was open for it until {when} ({how})", few(&addresses, 3))
+}
+
+fn verdict_of_address(now: &Judgement) -> String {
+    match now.verdict.as_str() {
+        "allowed" => match cited(now) {
+            cited if cited.is_empty() => "not filtered".to_owned(),
+            cited => format!("not filtered{cited}: {}", clean(&now.reason)),
+        },
+        _ => judgement(now),
+    }
+}
+
+/// What a question of one type would get.
+fn answer(tried: &Tried) -> String {
+    let mut out = clean(&tried.verdict);
+    if !tried.reason.is_empty() {
+        out.push_str(&format!(", {}", clean(&tried.reason)));
+    }
+    out.push_str(&cite(tried.rule.as_ref(), tried.place.as_ref()));
+    if !tried.chain.is_empty() {
+        out.push_str(&format!(", via {}", clean(&tried.chain.join(", "))));
+    }
+    for one in &tried.addresses {
+        let does = match one.verdict.as_str() {
+            "allowed" => "would be opened",
+            "always open" => "is always open",
+            _ => "is taken out",
+        };
+        let why = one.reason.as_ref().map_or_else(String::new, |why| format!(": {}", clean(why)));
+        out.push_str(&format!("\n    {} {does}{}{why}", one.address, cite(one.rule.as_ref(), one.place.as_ref())));
+    }
+    out
+}
+
+/// Rule and place in parentheses.
+fn cite(rule: Option<&String>, place: Option<&String>) -> String {
+    match (rule, place) {
+        (Some(list), Some(place)) if list.starts_with("list ") => format!(" ({}, {})", clean(list), clean(place)),
+        (Some(rule), Some(place)) => format!(" ({} at {})", clean(rule), clean(place)),
+        (Some(one), None) | (None, Some(one)) => format!(" ({})", clean(one)),
+        (None, None) => String::new(),
+    }
+}
+
+fn cited(now: &Judgement) -> String {
+    cite(now.rule.as_ref(), now.place.as_ref())
 }
 
 fn judgement(now: &Judgement) -> String {
@@ -167,11 +261,7 @@ fn judgement(now: &Judgement) -> String {
     if !now.reason.is_empty() {
         out.push_str(&format!(", {}", clean(&now.reason)));
     }
-    match (&now.rule, &now.place) {
-        (Some(rule), Some(place)) => out.push_str(&format!(" ({} at {})", clean(rule), clean(place))),
-        (Some(one), None) | (None, Some(one)) => out.push_str(&format!(" ({})", clean(one))),
-        (None, None) => {}
-    }
+    out.push_str(&cited(now));
     out
 }
 
@@ -268,7 +358,7 @@ pub fn peers(peers: &[Peer], colour: bool) -> String {
             number(peer.advertised.ipv4),
             number(peer.advertised.ipv6),
             peer.confirm.clone(),
-            peer.confirm_latency_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms}ms")),
+            peer.confirmations.as_ref().and_then(|seen| seen.p50_us).map_or_else(|| "-".to_owned(), millis),
             or_dash(peer.last_error.as_ref()),
         ]);
     }
@@ -283,16 +373,15 @@ pub fn confirmations(peers: &[Peer]) -> String {
         let Some(confirmations) = &peer.confirmations else { continue };
         let mut parts = Vec::new();
         if confirmations.count > 0 {
-            let buckets = confirmations.histogram.iter().map(|(bound, count)| match bound {
-                Some(micros) if micros % 1000 == 0 => format!("{} in {}ms", number(*count), number(micros / 1000)),
-                Some(micros) => format!("{} in {}us", number(*count), number(*micros)),
-                None => format!("{} longer", number(*count)),
-            });
-            parts.push(format!(
-                "{} confirmed: {}",
-                number(confirmations.count),
-                buckets.collect::<Vec<_>>().join(", ")
-            ));
+            let longest = confirmations.histogram.iter().rev().find_map(|(bound, _)| *bound);
+            let within = |micros: Option<u64>| match (micros, longest) {
+                (Some(micros), _) => millis(micros),
+                // Above the last bound.
+                (None, Some(longest)) => format!("over {}", millis(longest)),
+                (None, None) => "long".to_owned(),
+            };
+            let (median, high) = (within(confirmations.p50_us), within(confirmations.p99_us));
+            parts.push(format!("confirm p50 {median}, p99 {high} ({})", number(confirmations.count)));
         }
         if let Some(learnt) = &confirmations.learnt {
             let shown = match (learnt.p50_ms, learnt.p99_ms) {
@@ -315,6 +404,12 @@ pub fn confirmations(peers: &[Peer]) -> String {
         }
     }
     out
+}
+
+/// Microseconds as "0.25 ms", "25 ms".
+fn millis(micros: u64) -> String {
+    let text = format!("{}.{:03}", micros / 1000, micros % 1000);
+    format!("{} ms", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 /// One line each.

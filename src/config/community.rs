@@ -67,6 +67,12 @@ pub fn standard(text: &str) -> Result<u32, String> {
     Ok(value)
 }
 
+/// What a text that isn't one of `bgp.communities` may be meant as.
+#[must_use]
+pub fn meant(text: &str) -> Option<&'static str> {
+    large(text).is_ok().then_some("a large community: use large_communities")
+}
+
 /// "64512:1:2".
 ///
 /// # Errors
@@ -95,6 +101,7 @@ mod tests {
         assert_eq!(large("4200000000:1:2"), Ok([4_200_000_000, 1, 2]));
         for wrong in ["", "1", "65536:1", "1:2:3", "+1:2", "a:b", "1:-2", "65535:666", "65535:6"] {
             assert!(standard(wrong).is_err(), "{wrong}");
+            assert_eq!(meant(wrong).is_some(), wrong == "1:2:3", "{wrong}");
         }
         for wrong in ["", "1:2", "1:2:3:4", "4294967296:0:0", "1::2"] {
             assert!(large(wrong).is_err(), "{wrong}");

@@ -1,6 +1,6 @@
-//! From text to [`Config`], collecting every error of syntax, shape and type instead of stopping at the first.
+//! From text to [`Config`], collecting every error of shape and type instead of stopping at the first.
 //!
-//! The parser recovers from syntax errors. For the rest the tree is deserialised; on an error the offending node is noted
+//! Of syntax errors the first alone is told: what stands behind it is read as something else than it is. For the rest the tree is deserialised; on an error the offending node is noted
 //! and taken out (or replaced by a harmless value where the key is required), and it is tried again. What was taken out is
 //! *spoilt*: later checks say nothing about it, since the user already knows.
 
@@ -91,8 +91,10 @@ impl<'t> Document<'t> {
             spoilt: BTreeSet::new(),
             syntax: !errors.is_empty(),
         };
-        for error in errors {
+        // What stands behind it is read as something else than it is: the rest would be guesses.
+        if let Some(error) = errors.into_iter().min_by_key(|error| error.span().map_or(0, |span| span.start)) {
             document.note(Severity::Error, error.span().unwrap_or(0..0), "", error.message().to_owned(), None);
+            return (document, Config::default());
         }
         let mut work = document.tree.clone();
         document.require(&mut work);
@@ -115,11 +117,11 @@ impl<'t> Document<'t> {
                         continue;
                     }
                     let path = format!("{section}.{list}[{index}]");
-                    // A syntax error may be why it is missing; a misspelt key is reported as such.
+                    // A misspelt key is reported as such.
                     let misspelt = table.keys().any(|other| {
                         nearest(other.get_ref(), &[key]).is_some() && !keys.contains(&other.get_ref().as_ref())
                     });
-                    if !self.syntax && !misspelt {
+                    if !misspelt {
                         let message = format!("`{key}` is missing");
                         let help = Some(format!("every [[{section}.{list}]] needs {}", quoted(keys)));
                         self.note(Severity::Error, span.clone(), &path, message, help);
@@ -151,9 +153,7 @@ impl<'t> Document<'t> {
             if let Some(meant) = is_key.then(|| meant(error.message(), &steps)).flatten() {
                 self.spoilt.insert(meant);
             }
-            if !(self.syntax && self.line_has_finding(span.start)) {
-                self.note(Severity::Error, span, &path, message, help);
-            }
+            self.note(Severity::Error, span, &path, message, help);
             take_out(work.get_mut(), &steps);
             // Elements move up when one is taken out of a list, so the whole list is spoilt.
             let spoilt = match steps.split_last() {
@@ -163,11 +163,6 @@ impl<'t> Document<'t> {
             self.spoilt.insert(spoilt);
         }
         Config::default()
-    }
-
-    fn line_has_finding(&self, offset: usize) -> bool {
-        let (line, _) = self.lines.position(offset);
-        self.findings.iter().any(|finding| finding.line == line)
     }
 
     fn note(&mut self, severity: Severity, span: Range<usize>, key: &str, message: String, help: Option<String>) {

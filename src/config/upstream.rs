@@ -111,15 +111,26 @@ fn sendable(path: &str) -> Result<&str, String> {
     path.parse::<hyper::Uri>().map(|_| path).map_err(|error| format!("the path can't be asked for: {error}"))
 }
 
+/// What to do about an upstream that is given by a name.
+#[must_use]
+pub fn by_name(text: &str) -> Option<&'static str> {
+    let (_, rest) = text.split_once("://")?;
+    let host = rest.split(['/', ':']).next()?;
+    // What has only digits and dots is an address with a slip.
+    let is_name =
+        host.bytes().any(|byte| byte.is_ascii_alphabetic()) && crate::core::policy::name_from_user(host).is_ok();
+    is_name.then_some("give the address; put the name into server_name")
+}
+
 /// Reads "192.0.2.1", "192.0.2.1:53", "[2001:db8::1]", "[2001:db8::1]:53" and a bare "2001:db8::1".
 fn host_and_port(host: &str, default_port: u16) -> Result<SocketAddr, String> {
     if let Ok(addr) = host.parse::<SocketAddr>() {
         return if addr.port() == 0 { Err("port 0 is not a port".to_owned()) } else { Ok(addr) };
     }
     let bare = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
-    bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, default_port)).map_err(|_| {
-        format!("\"{host}\" is not an IP address with an optional port; names can't be used here, for who would resolve them?")
-    })
+    bare.parse::<IpAddr>()
+        .map(|ip| SocketAddr::new(ip, default_port))
+        .map_err(|_| format!("\"{host}\" is not an IP address with an optional port"))
 }
 
 impl fmt::Display for UpstreamUrl {

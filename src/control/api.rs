@@ -2,7 +2,7 @@
 //!
 //! | route | method | over TCP too |
 //! |---|---|---|
-//! | `/api/v1/status`, `/api/v1/leases?of=&after=&limit=`, `/api/v1/explain?of=`, `/api/v1/peers`, `/api/v1/denied?after=&wait=` | GET | yes |
+//! | `/api/v1/status`, `/api/v1/leases?of=&after=&limit=`, `/api/v1/explain?of=&client=`, `/api/v1/peers`, `/api/v1/denied?after=&wait=` | GET | yes |
 //! | `/api/v1/revoke?of=`, `/api/v1/reload`, `/api/v1/disarm`, `/api/v1/stop?withdraw=` | POST | no |
 //! | `/metrics`, `/health`, `/ready` | GET | yes |
 //! | `/` (the page for a browser) | GET | only there |
@@ -23,7 +23,10 @@ use serde::{Deserialize, Serialize};
 
 use super::sources::{Sources, Subject};
 use super::status;
-use super::types::{Disarmed, Explained, Failed, Leases, Peers, Reloaded, Revoked, State, Status, Stopping, Versioned};
+use super::types::{
+    Disarmed, EndedLease, Explained, Failed, Judgement, Leases, Peers, Reloaded, Revoked, State, Status, Stopping,
+    Tried, Versioned,
+};
 use crate::core::event::RevokeTarget;
 use crate::core::explain::LeaseFilter;
 use crate::core::name::Name;
@@ -43,6 +46,8 @@ const CORE_PATIENCE: Duration = Duration::from_secs(5);
 struct App {
     sources: Arc<dyn Sources>,
     started: Instant,
+    /// Who asks is the operator: what costs others something may be done.
+    trusted: bool,
 }
 
 /// What is not a success, for scripts.
@@ -93,15 +98,16 @@ pub fn control(sources: Arc<dyn Sources>) -> Router {
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/disarm", post(disarm))
         .route("/api/v1/stop", post(stop))
-        .with_state(App { sources, started: Instant::now() })
+        .with_state(App { sources, started: Instant::now(), trusted: true })
 }
 
 /// What may be seen over TCP.
 pub fn read_only(sources: Arc<dyn Sources>) -> Router {
-    routes()
-        .merge(super::page::routes())
-        .layer(middleware::from_fn(no_foreign_names))
-        .with_state(App { sources, started: Instant::now() })
+    routes().merge(super::page::routes()).layer(middleware::from_fn(no_foreign_names)).with_state(App {
+        sources,
+        started: Instant::now(),
+        trusted: false,
+    })
 }
 
 /// Refuses requests that name the guard by anything but an address or "localhost": a web page that has its own name resolve
@@ -181,19 +187,59 @@ fn name(text: &str) -> Result<Name, ApiError> {
     read.ok_or_else(|| bad_subject(text))
 }
 
-async fn explain(Extract(app): Extract<App>, query: Result<Query<Of>, QueryRejection>) -> Reply<Explained> {
-    let Query(Of { of }) = query?;
+/// What `explain` can be asked.
+#[derive(Deserialize)]
+struct ExplainQuery {
+    of: String,
+    client: Option<IpAddr>,
+}
+
+async fn explain(Extract(app): Extract<App>, query: Result<Query<ExplainQuery>, QueryRejection>) -> Reply<Explained> {
+    let Query(ExplainQuery { of, client }) = query?;
     let subject = subject(&of)?;
     let core = app.sources.core();
-    let addresses = match &subject {
-        Subject::Address(address) => core.explain(*address).await?.into_iter().collect(),
-        Subject::Name(name) => core.explain_name(name.clone(), EXPLAINED).await?,
+    let (mut ended, mut answers, mut refused) = (Vec::new(), Vec::new(), None);
+    let (addresses, now) = match &subject {
+        Subject::Address(address) => {
+            let known = core.known(*address).await?;
+            let now = app.sources.judge(&subject, client, &known.causes);
+            ended.extend(known.ended.map(EndedLease::from));
+            refused = app.sources.denied().packets_to(*address);
+            (known.lease.into_iter().collect(), now)
+        }
+        Subject::Name(name) => {
+            let mut now = app.sources.judge(&subject, client, &[]);
+            // Strangers can't have upstreams asked.
+            if app.trusted && now.verdict == "allowed" {
+                answers = app.sources.try_name(name, client).await;
+                now = in_all(now, &answers);
+            }
+            ended.extend(core.ended_of_name(name.clone(), EXPLAINED).await?.into_iter().map(EndedLease::from));
+            (core.explain_name(name.clone(), EXPLAINED).await?, now)
+        }
     };
-    let now = app.sources.judge(&subject);
     // A lease that some enforcer still has to confirm is not open.
     let held = addresses.iter().any(|address| address.state != crate::core::explain::LeaseState::Pending);
     let open = held || now.verdict == "always open";
-    reply(Explained { query: of, open, now, addresses: addresses.into_iter().map(Into::into).collect() })
+    let addresses = addresses.into_iter().map(Into::into).collect();
+    reply(Explained { query: of, open, now, addresses, answers, ended, refused })
+}
+
+/// What becomes of questions for a name that may be asked: allowed where one type is.
+fn in_all(now: Judgement, answers: &[Tried]) -> Judgement {
+    let opens =
+        |tried: &Tried| tried.verdict == "allowed" && tried.addresses.iter().any(|one| one.verdict != "filtered");
+    if answers.iter().any(opens) {
+        return now;
+    }
+    let worst =
+        ["denied", "filtered", "failed"].iter().find_map(|word| answers.iter().find(|one| one.verdict == *word));
+    worst.map_or(now, |worst| Judgement {
+        verdict: worst.verdict.clone(),
+        reason: worst.reason.clone(),
+        rule: worst.rule.clone(),
+        place: worst.place.clone(),
+    })
 }
 
 async fn peers(Extract(app): Extract<App>) -> Reply<Peers> {
@@ -306,12 +352,13 @@ struct Well {
     ok: bool,
     state: State,
     reasons: Vec<String>,
+    warnings: Vec<String>,
 }
 
 /// The daemon lives and its core answers.
 async fn health(Extract(app): Extract<App>) -> Reply<Well> {
     let status = status_of(&app).await?;
-    reply(Well { ok: true, state: status.state, reasons: status.reasons })
+    reply(Well { ok: true, state: status.state, reasons: status.reasons, warnings: status.warnings })
 }
 
 /// The guard does what it is configured to do.
@@ -319,7 +366,8 @@ async fn ready(Extract(app): Extract<App>) -> Result<Response, ApiError> {
     let status = status_of(&app).await?;
     let ok = matches!(status.state, State::Enforcing | State::Audit);
     let code = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    Ok((code, Json(Versioned::new(Well { ok, state: status.state, reasons: status.reasons }))).into_response())
+    let well = Well { ok, state: status.state, reasons: status.reasons, warnings: status.warnings };
+    Ok((code, Json(Versioned::new(well))).into_response())
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens, or we may not connect.
-    #[error("the daemon is not reachable at {}: {}", path.display(), cause(source))]
+    #[error("{}", unreachable(path, source))]
     Unreachable {
         /// The socket.
         path: PathBuf,
@@ -41,15 +41,27 @@ pub enum ClientError {
     },
 }
 
+/// Where the daemon's socket is unless somebody says otherwise.
+pub const SOCKET: &str = "/run/destguard/control.sock";
+
 /// What a failed connect means, with what to do.
-fn cause(error: &io::Error) -> String {
-    let hint = match error.kind() {
-        io::ErrorKind::NotFound => "no daemon runs, or its socket is elsewhere (--socket)",
-        io::ErrorKind::ConnectionRefused => "the daemon has stopped and left its socket behind",
-        io::ErrorKind::PermissionDenied => "only root, the daemon's user and its group may ask",
-        _ => return error.to_string(),
+fn unreachable(path: &Path, error: &io::Error) -> String {
+    let place = path.display();
+    let start = if path == Path::new(SOCKET) {
+        "Start it: systemctl start destguard"
+    } else {
+        "Start it, or name its socket with --socket"
     };
-    format!("{error}; {hint}")
+    match error.kind() {
+        io::ErrorKind::NotFound => format!("destguard is not running (no socket at {place}). {start}"),
+        io::ErrorKind::ConnectionRefused => {
+            format!("destguard is not running (it left its socket behind at {place}). {start}")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("permission denied ({place}): use sudo or join group destguard")
+        }
+        _ => format!("destguard can't be reached at {place}: {error}"),
+    }
 }
 
 /// Sends one request and returns the answer's text.

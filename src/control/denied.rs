@@ -3,16 +3,22 @@
 //! push out the rest.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
-use super::types::{Denied, DeniedPage};
+use super::types::{Denied, DeniedPage, RefusedClient, RefusedPackets};
+use crate::core::budget::client_key;
+use crate::core::remembered::Remembered;
 
 /// Entries kept; older ones are forgotten and counted.
 pub const KEPT: usize = 1024;
+/// Most pairs of destination and client whose refused packets are counted apart.
+const PAIRS: usize = 4096;
+/// Most clients that are told of one destination.
+const CLIENTS: usize = 16;
 /// How far back the same thing is looked for.
 const LOOK_BACK: usize = 16;
 
@@ -55,11 +61,16 @@ struct Log {
 pub struct DeniedLog {
     log: Arc<Mutex<Log>>,
     changed: Arc<watch::Sender<u64>>,
+    packets: Arc<Mutex<Packets>>,
 }
+
+/// Refused packets by destination and client: how many, and when the last one was. A client has its share of the table.
+type Packets = Remembered<(IpAddr, IpAddr), IpAddr, (u64, Instant)>;
 
 impl Default for DeniedLog {
     fn default() -> Self {
-        Self { log: Arc::default(), changed: Arc::new(watch::Sender::new(0)) }
+        let packets = Arc::new(Mutex::new(Remembered::new(PAIRS)));
+        Self { log: Arc::default(), changed: Arc::new(watch::Sender::new(0)), packets }
     }
 }
 
@@ -119,6 +130,34 @@ impl DeniedLog {
         self.changed.send_replace(number);
     }
 
+    /// Counts a packet that was refused.
+    pub fn refused(&self, client: IpAddr, destination: IpAddr) {
+        let mut packets = self.packets.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (destination, client);
+        let before = packets.get(&key).map_or(0, |(count, _)| *count);
+        packets.put(key, client_key(client), (before.saturating_add(1), Instant::now()));
+    }
+
+    /// Packets to this destination that were refused, as far as the ruleset told of them; `None`: none.
+    #[must_use]
+    pub fn packets_to(&self, destination: IpAddr) -> Option<RefusedPackets> {
+        let packets = self.packets.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, last) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)));
+        let mut clients: Vec<RefusedClient> = packets
+            .range((destination, first)..=(destination, last))
+            .map(|((_, client), (packets, at))| RefusedClient {
+                client: *client,
+                packets: *packets,
+                last_seconds_ago: at.elapsed().as_secs(),
+            })
+            .collect();
+        drop(packets);
+        let packets = clients.iter().fold(0, |sum: u64, client| sum.saturating_add(client.packets));
+        clients.sort_by_key(|client| client.last_seconds_ago);
+        clients.truncate(CLIENTS);
+        (packets > 0).then_some(RefusedPackets { packets, clients })
+    }
+
     /// What changed behind the number `after`, oldest first; 0 = everything kept.
     #[must_use]
     pub fn since(&self, after: u64) -> DeniedPage {
@@ -175,6 +214,24 @@ mod tests {
         let page = log.since(0);
         assert_eq!((page.denied.len(), page.lost), (KEPT, 10));
         assert_eq!(log.since(page.next).lost, 0);
+    }
+
+    #[test]
+    fn refused_packets_are_counted_by_destination_and_a_flood_of_one_client_hides_no_other() {
+        let log = DeniedLog::default();
+        let (quiet, noisy) = (IpAddr::from([10, 0, 0, 13]), IpAddr::from([10, 0, 0, 66]));
+        let address = IpAddr::from([203, 0, 113, 9]);
+        assert_eq!(log.packets_to(address), None);
+        (0..12).for_each(|_| log.refused(quiet, address));
+        for n in 0..2 * PAIRS as u32 {
+            log.refused(noisy, IpAddr::from(n.to_be_bytes()));
+        }
+        log.refused(noisy, address);
+        let seen = log.packets_to(address).unwrap();
+        assert_eq!(seen.packets, 13);
+        let of = |client| seen.clients.iter().find(|seen| seen.client == client).map(|seen| seen.packets);
+        assert_eq!((of(quiet), of(noisy)), (Some(12), Some(1)));
+        assert!(log.packets.lock().unwrap().len() <= PAIRS);
     }
 
     #[tokio::test]

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::pin::Pin;
 
 use super::denied::DeniedLog;
-use super::types::{Judgement, List, LoggedError, Peer, Reloaded, Upstream};
+use super::types::{Judgement, List, LoggedError, Peer, Reloaded, Tried, Upstream};
 use crate::core::event::{Event, RevokeTarget};
-use crate::core::explain::{Counts, EnforcerView, Explanation, LeaseFilter, LeaseView};
+use crate::core::explain::{Counts, EndedView, EnforcerView, Explanation, Known, LeaseFilter, LeaseView};
 use crate::core::name::Name;
 use crate::core_task::{CoreHandle, Stopped};
 
@@ -28,6 +28,14 @@ pub trait CoreView: Send + Sync {
     fn explain(&self, address: IpAddr) -> Later<'_, Result<Option<Explanation>, Stopped>>;
     /// Why the addresses of a name are open.
     fn explain_name(&self, name: Name, limit: usize) -> Later<'_, Result<Vec<Explanation>, Stopped>>;
+    /// What is known of an address, open or not.
+    fn known(&self, address: IpAddr) -> Later<'_, Result<Known, Stopped>> {
+        Box::pin(async move { Ok(Known { lease: self.explain(address).await?, ..Known::default() }) })
+    }
+    /// Leases of a name that are over.
+    fn ended_of_name(&self, _name: Name, _limit: usize) -> Later<'_, Result<Vec<EndedView>, Stopped>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
     /// Counts and enforcers, of one moment.
     fn overview(&self) -> Later<'_, Result<(Counts, Vec<EnforcerView>), Stopped>>;
     /// Closes now.
@@ -50,6 +58,14 @@ impl CoreView for CoreHandle {
 
     fn explain_name(&self, name: Name, limit: usize) -> Later<'_, Result<Vec<Explanation>, Stopped>> {
         Box::pin(self.inspect(move |guard, now| guard.explain_name(&name, limit, now)))
+    }
+
+    fn known(&self, address: IpAddr) -> Later<'_, Result<Known, Stopped>> {
+        Box::pin(self.inspect(move |guard, now| guard.known(address, now)))
+    }
+
+    fn ended_of_name(&self, name: Name, limit: usize) -> Later<'_, Result<Vec<EndedView>, Stopped>> {
+        Box::pin(self.inspect(move |guard, now| guard.ended_of_name(&name, limit, now)))
     }
 
     fn overview(&self) -> Later<'_, Result<(Counts, Vec<EnforcerView>), Stopped>> {
@@ -118,14 +134,25 @@ pub trait Sources: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What is not well, or soon won't be, though nothing is wrong yet.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The last few errors, newest first.
     fn errors(&self) -> Vec<LoggedError> {
         Vec::new()
     }
 
-    /// What policy and filter would say now.
-    fn judge(&self, _subject: &Subject) -> Judgement {
+    /// What policy and filter would say now, of everybody's questions or of this client's. `causes`: questions that had the address in their
+    /// answers, with their aliases.
+    fn judge(&self, _subject: &Subject, _client: Option<IpAddr>, _causes: &[(Name, Vec<Name>)]) -> Judgement {
         Judgement { verdict: "unknown".to_owned(), ..Judgement::default() }
+    }
+
+    /// What questions for a name would get now, by type; may ask upstreams.
+    fn try_name(&self, _name: &Name, _client: Option<IpAddr>) -> Later<'_, Vec<Tried>> {
+        Box::pin(async { Vec::new() })
     }
 
     /// The OpenMetrics text.

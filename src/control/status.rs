@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use super::sources::Sources;
-use super::types::{AnswerCounts, LeaseCounts, State, Status};
+use super::types::{AnswerCounts, LeaseCounts, Peer, State, Status, Upstream};
 use crate::core::explain::{Counts, EnforcerState, EnforcerView, RefusedCounts};
+use crate::core::gate::MOST_WAITING;
+use crate::core::groups::MOST_SETS;
 use crate::core_task::Stopped;
 
 /// The whole of `status`.
@@ -14,17 +16,19 @@ use crate::core_task::Stopped;
 pub async fn status(sources: &dyn Sources, uptime: Duration) -> Result<Status, Stopped> {
     let (counts, enforcers) = sources.core().overview().await?;
     let upstreams = sources.upstreams();
-    let mut troubles = sources.troubles();
-    if !upstreams.is_empty() && upstreams.iter().all(|upstream| !upstream.healthy) {
-        troubles.push("no upstream answers".to_owned());
-    }
-    let (state, mut reasons) = judge(&enforcers, troubles, sources.audit());
+    let peers = sources.peers();
+    let mut found = Found { reasons: sources.troubles(), warnings: sources.warnings() };
+    found.upstreams(&upstreams);
+    found.tables(&counts);
+    let (state, mut found) = judge(&enforcers, &peers, found, sources.audit());
     if sources.audits() {
-        reasons.iter_mut().for_each(|reason| *reason = reason.replace("are refused", "would be refused"));
+        let lines = found.reasons.iter_mut().chain(&mut found.warnings);
+        lines.for_each(|line| *line = line.replace("are refused", "would be refused"));
     }
     Ok(Status {
         state,
-        reasons,
+        reasons: found.reasons,
+        warnings: found.warnings,
         uptime_seconds: uptime.as_secs(),
         leases: LeaseCounts {
             active: counts.ipv4.saturating_add(counts.ipv6),
@@ -37,7 +41,7 @@ pub async fn status(sources: &dyn Sources, uptime: Duration) -> Result<Status, S
         answers: AnswerCounts { would_refuse: sources.would_refuse(), ..answers(&counts, sources.denied_count()) },
         enforcers: enforcers.into_iter().map(Into::into).collect(),
         upstreams,
-        peers: sources.peers(),
+        peers,
         lists: sources.lists(),
         errors: sources.errors(),
     })
@@ -67,25 +71,170 @@ fn answers(counts: &Counts, denied: u64) -> AnswerCounts {
     }
 }
 
-/// Worst first: something lost, then something not there yet, then audit.
-fn judge(enforcers: &[EnforcerView], troubles: Vec<String>, audit: Vec<String>) -> (State, Vec<String>) {
-    let mut reasons = troubles;
-    let mut starting = Vec::new();
-    for enforcer in enforcers {
-        match enforcer.state {
-            EnforcerState::InForce => {}
-            EnforcerState::Starting => starting.push(format!("{} has not reported yet", enforcer.name)),
-            EnforcerState::Partial => {
-                starting.push(format!("{} has confirmed {} of its addresses", enforcer.name, enforcer.installed));
-            }
-            EnforcerState::Lost => {
-                let why = enforcer.last_error.as_deref().unwrap_or("no reason given");
-                let effect = if enforcer.required { ", so answers with new addresses are refused" } else { "" };
-                reasons.push(format!("{} is lost: {why}{effect}", enforcer.name));
-            }
+/// What is wrong, and what is not well.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Found {
+    reasons: Vec<String>,
+    warnings: Vec<String>,
+}
+
+/// Percent from which on a bounded thing counts as nearly full.
+const NEARLY: usize = 80;
+/// A router that is up, and an enforcer that keeps up, confirm within a fraction of this.
+const CONFIRMS_WITHIN: u64 = 3;
+
+impl Found {
+    fn upstreams(&mut self, upstreams: &[Upstream]) {
+        // One that was never asked may be well.
+        if !upstreams.is_empty() && upstreams.iter().all(|upstream| upstream.state == "broken") {
+            self.reasons.push("no upstream answers".to_owned());
+            return;
+        }
+        for upstream in upstreams.iter().filter(|upstream| upstream.state == "broken") {
+            self.warnings.push(format!("the upstream {} doesn't answer", upstream.url));
+        }
+        if upstreams.iter().all(|upstream| upstream.state == "unknown" && upstream.failed > 0) && !upstreams.is_empty()
+        {
+            self.warnings.push("no upstream has answered yet".to_owned());
         }
     }
-    let state = if !reasons.is_empty() {
+
+    /// Tables with a bound.
+    fn tables(&mut self, counts: &Counts) {
+        let leases = counts.ipv4.saturating_add(counts.ipv6).saturating_add(counts.lingering);
+        let effect = "so answers with new addresses are refused";
+        self.fills("the lease table", leases, counts.capacity, "lease.capacity", effect);
+        let pairs = "the table of clients' leases";
+        self.fills(pairs, counts.pairs, counts.capacity, "lease.capacity", effect);
+        self.fills("the gate", counts.waiting, MOST_WAITING, "answers that may wait", effect);
+        let sets = "the table of sets of groups";
+        self.fills(sets, counts.group_sets, MOST_SETS, "fixed", "so answers that need another set are refused");
+        if counts.journal_behind {
+            self.reasons.push(format!("the lease journal can't be written, {effect}"));
+        }
+    }
+
+    /// One that is full, or nearly.
+    fn fills(&mut self, what: &str, used: usize, most: usize, bound: &str, effect: &str) {
+        if most == 0 || used.saturating_mul(100) < most.saturating_mul(NEARLY) {
+            return;
+        }
+        if used >= most {
+            self.reasons.push(format!("{what} is full: {used} of {most} ({bound}), {effect}"));
+        } else {
+            let percent = used.saturating_mul(100) / most;
+            self.warnings.push(format!("{what} is {percent} % full: {used} of {most} ({bound})"));
+        }
+    }
+
+    /// What is wrong with an enforcer, or not there yet.
+    fn enforcer(&mut self, enforcer: &EnforcerView, peer: Option<&Peer>, starting: &mut Vec<String>) {
+        let name = &enforcer.name;
+        if let Some(used) = enforcer.budget_used {
+            // All routers share one table: the smallest budget bounds it, required or not.
+            let what = format!("the route budget of {name}");
+            self.fills(&what, used, enforcer.max_addresses, "max_routes", "so answers with new addresses are refused");
+        }
+        let effect = if enforcer.required { ", so answers with new addresses are refused" } else { " (not required)" };
+        let up_for = peer.filter(|peer| peer.state == "Established").map(|peer| peer.since_seconds);
+        let cause = || {
+            let said = peer.and_then(|peer| peer.unconfirmed.as_ref().or(peer.warning.as_ref()));
+            said.cloned().unwrap_or_else(|| silence(peer))
+        };
+        let problem = match (enforcer.state, up_for) {
+            (EnforcerState::Starting | EnforcerState::Lost, Some(up)) if up >= CONFIRMS_WITHIN => {
+                Some(format!("{name} is up for {up} s and has confirmed nothing: {}{effect}", cause()))
+            }
+            (EnforcerState::Lost, _) => {
+                let why = enforcer.last_error.as_deref().unwrap_or("no reason given");
+                Some(format!("{name} is lost: {why}{effect}"))
+            }
+            (EnforcerState::Starting, _) => {
+                let down = peer.filter(|_| up_for.is_none());
+                let how = down.map_or_else(
+                    || "has not reported yet".to_owned(),
+                    |peer| {
+                        let why = peer.last_error.as_ref().map_or_else(String::new, |why| format!(", {why}"));
+                        format!("has not come up yet: {}{why}", peer.state)
+                    },
+                );
+                let line = format!("{name} {how}");
+                if enforcer.required {
+                    starting.push(line)
+                } else {
+                    self.warnings.push(line + effect)
+                }
+                None
+            }
+            (EnforcerState::Partial, _) if peer.is_none_or(|peer| peer.unconfirmed.is_none()) => {
+                let line = format!("{name} has confirmed {} of its addresses", enforcer.installed);
+                if enforcer.required {
+                    starting.push(line)
+                } else {
+                    self.warnings.push(line + effect)
+                }
+                None
+            }
+            (EnforcerState::InForce, _) if enforcer.behind_seconds >= CONFIRMS_WITHIN => {
+                Some(format!("{name} has confirmed nothing for {} s: {}{effect}", enforcer.behind_seconds, cause()))
+            }
+            _ => {
+                let unconfirmed = peer.and_then(|peer| peer.unconfirmed.as_ref());
+                unconfirmed.map(|why| format!("{name} does not confirm what it is told: {why}{effect}"))
+            }
+        };
+        if let Some(problem) = problem {
+            if enforcer.required { self.reasons.push(problem) } else { self.warnings.push(problem) }
+        }
+        let warned = peer.and_then(|peer| peer.warning.as_ref());
+        if let Some(warning) = warned.filter(|_| enforcer.state == EnforcerState::InForce && up_for.is_some()) {
+            self.warnings.push(format!("{name}: {warning}"));
+        }
+    }
+}
+
+impl Found {
+    /// A router whose observer is not there can't be seen to hold anything.
+    fn observer(&mut self, enforcer: &EnforcerView, peer: &Peer, observer: Option<&Peer>) {
+        let up = |peer: &Peer| peer.state == "Established";
+        let Some(observer) = observer.filter(|observer| up(peer) && !up(observer)) else { return };
+        if peer.since_seconds.min(observer.since_seconds) < CONFIRMS_WITHIN {
+            return;
+        }
+        let why = observer.last_error.as_ref().map_or_else(String::new, |why| format!(", {why}"));
+        let (name, other, state) = (&enforcer.name, &observer.name, &observer.state);
+        let line = format!("nothing of {name} is confirmed: its observer {other} is not up: {state}{why}");
+        if enforcer.required { self.reasons.push(line) } else { self.warnings.push(line) }
+    }
+}
+
+/// Where to look when nothing comes and the session says no more.
+fn silence(peer: Option<&Peer>) -> String {
+    let Some(peer) = peer else { return "the last changes are not acknowledged".to_owned() };
+    let mode = peer.confirm.split(' ').next().unwrap_or_default();
+    let hint = match mode {
+        "refresh" => "the router does not answer ROUTE-REFRESH",
+        "reflect" => {
+            "nothing comes back on the observer's session: is it up, and does the router send the routes there?"
+        }
+        "probe" => "no probe is answered: does the router forward to the next hop, and answer probes?",
+        _ => "its TCP acknowledges nothing",
+    };
+    format!("{hint} (confirm = \"{mode}\")")
+}
+
+/// Worst first: something lost, then something not there yet, then audit. What is not required never decides.
+fn judge(enforcers: &[EnforcerView], peers: &[Peer], mut found: Found, audit: Vec<String>) -> (State, Found) {
+    let mut starting = Vec::new();
+    for enforcer in enforcers {
+        let peer = peers.iter().find(|peer| peer.name == enforcer.name);
+        found.enforcer(enforcer, peer, &mut starting);
+        if let Some((peer, observer)) = peer.and_then(|peer| Some((peer, peer.observer.as_ref()?))) {
+            let watching = peers.iter().find(|other| other.name == *observer);
+            found.observer(enforcer, peer, watching);
+        }
+    }
+    let state = if !found.reasons.is_empty() {
         State::Degraded
     } else if !starting.is_empty() {
         State::Starting
@@ -94,47 +243,10 @@ fn judge(enforcers: &[EnforcerView], troubles: Vec<String>, audit: Vec<String>) 
     } else {
         State::Enforcing
     };
-    reasons.extend(starting);
-    reasons.extend(audit);
-    (state, reasons)
+    found.reasons.extend(starting);
+    found.reasons.extend(audit);
+    (state, found)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn enforcer(name: &str, state: EnforcerState) -> EnforcerView {
-        EnforcerView {
-            name: name.to_owned(),
-            required: true,
-            state,
-            since_seconds: 1,
-            acknowledged: None,
-            behind: false,
-            installed: 0,
-            max_addresses: 1,
-            last_error: Some("it broke".to_owned()),
-        }
-    }
-
-    #[test]
-    fn the_worst_decides_and_every_reason_is_told() {
-        let fine = enforcer("nftables", EnforcerState::InForce);
-        let late = enforcer("edge1", EnforcerState::Starting);
-        let lost = enforcer("edge2", EnforcerState::Lost);
-        let audit = || vec!["bgp.enforce is false".to_owned()];
-        assert_eq!(judge(std::slice::from_ref(&fine), vec![], vec![]), (State::Enforcing, vec![]));
-        assert_eq!(judge(std::slice::from_ref(&fine), vec![], audit()).0, State::Audit);
-        assert_eq!(judge(&[fine.clone(), late.clone()], vec![], audit()).0, State::Starting);
-        let (state, reasons) = judge(&[fine, late, lost], vec![], audit());
-        assert_eq!(state, State::Degraded);
-        assert_eq!(
-            reasons,
-            [
-                "edge2 is lost: it broke, so answers with new addresses are refused",
-                "edge1 has not reported yet",
-                "bgp.enforce is false"
-            ]
-        );
-    }
-}
+mod tests;

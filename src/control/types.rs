@@ -49,6 +49,9 @@ pub struct Status {
     pub state: State,
     /// Why it is not "enforcing".
     pub reasons: Vec<String>,
+    /// What is not well, or soon won't be, though the guard does what it should: nothing of it changes `state` or `/ready`.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Since the daemon started.
     pub uptime_seconds: u64,
     /// Of the lease table.
@@ -139,6 +142,9 @@ pub struct Enforcer {
     pub max_addresses: usize,
     /// Whether there are changes it has not acknowledged.
     pub behind: bool,
+    /// For how long it has acknowledged nothing though there are.
+    #[serde(default)]
+    pub behind_seconds: u64,
 }
 
 impl From<explain::EnforcerView> for Enforcer {
@@ -158,6 +164,7 @@ impl From<explain::EnforcerView> for Enforcer {
             since_seconds: view.since_seconds,
             max_addresses: view.max_addresses,
             behind: view.behind,
+            behind_seconds: view.behind_seconds,
         }
     }
 }
@@ -167,8 +174,11 @@ impl From<explain::EnforcerView> for Enforcer {
 pub struct Upstream {
     /// As configured.
     pub url: String,
-    /// Whether questions go to it at present.
+    /// Whether it replied, and questions go to it at present.
     pub healthy: bool,
+    /// "healthy", "broken" (it doesn't reply), or "unknown" (it never replied yet).
+    #[serde(default)]
+    pub state: String,
     /// Questions sent.
     pub asked: u64,
     /// Of them without a usable reply.
@@ -252,12 +262,100 @@ pub struct Explained {
     pub now: Judgement,
     /// Its leases.
     pub addresses: Vec<AddressExplained>,
+    /// Of a name: what a question for it would get now, by type. Empty where that isn't found out: over TCP, or when the name is denied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<Tried>,
+    /// Leases that are over, as far as they are remembered: of an address that is closed its last one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ended: Vec<EndedLease>,
+    /// Packets to the address that were refused, as far as the ruleset told of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedPackets>,
+}
+
+/// What a question of one type would get now.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Tried {
+    /// "A" or "AAAA".
+    pub qtype: String,
+    /// As in [`Judgement::verdict`]; "failed" where no upstream gives an answer.
+    pub verdict: String,
+    /// In a sentence.
+    pub reason: String,
+    /// The rule that decides.
+    pub rule: Option<String>,
+    /// Where it is written.
+    pub place: Option<String>,
+    /// Aliases behind the question.
+    pub chain: Vec<String>,
+    /// The addresses of the answer.
+    pub addresses: Vec<TriedAddress>,
+}
+
+/// One address of an answer that would be given.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct TriedAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// "allowed" (it would be opened), "always open" or "filtered".
+    pub verdict: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// The rule that decides, as in `policy.private[0]`.
+    pub rule: Option<String>,
+    /// Where it is written.
+    pub place: Option<String>,
+}
+
+/// A lease that is over.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct EndedLease {
+    /// The address.
+    pub address: IpAddr,
+    /// Questions that had opened it, some of them.
+    pub names: Vec<String>,
+    /// Since it was closed.
+    pub seconds_ago: u64,
+    /// Why it was.
+    pub how: String,
+}
+
+impl From<explain::EndedView> for EndedLease {
+    fn from(view: explain::EndedView) -> Self {
+        Self {
+            address: view.address,
+            names: view.causes.iter().map(|(question, _)| question.to_string()).collect(),
+            seconds_ago: view.seconds_ago,
+            how: view.how.to_owned(),
+        }
+    }
+}
+
+/// Packets that were refused.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct RefusedPackets {
+    /// How many.
+    pub packets: u64,
+    /// Who sent them, those who did last first, some of them.
+    pub clients: Vec<RefusedClient>,
+}
+
+/// One who sent them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct RefusedClient {
+    /// Who.
+    pub client: IpAddr,
+    /// How many.
+    pub packets: u64,
+    /// Since the last one.
+    pub last_seconds_ago: u64,
 }
 
 /// What policy and filter say at present.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Judgement {
-    /// "allowed", "denied", "answered here" (a name that no upstream is asked for), "always open", "filtered" or "unknown".
+    /// "allowed", "denied", "answered here" (a name that no upstream is asked for), "always open", "filtered", "failed" (no upstream
+    /// gives an answer) or "unknown".
     pub verdict: String,
     /// In a sentence.
     pub reason: String,
@@ -411,8 +509,17 @@ pub struct Peer {
     pub confirmations: Option<Confirmations>,
     /// What the peer's OPEN said, in words.
     pub capabilities: Vec<String>,
-    /// Why the session was last down.
+    /// What works worse than it should while the session is up, else why it was last down.
     pub last_error: Option<String>,
+    /// Why nothing is confirmed, or announcements are not, though the session is up.
+    #[serde(default)]
+    pub unconfirmed: Option<String>,
+    /// What else works worse than configured while the session is up.
+    #[serde(default)]
+    pub warning: Option<String>,
+    /// The peer whose session shows what it has, with confirm = "reflect".
+    #[serde(default)]
+    pub observer: Option<String>,
     /// Whether answers wait for it.
     #[serde(default)]
     pub required: bool,
@@ -440,6 +547,12 @@ pub struct Confirmations {
     pub count: u64,
     /// A hundredth took longer than this; an upper bound.
     pub p99_ms: Option<u64>,
+    /// Half of them took longer than this, in microseconds; an upper bound.
+    #[serde(default)]
+    pub p50_us: Option<u64>,
+    /// Likewise a hundredth.
+    #[serde(default)]
+    pub p99_us: Option<u64>,
     /// Those that took so many microseconds at most and more than the entry before: only entries that have any. `None` = more than the last bound.
     pub histogram: Vec<(Option<u64>, u64)>,
     /// Waited after the peer's word.

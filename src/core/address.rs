@@ -288,6 +288,28 @@ impl AddressFilter {
         })
     }
 
+    /// Entries of `policy.private`, by their place in the configuration, that hold this address or the IPv4 address inside, each with its domain.
+    pub fn private_entries(&self, address: IpAddr) -> impl Iterator<Item = (usize, &Name)> {
+        let inner = self.embedded(address).map(|(_, inner)| IpAddr::V4(inner));
+        let holds = move |net: &IpNet| net.contains(&address) || inner.is_some_and(|inner| net.contains(&inner));
+        let entries = self.private.iter().enumerate().filter(move |(_, private)| private.prefixes.iter().any(holds));
+        entries.map(|(place, private)| (place, &private.domain))
+    }
+
+    /// The entry of `policy.private` without which an answer to `question` could not open the address; `None`: it needs none, or there is none.
+    #[must_use]
+    pub fn lifted_by(&self, address: IpAddr, question: &Name) -> Option<usize> {
+        let (root, aliases): (_, &[Name]) = (Name::root(), &[]);
+        let without = |place: &usize| self.private.get(*place).is_some_and(|private| private.domain != root);
+        // Where even a question in no domain may open it, nothing is lifted.
+        if self.judge(address, &root, aliases).is_ok()
+            && self.private_entries(address).all(|(place, _)| without(&place))
+        {
+            return None;
+        }
+        self.private_entries(address).find(|(_, domain)| question.is_within(domain)).map(|(place, _)| place)
+    }
+
     /// The IPv4 address inside, if the form holds one.
     pub(crate) fn embedded(&self, address: IpAddr) -> Option<(Form, Ipv4Addr)> {
         let IpAddr::V6(address) = address else { return None };

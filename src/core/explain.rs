@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use super::ended::Ended;
 use super::event::{EnforcerKind, Generation};
 use super::guard::Guard;
 use super::lease::{ByFamily, Cause, Lease};
@@ -138,6 +139,30 @@ pub struct Explanation {
     pub waiting: usize,
 }
 
+/// A lease that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedView {
+    /// The address.
+    pub address: IpAddr,
+    /// Questions that had opened it, and the aliases behind each.
+    pub causes: Vec<(Name, Vec<Name>)>,
+    /// Seconds since it was closed.
+    pub seconds_ago: u64,
+    /// Why it was, in a few words.
+    pub how: &'static str,
+}
+
+/// What is known of an address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Its lease.
+    pub lease: Option<Explanation>,
+    /// Its last one, where it has none.
+    pub ended: Option<EndedView>,
+    /// Questions that opened it, with their aliases, of the lease that is or was.
+    pub causes: Vec<(Name, Vec<Name>)>,
+}
+
 /// How far an enforcer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -167,6 +192,10 @@ pub struct EnforcerView {
     pub acknowledged: Option<u64>,
     /// Whether there are plans it has not acknowledged.
     pub behind: bool,
+    /// For how many seconds it has acknowledged nothing though there are such plans; 0 = it keeps up.
+    pub behind_seconds: u64,
+    /// Of routers: the addresses that count against `max_addresses`, confirmed or not. `None`: what is held is the lease table.
+    pub budget_used: Option<usize>,
     /// Addresses it holds.
     pub installed: usize,
     /// The most it may hold.
@@ -239,6 +268,8 @@ pub struct Counts {
     pub causes_dropped: u64,
     /// Leases read back at start that had no room.
     pub restore_dropped: u64,
+    /// The journal can't be written at present.
+    pub journal_behind: bool,
 }
 
 impl Guard {
@@ -301,6 +332,23 @@ impl Guard {
         self.table.addresses_of(name).into_iter().take(limit).filter_map(|address| self.explain(address, now)).collect()
     }
 
+    /// What is known of an address, open or not.
+    #[must_use]
+    pub fn known(&self, address: IpAddr, now: Moment) -> Known {
+        let lease = self.table.get(address);
+        let of_lease = lease.into_iter().flat_map(|lease| &lease.causes).take(CLIENTS_SHOWN);
+        let mut causes: Vec<_> = of_lease.map(|cause| (cause.question.clone(), cause.chain.to_vec())).collect();
+        let ended = self.ended.of(address).map(|ended| ended_view(address, ended, now));
+        causes.extend(ended.iter().flat_map(|ended| ended.causes.clone()));
+        Known { lease: self.explain(address, now), ended, causes }
+    }
+
+    /// Leases of a name, as question or alias, that are over, at most `limit`.
+    #[must_use]
+    pub fn ended_of_name(&self, name: &Name, limit: usize, now: Moment) -> Vec<EndedView> {
+        self.ended.of_name(name).take(limit).map(|(address, ended)| ended_view(address, ended, now)).collect()
+    }
+
     /// Gauges and counters; costs nothing.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -329,9 +377,11 @@ impl Guard {
             name: enforcer.spec.name.clone(),
             required: enforcer.spec.required,
             state: enforcer.state,
-            since_seconds: enforcer.since.until(now).as_secs(),
+            since_seconds: enforcer.since.map_or(0, |since| since.until(now).as_secs()),
             acknowledged: enforcer.acknowledged.map(|generation| generation.0),
             behind: enforcer.acknowledged.unwrap_or_default() < self.enforcers.last_plan(enforcer.spec.kind),
+            behind_seconds: enforcer.behind_since.map_or(0, |since| since.until(now).as_secs()),
+            budget_used: (enforcer.spec.kind == EnforcerKind::Route).then(|| enforcer.most(all)),
             installed: match enforcer.spec.kind {
                 EnforcerKind::Timed => self.enforcers.installed(enforcer, active),
                 EnforcerKind::Route => self.enforcers.installed(enforcer, all),
@@ -373,6 +423,15 @@ impl Guard {
             groups: lease.shares.iter().map(|share| self.groups.name(share.group).to_owned()).collect(),
             enforcers: holds.collect(),
         }
+    }
+}
+
+fn ended_view(address: IpAddr, ended: &Ended, now: Moment) -> EndedView {
+    EndedView {
+        address,
+        causes: ended.causes.iter().map(|(question, chain)| (question.clone(), chain.to_vec())).collect(),
+        seconds_ago: ended.at.until(now).as_secs(),
+        how: ended.how.words(),
     }
 }
 

@@ -25,6 +25,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::budget::{BUCKETS, Buckets, client_key};
+use super::ended::{End, EndedLeases};
 use super::event::{
     Admission, Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, Grant, LeaseHandles,
     Output, Refusal, RevokeTarget, StoredLease, Ticket,
@@ -67,6 +68,8 @@ pub struct Guard {
     /// Where addresses are open for single clients only.
     pub(super) pairs: Option<Pairs>,
     pub(super) counts: Counts,
+    /// Leases that are over.
+    pub(super) ended: EndedLeases,
     pub(super) generation: Generation,
     pub(super) groups: Arc<Groups>,
     /// Different sets of groups that enforcers were told, and for how many addresses.
@@ -85,6 +88,8 @@ pub struct Guard {
     outputs: VecDeque<Output>,
     decisions: VecDeque<Output>,
     now: Moment,
+    /// A time was heard of.
+    begun: bool,
 }
 
 impl Guard {
@@ -98,6 +103,7 @@ impl Guard {
             counts: Counts { capacity: settings.lease.capacity, ..Counts::default() },
             settings,
             enforcers: Enforcers::new(enforcers),
+            ended: EndedLeases::default(),
             gate: Gate::default(),
             unproven: Unproven::default(),
             pairs: None,
@@ -113,6 +119,7 @@ impl Guard {
             outputs: VecDeque::new(),
             decisions: VecDeque::new(),
             now: Moment::ZERO,
+            begun: false,
         }
     }
 
@@ -360,6 +367,7 @@ impl Guard {
             None => {
                 let told = self.marks.take_removed(address);
                 self.table.open(address, ends, cause, told, self.now);
+                self.ended.forget(address);
                 self.counts.opened += 1;
                 true
             }
@@ -386,6 +394,9 @@ impl Guard {
     /// Ends the leases and lingering routes that are due.
     fn expire(&mut self, now: Moment) {
         self.now = self.now.max(now);
+        if !std::mem::replace(&mut self.begun, true) {
+            self.enforcers.begin(self.now);
+        }
         self.expire_pairs();
         while let Some((at, address)) = self.table.next_timer()
             && at <= self.now
@@ -408,7 +419,7 @@ impl Guard {
                     continue;
                 }
             }
-            self.drop_lease(address);
+            self.drop_lease(address, End::Expired);
         }
     }
 
@@ -475,27 +486,28 @@ impl Guard {
     }
 
     /// Takes a lease out of the table; the next plan closes it wherever it is still open.
-    fn drop_lease(&mut self, address: IpAddr) {
+    fn drop_lease(&mut self, address: IpAddr, how: End) {
         self.unproven.forget(address, self.table.get_mut(address));
         self.enforcers.forget(address);
         if let Some(lease) = self.table.remove(address) {
+            self.ended.note(address, &lease.causes, how, self.now);
             self.marks.removed(address, lease.told);
         }
         self.pairs_follow(address);
     }
 
     /// Closes an address before its time, everywhere, without lingering.
-    fn close(&mut self, address: IpAddr) {
+    fn close(&mut self, address: IpAddr, how: End) {
         if self.table.get(address).is_some() {
             self.counts.closed += 1;
             self.marks.journal(address);
-            self.drop_lease(address);
+            self.drop_lease(address, how);
         }
     }
 
     fn revoke(&mut self, address: IpAddr) {
         self.fail_tickets_of(address, |_, _| Refusal::Revoked);
-        self.close(address);
+        self.close(address, End::Revoked);
         // Also where there is no lease: a flow may have outlived it.
         self.cuts.insert(address);
     }
@@ -506,6 +518,7 @@ impl Guard {
         for address in self.table.addresses_of(name) {
             let bearing: Vec<Ticket> = self.gate.tickets_of(address).filter(|t| self.gate.bears(*t, name)).collect();
             self.fail_tickets(bearing, |_, _| Refusal::Revoked);
+            let causes = self.table.get(address).map(|lease| lease.causes.clone()).unwrap_or_default();
             match self.table.remove_causes(address, name, self.now) {
                 Remaining::Same => {
                     // A group may have gone with it.
@@ -525,7 +538,10 @@ impl Guard {
                 }
                 Remaining::Nothing => {
                     self.fail_tickets_of(address, |_, _| Refusal::Revoked);
-                    self.close(address);
+                    let how = if cut { End::Revoked } else { End::Forbidden };
+                    self.close(address, how);
+                    // What it was open for is not in the lease any more.
+                    self.ended.note(address, &causes, how, self.now);
                     if cut {
                         self.cuts.insert(address);
                     }
@@ -585,11 +601,11 @@ impl Guard {
             self.generation = next;
         }
         if timed_to {
-            self.enforcers.planned(EnforcerKind::Timed, next, opens(&timed));
+            self.enforcers.planned(EnforcerKind::Timed, next, opens(&timed), self.now);
             self.outputs.push_back(Output::ApplyTimed { generation: next, changes: timed });
         }
         if routes_to {
-            self.enforcers.planned(EnforcerKind::Route, next, opens(&routes));
+            self.enforcers.planned(EnforcerKind::Route, next, opens(&routes), self.now);
             self.outputs.push_back(Output::ApplyRoutes { generation: next, changes: routes });
         }
         for enforcer in std::mem::take(&mut self.syncs) {

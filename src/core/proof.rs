@@ -23,8 +23,10 @@ pub struct Enforcer {
     configured: (bool, bool),
     /// How far it is.
     pub state: EnforcerState,
-    /// Since when.
-    pub since: Moment,
+    /// Since when; `None` = since before the guard heard of any time.
+    pub since: Option<Moment>,
+    /// Since when it lacks the word on a plan; `None` = it has acknowledged all that it was told.
+    pub behind_since: Option<Moment>,
     /// Holds everything up to here; `None` = nothing that can be counted on.
     pub acknowledged: Option<Generation>,
     /// Lost, refused: why.
@@ -83,7 +85,8 @@ impl Enforcer {
     }
 
     /// Of these leases, the number that it may have to take: its next session may have a family that this one lacks.
-    fn most(&self, leases: ByFamily) -> usize {
+    #[must_use]
+    pub fn most(&self, leases: ByFamily) -> usize {
         usize::from(self.configured.0) * leases.ipv4 + usize::from(self.configured.1) * leases.ipv6
     }
 }
@@ -104,7 +107,8 @@ impl Enforcers {
             configured: (spec.ipv4, spec.ipv6),
             spec,
             state: EnforcerState::Starting,
-            since: Moment::ZERO,
+            since: None,
+            behind_since: None,
             acknowledged: None,
             last_error: None,
             trusted_from: Generation(0),
@@ -257,6 +261,7 @@ impl Enforcers {
         generation: Generation,
         now: Moment,
     ) -> Option<(EnforcerKind, Option<Generation>)> {
+        let last = self.kind(id).map(|kind| self.last_plan(kind))?;
         let enforcer = self.get_mut(id)?;
         let before = enforcer.acknowledged;
         if generation < enforcer.trusted_from || before.is_some_and(|held| held >= generation) {
@@ -264,9 +269,11 @@ impl Enforcers {
         }
         if enforcer.state != EnforcerState::InForce {
             enforcer.state = EnforcerState::InForce;
-            enforcer.since = now;
+            enforcer.since = Some(now);
         }
         enforcer.acknowledged = Some(generation);
+        // What is still lacking is newer: it moves on.
+        enforcer.behind_since = (generation < last).then_some(now);
         remember(&mut enforcer.history, (generation, now));
         while let Some((at, address)) = enforcer.ahead_by_plan.first().copied().filter(|(at, _)| *at <= generation) {
             enforcer.ahead_by_plan.remove(&(at, address));
@@ -285,7 +292,7 @@ impl Enforcers {
         }
         if enforcer.acknowledged.is_none() && enforcer.state != EnforcerState::Partial {
             enforcer.state = EnforcerState::Partial;
-            enforcer.since = now;
+            enforcer.since = Some(now);
         }
         enforcer.forget_ahead(address);
         enforcer.ahead.insert(address, generation);
@@ -302,9 +309,10 @@ impl Enforcers {
     pub fn lost(&mut self, id: EnforcerId, reason: String, now: Moment) -> Option<EnforcerKind> {
         let enforcer = self.get_mut(id)?;
         if enforcer.state != EnforcerState::Lost {
-            enforcer.since = now;
+            enforcer.since = Some(now);
         }
         enforcer.state = EnforcerState::Lost;
+        enforcer.behind_since = None;
         enforcer.acknowledged = None;
         enforcer.last_error = Some(reason);
         enforcer.history.clear();
@@ -338,8 +346,19 @@ impl Enforcers {
     }
 
     /// A plan of this kind went out, with so many openings.
-    pub fn planned(&mut self, kind: EnforcerKind, generation: Generation, opens: usize) {
+    pub fn planned(&mut self, kind: EnforcerKind, generation: Generation, opens: usize, now: Moment) {
         remember(self.plans_mut(kind), (generation, opens));
+        for enforcer in self.all.iter_mut().filter(|enforcer| enforcer.spec.kind == kind) {
+            // One that holds nothing is shown as that.
+            if enforcer.acknowledged.is_some() && enforcer.behind_since.is_none() {
+                enforcer.behind_since = Some(now);
+            }
+        }
+    }
+
+    /// The guard's time begins: the states that the enforcers began with are so old.
+    pub fn begin(&mut self, now: Moment) {
+        self.all.iter_mut().filter(|enforcer| enforcer.since.is_none()).for_each(|enforcer| enforcer.since = Some(now));
     }
 
     /// The last plan of a kind.

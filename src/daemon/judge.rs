@@ -1,31 +1,205 @@
-//! What the rules say of a name or an address, in words for `explain`.
+//! What the rules say of a name or an address, in words for `explain`. Names are judged by [`crate::dns::trial`], addresses by
+//! [`verdict::judge_for`], as answers are: what is said here is what a question would meet.
 
 use std::net::IpAddr;
+use std::path::Path;
 
+use crate::config::{Config, Places};
 use crate::control::sources::Subject;
-use crate::control::types::Judgement;
+use crate::control::types::{Judgement, Tried, TriedAddress};
 use crate::core::address::Admitted;
+use crate::core::answer::{CLASS_IN, Question, Record, RecordData};
 use crate::core::local_names::Local;
 use crate::core::name::Name;
+use crate::core::policy::view::ViewId;
 use crate::core::policy::{Effect, Policy, RuleRef, Verdict};
+use crate::core::verdict::{self, Judged};
 use crate::dns::Rules;
 use crate::dns::ddr::is_resolver_arpa;
-use crate::dns::wire::rtype;
+use crate::dns::trial::{self, Fate};
+use crate::dns::wire::{rcode, rtype};
 
-/// Where a key of the configuration is written, as file:line.
-type Place<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// Where rules are written.
+#[derive(Clone, Copy)]
+pub struct Written<'a> {
+    /// A key of the configuration, as file:line.
+    pub place: &'a dyn Fn(&str) -> Option<String>,
+    /// A list's name, by its file.
+    pub list: &'a dyn Fn(&str) -> Option<String>,
+}
 
-/// What would happen now to a question for a name, or to an answer with an address.
+/// Where a key is written, as file:line.
 #[must_use]
-pub fn judge(rules: &Rules, subject: &Subject, place: Place<'_>) -> Judgement {
+pub fn place_of(places: &Places, file: &Path, key: &str) -> Option<String> {
+    places.get(key).map(|(line, _)| format!("{}:{line}", file.display()))
+}
+
+/// The name of the list with this file: its own, else that of the file without its ending.
+#[must_use]
+pub fn list_of(config: &Config, path: &str) -> Option<String> {
+    let list = config.policy.list.iter().find(|list| list.path.display().to_string() == path)?;
+    list.name.clone().or_else(|| Some(list.path.file_stem()?.to_string_lossy().into_owned()))
+}
+
+/// What would happen now to a question for a name, or to an answer with an address: of everybody, or of this client. `causes`: questions that
+/// had the address in their answers, with their aliases.
+#[must_use]
+pub fn judge(
+    rules: &Rules,
+    subject: &Subject,
+    client: Option<IpAddr>,
+    causes: &[(Name, Vec<Name>)],
+    written: Written<'_>,
+) -> Judgement {
+    let view = client.map(|client| rules.views.of(client.to_canonical()));
     match subject {
-        Subject::Name(name) => answered_here(rules, name, place).unwrap_or_else(|| judge_name(rules, name, place)),
-        Subject::Address(address) => judge_address(rules, *address, place),
+        Subject::Name(name) => {
+            answered_here(rules, name, written).unwrap_or_else(|| judge_name(rules, name, view, written))
+        }
+        Subject::Address(address) => {
+            let general = judge_address(rules, *address, view, written);
+            let known = causes.iter().filter(|(question, _)| *question != Name::root());
+            let of_cause = |(question, chain): &(Name, Vec<Name>)| {
+                judge_answer(rules, *address, view.unwrap_or(0), (question, chain), written)
+            };
+            let known: Vec<Judgement> = known.map(of_cause).collect();
+            let open = known.iter().find(|judged| ["allowed", "always open"].contains(&judged.verdict.as_str()));
+            match (open, general.verdict.as_str()) {
+                (Some(open), _) => open.clone(),
+                // Another name might open it, but none is known to.
+                (None, "allowed") => known.into_iter().next().unwrap_or(general),
+                (None, _) => general,
+            }
+        }
+    }
+}
+
+/// What a question got, in words.
+#[must_use]
+pub fn tried(rules: &Rules, name: &Name, tried: trial::Tried, written: Written<'_>) -> Tried {
+    let (verdict, mut reason) = match tried.fate {
+        Fate::Answered if tried.rcode == rcode::NXDOMAIN => ("allowed", "there is no such name".to_owned()),
+        Fate::Answered if tried.opened.is_empty() && tried.already_open.is_empty() => {
+            ("allowed", "there is no such data".to_owned())
+        }
+        Fate::Answered => ("allowed", String::new()),
+        Fate::Denied => ("denied", format!("denied by {}", tried.words)),
+        Fate::Silent => ("denied", format!("gets no reply by {}", tried.words)),
+        Fate::Filtered => ("filtered", "no address is left".to_owned()),
+        Fate::Failed => ("failed", tried.words.clone()),
+        Fate::AnsweredHere => ("answered here", tried.words.clone()),
+    };
+    let (mut rule, mut place) = (None, None);
+    if let Some((matched, by)) = tried.rule {
+        reason = match &by {
+            Some(by) if matched == *name => format!("the rule \"{}\" denies it", by.text),
+            Some(by) => format!("the rule \"{}\" denies it through {matched}", by.text),
+            None => "no rule matches, policy.default decides".to_owned(),
+        };
+        let (key, at) = named(by, written);
+        (rule, place) = (Some(key), at);
+    }
+    let lifted = |address: IpAddr| {
+        let key = rules.filter.lifted_by(address, name).map(|entry| format!("policy.private[{entry}]"));
+        let place = key.as_deref().and_then(written.place);
+        (key, place)
+    };
+    let mut addresses = Vec::new();
+    for address in tried.opened {
+        let (rule, place) = lifted(address);
+        addresses.push(TriedAddress { address, verdict: "allowed".to_owned(), reason: None, rule, place });
+    }
+    for address in tried.already_open {
+        let rule = Some("addresses.open".to_owned());
+        let place = (written.place)("addresses.open");
+        addresses.push(TriedAddress { address, verdict: "always open".to_owned(), reason: None, rule, place });
+    }
+    for (address, why) in tried.removed {
+        let reason = Some(why.to_string());
+        addresses.push(TriedAddress { address, verdict: "filtered".to_owned(), reason, rule: None, place: None });
+    }
+    let qtype = if tried.qtype == rtype::AAAA { "AAAA" } else { "A" };
+    Tried {
+        qtype: qtype.to_owned(),
+        verdict: verdict.to_owned(),
+        reason,
+        rule,
+        place,
+        chain: tried.chain.iter().map(Name::to_string).collect(),
+        addresses,
+    }
+}
+
+/// An answer to a question, over these aliases, that holds the address and nothing else.
+fn judge_answer(
+    rules: &Rules,
+    address: IpAddr,
+    view: ViewId,
+    (question, chain): (&Name, &[Name]),
+    written: Written<'_>,
+) -> Judgement {
+    const TTL: u32 = 60;
+    let record = |owner: &Name, rtype, data| Record { owner: owner.clone(), rtype, class: CLASS_IN, ttl: TTL, data };
+    let mut owner = question;
+    let mut records = Vec::new();
+    for alias in chain {
+        records.push(record(owner, rtype::CNAME, RecordData::Cname(alias.clone())));
+        owner = alias;
+    }
+    let qtype = match address {
+        IpAddr::V4(ip) => {
+            records.push(record(owner, rtype::A, RecordData::A(ip)));
+            rtype::A
+        }
+        IpAddr::V6(ip) => {
+            records.push(record(owner, rtype::AAAA, RecordData::Aaaa(ip)));
+            rtype::AAAA
+        }
+    };
+    let asked = Question { name: question.clone(), qtype, qclass: CLASS_IN };
+    let response = verdict::Response { question: &asked, records: &records, noerror: true, dnssec_ok: false };
+    let plain = |verdict: &str, reason| Judgement { verdict: verdict.to_owned(), reason, rule: None, place: None };
+    match verdict::judge_for(rules.views.policy(view), &rules.filter, response, None) {
+        Judged::Answer(answer) if answer.grants.is_empty() => always_open(address, written),
+        Judged::Answer(_) => match rules.filter.lifted_by(address, question) {
+            None => plain("allowed", format!("an answer for {question} may open it")),
+            Some(entry) => {
+                let key = format!("policy.private[{entry}]");
+                let place = (written.place)(&key);
+                Judgement {
+                    rule: Some(key),
+                    place,
+                    ..plain("allowed", format!("an answer for {question} may open it"))
+                }
+            }
+        },
+        Judged::Denied { name, rule, .. } => {
+            let text = rule.as_ref().map_or("policy.default", |rule| rule.text.as_str());
+            let through = if name == *question { String::new() } else { format!(" through {name}") };
+            let reason = format!("an answer for {question} is denied by \"{text}\"{through}");
+            let (key, place) = named(rule, written);
+            Judgement { rule: Some(key), place, ..plain("denied", reason) }
+        }
+        Judged::Filtered { removed, .. } => {
+            let why = removed.first().map_or_else(String::new, |removed| format!(": {}", removed.reason));
+            plain("filtered", format!("{address} is removed from answers{why}"))
+        }
+        Judged::Unbound(error) => plain("unknown", error.to_string()),
+    }
+}
+
+fn always_open(address: IpAddr, written: Written<'_>) -> Judgement {
+    const KEY: &str = "addresses.open";
+    Judgement {
+        verdict: "always open".to_owned(),
+        reason: format!("{address} lies in {KEY}"),
+        rule: Some(KEY.to_owned()),
+        place: (written.place)(KEY),
     }
 }
 
 /// The guard's own names come before the policy, as they do when a client asks.
-fn answered_here(rules: &Rules, name: &Name, place: Place<'_>) -> Option<Judgement> {
+fn answered_here(rules: &Rules, name: &Name, written: Written<'_>) -> Option<Judgement> {
     const KEY: &str = "dns.local_names";
     let verdict = "answered here".to_owned();
     if is_resolver_arpa(name.wire()) {
@@ -41,11 +215,11 @@ fn answered_here(rules: &Rules, name: &Name, place: Place<'_>) -> Option<Judgeme
         }
     };
     let reason = format!("the guard answers {name} itself, {with}: {why}");
-    Some(Judgement { verdict, reason, rule: Some(KEY.to_owned()), place: place(KEY) })
+    Some(Judgement { verdict, reason, rule: Some(KEY.to_owned()), place: (written.place)(KEY) })
 }
 
-fn judge_name(rules: &Rules, name: &Name, place: Place<'_>) -> Judgement {
-    let policy = rules.views.policy(0);
+fn judge_name(rules: &Rules, name: &Name, view: Option<ViewId>, written: Written<'_>) -> Judgement {
+    let policy = rules.views.policy(view.unwrap_or(0));
     let verdict = policy.judge(name);
     let rule = verdict.rule.map(|rule| policy.describe(rule));
     let (word, does) = if verdict.denies() { ("denied", "is denied") } else { ("allowed", "may be asked") };
@@ -60,7 +234,7 @@ fn judge_name(rules: &Rules, name: &Name, place: Place<'_>) -> Judgement {
         Some(rule) => format!("{name} {does} by the rule \"{}\"", rule.text),
         None => format!("{name} {does}: no rule matches, policy.default decides"),
     };
-    for view in rules.views.all().skip(1) {
+    for view in others(rules, view) {
         let (theirs, group) = (rules.views.policy(view), rules.views.name(view).unwrap_or_default());
         let judged = theirs.judge(name);
         if judged.denies() != verdict.denies() {
@@ -68,31 +242,53 @@ fn judge_name(rules: &Rules, name: &Name, place: Place<'_>) -> Judgement {
             reason.push_str(&format!("; for the group {group} it is {word} by {}", theirs.words(judged)));
         }
     }
-    let (rule, place) = named(rule, place);
+    let (rule, place) = named(rule, written);
     Judgement { verdict: word.to_owned(), reason, place, rule: Some(rule) }
 }
 
-/// The rule of a list is named by its file and line, that of the configuration by its key.
-fn named(rule: Option<RuleRef>, place: Place<'_>) -> (String, Option<String>) {
-    let (key, in_file) = rule.map_or_else(
-        || ("policy.default".to_owned(), None),
-        |rule| (rule.place.clone(), Some(rule.place).filter(|place| !place.starts_with("policy."))),
-    );
-    let place = in_file.or_else(|| place(&key));
-    (key, place)
+/// The views that are to be told apart, where no client is named.
+fn others(rules: &Rules, view: Option<ViewId>) -> impl Iterator<Item = ViewId> {
+    let named = view.is_some();
+    rules.views.all().skip(1).filter(move |_| !named)
 }
 
-fn judge_address(rules: &Rules, address: IpAddr, place: Place<'_>) -> Judgement {
-    // The root lies in no private domain: what is judged is an answer to a name without exceptions.
-    let (word, reason) = match rules.filter.judge(address, &Name::root(), &[]) {
-        Ok(Admitted::AlreadyOpen) => ("always open", format!("{address} lies in addresses.open")),
-        Ok(Admitted::Lease) => ("allowed", format!("{address} may be opened by an answer")),
-        Err(reason) => ("filtered", format!("{address} is removed from answers: {reason}")),
+/// The rule of a list is named by the list, and by its file and line; that of the configuration by its key.
+fn named(rule: Option<RuleRef>, written: Written<'_>) -> (String, Option<String>) {
+    let Some(rule) = rule else {
+        return ("policy.default".to_owned(), (written.place)("policy.default"));
     };
-    let policy = rules.views.policy(0);
+    match rule.place.rsplit_once(':').filter(|_| !rule.place.starts_with("policy.")) {
+        Some((file, _)) => {
+            let list = (written.list)(file).map_or_else(|| rule.place.clone(), |list| format!("list {list}"));
+            (list, Some(rule.place))
+        }
+        None => {
+            let place = (written.place)(&rule.place);
+            (rule.place, place)
+        }
+    }
+}
+
+fn judge_address(rules: &Rules, address: IpAddr, view: Option<ViewId>, written: Written<'_>) -> Judgement {
+    // The root lies in no private domain: what is judged is an answer to a name without exceptions.
+    let judged = match rules.filter.judge(address, &Name::root(), &[]) {
+        Ok(Admitted::AlreadyOpen) => always_open(address, written),
+        Ok(Admitted::Lease) => {
+            let key = rules.filter.lifted_by(address, &Name::root()).map(|entry| format!("policy.private[{entry}]"));
+            let place = key.as_deref().and_then(written.place);
+            let reason = format!("{address} may be opened by an answer");
+            Judgement { verdict: "allowed".to_owned(), reason, rule: key, place }
+        }
+        Err(reason) => lifted(rules, address, written).unwrap_or_else(|| Judgement {
+            verdict: "filtered".to_owned(),
+            reason: format!("{address} is removed from answers: {reason}"),
+            ..Judgement::default()
+        }),
+    };
+    let policy = rules.views.policy(view.unwrap_or(0));
     let verdict = denied(rules, policy, address);
     let mut groups = String::new();
-    for view in rules.views.all().skip(1) {
+    for view in others(rules, view) {
         let (theirs, group) = (rules.views.policy(view), rules.views.name(view).unwrap_or_default());
         match denied(rules, theirs, address) {
             Some(judged) if verdict.is_none() => {
@@ -104,7 +300,7 @@ fn judge_address(rules: &Rules, address: IpAddr, place: Place<'_>) -> Judgement 
         }
     }
     let Some(verdict) = verdict else {
-        return Judgement { verdict: word.to_owned(), reason: reason + &groups, rule: None, place: None };
+        return Judgement { reason: judged.reason + &groups, ..judged };
     };
     let rule = verdict.rule.map(|rule| policy.describe(rule));
     let does = match policy.effect(verdict) {
@@ -115,10 +311,21 @@ fn judge_address(rules: &Rules, address: IpAddr, place: Place<'_>) -> Judgement 
     let text = rule.as_ref().map(|rule| rule.text.as_str()).unwrap_or_default();
     let by_list = format!("a question whose answer holds {address} {does} by the rule \"{text}\"");
     // Packets to what is always open pass, whatever lists say of answers.
-    let (word, reason) =
-        if word == "always open" { (word, format!("{reason}, but {by_list}")) } else { ("denied", by_list) };
-    let (rule, place) = named(rule, place);
-    Judgement { verdict: word.to_owned(), reason: reason + &groups, rule: Some(rule), place }
+    if judged.verdict == "always open" {
+        return Judgement { reason: format!("{}, but {by_list}{groups}", judged.reason), ..judged };
+    }
+    let (rule, place) = named(rule, written);
+    Judgement { verdict: "denied".to_owned(), reason: by_list + &groups, rule: Some(rule), place }
+}
+
+/// The entry of `policy.private` that lets answers for some names hold an address that is else filtered.
+fn lifted(rules: &Rules, address: IpAddr, written: Written<'_>) -> Option<Judgement> {
+    let mut entries = rules.filter.private_entries(address);
+    let (entry, domain) = entries.find(|(_, domain)| rules.filter.judge(address, domain, &[]).is_ok())?;
+    let key = format!("policy.private[{entry}]");
+    let place = (written.place)(&key);
+    let reason = format!("answers for names within {domain} alone may open it");
+    Some(Judgement { verdict: "allowed".to_owned(), reason, rule: Some(key), place })
 }
 
 /// The rule that denies an answer with this address. The IPv4 address inside counts like one that stands alone.
@@ -145,7 +352,9 @@ mod tests {
             Ok(address) => Subject::Address(address),
             Err(_) => Subject::Name(name_from_user(subject).unwrap()),
         };
-        judge(rules, &subject, &|key| Some(format!("destguard.toml:{}", key.len())))
+        let place = |key: &str| Some(format!("destguard.toml:{}", key.len()));
+        let list = |path: &str| path.rsplit('/').next().map(str::to_owned);
+        judge(rules, &subject, None, &[], Written { place: &place, list: &list })
     }
 
     #[test]
@@ -186,7 +395,7 @@ mod tests {
         ));
         let at = |line: usize| Some(format!("{}:{line}", path.display()));
         let now = judged(&rules, "203.0.113.7");
-        assert_eq!((now.verdict.as_str(), now.place, now.rule), ("denied", at(2), at(2)));
+        assert_eq!((now.verdict.as_str(), now.place, now.rule.as_deref()), ("denied", at(2), Some("list zone")));
         assert!(now.reason.contains("is denied by the rule \"203.0.113.7/32\""), "{}", now.reason);
         assert!(now.reason.ends_with("for the group staff no list denies it"), "{}", now.reason);
         let now = judged(&rules, "203.0.113.8");
@@ -196,11 +405,12 @@ mod tests {
         assert_eq!(judged(&rules, "64:ff9b::203.0.113.7").verdict, "denied");
         for allowed in ["203.0.113.9", "203.0.113.11"] {
             let now = judged(&rules, allowed);
-            assert_eq!((now.verdict.as_str(), now.rule), ("allowed", None), "{}", now.reason);
+            let rule = now.rule.as_deref();
+            assert_eq!((now.verdict.as_str(), rule), ("allowed", Some("policy.private[0]")), "{}", now.reason);
         }
         // Packets pass, answers don't.
         let now = judged(&rules, "203.0.113.10");
-        assert_eq!((now.verdict.as_str(), now.place), ("always open", at(5)));
+        assert_eq!((now.verdict.as_str(), now.rule.as_deref()), ("always open", Some("addresses.open")));
         assert!(now.reason.contains("is denied by the rule"), "{}", now.reason);
     }
 }

@@ -53,6 +53,7 @@ pub async fn follow(denied: DeniedLog, metrics: PacketMetrics, enforced: Arc<Ato
                         let (what, client) = (packet.to_string(), Some(packet.source));
                         if enforced.load(Ordering::Relaxed) {
                             denied.record(DeniedKind::Packet, &what, client, reason(&packet));
+                            denied.refused(packet.source, packet.destination);
                         } else {
                             denied.record_audit(DeniedKind::Packet, &what, client, reason(&packet));
                         }

@@ -1,5 +1,6 @@
 //! What the daemon tells the control interface.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,13 +16,16 @@ use crate::config::schema::{NftablesMode, OnDeadline};
 use crate::config::{Config, Places};
 use crate::control::DeniedLog;
 use crate::control::sources::{CoreView, Later, Sources, Subject};
-use crate::control::types::{Judgement, List, LoggedError, Peer, Reloaded, Upstream};
+use crate::control::types::{Judgement, List, LoggedError, Peer, Reloaded, Tried, Upstream};
 use crate::core::explain::{Counts, EnforcerView};
+use crate::core::name::Name;
 use crate::core_task::CoreHandle;
 use crate::dns::upstream::UpstreamStatus;
+use crate::dns::wire::rtype;
 use crate::dns::{Rules, View};
 use crate::enforce::bgp::BgpStatus;
 use crate::enforce::nftables;
+use crate::sys::disk;
 
 /// The answer to `stop` leaves in this time.
 const ANSWERED: Duration = Duration::from_millis(100);
@@ -70,9 +74,26 @@ impl Shared {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = (config, places);
     }
 
-    fn place(&self, key: &str) -> Option<String> {
-        let (_, places) = self.config();
-        places.get(key).map(|(line, _)| format!("{}:{line}", self.path.display()))
+    /// What is wrong with the disk that leases are kept on, and what soon may be.
+    fn disk(&self) -> (Option<String>, Option<String>) {
+        let directory = self.config.lock().unwrap_or_else(PoisonError::into_inner).0.state.dir.clone();
+        let place = directory.display();
+        match disk::room(&directory) {
+            Err(error) => (Some(format!("the state directory {place} is lost: {error}")), None),
+            Ok(room) if room.is_read_only => {
+                (Some(format!("the state directory {place} can't be written: its file system is read-only")), None)
+            }
+            Ok(room) if room.is_full() => (
+                Some(format!(
+                    "the disk of the state directory {place} is full, so answers with new addresses are refused"
+                )),
+                None,
+            ),
+            Ok(room) if room.percent >= disk::NEARLY => {
+                (None, Some(format!("the disk of the state directory {place} is {} % full", room.percent)))
+            }
+            Ok(_) => (None, None),
+        }
     }
 }
 
@@ -80,6 +101,8 @@ impl Shared {
 pub const LEFT_BEHIND: &str = "nftables.mode is \"off\", but the table inet destguard of an earlier run is still in the kernel and \
                                goes on blocking what has no lease there; `destguard disarm` removes it";
 
+/// Behind a verdict that denies, in audit.
+const ONLY_NOTED: &str = "; the guard is in audit, so that this is only noted and the answer leaves whole";
 /// Most errors that `status` shows.
 const ERRORS: usize = 8;
 
@@ -139,11 +162,16 @@ impl Sources for Shared {
 
     fn troubles(&self) -> Vec<String> {
         let mut troubles = self.lists.troubles();
+        troubles.extend(self.disk().0);
         if self.nftables.is_none() && nftables::is_left_behind() {
             troubles.push(LEFT_BEHIND.to_owned());
         }
         troubles.extend(self.left_out.iter().map(|feature| feature.effect().to_owned()));
         troubles
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.disk().1.into_iter().collect()
     }
 
     fn errors(&self) -> Vec<LoggedError> {
@@ -159,13 +187,40 @@ impl Sources for Shared {
         errors
     }
 
-    fn judge(&self, subject: &Subject) -> Judgement {
+    fn judge(&self, subject: &Subject, client: Option<IpAddr>, causes: &[(Name, Vec<Name>)]) -> Judgement {
+        let (config, places) = self.config();
+        let place = |key: &str| judge::place_of(&places, &self.path, key);
+        let list = |path: &str| judge::list_of(&config, path);
+        let written = judge::Written { place: &place, list: &list };
         let rules = self.rules.load();
-        let mut now = judge::judge(&rules, subject, &|key| self.place(key));
+        let mut now = judge::judge(&rules, subject, client, causes, written);
         if rules.audit && matches!(now.verdict.as_str(), "denied" | "filtered") {
-            now.reason.push_str("; the guard is in audit, so that this is only noted and the answer leaves whole");
+            now.reason.push_str(ONLY_NOTED);
         }
         now
+    }
+
+    fn try_name(&self, name: &Name, client: Option<IpAddr>) -> Later<'_, Vec<Tried>> {
+        let name = name.clone();
+        Box::pin(async move {
+            let (v4, v6) = tokio::join!(
+                self.dns.try_question(&name, rtype::A, client),
+                self.dns.try_question(&name, rtype::AAAA, client)
+            );
+            let (config, places) = self.config();
+            let place = |key: &str| judge::place_of(&places, &self.path, key);
+            let list = |path: &str| judge::list_of(&config, path);
+            let written = judge::Written { place: &place, list: &list };
+            let rules = self.rules.load();
+            let in_words = |tried| {
+                let mut tried = judge::tried(&rules, &name, tried, written);
+                if rules.audit && matches!(tried.verdict.as_str(), "denied" | "filtered") {
+                    tried.reason.push_str(ONLY_NOTED);
+                }
+                tried
+            };
+            [v4, v6].into_iter().map(in_words).collect()
+        })
     }
 
     fn metrics(&self) -> Result<String, String> {
@@ -221,9 +276,15 @@ impl Sources for Shared {
 }
 
 fn upstream(status: UpstreamStatus) -> Upstream {
+    let state = match (status.healthy, status.replied) {
+        (false, _) => "broken",
+        (true, false) => "unknown",
+        (true, true) => "healthy",
+    };
     Upstream {
         url: status.url,
-        healthy: status.healthy,
+        healthy: status.healthy && status.replied,
+        state: state.to_owned(),
         asked: status.queries,
         failed: status.failures,
         rtt_ms: status.rtt.map(|rtt| u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX)),

@@ -131,7 +131,7 @@ impl Resolver {
     }
 
     /// Asks the upstreams and validates what they say; in a `hurry` when there is something stale to give instead.
-    async fn ask(&self, query: &Query, view: ViewId, hurry: bool) -> Result<Checked, AskError> {
+    pub(super) async fn ask(&self, query: &Query, view: ViewId, hurry: bool) -> Result<Checked, AskError> {
         let asked = async {
             match &self.validator {
                 Some(validator) if !query.checking_disabled => validator.ask(&self.following(view), query).await,

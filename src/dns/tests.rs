@@ -7,6 +7,7 @@ mod edges;
 mod encrypted;
 mod encrypted_life;
 mod encrypted_rules;
+mod explain;
 mod follow;
 pub(super) mod harness;
 mod hostile;

@@ -98,6 +98,8 @@ pub struct UpstreamStatus {
     pub url: String,
     /// Whether it is asked in the usual course.
     pub healthy: bool,
+    /// Whether it ever replied.
+    pub replied: bool,
     /// Smoothed round-trip time; `None` before the first reply.
     pub rtt: Option<Duration>,
     /// Queries sent.
@@ -543,6 +545,7 @@ impl Upstreams {
                 UpstreamStatus {
                     url: server.url.clone(),
                     healthy: health.failed_in_row < BREAK_AFTER,
+                    replied: health.last_reply.is_some(),
                     rtt: health.srtt,
                     queries: health.queries,
                     failures: health.failures,

@@ -64,6 +64,14 @@ pub enum BgpError {
     Start(#[from] StartError),
 }
 
+/// What the configuration says of a peer, beside what its session knows.
+#[derive(Clone, Debug)]
+struct Limits {
+    required: bool,
+    max_routes: usize,
+    observer: Option<String>,
+}
+
 /// The speaker before it is started.
 #[derive(Debug)]
 pub struct BgpEnforcer {
@@ -73,7 +81,7 @@ pub struct BgpEnforcer {
     /// Per peer, in the order of the configuration; observers have none.
     ids: Vec<Option<EnforcerId>>,
     specs: Vec<EnforcerSpec>,
-    limits: Vec<(bool, usize)>,
+    limits: Vec<Limits>,
     drain: Duration,
 }
 
@@ -120,7 +128,11 @@ impl BgpEnforcer {
             ids.push(Some(EnforcerId(first.0.saturating_add(offset))));
             specs.push(spec(config, peer, &open));
         }
-        let limits = bgp.peer.iter().map(|peer| (peer.required, peer.max_routes)).collect();
+        let limits = bgp.peer.iter().map(|peer| {
+            let observer = peer.observer.clone().filter(|_| peer.confirm == schema::Confirm::Reflect);
+            Limits { required: peer.required, max_routes: peer.max_routes, observer }
+        });
+        let limits = limits.collect();
         let groups = Arc::new(Groups::new(config).map_err(BgpError::Value)?);
         Ok(Some(Self { config: speaker, open, groups, ids, specs, limits, drain: bgp.shutdown_drain.0 }))
     }
@@ -366,7 +378,7 @@ fn set_missing(missing: &Missing, peer: usize, families: Families) {
 #[derive(Clone, Debug)]
 pub struct BgpStatus {
     speaker: SpeakerHandle,
-    limits: Arc<[(bool, usize)]>,
+    limits: Arc<[Limits]>,
     withdraw: Arc<AtomicBool>,
 }
 
@@ -381,7 +393,7 @@ impl BgpStatus {
     #[must_use]
     pub fn peers(&self) -> Vec<types::Peer> {
         let now = Instant::now();
-        self.sessions().iter().zip(self.limits.iter()).map(|(status, limits)| shown(status, *limits, now)).collect()
+        self.sessions().iter().zip(self.limits.iter()).map(|(status, limits)| shown(status, limits, now)).collect()
     }
 
     /// The gate has another deadline from now on.
@@ -407,7 +419,7 @@ impl BgpStatus {
     }
 }
 
-fn shown(status: &PeerStatus, (required, max_routes): (bool, usize), now: Instant) -> types::Peer {
+fn shown(status: &PeerStatus, Limits { required, max_routes, observer }: &Limits, now: Instant) -> types::Peer {
     let settle = status.settle.as_millis();
     let confirm = match (status.role, settle) {
         (Role::Observer, _) => "observer".to_owned(),
@@ -427,8 +439,11 @@ fn shown(status: &PeerStatus, (required, max_routes): (bool, usize), now: Instan
         confirmations: (status.role == Role::Enforcer).then(|| confirmations::shown(status)),
         capabilities: status.capabilities.iter().map(|name| (*name).to_owned()).collect(),
         last_error: status.warning.clone().or_else(|| status.last_error.as_ref().map(|(reason, _)| reason.clone())),
-        required: required && status.role == Role::Enforcer,
-        max_routes,
+        unconfirmed: status.warning.clone().filter(|_| status.is_failing),
+        warning: status.warning.clone().filter(|_| !status.is_failing),
+        observer: observer.clone(),
+        required: *required && status.role == Role::Enforcer,
+        max_routes: *max_routes,
         received: types::Received {
             messages: status.received.messages,
             updates: status.received.updates,

@@ -358,7 +358,7 @@ impl Barrier {
     fn answered(&mut self, family: Family) {
         let line = &mut self.lines[index(family)];
         if let Some(asked) = line.asked.take() {
-            line.echoed = line.echoed.max(asked.covers);
+            line.echoed = line.echoed.max(asked.covers).max(1);
             line.stray(asked, 1);
             self.silent = false;
         }

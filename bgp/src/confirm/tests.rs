@@ -137,7 +137,7 @@ fn without_echo_nothing_is_confirmed() {
     confirmer.barrier().unwrap().announced(&full_table());
     let reason = confirmer.became_unavailable().unwrap();
     assert!(reason.contains("nothing is confirmed: the router exports more than 16 routes"), "{reason}");
-    assert_eq!(confirmer.warning(), Some(reason));
+    assert_eq!(confirmer.warning(), Some(Warning::failing(reason)));
     assert_eq!(confirmer.became_unavailable(), None, "once");
     confirmer.batch(&hosts(0..1), 1, 100, None, now);
     confirmer.encoded(stamp(1, now), 100);
@@ -184,7 +184,8 @@ fn a_settle_that_the_operator_set_stands_in_for_the_echo() {
         confirmer.progress(100, 100, now);
         assert_eq!(confirmer.became_unavailable().is_some(), !stands_in);
         assert_eq!(confirmer.poll_timeout(), stands_in.then_some(now + settle));
-        let warning = confirmer.warning().unwrap();
+        let Warning { text: warning, is_failing } = confirmer.warning().unwrap();
+        assert_eq!(is_failing, !stands_in);
         assert_eq!(warning.contains("\"acked\" and settle = 300ms stand in"), stands_in, "{warning}");
     }
 }
@@ -315,7 +316,7 @@ fn a_withdrawn_route_that_the_router_keeps_is_said() {
     confirmer.batch(&gone([1]), 2, 200, Some(Seen { word: 1, has: &everything, bears: &plain_class }), start);
     let later = confirmer.poll_timeout().unwrap();
     assert_eq!(confirmer.give_up(later, everything), None);
-    assert!(confirmer.warning().is_some_and(|text| text.starts_with("withdrawn but not closed")));
+    assert!(confirmer.warning().is_some_and(|it| !it.is_failing && it.text.starts_with("withdrawn but not closed")));
     assert!(confirmer.reflected(net(1), None, 2, later).is_some());
     assert_eq!((confirmer.warning(), confirmer.outstanding()), (None, (0, 0)));
 }

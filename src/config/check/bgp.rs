@@ -45,7 +45,11 @@ impl Checks<'_, '_> {
         let bgp = &self.config.bgp;
         for (index, text) in bgp.communities.iter().enumerate() {
             if let Err(error) = community::standard(text) {
-                self.error(&format!("bgp.communities[{index}]"), error);
+                let path = format!("bgp.communities[{index}]");
+                match community::meant(text) {
+                    Some(help) => self.error_with(&path, format!("\"{text}\" is not a community"), help),
+                    None => self.error(&path, error),
+                }
             }
         }
         for (index, text) in bgp.large_communities.iter().enumerate() {

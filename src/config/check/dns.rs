@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::Checks;
 use crate::config::schema::Dnssec;
-use crate::config::upstream::UpstreamUrl;
+use crate::config::upstream::{UpstreamUrl, by_name};
 use crate::core::name::Name;
 use crate::core::policy::name_from_user;
 use crate::dns::tls::{TlsError, client, server, validity};
@@ -190,7 +190,10 @@ impl Checks<'_, '_> {
             let url = match upstream.url.parse::<UpstreamUrl>() {
                 Ok(url) => url,
                 Err(error) => {
-                    self.error(&url_path, error);
+                    match by_name(&upstream.url) {
+                        Some(help) => self.error_with(&url_path, error, help),
+                        None => self.error(&url_path, error),
+                    }
                     continue;
                 }
             };

@@ -49,7 +49,7 @@ function show(status) {
   const state = byId("state");
   state.textContent = status.state;
   state.className = `state ${status.state}`;
-  byId("reasons").textContent = status.reasons.join("; ");
+  byId("reasons").textContent = [...status.reasons, ...status.warnings.map((one) => `warning: ${one}`)].join("; ");
   const figures = [
     ["up", span(status.uptime_seconds)],
     ["leases", `${status.leases.active} of ${status.leases.capacity}`],

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Guard, count_sets};
+use crate::core::ended::End;
 use crate::core::event::{EnforcerId, EnforcerKind, Generation, Refusal};
 use crate::core::lease::Share;
 use crate::core::pairs::Pairs;
@@ -147,7 +148,7 @@ impl Guard {
                 self.marks.change(address);
                 self.marks.journal(address);
             }
-            _ => self.close(address),
+            _ => self.close(address, End::Refused),
         }
     }
 
@@ -155,6 +156,11 @@ impl Guard {
     pub fn withheld(&mut self, answers: u64) {
         self.counts.released = self.counts.released.saturating_sub(answers);
         self.counts.refused.enforcer = self.counts.refused.enforcer.saturating_add(answers);
+    }
+
+    /// Whether leases can't be written to disk at present.
+    pub fn journal_is_behind(&mut self, behind: bool) {
+        self.counts.journal_behind = behind;
     }
 
     /// Single addresses, ahead of what the enforcer has applied as a whole.

@@ -386,3 +386,38 @@ fn other_times_and_limits_count_from_the_next_answer_on() {
     assert_eq!(guard.table.get(address(2)).unwrap().ends, Moment(2000).plus(Duration::from_secs(140)));
     guard.table.check_consistency();
 }
+
+#[test]
+fn an_enforcer_that_has_not_reported_is_so_since_the_start_and_not_since_the_clock_began() {
+    let month = Duration::from_secs(30 * 86_400);
+    let mut guard = Guard::new(settings(), specs());
+    let before = Moment::ZERO.plus(month);
+    assert!(guard.enforcers(before).iter().all(|enforcer| enforcer.since_seconds == 0));
+    guard.handle(Event::Restore(Vec::new()), before);
+    let later = before.plus(Duration::from_secs(2));
+    assert!(guard.enforcers(later).iter().all(|enforcer| enforcer.since_seconds == 2), "{:?}", guard.enforcers(later));
+    guard.handle(Event::Applied { enforcer: EnforcerId(1), generation: Generation(0) }, later);
+    assert_eq!(guard.enforcers(later.plus(Duration::from_secs(1)))[1].since_seconds, 1);
+}
+
+#[test]
+fn a_closed_address_is_remembered_with_its_names_and_why_it_is_closed() {
+    let (mut guard, _) = many(3, 3);
+    let opened: Vec<IpAddr> = guard.stored().map(|lease| lease.address).collect();
+    guard.handle(Event::Revoke(RevokeTarget::Address(opened[0])), Moment(2000));
+    guard.handle(Event::Forbid(vec!["n1.test".parse().unwrap()]), Moment(2000));
+    let end = Moment(2000).plus(Duration::from_secs(1000));
+    guard.handle_timeout(end);
+    while guard.poll_output().is_some() {}
+    for (address, how, seconds_ago) in
+        [(opened[0], "revoked", 1000), (opened[1], "the rules forbid it", 1000), (opened[2], "its lease ended", 0)]
+    {
+        let known = guard.known(address, end);
+        assert_eq!(known.lease, None);
+        let ended = known.ended.unwrap();
+        assert_eq!((ended.how, ended.seconds_ago), (how, seconds_ago), "{address}");
+        assert_eq!(known.causes, ended.causes);
+        assert_eq!(guard.ended_of_name(&ended.causes[0].0, 9, end).len(), 1);
+    }
+    assert_eq!(guard.known(IpAddr::from([203, 0, 113, 1]), end), Default::default());
+}

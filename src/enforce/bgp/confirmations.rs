@@ -14,10 +14,13 @@ use crate::control::types;
 /// For the control interface.
 pub(super) fn shown(status: &PeerStatus) -> types::Confirmations {
     let millis = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let micros = |span: std::time::Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
     let bounds = Latency::BOUNDS.iter().map(|bound| Some(*bound)).chain([None]);
     types::Confirmations {
         count: status.latency.count,
         p99_ms: status.latency.quantile(0.99).map(millis),
+        p50_us: status.latency.quantile(0.5).map(micros),
+        p99_us: status.latency.quantile(0.99).map(micros),
         histogram: bounds.zip(status.latency.buckets).filter(|(_, count)| *count > 0).collect(),
         settle_ms: millis(status.settle),
         learnt: status.learnt.map(|(samples, shown)| types::Learnt {

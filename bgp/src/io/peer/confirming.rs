@@ -16,7 +16,7 @@ use crate::config::{Confirm, PeerConfig, Role, SpeakerConfig};
 use crate::confirm::awaited::{Announced, Awaited};
 use crate::confirm::learn::{self, Learner};
 use crate::confirm::refresh::Ask;
-use crate::confirm::{Confirmer, Seen};
+use crate::confirm::{Confirmer, Seen, Warning};
 use crate::session::Heard;
 use crate::table::Batch;
 use crate::wire::EncodeContext;
@@ -156,20 +156,24 @@ impl Evidence {
     }
 
     /// What the operator should know.
-    fn warning(&self, peer: &PeerConfig) -> Option<String> {
+    fn warning(&self, peer: &PeerConfig) -> Option<Warning> {
         let problem = self.prober.as_ref().and_then(Prober::problem);
         let cause = "does the next hop resolve through the null route, does the router filter the routes, does it answer no probes?";
         match (self.lost, &self.no_prober) {
-            (_, Some(why)) if peer.confirm == Confirm::Probe => return Some(format!("nothing is confirmed: {why}")),
+            (_, Some(why)) if peer.confirm == Confirm::Probe => {
+                return Some(Warning::failing(format!("nothing is confirmed: {why}")));
+            }
             ((count @ 1.., Some(net)), _) => {
-                return Some(match (peer.confirm, problem) {
+                let text = match (peer.confirm, problem) {
                     (Confirm::Reflect, _) => format!(
                         "{count} routes in a row did not come back on the observer's session, {net} the last: does the router filter them, \
                          or not send them to the observer?"
                     ),
                     (_, Some(problem)) => format!("{count} routes in a row not confirmed: {problem}"),
                     _ => format!("acknowledged but not forwarded: {count} routes in a row, {net} the last: {cause}"),
-                });
+                };
+                // One or two may be filtered, or have a target that nobody forwards to.
+                return Some(Warning { text, is_failing: count >= MISSED });
             }
             _ => {}
         }
@@ -178,9 +182,9 @@ impl Evidence {
         }
         let start = learn::START.min(self.most()).as_millis();
         if let Some(why) = &self.no_prober {
-            return Some(format!("settle stays at {start}ms: {why}"));
+            return Some(Warning::of(format!("settle stays at {start}ms: {why}")));
         }
-        match (self.learner.counts(), problem) {
+        let text = match (self.learner.counts(), problem) {
             ((0, 1..), Some(problem)) => Some(format!("settle stays at {start}ms: {problem}")),
             ((answered, MISSED..), _) => Some(format!(
                 "acknowledged but not forwarded: the last {} probed addresses never answered{}: {cause}",
@@ -197,7 +201,8 @@ impl Evidence {
                     )
                 })
             }
-        }
+        };
+        text.map(Warning::of)
     }
 }
 
@@ -326,9 +331,10 @@ impl Task {
         if let Some(mut status) = shared.status(self.place.index) {
             // Said once; the count in it may go on.
             if let (Some(new), None) = (&warning, &status.warning) {
-                tracing::warn!(peer = peer.name, "{new}");
+                tracing::warn!(peer = peer.name, "{}", new.text);
             }
-            status.warning = warning;
+            status.is_failing = warning.as_ref().is_some_and(|warning| warning.is_failing);
+            status.warning = warning.map(|warning| warning.text);
             status.settle = settle;
             status.learnt = peer.learn.then(|| evidence.learner.shown(evidence.backlog()));
         }

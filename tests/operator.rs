@@ -1,0 +1,389 @@
+//! What an operator is told and can do, with the whole daemon on loopback: beside it an upstream and a router that are made up.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// For whatever must happen in the end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A router that takes a session and every route, acknowledges by TCP, and answers no ROUTE-REFRESH.
+struct Router {
+    address: SocketAddr,
+}
+
+impl Router {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(move || drop(Self::speak(stream)));
+            }
+        });
+        Self { address }
+    }
+
+    fn speak(mut stream: TcpStream) -> std::io::Result<()> {
+        let message = |kind: u8, body: &[u8]| {
+            let length = (19 + body.len() as u16).to_be_bytes();
+            [&[0xff; 16][..], &length, &[kind], body].concat()
+        };
+        loop {
+            let mut head = [0; 19];
+            stream.read_exact(&mut head)?;
+            let mut body = vec![0; usize::from(u16::from_be_bytes([head[16], head[17]])) - 19];
+            stream.read_exact(&mut body)?;
+            match head[18] {
+                1 => {
+                    // IPv4 unicast, route refresh, enhanced route refresh, AS 64513 in four octets.
+                    let capabilities = [1, 4, 0, 1, 0, 1, 2, 0, 70, 0, 65, 4, 0, 0, 0xfc, 1];
+                    let mut open = vec![4, 0xfc, 1, 0, 90, 192, 0, 2, 254, 2 + capabilities.len() as u8, 2];
+                    open.push(capabilities.len() as u8);
+                    open.extend(capabilities);
+                    stream.write_all(&message(1, &open))?;
+                    stream.write_all(&message(4, &[]))?;
+                }
+                4 => stream.write_all(&message(4, &[]))?,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Names with their aliases and IPv4 addresses, in one answer. What isn't there does not exist.
+type Names = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
+
+/// An upstream.
+struct Upstream {
+    address: SocketAddr,
+    names: Names,
+    asked: Arc<AtomicUsize>,
+}
+
+fn wire(name: &str) -> Vec<u8> {
+    let labels = name.split('.').filter(|label| !label.is_empty());
+    let mut out: Vec<u8> = labels.flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat()).collect();
+    out.push(0);
+    out
+}
+
+impl Upstream {
+    fn start(names: &[(&str, &[&str])]) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let own = |(name, data): &(&str, &[&str])| (name.to_string(), data.iter().map(ToString::to_string).collect());
+        let upstream = Self {
+            address: socket.local_addr().unwrap(),
+            names: Arc::new(Mutex::new(names.iter().map(own).collect())),
+            asked: Arc::default(),
+        };
+        let (names, asked) = (upstream.names.clone(), upstream.asked.clone());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 1500];
+            while let Ok((len, from)) = socket.recv_from(&mut buffer) {
+                asked.fetch_add(1, Ordering::SeqCst);
+                drop(socket.send_to(&Self::answer(&buffer[..len], &names.lock().unwrap()), from));
+            }
+        });
+        upstream
+    }
+
+    fn answer(query: &[u8], names: &BTreeMap<String, Vec<String>>) -> Vec<u8> {
+        let (mut at, mut name) = (12, String::new());
+        while query[at] != 0 {
+            let len = usize::from(query[at]);
+            name.push_str(&format!("{}.", String::from_utf8_lossy(&query[at + 1..=at + len]).to_lowercase()));
+            at += 1 + len;
+        }
+        let qtype = query[at + 2];
+        let mut out = query[..at + 5].to_vec();
+        out[2] = 0x81;
+        out[4..12].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
+        let data = names.get(name.trim_end_matches('.'));
+        out[3] = if data.is_some() { 0x80 } else { 0x83 };
+        let mut owner = name.trim_end_matches('.').to_owned();
+        for one in data.into_iter().flatten() {
+            let (kind, rdata, next) = match one.parse::<Ipv4Addr>() {
+                Ok(_) if qtype != 1 => continue,
+                Ok(address) => (1, address.octets().to_vec(), owner.clone()),
+                Err(_) => (5, wire(one), one.clone()),
+            };
+            out[7] += 1;
+            out.extend(wire(&owner));
+            out.extend([0, kind, 0, 1, 0, 0, 1, 44]);
+            out.extend((rdata.len() as u16).to_be_bytes());
+            out.extend(rdata);
+            owner = next;
+        }
+        out
+    }
+}
+
+/// The daemon.
+struct Guard {
+    directory: tempfile::TempDir,
+    child: Option<Child>,
+    dns: SocketAddr,
+    config: String,
+}
+
+/// A free UDP and TCP port.
+fn free_port() -> u16 {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Guard {
+    /// With one required router, and what `more` says.
+    fn start(upstream: &Upstream, router: &Router, confirm: &str, more: &str) -> Self {
+        let port = free_port();
+        let config = format!(
+            "[dns]\nlisten = [\"127.0.0.1:{port}\"]\nworkers = 1\n[[dns.upstream]]\nurl = \"udp://{}\"\n\
+             [[policy.private]]\ndomain = \"test\"\nprefixes = [\"203.0.113.0/24\", \"198.51.100.0/24\"]\n\
+             [bgp]\nasn = 64512\nrouter_id = \"192.0.2.2\"\nnext_hop_ipv4 = \"192.0.2.1\"\nlinger = \"0s\"\n\
+             [[bgp.peer]]\nname = \"edge1\"\naddress = \"127.0.0.1\"\nport = {}\nasn = 64513\nfamilies = [\"ipv4\"]\n{confirm}\n{more}",
+            upstream.address,
+            router.address.port()
+        );
+        let directory = tempfile::tempdir().unwrap();
+        let mut guard = Self { directory, child: None, dns: SocketAddr::from(([127, 0, 0, 1], port)), config };
+        guard.write("");
+        guard.run();
+        guard
+    }
+
+    /// Writes the file, with `more` behind it.
+    fn write(&self, more: &str) {
+        let state = self.directory.path().join("state");
+        let text = format!("{}\n{more}\n[state]\ndir = \"{}\"\n", self.config, state.display());
+        std::fs::write(self.file(), text).unwrap();
+    }
+
+    fn run(&mut self) {
+        let child = Command::new(env!("CARGO_BIN_EXE_destguard"))
+            .arg("--socket")
+            .arg(self.socket())
+            .args(["run", "--config"])
+            .arg(self.file())
+            .stderr(Stdio::from(std::fs::File::create(self.directory.path().join("log")).unwrap()))
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        let mut child = self.child.take().unwrap();
+        self.eventually("it runs", || {
+            assert!(child.try_wait().unwrap().is_none(), "it ended: {}", self.log());
+            self.command(&["status"]).status.success()
+        });
+        self.child = Some(child);
+    }
+
+    /// `kill -9`
+    fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.path().join("destguard.toml")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("control.sock")
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap()
+    }
+
+    #[track_caller]
+    fn eventually(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let began = Instant::now();
+        while !holds() {
+            assert!(began.elapsed() < PATIENCE, "{what}: not in time\n{}\n{}", self.text(&["status"]), self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn command(&self, words: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_destguard")).arg("--socket").arg(self.socket()).args(words).output().unwrap()
+    }
+
+    /// What it prints, of both kinds.
+    fn text(&self, words: &[&str]) -> String {
+        let output = self.command(words);
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        let output = self.command(&[words, &["--json"]].concat());
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{words:?}: {output:?}"))
+    }
+
+    fn state(&self) -> Value {
+        self.json(&["status"])["state"].clone()
+    }
+
+    fn enforcing(&self) {
+        self.eventually("enforcing", || self.state() == "enforcing");
+    }
+
+    /// The status line of `/ready`.
+    fn ready(&self) -> String {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        write!(stream, "GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text.lines().next().unwrap().to_owned()
+    }
+
+    /// Response code and addresses.
+    fn ask_from(&self, client: &str, name: &str) -> (u8, Vec<IpAddr>) {
+        let socket = UdpSocket::bind((client, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let query = [&[7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], &wire(name), &[0, 1, 0, 1]].concat();
+        socket.send_to(&query, self.dns).unwrap();
+        let mut buffer = [0; 1500];
+        let len = socket.recv(&mut buffer).unwrap();
+        let reply = &buffer[..len];
+        let mut at = query.len();
+        let mut addresses = Vec::new();
+        for _ in 0..reply[7] {
+            while reply[at] != 0 && reply[at] < 192 {
+                at += 1 + usize::from(reply[at]);
+            }
+            at += if reply[at] == 0 { 1 } else { 2 };
+            let (kind, length) = (reply[at + 1], usize::from(u16::from_be_bytes([reply[at + 8], reply[at + 9]])));
+            at += 10;
+            if kind == 1 {
+                addresses.push(IpAddr::from(<[u8; 4]>::try_from(&reply[at..at + 4]).unwrap()));
+            }
+            at += length;
+        }
+        addresses.sort_unstable();
+        (reply[3] & 15, addresses)
+    }
+
+    fn ask(&self, name: &str) -> (u8, Vec<IpAddr>) {
+        self.ask_from("127.0.0.1", name)
+    }
+
+    fn is_open(&self, address: &str) -> bool {
+        self.json(&["explain", address])["open"] == true
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.kill();
+        }
+    }
+}
+
+const ACKED: &str = "confirm = \"acked\"\nsettle = \"0s\"";
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn a_peer_that_is_not_required_and_never_comes_is_told_and_stops_nothing() {
+    let (upstream, router) = (Upstream::start(&[]), Router::start());
+    let spare = format!(
+        "[[bgp.peer]]\nname = \"spare\"\naddress = \"127.0.0.9\"\nport = {}\nasn = 64514\nfamilies = [\"ipv4\"]\nrequired = false\n",
+        free_port()
+    );
+    let guard = Guard::start(&upstream, &router, ACKED, &spare);
+    guard.enforcing();
+    assert_eq!(guard.ready(), "HTTP/1.1 200 OK");
+    let status = guard.json(&["status"]);
+    assert_eq!(status["reasons"], serde_json::json!([]));
+    assert!(status["warnings"].to_string().contains("spare"), "{status}");
+    let text = guard.text(&["status"]);
+    assert!(text.contains("  warning: spare ") && text.contains("(not required)"), "{text}");
+    // Nothing is older than the daemon; and nobody has asked the upstream.
+    let up = status["uptime_seconds"].as_u64().unwrap();
+    for one in status["enforcers"].as_array().unwrap() {
+        assert!(one["since_seconds"].as_u64().unwrap() <= up + 1, "{status}");
+    }
+    assert_eq!(
+        (&status["upstreams"][0]["healthy"], &status["upstreams"][0]["state"]),
+        (&false.into(), &"unknown".into())
+    );
+    guard.ask("nobody.test");
+    let status = guard.json(&["status"]);
+    assert_eq!(
+        (&status["upstreams"][0]["healthy"], &status["upstreams"][0]["state"]),
+        (&true.into(), &"healthy".into())
+    );
+}
+
+#[test]
+fn a_required_router_that_is_up_and_confirms_nothing_is_named_within_five_seconds() {
+    let (upstream, router) = (Upstream::start(&[]), Router::start());
+    let guard = Guard::start(&upstream, &router, "confirm = \"refresh\"\nsettle = \"0s\"", "");
+    let peer = || guard.json(&["peers"])["peers"][0].clone();
+    guard.eventually("the session is up", || peer()["state"] == "Established");
+    guard.eventually("degraded", || guard.state() == "degraded");
+    let reasons = guard.json(&["status"])["reasons"].to_string();
+    assert!(reasons.contains("edge1 does not confirm") && reasons.contains("ROUTE-REFRESH"), "{reasons}");
+    // By the guard's own word, so that a busy machine can't make it miss; it may be looked at a while later.
+    assert!(peer()["since_seconds"].as_u64().unwrap() <= 5 || guard.log().contains("ROUTE-REFRESH"));
+    assert_eq!(guard.ready(), "HTTP/1.1 503 Service Unavailable");
+}
+
+#[test]
+fn a_state_directory_that_is_lost_is_named() {
+    let (upstream, router) = (Upstream::start(&[]), Router::start());
+    let guard = Guard::start(&upstream, &router, ACKED, "");
+    guard.enforcing();
+    std::fs::remove_dir_all(guard.directory.path().join("state")).unwrap();
+    // Whether it is told or mended first.
+    let told = || guard.json(&["status"])["reasons"].to_string().contains("state");
+    guard.eventually("told or mended", || told() || guard.directory.path().join("state").exists());
+}
+
+#[test]
+fn explain_tells_of_the_past_and_names_the_rule_that_would_open() {
+    let names: [(&str, &[&str]); 3] = [
+        ("shop.test", &["cdn.test", "203.0.113.5"]),
+        ("inside.test", &["10.0.0.1"]),
+        ("elsewhere.invalid-tld", &["203.0.113.7"]),
+    ];
+    let (upstream, router) = (Upstream::start(&names), Router::start());
+    let guard = Guard::start(&upstream, &router, ACKED, "");
+    guard.enforcing();
+    let closed = "203.0.113.5 is closed: nobody was answered with it; not filtered (policy.private[0] at ";
+    let text = guard.text(&["explain", "203.0.113.5"]);
+    assert!(text.starts_with(closed), "{text}");
+    assert!(text.contains("destguard.toml:") && text.contains("names within test "), "{text}");
+    // What would happen to a question, without asking one in earnest.
+    let now = guard.json(&["explain", "shop.test"]);
+    assert_eq!((&now["open"], &now["now"]["verdict"]), (&false.into(), &"allowed".into()));
+    assert_eq!(now["answers"][0]["addresses"][0]["address"], "203.0.113.5");
+    assert_eq!(now["answers"][0]["addresses"][0]["rule"], "policy.private[0]");
+    assert_eq!(now["answers"][0]["chain"], serde_json::json!(["cdn.test"]));
+    assert!(!guard.is_open("203.0.113.5"));
+    for (name, verdict) in
+        [("inside.test", "filtered"), ("elsewhere.invalid-tld", "filtered"), ("none.test", "allowed")]
+    {
+        assert_eq!(guard.json(&["explain", name])["now"]["verdict"], verdict, "{name}");
+        let (_, addresses) = guard.ask(name);
+        assert_eq!(addresses, Vec::<IpAddr>::new(), "{name}");
+    }
+    assert_eq!(guard.ask("shop.test"), (0, vec![ip("203.0.113.5")]));
+    assert!(guard.is_open("203.0.113.5"));
+    assert!(guard.text(&["revoke", "203.0.113.5"]).contains("closed 203.0.113.5"));
+    let text = guard.text(&["explain", "203.0.113.5"]);
+    assert!(text.starts_with("203.0.113.5 is closed: it was open for shop.test until "), "{text}");
+    assert!(text.contains("(revoked); not filtered"), "{text}");
+}
