@@ -42,6 +42,7 @@ enum Request {
     AdmitAll(Vec<(u64, Admission)>, Arc<Mailbox>),
     Event(Event),
     Inspect(Inspect),
+    Held(oneshot::Sender<()>),
     Stop,
 }
 
@@ -197,6 +198,16 @@ impl CoreHandle {
         if self.requests.send(Request::Stop).await.is_err() {
             tracing::debug!("the core has stopped already");
         }
+    }
+
+    /// Returns once every required timed enforcer holds all that was restored.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn held(&self) -> Result<(), Stopped> {
+        let (reply, held) = oneshot::channel();
+        self.requests.send(Request::Held(reply)).await.map_err(|_| Stopped)?;
+        held.await.map_err(|_| Stopped)
     }
 
     /// Runs `look` on the core and returns what it saw. Must be quick: nothing else happens meanwhile.

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Start: the file is checked; then everything that can fail is done (state directory, listeners, control socket, ruleset);
-//! then leases are restored and the enforcers start; then questions are answered and systemd is told.
+//! then leases are restored, and only then the enforcer of the kernel starts, so that the first full state it is given has them; once
+//! it holds them questions are answered and systemd is told.
 //! Stop: no more questions are taken; then the enforcers do what the configuration says about stopping.
 
 use std::path::PathBuf;
@@ -75,6 +76,8 @@ impl RunError {
 
 /// How often this host's own addresses are read anew.
 const INTERFACES: Duration = Duration::from_secs(10);
+/// How long the kernel may take to hold the leases that were restored.
+const HOLDING: Duration = Duration::from_secs(10);
 /// How long the enforcers may take to stop.
 const STOPPING: Duration = Duration::from_secs(5);
 
@@ -209,9 +212,10 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     let pairs = journal.take_pairs();
     let mut tasks = Vec::new();
     let mut drivers = Drivers { timed: Vec::new(), routes: None, journal: Some(Box::new(journal)) };
+    let mut kernel = None;
     if let Some(nft) = enforcers.nftables {
         let (sender, commands) = mpsc::channel(enforce::COMMANDS);
-        tasks.push(tokio::spawn(nft.run(commands, reports.clone())));
+        kernel = Some(nft.run(commands, reports.clone()));
         drivers.timed.push((EnforcerId(0), sender));
     }
     let mut peers = None;
@@ -233,6 +237,10 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     core.tell(Event::RestorePairs(pairs)).await.map_err(RunError::failed)?;
     // The policy may have changed while the guard was down.
     reload::close_what_is_forbidden(&core, rules.load_full()).await.map_err(RunError::Failed)?;
+    if let Some(kernel) = kernel {
+        tasks.push(tokio::spawn(kernel));
+        wait_for_the_kernel(&core).await?;
+    }
 
     let mut registry = crate::metrics::registry();
     let mut packets = None;
@@ -284,6 +292,18 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     stop(core, served, tasks, STOPPING + config.bgp.shutdown_drain.0).await;
     tracing::info!("destguard has stopped");
     ended
+}
+
+/// No question is answered before the kernel holds what was restored: a kept answer of a client's own may name any of it.
+async fn wait_for_the_kernel(core: &CoreHandle) -> Result<(), RunError> {
+    match tokio::time::timeout(HOLDING, core.held()).await {
+        Ok(held) => held.map_err(RunError::failed),
+        Err(_) => {
+            // The gate keeps answers with addresses until it does; the others need not wait for it.
+            tracing::error!("the kernel doesn't hold the leases after {} s", HOLDING.as_secs());
+            Ok(())
+        }
+    }
 }
 
 /// Closes the core, and with it the enforcers' channels; waits until they have done what is to be done at the end.

@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const HOUR: u64 = 3600;
 
 const SHORT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 1));
+const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 3));
 const LONG: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 2));
 
 /// One name whose lease ends within the hour, one whose doesn't; both asked for.
@@ -29,6 +30,32 @@ fn two_leases(host: &Host) {
     host.upstream.set_addresses("long.test", 2 * 3600, &[LONG]);
     assert_eq!((host.ask("short.test"), host.ask("long.test")), (vec![SHORT], vec![LONG]), "{}", host.log());
     assert_eq!(elements().into_keys().collect::<Vec<_>>(), [SHORT, LONG]);
+}
+
+#[test]
+fn restored_leases_are_in_the_kernel_before_the_first_answer_and_before_ready() {
+    alone(|| {
+        let mut host = Host::up("");
+        two_leases(&host);
+        host.upstream.set_addresses("other.test", 600, &[OTHER]);
+        host.reboot();
+        assert!(elements().is_empty());
+        host.launch();
+        // The first answer, of whatever kind.
+        let answered = std::thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                host.ask_until("other.test", OTHER);
+                elements()
+            });
+            client.join().expect("an answer")
+        });
+        assert!(answered.contains_key(&SHORT) && answered.contains_key(&LONG), "{answered:?}\n{}", host.log());
+        host.wait_until_ready();
+        host.reboot();
+        host.start();
+        let ready = elements();
+        assert_eq!(ready.into_keys().collect::<Vec<_>>(), [SHORT, LONG, OTHER], "{}", host.log());
+    });
 }
 
 #[test]

@@ -358,6 +358,12 @@ impl Pairs {
         }
     }
 
+    /// Whether every required timed enforcer holds whatever it was told.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.unproven.is_empty()
+    }
+
     /// A required timed enforcer holds nothing any more. O(pairs).
     pub fn lost(&mut self) {
         self.unproven.clear();

@@ -416,6 +416,12 @@ pub struct Unproven {
 }
 
 impl Unproven {
+    /// Whether every required timed enforcer holds whatever it was told.
+    #[must_use]
+    pub fn is_timed_proven(&self) -> bool {
+        self.timed.is_empty()
+    }
+
     /// A plan told the enforcers about a lease. What no enforcer is required to hold is in force at once.
     pub fn told(&mut self, address: IpAddr, lease: &mut Lease, told: Told, required: Required, now: Moment) {
         let before = std::mem::replace(&mut lease.told, told);

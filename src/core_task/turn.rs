@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Alive, Decisions, Drivers, JournalRecord, Mailbox, Request, Waiter};
 use crate::core::event::{Admission, Decision, Event, Output, Refusal, Ticket};
@@ -30,6 +30,8 @@ pub(super) struct Core {
     restored: bool,
     /// All that was restored is in the guard.
     whole: bool,
+    /// Told once the timed enforcers hold what was restored. A few at the start.
+    held: Vec<oneshot::Sender<()>>,
     /// Told to stop.
     pub(super) stopped: bool,
     /// When the task wakes by itself.
@@ -64,6 +66,7 @@ impl Core {
             next_ticket: 0,
             restored: false,
             whole: false,
+            held: Vec::new(),
             stopped: false,
             armed: None,
             unsent: Vec::new(),
@@ -110,6 +113,7 @@ impl Core {
                 self.guard.handle(event, now);
             }
             Request::Inspect(look) => look(&self.guard, now),
+            Request::Held(reply) => self.held.push(reply),
             Request::Stop => self.stopped = true,
         }
     }
@@ -165,6 +169,12 @@ impl Core {
         }
         let journalled = self.journal(out.records, true, now);
         self.post(out.decisions, &journalled, None);
+        if !self.held.is_empty() && self.whole && self.guard.is_held() {
+            // Who gave up doesn't want to know any more.
+            for reply in self.held.drain(..) {
+                reply.send(()).unwrap_or_default();
+            }
+        }
     }
 
     fn sender(&self, driver: Driver) -> Option<&mpsc::Sender<Command>> {

@@ -7,9 +7,18 @@ use super::{Guard, SHORTEST};
 use crate::core::event::{EnforcerKind, StoredLease};
 use crate::core::lease::{ByFamily, Cause, Clients};
 use crate::core::name::Name;
+use crate::core::pairs::Pairs;
 use crate::core::plan::Told;
 
 impl Guard {
+    /// Whether every required timed enforcer holds every lease.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.enforcers.all_timed().is_some()
+            && self.unproven.is_timed_proven()
+            && self.pairs.as_ref().is_none_or(Pairs::is_proven)
+    }
+
     /// Leases from disk, those that end last first as far as there is room: a smaller capacity than before must not be
     /// exceeded either. What has no room is closed on disk as well, and counted. A lease that ended less than the linger
     /// ago comes back as a lingering route: a restart must not cut flows that would go on without it.
