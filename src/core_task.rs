@@ -253,15 +253,27 @@ pub trait Journal: Send {
 
     /// Whether a write with `alive`, though without records, would make it shorter. Takes long.
     fn is_long(&self) -> bool;
+
+    /// Compares what it believes with the disk, and mends what differs. Called about twice a second, once all that was restored is in `alive`.
+    fn check(&mut self, alive: &dyn Alive, now: Moment) {
+        let _: (&dyn Alive, Moment) = (alive, now);
+    }
 }
 
 /// All that survives a restart.
 pub trait Alive {
+    /// How many records [`Alive::each`] gives.
+    fn count(&self) -> usize;
+
     /// Gives a record of each lease, and of each pair of client and address.
     fn each(&self, give: &mut dyn FnMut(JournalRecord));
 }
 
 impl Alive for Guard {
+    fn count(&self) -> usize {
+        self.stored_count()
+    }
+
     fn each(&self, give: &mut dyn FnMut(JournalRecord)) {
         self.stored().for_each(|lease| give(JournalRecord::Lease(lease)));
         self.stored_pairs().for_each(|pair| give(JournalRecord::Pair(PairRecord::Open(pair))));
@@ -356,6 +368,7 @@ async fn run(shared: Arc<Shared>, clock: Clock, requests: mpsc::Receiver<Request
             core.guard.handle_timeout(now);
         }
         core.carry_out(now).await;
+        core.check(now);
         if core.stopped {
             *place = None;
             return;

@@ -180,15 +180,20 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     let clock = Clock::start();
     // Only routes linger: without peers an ended lease is over, in memory and on disk.
     let linger = if config.bgp.peer.is_empty() { Duration::ZERO } else { config.bgp.linger.0 };
+    let control = ControlSocket::bind(&options.socket)
+        .map_err(|error| RunError::Failed(format!("{}: {error}", options.socket.display())))?;
+    // Beside the socket, which this daemon alone has.
+    let mut spare = options.socket.clone().into_os_string();
+    spare.push(".leases");
     let (mut journal, restored) =
-        LeaseJournal::open(&config.state.dir, clock, config.lease.max.0, linger).map_err(RunError::failed)?;
+        LeaseJournal::open(&config.state.dir, Some(spare.as_ref()), clock, config.lease.max.0, linger)
+            .map_err(RunError::failed)?;
+    let health = journal.health();
     let own = interfaces::addresses()
         .map_err(|error| RunError::Failed(format!("this host's addresses can't be read: {error}")))?;
     let lists = Lists::load(&config, &Lists::default()).map_err(|errors| RunError::Failed(errors.join("\n")))?;
     let rules = Arc::new(ArcSwap::from_pointee(rules::rules(&config, &lists, &own).map_err(RunError::Failed)?));
     let sockets = dns::bind(&config).map_err(RunError::failed)?;
-    let control = ControlSocket::bind(&options.socket)
-        .map_err(|error| RunError::Failed(format!("{}: {error}", options.socket.display())))?;
     let http = bind_http(&config).await?;
     let mut enforcers = Enforcers::new(&config, clock, !restored.is_empty())?;
     if let Some(nft) = &mut enforcers.nftables {
@@ -251,7 +256,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     if let Some(peers) = &peers {
         bgp::metrics::register(&mut registry, peers.clone());
     }
-    let core_metrics = sources::core_metrics(&mut registry, core.clone());
+    let core_metrics = sources::core_metrics(&mut registry, core.clone(), health.clone());
     let lists = ListState::new(lists, &mut registry);
     let denied = DeniedLog::default();
     let resolver = dns::start(&config, sockets, rules.clone(), core.clone(), clock, denied.clone(), &mut registry)
@@ -271,6 +276,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         peers,
         nftables: disarmer,
         left_out,
+        journal: health,
         registry: Mutex::new(registry),
         stop: Arc::default(),
     });

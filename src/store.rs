@@ -1,7 +1,15 @@
 //! Leases on disk, so that kill -9 at any instant loses none and lengthens none.
 //!
-//! - [`record`]: the octets of one record, with its checksum.
+//! - [`record`]: the octets of one record.
+//! - [`frame`]: the octets of a file of records, so that damage to some costs no others.
+//! - [`past`]: what of a file is alive now.
 //! - [`journal`]: the file: appended before an answer leaves, compacted by an atomic rename, read back at start.
+//! - [`place`]: where it lies, and whether it is still what it should be there.
+//! - [`health`]: what is wrong with it.
 
+pub mod frame;
+pub mod health;
 pub mod journal;
+pub mod past;
+pub mod place;
 pub mod record;

@@ -4,7 +4,6 @@
 #![allow(clippy::expect_used, clippy::panic)]
 
 #[path = "restart/daemon.rs"]
-#[allow(dead_code)]
 mod daemon;
 #[path = "nftables/namespace.rs"]
 #[allow(dead_code)]
@@ -14,6 +13,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use daemon::{Host, elements};
+use lab::dns::server::many_v4;
 use namespace::alone;
 
 /// How long anything that must happen may take on a busy machine.
@@ -77,5 +77,133 @@ fn what_ended_while_the_host_slept_is_closed_when_it_wakes() {
         assert!(elements().contains_key(&SHORT));
         assert_eq!(host.ask("long.test"), [LONG]);
         assert_eq!(host.upstream.times_asked("long.test"), 1, "it is kept for two hours");
+    });
+}
+
+/// Nobody knows what time it is: what was leased ends.
+#[test]
+fn a_reboot_with_the_clock_set_back_lengthens_no_lease() {
+    alone(|| {
+        let mut host = Host::up("");
+        two_leases(&host);
+        host.reboot();
+        host.set_clocks(0, -86_400);
+        host.start();
+        assert!(elements().is_empty() && host.leased().is_empty(), "{:?}\n{}", elements(), host.log());
+        // It serves, and what it leases by that clock it keeps.
+        host.ask_until("short.test", SHORT);
+        host.kill();
+        host.start();
+        assert_eq!(elements().into_keys().collect::<Vec<_>>(), [SHORT], "{}", host.log());
+    });
+}
+
+#[test]
+fn a_damaged_journal_gives_what_is_whole_and_is_kept_beside() {
+    alone(|| {
+        let mut host = Host::up("");
+        two_leases(&host);
+        host.upstream.set_addresses("other.test", 600, &[OTHER]);
+        host.ask_until("other.test", OTHER);
+        assert!(host.command(&["revoke", "203.0.113.1"]).status.success());
+        host.wait("revoked", |host| !host.leased().contains(&SHORT));
+        host.kill();
+        let mut octets = std::fs::read(host.journal()).expect("a journal");
+        octets[3] ^= 1;
+        std::fs::write(host.journal(), &octets).expect("written");
+        host.start();
+        assert_eq!(elements().into_keys().collect::<Vec<_>>(), [LONG, OTHER], "{}", host.log());
+        let bad = host.state().join("leases.journal.bad");
+        assert!(host.reasons().contains("leases.journal.bad"), "{}", host.status());
+        assert_eq!(std::fs::read(&bad).expect("kept"), octets);
+        std::fs::remove_file(bad).expect("removed");
+        host.wait("the reason goes", |host| host.status()["state"] == "enforcing");
+        host.kill();
+        std::fs::write(host.journal(), "garbage").expect("written");
+        host.start();
+        assert!(elements().is_empty() && host.reasons().contains("leases.journal.bad"), "{}", host.status());
+        host.ask_until("long.test", LONG);
+    });
+}
+
+#[test]
+fn a_state_directory_that_is_removed_under_load_is_there_again() {
+    alone(|| {
+        let mut host = Host::up("");
+        host.upstream.many_ttl(600);
+        let mut asked = Vec::new();
+        for number in 0..30 {
+            if number == 15 {
+                std::fs::remove_dir_all(host.state()).expect("removed");
+            }
+            let address = IpAddr::from(many_v4(number));
+            host.ask_until(&format!("n{number}.many.test"), address);
+            asked.push(address);
+        }
+        host.wait("it is there again", |host| {
+            host.journal().exists()
+                && host.status()["state"] == "enforcing"
+                && host.metric(r#"destguard_enforcer_repairs_total{enforcer="journal",kind="directory"}"#).as_deref()
+                    == Some("1")
+        });
+        assert!(host.log().contains("was removed"), "{}", host.log());
+        host.reboot();
+        host.start();
+        asked.sort();
+        assert_eq!(elements().into_keys().collect::<Vec<_>>(), asked, "{}", host.log());
+    });
+}
+
+#[test]
+fn on_a_full_disk_answers_go_on_and_a_crash_loses_none() {
+    alone(|| {
+        let mut host = Host::off("");
+        host.mount("size=4m");
+        host.start();
+        two_leases(&host);
+        let fill = host.state().join("fill");
+        let mut file = std::fs::File::create(&fill).expect("made");
+        while std::io::Write::write(&mut file, &[1; 4096]).is_ok_and(|written| written > 0) {}
+        drop(file);
+        host.upstream.set_addresses("other.test", 600, &[OTHER]);
+        host.wait("it is told", |host| host.reasons().contains("takes nothing"));
+        host.ask_until("other.test", OTHER);
+        host.kill();
+        host.start();
+        let all = [SHORT, LONG, OTHER];
+        assert_eq!(elements().into_keys().collect::<Vec<_>>(), all, "{}", host.log());
+        assert!(host.reasons().contains("takes nothing"), "{}", host.status());
+        std::fs::remove_file(fill).expect("removed");
+        host.wait("there is room again", |host| host.status()["state"] == "enforcing");
+        host.reboot();
+        host.start();
+        assert_eq!(elements().into_keys().collect::<Vec<_>>(), all, "{}", host.log());
+    });
+}
+
+#[test]
+fn on_a_read_only_disk_the_guard_starts_and_serves_and_nothing_revoked_comes_back() {
+    alone(|| {
+        let mut host = Host::off("");
+        host.mount("size=4m");
+        host.start();
+        two_leases(&host);
+        host.kill();
+        host.remount("ro");
+        host.start();
+        assert!(host.reasons().contains("takes nothing"), "{}", host.status());
+        assert_eq!(elements().into_keys().collect::<Vec<_>>(), [SHORT, LONG]);
+        host.upstream.set_addresses("other.test", 600, &[OTHER]);
+        host.ask_until("other.test", OTHER);
+        assert!(host.command(&["revoke", "203.0.113.1"]).status.success());
+        host.wait("revoked", |host| !host.leased().contains(&SHORT));
+        host.kill();
+        host.start();
+        assert_eq!(elements().into_keys().collect::<Vec<_>>(), [LONG, OTHER], "{}", host.log());
+        host.remount("rw");
+        host.wait("it can be written", |host| host.status()["state"] == "enforcing");
+        host.reboot();
+        host.start();
+        assert_eq!(elements().into_keys().collect::<Vec<_>>(), [LONG, OTHER], "{}", host.log());
     });
 }

@@ -522,8 +522,7 @@ impl Guard {
             match self.table.remove_causes(address, name, self.now) {
                 Remaining::Same => {
                     // A group may have gone with it.
-                    self.marks.change(address);
-                    self.marks.journal(address);
+                    self.marks.taken_back(address);
                 }
                 Remaining::Earlier => {
                     if let Some(lease) = self.table.get_mut(address) {
@@ -533,8 +532,7 @@ impl Guard {
                         lease.shorten();
                     }
                     self.pairs_follow(address);
-                    self.marks.change(address);
-                    self.marks.journal(address);
+                    self.marks.taken_back(address);
                 }
                 Remaining::Nothing => {
                     self.fail_tickets_of(address, |_, _| Refusal::Revoked);
@@ -583,6 +581,9 @@ impl Guard {
                 }
             }
             if mark.journal {
+                if mark.anew && lease.is_some() {
+                    records.push(Output::JournalClosed(address));
+                }
                 records.push(match lease {
                     Some(lease) => Output::Journal(stored(address, lease, self.settings.linger, &self.groups)),
                     None => Output::JournalClosed(address),

@@ -111,6 +111,8 @@ pub struct Pairs {
     /// What the enforcers still believe of pairs that left the table since the last plan.
     removed: BTreeMap<PairId, TimedTold>,
     journal: BTreeSet<PairId>,
+    /// Of those, the ones of which a part was taken back: what was on disk before must not count any more.
+    taken_back: BTreeSet<PairId>,
 }
 
 fn stored((address, client): PairId, pair: &Pair) -> StoredPair {
@@ -241,6 +243,7 @@ impl Pairs {
         match pair.causes.iter().map(|cause| cause.ends).max() {
             Some(latest) if latest > now => {
                 self.journal.insert(id);
+                self.taken_back.insert(id);
                 if self.pairs.get(&id).is_some_and(|pair| latest < pair.ends) {
                     self.set_earlier_end(id, latest);
                 }
@@ -260,6 +263,7 @@ impl Pairs {
         self.timers.insert((ends, id));
         self.changed.insert(id);
         self.journal.insert(id);
+        self.taken_back.insert(id);
     }
 
     fn remove(&mut self, id: PairId) -> bool {
@@ -325,11 +329,14 @@ impl Pairs {
 
     /// What is to be written since the last call.
     pub fn take_journal(&mut self) -> Vec<PairRecord> {
-        let record = |id: PairId| match self.pairs.get(&id) {
-            None => PairRecord::Closed(id),
-            Some(pair) => PairRecord::Open(stored(id, pair)),
+        let taken_back = std::mem::take(&mut self.taken_back);
+        let records = |id: PairId| match self.pairs.get(&id) {
+            None => [Some(PairRecord::Closed(id)), None],
+            Some(pair) => {
+                [taken_back.contains(&id).then_some(PairRecord::Closed(id)), Some(PairRecord::Open(stored(id, pair)))]
+            }
         };
-        std::mem::take(&mut self.journal).into_iter().map(record).collect()
+        std::mem::take(&mut self.journal).into_iter().flat_map(records).flatten().collect()
     }
 
     /// Brings into force what every required timed enforcer holds now.

@@ -114,6 +114,8 @@ pub struct Mark {
     pub change: bool,
     /// It must be written to disk, or its closing.
     pub journal: bool,
+    /// A part of it was taken back: what was on disk before must not count any more, whatever becomes of the record that says so.
+    pub anew: bool,
 }
 
 /// Addresses whose plan is due. Bounded by the lease table and what a batch of events removes from it.
@@ -137,7 +139,20 @@ impl Marks {
 
     /// Both.
     pub fn change_and_journal(&mut self, address: IpAddr) {
-        self.due.insert(address, Mark { change: true, journal: true });
+        let mark = self.due.entry(address).or_default();
+        (mark.change, mark.journal) = (true, true);
+    }
+
+    /// Likewise; a part of it was taken back.
+    pub fn taken_back(&mut self, address: IpAddr) {
+        self.due.insert(address, Mark { change: true, journal: true, anew: true });
+    }
+
+    /// What is on disk of the address is what it should be.
+    pub fn is_on_disk(&mut self, address: IpAddr) {
+        if let Some(mark) = self.due.get_mut(&address) {
+            mark.journal = false;
+        }
     }
 
     /// The lease is gone from the table; enforcers still have it as `told`.

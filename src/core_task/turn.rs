@@ -17,6 +17,8 @@ use crate::sys::clock::Clock;
 const ROOM: usize = 16;
 /// What is due for so long means that much is due at once: the task's work.
 const LATE: std::time::Duration = std::time::Duration::from_millis(5);
+/// Between two comparisons of the journal with the disk. The task looks at the clock more than twice as often as once a second.
+const CHECK: std::time::Duration = std::time::Duration::from_millis(350);
 
 /// The guard, and all that its outputs go to.
 pub(super) struct Core {
@@ -32,6 +34,8 @@ pub(super) struct Core {
     whole: bool,
     /// Told once the timed enforcers hold what was restored. A few at the start.
     held: Vec<oneshot::Sender<()>>,
+    /// When the journal was last compared with the disk.
+    checked: Moment,
     /// Told to stop.
     pub(super) stopped: bool,
     /// When the task wakes by itself.
@@ -67,6 +71,7 @@ impl Core {
             restored: false,
             whole: false,
             held: Vec::new(),
+            checked: Moment::ZERO,
             stopped: false,
             armed: None,
             unsent: Vec::new(),
@@ -174,6 +179,17 @@ impl Core {
             for reply in self.held.drain(..) {
                 reply.send(()).unwrap_or_default();
             }
+        }
+    }
+
+    /// Has the journal look at the disk, where it is time to.
+    pub(super) fn check(&mut self, now: Moment) {
+        if self.whole
+            && self.checked.until(now) >= CHECK
+            && let Some(journal) = self.drivers.journal.as_mut()
+        {
+            self.checked = now;
+            journal.check(&self.guard, now);
         }
     }
 

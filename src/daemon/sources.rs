@@ -1,11 +1,13 @@
 //! What the daemon tells the control interface.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -25,6 +27,7 @@ use crate::dns::wire::rtype;
 use crate::dns::{Rules, View};
 use crate::enforce::bgp::BgpStatus;
 use crate::enforce::nftables;
+use crate::store::health::Health;
 use crate::sys::disk;
 
 /// The answer to `stop` leaves in this time.
@@ -56,6 +59,8 @@ pub struct Shared {
     pub nftables: Option<nftables::Disarmer>,
     /// What the kernel can't do of the nftables ruleset.
     pub left_out: Vec<nftables::needs::Feature>,
+    /// How the lease journal is.
+    pub journal: Health,
     /// All metrics.
     pub registry: Mutex<Registry>,
     /// Told when the operator wants the daemon to end.
@@ -74,26 +79,11 @@ impl Shared {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = (config, places);
     }
 
-    /// What is wrong with the disk that leases are kept on, and what soon may be.
-    fn disk(&self) -> (Option<String>, Option<String>) {
+    /// What may soon be wrong with the disk that leases are kept on. What is wrong the journal says.
+    fn disk(&self) -> Option<String> {
         let directory = self.config.lock().unwrap_or_else(PoisonError::into_inner).0.state.dir.clone();
-        let place = directory.display();
-        match disk::room(&directory) {
-            Err(error) => (Some(format!("the state directory {place} is lost: {error}")), None),
-            Ok(room) if room.is_read_only => {
-                (Some(format!("the state directory {place} can't be written: its file system is read-only")), None)
-            }
-            Ok(room) if room.is_full() => (
-                Some(format!(
-                    "the disk of the state directory {place} is full, so answers with new addresses are refused"
-                )),
-                None,
-            ),
-            Ok(room) if room.percent >= disk::NEARLY => {
-                (None, Some(format!("the disk of the state directory {place} is {} % full", room.percent)))
-            }
-            Ok(_) => (None, None),
-        }
+        let room = disk::room(&directory).ok().filter(|room| room.percent >= disk::NEARLY && !room.is_full())?;
+        Some(format!("the disk of the state directory {} is {} % full", directory.display(), room.percent))
     }
 }
 
@@ -161,8 +151,8 @@ impl Sources for Shared {
     }
 
     fn troubles(&self) -> Vec<String> {
-        let mut troubles = self.lists.troubles();
-        troubles.extend(self.disk().0);
+        let mut troubles = self.journal.reasons();
+        troubles.extend(self.lists.troubles());
         if self.nftables.is_none() && nftables::is_left_behind() {
             troubles.push(LEFT_BEHIND.to_owned());
         }
@@ -171,7 +161,7 @@ impl Sources for Shared {
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.disk().1.into_iter().collect()
+        self.disk().into_iter().collect()
     }
 
     fn errors(&self) -> Vec<LoggedError> {
@@ -311,6 +301,7 @@ struct CoreMetrics {
     changes: Family<[(&'static str, &'static str); 1], Gauge>,
     in_force: Family<[(&'static str, String); 1], Gauge>,
     installed: Family<[(&'static str, String); 1], Gauge>,
+    repairs: Family<[(&'static str, String); 2], Counter>,
 }
 
 impl CoreMetrics {
@@ -365,7 +356,20 @@ impl CoreMetrics {
             metrics.in_force.clone(),
         );
         registry.register("enforcer_addresses", "Addresses that the enforcer holds", metrics.installed.clone());
+        registry.register(
+            "enforcer_repairs",
+            "Things that an enforcer, or the lease journal, found otherwise than it believed, and repaired, by kind",
+            metrics.repairs.clone(),
+        );
         metrics
+    }
+
+    fn take_repairs(&self, enforcer: &str, repairs: &BTreeMap<&'static str, u64>) {
+        for (kind, total) in repairs {
+            let labels = [("enforcer", enforcer.to_owned()), ("kind", (*kind).to_owned())];
+            let counter = self.repairs.get_or_create(&labels);
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
     }
 
     fn take(&self, counts: &Counts, enforcers: &[EnforcerView]) {
@@ -417,7 +421,11 @@ impl CoreMetrics {
 }
 
 /// Registers the core's metrics; the returned task keeps them current.
-pub fn core_metrics(registry: &mut Registry, core: CoreHandle) -> impl Future<Output = ()> + Send + 'static {
+pub fn core_metrics(
+    registry: &mut Registry,
+    core: CoreHandle,
+    journal: Health,
+) -> impl Future<Output = ()> + Send + 'static {
     let metrics = CoreMetrics::register(registry);
     async move {
         let mut tick = tokio::time::interval(REFRESH);
@@ -425,6 +433,7 @@ pub fn core_metrics(registry: &mut Registry, core: CoreHandle) -> impl Future<Ou
             tick.tick().await;
             let Ok((counts, enforcers)) = core.overview().await else { return };
             metrics.take(&counts, &enforcers);
+            metrics.take_repairs("journal", &journal.repairs());
         }
     }
 }

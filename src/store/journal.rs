@@ -3,63 +3,91 @@
 //! Records are appended before the answers that caused them leave. A write reaches the kernel before it returns, so
 //! that a crash of the process can't undo it; what a power failure can take are leases of the last seconds, and it
 //! takes the kernel's sets with them. The file is compacted by writing a new one beside it, flushing it and renaming it
-//! over.
+//! over. How its octets survive damage, [`super::frame`] says; which leases come back, [`super::past`].
 //!
-//! Ends are kept on two clocks. Within one boot the boot clock counts, which no clock step touches. After a reboot the
-//! wall clock counts; a lease then never lasts longer than it did when it was written.
+//! # A disk that takes nothing
+//!
+//! ```text
+//!            a write fails, full, read-only                nor that one
+//!   at home ---------------------------------> at the spare ----------> behind: answers with addresses are refused
+//!      ^                                          |   ^                     |
+//!      +---- tried each second, takes it again ---+   +---------------------+ tried each second
+//! ```
+//! The spare place is a file beside the control socket, on a file system in memory: it survives what the promise is about, a crash, a
+//! restart, an upgrade, though not a reboot. So answers go on and nothing is lost, and `status` says what is wrong. Both places have the number of
+//! their file, its epoch; at a start the later one counts.
+//!
+//! # The disk is looked at
+//!
+//! A write that succeeded into a file that somebody removed keeps nothing. [`Journal::check`], called about twice a second, compares the file
+//! with what its directory has under its name, and writes all that is alive anew where they differ.
 
-use std::collections::HashMap;
-use std::fs::{File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Read, Write};
-use std::net::IpAddr;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::record::{self, GroupRecord, Record};
+use super::frame::{self, Head, Stored};
+use super::health::{Health, Trouble};
+use super::past::{restore, restore_pairs};
+use super::place::{Lock, LockError, Place};
+use super::record::{GroupRecord, Record};
 use crate::core::event::StoredLease;
 use crate::core::moment::Moment;
-use crate::core::pairs::{PairId, PairRecord, StoredPair};
+use crate::core::pairs::{PairRecord, StoredPair};
 use crate::core_task::{Alive, Journal, JournalRecord};
 use crate::sys::clock::{Clock, Outside};
 
-const FILE: &str = "leases.journal";
-const TEMPORARY: &str = "leases.journal.new";
-const LOCK: &str = "lock";
-const MAGIC: &[u8; 8] = b"DGLEASE3";
-/// Files of versions that knew no pairs of client and address, and no groups either: the same without records of them.
-const OLD_MAGICS: [&[u8; 8]; 2] = [b"DGLEASE2", b"DGLEASE1"];
-/// Who asked for what is nobody else's business.
-const OWNER_ONLY: u32 = 0o600;
-/// A boot id is a UUID in text form.
-const BOOT_ID: usize = 36;
 /// The journal is compacted when it holds this many octets more than four times what is alive.
 const SLACK: u64 = 1 << 20;
 /// Octets read back at most; a journal is compacted long before.
 const LARGEST: u64 = 4 << 30;
+/// Between two tries to write a journal that failed.
+const RETRY: Duration = Duration::from_secs(1);
+/// The longest that a file says nothing of the time while anything is alive: by so much at most may a clock that is set back lengthen a lease.
+const QUIET: Duration = Duration::from_secs(60);
+/// A step of the wall clock, in milliseconds, that is worth writing all ends anew.
+const STEP: u64 = 2_000;
 
 /// The open journal. Holds the lock on its directory.
 #[derive(Debug)]
 pub struct LeaseJournal {
-    directory: PathBuf,
-    file: File,
+    home: Place,
+    spare: Option<Place>,
+    /// `file` lies at the spare place.
+    away: bool,
+    /// `None`: no place took one yet.
+    file: Option<File>,
     /// Where the next record goes; what lies behind is the rest of a write that failed.
     length: u64,
     /// Octets in the file after the last compaction.
     compacted: u64,
+    /// Of the frames of this process; see [`super::frame`].
+    secret: u64,
+    /// The next frame's number.
+    next: u32,
+    /// Of the last file that was made.
+    epoch: u64,
     /// Pairs of client and address that were read back, until they are asked for.
     pairs: Vec<StoredPair>,
     clock: Clock,
     outside: Outside,
-    /// Monotonic time at which `outside` was read.
+    /// Time inside at which `outside` was read.
     read_at: Moment,
+    /// The wall clock less the boot clock when the file was made.
+    apart: u64,
+    /// When anything was last written.
+    written_at: Moment,
     buffer: Vec<u8>,
     /// A compacted file on its way to the disk.
     flushing: Option<Flushing>,
-    /// Set by a write that failed: the file lacks something. Nothing counts as written until all that is alive is.
+    /// Set by a write that failed everywhere: the file lacks something. Nothing counts as written until all that is alive is.
     behind: Option<Behind>,
-    _lock: File,
+    /// When the way home is tried again.
+    home_again: Moment,
+    health: Health,
+    lock: Option<Lock>,
 }
 
 /// A compacted file that a thread flushes and puts in place of the old one: on a busy disk that takes longer than an answer may wait. Until
@@ -81,9 +109,6 @@ struct Behind {
     retry: Moment,
 }
 
-/// Between two tries to write a journal that failed.
-const RETRY: Duration = Duration::from_secs(1);
-
 /// Why the journal can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {what}: {source}", path = path.display())]
@@ -99,64 +124,73 @@ fn at(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> StoreError {
 }
 
 impl LeaseJournal {
-    /// Opens the journal in `directory` (made if missing) and reads back what is alive: leases that have not ended, and
-    /// ended ones whose routes still linger. None lasts longer than `max` from now. A torn tail is cut and reported in
-    /// the log.
+    /// Opens the journal in `directory` (made if missing), or at `spare` where the directory can't be written, and reads back what is alive: leases that
+    /// have not ended, and ended ones whose routes still linger. None lasts longer than `max` from now. What can't be read is kept
+    /// beside; that, and any other trouble with the disk, is in [`LeaseJournal::health`].
     ///
     /// # Errors
-    /// The directory can't be used, or another daemon uses it.
+    /// Another daemon uses the directory, or the machine has no clock.
     pub fn open(
         directory: &Path,
+        spare: Option<&Path>,
         clock: Clock,
         max: Duration,
         linger: Duration,
     ) -> Result<(Self, Vec<StoredLease>), StoreError> {
-        std::fs::create_dir_all(directory).map_err(at(directory, "can't make the state directory"))?;
-        let lock_path = directory.join(LOCK);
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(at(&lock_path, "can't open the lock"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let held = io::Error::from(io::ErrorKind::WouldBlock);
-                return Err(at(&lock_path, "another destguard uses this state directory")(held));
-            }
-            Err(TryLockError::Error(error)) => return Err(at(&lock_path, "can't lock")(error)),
-        }
+        let home = Place::home(directory);
+        let spare = spare.map(|file| Place::of(file.to_owned()));
+        let health = Health::default();
         let outside = Outside::read().map_err(at(Path::new("/proc"), "can't read the clocks"))?;
         let read_at = clock.now();
-        let path = directory.join(FILE);
-        let stored = read_back(&path)?;
-        let live = restore(&stored, &outside, read_at, max, linger);
-        let pairs = restore_pairs(&stored, &outside, read_at, max);
-        let mut leases: Vec<StoredLease> = live.into_values().collect();
-        leases.sort_by_key(|lease| lease.address);
-        let pairs: Vec<StoredPair> = pairs.into_values().collect();
-        // A new file at once: it is on this boot's clock and without a torn tail.
-        let clocks = Clocks { clock: read_at, outside: &outside };
-        let restored = Restored { leases: &leases, pairs: &pairs };
-        let (file, length) = written(directory, &restored, &clocks)
-            .and_then(|(file, length)| put_in_place(directory, &file).map(|()| (file, length)))
-            .map_err(at(&path, "can't write the journal"))?;
-        let journal = Self {
-            directory: directory.to_owned(),
-            file,
-            length,
-            compacted: length,
-            pairs,
+        let mut journal = Self {
+            apart: outside.apart(),
+            home,
+            spare,
+            away: false,
+            file: None,
+            length: 0,
+            compacted: 0,
+            secret: rand::random(),
+            next: 0,
+            epoch: 0,
+            pairs: Vec::new(),
             clock,
             outside,
             read_at,
+            written_at: read_at,
             buffer: Vec::new(),
             flushing: None,
             behind: None,
-            _lock: lock,
+            home_again: read_at,
+            health,
+            lock: None,
         };
+        if !journal.own_home() {
+            let held = io::Error::from(io::ErrorKind::WouldBlock);
+            return Err(at(&Lock::path(directory), "another destguard uses this state directory")(held));
+        }
+        let stored = journal.read_back();
+        journal.epoch = stored.epoch;
+        let live = restore(&stored, &journal.outside, read_at, max, linger);
+        let pairs = restore_pairs(&stored, &journal.outside, read_at, max);
+        let mut leases: Vec<StoredLease> = live.into_values().collect();
+        leases.sort_by_key(|lease| lease.address);
+        journal.pairs = pairs.into_values().collect();
+        // A new file at once: it is on this boot's clock and without a torn tail.
+        let pairs = std::mem::take(&mut journal.pairs);
+        let restored = Restored { leases: &leases, pairs: &pairs };
+        if let Err(error) = journal.compact(&restored) {
+            // What is wrong is told by then; it is tried again.
+            drop(journal.fail(error, Some(&restored), read_at));
+        }
+        journal.pairs = pairs;
         Ok((journal, leases))
+    }
+
+    /// What is wrong with it, and what was repaired.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health.clone()
     }
 
     /// The pairs of client and address that were alive at [`LeaseJournal::open`]; once.
@@ -165,35 +199,148 @@ impl LeaseJournal {
         std::mem::take(&mut self.pairs)
     }
 
-    /// The wall clock may have been stepped since they were last read, and the boot clock counts the time in which the machine slept, which
-    /// the monotonic one doesn't: records are to follow both.
+    /// Makes the state directory and takes its lock, where it isn't there or isn't ours. Without one the daemon goes on, and says so.
+    /// Returns whether nobody else has it.
+    fn own_home(&mut self) -> bool {
+        if self.lock.as_ref().is_some_and(|lock| lock.is_of(&self.home.directory)) {
+            return true;
+        }
+        let taken = self.home.make().map_err(LockError::Failed).and_then(|()| Lock::take(&self.home.directory));
+        let path = Lock::path(&self.home.directory);
+        match taken {
+            Ok(lock) => {
+                self.lock = Some(lock);
+                self.health.set(Trouble::Lock, None);
+                true
+            }
+            Err(LockError::Held) => {
+                let reason = format!("another destguard uses the state directory {}", self.home.directory.display());
+                self.health.set(Trouble::Lock, Some(reason));
+                false
+            }
+            Err(LockError::Failed(error)) => {
+                let reason =
+                    format!("{}: {error}: another destguard could be started on the same state", path.display());
+                self.health.set(Trouble::Lock, Some(reason));
+                true
+            }
+        }
+    }
+
+    /// What the later of the files says. What is damaged is kept beside.
+    fn read_back(&mut self) -> Stored {
+        let home = self.read_file(&self.home);
+        let spare = self.spare.as_ref().and_then(|spare| self.read_file(spare));
+        match (home, spare) {
+            // One that can't be read at all may have been the later one: what the other opens may be revoked in it.
+            (Some(home), Some(spare)) if spare.epoch > home.epoch && home.epoch > 0 => spare,
+            (Some(home), _) => home,
+            (None, Some(spare)) => spare,
+            (None, None) => Stored::default(),
+        }
+    }
+
+    fn read_file(&self, place: &Place) -> Option<Stored> {
+        let path = place.file.display();
+        let mut octets = Vec::new();
+        let read = File::open(&place.file).and_then(|file| file.take(LARGEST).read_to_end(&mut octets));
+        let stored = match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            // What isn't a directory has nothing in it.
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return None,
+            Err(error) => Stored { damage: Some(format!("it can't be read: {error}")), ..Stored::default() },
+            Ok(_) => frame::read(&octets),
+        };
+        if let Some(damage) = &stored.damage {
+            let kept = match place.keep_bad() {
+                Ok(bad) => format!("it is kept as {}; remove that to end this notice", bad.display()),
+                Err(error) => format!("it can't be kept beside: {error}"),
+            };
+            let reason = format!("the lease journal {path} was not read as a whole: {damage}; {kept}");
+            self.health.set(Trouble::Damage, Some(reason));
+        }
+        Some(stored)
+    }
+}
+
+impl LeaseJournal {
+    /// Where its file lies.
+    fn place(&self) -> &Place {
+        self.spare.as_ref().filter(|_| self.away).unwrap_or(&self.home)
+    }
+
+    /// The wall clock may have been stepped since they were last read: records are to follow both.
     fn read_clocks(&mut self) -> io::Result<()> {
         self.outside.refresh()?;
         self.read_at = self.clock.now();
         Ok(())
     }
 
-    /// Writes all that is alive to a new file, not yet in place of the old one.
-    fn compacted(&mut self, alive: &dyn Alive) -> io::Result<(File, u64)> {
+    /// All that is alive, as a new file.
+    fn octets(&mut self, alive: &dyn Alive) -> io::Result<Vec<u8>> {
         self.read_clocks()?;
-        written(&self.directory, alive, &Clocks { clock: self.read_at, outside: &self.outside })
+        let clocks = Clocks { clock: self.read_at, outside: &self.outside };
+        let mut frames = Vec::new();
+        // The frames behind these follow in the numbers of this process, into whichever file.
+        let count = u32::try_from(alive.count()).unwrap_or(u32::MAX);
+        let first = self.next.wrapping_sub(count);
+        let mut number = first;
+        alive.each(&mut |entry| {
+            frame::put(self.secret, &mut number, &clocks.stamped(entry, clocks.clock), &mut frames);
+        });
+        self.epoch = self.epoch.saturating_add(1);
+        let boot_id = self.outside.boot_id.clone();
+        let head = Head { boot_id, secret: self.secret, epoch: self.epoch, first, settled: count };
+        let mut octets = Vec::with_capacity(frames.len().saturating_add(1024));
+        frame::put_heads(&head, &mut octets);
+        octets.append(&mut frames);
+        self.apart = self.outside.apart();
+        self.written_at = self.read_at;
+        Ok(octets)
     }
 
-    /// Writes all that is alive to a new file and puts it in place of the old one.
-    fn compact(&mut self, alive: &dyn Alive) -> io::Result<()> {
+    /// Writes all that is alive to a new file and puts it in place of the old one, at home or away.
+    fn compact_at(&mut self, away: bool, alive: &dyn Alive) -> io::Result<()> {
         self.finish_flushing();
-        let (file, length) = self.compacted(alive)?;
-        put_in_place(&self.directory, &file)?;
-        (self.file, self.length, self.compacted) = (file, length, length);
+        let place = if away { self.spare.clone() } else { Some(self.home.clone()) };
+        let Some(place) = place else { return Err(io::ErrorKind::NotFound.into()) };
+        place.make()?;
+        if !away && !self.own_home() {
+            return Err(io::Error::other("another destguard uses it"));
+        }
+        let octets = self.octets(alive)?;
+        let file = place.write(&octets)?;
+        place.put(&file)?;
+        self.length = octets.len() as u64;
+        (self.file, self.compacted, self.away) = (Some(file), self.length, away);
+        if !away {
+            self.health.set(Trouble::Place, None);
+            if let Some(spare) = &self.spare {
+                // The later file counts; this one must not be found later than the next.
+                match fs::remove_file(&spare.file) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        tracing::warn!(%error, path = %spare.file.display(), "the spare lease journal stays");
+                    }
+                    _ => {}
+                }
+            }
+        }
         Ok(())
     }
 
-    /// The same, but nobody waits for the disk.
+    /// Where it should be.
+    fn compact(&mut self, alive: &dyn Alive) -> io::Result<()> {
+        self.compact_at(false, alive)
+    }
+
+    /// The same where it is, but nobody waits for the disk.
     fn begin_compaction(&mut self, alive: &dyn Alive) -> io::Result<()> {
-        let (file, length) = self.compacted(alive)?;
-        let (directory, flushed) = (self.directory.clone(), file.try_clone()?);
-        let done =
-            std::thread::Builder::new().name("journal".to_owned()).spawn(move || put_in_place(&directory, &flushed))?;
+        let octets = self.octets(alive)?;
+        let place = self.place().clone();
+        let file = place.write(&octets)?;
+        let flushed = file.try_clone()?;
+        let done = std::thread::Builder::new().name("journal".to_owned()).spawn(move || place.put(&flushed))?;
+        let length = octets.len() as u64;
         self.flushing = Some(Flushing { file, length, compacted: length, done });
         Ok(())
     }
@@ -203,12 +350,177 @@ impl LeaseJournal {
         let Some(flushing) = self.flushing.take() else { return };
         match flushing.done.join().unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into())) {
             Ok(()) => {
-                (self.file, self.length, self.compacted) = (flushing.file, flushing.length, flushing.compacted);
+                self.file = Some(flushing.file);
+                (self.length, self.compacted) = (flushing.length, flushing.compacted);
             }
             Err(error) => {
                 tracing::warn!(%error, octets = self.length, "the lease journal can't be compacted");
                 // Tried again when it has grown as much again.
                 self.compacted = self.length;
+            }
+        }
+    }
+
+    /// Appends the buffer behind the last whole record.
+    fn append(&mut self) -> io::Result<()> {
+        let Some(file) = &self.file else { return Err(io::ErrorKind::NotFound.into()) };
+        // A write that fails half-way leaves a part of a record: the next one starts at the last whole one.
+        if let Err(error) = (&*file).write_all(&self.buffer) {
+            file.set_len(self.length)?;
+            return Err(error);
+        }
+        self.length = self.length.saturating_add(self.buffer.len() as u64);
+        if let Some(flushing) = &mut self.flushing {
+            // It may be in place already: what fails here fails as a whole.
+            if let Err(error) = flushing.file.write_all(&self.buffer) {
+                flushing.file.set_len(flushing.length)?;
+                return Err(error);
+            }
+            flushing.length = flushing.length.saturating_add(self.buffer.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Where it lies it takes nothing: the other place, at once where all that is alive is at hand.
+    fn fail(&mut self, error: io::Error, alive: Option<&dyn Alive>, now: Moment) -> io::Result<()> {
+        let Some(alive) = alive else {
+            // Whoever has it has the next turn.
+            return Err(self.fall_behind(error, now));
+        };
+        if !self.away && self.spare.is_some() {
+            match self.leave_home(&error, alive, now) {
+                Ok(()) => return Ok(()),
+                Err(other) => tracing::debug!(error = %other, "the spare place takes nothing either"),
+            }
+        }
+        Err(self.fall_behind(error, now.plus(RETRY)))
+    }
+
+    fn leave_home(&mut self, cause: &io::Error, alive: &dyn Alive, now: Moment) -> io::Result<()> {
+        self.compact_at(true, alive)?;
+        self.behind = None;
+        self.home_again = now.plus(RETRY);
+        let (home, spare) = (self.home.directory.display(), self.place().file.display());
+        let reason = format!("{home} takes nothing ({cause}): leases are kept in {spare}, which a reboot takes away");
+        self.health.set(Trouble::Place, Some(reason));
+        Ok(())
+    }
+
+    fn fall_behind(&mut self, error: io::Error, retry: Moment) -> io::Error {
+        let (path, words) = (self.home.directory.display(), error.to_string());
+        let reason = format!("{path} takes nothing ({words}): answers with addresses are refused");
+        self.health.set(Trouble::Place, Some(reason));
+        self.behind = Some(Behind { error: words, kind: error.kind(), retry });
+        error
+    }
+
+    /// After a failure: writes all that is alive anew, so that nothing that was to be written meanwhile is missing.
+    fn catch_up(&mut self, alive: Option<&dyn Alive>, now: Moment) -> io::Result<()> {
+        let Some(behind) = &mut self.behind else { return Ok(()) };
+        let again = |behind: &Behind| io::Error::new(behind.kind, behind.error.clone());
+        if now < behind.retry {
+            return Err(again(behind));
+        }
+        let Some(alive) = alive else {
+            behind.retry = now.plus(RETRY);
+            return Err(again(behind));
+        };
+        match self.compact(alive) {
+            Ok(()) => {
+                self.behind = None;
+                tracing::info!("the lease journal is written again, nothing is missing in it");
+                Ok(())
+            }
+            Err(error) if self.spare.is_some() => {
+                self.leave_home(&error, alive, now).map_err(|_| self.fall_behind(error, now.plus(RETRY)))
+            }
+            Err(error) => Err(self.fall_behind(error, now.plus(RETRY))),
+        }
+    }
+
+    /// Back home as soon as it takes anything.
+    fn try_home(&mut self, alive: &dyn Alive, now: Moment) {
+        if now < self.home_again {
+            return;
+        }
+        self.home_again = now.plus(RETRY);
+        // Asked first: what doesn't fit would be written in vain each second.
+        let fits = self.home.make().and_then(|()| self.home.takes(self.length));
+        match fits.and_then(|_| self.compact(alive)) {
+            Ok(()) => {
+                self.health.repaired("place");
+                tracing::info!(directory = %self.home.directory.display(), "the lease journal is at home again");
+            }
+            Err(error) => tracing::debug!(%error, "the state directory takes nothing yet"),
+        }
+    }
+
+    /// Compares the file with what is on the disk, and mends what differs.
+    fn compare(&mut self, alive: &dyn Alive, now: Moment) {
+        let flushing = self.flushing.as_ref().is_some_and(|flushing| !flushing.done.is_finished());
+        if !flushing {
+            self.finish_flushing();
+            let place = self.place();
+            let difference = self.file.as_ref().and_then(|file| place.difference(file, self.length));
+            if let Some(difference) = difference {
+                let words = difference.words(place);
+                tracing::error!("{words}: all live leases are written anew");
+                self.health.set(Trouble::Place, Some(words));
+                let away = self.away;
+                match self.compact_at(away, alive) {
+                    Ok(()) => self.health.repaired(difference.kind()),
+                    Err(error) => drop(self.fail(error, Some(alive), now)),
+                }
+                return;
+            }
+        }
+        if self.away {
+            self.try_home(alive, now);
+            return;
+        }
+        if self.lock.as_ref().is_none_or(|lock| !lock.is_of(&self.home.directory)) {
+            let held = self.lock.is_some();
+            if self.own_home() && held {
+                self.health.repaired("lock");
+            }
+        }
+        let Err(error) = self.home.takes(0) else {
+            self.health.set(Trouble::Room, None);
+            return;
+        };
+        // What is open may take some more; a new file will not be made.
+        let left = if self.spare.is_some() {
+            self.leave_home(&error, alive, now)
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        };
+        let directory = self.home.directory.display();
+        let reason = left.is_err().then(|| format!("{directory} will soon take nothing more: {error}"));
+        self.health.set(Trouble::Room, reason);
+    }
+
+    /// Ends are kept on the wall clock too, and a clock that is set back is known by what was written later: both need a file that follows.
+    fn follow_the_clock(&mut self, alive: &dyn Alive, now: Moment) {
+        if self.flushing.is_some() || self.file.is_none() || self.behind.is_some() {
+            return;
+        }
+        if let Err(error) = self.read_clocks() {
+            tracing::warn!(%error, "the clocks can't be read");
+            return;
+        }
+        if self.outside.apart().abs_diff(self.apart) > STEP {
+            tracing::info!("the wall clock was stepped: all live leases are written anew");
+            if let Err(error) = self.begin_compaction(alive) {
+                tracing::warn!(%error, "the lease journal can't be written anew");
+                self.apart = self.outside.apart();
+            }
+        } else if self.written_at.until(now) >= QUIET {
+            self.written_at = now;
+            self.buffer.clear();
+            let time = Record::Time { written: self.outside.wall };
+            frame::put(self.secret, &mut self.next, &time, &mut self.buffer);
+            if let Err(error) = self.append() {
+                drop(self.fail(error, Some(alive), now));
             }
         }
     }
@@ -218,52 +530,6 @@ impl Drop for LeaseJournal {
     fn drop(&mut self) {
         // While the lock is held: a file put in place later would take that of the next daemon away.
         self.finish_flushing();
-    }
-}
-
-impl LeaseJournal {
-    /// Appends the buffer behind the last whole record.
-    fn append(&mut self) -> io::Result<()> {
-        // A write that fails half-way leaves a part of a record: the next one starts at the last whole one.
-        if let Err(error) = self.file.write_all_at(&self.buffer, self.length) {
-            self.file.set_len(self.length)?;
-            return Err(error);
-        }
-        self.length = self.length.saturating_add(self.buffer.len() as u64);
-        if let Some(flushing) = &mut self.flushing {
-            // It may be in place already: what fails here fails as a whole.
-            if let Err(error) = flushing.file.write_all_at(&self.buffer, flushing.length) {
-                flushing.file.set_len(flushing.length)?;
-                return Err(error);
-            }
-            flushing.length = flushing.length.saturating_add(self.buffer.len() as u64);
-        }
-        Ok(())
-    }
-
-    /// After a failure: writes all that is alive anew, so that nothing that was to be written meanwhile is missing.
-    fn catch_up(&mut self, alive: Option<&dyn Alive>, now: Moment) -> io::Result<()> {
-        let Some(behind) = &mut self.behind else { return Ok(()) };
-        if now < behind.retry {
-            return Err(io::Error::new(behind.kind, behind.error.clone()));
-        }
-        let Some(alive) = alive else {
-            behind.retry = now.plus(RETRY);
-            return Err(io::Error::new(behind.kind, behind.error.clone()));
-        };
-        match self.compact(alive) {
-            Ok(()) => {
-                self.behind = None;
-                tracing::info!("the lease journal is written again, nothing is missing in it");
-                Ok(())
-            }
-            Err(error) => Err(self.fall_behind(error, now)),
-        }
-    }
-
-    fn fall_behind(&mut self, error: io::Error, now: Moment) -> io::Error {
-        self.behind = Some(Behind { error: error.to_string(), kind: error.kind(), retry: now.plus(RETRY) });
-        error
     }
 }
 
@@ -281,12 +547,13 @@ impl Journal for LeaseJournal {
         }
         let clocks = Clocks { clock: self.read_at, outside: &self.outside };
         for entry in records {
-            record::encode(&clocks.stamped(entry, now), &mut self.buffer);
+            frame::put(self.secret, &mut self.next, &clocks.stamped(entry, now), &mut self.buffer);
         }
-        if !self.buffer.is_empty()
-            && let Err(error) = self.append()
-        {
-            return Err(self.fall_behind(error, now));
+        if !self.buffer.is_empty() {
+            self.written_at = now;
+            if let Err(error) = self.append() {
+                return self.fail(error, alive, now);
+            }
         }
         if self.flushing.as_ref().is_some_and(|flushing| flushing.done.is_finished()) {
             self.finish_flushing();
@@ -310,9 +577,20 @@ impl Journal for LeaseJournal {
     fn is_long(&self) -> bool {
         self.flushing.is_none() && self.length > self.compacted.saturating_mul(4).saturating_add(SLACK)
     }
+
+    fn check(&mut self, alive: &dyn Alive, now: Moment) {
+        // It was told of, and stays on the disk for as long as the operator wants it.
+        if !self.home.bad().exists() && !self.spare.as_ref().is_some_and(|spare| spare.bad().exists()) {
+            self.health.set(Trouble::Damage, None);
+        }
+        if self.behind.is_none() {
+            self.compare(alive, now);
+            self.follow_the_clock(alive, now);
+        }
+    }
 }
 
-/// The monotonic clock and those outside, read at the same time.
+/// The clock inside and those outside, read at the same time.
 struct Clocks<'a> {
     clock: Moment,
     outside: &'a Outside,
@@ -355,152 +633,13 @@ struct Restored<'a> {
 }
 
 impl Alive for Restored<'_> {
+    fn count(&self) -> usize {
+        self.leases.len() + self.pairs.len()
+    }
+
     fn each(&self, give: &mut dyn FnMut(JournalRecord)) {
         self.leases.iter().for_each(|lease| give(JournalRecord::Lease(lease.clone())));
         self.pairs.iter().for_each(|pair| give(JournalRecord::Pair(PairRecord::Open(pair.clone()))));
-    }
-}
-
-/// A new file that holds what is alive, beside the old one; and its length.
-fn written(directory: &Path, alive: &dyn Alive, clocks: &Clocks<'_>) -> io::Result<(File, u64)> {
-    let mut octets = MAGIC.to_vec();
-    octets.extend(clocks.outside.boot_id.bytes().chain(std::iter::repeat(b' ')).take(BOOT_ID));
-    alive.each(&mut |entry| record::encode(&clocks.stamped(entry, clocks.clock), &mut octets));
-    let temporary = directory.join(TEMPORARY);
-    let mut file =
-        OpenOptions::new().create(true).truncate(true).read(true).write(true).mode(OWNER_ONLY).open(&temporary)?;
-    // One that was left behind keeps the mode it had.
-    file.set_permissions(Permissions::from_mode(OWNER_ONLY))?;
-    file.write_all(&octets)?;
-    Ok((file, octets.len() as u64))
-}
-
-/// Flushes what [`written`] made and puts it in place of the old one.
-fn put_in_place(directory: &Path, file: &File) -> io::Result<()> {
-    // Whatever may fail comes before the rename: behind it there is no way back.
-    let parent = File::open(directory)?;
-    file.sync_all()?;
-    swap(directory, &parent)
-}
-
-/// Puts the new file in place of the old one. An error means that the old one is still there.
-fn swap(directory: &Path, parent: &File) -> io::Result<()> {
-    std::fs::rename(directory.join(TEMPORARY), directory.join(FILE))?;
-    if let Err(error) = parent.sync_all() {
-        // After a crash of the machine the old one may be there again; it ends with this moment.
-        tracing::warn!(%error, path = %directory.display(), "the state directory can't be flushed");
-    }
-    Ok(())
-}
-
-/// What a file holds.
-#[derive(Debug, Default)]
-struct Stored {
-    boot_id: String,
-    records: Vec<Record>,
-}
-
-fn read_back(path: &Path) -> Result<Stored, StoreError> {
-    let mut octets = Vec::new();
-    match File::open(path) {
-        Ok(file) => file.take(LARGEST).read_to_end(&mut octets).map_err(at(path, "can't read the journal"))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stored::default()),
-        Err(error) => return Err(at(path, "can't open the journal")(error)),
-    };
-    let Some((magic, rest)) = octets.split_first_chunk::<8>() else {
-        tracing::warn!(path = %path.display(), "the lease journal is cut before its head: no lease restored");
-        return Ok(Stored::default());
-    };
-    if magic != MAGIC && !OLD_MAGICS.contains(&magic) {
-        return Err(at(path, "not a lease journal; move it away")(io::ErrorKind::InvalidData.into()));
-    }
-    let Some((boot_id, mut rest)) = rest.split_at_checked(BOOT_ID) else { return Ok(Stored::default()) };
-    let mut records = Vec::new();
-    while !rest.is_empty() {
-        let Some((record, length)) = record::decode(rest) else {
-            tracing::warn!(path = %path.display(), octets = rest.len(), "the lease journal's torn tail is cut");
-            break;
-        };
-        records.push(record);
-        rest = rest.get(length..).unwrap_or_default();
-    }
-    Ok(Stored { boot_id: String::from_utf8_lossy(boot_id).trim().to_owned(), records })
-}
-
-/// The leases of `stored` that are alive, on the monotonic clock.
-fn restore(
-    stored: &Stored,
-    outside: &Outside,
-    now: Moment,
-    max: Duration,
-    linger: Duration,
-) -> HashMap<IpAddr, StoredLease> {
-    let past = Past::new(stored, outside, now, max);
-    let mut live = HashMap::new();
-    for record in &stored.records {
-        match record {
-            Record::Closed { address } => {
-                live.remove(address);
-            }
-            Record::Lease { address, written, ends_boot, ends_wall, names, groups } => {
-                let end = |ends_boot: u64, ends_wall: u64| past.end(*written, ends_boot, ends_wall);
-                let groups =
-                    groups.iter().map(|group| (group.name.clone(), end(group.ends_boot, group.ends_wall))).collect();
-                let ends = end(*ends_boot, *ends_wall);
-                live.insert(*address, StoredLease { address: *address, ends, names: names.clone(), groups });
-            }
-            Record::Pair { .. } | Record::PairClosed { .. } => {}
-        }
-    }
-    live.retain(|_, lease: &mut StoredLease| lease.ends.plus(linger) > now);
-    live
-}
-
-/// Likewise the pairs of client and address.
-fn restore_pairs(stored: &Stored, outside: &Outside, now: Moment, max: Duration) -> HashMap<PairId, StoredPair> {
-    let past = Past::new(stored, outside, now, max);
-    let mut live = HashMap::new();
-    for record in &stored.records {
-        match record {
-            Record::PairClosed { address, client } => {
-                live.remove(&(*address, *client));
-            }
-            Record::Pair { address, client, written, ends_boot, ends_wall, names } => {
-                let ends = past.end(*written, *ends_boot, *ends_wall);
-                let pair = StoredPair { client: *client, address: *address, ends, names: names.clone() };
-                live.insert((*address, *client), pair);
-            }
-            Record::Lease { .. } | Record::Closed { .. } => {}
-        }
-    }
-    live.retain(|_, pair: &mut StoredPair| pair.ends > now);
-    live
-}
-
-/// What is needed to bring ends of an earlier run to the monotonic clock of this one.
-struct Past<'a> {
-    same_boot: bool,
-    outside: &'a Outside,
-    now: Moment,
-    longest: i128,
-}
-
-impl<'a> Past<'a> {
-    fn new(stored: &Stored, outside: &'a Outside, now: Moment, max: Duration) -> Self {
-        let longest = i128::try_from(max.as_millis()).unwrap_or(i128::MAX);
-        Self { same_boot: stored.boot_id == outside.boot_id, outside, now, longest }
-    }
-
-    fn end(&self, written: u64, ends_boot: u64, ends_wall: u64) -> Moment {
-        let (ends, clock) =
-            if self.same_boot { (ends_boot, self.outside.since_boot) } else { (ends_wall, self.outside.wall) };
-        // How long it has left; negative when it has ended.
-        let left = i128::from(ends) - i128::from(clock);
-        // It may not have more left than when it was written, though a clock was set back: the wall clock by whoever
-        // may, the boot clock where a container has its own and starts again.
-        let at_writing = i128::from(ends_wall) - i128::from(written);
-        let left = left.min(at_writing).min(self.longest);
-        Moment(u64::try_from(i128::from(self.now.0).saturating_add(left)).unwrap_or(0))
     }
 }
 

@@ -128,6 +128,12 @@ impl Outside {
         Ok(outside)
     }
 
+    /// What the wall clock is ahead of the boot clock, in milliseconds: it moves when the wall clock is stepped.
+    #[must_use]
+    pub fn apart(&self) -> u64 {
+        self.wall.wrapping_sub(self.since_boot)
+    }
+
     /// Reads the clocks of the same boot again. Costs no system call on most machines.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
 //! The whole daemon in a namespace of its own, on clocks that can be moved, with an upstream beside it.
+#![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +18,7 @@ use super::namespace::run;
 const DESTGUARD: &str = env!("CARGO_BIN_EXE_destguard");
 const UPSTREAM: &str = "127.0.0.1:5300";
 const LISTEN: &str = "127.0.0.1:5353";
+const HTTP: &str = "127.0.0.1:9153";
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A host: its disk, its clocks and what others serve it; the daemon comes and goes.
@@ -42,7 +44,7 @@ impl Host {
         let text = format!(
             "[dns]\nlisten = [\"{LISTEN}\"]\n[[dns.upstream]]\nurl = \"udp://{UPSTREAM}\"\n\
              [[policy.private]]\ndomain = \"test\"\nprefixes = [\"203.0.113.0/24\", \"198.18.0.0/15\"]\n\
-             [nftables]\nmode = \"local\"\n[state]\ndir = \"{}\"\n{more}",
+             [nftables]\nmode = \"local\"\n[http]\nlisten = [\"{HTTP}\"]\n[state]\ndir = \"{}\"\n{more}",
             directory.path().join("state").display()
         );
         std::fs::write(directory.path().join("destguard.toml"), text).expect("written");
@@ -51,6 +53,10 @@ impl Host {
         notified.set_read_timeout(Some(PATIENCE)).expect("a time limit");
         let host = Self { directory, upstream, notified, boot: 1, child: None };
         host.set_clocks(0, 0);
+        // A boot of its own, seen by the calling thread and the daemons that it starts.
+        own_mounts();
+        host.write_boot_id();
+        run(&format!("mount --bind {} /proc/sys/kernel/random/boot_id", host.path("boot_id").display()));
         host
     }
 
@@ -64,6 +70,11 @@ impl Host {
 
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    fn write_boot_id(&self) {
+        let text = format!("00000000-0000-4000-8000-{:012}\n", self.boot);
+        std::fs::write(self.path("boot_id"), text).expect("written");
     }
 
     /// Moves the boot clock and the wall clock to so many seconds beside the real ones.
@@ -85,17 +96,13 @@ impl Host {
     /// Starts the daemon.
     pub fn launch(&mut self) {
         assert!(self.child.is_none(), "it runs already");
-        // A boot of its own, seen by the daemon alone.
-        let boot = self.path("boot_id");
-        std::fs::write(&boot, format!("00000000-0000-4000-8000-{:012}\n", self.boot)).expect("written");
-        let script = "mount --bind \"$BOOT_ID\" /proc/sys/kernel/random/boot_id && \
-                      LD_PRELOAD=$SHIM exec \"$0\" --socket \"$SOCKET\" run --config \"$CONFIG\"";
-        let child = Command::new("unshare")
-            .args(["--mount", "sh", "-c", script, DESTGUARD])
-            .env("BOOT_ID", boot)
-            .env("SHIM", shim())
-            .env("SOCKET", self.path("control.sock"))
-            .env("CONFIG", self.path("destguard.toml"))
+        self.write_boot_id();
+        let child = Command::new(DESTGUARD)
+            .arg("--socket")
+            .arg(self.path("control.sock"))
+            .args(["run", "--config"])
+            .arg(self.path("destguard.toml"))
+            .env("LD_PRELOAD", shim())
             .env("CLOCK_OFFSETS", self.path("clocks"))
             .env("NOTIFY_SOCKET", self.path("notify"))
             .env("RUST_LOG", "info")
@@ -132,12 +139,28 @@ impl Host {
         self.boot += 1;
     }
 
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    /// Puts a file system of its own where the state is; seen by the calling thread and the daemons that it starts.
+    pub fn mount(&self, options: &str) {
+        std::fs::create_dir_all(self.state()).expect("a directory");
+        run(&format!("mount -t tmpfs -o {options} none {}", self.state().display()));
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("it runs").id()
+    pub fn remount(&self, options: &str) {
+        run(&format!("mount -o remount,{options} {}", self.state().display()));
+    }
+
+    /// The value of a metric.
+    pub fn metric(&self, name: &str) -> Option<String> {
+        use std::io::{Read as _, Write as _};
+        let mut stream = std::net::TcpStream::connect(HTTP).expect("connected");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("sent");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("read");
+        text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
     /// The addresses of the answer; none when there is no answer, or one without.
@@ -211,6 +234,14 @@ pub fn elements() -> BTreeMap<IpAddr, u64> {
     let all = items.filter_map(|item| item["set"]["elem"].as_array()).flatten();
     all.filter_map(|item| Some((item["elem"]["val"].as_str()?.parse().ok()?, item["elem"]["expires"].as_u64()?)))
         .collect()
+}
+
+/// Mounts of the calling thread's own: what it mounts from now on, it and its children alone see.
+fn own_mounts() {
+    // SAFETY: no pointers; only the calling thread changes its namespace.
+    let done = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    assert_eq!(done, 0, "these tests need root: {}", std::io::Error::last_os_error());
+    run("mount --make-rprivate /");
 }
 
 /// Built once for all tests of this program.

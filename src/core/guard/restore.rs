@@ -19,6 +19,12 @@ impl Guard {
             && self.pairs.as_ref().is_none_or(Pairs::is_proven)
     }
 
+    /// How many records a journal of all that is alive has.
+    #[must_use]
+    pub fn stored_count(&self) -> usize {
+        self.table.len() + self.pairs.as_ref().map_or(0, Pairs::len)
+    }
+
     /// Leases from disk, those that end last first as far as there is room: a smaller capacity than before must not be
     /// exceeded either. What has no room is closed on disk as well, and counted. A lease that ended less than the linger
     /// ago comes back as a lingering route: a restart must not cut flows that would go on without it.
@@ -59,6 +65,8 @@ impl Guard {
                     self.table.open(address, ends, cause, Told::default(), ends);
                 }
             }
+            // Where it was read from.
+            self.marks.is_on_disk(address);
             if !alive {
                 self.table.linger(address, lingers);
                 self.marks.change(address);

@@ -1,6 +1,14 @@
 //! The journal: what is written is there after any crash, nothing lasts longer than it did.
 
+use std::collections::HashMap;
+use std::fs::{OpenOptions, Permissions};
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::super::frame::Entry;
+use super::super::place::FILE;
 use super::*;
+use crate::core::pairs::PairId;
 
 const MAX: Duration = Duration::from_secs(86_400);
 const LINGER: Duration = Duration::from_secs(600);
@@ -14,7 +22,7 @@ fn lease(last: u8, ends: Moment) -> StoredLease {
 }
 
 fn open(directory: &Path, clock: Clock) -> (LeaseJournal, Vec<StoredLease>) {
-    LeaseJournal::open(directory, clock, MAX, LINGER).unwrap()
+    LeaseJournal::open(directory, None, clock, MAX, LINGER).unwrap()
 }
 
 /// What the guard would have after these records.
@@ -41,10 +49,18 @@ impl Kept {
 }
 
 impl Alive for Kept {
+    fn count(&self) -> usize {
+        self.leases.len() + self.pairs.len()
+    }
+
     fn each(&self, give: &mut dyn FnMut(JournalRecord)) {
         self.leases.values().for_each(|lease| give(JournalRecord::Lease(lease.clone())));
         self.pairs.values().for_each(|pair| give(JournalRecord::Pair(PairRecord::Open(pair.clone()))));
     }
+}
+
+fn stored(boot_id: &str, record: Record) -> Stored {
+    Stored { boot_id: boot_id.to_owned(), entries: vec![Entry::Record(record)], ..Stored::default() }
 }
 
 fn assert_about(ends: Moment, wanted: Moment) {
@@ -132,8 +148,7 @@ fn a_clock_step_within_one_boot_changes_nothing() {
             groups: vec![],
         };
         let stepped = Outside { wall: outside.wall.checked_add_signed(wall_step).unwrap(), ..outside.clone() };
-        let stored = Stored { boot_id: "b".into(), records: vec![record] };
-        let live = restore(&stored, &stepped, now, MAX, LINGER);
+        let live = restore(&stored("b", record), &stepped, now, MAX, LINGER);
         assert_eq!(live[&address(1)].ends, Moment(1_300_000));
     }
 }
@@ -151,54 +166,22 @@ fn a_boot_clock_that_starts_again_within_one_boot_lengthens_nothing() {
         names: vec![],
         groups: vec![],
     };
-    let stored = Stored { boot_id: "b".into(), records: vec![record] };
     let outside = Outside { boot_id: "b".into(), since_boot: 5_000, wall: 10_000_010_000 };
-    let live = restore(&stored, &outside, now, MAX, LINGER);
-    assert_eq!(live[&address(1)].ends, Moment(1_300_000), "not what is left until the tenth day");
-}
-
-#[test]
-fn a_machine_that_slept_loses_no_lease_that_was_written_since() {
-    let directory = tempfile::tempdir().unwrap();
-    let clock = Clock::start();
-    let now = clock.now();
-    let (mut journal, _) = open(directory.path(), clock);
-    // The clocks outside went on for eight hours, the one inside did not.
-    journal.outside.since_boot = journal.outside.since_boot.saturating_sub(8 * 3_600_000);
-    journal.outside.wall -= 8 * 3_600_000;
-    journal.write(vec![JournalRecord::Lease(lease(1, now.plus(Duration::from_secs(300))))], None, now).unwrap();
-    drop(journal);
-    let clock = Clock::start();
-    let (_journal, restored) = open(directory.path(), clock);
-    assert_eq!(restored.len(), 1);
-    assert_about(restored[0].ends, clock.now().plus(Duration::from_secs(300)));
+    let live = restore(&stored("b", record), &outside, now, MAX, LINGER);
+    assert_eq!(live[&address(1)].ends, Moment(1_290_000), "as after a reboot");
 }
 
 #[test]
 fn nobody_else_may_read_who_asked_for_what() {
     let directory = tempfile::tempdir().unwrap();
     let mode = |name| std::fs::metadata(directory.path().join(name)).unwrap().permissions().mode() & 0o777;
-    for name in [FILE, TEMPORARY] {
+    for name in [FILE, "leases.journal.new"] {
         std::fs::write(directory.path().join(name), "").unwrap();
         std::fs::set_permissions(directory.path().join(name), Permissions::from_mode(0o644)).unwrap();
     }
     let (journal, _) = open(directory.path(), Clock::start());
     assert_eq!(mode(FILE), 0o600);
     drop(journal);
-}
-
-#[test]
-fn a_new_file_that_is_in_place_is_the_one_that_is_written_whatever_fails_behind() {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join(FILE), "old").unwrap();
-    std::fs::write(directory.path().join(TEMPORARY), "new").unwrap();
-    // It can't be flushed.
-    let parent = File::open("/dev/null").unwrap();
-    parent.sync_all().unwrap_err();
-    swap(directory.path(), &parent).unwrap();
-    assert_eq!(std::fs::read(directory.path().join(FILE)).unwrap(), b"new");
-    swap(directory.path(), &parent).unwrap_err();
-    assert_eq!(std::fs::read(directory.path().join(FILE)).unwrap(), b"new");
 }
 
 #[test]
@@ -214,13 +197,15 @@ fn after_a_reboot_the_wall_clock_counts_and_never_lengthens() {
     };
     let outside = |wall| Outside { boot_id: "new".into(), since_boot: 1, wall };
     let ends = |ends_wall, wall| {
-        let stored = Stored { boot_id: "old".into(), records: vec![record(ends_wall)] };
-        restore(&stored, &outside(wall), now, MAX, LINGER).get(&address(1)).map(|lease| lease.ends)
+        restore(&stored("old", record(ends_wall)), &outside(wall), now, MAX, LINGER)
+            .get(&address(1))
+            .map(|lease| lease.ends)
     };
     // 100 s of 300 s have passed.
     assert_eq!(ends(5_300_000, 5_100_000), Some(Moment(1_200_000)));
-    // The clock was set back by far: at most what was left when it was written.
-    assert_eq!(ends(5_300_000, 1), Some(Moment(1_300_000)));
+    // The clock was set back, by a day or by nobody knows what: who could say how much is left?
+    assert_eq!(ends(5_300_000, 1), None);
+    assert_eq!(ends(5_300_000, 4_999_999), None);
     // Set forward by a day: ended, linger and all.
     assert_eq!(ends(5_300_000, 5_000_000 + 86_400_000), None);
     // A damaged end that no lease can have.
@@ -251,16 +236,8 @@ fn a_second_daemon_on_the_same_directory_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let clock = Clock::start();
     let (_journal, _) = open(directory.path(), clock);
-    let error = LeaseJournal::open(directory.path(), clock, MAX, LINGER).unwrap_err().to_string();
+    let error = LeaseJournal::open(directory.path(), None, clock, MAX, LINGER).unwrap_err().to_string();
     assert!(error.contains("another destguard"), "{error}");
-}
-
-#[test]
-fn a_foreign_file_is_not_overwritten() {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join(FILE), b"something else entirely").unwrap();
-    let error = LeaseJournal::open(directory.path(), Clock::start(), MAX, LINGER).unwrap_err().to_string();
-    assert!(error.contains("not a lease journal"), "{error}");
 }
 
 /// A file that takes no octet, as on a full disk.
@@ -277,7 +254,7 @@ fn after_a_failed_write_nothing_counts_as_written_until_all_that_is_missing_is()
     let (mut journal, _) = open(directory.path(), clock);
     let mut alive = Kept::default();
     alive.write(&mut journal, vec![JournalRecord::Lease(lease(1, ends))], now).unwrap();
-    journal.file = full();
+    journal.file = Some(full());
     let missing = vec![JournalRecord::Lease(lease(2, ends)), JournalRecord::Closed(address(1))];
     alive.write(&mut journal, missing, now).unwrap_err();
     // Nothing new to write, yet the answers of the failed turn may be decided only now.
@@ -331,19 +308,266 @@ fn pairs_come_back_with_their_ends_and_closed_ones_do_not() {
 }
 
 #[test]
+fn a_new_file_that_is_in_place_is_the_one_that_is_written_whatever_fails_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join(FILE), "old").unwrap();
+    std::fs::write(directory.path().join("leases.journal.new"), "new").unwrap();
+    // It can't be flushed.
+    let parent = File::open("/dev/null").unwrap();
+    parent.sync_all().unwrap_err();
+    Place::home(directory.path()).swap(&parent).unwrap();
+    assert_eq!(std::fs::read(directory.path().join(FILE)).unwrap(), b"new");
+    Place::home(directory.path()).swap(&parent).unwrap_err();
+    assert_eq!(std::fs::read(directory.path().join(FILE)).unwrap(), b"new");
+}
+
+/// What earlier versions wrote.
+fn old_file(magic: &[u8; 8], records: &[Record]) -> Vec<u8> {
+    let mut octets = magic.to_vec();
+    octets.extend(Outside::read().unwrap().boot_id.bytes());
+    for entry in records {
+        let mut payload = Vec::new();
+        super::super::record::encode(entry, &mut payload);
+        octets.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+        octets.extend(super::super::record::crc32c(&[&payload]).to_be_bytes());
+        octets.extend(payload);
+    }
+    octets
+}
+
+fn addresses(leases: &[StoredLease]) -> Vec<IpAddr> {
+    leases.iter().map(|lease| lease.address).collect()
+}
+
+#[test]
 fn journals_of_older_versions_are_read() {
+    let outside = Outside::read().unwrap();
+    let lease = |last| Record::Lease {
+        address: address(last),
+        written: outside.wall,
+        ends_boot: outside.since_boot + 300_000,
+        ends_wall: outside.wall + 300_000,
+        names: vec!["www.shop.test".parse().unwrap()],
+        groups: vec![],
+    };
+    let records = [lease(1), lease(2), Record::Closed { address: address(1) }, lease(3)];
+    for magic in [b"DGLEASE3", b"DGLEASE2", b"DGLEASE1"] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        let whole = old_file(magic, &records);
+        // Torn at its end, as after a crash.
+        for torn in [0, 1, 20] {
+            std::fs::write(&path, &whole[..whole.len() - torn]).unwrap();
+            let (journal, restored) = open(directory.path(), Clock::start());
+            let wanted = if torn == 0 { vec![address(2), address(3)] } else { vec![address(2)] };
+            assert_eq!(addresses(&restored), wanted);
+            assert_eq!(journal.health().reasons(), Vec::<String>::new());
+        }
+        // What is damaged elsewhere may hide a revocation behind the damage.
+        let mut damaged = whole.clone();
+        damaged[60] ^= 4;
+        std::fs::write(&path, &damaged).unwrap();
+        let (journal, restored) = open(directory.path(), Clock::start());
+        assert_eq!(restored, []);
+        assert!(journal.health().reasons()[0].contains("an earlier version"), "{:?}", journal.health());
+    }
+}
+
+#[test]
+fn whatever_is_no_journal_is_kept_beside_and_the_guard_starts() {
+    for garbage in [&b"something else entirely"[..], b"", b"DGLEASE4", &[0; 4096], &[0xa5; 300]] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        std::fs::write(&path, garbage).unwrap();
+        std::fs::write(directory.path().join("leases.journal.bad"), "of an earlier time").unwrap();
+        let clock = Clock::start();
+        let now = clock.now();
+        let (mut journal, restored) = open(directory.path(), clock);
+        assert_eq!(restored, []);
+        let bad = directory.path().join("leases.journal.bad");
+        assert_eq!(std::fs::read(&bad).unwrap(), garbage);
+        let reasons = journal.health().reasons();
+        assert!(matches!(reasons.as_slice(), [one] if one.contains("leases.journal.bad")), "{reasons:?}");
+        let mut alive = Kept::default();
+        let lease = lease(1, now.plus(Duration::from_secs(300)));
+        alive.write(&mut journal, vec![JournalRecord::Lease(lease)], now).unwrap();
+        // It is told of until the operator has seen it.
+        journal.check(&alive, now);
+        assert_eq!(journal.health().reasons(), reasons);
+        std::fs::remove_file(&bad).unwrap();
+        journal.check(&alive, now);
+        assert_eq!(journal.health().reasons(), Vec::<String>::new());
+        drop(journal);
+        assert_eq!(addresses(&open(directory.path(), Clock::start()).1), [address(1)]);
+    }
+}
+
+/// Every bit of a file in turn: all leases come back but the one that was hit, and nothing that was revoked.
+#[test]
+fn a_flipped_bit_costs_one_record_at_most_and_revokes_nothing_less() {
     let directory = tempfile::tempdir().unwrap();
     let clock = Clock::start();
     let now = clock.now();
-    let path = directory.path().join(FILE);
+    let ends = now.plus(Duration::from_secs(300));
+    let mut alive = Kept::default();
     let (mut journal, _) = open(directory.path(), clock);
-    journal.write(vec![JournalRecord::Lease(lease(1, now.plus(Duration::from_secs(300))))], None, now).unwrap();
-    drop(journal);
-    for magic in OLD_MAGICS {
-        let mut octets = std::fs::read(&path).unwrap();
-        octets[..8].copy_from_slice(magic);
-        std::fs::write(&path, octets).unwrap();
-        let (_journal, restored) = open(directory.path(), Clock::start());
-        assert_eq!(restored.iter().map(|lease| lease.address).collect::<Vec<_>>(), [address(1)]);
+    let write = |journal: &mut LeaseJournal, alive: &mut Kept, record| alive.write(journal, vec![record], now).unwrap();
+    for last in 1..4 {
+        write(&mut journal, &mut alive, JournalRecord::Lease(lease(last, ends)));
     }
+    // Some stand in the part that was alive when the file was made.
+    journal.compact(&alive).unwrap();
+    for last in 4..7 {
+        write(&mut journal, &mut alive, JournalRecord::Lease(lease(last, ends)));
+    }
+    for last in [2, 5] {
+        write(&mut journal, &mut alive, JournalRecord::Closed(address(last)));
+    }
+    write(&mut journal, &mut alive, JournalRecord::Lease(lease(7, ends)));
+    drop(journal);
+    let whole = std::fs::read(directory.path().join(FILE)).unwrap();
+    let wanted = [1, 3, 4, 6, 7].map(address);
+    let outside = Outside::read().unwrap();
+    for bit in 0..whole.len() * 8 {
+        let mut damaged = whole.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        let stored = frame::read(&damaged);
+        let mut found: Vec<IpAddr> = restore(&stored, &outside, clock.now(), MAX, LINGER).into_keys().collect();
+        found.sort();
+        let missing = wanted.iter().filter(|address| !found.contains(address)).count();
+        assert!(missing <= 1, "bit {bit}: {found:?}");
+        assert!(found.iter().all(|address| wanted.contains(address)), "bit {bit}: {found:?} has what was revoked");
+    }
+    // And once as a whole: the damaged file is kept, what is whole is used.
+    let mut damaged = whole;
+    damaged[3] ^= 1;
+    std::fs::write(directory.path().join(FILE), &damaged).unwrap();
+    let (journal, restored) = open(directory.path(), Clock::start());
+    assert_eq!(addresses(&restored), wanted);
+    assert!(journal.health().reasons()[0].contains("damaged in 1 place"), "{:?}", journal.health());
+    assert_eq!(std::fs::read(directory.path().join("leases.journal.bad")).unwrap(), damaged);
+}
+
+#[test]
+fn a_directory_that_was_removed_is_there_again_with_all_that_is_alive() {
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("state");
+    let clock = Clock::start();
+    let now = clock.now();
+    let ends = now.plus(Duration::from_secs(300));
+    let (mut journal, _) = open(&directory, clock);
+    let health = journal.health();
+    let mut alive = Kept::default();
+    alive.write(&mut journal, vec![JournalRecord::Lease(lease(1, ends))], now).unwrap();
+    journal.check(&alive, now);
+    assert_eq!((health.reasons(), health.repairs().len()), (vec![], 0));
+    let ruin: [(&str, &dyn Fn()); 5] = [
+        ("directory", &|| std::fs::remove_dir_all(&directory).unwrap()),
+        ("file", &|| std::fs::remove_file(directory.join(FILE)).unwrap()),
+        ("replaced", &|| {
+            std::fs::remove_file(directory.join(FILE)).unwrap();
+            std::fs::write(directory.join(FILE), "else").unwrap();
+        }),
+        ("length", &|| OpenOptions::new().write(true).open(directory.join(FILE)).unwrap().set_len(9).unwrap()),
+        ("lock", &|| std::fs::remove_file(directory.join("lock")).unwrap()),
+    ];
+    for (last, (kind, ruin)) in (2..).zip(ruin) {
+        ruin();
+        // Written into what nobody will find.
+        alive.write(&mut journal, vec![JournalRecord::Lease(lease(last, ends))], now).unwrap();
+        journal.check(&alive, now);
+        assert_eq!(health.repairs().get(kind), Some(&1), "{kind}");
+        assert_eq!(health.reasons(), Vec::<String>::new(), "{kind}");
+        let stored = frame::read(&std::fs::read(directory.join(FILE)).unwrap());
+        let found = restore(&stored, &Outside::read().unwrap(), clock.now(), MAX, LINGER);
+        assert_eq!(found.len(), usize::from(last), "{kind}");
+        let error = LeaseJournal::open(&directory, None, clock, MAX, LINGER).unwrap_err().to_string();
+        assert!(error.contains("another destguard"), "{kind}: {error}");
+    }
+}
+
+#[test]
+fn a_disk_that_takes_nothing_loses_no_lease_and_is_used_again_when_it_does() {
+    let parent = tempfile::tempdir().unwrap();
+    let (directory, spare) = (parent.path().join("state"), parent.path().join("run/control.sock.leases"));
+    // In place of the directory there is a file.
+    std::fs::write(&directory, "").unwrap();
+    let clock = Clock::start();
+    let now = clock.now();
+    let ends = now.plus(Duration::from_secs(300));
+    let mut alive = Kept::default();
+    {
+        let (mut journal, _) = LeaseJournal::open(&directory, Some(&spare), clock, MAX, LINGER).unwrap();
+        let reasons = journal.health().reasons();
+        assert!(
+            reasons.iter().any(|reason| reason.contains("takes nothing") && reason.contains("control.sock.leases")),
+            "{reasons:?}"
+        );
+        alive.write(&mut journal, vec![JournalRecord::Lease(lease(1, ends))], now).unwrap();
+        journal.check(&alive, now.plus(RETRY));
+        assert_eq!(journal.health().repairs().len(), 0);
+    }
+    // A crash, and it takes nothing still.
+    let (mut journal, restored) = LeaseJournal::open(&directory, Some(&spare), clock, MAX, LINGER).unwrap();
+    assert_eq!(addresses(&restored), [address(1)]);
+    alive.write(&mut journal, vec![JournalRecord::Lease(lease(2, ends))], now).unwrap();
+    std::fs::remove_file(&directory).unwrap();
+    journal.check(&alive, clock.now().plus(RETRY));
+    assert_eq!(journal.health().reasons(), Vec::<String>::new());
+    assert_eq!(journal.health().repairs().get("place"), Some(&1));
+    assert!(!spare.exists() && directory.join(FILE).exists());
+    // In the middle of its work.
+    journal.file = Some(full());
+    journal.check(&alive, clock.now());
+    alive.write(&mut journal, vec![JournalRecord::Lease(lease(3, ends))], now).unwrap();
+    drop(journal);
+    let (_journal, restored) = LeaseJournal::open(&directory, Some(&spare), clock, MAX, LINGER).unwrap();
+    assert_eq!(addresses(&restored), [1, 2, 3].map(address));
+}
+
+#[test]
+fn of_two_files_the_later_counts() {
+    let parent = tempfile::tempdir().unwrap();
+    let (directory, spare) = (parent.path().join("state"), parent.path().join("leases"));
+    let clock = Clock::start();
+    let now = clock.now();
+    let ends = now.plus(Duration::from_secs(300));
+    let open = || LeaseJournal::open(&directory, Some(&spare), clock, MAX, LINGER).unwrap();
+    let mut alive = Kept::default();
+    let (mut journal, _) = open();
+    alive
+        .write(&mut journal, vec![JournalRecord::Lease(lease(1, ends)), JournalRecord::Lease(lease(2, ends))], now)
+        .unwrap();
+    journal.leave_home(&io::ErrorKind::StorageFull.into(), &alive, now).unwrap();
+    alive.write(&mut journal, vec![JournalRecord::Closed(address(1))], now).unwrap();
+    drop(journal);
+    let old = std::fs::read(&spare).unwrap();
+    let (mut journal, restored) = open();
+    assert_eq!(addresses(&restored), [address(2)], "the spare one is later than the one at home");
+    alive
+        .write(&mut journal, vec![JournalRecord::Lease(lease(3, ends)), JournalRecord::Closed(address(2))], now)
+        .unwrap();
+    drop(journal);
+    // A crash kept it from being removed.
+    std::fs::write(&spare, old).unwrap();
+    let (_journal, restored) = open();
+    assert_eq!(addresses(&restored), [address(3)]);
+}
+
+#[test]
+fn a_clock_that_is_set_back_is_known_by_the_time_that_was_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Clock::start();
+    let now = clock.now();
+    let (mut journal, _) = open(directory.path(), clock);
+    let mut alive = Kept::default();
+    let ends = now.plus(Duration::from_secs(80_000));
+    alive.write(&mut journal, vec![JournalRecord::Lease(lease(1, ends))], now).unwrap();
+    journal.check(&alive, now.plus(QUIET));
+    drop(journal);
+    let stored = frame::read(&std::fs::read(directory.path().join(FILE)).unwrap());
+    assert!(matches!(
+        stored.entries.as_slice(),
+        [Entry::Record(Record::Lease { .. }), Entry::Record(Record::Time { .. })]
+    ));
 }
