@@ -25,6 +25,7 @@ use self::names::{Kind, Names};
 use self::place::{Place, Site};
 use self::table::Counts;
 use crate::dns::Server;
+use crate::process::tail;
 use crate::tcp::EchoServer;
 
 pub mod ask;
@@ -47,6 +48,8 @@ const CYCLE: Duration = Duration::from_secs(240);
 const LAST_EVENT: Duration = Duration::from_secs(8);
 /// So long after somebody else's `nft flush ruleset` all must be as before.
 const FLUSHED: Duration = Duration::from_secs(1);
+/// Logs of the guard, one for each start, that are shown of a place where something went wrong.
+const LOGS: usize = 3;
 /// After the guard is back, questions may still fail for so long: resolvers wait before they ask again.
 const BACK: Duration = Duration::from_secs(3);
 /// Faults of one place that are shown with what the guard says of the address.
@@ -345,11 +348,14 @@ fn one(site: Site, length: Duration, offset: Duration) -> Result<Counts, AnyErro
     if let Err(error) = &result {
         world.fault("ended early", error.to_string());
     }
-    if std::env::var_os("LIVE_LOGS").is_some() {
-        eprintln!("{}: {}", place.name(), world.site.lab.logs());
-    }
     let mut counts = world.counts().clone();
     counts.renewals = renewals;
     counts.whole = result.is_ok();
+    if !counts.wrong().is_empty() {
+        let logs = world.site.guard().logs();
+        for (name, log) in logs.iter().rev().take(LOGS).rev() {
+            eprintln!("--- {} {name}\n{}", place.name(), tail(log, 15));
+        }
+    }
     Ok(counts)
 }
