@@ -8,8 +8,8 @@
 //!   belief: `leases --json` against the kernel's sets and the router's table, once a second
 //! ```
 //!
-//! In the middle the guard is reloaded, stopped and started, killed and started; on nftables somebody flushes the ruleset, and the host
-//! loses power. Each place is a lab of its own; they run side by side.
+//! In the middle the guard is reloaded, stopped and started, killed and started; on nftables somebody empties the sets, then
+//! flushes the ruleset, and the host loses power; routers end their session. Each place is a lab of its own; they run side by side.
 //!
 //! - [`place`]: single host, gateway, FRR, BIRD; [`names`]: what is asked for; [`ask`] and [`people`]: who asks and connects.
 //! - [`ledger`]: what was promised, and the judgement; [`belief`]: the comparison; [`table`]: the counts.
@@ -46,10 +46,14 @@ const PROGRAMS: u32 = 5;
 const CYCLE: Duration = Duration::from_secs(240);
 /// No event comes later than this before the end.
 const LAST_EVENT: Duration = Duration::from_secs(8);
+/// So long after somebody else emptied the sets all must be as before.
+const EMPTIED: Duration = Duration::from_secs(3);
 /// So long after somebody else's `nft flush ruleset` all must be as before.
 const FLUSHED: Duration = Duration::from_secs(1);
 /// Logs of the guard, one for each start, that are shown of a place where something went wrong.
 const LOGS: usize = 3;
+/// Before and after the wait for a session that a router has ended.
+const CLEARED: Duration = Duration::from_secs(2);
 /// After the guard is back, questions may still fail for so long: resolvers wait before they ask again.
 const BACK: Duration = Duration::from_secs(3);
 /// Faults of one place that are shown with what the guard says of the address.
@@ -63,10 +67,14 @@ enum Event {
     Stop,
     /// SIGKILL, and started again.
     Kill,
+    /// Another program takes the elements of the lease sets away.
+    Empty,
     /// Another program's `nft flush ruleset`.
     Flush,
     /// As [`Event::Kill`], and the kernel's table is gone.
     Reboot,
+    /// The router's operator ends the session.
+    Clear,
 }
 
 /// What is run.
@@ -179,11 +187,18 @@ impl World {
 
     /// Takes the guard away and brings it back.
     fn without(&self, what: &'static str, away: impl FnOnce(&Site)) -> Result<(), AnyError> {
+        self.apart(what, |site| {
+            away(site);
+            site.start()
+        })
+    }
+
+    /// Does what leaves people without answers for a while.
+    fn apart(&self, what: &'static str, act: impl FnOnce(&Site) -> Result<(), AnyError>) -> Result<(), AnyError> {
         let begun = Instant::now();
         self.away.lock().unwrap_or_else(PoisonError::into_inner).push((begun, None));
         self.ledger().down();
-        away(&self.site);
-        self.site.start()?;
+        act(&self.site)?;
         let now = Instant::now();
         self.ledger().up(now);
         if let Some(last) = self.away.lock().unwrap_or_else(PoisonError::into_inner).last_mut() {
@@ -200,15 +215,21 @@ impl World {
         Ok(())
     }
 
-    /// Takes the kernel's table away and lets the guard find it gone; what it does until it is back is not judged here.
-    fn flush(&self) -> Result<(), AnyError> {
-        let begun = Instant::now();
-        self.ledger().unguarded(begun);
-        self.site.guard().ok("nft flush ruleset")?;
-        std::thread::sleep(FLUSHED);
+    /// Takes something of the kernel's away and lets the guard find it gone; what happens until it is back is not judged here.
+    fn meddle(&self, what: &'static str, command: &str, limit: Duration) -> Result<(), AnyError> {
+        self.ledger().unguarded(Instant::now());
+        self.site.guard().ok(command)?;
+        std::thread::sleep(limit);
         self.ledger().guarded(Instant::now());
-        self.counts().events.push(("flush", FLUSHED));
+        self.counts().events.push((what, limit));
         Ok(())
+    }
+
+    /// Takes every element of the lease sets away.
+    fn empty(&self) -> Result<(), AnyError> {
+        let prefix = if self.site.place.terms().per_client { "client_lease" } else { "lease" };
+        let set = |family| format!("nft flush set inet destguard {prefix}{family}");
+        self.meddle("emptied", &format!("{} && {}", set(4), set(6)), EMPTIED)
     }
 
     /// Kills the guard and takes the kernel's table away, as a host that loses power; then starts it.
@@ -224,14 +245,30 @@ impl World {
         Ok(())
     }
 
+    /// Has the router end the session, and with it drop every route, until the guard has announced them again.
+    fn clear(&self) -> Result<(), AnyError> {
+        self.ledger().unguarded(Instant::now());
+        self.apart("clear", |site| {
+            site.clear_session()?;
+            std::thread::sleep(CLEARED);
+            site.ready()?;
+            // The session is up before the routes are back.
+            std::thread::sleep(CLEARED);
+            Ok(())
+        })?;
+        self.ledger().guarded(Instant::now());
+        Ok(())
+    }
+
     /// What happens to the guard, each at its time, until the end.
     fn events(&self, offset: Duration) -> Result<(), AnyError> {
         let cycle = CYCLE.min(self.end.saturating_duration_since(self.begin));
-        let kernel = [(0.61_f64, Event::Flush), (0.73, Event::Reboot)];
+        let kernel = [(0.56_f64, Event::Empty), (0.66, Event::Flush), (0.75, Event::Reboot)];
         let kernel = kernel.into_iter().filter(|_| !self.site.place.routes());
+        let router = [(0.66, Event::Clear)].into_iter().filter(|_| self.site.place.routes());
         let mut all: Vec<(f64, Event)> =
             vec![(0.15, Event::Reload), (0.3, Event::Stop), (0.48, Event::Kill), (0.85, Event::Reload)];
-        all.extend(kernel);
+        all.extend(kernel.chain(router));
         all.sort_by(|(one, _), (other, _)| one.total_cmp(other));
         for round in 0.. {
             for (part, event) in &all {
@@ -250,8 +287,10 @@ impl World {
                     Event::Reload => self.reload()?,
                     Event::Stop => self.without("SIGTERM", |site| site.guard().stop())?,
                     Event::Kill => self.without("kill -9", |site| site.guard().kill())?,
-                    Event::Flush => self.flush()?,
+                    Event::Empty => self.empty()?,
+                    Event::Flush => self.meddle("flush", "nft flush ruleset", FLUSHED)?,
                     Event::Reboot => self.reboot()?,
+                    Event::Clear => self.clear()?,
                 }
             }
         }

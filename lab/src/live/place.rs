@@ -212,6 +212,14 @@ impl Site {
     /// When it doesn't.
     pub fn start(&self) -> Result<(), AnyError> {
         self.guard().start()?;
+        self.ready()
+    }
+
+    /// Waits until the guard enforces.
+    ///
+    /// # Errors
+    /// When it doesn't.
+    pub fn ready(&self) -> Result<(), AnyError> {
         let ready = || {
             let enforces = self.read("status").is_some_and(|status| status["state"] == "enforcing");
             let established = || {
@@ -224,6 +232,18 @@ impl Site {
             return Ok(());
         }
         Err(format!("{}: it doesn't enforce\n{}", self.place.name(), self.lab.logs()).into())
+    }
+
+    /// Has the router end its session with the guard.
+    ///
+    /// # Errors
+    /// When it can't.
+    pub fn clear_session(&self) -> Result<(), AnyError> {
+        let line = if self.place.kind == Kind::Frr { "vtysh -c 'clear bgp *'" } else { "birdc restart guard" };
+        if let Some(router) = self.router() {
+            router.ok(line)?;
+        }
+        Ok(())
     }
 
     /// Changes what is denied, and reloads; one name more or less.
