@@ -122,6 +122,7 @@ impl CoreView for FakeCore {
             installed: 1_203,
             max_addresses: 100_000,
             last_error: None,
+            repairs: std::collections::BTreeMap::new(),
         };
         ready(Ok((counts, vec![enforcer])))
     }

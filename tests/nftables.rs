@@ -2,6 +2,8 @@
 // Helpers outside of #[test] functions fail a test as tests do.
 #![allow(clippy::expect_used, clippy::panic)]
 
+#[path = "nftables/belief.rs"]
+mod belief;
 #[path = "nftables/daemon.rs"]
 mod daemon;
 #[path = "nftables/gateway.rs"]
@@ -62,6 +64,8 @@ struct Running {
     clock: Clock,
     thread: Option<std::thread::JoinHandle<()>>,
     generation: u64,
+    /// What it said it repaired, by kind.
+    repairs: std::collections::BTreeMap<&'static str, u64>,
 }
 
 impl Running {
@@ -80,7 +84,14 @@ impl Running {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
             runtime.block_on(Box::new(enforcer).run(received, sender));
         });
-        let mut running = Self { commands: Some(commands), reports, clock, thread: Some(thread), generation: 0 };
+        let mut running = Self {
+            commands: Some(commands),
+            reports,
+            clock,
+            thread: Some(thread),
+            generation: 0,
+            repairs: Default::default(),
+        };
         running.expect("a wish for the full state", |event| matches!(event, Event::WantSync { enforcer: ID }));
         running.sync(leases);
         running
@@ -90,11 +101,34 @@ impl Running {
         self.commands.as_ref().expect("running").blocking_send(command).expect("the driver runs");
     }
 
+    /// Takes note of a repair; gives other reports back.
+    fn note(&mut self, event: Event) -> Option<Event> {
+        let Event::Repaired { kind, count, what, .. } = event else { return Some(event) };
+        assert!(!what.is_empty());
+        *self.repairs.entry(kind).or_default() += count;
+        None
+    }
+
+    /// Passes over what was reported so far.
+    fn drop_others(&mut self) {
+        while self.reports.try_recv().is_ok() {}
+    }
+
+    /// The next report that is no repair.
     fn next(&mut self) -> Event {
+        self.next_but(|_| false)
+    }
+
+    /// The next one for which `passed` doesn't hold either.
+    fn next_but(&mut self, passed: impl Fn(&Event) -> bool) -> Event {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.reports.try_recv() {
-                Ok(event) => return event,
+                Ok(event) => {
+                    if let Some(event) = self.note(event).filter(|event| !passed(event)) {
+                        return event;
+                    }
+                }
                 Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
                 Err(error) => panic!("no report: {error}"),
             }

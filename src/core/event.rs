@@ -103,6 +103,12 @@ pub enum Event {
     /// the address fail at once and it is closed again everywhere, unless it was opened anew since, or is in force. From
     /// an enforcer that is not required it is only noted.
     RefusedAddress { enforcer: EnforcerId, address: IpAddr, generation: Generation, reason: String },
+    /// A timed enforcer looked at the world and lacks these, which it had acknowledged: addresses, or pairs of address and client. They are out of
+    /// force at once, so that cached answers with them are admitted anew, and the next plan opens them again.
+    Missing { enforcer: EnforcerId, addresses: Vec<IpAddr>, pairs: Vec<PairId> },
+    /// An enforcer looked at the world, and `count` things of this kind were not as it believed. They are as they should be again, or an event before
+    /// this one says what is not. Only counted and shown. `kind` is a metric label; `what` says it in words.
+    Repaired { enforcer: EnforcerId, kind: &'static str, count: u64, what: String },
     /// Which families an enforcer can hold from now on, of those that are configured (what a session negotiated); comes before its next [`Event::Applied`]. An answer
     /// that a required enforcer can't hold is then refused alone, before anything is opened.
     Families { enforcer: EnforcerId, ipv4: bool, ipv6: bool },

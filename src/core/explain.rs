@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -18,6 +19,8 @@ use super::proof::Enforcer;
 
 /// Most clients shown of an address that is open for single clients.
 pub const CLIENTS_SHOWN: usize = 64;
+/// For how long a repair is shown.
+const SHOWN_FOR: Duration = Duration::from_secs(3600);
 
 /// Which leases a view shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -200,8 +203,10 @@ pub struct EnforcerView {
     pub installed: usize,
     /// The most it may hold.
     pub max_addresses: usize,
-    /// Why it was last lost, or what it last refused.
+    /// Why it was last lost, or what it last refused; for an hour what it last found otherwise than it believed, and when.
     pub last_error: Option<String>,
+    /// What it found otherwise than it believed, by kind.
+    pub repairs: BTreeMap<&'static str, u64>,
 }
 
 /// Refused answers by kind; the fields are named as [`super::event::Refusal`]'s variants.
@@ -387,7 +392,8 @@ impl Guard {
                 EnforcerKind::Route => self.enforcers.installed(enforcer, all),
             },
             max_addresses: enforcer.spec.max_addresses,
-            last_error: enforcer.last_error.clone(),
+            last_error: last_words(enforcer, now),
+            repairs: enforcer.repairs.clone(),
         };
         self.enforcers.iter().map(view).collect()
     }
@@ -432,6 +438,16 @@ fn ended_view(address: IpAddr, ended: &Ended, now: Moment) -> EndedView {
         causes: ended.causes.iter().map(|(question, chain)| (question.clone(), chain.to_vec())).collect(),
         seconds_ago: ended.at.until(now).as_secs(),
         how: ended.how.words(),
+    }
+}
+
+/// What went wrong last with an enforcer.
+fn last_words(enforcer: &Enforcer, now: Moment) -> Option<String> {
+    let repair = enforcer.last_repair.as_ref().filter(|(at, _)| at.until(now) < SHOWN_FOR);
+    match (enforcer.state, repair) {
+        // Why it is lost matters more.
+        (EnforcerState::Lost, _) | (_, None) => enforcer.last_error.clone(),
+        (_, Some((at, what))) => Some(format!("{what} ({} s ago)", at.until(now).as_secs())),
     }
 }
 

@@ -5,7 +5,7 @@
 //!  Revoke, Forbid, Restore ------^        +--> marks --> plan n ----+--> Journal, JournalClosed
 //!  time passes ------------------^                         |        +--> CutFlows
 //!                                                          v
-//!  Applied, Confirmed, Lost, Refused ---------> proof --> gate --------> Decide, Hurry
+//!  Applied, Confirmed, Lost, Missing, Refused -> proof --> gate --------> Decide, Hurry
 //! ```
 //!
 //! Events only change the table and mark addresses. The first `poll_output` after them makes one plan of all marks, so a
@@ -150,6 +150,10 @@ impl Guard {
             }
             Event::Confirmed { enforcer, addresses } => self.confirmed(enforcer, addresses),
             Event::Lost { enforcer, reason } => self.lose(enforcer, reason),
+            Event::Missing { enforcer, addresses, pairs } => self.missing(enforcer, &addresses, &pairs),
+            Event::Repaired { enforcer, kind, count, what } => {
+                self.enforcers.repaired(enforcer, kind, count, what, self.now);
+            }
             Event::Refused { enforcer, generation, reason } => self.refused(enforcer, generation, reason),
             Event::RefusedAddress { enforcer, address, generation, reason } => {
                 self.refused_address(enforcer, address, generation, reason);

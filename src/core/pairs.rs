@@ -76,6 +76,8 @@ pub struct Pair {
     held: Option<Moment>,
     /// The first change that not every required one has acknowledged: its plan, and the end it gave.
     unproven: Option<(Generation, Moment)>,
+    /// What was told is not there: to be told anew, as an opening.
+    missing: bool,
 }
 
 /// A pair as it survives a restart.
@@ -168,6 +170,7 @@ impl Pairs {
                 told: None,
                 held: None,
                 unproven: None,
+                missing: false,
             };
             self.pairs.insert(id, pair);
             self.timers.insert((ends, id));
@@ -296,7 +299,8 @@ impl Pairs {
                 continue;
             };
             let ends = pair.ends;
-            let told = match pair.told.filter(|told| told.ends > now) {
+            let known = !std::mem::take(&mut pair.missing);
+            let told = match pair.told.filter(|told| known && told.ends > now) {
                 None => {
                     changes.push(Change::ForClient { client, address, ends: Some(ends), new: true });
                     fresh(ends)
@@ -369,6 +373,20 @@ impl Pairs {
     #[must_use]
     pub fn is_proven(&self) -> bool {
         self.unproven.is_empty()
+    }
+
+    /// A timed enforcer lacks this pair, which it had acknowledged; `required`: answers depend on it.
+    pub fn missing(&mut self, id: PairId, required: bool) {
+        let Some(pair) = self.pairs.get_mut(&id).filter(|pair| pair.told.is_some()) else { return };
+        pair.missing = true;
+        self.changed.insert(id);
+        if required {
+            pair.handle.set_in_force(false);
+            pair.held = None;
+            if let Some((plan, _)) = pair.unproven.take() {
+                self.unproven.remove(&(plan, id));
+            }
+        }
     }
 
     /// A required timed enforcer holds nothing any more. O(pairs).

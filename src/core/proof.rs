@@ -31,6 +31,10 @@ pub struct Enforcer {
     pub acknowledged: Option<Generation>,
     /// Lost, refused: why.
     pub last_error: Option<String>,
+    /// What it found otherwise than it believed, by kind. As many kinds as there are in the code.
+    pub repairs: BTreeMap<&'static str, u64>,
+    /// The last of them in words, and when.
+    pub last_repair: Option<(Moment, String)>,
     /// Timed: acknowledgements of plans before this one don't count (they were made before the state was lost).
     trusted_from: Generation,
     history: VecDeque<(Generation, Moment)>,
@@ -111,6 +115,8 @@ impl Enforcers {
             behind_since: None,
             acknowledged: None,
             last_error: None,
+            repairs: BTreeMap::new(),
+            last_repair: None,
             trusted_from: Generation(0),
             history: VecDeque::new(),
             ahead: BTreeMap::new(),
@@ -335,6 +341,15 @@ impl Enforcers {
     pub fn synced(&mut self, id: EnforcerId, generation: Generation) {
         if let Some(enforcer) = self.get_mut(id) {
             enforcer.trusted_from = generation;
+        }
+    }
+
+    /// Notes what an enforcer found otherwise than it believed.
+    pub fn repaired(&mut self, id: EnforcerId, kind: &'static str, count: u64, what: String, now: Moment) {
+        if let Some(enforcer) = self.get_mut(id) {
+            let repairs = enforcer.repairs.entry(kind).or_default();
+            *repairs = repairs.saturating_add(count);
+            enforcer.last_repair = Some((now, what));
         }
     }
 

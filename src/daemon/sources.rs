@@ -416,6 +416,7 @@ impl CoreMetrics {
             let in_force = enforcer.state == crate::core::explain::EnforcerState::InForce;
             self.in_force.get_or_create(&[("enforcer", enforcer.name.clone())]).set(i64::from(in_force));
             set(&self.installed.get_or_create(&[("enforcer", enforcer.name.clone())]), enforcer.installed);
+            self.take_repairs(&enforcer.name, &enforcer.repairs);
         }
     }
 }

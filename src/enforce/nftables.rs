@@ -3,7 +3,8 @@
 //! ```text
 //!   config --> ruleset --nft -j--> table inet destguard        (once at start, after a change, after somebody removed it)
 //!   core --Command--> driver --netlink batch, acked--> sets     (per answer, about 5 us)
-//!                       ^----- NFNLGRP_NFTABLES: somebody else touched our table -> install anew, full sync
+//!                       |          ^---looked up, swept, compared---'              (all of it within a minute)
+//!                       ^----- NFNLGRP_NFTABLES: somebody else touched our table -> put back at once, full sync
 //! ```
 //!
 //! The table is a plain one: it outlives the daemon, so a crash fails closed, and elements have their own kernel
@@ -30,6 +31,7 @@ use crate::enforce::{Command, Reports};
 use crate::sys::clock::Clock;
 
 pub mod arming;
+pub mod blueprint;
 pub mod conntrack;
 pub mod dialogue;
 mod driver;
@@ -48,6 +50,7 @@ pub mod sockets;
 pub mod verify;
 pub mod watch;
 pub mod wire;
+pub mod written;
 
 pub use driver::PAD;
 pub use error::NftError;
@@ -108,6 +111,7 @@ pub struct Enforcer {
     disarmer: Disarmer,
     installer: Installer,
     features: Option<Features>,
+    watched: bool,
 }
 
 impl Enforcer {
@@ -144,6 +148,7 @@ impl Enforcer {
             disarmer: Disarmer::default(),
             installer: Installer::new(Program::find()?, settings),
             features: None,
+            watched: true,
         })
     }
 
@@ -181,6 +186,13 @@ impl Enforcer {
     #[must_use]
     pub fn assume(mut self, features: Features) -> Self {
         self.features = Some(features);
+        self
+    }
+
+    /// Doesn't listen to notifications of the changes of others. For tests of the comparison, which must find what no notification tells.
+    #[must_use]
+    pub fn deaf(mut self) -> Self {
+        self.watched = false;
         self
     }
 
@@ -229,6 +241,7 @@ impl crate::enforce::Enforcer for Enforcer {
             scope: self.scope,
             disarmer: self.disarmer,
             features: self.features,
+            watched: self.watched,
         };
         let (alive, ended) = tokio::sync::oneshot::channel::<()>();
         let lost = reports.clone();

@@ -13,6 +13,7 @@ fn enforcer(name: &str, state: EnforcerState) -> EnforcerView {
         installed: 0,
         max_addresses: 1,
         last_error: Some("it broke".to_owned()),
+        repairs: std::collections::BTreeMap::new(),
     }
 }
 

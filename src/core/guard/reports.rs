@@ -6,7 +6,7 @@ use super::{Guard, count_sets};
 use crate::core::ended::End;
 use crate::core::event::{EnforcerId, EnforcerKind, Generation, Refusal};
 use crate::core::lease::Share;
-use crate::core::pairs::Pairs;
+use crate::core::pairs::{PairId, Pairs};
 
 impl Guard {
     pub(super) fn want_sync(&mut self, enforcer: EnforcerId) {
@@ -31,6 +31,27 @@ impl Guard {
         self.unproven.lost(kind, &mut self.table);
         if kind == EnforcerKind::Timed {
             self.pairs.iter_mut().for_each(Pairs::lost);
+        }
+    }
+
+    /// A timed enforcer lacks single elements. What was closed meanwhile is closed; what is left is told anew to all of its kind.
+    pub(super) fn missing(&mut self, enforcer: EnforcerId, addresses: &[IpAddr], pairs: &[PairId]) {
+        if self.enforcers.kind(enforcer) != Some(EnforcerKind::Timed) {
+            return;
+        }
+        let required = self.enforcers.is_required(enforcer);
+        for address in addresses {
+            let Some(lease) = self.table.get_mut(*address).filter(|lease| lease.told.timed.is_some()) else { continue };
+            lease.told.timed_refused = true;
+            self.marks.change(*address);
+            if required {
+                lease.out_of_force();
+                lease.held = None;
+                self.unproven.forget_timed(*address, Some(lease));
+            }
+        }
+        if let Some(table) = &mut self.pairs {
+            pairs.iter().for_each(|id| table.missing(*id, required));
         }
     }
 

@@ -421,3 +421,52 @@ fn a_closed_address_is_remembered_with_its_names_and_why_it_is_closed() {
     }
     assert_eq!(guard.known(IpAddr::from([203, 0, 113, 1]), end), Default::default());
 }
+
+#[test]
+fn what_an_enforcer_lacks_is_out_of_force_until_it_is_opened_again() {
+    let nft = specs().into_iter().filter(|spec| spec.name == "nft");
+    let mut guard = Guard::new(settings(), nft.collect());
+    let outputs = |guard: &mut Guard| -> Vec<Output> { std::iter::from_fn(|| guard.poll_output()).collect() };
+    let admit = |guard: &mut Guard, ticket: u64, at| {
+        let admission = Admission {
+            ticket: Ticket(ticket),
+            client: IpAddr::from([192, 0, 2, 1]),
+            question: name(1),
+            qtype: 1,
+            chain: Arc::default(),
+            domain: name(1),
+            grants: [Grant { address: many_address(0), ttl: 61 - u32::try_from(ticket).unwrap() }].into(),
+        };
+        guard.handle(Event::Admit(admission), Moment(at));
+    };
+    let id = EnforcerId(0);
+    guard.handle(Event::WantSync { enforcer: id }, Moment(1000));
+    assert!(matches!(outputs(&mut guard)[..], [Output::Sync { generation: Generation(1), .. }]));
+    guard.handle(Event::Applied { enforcer: id, generation: Generation(1) }, Moment(1000));
+    admit(&mut guard, 1, 1000);
+    outputs(&mut guard);
+    guard.handle(Event::Applied { enforcer: id, generation: Generation(2) }, Moment(1000));
+    let released = outputs(&mut guard);
+    let [Output::Decide { decision: Decision::Release { leases }, .. }] = &released[..] else { panic!("{released:?}") };
+    let handle = leases[0].clone();
+    assert!(handle.in_force_for(Moment(1000), Duration::ZERO));
+
+    let what = "1 element was missing".to_owned();
+    guard.handle(Event::Repaired { enforcer: id, kind: "missing", count: 1, what }, Moment(2000));
+    let missing = |addresses| Event::Missing { enforcer: id, addresses, pairs: Vec::new() };
+    guard.handle(missing(vec![many_address(0), many_address(7)]), Moment(2000));
+    assert!(!handle.in_force_for(Moment(2000), Duration::ZERO), "no cached answer leaves with it");
+    let planned = outputs(&mut guard);
+    let [Output::ApplyTimed { generation: Generation(3), changes }] = &planned[..] else { panic!("{planned:?}") };
+    assert_eq!(changes[..], [Change::Open { address: many_address(0), ends: Moment(71_000) }]);
+    // Who asks again waits for that plan, also where the end stays the same.
+    admit(&mut guard, 2, 1000);
+    assert_eq!(decided(&mut guard), []);
+    guard.handle(Event::Applied { enforcer: id, generation: Generation(3) }, Moment(2001));
+    assert_eq!(decided(&mut guard), [(2, true)]);
+    assert!(handle.in_force_for(Moment(2001), Duration::ZERO));
+    let view = &guard.enforcers(Moment(5000))[0];
+    assert_eq!(view.last_error.as_deref(), Some("1 element was missing (3 s ago)"));
+    assert_eq!(view.repairs.get("missing"), Some(&1));
+    assert_eq!(guard.enforcers(Moment(5_000_000))[0].last_error, None, "not for ever");
+}

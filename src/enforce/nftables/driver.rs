@@ -8,6 +8,9 @@
 //!     +-------- Lost: refused, or the table was changed by others ---------+
 //! ```
 //!
+//! While it is Synced it compares, see [`compare`]. A change by others is undone at once: the table is written back from
+//! its [`Blueprint`] in one transaction, the leases with it, before anything is reported.
+//!
 //! Disarmed by the operator it ends in a state in which it writes nothing and acknowledges everything.
 //!
 //! Changes that arrive while it waits for a Sync are part of that Sync, so they are passed over.
@@ -19,11 +22,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use super::blueprint::Blueprint;
 use super::elements::{Features, Key, Set, Timeout};
 use super::error::NftError;
 use super::kernel::Kernel;
 use super::ruleset::CUT_CAPACITY;
 use super::watch::Watch;
+use super::written::Written;
 use super::{Disarmer, Installer, conntrack, probe};
 use crate::config::schema::{OnStop, Scope};
 use crate::core::event::{Change, EnforcerId, Event, Generation};
@@ -45,8 +50,15 @@ const AT_ONCE: usize = 256;
 const OUTBOX: usize = 256;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// The least time between two installations, should somebody remove the table again and again.
-const INSTALL_PAUSE: Duration = Duration::from_secs(1);
+/// How long a full set is waited for: elements that have expired give their room back within about two seconds.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
+/// Restorations within a second beyond which each waits for a while: somebody else fights for the table.
+const FIGHT: u32 = 50;
+const FIGHT_PAUSE: Duration = Duration::from_millis(100);
+/// Leases that are written back within the transaction that closes the host; more of them follow in the next one.
+const AT_ONCE_RESTORED: usize = 2048;
+
+mod compare;
 
 /// What the driver is made of.
 #[derive(Debug)]
@@ -58,6 +70,8 @@ pub(super) struct Settings {
     pub(super) scope: Scope,
     pub(super) disarmer: Disarmer,
     pub(super) features: Option<Features>,
+    /// Whether notifications of the changes of others are listened to. Not in tests of the comparison.
+    pub(super) watched: bool,
 }
 
 #[derive(Debug)]
@@ -71,7 +85,7 @@ enum State {
 #[derive(Debug)]
 struct Link {
     kernel: Kernel,
-    watch: Watch,
+    watch: Option<Watch>,
 }
 
 pub(super) struct Driver {
@@ -82,7 +96,15 @@ pub(super) struct Driver {
     outbox: VecDeque<Event>,
     /// Addresses whose flows are being cut, and until when. Bounded by [`CUT_CAPACITY`].
     cut: HashMap<IpAddr, Moment>,
-    installed: Option<Instant>,
+    /// What the kernel acknowledged.
+    written: Written,
+    /// The table as it was when it was installed and verified.
+    blueprint: Option<Blueprint>,
+    /// Counts installations and restorations of the table.
+    installation: u64,
+    schedule: compare::Schedule,
+    /// When a second began, and the restorations since.
+    fight: (Instant, u32),
 }
 
 /// Runs the driver until `commands` closes. Blocks the thread.
@@ -105,7 +127,11 @@ pub(super) fn drive(settings: Settings, installer: Installer, commands: mpsc::Re
         state: State::Broken { retry: Instant::now(), pause: FIRST_PAUSE },
         outbox: VecDeque::new(),
         cut: HashMap::new(),
-        installed: None,
+        written: Written::default(),
+        blueprint: None,
+        installation: 0,
+        schedule: compare::Schedule::new(),
+        fight: (Instant::now(), 0),
     };
     runtime.block_on(driver.run(commands, reports));
 }
@@ -125,10 +151,19 @@ impl Driver {
                     None => std::future::pending().await,
                 }
             };
-            let watch = self.link.as_mut().filter(|_| retry.is_none()).map(|link| &mut link.watch);
+            let watch = self.link.as_mut().filter(|_| retry.is_none()).and_then(|link| link.watch.as_mut());
             let changed = async {
                 match watch {
                     Some(watch) => watch.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let looks = matches!(self.state, State::Synced);
+            let look = sleep_until(self.schedule.next);
+            let sweeping = self.schedule.sweeping.as_mut();
+            let swept = async {
+                match sweeping {
+                    Some((installation, swept)) => (*installation, swept.await.ok()),
                     None => std::future::pending().await,
                 }
             };
@@ -139,14 +174,16 @@ impl Driver {
                     Err(_) => break,
                 },
                 what = changed => {
-                    if self.is_disarmed() {
-                        continue;
+                    if !self.is_disarmed() {
+                        self.changed(what);
                     }
-                    let at = self.installed.map_or_else(Instant::now, |installed| installed + INSTALL_PAUSE);
-                    tracing::error!("{what}; it is being installed again");
-                    self.lose(what, at);
                 }
                 () = again => self.repair(),
+                (installation, swept) = swept => {
+                    self.schedule.sweeping = None;
+                    self.swept(installation, swept);
+                }
+                () = look, if looks => self.look(),
                 taken = commands.recv_many(&mut batch, AT_ONCE) => {
                     if taken == 0 {
                         break;
@@ -160,13 +197,84 @@ impl Driver {
 
     /// The ruleset was installed before; somebody may have removed it since.
     fn start(&mut self) {
-        let opened = self.open();
-        let intact = opened.and_then(|()| self.installer.verify());
-        match intact {
-            Ok(()) => self.want_sync(),
-            Err(NftError::ReadBack { .. } | NftError::Nft { .. }) => self.repair(),
+        self.blueprint = self.installer.blueprint.take();
+        match self.open().and_then(|()| self.is_intact()) {
+            Ok(true) => self.want_sync(),
+            Ok(false) => self.repair(),
             Err(error) => self.lose_for(&error),
         }
+    }
+
+    /// Whether the ruleset is as it was when it was verified.
+    fn is_intact(&mut self) -> Result<bool, NftError> {
+        let (Some(link), Some(blueprint)) = (self.link.as_mut(), &self.blueprint) else { return Ok(false) };
+        Ok(blueprint.is_met_by(&Blueprint::read(&mut link.kernel)?))
+    }
+
+    /// Somebody else touched the table: the host is closed again, with its leases, and only then anybody is told.
+    fn changed(&mut self, what: String) {
+        let begin = Instant::now();
+        if begin.duration_since(self.fight.0) > Duration::from_secs(1) {
+            self.fight = (begin, 0);
+        }
+        self.fight.1 = self.fight.1.saturating_add(1);
+        if self.fight.1 > FIGHT {
+            tracing::error!("{what}, again and again");
+            return self.lose(what, begin + FIGHT_PAUSE);
+        }
+        let restored = self.put_back();
+        let took = begin.elapsed();
+        match restored {
+            Ok(()) => tracing::error!(?took, "{what}; it was put back"),
+            Err(error) => tracing::error!(%error, "{what}; it is being installed again"),
+        }
+        self.report_repaired("ruleset", 1, what.clone());
+        self.lose(what, begin);
+        self.repair();
+        // They may have begun while the host was open.
+        self.installer.end_foreign_dns();
+    }
+
+    /// Writes the table back from its blueprint where it differs, and what was written to its sets.
+    fn put_back(&mut self) -> Result<(), NftError> {
+        let now = self.settings.clock.now();
+        let (Some(link), Some(blueprint)) = (self.link.as_mut(), &self.blueprint) else { return Err(NftError::Gone) };
+        let found = Blueprint::read(&mut link.kernel)?;
+        let mut elements: BTreeMap<Set, Vec<(Key, Timeout)>> = BTreeMap::new();
+        for ((set, key), left) in self.written.left(now) {
+            elements.entry(set).or_default().push((key, left));
+        }
+        if !blueprint.is_met_by(&found) {
+            let mut transaction = link.kernel.transaction();
+            blueprint.restore(&found, &mut transaction);
+            if self.written.len() <= AT_ONCE_RESTORED {
+                for (set, elements) in std::mem::take(&mut elements) {
+                    transaction.flush(set);
+                    transaction.add(set, &elements);
+                }
+            }
+            link.kernel.commit("putting the table back", transaction)?;
+            self.installation += 1;
+        }
+        let mut transaction = link.kernel.transaction();
+        for (set, elements) in elements {
+            transaction.flush(set);
+            transaction.add(set, &elements);
+        }
+        link.kernel.commit("putting the leases back", transaction)?;
+        match self.is_intact()? {
+            true => Ok(()),
+            false => Err(NftError::ReadBack { what: "it can't be put back as it was".to_owned() }),
+        }
+    }
+
+    /// The sets that the ruleset has and that are written.
+    fn sets(&self) -> Vec<Set> {
+        let all = Set::ALL.into_iter().filter(|set| {
+            let for_clients = matches!(set, Set::ClientLease4 | Set::ClientLease6);
+            !for_clients || self.settings.scope == Scope::Client
+        });
+        all.collect()
     }
 
     /// Whether the operator removed the table; takes note of it the first time.
@@ -187,7 +295,7 @@ impl Driver {
             return Ok(());
         }
         let mut kernel = Kernel::open()?;
-        let watch = Watch::open(kernel.port())?;
+        let watch = if self.settings.watched { Some(Watch::open(kernel.port())?) } else { None };
         kernel.features = match self.settings.features {
             Some(features) => features,
             None => probe::probe(&mut kernel)?,
@@ -205,14 +313,20 @@ impl Driver {
             State::Broken { pause, .. } => pause,
             _ => FIRST_PAUSE,
         };
-        let repaired = self.open().and_then(|()| {
-            let mut watch = self.link.as_mut().map(|link| &mut link.watch);
+        let repaired = self.open().and_then(|()| self.is_intact()).and_then(|intact| {
+            if intact || self.put_back().is_ok() {
+                return Ok(());
+            }
+            let mut watch = self.link.as_mut().and_then(|link| link.watch.as_mut());
             self.installer.install(|| {
                 // What came until now is our own installation, or was undone by it.
                 if let Some(what) = watch.as_mut().and_then(|watch| watch.take()) {
                     tracing::debug!("{what}: installed");
                 }
-            })
+            })?;
+            self.blueprint = self.installer.blueprint.take();
+            self.installation += 1;
+            Ok(())
         });
         match repaired {
             Ok(()) if self.is_disarmed() => {
@@ -222,10 +336,7 @@ impl Driver {
                     tracing::error!(%error, "the nftables table could not be removed");
                 }
             }
-            Ok(()) => {
-                self.installed = Some(Instant::now());
-                self.want_sync();
-            }
+            Ok(()) => self.want_sync(),
             Err(error) => {
                 tracing::error!(%error, "nftables can't be repaired yet");
                 self.link = None;
@@ -275,16 +386,13 @@ impl Driver {
     /// Makes the sets equal to the full state, in one transaction.
     fn sync(&mut self, generation: Generation, leases: &[(IpAddr, Moment)], pairs: &[(PairId, Moment)]) {
         let now = self.settings.clock.now();
+        let all = self.sets();
         let Some(link) = self.link.as_mut() else { return };
         for (address, _) in leases {
             self.cut.remove(address);
         }
         let mut transaction = link.kernel.transaction();
-        let all = Set::ALL.into_iter().filter(|set| {
-            let for_clients = matches!(set, Set::ClientLease4 | Set::ClientLease6);
-            !for_clients || self.settings.scope == Scope::Client
-        });
-        let mut sets: BTreeMap<Set, Vec<(Key, Timeout)>> = all.map(|set| (set, Vec::new())).collect();
+        let mut sets: BTreeMap<Set, Vec<(Key, Timeout)>> = all.into_iter().map(|set| (set, Vec::new())).collect();
         let held: Vec<(Key, Moment)> = match self.settings.scope {
             Scope::Shared => leases.iter().map(|(address, ends)| (Key::Address(*address), *ends)).collect(),
             Scope::Client => {
@@ -297,7 +405,7 @@ impl Driver {
         for (address, ends) in self.cut.iter().filter(|(_, ends)| **ends > now) {
             sets.entry(cut_set(*address)).or_default().push((Key::Address(*address), left(now, *ends)));
         }
-        for (set, mut elements) in sets {
+        for (set, elements) in &mut sets {
             // One address twice would be added twice; the later end counts.
             elements.sort_unstable();
             elements.dedup_by(|later, first| {
@@ -307,11 +415,18 @@ impl Driver {
                 }
                 same
             });
-            transaction.flush(set);
-            transaction.add(set, &elements);
+            transaction.flush(*set);
+            transaction.add(*set, elements);
         }
         match link.kernel.commit("writing all leases", transaction) {
             Ok(()) => {
+                let done = self.settings.clock.now();
+                self.written.clear();
+                for (set, elements) in &sets {
+                    for (key, timeout) in elements {
+                        self.written.put((*set, *key), *timeout, now, done);
+                    }
+                }
                 self.state = State::Synced;
                 self.report(Event::Applied { enforcer: self.settings.id, generation });
             }
@@ -385,7 +500,15 @@ impl Driver {
         for (set, elements) in &opened {
             transaction.put(features, *set, elements);
         }
-        link.kernel.commit("changing leases", transaction)
+        link.kernel.commit("changing leases", transaction)?;
+        let done = self.settings.clock.now();
+        for (set, keys) in &closed {
+            keys.iter().for_each(|key| self.written.remove((*set, *key)));
+        }
+        for (set, elements) in &opened {
+            elements.iter().for_each(|(key, timeout)| self.written.put((*set, *key), *timeout, now, done));
+        }
+        Ok(())
     }
 
     /// Denies packets to these addresses for a while, established or not, and forgets their flows.
@@ -409,6 +532,10 @@ impl Driver {
         }
         if let Err(error) = link.kernel.commit("cutting flows", transaction) {
             return self.lose_for(&error);
+        }
+        let done = self.settings.clock.now();
+        for (set, elements) in &sets {
+            elements.iter().for_each(|(key, timeout)| self.written.put((*set, *key), *timeout, now, done));
         }
         match conntrack::cut(&mut link.kernel, addresses) {
             Ok(count) => tracing::info!(count, ?addresses, "live flows were cut"),
@@ -443,8 +570,7 @@ impl Driver {
         tracing::error!(%error, "the nftables leases are lost and will be written anew");
         let mut at = Instant::now();
         if matches!(error, NftError::Full) {
-            // Elements that have expired give their room back within about two seconds.
-            at += INSTALL_PAUSE;
+            at += FULL_PAUSE;
         }
         self.lose(error.to_string(), at);
     }

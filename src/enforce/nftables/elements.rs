@@ -307,6 +307,27 @@ pub fn dump_request(table: &str, set: Set, sequence: u32) -> Vec<u8> {
     writer.octets().to_vec()
 }
 
+/// The request that looks these keys up in a set. Each that is found is told by a message of its own, in order; the first that isn't ends it.
+#[must_use]
+pub fn look_up_request(table: &str, set: Set, keys: &[Key], sequence: u32) -> Vec<u8> {
+    let mut writer = Writer::default();
+    let kind = wire::kind(SUBSYS_NFTABLES, GET_ELEMENTS);
+    let open = writer.begin(kind, F_REQUEST | F_ACK, sequence, NFPROTO_INET, 0);
+    writer.put_text(LIST_TABLE, table);
+    writer.put_text(LIST_SET, set.name());
+    let list = writer.nest(LIST_ELEMENTS);
+    for key in keys {
+        let item = writer.nest(LIST_ITEM);
+        let value = writer.nest(ELEMENT_KEY);
+        key.write(&mut writer);
+        writer.unnest(value);
+        writer.unnest(item);
+    }
+    writer.unnest(list);
+    writer.end(open);
+    writer.octets().to_vec()
+}
+
 /// An element as the kernel holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {

@@ -1,5 +1,6 @@
 //! Puts the ruleset in force, at start and whenever somebody removed it.
 
+use super::blueprint::Blueprint;
 use super::error::NftError;
 use super::kernel::Kernel;
 use super::needs::{self, Feature};
@@ -13,11 +14,13 @@ pub(super) struct Installer {
     program: Program,
     ruleset: Ruleset,
     settings: Settings,
+    /// The tables as they were when they were verified last.
+    pub(super) blueprint: Option<Blueprint>,
 }
 
 impl Installer {
     pub(super) fn new(program: Program, settings: Settings) -> Self {
-        Self { program, ruleset: Ruleset::of(&settings), settings }
+        Self { program, ruleset: Ruleset::of(&settings), settings, blueprint: None }
     }
 
     /// Makes the ruleset of other settings; it is in force when it was installed.
@@ -32,6 +35,16 @@ impl Installer {
 
     /// At start. What the kernel can't do is left out where the guard can do without, else named.
     pub(super) fn arm(&mut self) -> Result<(), NftError> {
+        self.arm_as_it_can()?;
+        self.note()
+    }
+
+    fn note(&mut self) -> Result<(), NftError> {
+        self.blueprint = Some(Blueprint::read(&mut Kernel::open()?)?);
+        Ok(())
+    }
+
+    fn arm_as_it_can(&mut self) -> Result<(), NftError> {
         match self.arm_so() {
             Err(error @ NftError::Nft { .. }) => {
                 let missing = needs::judge(&self.settings, |sample| self.program.check(sample))?;
@@ -68,8 +81,9 @@ impl Installer {
     }
 
     /// `committed` is called after each commit, before it is read back.
-    pub(super) fn install(&self, committed: impl FnMut()) -> Result<(), NftError> {
-        self.put(false, committed)
+    pub(super) fn install(&mut self, committed: impl FnMut()) -> Result<(), NftError> {
+        self.put(false, committed)?;
+        self.note()
     }
 
     fn put(&self, adopting: bool, mut committed: impl FnMut()) -> Result<(), NftError> {
@@ -102,7 +116,7 @@ impl Installer {
     }
 
     /// Their packets are refused as it is, so that nothing is left open where this fails.
-    fn end_foreign_dns(&self) {
+    pub(super) fn end_foreign_dns(&self) {
         if !self.settings.enforce || !self.settings.gateway() {
             return;
         }
@@ -114,7 +128,7 @@ impl Installer {
         }
     }
 
-    pub(super) fn verify(&self) -> Result<(), NftError> {
+    fn verify(&self) -> Result<(), NftError> {
         verify::verify(&self.ruleset, &self.program.list()?)
     }
 }

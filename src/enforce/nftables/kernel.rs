@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 
-use super::elements::{self, Features, Held, Set, Transaction};
+use super::elements::{self, Features, Held, Key, Set, Transaction};
 use super::error::NftError;
 use super::wire::{self, F_DUMP, F_REQUEST, Message, NFPROTO_BRIDGE, NFPROTO_INET, Refusal, SUBSYS_NFTABLES, Writer};
 use super::{Count, Counters, TABLE};
@@ -24,6 +24,8 @@ const COUNTER_PACKETS: u16 = 2;
 const BUFFER: i32 = 8 << 20;
 /// One part of a dump; the kernel makes them as long as the reader's buffer, at most 32 KiB.
 const PART: usize = 64 << 10;
+/// Most elements looked up at once: their replies fit the socket's buffer many times over.
+pub const LOOK_UP: usize = 256;
 /// How long the kernel may take for the next part of a dump.
 const PATIENCE_MS: i32 = 10_000;
 
@@ -98,6 +100,43 @@ impl Kernel {
             held.extend(elements::read_elements(set, message.attributes()));
         })?;
         Ok(held)
+    }
+
+    /// These elements of a set, in order; `None` for those that aren't there. At most [`LOOK_UP`] at once. Cheap whatever the size
+    /// of the set: about a microsecond for each.
+    ///
+    /// # Errors
+    /// Those of the socket. A set that isn't there has no elements.
+    pub fn look_up(&mut self, table: &str, set: Set, keys: &[Key]) -> Result<Vec<Option<Held>>, NftError> {
+        let doing = "looking elements up";
+        let mut found: Vec<Option<Held>> = Vec::with_capacity(keys.len());
+        while let Some(rest) = keys.get(found.len()..).filter(|rest| !rest.is_empty()) {
+            let sequence = self.next_sequence();
+            let request = elements::look_up_request(table, set, rest, sequence);
+            self.drain();
+            self.socket.send(&request).map_err(|source| failed(doing, source))?;
+            let mut end = None;
+            while let Some(datagram) = self.socket.receive(&mut self.buffer).map_err(|source| failed(doing, source))? {
+                for message in wire::messages(datagram).filter(|message| message.sequence == sequence) {
+                    match message.verdict() {
+                        Some(verdict) => end = end.or(Some(verdict)),
+                        None => found.extend(elements::read_elements(set, message.attributes()).map(Some)),
+                    }
+                }
+            }
+            match end {
+                Some(Ok(())) if found.len() == keys.len() => {}
+                Some(Err(refusal)) if refusal.errno == libc::ENOENT && found.len() < keys.len() => found.push(None),
+                Some(Err(refusal)) => return Err(refused(doing, &refusal)),
+                _ => return Err(NftError::Malformed("other elements than were asked for")),
+            }
+        }
+        let as_asked = |(found, key): (&Option<Held>, &Key)| found.is_none_or(|held| held.key == *key);
+        if found.iter().zip(keys).all(as_asked) {
+            Ok(found)
+        } else {
+            Err(NftError::Malformed("other elements than were asked for"))
+        }
     }
 
     /// Whether our table exists.

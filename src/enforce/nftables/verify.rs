@@ -8,13 +8,14 @@ use std::collections::BTreeSet;
 use ::nftables::schema::{Chain, NfListObject, Set};
 use serde_json::Value;
 
+use super::TABLE;
 use super::error::NftError;
 use super::ruleset::Ruleset;
 
 /// Keys of a statement that are verdicts or stand for one.
 const DOING: [&str; 7] = ["accept", "drop", "reject", "redirect", "jump", "goto", "return"];
 
-/// Compares `json`, from `nft -j -t list table`, with the ruleset.
+/// Compares `json`, from `nft -j -t list ruleset`, with the ruleset. Other tables are passed over.
 ///
 /// # Errors
 /// [`NftError::ReadBack`], naming the first chain, set or rule that differs.
@@ -75,9 +76,13 @@ impl Held {
         let whole: Value = serde_json::from_str(json).map_err(unreadable)?;
         let mut held = Self::default();
         for object in whole.get("nftables").and_then(Value::as_array).into_iter().flatten() {
-            if let Some(rule) = object.get("rule") {
+            let ours = |kind| {
+                let object: Option<&Value> = object.get(kind);
+                object.filter(|object| text(object, "family") == "inet" && text(object, "table") == TABLE)
+            };
+            if let Some(rule) = ours("rule") {
                 held.rules.push(rule.clone());
-            } else if object.get("chain").is_some() || object.get("set").is_some() {
+            } else if ours("chain").is_some() || ours("set").is_some() {
                 match serde_json::from_value(object.clone()).map_err(unreadable)? {
                     NfListObject::Chain(chain) => held.chains.push(chain),
                     NfListObject::Set(set) => held.sets.push(*set),

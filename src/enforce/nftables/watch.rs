@@ -8,7 +8,7 @@ use tokio::io::unix::AsyncFd;
 use super::TABLE;
 use super::error::NftError;
 use super::kernel::failed;
-use super::wire::{self, NFPROTO_INET, SUBSYS_NFTABLES};
+use super::wire::{self, NFPROTO_BRIDGE, NFPROTO_INET, SUBSYS_NFTABLES};
 use crate::sys::netlink::Socket;
 
 /// `NFNLGRP_NFTABLES`
@@ -100,7 +100,7 @@ fn touches(datagram: &[u8]) -> bool {
         subsystem == SUBSYS_NFTABLES
             && kind != NEW_GENERATION
             && kind != NEW_OBJECT
-            && message.family() == Some(NFPROTO_INET)
+            && matches!(message.family(), Some(NFPROTO_INET | NFPROTO_BRIDGE))
             && wire::find(message.attributes(), ANY_TABLE).is_some_and(|name| wire::text(name) == TABLE)
     })
 }

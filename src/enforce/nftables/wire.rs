@@ -24,6 +24,8 @@ pub const F_DUMP: u16 = 0x300;
 pub const F_EXCL: u16 = 0x200;
 /// `NLM_F_CREATE`
 pub const F_CREATE: u16 = 0x400;
+/// `NLM_F_APPEND`
+pub const F_APPEND: u16 = 0x800;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -281,6 +283,12 @@ pub fn find(octets: &[u8], attribute: u16) -> Option<&[u8]> {
 pub fn text(value: &[u8]) -> String {
     let end = value.iter().position(|octet| *octet == 0).unwrap_or(value.len());
     String::from_utf8_lossy(value.get(..end).unwrap_or_default()).into_owned()
+}
+
+/// A 32 bit number in network order.
+#[must_use]
+pub fn u32_of(value: &[u8]) -> Option<u32> {
+    number(value, 0).map(u32::from_be_bytes)
 }
 
 /// A 64 bit number in network order.

@@ -33,6 +33,11 @@ enum Operation {
     /// It loses everything; it asks for the full state.
     Lose,
     Recover,
+    /// It finds that it lacks a pair, if it held it.
+    Miss {
+        client: u8,
+        address: u8,
+    },
     /// The operator closes an address, or what a name opened; a new policy forbids a name, or forbids it to one client.
     Revoke {
         address: u8,
@@ -63,6 +68,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => Just(Operation::Refuse),
         1 => Just(Operation::Lose),
         3 => Just(Operation::Recover),
+        3 => (0..5u8, 0..4u8).prop_map(|(client, address)| Operation::Miss { client, address }),
         1 => (0..4u8).prop_map(|address| Operation::Revoke { address }),
         1 => (0..6u8).prop_map(|name| Operation::RevokeName { name }),
         1 => (0..6u8).prop_map(|name| Operation::Forbid { name }),
@@ -188,6 +194,12 @@ impl World {
                 self.lost = true;
                 self.handle(Event::Lost { enforcer: NFT, reason: "test".to_owned() });
                 self.queue.clear();
+            }
+            Operation::Miss { client: from, address: at } => {
+                let id = (address(at), owner(client(from)));
+                if self.held.pairs.remove(&id).is_some() {
+                    self.handle(Event::Missing { enforcer: NFT, addresses: Vec::new(), pairs: vec![id] });
+                }
             }
             Operation::Recover if self.lost => {
                 self.lost = false;

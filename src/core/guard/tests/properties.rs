@@ -31,6 +31,8 @@ enum Operation {
     Report { enforcer: usize },
     /// An enforcer loses everything it holds and says so.
     Lose { enforcer: usize },
+    /// The timed enforcer finds that it lacks this address, if it held it.
+    Miss { address: u8 },
     /// It comes back: asks for the full state, or replays the route table. A router's new session may lack IPv6.
     Recover { enforcer: usize, ipv6: bool },
     /// The operator closes an address.
@@ -94,6 +96,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (1..4usize, 0..10u8).prop_map(|(enforcer, address)| Operation::RefuseOne { enforcer, address }),
         4 => (1..4usize).prop_map(|enforcer| Operation::Report { enforcer }),
         1 => enforcer.clone().prop_map(|enforcer| Operation::Lose { enforcer }),
+        3 => (0..10u8).prop_map(|address| Operation::Miss { address }),
         3 => (enforcer, prop::bool::weighted(0.8)).prop_map(|(enforcer, ipv6)| Operation::Recover { enforcer, ipv6 }),
         1 => (0..10u8).prop_map(|address| Operation::Revoke { address }),
         1 => (0..6u8).prop_map(|name| Operation::RevokeName { name }),
@@ -293,6 +296,12 @@ impl World {
                 simulated.heard.clear();
                 simulated.lost = true;
                 self.handle(Event::Lost { enforcer: Self::id(*enforcer), reason: "gone".to_owned() });
+            }
+            Operation::Miss { address: index } => {
+                if self.enforcers[0].held.open.remove(&address(*index)).is_some() {
+                    let addresses = vec![address(*index)];
+                    self.handle(Event::Missing { enforcer: Self::id(0), addresses, pairs: Vec::new() });
+                }
             }
             Operation::Recover { enforcer, ipv6 } => self.recover(*enforcer, *ipv6),
             Operation::Revoke { address: index } => {
