@@ -27,5 +27,6 @@ pub mod places;
 pub mod plan;
 pub mod policy;
 pub mod proof;
+pub mod queue;
 pub mod remembered;
 pub mod verdict;

@@ -389,6 +389,7 @@ fn other_rules() {
         ("[lease]\nmin = \"2h\"\nmax = \"1h\"\n", "6:7 lease.min (2h) is longer than lease.max (1h)"),
         ("[lease]\nmin = \"25h\"\n", "6:7 lease.min (25h) is longer than lease.max (1d)"),
         ("[lease]\ncapacity = 0\n", "6:12 zero: nothing could ever be opened"),
+        ("[lease]\nburst_per_client = 0\n", "6:20 zero: nothing could ever be opened"),
         ("[gate]\ndeadline = \"0s\"\n", "6:12 zero: no answer could wait for its enforcers"),
         (
             "[addresses]\nopen = [\"192.0.2.1\"]\nnever = [\"192.0.2.0/24\"]\n",
@@ -440,6 +441,12 @@ fn dangerous_and_legal_is_a_warning() {
         ("[addresses]\nopen = [\"0.0.0.0/1\"]\n", "6:9 0.0.0.0/1 is open for ever"),
         ("[policy]\ndefault = \"deny\"\n", "6:11 nothing is allowed"),
         ("[http]\nlisten = [\"0.0.0.0:80\"]\n", "6:11 0.0.0.0:80: whoever reaches it"),
+        ("[lease]\nburst_per_client = 8\n", "6:20 an answer of 16 new addresses (lease.per_answer) never fits into 8"),
+        (
+            "[lease]\nburst_per_domain = 15\n",
+            "6:20 an answer of 16 new addresses (lease.per_answer) never fits into 15",
+        ),
+        ("[lease]\ncapacity = 10\n", "6:12 an answer of 16 addresses never fits into 10 leases"),
     ] {
         let warnings = warned(text);
         assert!(warnings.len() == 1 && warnings[0].starts_with(start), "{text}: {warnings:?}");

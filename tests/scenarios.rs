@@ -7,9 +7,10 @@
 //!
 //! ```text
 //! enforcer NAME timed|route [required] [max=N] [ipv4|ipv6]
-//! lease min=60s max=24h grace=30s capacity=N per_answer=N new_per_client=50/s new_per_domain=50/s linger=10m
+//! lease min=60s max=24h grace=30s capacity=N per_answer=N linger=10m
+//! lease new_per_client=50/s burst_per_client=500 new_per_domain=100/s burst_per_domain=1000
 //! gate deadline=1s on_deadline=servfail|answer
-//! T admit TICKET CLIENT QUESTION[>ALIAS]... ADDRESS/TTL...        T tick
+//! T admit TICKET CLIENT QUESTION[>ALIAS]... ADDRESS/TTL... [whole]        T tick
 //! T applied ENFORCER N    T lost ENFORCER REASON    T refused ENFORCER N REASON    T sync ENFORCER
 //! T families ENFORCER [ipv4] [ipv6]
 //! T revoke ADDRESS|NAME   T forbid NAME...          T restore ADDRESS@END NAME...
@@ -141,6 +142,8 @@ impl Player {
             "per_answer" => lease.per_answer = value.parse().unwrap(),
             "new_per_client" => lease.new_per_client = value.parse().unwrap(),
             "new_per_domain" => lease.new_per_domain = value.parse().unwrap(),
+            "burst_per_client" => lease.burst_per_client = value.parse().unwrap(),
+            "burst_per_domain" => lease.burst_per_domain = value.parse().unwrap(),
             "linger" => self.settings.linger = value.parse::<Span>().unwrap().0,
             _ => panic!("lease {key}?"),
         }
@@ -295,10 +298,11 @@ impl Player {
                     let name = &self.specs[usize::from(enforcer.0)].name;
                     format!("sync {name} {}: {}", generation.0, leases.join(" ")).trim_end().to_owned()
                 }
-                Output::Decide { ticket, decision: Decision::Release { leases } } => {
+                Output::Decide { ticket, decision: Decision::Release { leases, short } } => {
                     let addresses: Vec<_> = leases.iter().map(|handle| handle.address().to_string()).collect();
                     self.handles.insert(ticket, leases.to_vec());
-                    format!("release {}: {}", ticket.0, addresses.join(" "))
+                    let short = short.map(|budget| format!(" short of {budget:?}")).unwrap_or_default();
+                    format!("release {}: {}{short}", ticket.0, addresses.join(" "))
                 }
                 Output::Decide { ticket, decision: Decision::Refuse(refusal) } => {
                     format!("refuse {}: {refusal:?}", ticket.0)
@@ -360,11 +364,13 @@ fn admission(words: &[&str]) -> Admission {
     let mut names = words[2].split('>').map(name);
     let question = names.next().unwrap();
     let domain = question.parent().filter(|parent| parent.label_count() > 1).unwrap_or_else(|| question.clone());
-    let grants = words[3..].iter().map(|word| {
+    let whole = words.last() == Some(&"whole");
+    let grants = words[3..].iter().filter(|word| **word != "whole").map(|word| {
         let (address, ttl) = word.split_once('/').unwrap();
         Grant { address: address.parse().unwrap(), ttl: ttl.parse().unwrap() }
     });
     Admission {
+        whole,
         ticket: Ticket(words[0].parse().unwrap()),
         client: words[1].parse().unwrap(),
         question,

@@ -304,25 +304,31 @@ pub struct Lease {
     pub grace: Span,
     /// Most addresses leased at once, lingering routes included.
     pub capacity: usize,
-    /// Most addresses of one answer.
+    /// Most addresses of one answer; of more, that many are given.
     pub per_answer: usize,
-    /// New addresses per client.
+    /// New addresses per client, in the long run.
     pub new_per_client: Rate,
-    /// New addresses per registrable domain.
+    /// New addresses of a client at once.
+    pub burst_per_client: u64,
+    /// New addresses per registrable domain, in the long run.
     pub new_per_domain: Rate,
+    /// New addresses of a registrable domain at once.
+    pub burst_per_domain: u64,
 }
 
 impl Default for Lease {
     fn default() -> Self {
-        let fifty = Rate { count: 50, per: std::time::Duration::from_secs(1) };
+        let a_second = |count| Rate { count, per: std::time::Duration::from_secs(1) };
         Self {
             min: Span::secs(60),
             max: Span::secs(24 * 3600),
             grace: Span::secs(30),
             capacity: 100_000,
             per_answer: 16,
-            new_per_client: fifty,
-            new_per_domain: fifty,
+            new_per_client: a_second(50),
+            burst_per_client: 500,
+            new_per_domain: a_second(100),
+            burst_per_domain: 1000,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Rates of new addresses, per client and per registrable domain: token buckets in tables with a bound.
 //!
 //! A bucket is one number, the moment at which it is full again (the "generic cell rate" form of a token bucket). A full
-//! bucket says nothing, so it needs no entry: the table holds the buckets that are not full.
+//! bucket says nothing, so it needs no entry: the table holds the buckets that are not full. A bucket may be in debt:
+//! its tokens are taken before they are there by somebody who then waits until they are ([`Buckets::ready`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -15,8 +16,10 @@ pub const BUCKETS: usize = 65_536;
 
 /// Nanoseconds since the epoch; fine enough for 50,000 tokens a second.
 type Nanos = u128;
+/// Of these.
+const MILLISECOND: Nanos = 1_000_000;
 
-/// Token buckets of one rate, each holds `rate.count` tokens and refills within `rate.per`.
+/// Token buckets of one size and one rate.
 ///
 /// At most [`BUCKETS`] are kept apart. Buckets that are full again go first; when there is none, whoever has no bucket
 /// yet shares one bucket with all the others that have none. So those who were there before are not touched by a flood
@@ -25,6 +28,8 @@ type Nanos = u128;
 pub struct Buckets<K> {
     count: u64,
     per: Nanos,
+    /// How long an empty one takes to be full.
+    depth: Nanos,
     limit: usize,
     full_at: BTreeMap<K, Nanos>,
     by_time: BTreeSet<(Nanos, K)>,
@@ -32,35 +37,49 @@ pub struct Buckets<K> {
 }
 
 impl<K: Ord + Clone> Buckets<K> {
-    /// All buckets full; at most `limit` of them kept apart.
+    /// All buckets full, each with `burst` tokens, refilled at `rate`; at most `limit` of them kept apart.
     #[must_use]
-    pub fn new(rate: Rate, limit: usize) -> Self {
-        Self {
+    pub fn new(rate: Rate, burst: u64, limit: usize) -> Self {
+        let mut buckets = Self {
             count: rate.count,
             per: rate.per.as_nanos(),
+            depth: 0,
             limit,
             full_at: BTreeMap::new(),
             by_time: BTreeSet::new(),
             shared: 0,
+        };
+        buckets.depth = buckets.cost(burst);
+        buckets
+    }
+
+    /// When `key`'s bucket holds `tokens`, if nobody takes any meanwhile; more than it ever holds: when who takes them now has them paid. Takes
+    /// nothing.
+    #[must_use]
+    pub fn ready(&self, key: &K, tokens: u64, now: Moment) -> Moment {
+        if tokens == 0 {
+            return now;
         }
+        if self.count == 0 {
+            return Moment(u64::MAX);
+        }
+        let start = nanos(now);
+        let full_at = match self.full_at.get(key) {
+            Some(at) => *at,
+            None if self.has_room(start) => 0,
+            None => self.shared,
+        };
+        let at = (full_at.max(start) + self.cost(tokens)).saturating_sub(self.depth);
+        Moment(u64::try_from(at.div_ceil(MILLISECOND)).unwrap_or(u64::MAX)).max(now)
     }
 
     /// Whether `key`'s bucket holds `tokens` now. Takes nothing.
     #[must_use]
     pub fn has(&self, key: &K, tokens: u64, now: Moment) -> bool {
-        if tokens == 0 {
-            return true;
-        }
-        let now = nanos(now);
-        let full_at = match self.full_at.get(key) {
-            Some(at) => *at,
-            None if self.has_room(now) => 0,
-            None => self.shared,
-        };
-        tokens <= self.count && full_at.max(now) + self.cost(tokens) <= now + self.per
+        self.ready(key, tokens, now) <= now
     }
 
-    /// Takes `tokens` from `key`'s bucket; call after [`Buckets::has`] said so.
+    /// Takes `tokens` from `key`'s bucket, be they there or not.
     pub fn take(&mut self, key: &K, tokens: u64, now: Moment) {
         if tokens == 0 {
             return;
@@ -79,6 +98,16 @@ impl<K: Ord + Clone> Buckets<K> {
             self.by_time.insert((now + cost, key.clone()));
         } else {
             self.shared = self.shared.max(now) + cost;
+        }
+    }
+
+    /// Gives tokens back that were taken and not used.
+    pub fn give_back(&mut self, key: &K, tokens: u64) {
+        let cost = self.cost(tokens);
+        if let Some(at) = self.full_at.get_mut(key) {
+            self.by_time.remove(&(*at, key.clone()));
+            *at = at.saturating_sub(cost);
+            self.by_time.insert((*at, key.clone()));
         }
     }
 
@@ -146,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_bucket_holds_count_and_refills_evenly() {
-        let mut buckets = Buckets::new(rate(50, 1), 8);
+        let mut buckets = Buckets::new(rate(50, 1), 50, 8);
         assert!(!try_take(&mut buckets, 1, 51, 0), "more than the bucket holds");
         assert!(try_take(&mut buckets, 1, 50, 0));
         assert!(!try_take(&mut buckets, 1, 1, 19));
@@ -157,15 +186,30 @@ mod tests {
     }
 
     #[test]
+    fn what_a_bucket_holds_is_apart_from_its_rate_and_debts_are_paid_in_order() {
+        let mut buckets = Buckets::new(rate(10, 1), 100, 8);
+        assert!(try_take(&mut buckets, 1, 100, 0));
+        assert_eq!(buckets.ready(&1, 1, Moment(0)), Moment(100));
+        buckets.take(&1, 1, Moment(0));
+        buckets.take(&1, 2, Moment(0));
+        assert_eq!(buckets.ready(&1, 1, Moment(50)), Moment(400), "three are owed");
+        buckets.give_back(&1, 2);
+        assert_eq!(buckets.ready(&1, 1, Moment(50)), Moment(200));
+        assert_eq!(buckets.ready(&1, 50, Moment(0)), Moment(5_100));
+        assert!(!buckets.has(&1, 50, Moment(5_099)) && buckets.has(&1, 50, Moment(5_100)));
+        assert_eq!(buckets.ready(&2, 101, Moment(7)), Moment(107), "more than it holds: paid later");
+    }
+
+    #[test]
     fn a_rate_of_zero_lets_nothing_new_in_but_what_costs_nothing() {
-        let mut buckets = Buckets::new(rate(0, 1), 8);
+        let mut buckets = Buckets::new(rate(0, 1), 50, 8);
         assert!(!try_take(&mut buckets, 1, 1, 0));
         assert!(try_take(&mut buckets, 1, 0, 0));
     }
 
     #[test]
     fn a_flood_of_keys_costs_only_the_flood() {
-        let mut buckets = Buckets::new(rate(2, 1), 3);
+        let mut buckets = Buckets::new(rate(2, 1), 2, 3);
         assert!(try_take(&mut buckets, 1, 1, 0), "an old client, one token left");
         for key in 10..12 {
             assert!(try_take(&mut buckets, key, 1, 0));

@@ -78,6 +78,8 @@ pub struct Admission {
     pub domain: Name,
     /// What to open; never empty.
     pub grants: Arc<[Grant]>,
+    /// All of it or nothing: the answer can't be given in part.
+    pub whole: bool,
 }
 
 /// What the core is told.
@@ -203,9 +205,9 @@ pub enum Change {
 #[derive(Clone, Debug)]
 pub enum Decision {
     /// Every address is in force at every required enforcer. `leases` in the order of the grants; behind them, where leases are for single clients,
-    /// the client's own of each.
-    Release { leases: LeaseHandles },
-    /// Not enforced in time, or over a budget: SERVFAIL with this reason.
+    /// the client's own of each. `short`: a budget left fewer addresses than were asked for, and only those of the leases may be told.
+    Release { leases: LeaseHandles, short: Option<Refusal> },
+    /// Not enforced in time, or nothing of it fits a budget: SERVFAIL with this reason.
     Refuse(Refusal),
 }
 
@@ -218,7 +220,7 @@ pub enum Refusal {
     Enforcer { name: String, reason: String },
     /// A required enforcer can't hold this address family.
     Family { name: String },
-    /// Too many addresses in one answer.
+    /// Too many addresses in one answer that can't be given in part.
     PerAnswer,
     /// The client opened too many new addresses lately.
     PerClient,

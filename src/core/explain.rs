@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::ended::Ended;
-use super::event::{EnforcerKind, Generation};
+use super::event::{EnforcerKind, Generation, Refusal};
 use super::guard::Guard;
 use super::lease::{ByFamily, Cause, Lease};
 use super::moment::Moment;
@@ -232,6 +232,23 @@ pub struct RefusedCounts {
     pub revoked: u64,
 }
 
+impl RefusedCounts {
+    /// Those of this kind.
+    pub fn of(&mut self, refusal: &Refusal) -> &mut u64 {
+        match refusal {
+            Refusal::Deadline { .. } => &mut self.deadline,
+            Refusal::Enforcer { .. } => &mut self.enforcer,
+            Refusal::Family { .. } => &mut self.family,
+            Refusal::PerAnswer => &mut self.per_answer,
+            Refusal::PerClient => &mut self.per_client,
+            Refusal::PerDomain => &mut self.per_domain,
+            Refusal::RouteBudget { .. } => &mut self.route_budget,
+            Refusal::Capacity => &mut self.capacity,
+            Refusal::Revoked => &mut self.revoked,
+        }
+    }
+}
+
 /// Counts for status and metrics. Gauges first, then what only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
@@ -251,14 +268,18 @@ pub struct Counts {
     pub group_sets: usize,
     /// Pairs of client and address, where leases are for single clients; `lease.capacity` at most.
     pub pairs: usize,
-    /// Answers that wait at the gate.
+    /// Answers that wait at the gate, or for tokens.
     pub waiting: usize,
+    /// Of these, for tokens of their client or domain.
+    pub queued: usize,
     /// The last generation of a plan.
     pub generation: u64,
     /// Answers released.
     pub released: u64,
     /// Answers refused.
     pub refused: RefusedCounts,
+    /// Answers with fewer addresses than were asked for, by the budget.
+    pub shortened: RefusedCounts,
     /// Answers whose gate deadline passed, released all the same or not.
     pub gate_timeouts: u64,
     /// Leases begun.
@@ -366,7 +387,8 @@ impl Guard {
             causes_dropped: self.table.dropped,
             group_sets: self.group_sets.keys().filter(|set| !set.is_empty()).count(),
             pairs: self.pairs.as_ref().map_or(0, Pairs::len),
-            waiting: self.gate.len(),
+            waiting: self.gate.len().saturating_add(self.queue.len()),
+            queued: self.queue.len(),
             generation: self.generation.0,
             ..self.counts
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::event::{EnforcerKind, Generation, LeaseHandles, Ticket};
+use super::event::{EnforcerKind, Generation, LeaseHandles, Refusal, Ticket};
 use super::groups::Group;
 use super::moment::Moment;
 use super::name::Name;
@@ -56,6 +56,8 @@ pub struct Waiting {
     pub leases: LeaseHandles,
     /// Zero until the plan is made.
     pub needs: Needs,
+    /// Why it holds fewer addresses than were asked for.
+    pub short: Option<Refusal>,
 }
 
 impl Waiting {

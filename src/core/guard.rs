@@ -16,33 +16,29 @@
 //! The route budget: all route enforcers share one table, so the least `max_addresses` among those that take the family
 //! bounds it, required or not. A peer that is not required is thus never pushed over its maximum-prefix either.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
-use super::budget::{BUCKETS, Buckets, client_key};
+use super::budget::{BUCKETS, Buckets};
 use super::ended::{End, EndedLeases};
 use super::event::{
-    Admission, Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, Grant, LeaseHandles,
-    Output, Refusal, RevokeTarget, StoredLease, Ticket,
+    Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, LeaseHandles, Output, Refusal,
+    RevokeTarget, StoredLease, Ticket,
 };
 use super::explain::Counts;
-use super::gate::{Gate, MOST_WAITING, Needs, Waiting};
+use super::gate::{Gate, Needs, Waiting};
 use super::groups::{Group, GroupSet, Groups, MOST_SETS};
-use super::lease::{ByFamily, Cause, Lease, LeaseTable, Remaining};
+use super::lease::{Cause, Lease, LeaseTable, Remaining};
 use super::moment::Moment;
 use super::name::Name;
 use super::pairs::Pairs;
 use super::plan::{LEAST_EXTENSION, Marks, Told, Wanted, difference};
 use super::proof::{Enforcers, Required, Unproven};
+use super::queue::Queue;
 use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings, OnDeadline};
 
-/// No lease is shorter, whatever the configuration says: a TTL of 0 must be neither "never" nor "for ever".
-const SHORTEST: Duration = Duration::from_secs(1);
 /// How much later a group is looked at again whose leaving found no room for another set of groups.
 const POSTPONED: Duration = Duration::from_secs(60);
 
@@ -75,7 +71,7 @@ pub struct Guard {
     /// Different sets of groups that enforcers were told, and for how many addresses.
     pub(super) group_sets: BTreeMap<GroupSet, usize>,
     marks: Marks,
-    /// Admitted since the last plan. At most [`MOST_WAITING`] together with the gate.
+    /// Admitted since the last plan. At most [`MOST_WAITING`](super::gate::MOST_WAITING) together with the gate and the queue.
     fresh: Vec<(Ticket, Waiting)>,
     /// Lack nothing; told so when the outputs are drained, unless that changed meanwhile.
     through: Vec<(Ticket, Waiting)>,
@@ -85,6 +81,8 @@ pub struct Guard {
     hurry: BTreeSet<IpAddr>,
     clients: Buckets<IpAddr>,
     domains: Buckets<Name>,
+    /// Answers that wait for tokens of these.
+    pub(super) queue: Queue,
     outputs: VecDeque<Output>,
     decisions: VecDeque<Output>,
     now: Moment,
@@ -97,8 +95,9 @@ impl Guard {
     #[must_use]
     pub fn new(settings: Settings, enforcers: Vec<EnforcerSpec>) -> Self {
         Self {
-            clients: Buckets::new(settings.lease.new_per_client, BUCKETS),
-            domains: Buckets::new(settings.lease.new_per_domain, BUCKETS),
+            clients: client_buckets(&settings.lease),
+            domains: domain_buckets(&settings.lease),
+            queue: Queue::default(),
             table: LeaseTable::new(settings.lease.capacity),
             counts: Counts { capacity: settings.lease.capacity, ..Counts::default() },
             settings,
@@ -181,11 +180,11 @@ impl Guard {
     fn set(&mut self, lease: LeaseSettings, gate: GateSettings) {
         let own = &mut self.settings.lease;
         // Buckets of another rate begin full: who was over the old one may be under the new.
-        if own.new_per_client != lease.new_per_client {
-            self.clients = Buckets::new(lease.new_per_client, BUCKETS);
+        if (own.new_per_client, own.burst_per_client) != (lease.new_per_client, lease.burst_per_client) {
+            self.clients = client_buckets(&lease);
         }
-        if own.new_per_domain != lease.new_per_domain {
-            self.domains = Buckets::new(lease.new_per_domain, BUCKETS);
+        if (own.new_per_domain, own.burst_per_domain) != (lease.new_per_domain, lease.burst_per_domain) {
+            self.domains = domain_buckets(&lease);
         }
         self.counts.capacity = lease.capacity;
         self.table.set_capacity(lease.capacity);
@@ -207,12 +206,15 @@ impl Guard {
     pub fn poll_timeout(&self) -> Option<Moment> {
         let lease = self.table.next_timer().map(|(at, _)| at);
         let pair = self.pairs.as_ref().and_then(Pairs::next_timer);
-        [lease, pair, self.gate.next_deadline()].into_iter().flatten().min()
+        [lease, pair, self.gate.next_deadline(), self.queue.next_timer()].into_iter().flatten().min()
     }
 
     /// Ends what is due.
     pub fn handle_timeout(&mut self, now: Moment) {
         self.expire(now);
+        while let Some(asked) = self.queue.pop_due(self.now) {
+            self.consider(asked);
+        }
         while let Some((ticket, waiting)) = self.gate.overdue(self.now) {
             self.counts.gate_timeouts += 1;
             match self.settings.gate.on_deadline {
@@ -222,12 +224,18 @@ impl Guard {
         }
     }
 
-    /// Every cause of every lease, as address, question and aliases: what new rules are asked about for
-    /// [`Event::Forbid`] and [`Event::Revoke`].
+    /// Every cause of every lease, as address, question and aliases, and of those that may follow from answers that wait for tokens: what new
+    /// rules are asked about for [`Event::Forbid`] and [`Event::Revoke`].
     pub fn causes(&self) -> impl Iterator<Item = (IpAddr, &Name, &[Name], &[(IpAddr, Moment)])> {
-        self.table.iter().flat_map(|(address, lease)| {
+        let queued = self.queue.iter().flat_map(|asked| {
+            let admission = &asked.admission;
+            let grants = admission.grants.iter();
+            grants.map(move |grant| (grant.address, &admission.question, &*admission.chain, &asked.client[..]))
+        });
+        let leased = self.table.iter().flat_map(|(address, lease)| {
             lease.causes.iter().map(move |cause| (address, &cause.question, &*cause.chain, cause.clients.as_slice()))
-        })
+        });
+        leased.chain(queued)
     }
 
     /// Names that caused a live lease, as question or alias, once each, in order: what a new policy judges for
@@ -239,118 +247,6 @@ impl Guard {
     /// Every lease as it survives a restart, in the order of addresses.
     pub fn stored(&self) -> impl Iterator<Item = StoredLease> {
         self.table.iter().map(|(address, lease)| stored(address, lease, self.settings.linger, &self.groups))
-    }
-
-    fn admit(&mut self, admission: Admission) {
-        let group = self.group_of(admission.client);
-        let lease = &self.settings.lease;
-        let shortest = lease.min.0.max(SHORTEST);
-        let longest = self.now.plus(lease.max.0.max(SHORTEST));
-        let end = |grant: &Grant| {
-            let ttl = Duration::from_secs(u64::from(grant.ttl)).max(shortest);
-            (grant.address, self.now.plus(ttl).plus(lease.grace.0).min(longest))
-        };
-        let mut wanted: SmallVec<[(IpAddr, Moment); 4]> = admission.grants.iter().map(end).collect();
-        // Of an address that came twice the later end counts.
-        wanted.sort_unstable_by_key(|(address, ends)| (*address, Reverse(*ends)));
-        wanted.dedup_by_key(|(address, _)| *address);
-        if let Err(refusal) = self.judge(&admission, group, &wanted) {
-            self.refuse(admission.ticket, refusal);
-            return;
-        }
-        let chain = admission.chain;
-        for (address, ends) in &wanted {
-            let cause = Cause {
-                question: admission.question.clone(),
-                qtype: Some(admission.qtype),
-                chain: chain.clone(),
-                group,
-                clients: smallvec::smallvec![(admission.client, *ends)],
-                ends: *ends,
-            };
-            self.grant(*address, *ends, cause);
-        }
-        if self.pairs.is_some() {
-            let names: Vec<Name> = std::iter::once(&admission.question).chain(chain.iter()).cloned().collect();
-            self.grant_pairs(admission.client, &names, &wanted);
-        }
-        let waiting = Waiting {
-            deadline: self.now.plus(self.settings.gate.deadline.0),
-            client: admission.client,
-            group,
-            question: admission.question,
-            chain,
-            addresses: admission.grants.iter().map(|grant| grant.address).collect(),
-            leases: LeaseHandles::new(),
-            needs: Needs::default(),
-        };
-        self.fresh.push((admission.ticket, waiting));
-    }
-
-    /// Every budget, for the whole answer, before anything is opened: all of it or nothing.
-    fn judge(
-        &mut self,
-        admission: &Admission,
-        group: Option<Group>,
-        wanted: &[(IpAddr, Moment)],
-    ) -> Result<(), Refusal> {
-        if wanted.len() > self.settings.lease.per_answer {
-            return Err(Refusal::PerAnswer);
-        }
-        for (address, _) in wanted {
-            if let Some(name) = self.enforcers.cannot_hold(*address) {
-                return Err(Refusal::Family { name });
-            }
-        }
-        if self.gate.len() + self.fresh.len() >= MOST_WAITING {
-            return Err(Refusal::Capacity);
-        }
-        let client = client_key(admission.client);
-        let (mut new, mut opened) = (ByFamily::default(), ByFamily::default());
-        for (address, _) in wanted {
-            let lease = self.table.get(*address);
-            *new.of(*address) += usize::from(lease.is_none());
-            *opened.of(*address) += usize::from(!lease.is_some_and(Lease::is_active));
-        }
-        let tokens = u64::try_from(new.total()).unwrap_or(u64::MAX);
-        // Where leases are for single clients, what others opened is new to this one.
-        let lacking = self.lacking_pairs(admission.client, wanted.iter().map(|(address, _)| address))?;
-        let own_tokens = lacking.map_or(tokens, |lacking| u64::try_from(lacking).unwrap_or(u64::MAX));
-        if !self.clients.has(&client, own_tokens, self.now) {
-            return Err(Refusal::PerClient);
-        }
-        if !self.domains.has(&admission.domain, tokens, self.now) {
-            return Err(Refusal::PerDomain);
-        }
-        self.room(new, opened)?;
-        if let Some(group) = group {
-            let set = |address: &IpAddr| self.table.get(*address).map_or(GroupSet::EMPTY, Lease::groups).with(group);
-            let sets: BTreeSet<GroupSet> = wanted
-                .iter()
-                .map(|(address, _)| set(address))
-                .filter(|set| !self.group_sets.contains_key(set))
-                .collect();
-            if !sets.is_empty() && self.group_sets.len().saturating_add(sets.len()) > MOST_SETS {
-                return Err(Refusal::Capacity);
-            }
-        }
-        self.clients.take(&client, own_tokens, self.now);
-        self.domains.take(&admission.domain, tokens, self.now);
-        Ok(())
-    }
-
-    /// Whether the table and every enforcer have room: `new` addresses come into the table, `opened` become active.
-    fn room(&self, new: ByFamily, opened: ByFamily) -> Result<(), Refusal> {
-        let active = self.table.active().plus(opened);
-        let all = self.table.active().plus(self.table.lingering()).plus(new);
-        // Only what grows can be refused: a table that a smaller budget found too full still serves what it holds.
-        if all.total() > self.settings.lease.capacity && all.total() > self.table.len() {
-            return Err(Refusal::Capacity);
-        }
-        match self.enforcers.over_budget(active, all, self.table.active(), self.table.lingering()) {
-            Some(name) => Err(Refusal::RouteBudget { name }),
-            None => Ok(()),
-        }
     }
 
     /// Opens an address, or gives its lease one more cause. An end only moves later here.
@@ -511,6 +407,7 @@ impl Guard {
 
     fn revoke(&mut self, address: IpAddr) {
         self.fail_tickets_of(address, |_, _| Refusal::Revoked);
+        self.fail_queued(|asked| asked.holds(address), &Refusal::Revoked);
         self.close(address, End::Revoked);
         // Also where there is no lease: a flow may have outlived it.
         self.cuts.insert(address);
@@ -519,6 +416,7 @@ impl Guard {
     /// Takes a name's causes from every lease; what no other cause holds is closed.
     fn take_back(&mut self, name: &Name, cut: bool) {
         let mut gone: Vec<(Ticket, Waiting)> = Vec::new();
+        self.fail_queued(|asked| asked.bears(name), &Refusal::Revoked);
         for address in self.table.addresses_of(name) {
             let bearing: Vec<Ticket> = self.gate.tickets_of(address).filter(|t| self.gate.bears(*t, name)).collect();
             self.fail_tickets(bearing, |_, _| Refusal::Revoked);
@@ -728,24 +626,12 @@ impl Guard {
 
     fn decide(&mut self, ticket: Ticket, waiting: Waiting) {
         self.counts.released += 1;
-        let decision = Decision::Release { leases: waiting.leases };
+        let decision = Decision::Release { leases: waiting.leases, short: waiting.short };
         self.decisions.push_back(Output::Decide { ticket, decision });
     }
 
     fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
-        let refused = &mut self.counts.refused;
-        let count = match &refusal {
-            Refusal::Deadline { .. } => &mut refused.deadline,
-            Refusal::Enforcer { .. } => &mut refused.enforcer,
-            Refusal::Family { .. } => &mut refused.family,
-            Refusal::PerAnswer => &mut refused.per_answer,
-            Refusal::PerClient => &mut refused.per_client,
-            Refusal::PerDomain => &mut refused.per_domain,
-            Refusal::RouteBudget { .. } => &mut refused.route_budget,
-            Refusal::Capacity => &mut refused.capacity,
-            Refusal::Revoked => &mut refused.revoked,
-        };
-        *count += 1;
+        *self.counts.refused.of(&refusal) += 1;
         self.decisions.push_back(Output::Decide { ticket, decision: Decision::Refuse(refusal) });
     }
 
@@ -803,10 +689,19 @@ fn count_sets(sets: &mut BTreeMap<GroupSet, usize>, before: Told, after: Told) {
     }
 }
 
+fn client_buckets(lease: &LeaseSettings) -> Buckets<IpAddr> {
+    Buckets::new(lease.new_per_client, lease.burst_per_client, BUCKETS)
+}
+
+fn domain_buckets(lease: &LeaseSettings) -> Buckets<Name> {
+    Buckets::new(lease.new_per_domain, lease.burst_per_domain, BUCKETS)
+}
+
 fn opens(changes: &[Change]) -> usize {
     changes.iter().filter(|change| matches!(change, Change::Open { .. } | Change::Announce { new: true, .. })).count()
 }
 
+mod admit;
 mod clients;
 mod reports;
 mod restore;

@@ -36,6 +36,7 @@ impl Journal for Disk {
 
 fn admission() -> Admission {
     Admission {
+        whole: false,
         ticket: Ticket(0),
         client: "192.0.2.1".parse().unwrap(),
         question: "www.shop.test".parse().unwrap(),
@@ -101,6 +102,7 @@ fn opening(address: [u8; 4], grants: usize) -> Admission {
     let grant = Grant { address: address.into(), ttl: 60 };
     let other = |n| Grant { address: [192, 0, 2, n].into(), ttl: 60 };
     Admission {
+        whole: false,
         ticket: Ticket(0),
         client: [198, 51, 100, 1].into(),
         question: "name.example".parse().unwrap(),
@@ -128,7 +130,7 @@ async fn the_decisions_on_a_batch_come_back_together_under_their_numbers() {
     core.try_admit(
         vec![
             (7, opening([203, 0, 113, 1], 1)),
-            (8, opening([203, 0, 113, 2], too_many)),
+            (8, Admission { whole: true, ..opening([203, 0, 113, 2], too_many) }),
             (9, opening([203, 0, 113, 3], 2)),
         ],
         &mailbox,
@@ -147,9 +149,9 @@ async fn the_decisions_on_a_batch_come_back_together_under_their_numbers() {
         }
     }
     decisions.sort_by_key(|(number, _)| *number);
-    assert!(matches!(&decisions[0], (7, Decision::Release { leases }) if leases.len() == 1), "{decisions:?}");
+    assert!(matches!(&decisions[0], (7, Decision::Release { leases, .. }) if leases.len() == 1), "{decisions:?}");
     assert!(matches!(decisions[1], (8, Decision::Refuse(crate::core::event::Refusal::PerAnswer))), "{decisions:?}");
-    assert!(matches!(&decisions[2], (9, Decision::Release { leases }) if leases.len() == 2), "{decisions:?}");
+    assert!(matches!(&decisions[2], (9, Decision::Release { leases, .. }) if leases.len() == 2), "{decisions:?}");
     poll.wait(Duration::ZERO).unwrap();
     assert_eq!(poll.ready(0), None, "nothing is left");
 }
@@ -246,7 +248,7 @@ async fn a_worker_that_finds_the_core_idle_has_its_decisions_at_once_and_the_lea
     let mut opened = opening([203, 0, 113, 1], 1);
     opened.grants = [Grant { address: [203, 0, 113, 1].into(), ttl: 1 }].into();
     core.try_admit(vec![(7, opened)], &mailbox, &mut decided).unwrap();
-    assert!(matches!(decided.as_slice(), [(7, Decision::Release { leases })] if leases.len() == 1), "{decided:?}");
+    assert!(matches!(decided.as_slice(), [(7, Decision::Release { leases, .. })] if leases.len() == 1), "{decided:?}");
     mailbox.take(&mut decided);
     assert!(decided.is_empty(), "once");
     let Some(Command::Apply { changes, .. }) = told.recv().await else { panic!("not told") };

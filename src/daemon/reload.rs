@@ -322,6 +322,7 @@ mod tests {
             (everybody, "trap.test", 7),
         ] {
             let admission = Admission {
+                whole: false,
                 ticket: Ticket(u64::from(last)),
                 client,
                 question: name(question),
@@ -370,6 +371,7 @@ mod tests {
         close_now_and_later(core.clone(), rules, Duration::from_millis(500)).await.unwrap();
         for (question, last) in [("www.late.test", 1), ("fine.test", 2)] {
             let admission = Admission {
+                whole: false,
                 ticket: Ticket(0),
                 client: IpAddr::from([192, 0, 2, 1]),
                 question: question.parse().unwrap(),

@@ -293,6 +293,8 @@ struct CoreMetrics {
     waiting: Gauge,
     generation: Gauge,
     answers: Family<[(&'static str, &'static str); 1], Gauge>,
+    shortened: Family<[(&'static str, &'static str); 1], Gauge>,
+    queued: Gauge,
     gate_timeouts: Gauge,
     causes: Gauge,
     causes_dropped: Gauge,
@@ -317,12 +319,26 @@ impl CoreMetrics {
             "The most leases there may be, lingering routes included",
             metrics.capacity.clone(),
         );
-        registry.register("gate_waiting", "Answers that wait for their enforcers now", metrics.waiting.clone());
+        registry.register(
+            "gate_waiting",
+            "Answers that wait for their enforcers, or for tokens, now",
+            metrics.waiting.clone(),
+        );
         registry.register("generation", "Number of the last plan", metrics.generation.clone());
         registry.register(
             "gate_answers",
             "Answers that left the gate since the start, by outcome",
             metrics.answers.clone(),
+        );
+        registry.register(
+            "gate_answers_shortened",
+            "Answers since the start that had fewer addresses than were asked for, by the budget that left no more",
+            metrics.shortened.clone(),
+        );
+        registry.register(
+            "gate_queued",
+            "Answers that wait for tokens of their client or domain now (lease.new_per_client, lease.new_per_domain)",
+            metrics.queued.clone(),
         );
         registry.register(
             "gate_deadlines",
@@ -403,6 +419,17 @@ impl CoreMetrics {
         ] {
             set_total(&self.answers.get_or_create(&[("outcome", outcome)]), value);
         }
+        let shortened = &counts.shortened;
+        for (budget, value) in [
+            ("per_answer", shortened.per_answer),
+            ("per_client", shortened.per_client),
+            ("per_domain", shortened.per_domain),
+            ("route_budget", shortened.route_budget),
+            ("capacity", shortened.capacity),
+        ] {
+            set_total(&self.shortened.get_or_create(&[("budget", budget)]), value);
+        }
+        set(&self.queued, counts.queued);
         for (change, value) in [
             ("opened", counts.opened),
             ("extended", counts.extended),

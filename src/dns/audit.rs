@@ -23,7 +23,7 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::EntryRef;
 
 use super::cache::{Again, Entry, Key};
-use super::draft::{Draft, Kind};
+use super::draft::{self, Draft, Kind};
 use super::ede::{self, Ede, code};
 use super::flights::{Asker, Flight, Outbox};
 use super::fly;
@@ -246,9 +246,18 @@ impl Resolver {
             };
             let Some(client) = next else { return };
             let refusal = match self.core.admit(Self::admission(&again, client)).await {
-                Ok(Decision::Release { leases }) => {
+                Ok(Decision::Release { leases, short }) => {
                     // Those who joined wanted the same addresses, which are in force now.
-                    self.requests().remove(key.octets());
+                    let whom = self.requests().remove(key.octets()).unwrap_or_default();
+                    if let Some(budget) = &short {
+                        let words = draft::words_for_short(&again, &leases, budget);
+                        for client in whom {
+                            self.note_would(client, &query.name, query.qtype, "shortened", &words, code::OTHER);
+                        }
+                        if *budget != Refusal::PerAnswer {
+                            return;
+                        }
+                    }
                     let now = self.clock.now();
                     let newer = self.cache.get(&key, entry.generation, now);
                     if newer.is_none_or(|kept| kept.stored <= entry.stored) {

@@ -163,6 +163,8 @@ pub struct Again {
     pub chain: Arc<[Name]>,
     /// Addresses with the TTLs they had when the entry was stored.
     pub grants: Arc<[Grant]>,
+    /// The answer can't be given in part.
+    pub whole: bool,
 }
 
 /// A key and a [`Body`] in one piece of memory: what a new answer costs is in good part what it costs to have memory for it.

@@ -13,7 +13,8 @@ use super::upstream::AskError;
 use super::upstream::query::Query;
 use super::wire::{rcode, rtype, u16_at, u32_at};
 use crate::core::address::Reason;
-use crate::core::answer::{Kept, Question, Record, RecordData, effective_ttl};
+use crate::core::answer::{Kept, Question, Record, RecordData, effective_ttl, svcparam};
+use crate::core::event::{Grant, LeaseHandles, Refusal};
 use crate::core::name::Name;
 use crate::core::policy::list::LocalData;
 use crate::core::policy::view::ViewId;
@@ -128,6 +129,26 @@ impl Draft {
             None => self,
             Some(_) => Self::failure(query, "reloaded", Ede::new(code::OTHER, "the policy changed meanwhile")),
         }
+    }
+
+    /// The same with fewer addresses: only those that are open; `words` say why.
+    #[must_use]
+    pub fn only(&self, query: &Query, leases: &LeaseHandles, words: String) -> Self {
+        let Some(again) = &self.again else { return self.clone() };
+        let is_open = |address: IpAddr| leases.iter().any(|lease| lease.address() == address);
+        let grants: Arc<[Grant]> = again.grants.iter().copied().filter(|grant| is_open(grant.address)).collect();
+        let left = |address: IpAddr| grants.iter().any(|grant| grant.address == address);
+        // What it was built from is in it.
+        let body = message::read(&self.body.octets).ok().and_then(|response| {
+            let asked_for = |address: IpAddr| again.grants.iter().any(|grant| grant.address == address);
+            leave_out(query, &response, |address| asked_for(address) && !left(address))
+        });
+        let Some(body) = body else {
+            return Self::failure(query, "internal", Ede::new(code::OTHER, "an error within the guard"));
+        };
+        let again = Again { grants, ..again.clone() };
+        let ede = self.ede.clone().or(Some(Ede::new(code::OTHER, words)));
+        Self { body, again: Some(again), ede, kind: self.kind.clone(), would: self.would.clone(), ..*self }
     }
 
     /// NXDOMAIN for a denied name, or what else its rule wants.
@@ -359,11 +380,26 @@ fn build(query: &Query, response: &message::Response, answer: Answer) -> Draft {
     };
     let ede = (!answer.removed.is_empty()).then(|| Ede::new(code::FILTERED, words_for(&answer.removed)));
     let again = (!answer.grants.is_empty()).then(|| {
+        let whole = is_whole(query, response, &answer.keep);
         // Most answers have no alias, and the empty list needs no memory.
         let chain = if answer.chain.is_empty() { Arc::default() } else { answer.chain.into() };
-        Again { question: query.name.clone(), qtype: query.qtype, chain, grants: answer.grants.into() }
+        Again { question: query.name.clone(), qtype: query.qtype, chain, grants: answer.grants.into(), whole }
     });
     Draft { body, keep, again, ede, kind: Kind::Answer, unrelated: answer.dropped, would: None }
+}
+
+/// Whether no address may be left out: the client could see that the set is not what was signed, or a service says that its hints are needed.
+fn is_whole(query: &Query, response: &message::Response, keep: &[Kept]) -> bool {
+    keep.iter().any(|kept| {
+        let Kept::Record(index) = kept else { return false };
+        match response.answers.get(*index).map(|record| &record.data) {
+            Some(RecordData::Rrsig { covered }) => query.dnssec_ok && *covered == query.qtype,
+            Some(RecordData::Svcb { mandatory, .. }) => {
+                mandatory.iter().any(|key| matches!(*key, svcparam::IPV4HINT | svcparam::IPV6HINT))
+            }
+            _ => false,
+        }
+    })
 }
 
 /// Whether both belong to one RRset; signatures to one when they cover the same type. Those of a set stand one behind the other.
@@ -378,6 +414,48 @@ fn same_set(response: &message::Response, one: &Kept, other: &Kept) -> bool {
     };
     let (Some(one), Some(other)) = (record(one), record(other)) else { return false };
     one.rtype == other.rtype && covered(one) == covered(other) && one.owner == other.owner
+}
+
+/// What is said of an answer with fewer addresses than there were.
+#[must_use]
+pub fn words_for_short(again: &Again, leases: &LeaseHandles, budget: &Refusal) -> String {
+    let is_open = |grant: &&Grant| leases.iter().any(|lease| lease.address() == grant.address);
+    let (given, all) = (again.grants.iter().filter(is_open).count(), again.grants.len());
+    format!("{given} of {all} addresses: the others are over {}", name_of(budget))
+}
+
+/// The budget's name in the configuration.
+fn name_of(budget: &Refusal) -> &'static str {
+    match budget {
+        Refusal::PerAnswer => "lease.per_answer",
+        Refusal::PerClient => "lease.new_per_client",
+        Refusal::PerDomain => "lease.new_per_domain",
+        Refusal::RouteBudget { .. } => "a router's budget",
+        _ => "lease.capacity",
+    }
+}
+
+/// A reply of ours without the addresses of which `gone` says so, and without what is signed over them.
+fn leave_out(query: &Query, response: &message::Response, gone: impl Fn(IpAddr) -> bool) -> Option<Body> {
+    let mut writer = BodyWriter::new(&query.name, query.qtype, response.rcode);
+    for (index, (record, rdata)) in response.answers.iter().zip(&response.rdata).enumerate() {
+        let edit = match &record.data {
+            RecordData::A(address) if gone(IpAddr::V4(*address)) => continue,
+            RecordData::Aaaa(address) if gone(IpAddr::V6(*address)) => continue,
+            RecordData::Rrsig { covered } if *covered == query.qtype => continue,
+            RecordData::Svcb { ipv4hint, ipv6hint, .. } => Some(HintEdit {
+                record: index,
+                ipv4hint: ipv4hint.iter().copied().filter(|hint| !gone(IpAddr::V4(*hint))).collect(),
+                ipv6hint: ipv6hint.iter().copied().filter(|hint| !gone(IpAddr::V6(*hint))).collect(),
+            }),
+            _ => None,
+        };
+        write_record(&mut writer, record, record.ttl, rdata, edit.as_ref());
+    }
+    for record in &response.authority {
+        writer.record(Section::Authority, &record.owner, record.rtype, record.ttl, &record.rdata, None);
+    }
+    writer.finish().ok()
 }
 
 fn write_record(writer: &mut BodyWriter, record: &Record, ttl: u32, rdata: &[u8], edit: Option<&HintEdit>) {

@@ -96,7 +96,9 @@ pub fn of_refusal(refusal: &Refusal) -> (Ede, &'static str) {
         }
         Refusal::Enforcer { name, .. } => (Ede::new(code::NETWORK_ERROR, format!("{name} refused")), "enforcer"),
         Refusal::Family { name } => (Ede::new(code::OTHER, format!("{name} can't hold this address family")), "family"),
-        Refusal::PerAnswer => (Ede::new(code::PROHIBITED, "too many addresses in one answer"), "per_answer"),
+        Refusal::PerAnswer => {
+            (Ede::new(code::PROHIBITED, "too many addresses in one answer that can't be given in part"), "per_answer")
+        }
         Refusal::PerClient => (Ede::new(code::PROHIBITED, "too many new addresses for this client"), "per_client"),
         Refusal::PerDomain => (Ede::new(code::PROHIBITED, "too many new addresses for this domain"), "per_domain"),
         Refusal::RouteBudget { name } => {

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::Rules;
 use super::cache::{Again, Entry, Key, Message, Outcome};
-use super::draft::{Checked, Draft, Kind, Whom, alias, draft_checked, local};
+use super::draft::{Checked, Draft, Kind, Whom, alias, draft_checked, local, words_for_short};
 use super::ede::{Ede, code};
-use super::flights::{Flight, Outbox, Route};
+use super::flights::{Asker, Flight, Outbox, Route};
 use super::follow::Following;
 use super::reply;
 use super::resolve::Resolver;
@@ -164,16 +164,22 @@ impl Resolver {
             return;
         }
         let draft = draft.enforced(&flight.query);
-        let Some(again) = &draft.again else {
+        let Some(again) = draft.again.clone() else {
             self.settle_without_gate(flight, draft, generation, outbox);
             return;
         };
         let started = Instant::now();
         let mut tried: HashSet<IpAddr> = HashSet::new();
         while let Some(client) = self.next_client(flight, |client| tried.contains(client)) {
-            let refusal = match self.core.admit(Self::admission(again, client)).await {
-                Ok(Decision::Release { leases }) => {
-                    self.let_through(flight, draft, leases, generation, started, outbox);
+            let refusal = match self.core.admit(Self::admission(&again, client)).await {
+                Ok(Decision::Release { leases, short }) => {
+                    let opened = Opened { leases, short };
+                    if opened.short == Some(Refusal::PerClient) {
+                        self.let_part_through(flight, &draft, opened, client, generation, outbox);
+                        tried.insert(client);
+                        continue;
+                    }
+                    self.let_through(flight, draft, opened, generation, started, outbox);
                     return;
                 }
                 Ok(Decision::Refuse(refusal)) => refusal,
@@ -196,6 +202,7 @@ impl Resolver {
             chain: again.chain.clone(),
             domain: registrable(&again.question),
             grants: again.grants.clone(),
+            whole: again.whole,
         }
     }
 
@@ -203,8 +210,8 @@ impl Resolver {
     pub(super) fn let_through(
         &self,
         flight: &Flight,
-        draft: Draft,
-        leases: LeaseHandles,
+        mut draft: Draft,
+        opened: Opened,
         generation: u64,
         started: Instant,
         outbox: &mut Outbox<'_>,
@@ -215,10 +222,56 @@ impl Resolver {
             // For the others, each of whom has to be admitted.
             self.keep_closed(&flight.key, &draft, generation, now);
         }
+        // More of it may fit the next time; more than one answer may hold never will.
+        let for_now = opened.short.as_ref().is_some_and(|budget| *budget != Refusal::PerAnswer);
+        if for_now && !flight.key.is_of_client() {
+            self.keep_closed(&flight.key, &draft, generation, now);
+        }
+        let words = self.shorten_draft(&flight.query, &mut draft, &opened);
         let kept = Kept { key: &flight.key, now, generation, grace: self.rules.load().lease_grace };
-        let entry = Arc::new(finish(draft, Some(leases), kept));
-        self.cache.put(entry.clone(), now);
-        self.release(&flight.query, &entry, self.land_all(flight), outbox);
+        let entry = Arc::new(finish(draft, Some(opened.leases), kept));
+        if !for_now {
+            self.cache.put(entry.clone(), now);
+        }
+        let askers = self.land_all(flight);
+        self.note_short(&flight.query, &askers, words);
+        self.release(&flight.query, &entry, askers, outbox);
+    }
+
+    /// The gate let a part of an answer through, since this client may have no more. It goes to this client alone: others may have all.
+    pub(super) fn let_part_through(
+        &self,
+        flight: &Flight,
+        draft: &Draft,
+        opened: Opened,
+        client: IpAddr,
+        generation: u64,
+        outbox: &mut Outbox<'_>,
+    ) {
+        let now = self.clock.now();
+        self.keep_closed(&flight.key, draft, generation, now);
+        let mut part = draft.clone();
+        let words = self.shorten_draft(&flight.query, &mut part, &opened);
+        let kept = Kept { key: &flight.key, now, generation, grace: self.rules.load().lease_grace };
+        let entry = finish(part, Some(opened.leases), kept);
+        let askers = self.take_those_of(&flight.key, client);
+        self.note_short(&flight.query, &askers, words);
+        self.release(&flight.query, &entry, askers, outbox);
+    }
+
+    /// Leaves the addresses alone that were opened, and says what to note of it; in audit (the mode was switched meanwhile) all of them.
+    fn shorten_draft(&self, query: &Query, draft: &mut Draft, opened: &Opened) -> Option<String> {
+        let budget = opened.short.as_ref().filter(|_| !self.rules.load().audit)?;
+        let words = words_for_short(draft.again.as_ref()?, &opened.leases, budget);
+        *draft = draft.only(query, &opened.leases, words.clone());
+        Some(words)
+    }
+
+    fn note_short(&self, query: &Query, askers: &[Asker], words: Option<String>) {
+        let Some(words) = words else { return };
+        for asker in askers {
+            self.refusals.push(asker.client, &query.name, query.qtype, "shortened", &words, code::OTHER);
+        }
     }
 
     /// The gate refused an answer in this client's name. Whether another client's may be tried.
@@ -339,6 +392,14 @@ fn draft_again(entry: &Entry, now: Moment) -> Option<Draft> {
         unrelated: 0,
         would: None,
     })
+}
+
+/// What the core opened of an answer.
+pub(super) struct Opened {
+    /// Of every address that may be told.
+    pub(super) leases: LeaseHandles,
+    /// The budget that left fewer than were asked for.
+    pub(super) short: Option<Refusal>,
 }
 
 /// How a draft is to be kept.

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use super::draft::{Checked, Draft, Whom, draft_checked};
 use super::ede::{Ede, code};
 use super::flights::{Flight, Outbox, Route};
+use super::fly::Opened;
 use super::follow::left_off;
 use super::resolve::{Missed, Resolver, Turn};
 use super::upstream::lines::{Attempt, Claim, Lines, Match};
@@ -538,10 +539,19 @@ impl Forwarder {
         let socket = self.socket.clone();
         let outbox = &mut Outbox::Together(&socket, sending, self.now);
         match decision {
-            Decision::Release { leases } => {
+            Decision::Release { leases, short: Some(Refusal::PerClient) } => {
+                let Some(Journey { flight, stage: Stage::AtGate(gate) }) = self.journey(number) else { return };
+                let client = gate.client;
+                gate.tried.push(client);
+                let opened = Opened { leases, short: Some(Refusal::PerClient) };
+                resolver.let_part_through(flight, &gate.draft, opened, client, gate.generation, outbox);
+                self.meet_gate(number);
+            }
+            Decision::Release { leases, short } => {
                 let Some(mut journey) = self.take(number) else { return };
                 let Stage::AtGate(gate) = std::mem::replace(&mut journey.stage, Stage::Over) else { return };
-                resolver.let_through(&journey.flight, gate.draft, leases, gate.generation, gate.started, outbox);
+                let opened = Opened { leases, short };
+                resolver.let_through(&journey.flight, gate.draft, opened, gate.generation, gate.started, outbox);
             }
             Decision::Refuse(refusal) => {
                 let Some(Journey { flight, stage: Stage::AtGate(gate) }) = self.journey(number) else { return };

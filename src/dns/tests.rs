@@ -2,6 +2,7 @@
 
 mod abuse;
 mod audit;
+mod budgets;
 mod dnssec;
 mod edges;
 mod encrypted;

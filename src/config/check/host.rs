@@ -58,6 +58,31 @@ impl Checks<'_, '_> {
                 self.error(key, "zero: nothing could ever be opened");
             }
         }
+        let (bursts, most) = (
+            [("lease.burst_per_client", lease.burst_per_client), ("lease.burst_per_domain", lease.burst_per_domain)],
+            u64::try_from(lease.per_answer).unwrap_or(u64::MAX),
+        );
+        for (key, burst) in bursts {
+            if burst == 0 {
+                self.error(key, "zero: nothing could ever be opened");
+            } else if burst < most && self.sound(&[key, "lease.per_answer"]) {
+                self.warning(
+                    key,
+                    format!(
+                        "an answer of {most} new addresses (lease.per_answer) never fits into {burst}: it comes later, or with fewer"
+                    ),
+                    "several hundred let pages load",
+                );
+            }
+        }
+        if lease.capacity < lease.per_answer && lease.capacity != 0 {
+            let path = if self.document.has("lease.capacity") { "lease.capacity" } else { "lease.per_answer" };
+            self.warning(
+                path,
+                format!("an answer of {} addresses never fits into {} leases", lease.per_answer, lease.capacity),
+                "the default is 100000",
+            );
+        }
         let gate = &self.config.gate;
         if gate.deadline.0.is_zero() {
             self.error("gate.deadline", "zero: no answer could wait for its enforcers");

@@ -4,6 +4,7 @@ use super::*;
 
 fn wait(gate: &mut Gate, ticket: u64, timed: u64, route: u64) {
     let waiting = Waiting {
+        short: None,
         deadline: Moment(1000 + ticket),
         client: IpAddr::from([192, 0, 2, 1]),
         group: None,

@@ -10,6 +10,7 @@ use crate::core::gate::Waiting;
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::pairs::{PairCause, PairId, Pairs, StoredPair, owner};
+use crate::core::queue::Asked;
 
 impl Guard {
     /// Addresses are open only for the clients that were answered with them.
@@ -19,12 +20,19 @@ impl Guard {
         self
     }
 
-    /// Every cause of every pair: address and client, question, aliases. None where leases are for everybody.
+    /// Every cause of every pair: address and client, question, aliases; and of those that may follow from answers that wait for tokens. None
+    /// where leases are for everybody.
     pub fn pair_causes(&self) -> impl Iterator<Item = (PairId, &Name, &[Name])> {
-        self.pairs.iter().flat_map(Pairs::iter).flat_map(|(id, pair)| {
+        let queued = self.queue.iter().filter(|_| self.pairs.is_some()).flat_map(|asked| {
+            let admission = &asked.admission;
+            let id = move |address| (address, owner(admission.client));
+            admission.grants.iter().map(move |grant| (id(grant.address), &admission.question, &*admission.chain))
+        });
+        let open = self.pairs.iter().flat_map(Pairs::iter).flat_map(|(id, pair)| {
             let causes = pair.causes.iter().filter_map(PairCause::question_and_chain);
             causes.map(move |(question, chain)| (id, question, chain))
-        })
+        });
+        open.chain(queued)
     }
 
     /// Every pair as it survives a restart. None where leases are for everybody.
@@ -32,23 +40,16 @@ impl Guard {
         self.pairs.iter().flat_map(Pairs::stored)
     }
 
-    /// How many of these addresses the client can't reach yet; `None` where leases are for everybody.
-    ///
-    /// # Errors
-    /// The table has no room for them.
-    pub(super) fn lacking_pairs<'a>(
-        &self,
-        client: IpAddr,
-        addresses: impl Iterator<Item = &'a IpAddr>,
-    ) -> Result<Option<usize>, Refusal> {
-        let Some(pairs) = &self.pairs else { return Ok(None) };
-        let client = owner(client);
-        let lacking = addresses.filter(|address| pairs.get((**address, client)).is_none()).count();
+    /// Whether the client can't reach this address yet; `None` where leases are for everybody.
+    pub(super) fn lacks_pair(&self, client: IpAddr, address: IpAddr) -> Option<bool> {
+        self.pairs.as_ref().map(|pairs| pairs.get((address, owner(client))).is_none())
+    }
+
+    /// Whether the table has room for so many more pairs.
+    pub(super) fn has_room_for_pairs(&self, lacking: usize) -> bool {
         // Only what grows can be refused.
-        if lacking > 0 && pairs.len().saturating_add(lacking) > self.settings.lease.capacity {
-            return Err(Refusal::Capacity);
-        }
-        Ok(Some(lacking))
+        let len = self.pairs.as_ref().map_or(0, Pairs::len);
+        lacking == 0 || len.saturating_add(lacking) <= self.settings.lease.capacity
     }
 
     /// Opens for a client what an answer holds, whose leases were just granted.
@@ -113,6 +114,8 @@ impl Guard {
     /// What these clients may not ask any more.
     pub(super) fn forbid_clients(&mut self, forbidden: &[(PairId, Name)]) {
         for (id, question) in forbidden {
+            let asks = |asked: &Asked| asked.admission.question == *question && owner(asked.admission.client) == id.1;
+            self.fail_queued(|asked| asks(asked) && asked.holds(id.0), &Refusal::Revoked);
             self.take_pair_back(*id, |cause| cause.names.first() == Some(question));
         }
     }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Guard, SHORTEST};
+use super::Guard;
+use super::admit::SHORTEST;
 use crate::core::event::{EnforcerKind, StoredLease};
 use crate::core::lease::{ByFamily, Cause, Clients};
 use crate::core::name::Name;

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::value::{Rate, Span};
-use crate::core::event::Grant;
+use crate::core::event::{Admission, Grant};
 use crate::core::explain::EnforcerState;
+use crate::core::gate::MOST_WAITING;
 
 mod clients;
 mod properties;
@@ -27,7 +28,9 @@ fn settings() -> Settings {
         capacity: CAPACITY,
         per_answer: 3,
         new_per_client: free,
+        burst_per_client: free.count,
         new_per_domain: free,
+        burst_per_domain: free.count,
     };
     let gate = GateSettings { deadline: Span::secs(1), on_deadline: OnDeadline::Servfail };
     Settings { lease, gate, linger: Duration::from_secs(60) }
@@ -59,6 +62,7 @@ fn many(answers: u32, per_batch: usize) -> (Guard, Vec<Output>) {
     let mut outputs = Vec::new();
     for index in 0..answers {
         let admission = Admission {
+            whole: false,
             ticket: Ticket(u64::from(index)),
             client: IpAddr::from([192, 0, 2, 1]),
             question: format!("n{index}.test").parse().unwrap(),
@@ -191,6 +195,7 @@ fn word_on_an_earlier_opening_is_none_on_a_later_one() {
     assert_eq!(decided(&mut guard), [(0, false)]);
     confirm(&mut guard, 0, 1);
     let admission = Admission {
+        whole: false,
         ticket: Ticket(7),
         client: IpAddr::from([192, 0, 2, 1]),
         question: name(1),
@@ -216,6 +221,7 @@ fn after_a_loss_addresses_are_proven_one_by_one_and_those_waited_for_are_hurried
     guard.handle(Event::Lost { enforcer: EnforcerId(0), reason: "gone".to_owned() }, Moment(1600));
     let mut ask = |ticket, index| {
         let admission = Admission {
+            whole: false,
             ticket: Ticket(ticket),
             client: IpAddr::from([192, 0, 2, 1]),
             question: name(1),
@@ -249,6 +255,7 @@ fn after_a_loss_addresses_are_proven_one_by_one_and_those_waited_for_are_hurried
 /// What comes of a question for one address.
 fn ask_for(guard: &mut Guard, ticket: u64, address: &str) -> Vec<Decision> {
     let admission = Admission {
+        whole: false,
         ticket: Ticket(ticket),
         client: IpAddr::from([192, 0, 2, 1]),
         question: name(1),
@@ -276,7 +283,7 @@ fn what_a_new_session_can_not_hold_is_not_in_force_however_much_it_acknowledges(
     let mut handles = Vec::new();
     guard.handle(Event::Applied { enforcer, generation: Generation(2) }, Moment(1000));
     while let Some(output) = guard.poll_output() {
-        if let Output::Decide { decision: Decision::Release { leases }, .. } = output {
+        if let Output::Decide { decision: Decision::Release { leases, .. }, .. } = output {
             handles.extend(leases);
         }
     }
@@ -306,6 +313,7 @@ fn what_a_refused_plan_opened_is_opened_anew_when_it_was_closed_and_asked_for_be
         let address = "203.0.113.4".parse().unwrap();
         guard.handle(Event::Forbid(vec![name(1)]), Moment(1000));
         let admission = Admission {
+            whole: false,
             ticket: Ticket(2),
             client: IpAddr::from([192, 0, 2, 1]),
             question: name(2),
@@ -368,6 +376,7 @@ fn other_times_and_limits_count_from_the_next_answer_on() {
     let mut ask = |ticket: u64, index: u32| {
         let question: Name = format!("n{index}.test").parse().unwrap();
         let admission = Admission {
+            whole: false,
             ticket: Ticket(ticket),
             client: IpAddr::from([192, 0, 2, 1]),
             question: question.clone(),

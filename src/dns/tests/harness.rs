@@ -173,6 +173,13 @@ pub fn cname(owner: &str, ttl: u32, target: &str) -> Rr {
     rr(owner, 5, ttl, &wire(target))
 }
 
+/// A signature that nobody checks.
+pub fn rrsig(owner: &str, covered: u16) -> Rr {
+    let rdata =
+        [&covered.to_be_bytes()[..], &[8, 2, 0, 0, 0, 60, 0, 0, 0, 9, 0, 0, 0, 1, 0, 1], &wire("example"), &[1, 2, 3]];
+    rr(owner, 46, 60, &rdata.concat())
+}
+
 pub fn soa(owner: &str, ttl: u32, minimum: u32) -> Rr {
     let mut rdata = [wire("ns.example"), wire("mail.example")].concat();
     for number in [1, 2, 3, 4, minimum] {

@@ -1,6 +1,6 @@
 //! Lists, response policy zones and groups, as clients meet them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::encrypted::{address, front};
@@ -208,18 +208,28 @@ async fn every_group_has_its_own_answers_cached_or_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_given_while_running_count_for_the_next_answer() {
     let two: &[&str] = &["192.0.2.1", "192.0.2.2"];
-    let upstream = Upstream::table(&[("a.example", 60, two), ("b.example", 60, two), ("c.example", 60, two)]).await;
+    let upstream = Upstream::table(&[
+        ("a.example", 60, two),
+        ("b.example", 60, two),
+        ("c.example", 60, two),
+        ("d.example", 60, &["192.0.2.3"]),
+        ("e.example", 60, &["192.0.2.4"]),
+    ])
+    .await;
     let world = World::with(config(&[&upstream], "per_answer = 1\n")).await;
-    assert_eq!(world.ask("a.example", 1).await.rcode, 2);
+    let one = [IpAddr::from([192, 0, 2, 1])];
+    assert_eq!(world.ask("a.example", 1).await.addresses(), one);
     let mut lease = world.config.lease.clone();
     lease.per_answer = 2;
     let settings = Box::new((lease.clone(), world.config.gate.clone()));
     world.core.tell(Event::Settings(settings)).await.unwrap();
     assert_eq!(world.ask("b.example", 1).await.addresses().len(), 2);
-    lease.new_per_client = "1/h".parse().unwrap();
     lease.per_answer = 1;
+    (lease.new_per_client, lease.burst_per_client) = ("1/h".parse().unwrap(), 1);
     world.core.tell(Event::Settings(Box::new((lease, world.config.gate.clone())))).await.unwrap();
-    assert_eq!(world.ask("c.example", 1).await.rcode, 2);
+    assert_eq!(world.ask("c.example", 1).await.addresses(), one);
+    assert_eq!(world.ask("d.example", 1).await.addresses().len(), 1, "the one new address that the client may have");
+    assert_eq!(world.ask("e.example", 1).await.rcode, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

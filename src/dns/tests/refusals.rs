@@ -31,8 +31,12 @@ async fn provoke(label: &str, upstream: &Upstream) -> (World, Seen) {
     let mut spec = memory();
     match label {
         "per_answer" => config.lease.per_answer = 1,
-        "per_client" => config.lease.new_per_client = "1/h".parse().unwrap(),
-        "per_domain" => config.lease.new_per_domain = "1/h".parse().unwrap(),
+        "per_client" => {
+            (config.lease.new_per_client, config.lease.burst_per_client) = ("1/h".parse().unwrap(), 1);
+        }
+        "per_domain" => {
+            (config.lease.new_per_domain, config.lease.burst_per_domain) = ("1/h".parse().unwrap(), 1);
+        }
         "capacity" => config.lease.capacity = 1,
         "route_budget" => spec.max_addresses = 1,
         "family" => spec.ipv6 = false,
@@ -46,7 +50,8 @@ async fn provoke(label: &str, upstream: &Upstream) -> (World, Seen) {
             (world, seen)
         }
         "per_answer" => {
-            let seen = world.ask("two.example", 1).await;
+            // Who validates can't be given a part of what is signed.
+            let seen = world.exchange(query(1, "two.example", 1, Some((1232, true)))).await.unwrap();
             (world, seen)
         }
         "deadline" | "enforcer" | "revoked" => {
@@ -74,12 +79,16 @@ async fn provoke(label: &str, upstream: &Upstream) -> (World, Seen) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_refusal_of_the_gate_is_told_counted_and_written_down() {
-    let upstream = Upstream::table(&[
-        ("two.example", 60, &["192.0.2.1", "192.0.2.2"]),
-        ("six.example", 60, &["2001:db8::1"]),
-        ("one.two.example", 60, &["192.0.2.11"]),
-        ("other.two.example", 60, &["192.0.2.12"]),
-    ])
+    let upstream = Upstream::new(|query, _| {
+        let (name, _) = asked(query);
+        let records = match name.as_str() {
+            "two.example" => vec![a(&name, 60, "192.0.2.1"), a(&name, 60, "192.0.2.2"), rrsig(&name, 1)],
+            "six.example" => vec![a(&name, 60, "2001:db8::1")],
+            "one.two.example" => vec![a(&name, 60, "192.0.2.11")],
+            _ => vec![a(&name, 60, "192.0.2.12")],
+        };
+        Act::Send(vec![response(query, 0, &records)])
+    })
     .await;
     let gates = gates();
     assert_eq!(gates.len(), 9);
@@ -174,7 +183,7 @@ async fn wildcard() -> Upstream {
 async fn a_zone_with_another_address_every_time_uses_up_its_own_budget_only() {
     let upstream = wildcard().await;
     let mut config = config(&[&upstream], "");
-    config.lease.new_per_domain = "20/h".parse().unwrap();
+    (config.lease.new_per_domain, config.lease.burst_per_domain) = ("20/h".parse().unwrap(), 20);
     let mut spec = memory();
     spec.max_addresses = 60;
     let world = World::with_enforcer(config, spec).await;

@@ -297,7 +297,7 @@ async fn the_budget_of_one_client_is_not_anothers() {
     })
     .await;
     let mut config = config(&[&upstream], "");
-    config.lease.new_per_client = "1/h".parse().unwrap();
+    (config.lease.new_per_client, config.lease.burst_per_client) = ("1/h".parse().unwrap(), 1);
     let world = World::with(config).await;
     assert_eq!(world.ask("first.example", 1).await.rcode, 0);
     let (greedy, other) = (client("127.0.0.1:0"), client("127.0.0.2:0"));
@@ -315,7 +315,7 @@ async fn the_budget_of_one_client_is_not_anothers() {
     assert_eq!(upstream.count(), 2);
     // Over its budget a client can't make the guard bother the upstream either.
     let mut config = world.config.clone();
-    config.lease.new_per_client = "1/h".parse().unwrap();
+    (config.lease.new_per_client, config.lease.burst_per_client) = ("1/h".parse().unwrap(), 1);
     let world = World::with(config).await;
     world.ask("first.example", 1).await;
     for _ in 0..3 {
@@ -326,15 +326,6 @@ async fn the_budget_of_one_client_is_not_anothers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dnssec_records_only_for_those_who_ask() {
-    let rrsig = |owner: &str, covered: u16| {
-        let rdata = [
-            &covered.to_be_bytes()[..],
-            &[8, 2, 0, 0, 0, 60, 0, 0, 0, 9, 0, 0, 0, 1, 0, 1],
-            &wire("example"),
-            &[1, 2, 3],
-        ];
-        rr(owner, 46, 60, &rdata.concat())
-    };
     let upstream = Upstream::new(move |query, _| {
         let (name, _) = asked(query);
         let mut records = vec![a(&name, 60, "192.0.2.1")];

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{CAPACITY, name, settings, specs};
-use crate::core::event::{Grant, LeaseHandle};
+use crate::core::event::{Admission, Grant, LeaseHandle};
 use crate::core::guard::*;
 use crate::core::pairs::{HOST, PairId, PairRecord, StoredPair, owner};
 use crate::enforce::memory::Held;
@@ -157,6 +157,7 @@ impl World {
         self.waiting.insert(ticket, (from, addresses.to_vec()));
         let (question, chain) = names.split_first().unwrap();
         self.handle(Event::Admit(Admission {
+            whole: false,
             ticket,
             client: from,
             question: question.clone(),
@@ -315,8 +316,11 @@ impl World {
                 Output::JournalPair(PairRecord::Closed(id)) => drop(self.pairs_on_disk.remove(&id)),
                 Output::Decide { ticket, decision } => {
                     let (from, addresses) = self.waiting.remove(&ticket).expect("each answer is decided once");
-                    let Decision::Release { leases } = decision else { continue };
-                    for address in &addresses {
+                    let Decision::Release { leases, short } = decision else { continue };
+                    let told: BTreeSet<IpAddr> = leases.iter().map(LeaseHandle::address).collect();
+                    assert!(!told.is_empty() && told.iter().all(|address| addresses.contains(address)));
+                    assert_eq!(short.is_some(), told.len() < addresses.len(), "{short:?}");
+                    for address in &told {
                         let id = (*address, owner(from));
                         assert!(self.held.pairs.contains_key(&id), "{id:?} released, not open for its client");
                         assert!(self.pairs_on_disk.contains_key(&id), "{id:?} released, not on disk");

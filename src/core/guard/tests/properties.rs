@@ -9,10 +9,13 @@ use proptest::prelude::*;
 
 use super::{CAPACITY, ROUTE_BUDGET, name, settings, specs};
 use crate::config::value::{Rate, Span};
-use crate::core::event::{Grant, LeaseHandle};
+use crate::core::event::{Admission, Grant, LeaseHandle};
 use crate::core::groups::GroupCommunities;
 use crate::core::guard::*;
 use crate::enforce::memory::Held;
+
+/// How long an answer waits for tokens.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What may happen to a guard.
 #[derive(Clone, Debug)]
@@ -61,7 +64,10 @@ fn other_settings(which: usize) -> Settings {
             (lease.min, lease.grace, lease.max, lease.capacity) =
                 (Span::secs(5), Span::secs(0), Span::secs(60), CAPACITY - 3)
         }
-        2 => (lease.min, lease.new_per_client, lease.new_per_domain) = (Span::secs(60), rate(3, 10), rate(5, 20)),
+        2 => {
+            (lease.min, lease.new_per_client, lease.new_per_domain) = (Span::secs(60), rate(3, 10), rate(5, 20));
+            (lease.burst_per_client, lease.burst_per_domain) = (3, 5);
+        }
         _ => {}
     }
     settings
@@ -248,6 +254,7 @@ impl World {
                 let grants: Vec<_> =
                     addresses.iter().map(|index| Grant { address: address(*index), ttl: *ttl }).collect();
                 let admission = Admission {
+                    whole: false,
                     ticket,
                     client: IpAddr::from([192, 0, 2, *client]),
                     question: name(*question),
@@ -259,17 +266,29 @@ impl World {
                 self.guard.expire(self.now);
                 let opens = grants.iter().any(|grant| self.guard.table.get(grant.address).is_none());
                 let refused = self.guard.decisions.len();
+                let queued = self.guard.queue.len();
                 self.handle(Event::Admit(admission));
                 let admitted = self.guard.decisions.len() == refused;
+                let queued = self.guard.queue.len() > queued;
                 self.check_rates(IpAddr::from([192, 0, 2, *client]), opens, admitted);
                 let lease = &self.settings.lease;
                 let ends = self.now.plus(Duration::from_secs(u64::from(*ttl)).max(lease.min.0)).plus(lease.grace.0);
                 let ends = ends.min(self.now.plus(lease.max.0));
-                for grant in grants.iter().filter(|_| admitted) {
-                    let asked = self.asked.entry(grant.address).or_default();
-                    *asked = (*asked).max(ends);
-                    let lease = self.guard.table.get(grant.address).expect("admitted, so leased");
-                    assert!(lease.ends.plus(LEAST_EXTENSION) > ends, "the lease covers what was asked");
+                if queued {
+                    // Opened later, if at all.
+                    for grant in &grants {
+                        let asked = self.asked.entry(grant.address).or_default();
+                        *asked = (*asked).max(ends.plus(PATIENCE));
+                    }
+                } else if admitted {
+                    let (_, waiting) = self.guard.fresh.last().expect("admitted");
+                    assert!(!waiting.addresses.is_empty() && grants.len() >= waiting.addresses.len());
+                    for address in &waiting.addresses {
+                        let asked = self.asked.entry(*address).or_default();
+                        *asked = (*asked).max(ends);
+                        let lease = self.guard.table.get(*address).expect("admitted, so leased");
+                        assert!(lease.ends.plus(LEAST_EXTENSION) > ends, "the lease covers what was asked");
+                    }
                 }
             }
             Operation::Deliver { enforcer, commands } => {
@@ -331,7 +350,9 @@ impl World {
     /// Whoever opened nothing for as long as its bucket needs to be full is not refused for its rate: no other refusal costs tokens.
     fn check_rates(&mut self, client: IpAddr, opens: bool, admitted: bool) {
         let lease = &self.settings.lease;
-        let long_ago = |at: Option<Moment>, rate: Rate| at.is_none_or(|at| at.until(self.now) >= rate.per);
+        // A bucket may owe what who waits is patient for.
+        let long_ago =
+            |at: Option<Moment>, rate: Rate| at.is_none_or(|at| at.until(self.now) >= rate.per + PATIENCE * 2);
         let may = long_ago(self.opened_by.get(&client).copied(), lease.new_per_client)
             && long_ago(self.opened, lease.new_per_domain);
         let over = matches!(
@@ -568,7 +589,7 @@ impl World {
                     self.waiting.remove(&ticket).expect("each answer is decided once");
                     let group = self.groups.of(self.askers.remove(&ticket).unwrap());
                     let needed = self.groups.communities(group.into_iter().collect());
-                    if let Decision::Release { leases } = decision {
+                    if let Decision::Release { leases, .. } = decision {
                         leases.iter().for_each(|lease| self.check_released(lease, &needed));
                         self.handles.extend(leases.into_iter().map(|lease| (lease, needed.clone())));
                     }

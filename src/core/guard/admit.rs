@@ -1,0 +1,292 @@
+//! Admission: how much of an answer is opened, and when.
+//!
+//! ```text
+//!  admit --> per_answer, room --> tokens for all? --yes--> leases, then the gate
+//!                                     | no
+//!                                     v
+//!                      queue: keeps what it could take --its rest is there, or patience is over--> leases of what fits
+//!                                     | not even one address within its patience
+//!                                     v
+//!                                  refused
+//! ```
+//!
+//! Addresses that are open already come first, since they cost nothing: who asks again keeps what it has. Room in a table, or at a
+//! router, is not waited for: it comes within minutes, not within the gate's deadline.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::Guard;
+use crate::core::budget::client_key;
+use crate::core::event::{Admission, LeaseHandles, Refusal};
+use crate::core::gate::{MOST_WAITING, Needs, Waiting};
+use crate::core::groups::{Group, GroupSet, MOST_SETS};
+use crate::core::lease::{ByFamily, Cause, Lease};
+use crate::core::moment::Moment;
+use crate::core::name::Name;
+use crate::core::queue::{Asked, Cost};
+
+/// No lease is shorter, whatever the configuration says: a TTL of 0 must be neither "never" nor "for ever".
+pub(super) const SHORTEST: Duration = Duration::from_secs(1);
+/// The part of the gate's deadline that an answer may wait for tokens; the rest is its enforcers'.
+const PATIENCE: u32 = 2;
+/// An answer is looked at so often before its patience is over.
+const TRIES: u8 = 4;
+
+/// One address of an answer.
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    address: IpAddr,
+    /// The end of its lease.
+    ends: Moment,
+    /// What opening it costs.
+    cost: Cost,
+    /// Not in the table.
+    new: bool,
+    /// In the table and not lingering.
+    active: bool,
+    /// The client has no pair of it.
+    lacks_pair: bool,
+}
+
+type Items = SmallVec<[Item; 4]>;
+
+/// What becomes of an answer.
+enum Choice {
+    /// These are opened; with the budget that left no more.
+    Open(Items, Option<Refusal>),
+    /// It is looked at again then.
+    Wait(Moment),
+    /// Nothing of it can be opened.
+    Refuse(Refusal),
+}
+
+impl Guard {
+    pub(super) fn admit(&mut self, admission: Admission) {
+        if self.gate.len() + self.fresh.len() + self.queue.len() >= MOST_WAITING {
+            self.refuse(admission.ticket, Refusal::Capacity);
+            return;
+        }
+        let patience = self.now.plus(self.settings.gate.deadline.0 / PATIENCE);
+        let client = [(admission.client, patience)];
+        self.consider(Asked { admission, since: self.now, patience, credit: Cost::default(), tries: 0, client });
+    }
+
+    /// Opens what can be opened of an answer, lets it wait, or refuses it.
+    pub(super) fn consider(&mut self, mut asked: Asked) {
+        let group = self.group_of(asked.admission.client);
+        let items = self.items(&asked.admission);
+        match self.choose(&mut asked, group, items) {
+            Choice::Open(items, short) => self.open(asked, group, &items, short),
+            Choice::Wait(until) => self.queue.push(until, asked),
+            Choice::Refuse(refusal) => self.refuse_asked(&asked, refusal),
+        }
+    }
+
+    /// Refuses answers that wait for tokens.
+    pub(super) fn fail_queued(&mut self, gone: impl Fn(&Asked) -> bool, refusal: &Refusal) {
+        if self.queue.is_empty() {
+            return;
+        }
+        self.queue.take_if(gone).iter().for_each(|asked| self.refuse_asked(asked, refusal.clone()));
+    }
+
+    fn refuse_asked(&mut self, asked: &Asked, refusal: Refusal) {
+        self.give_back(&asked.admission, asked.credit);
+        self.refuse(asked.admission.ticket, refusal);
+    }
+
+    /// The addresses of an answer, each once, those that cost nothing first.
+    fn items(&self, admission: &Admission) -> Items {
+        let lease = &self.settings.lease;
+        let shortest = lease.min.0.max(SHORTEST);
+        let longest = self.now.plus(lease.max.0.max(SHORTEST));
+        let item = |grant: &crate::core::event::Grant| {
+            let ttl = Duration::from_secs(u64::from(grant.ttl)).max(shortest);
+            let known = self.table.get(grant.address);
+            let new = known.is_none();
+            // Where leases are for single clients, what others opened is new to this one.
+            let lacks_pair = self.lacks_pair(admission.client, grant.address);
+            Item {
+                address: grant.address,
+                ends: self.now.plus(ttl).plus(lease.grace.0).min(longest),
+                cost: Cost { client: u64::from(lacks_pair.unwrap_or(new)), domain: u64::from(new) },
+                new,
+                active: known.is_some_and(Lease::is_active),
+                lacks_pair: lacks_pair.unwrap_or(false),
+            }
+        };
+        let mut items: Items = admission.grants.iter().map(item).collect();
+        // Of an address that came twice the later end counts.
+        let mut at = 0;
+        while let Some(item) = items.get(at).copied() {
+            let (before, _) = items.split_at_mut(at);
+            match before.iter_mut().find(|other| other.address == item.address) {
+                Some(other) => {
+                    other.ends = other.ends.max(item.ends);
+                    items.remove(at);
+                }
+                None => at += 1,
+            }
+        }
+        // In the order in which they came where it makes no difference.
+        items.sort_by_key(|item| (item.cost.client + item.cost.domain, !item.active));
+        items
+    }
+
+    fn choose(&mut self, asked: &mut Asked, group: Option<Group>, mut items: Items) -> Choice {
+        let whole = asked.admission.whole;
+        let mut short = None;
+        for item in &items {
+            if let Some(name) = self.enforcers.cannot_hold(item.address) {
+                return Choice::Refuse(Refusal::Family { name });
+            }
+        }
+        if items.len() > self.settings.lease.per_answer {
+            items.truncate(self.settings.lease.per_answer);
+            short = Some(Refusal::PerAnswer);
+        }
+        while let Err(refusal) = self.room_for(&items, group) {
+            items.pop();
+            if items.is_empty() {
+                return Choice::Refuse(refusal);
+            }
+            short = Some(refusal);
+        }
+        if let Some(refusal) = short.take_if(|_| whole) {
+            return Choice::Refuse(refusal);
+        }
+        let key = client_key(asked.admission.client);
+        let domain = asked.admission.domain.clone();
+        let ready = |guard: &Self, cost: Cost| {
+            let client = guard.clients.ready(&key, cost.client, guard.now);
+            let domain = guard.domains.ready(&domain, cost.domain, guard.now);
+            (client.max(domain), if client > guard.now { Refusal::PerClient } else { Refusal::PerDomain })
+        };
+        let total = sum(&items);
+        let (all_ready, refusal) = ready(self, total.less(asked.credit));
+        if all_ready > self.now {
+            // So many addresses fit now.
+            let cost_of = |count: usize| sum(items.get(..count).unwrap_or_default()).less(asked.credit);
+            let fitting = (1..items.len()).rev().find(|count| ready(self, cost_of(*count)).0 <= self.now).unwrap_or(0);
+            if self.now < asked.patience {
+                if asked.tries == 0 {
+                    let reserved = if whole { items.len() } else { fitting.max(1) };
+                    let cost = cost_of(reserved);
+                    if ready(self, cost).0 > asked.patience {
+                        return Choice::Refuse(refusal);
+                    }
+                    self.take_tokens(&asked.admission, cost);
+                    asked.credit = cost;
+                }
+                asked.tries = asked.tries.saturating_add(1);
+                let next = if asked.tries > TRIES { asked.patience } else { all_ready.min(asked.patience) };
+                return Choice::Wait(next);
+            }
+            if fitting == 0 || whole {
+                return Choice::Refuse(refusal);
+            }
+            items.truncate(fitting);
+            short = Some(refusal);
+        }
+        let total = sum(&items);
+        self.take_tokens(&asked.admission, total.less(asked.credit));
+        // What it waited for was opened by somebody else meanwhile.
+        self.give_back(&asked.admission, asked.credit.less(total));
+        asked.credit = Cost::default();
+        Choice::Open(items, short)
+    }
+
+    fn take_tokens(&mut self, admission: &Admission, cost: Cost) {
+        self.clients.take(&client_key(admission.client), cost.client, self.now);
+        self.domains.take(&admission.domain, cost.domain, self.now);
+    }
+
+    fn give_back(&mut self, admission: &Admission, cost: Cost) {
+        if !cost.is_zero() {
+            self.clients.give_back(&client_key(admission.client), cost.client);
+            self.domains.give_back(&admission.domain, cost.domain);
+        }
+    }
+
+    /// Whether the tables and every enforcer have room for all of these.
+    fn room_for(&self, items: &[Item], group: Option<Group>) -> Result<(), Refusal> {
+        let (mut new, mut opened) = (ByFamily::default(), ByFamily::default());
+        for item in items {
+            *new.of(item.address) += usize::from(item.new);
+            *opened.of(item.address) += usize::from(!item.active);
+        }
+        if !self.has_room_for_pairs(items.iter().filter(|item| item.lacks_pair).count()) {
+            return Err(Refusal::Capacity);
+        }
+        self.room(new, opened)?;
+        let Some(group) = group else { return Ok(()) };
+        let set = |item: &Item| self.table.get(item.address).map_or(GroupSet::EMPTY, Lease::groups).with(group);
+        let sets: BTreeSet<GroupSet> = items.iter().map(set).filter(|set| !self.group_sets.contains_key(set)).collect();
+        if !sets.is_empty() && self.group_sets.len().saturating_add(sets.len()) > MOST_SETS {
+            return Err(Refusal::Capacity);
+        }
+        Ok(())
+    }
+
+    /// Whether the table and every enforcer have room: `new` addresses come into the table, `opened` become active.
+    pub(super) fn room(&self, new: ByFamily, opened: ByFamily) -> Result<(), Refusal> {
+        let active = self.table.active().plus(opened);
+        let all = self.table.active().plus(self.table.lingering()).plus(new);
+        // Only what grows can be refused: a table that a smaller budget found too full still serves what it holds.
+        if all.total() > self.settings.lease.capacity && all.total() > self.table.len() {
+            return Err(Refusal::Capacity);
+        }
+        match self.enforcers.over_budget(active, all, self.table.active(), self.table.lingering()) {
+            Some(name) => Err(Refusal::RouteBudget { name }),
+            None => Ok(()),
+        }
+    }
+
+    /// Grants the leases of an answer; the next plan lets it through or to the gate.
+    fn open(&mut self, asked: Asked, group: Option<Group>, items: &[Item], short: Option<Refusal>) {
+        let admission = asked.admission;
+        let chain = admission.chain;
+        // In the order of the addresses, as plans are.
+        let mut wanted: SmallVec<[(IpAddr, Moment); 4]> = items.iter().map(|item| (item.address, item.ends)).collect();
+        wanted.sort_unstable();
+        for (address, ends) in &wanted {
+            let cause = Cause {
+                question: admission.question.clone(),
+                qtype: Some(admission.qtype),
+                chain: chain.clone(),
+                group,
+                clients: smallvec::smallvec![(admission.client, *ends)],
+                ends: *ends,
+            };
+            self.grant(*address, *ends, cause);
+        }
+        if self.pairs.is_some() {
+            let names: Vec<Name> = std::iter::once(&admission.question).chain(chain.iter()).cloned().collect();
+            self.grant_pairs(admission.client, &names, &wanted);
+        }
+        if let Some(budget) = &short {
+            *self.counts.shortened.of(budget) += 1;
+        }
+        let is_open = |address: &IpAddr| wanted.iter().any(|(open, _)| open == address);
+        let waiting = Waiting {
+            deadline: asked.since.plus(self.settings.gate.deadline.0),
+            client: admission.client,
+            group,
+            question: admission.question,
+            chain,
+            addresses: admission.grants.iter().map(|grant| grant.address).filter(is_open).collect(),
+            leases: LeaseHandles::new(),
+            needs: Needs::default(),
+            short,
+        };
+        self.fresh.push((admission.ticket, waiting));
+    }
+}
+
+fn sum(items: &[Item]) -> Cost {
+    items.iter().fold(Cost::default(), |sum, item| sum.plus(item.cost))
+}
