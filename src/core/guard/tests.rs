@@ -438,6 +438,7 @@ fn what_an_enforcer_lacks_is_out_of_force_until_it_is_opened_again() {
     let outputs = |guard: &mut Guard| -> Vec<Output> { std::iter::from_fn(|| guard.poll_output()).collect() };
     let admit = |guard: &mut Guard, ticket: u64, at| {
         let admission = Admission {
+            whole: false,
             ticket: Ticket(ticket),
             client: IpAddr::from([192, 0, 2, 1]),
             question: name(1),
@@ -456,7 +457,9 @@ fn what_an_enforcer_lacks_is_out_of_force_until_it_is_opened_again() {
     outputs(&mut guard);
     guard.handle(Event::Applied { enforcer: id, generation: Generation(2) }, Moment(1000));
     let released = outputs(&mut guard);
-    let [Output::Decide { decision: Decision::Release { leases }, .. }] = &released[..] else { panic!("{released:?}") };
+    let [Output::Decide { decision: Decision::Release { leases, .. }, .. }] = &released[..] else {
+        panic!("{released:?}")
+    };
     let handle = leases[0].clone();
     assert!(handle.in_force_for(Moment(1000), Duration::ZERO));
 
