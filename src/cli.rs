@@ -2,6 +2,7 @@
 //!
 //! - This file: what can be typed, and what each exit code means.
 //! - [`ask`]: the commands that ask a running daemon. [`show`]: how its answers look to people.
+//! - [`live`]: what the guard would refuse on this host now.
 //! - [`configuration`]: the commands that need only the file. [`router_config`]: the router's side of it.
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use crate::daemon::{self, RunError, RunOptions};
 
 pub mod ask;
 pub mod configuration;
+pub mod live;
 pub mod router_config;
 pub mod show;
 pub mod table;
@@ -77,7 +79,13 @@ enum Command {
         state_dir: Option<PathBuf>,
     },
     /// Show every error and warning of the configuration file.
-    Check(Json),
+    Check {
+        /// Say as well what the guard would refuse on this host now.
+        #[arg(long)]
+        live: bool,
+        #[command(flatten)]
+        json: Json,
+    },
     /// Show the default file, the schema, or what is in effect.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -197,7 +205,8 @@ fn dispatch(cli: Cli) -> Exit {
     let daemon = ask::Daemon { socket };
     match command {
         Command::Run { state_dir } => run(RunOptions { config, state_dir, socket: daemon.socket }),
-        Command::Check(Json { json }) => configuration::check(&config, json),
+        Command::Check { live: false, json: Json { json } } => configuration::check(&config, json),
+        Command::Check { live: true, json: Json { json } } => live::check(&config, json),
         Command::Config(ConfigCommand::Default) => say(crate::config::default::TEXT),
         Command::Config(ConfigCommand::Schema) => configuration::schema(),
         Command::Config(ConfigCommand::Show(Json { json })) => configuration::show(&config, json),

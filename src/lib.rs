@@ -20,6 +20,7 @@
 //! - [`config`]: the file a user writes, checked as a whole before anything is bound.
 //! - [`core_task`]: the one task that owns the core.
 //! - [`daemon`]: spawns every task; its head shows all tasks and channels.
+//! - [`live`]: what the guard would refuse on this host as it is now.
 //! - [`cli`]: the command line.
 
 pub mod cli;
@@ -30,6 +31,7 @@ pub mod core_task;
 pub mod daemon;
 pub mod dns;
 pub mod enforce;
+pub mod live;
 pub mod metrics;
 pub mod store;
 pub mod sys;

@@ -6,6 +6,8 @@
 mod arming;
 #[path = "ruleset/bridge.rs"]
 mod bridge;
+#[path = "ruleset/live.rs"]
+mod live;
 #[path = "ruleset/own.rs"]
 mod own;
 // Helpers of another test file; each uses some of them.
