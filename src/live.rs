@@ -159,7 +159,7 @@ impl Judge<'_> {
     }
 
     /// Of packets from this host.
-    fn from_here(&self, protocol: u8, local: u16, remote: SocketAddr) -> Verdict {
+    fn leaving(&self, protocol: u8, local: u16, remote: SocketAddr) -> Verdict {
         let dhcp = protocol == number(Transport::Udp) && DHCP.contains(&(local, remote.port()));
         if !self.local() || self.is_here(remote.ip()) || dhcp {
             Verdict::Open
@@ -197,7 +197,7 @@ impl Judge<'_> {
     fn named(&self, list: &[(String, String)], transport: Transport, local: u16, port: u16) -> Vec<Server> {
         let judged = list.iter().map(|(server, seen)| {
             let verdict = server.parse().map_or(Verdict::Refused, |address| {
-                self.from_here(number(transport), local, SocketAddr::new(address, port))
+                self.leaving(number(transport), local, SocketAddr::new(address, port))
             });
             Server { server: server.clone(), seen: seen.clone(), verdict }
         });
@@ -232,7 +232,7 @@ pub fn judge(config: &Config, seen: &Seen) -> Live {
     live.listeners.dedup();
     for socket in connected {
         let protocol = number(socket.transport);
-        let verdict = judge.from_here(protocol, socket.local.port(), socket.remote);
+        let verdict = judge.leaving(protocol, socket.local.port(), socket.remote);
         let program = judge.program(socket);
         let by = format!("{} of {}", word(socket.transport), if program.is_empty() { "a program" } else { &program });
         let server = || Server { server: socket.remote.ip().to_string(), seen: by.clone(), verdict };

@@ -80,12 +80,30 @@ fn client_and_server() -> (Namespace, Namespace) {
     });
     server.within(|| {
         address("s0", 2, 2);
+        address("s0", 2, 3);
         run("ip route add default via 10.9.2.1; ip -6 route add default via 2001:db8:2::1");
-        serve(&[53, 80, 853]);
+        serve(&[53, 80]);
+        serve_at("10.9.2.2:853");
+        serve_at("[2001:db8:2::2]:853");
         serve_udp(&[53, 80]);
     });
     assert_eq!(client.within(|| connect("10.9.2.2", 80)), Met::Connected);
     (client, server)
+}
+
+/// Echoes at one address.
+fn serve_at(at: &str) {
+    let listener = std::net::TcpListener::bind(at).expect("a port");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut buffer = [0u8; 64];
+                while let Ok(length @ 1..) = std::io::Read::read(&mut stream, &mut buffer) {
+                    drop(std::io::Write::write_all(&mut stream, &buffer[..length]));
+                }
+            });
+        }
+    });
 }
 
 /// Echoes datagrams, from the address that each came to.

@@ -120,12 +120,12 @@ fn files(root: &Path, seen: &mut Seen) {
     for place in DHCP {
         each(root, place, &mut |name, text| {
             // A file of dhclient holds all leases of the past; the last one counts.
-            let said = text.lines().filter_map(|line| {
+            let mut said = text.lines().filter_map(|line| {
                 let line = line.trim();
                 line.strip_prefix("SERVER_ADDRESS=")
                     .or_else(|| line.strip_prefix("option dhcp-server-identifier ")?.strip_suffix(';'))
             });
-            if let Some(server) = said.last().filter(|server| server.parse::<IpAddr>().is_ok()) {
+            if let Some(server) = said.next_back().filter(|server| server.parse::<IpAddr>().is_ok()) {
                 seen.dhcp.push((server.to_owned(), name.to_owned()));
             }
         });

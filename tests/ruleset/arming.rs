@@ -91,9 +91,18 @@ fn a_gateway_that_tracked_nothing_finds_connections_and_ends_dns_elsewhere() {
         let mut chatting = client.within(|| opened(&both(2, 2), 80));
         let mut inbound = server.within(|| opened(&both(1, 2), 80));
         let mut resolvers = client.within(|| opened(&both(2, 2), 853));
+        // One whose server speaks first: seen from the middle, it is the one who began.
+        let pushing = server.within(|| std::net::TcpListener::bind("10.9.2.3:853").expect("a port"));
+        let mut pushed = client.within(|| open("10.9.2.3", 853)).expect("nothing is guarded yet");
+        let (mut push, _) = pushing.accept().expect("accepted");
         assert!(all_alive(&mut chatting) && all_alive(&mut inbound) && all_alive(&mut resolvers));
 
         install(&config(NftablesMode::Gateway));
+        std::io::Write::write_all(&mut push, b"push").expect("written");
+        std::io::Read::read_exact(&mut pushed, &mut [0u8; 4]).expect("what comes in is not guarded");
+        push.set_read_timeout(Some(Duration::from_millis(500))).expect("a time-out");
+        drop(std::io::Write::write_all(&mut pushed, b"question"));
+        assert!(!std::io::Read::read(&mut push, &mut [0u8; 8]).is_ok_and(|length| length > 0), "a question leaves");
         assert!(all_alive(&mut chatting) && all_alive(&mut inbound));
         assert!(all_alive(&mut silent), "the client speaks first");
         assert!(!resolvers.iter_mut().any(alive), "DoT to another resolver");

@@ -81,11 +81,17 @@ pub fn end_foreign_dns(kernel: &mut Kernel, inside: &[String]) -> Result<usize, 
     conntrack::end(kernel, |flow| is_foreign_dns(flow, &inside, &mut ways))
 }
 
-/// Whether a flow of a host behind `inside` goes to a resolver elsewhere.
+/// Whether a flow of a host behind `inside` goes to a resolver elsewhere. A flow that was found in its middle may seem to
+/// have been begun by the resolver.
 pub fn is_foreign_dns(flow: &Flow, inside: &[u32], ways: &mut Ways) -> bool {
-    is_dns(flow.protocol, flow.destination)
-        && comes_from(flow.source.ip(), inside, ways)
-        && !ways.to(flow.arrives.ip()).is_some_and(|way| way.local)
+    let (client, resolver) = if is_dns(flow.protocol, flow.destination) {
+        (flow.source, flow.arrives)
+    } else if is_dns(flow.protocol, flow.source) && u32::from(flow.arrives.port()) >= ruleset::SERVER_PORTS {
+        (flow.arrives, flow.source)
+    } else {
+        return false;
+    };
+    comes_from(client.ip(), inside, ways) && !ways.to(resolver.ip()).is_some_and(|way| way.local)
 }
 
 /// Whether an address is behind one of these interfaces.

@@ -216,14 +216,13 @@ pub fn adopt(flows: &[Older]) -> Result<usize, NftError> {
     const DOING: &str = "making older flows known";
     let socket = Socket::netfilter(BUFFER).map_err(|source| failed(DOING, source))?;
     let mut buffer = vec![0; PART];
-    let (mut known, mut there) = (0usize, 0usize);
+    let (mut known, mut there, mut refused) = (0usize, 0usize, None);
     for some in flows.chunks(AT_ONCE) {
         let mut writer = Writer::default();
         for (sequence, flow) in (1u32..).zip(some) {
             write(&mut writer, sequence, flow);
         }
         socket.send(writer.octets()).map_err(|source| failed(DOING, source))?;
-        let mut refused = None;
         while let Some(datagram) = socket.receive(&mut buffer).map_err(|source| failed(DOING, source))? {
             for message in wire::messages(datagram) {
                 match message.verdict() {
@@ -234,16 +233,17 @@ pub fn adopt(flows: &[Older]) -> Result<usize, NftError> {
                 }
             }
         }
-        if let Some(refusal) = refused {
-            if refusal.errno == libc::EPERM {
-                return Err(NftError::Permission);
-            }
-            // Where nothing can be done the first ones say so; else it concerns some flow alone.
-            if known == 0 && there == 0 {
+        match &refused {
+            Some(refusal) if refusal.errno == libc::EPERM => return Err(NftError::Permission),
+            // Where nothing can be done the first ones say so; else it concerns some flows alone.
+            Some(refusal) if known == 0 && there == 0 => {
                 return Err(NftError::Refused { doing: DOING, reason: refusal.to_string() });
             }
-            tracing::warn!(%refusal, "a connection from before the start can't be made known and may end");
+            _ => {}
         }
+    }
+    if let Some(refusal) = refused {
+        tracing::warn!(%refusal, "some connections from before the start can't be made known and may end");
     }
     Ok(known)
 }

@@ -1,10 +1,13 @@
 //! What the ruleset needs of the kernel, and what it can do without. Asked only where the kernel refused a ruleset: its own
 //! words name no cause. Each sample is checked by the kernel and never in force.
 
-use ::nftables::schema::Nftables;
+use ::nftables::schema::{Chain, NfListObject, Nftables, Rule, Table};
+use ::nftables::stmt::Statement;
+use ::nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::error::NftError;
-use super::ruleset::{self, Settings};
+use super::ruleset::words::{accept, add, bare_chain, base, ct, log_some, mark_ports, prohibit, to_this_host, within};
+use super::ruleset::{REDIRECT_PRIORITY, Settings};
 
 /// What the ruleset can do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,18 +47,70 @@ pub fn judge(
         Err(NftError::Nft { .. }) => Ok(false),
         Err(error) => Err(error),
     };
-    for (what, sample) in ruleset::needed(settings) {
+    for (what, sample) in needed(settings) {
         if !works(&sample)? {
             return Err(NftError::Unsupported { what });
         }
     }
     let mut missing = Vec::new();
-    for (feature, sample) in ruleset::wanted(settings) {
+    for (feature, sample) in wanted(settings) {
         if !works(&sample)? {
             missing.push(feature);
         }
     }
     Ok(missing)
+}
+
+/// What the ruleset of some settings can't do without: its name, and a small ruleset that needs it.
+fn needed(settings: &Settings) -> Vec<(&'static str, Nftables<'static>)> {
+    let mut needed = vec![
+        ("nf_tables for IPv4 and IPv6 (nf_tables, CONFIG_NF_TABLES_INET)", sample(None, vec![accept()])),
+        (
+            "connection tracking (nf_conntrack, nft_ct)",
+            sample(None, vec![within(ct("state"), &["established"]), accept()]),
+        ),
+    ];
+    if settings.enforce {
+        needed.push(("refusal of packets (nft_reject_inet)", sample(None, vec![prohibit()])));
+    }
+    if settings.gateway() && settings.redirect_dns {
+        let chain = base("probe", NfChainType::NAT, NfHook::Prerouting, REDIRECT_PRIORITY, NfChainPolicy::Accept);
+        needed.push((
+            "redirection, for nftables.redirect_dns (nft_chain_nat, nft_redir, nft_fib_inet)",
+            sample(Some(chain), to_this_host()),
+        ));
+    }
+    needed
+}
+
+/// What it can do without.
+fn wanted(settings: &Settings) -> Vec<(Feature, Nftables<'static>)> {
+    let mut wanted = vec![(Feature::Log, sample(None, log_some()))];
+    if settings.gateway() {
+        let mut objects = Vec::new();
+        mark_ports(&mut objects, PROBE);
+        wanted.push((Feature::Bridge, Nftables { objects: objects.into() }));
+    }
+    wanted
+}
+
+/// A table that is only ever checked.
+const PROBE: &str = "destguard_sample";
+
+fn sample(chain: Option<Chain<'static>>, expr: Vec<Statement<'static>>) -> Nftables<'static> {
+    let chain = Chain { table: PROBE.into(), ..chain.unwrap_or_else(|| bare_chain("probe")) };
+    let rule = Rule {
+        family: NfFamily::INet,
+        table: PROBE.into(),
+        chain: "probe".into(),
+        expr: expr.into(),
+        handle: None,
+        index: None,
+        comment: None,
+    };
+    let table = Table { family: NfFamily::INet, name: PROBE.into(), handle: None };
+    let list = [NfListObject::Table(table), NfListObject::Chain(chain), NfListObject::Rule(rule)];
+    Nftables { objects: list.into_iter().map(add).collect::<Vec<_>>().into() }
 }
 
 #[cfg(test)]

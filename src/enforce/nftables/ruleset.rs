@@ -10,7 +10,7 @@
 //!
 //! DNS elsewhere (53, 853) is denied before the lease sets are looked at: an address that was leased as a web server
 //! must not become a second resolver. It is denied before "established", so that flows to other resolvers from before the
-//! start end, too; only replies to what others began pass before, since a server's client may use port 53 for its own end.
+//! start end, too; only a server's replies pass before, since its client may use port 53 for its own end.
 //! "cut" comes before all of these, since that is what it is for.
 //!
 //! Table `bridge destguard` (gateway) marks what goes from port to port of a bridge, and takes the mark off again. Only with
@@ -21,44 +21,38 @@
 //! the kernel knows, unless it asks for a new connection (SYN). So connections from before are found. The kernel itself
 //! ends that time. Where the far end doesn't know the connection it resets it.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use ::nftables::expr::{
-    BinaryOperation, CT, Elem, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload,
-    PayloadField, Prefix, SetItem,
-};
+use ::nftables::expr::{BinaryOperation, Elem, Expression, MetaKey, NamedExpression, Range};
 use ::nftables::schema::{
-    Chain, Counter, Element, FlushObject, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType,
-    SetTypeValue, Table,
+    Chain, Counter, Element, FlushObject, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, Table,
 };
-use ::nftables::stmt::{
-    self, Accept, Drop, JumpTarget, Limit, Log, Mangle, Match, NAT, Operator, Reject, RejectType, Statement,
-};
-use ::nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
+use ::nftables::stmt::{Drop, Operator, Reject, RejectType, Statement};
+use ::nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use ipnet::IpNet;
 
 use super::needs::Feature;
 use super::{OwnTraffic, TABLE, Transport};
 use crate::config::schema::{NftablesMode, Scope};
 
+pub(super) mod words;
+
+#[allow(clippy::wildcard_imports)]
+use words::*;
+
 /// NFLOG group in which denied packets are seen.
 pub const LOG_GROUP: u32 = 4242;
 /// Ports of resolvers: in the clear, over TLS and over QUIC.
 pub const RESOLVER_PORTS: [u16; 2] = [53, 853];
+/// Ports below this are those of servers.
+pub const SERVER_PORTS: u32 = 1024;
 /// A table that is there only while the guard is armed for the first time.
 const TRACKING: &str = "destguard_arming";
 /// How long a gateway finds connections from before its first installation. Keep-alives of applications are more frequent.
 pub const ADOPT: Duration = Duration::from_secs(300);
 /// Most addresses whose flows are being cut at once.
 pub const CUT_CAPACITY: u32 = 16_384;
-/// On packets between ports of a bridge, while they pass the forward hook.
-const BRIDGED: u32 = 0x8000_0000;
-/// br_netfilter calls the forward hook at -1 of the bridge's own.
-const BEFORE_FORWARD: i32 = -10;
-const BEHIND_FORWARD: i32 = 10;
 /// Named counters.
 const COUNTERS: [&str; 4] = ["allowed", "established", "denied", "dns_bypass"];
 /// Every chain that any mode has.
@@ -68,7 +62,7 @@ const OUTPUT_PRIORITY: i32 = 10;
 /// Before the host's own filters, behind destination NAT.
 const FORWARD_PRIORITY: i32 = -10;
 /// Before the host's own destination NAT.
-const REDIRECT_PRIORITY: i32 = -110;
+pub(super) const REDIRECT_PRIORITY: i32 = -110;
 
 /// What the ruleset is made of.
 #[derive(Clone, Debug)]
@@ -496,16 +490,20 @@ impl Ruleset {
     /// packets are counted.
     fn flow_rules(&mut self, chain: &'static str, enforce: bool) {
         if enforce {
-            self.rule(
-                chain,
-                "replies",
-                vec![
-                    is(ct("direction"), word("reply")),
-                    within(ct("state"), &["established", "related"]),
-                    counted("established"),
-                    accept(),
-                ],
-            );
+            let mut replies = vec![
+                tcp_or_udp(),
+                is(ct("direction"), word("reply")),
+                within(ct("state"), &["established"]),
+                counted("established"),
+                accept(),
+            ];
+            if chain == "forward" {
+                // What was found in its middle may seem to have been begun by the far end. A resolver's client has no server's
+                // port. Of this host's own connections it is known who began them.
+                let servers = Range { range: [number(0), number(SERVER_PORTS - 1)] };
+                replies.insert(1, is(field("th", "sport"), Expression::Range(Box::new(servers))));
+            }
+            self.rule(chain, "replies", replies);
             self.dns_rule(chain);
         }
         self.rule(
@@ -554,248 +552,4 @@ impl Ruleset {
             comment: Some(comment.into()),
         });
     }
-}
-
-/// A few packets a second.
-fn log_some() -> Vec<Statement<'static>> {
-    let log = Log {
-        prefix: Some("destguard-deny ".into()),
-        group: Some(LOG_GROUP),
-        snaplen: Some(96),
-        queue_threshold: Some(1),
-        level: None,
-        flags: None,
-    };
-    let limit =
-        Limit { rate: 50, rate_unit: None, per: Some("second".into()), burst: Some(100), burst_unit: None, inv: None };
-    vec![Statement::Limit(limit), Statement::Log(Some(log))]
-}
-
-fn prohibit() -> Statement<'static> {
-    Statement::Reject(Some(Reject::new(Some(RejectType::ICMPX), Some(RejectCode::AdminProhibited))))
-}
-
-fn to_this_host() -> Vec<Statement<'static>> {
-    let kind_of_destination = Expression::Named(NamedExpression::Fib(Fib {
-        result: FibResult::Type,
-        flags: HashSet::from([FibFlag::Daddr]),
-    }));
-    let here = NAT { addr: None, family: None, port: Some(number(53)), flags: None };
-    vec![
-        tcp_or_udp(),
-        is(field("th", "dport"), number(53)),
-        compare(Operator::NEQ, kind_of_destination, word("local")),
-        Statement::Redirect(Some(here)),
-    ]
-}
-
-/// What the ruleset of some settings can't do without: its name, and a small ruleset that needs it.
-pub fn needed(settings: &Settings) -> Vec<(&'static str, Nftables<'static>)> {
-    let mut needed = vec![
-        ("nf_tables for IPv4 and IPv6 (nf_tables, CONFIG_NF_TABLES_INET)", sample(None, vec![accept()])),
-        (
-            "connection tracking (nf_conntrack, nft_ct)",
-            sample(None, vec![within(ct("state"), &["established"]), accept()]),
-        ),
-    ];
-    if settings.enforce {
-        needed.push(("refusal of packets (nft_reject_inet)", sample(None, vec![prohibit()])));
-    }
-    if settings.gateway() && settings.redirect_dns {
-        let chain = base("probe", NfChainType::NAT, NfHook::Prerouting, REDIRECT_PRIORITY, NfChainPolicy::Accept);
-        needed.push((
-            "redirection, for nftables.redirect_dns (nft_chain_nat, nft_redir, nft_fib_inet)",
-            sample(Some(chain), to_this_host()),
-        ));
-    }
-    needed
-}
-
-/// What it can do without.
-pub fn wanted(settings: &Settings) -> Vec<(Feature, Nftables<'static>)> {
-    let mut wanted = vec![(Feature::Log, sample(None, log_some()))];
-    if settings.gateway() {
-        let mut objects = Vec::new();
-        mark_ports(&mut objects, PROBE);
-        wanted.push((Feature::Bridge, Nftables { objects: objects.into() }));
-    }
-    wanted
-}
-
-/// A table that is only ever checked.
-const PROBE: &str = "destguard_sample";
-
-fn sample(chain: Option<Chain<'static>>, expr: Vec<Statement<'static>>) -> Nftables<'static> {
-    let chain = Chain { table: PROBE.into(), ..chain.unwrap_or_else(|| bare_chain("probe")) };
-    let rule = Rule {
-        family: NfFamily::INet,
-        table: PROBE.into(),
-        chain: "probe".into(),
-        expr: expr.into(),
-        handle: None,
-        index: None,
-        comment: None,
-    };
-    let table = Table { family: NfFamily::INet, name: PROBE.into(), handle: None };
-    let list = [NfListObject::Table(table), NfListObject::Chain(chain), NfListObject::Rule(rule)];
-    Nftables { objects: list.into_iter().map(add).collect::<Vec<_>>().into() }
-}
-
-/// Has the packets between ports of each bridge bear [`BRIDGED`] at the forward hook.
-fn mark_ports(objects: &mut Vec<NfObject<'static>>, table: &'static str) {
-    objects.push(add(bridge_table(table)));
-    let mark = || meta(MetaKey::Mark);
-    let with = BinaryOperation::OR(vec![mark(), number(BRIDGED)]);
-    let without = BinaryOperation::AND(mark(), number(!BRIDGED));
-    for (name, priority, value) in [("bridged", BEFORE_FORWARD, with), ("passed", BEHIND_FORWARD, without)] {
-        let chain = Chain {
-            family: NfFamily::Bridge,
-            table: table.into(),
-            ..base(name, NfChainType::Filter, NfHook::Forward, priority, NfChainPolicy::Accept)
-        };
-        let flushed = Chain { family: NfFamily::Bridge, table: table.into(), ..bare_chain(name) };
-        objects.push(add(NfListObject::Chain(chain)));
-        objects.push(NfObject::CmdObject(NfCmd::Flush(FlushObject::Chain(flushed))));
-        let set = Mangle { key: mark(), value: Expression::BinaryOperation(Box::new(value)) };
-        objects.push(add(NfListObject::Rule(Rule {
-            family: NfFamily::Bridge,
-            table: table.into(),
-            chain: name.into(),
-            expr: vec![Statement::Mangle(set)].into(),
-            handle: None,
-            index: None,
-            comment: Some(name.into()),
-        })));
-    }
-}
-
-fn bridge_table(name: &'static str) -> NfListObject<'static> {
-    NfListObject::Table(Table { family: NfFamily::Bridge, name: name.into(), handle: None })
-}
-
-fn add(object: NfListObject<'static>) -> NfObject<'static> {
-    NfObject::CmdObject(NfCmd::Add(object))
-}
-
-fn table() -> NfListObject<'static> {
-    NfListObject::Table(Table { family: NfFamily::INet, name: TABLE.into(), handle: None })
-}
-
-fn bare_chain(name: &'static str) -> Chain<'static> {
-    Chain { family: NfFamily::INet, table: TABLE.into(), name: name.into(), ..Chain::default() }
-}
-
-fn base(name: &'static str, kind: NfChainType, hook: NfHook, priority: i32, policy: NfChainPolicy) -> Chain<'static> {
-    Chain { _type: Some(kind), hook: Some(hook), prio: Some(priority), policy: Some(policy), ..bare_chain(name) }
-}
-
-fn policy(enforce: bool) -> NfChainPolicy {
-    if enforce { NfChainPolicy::Drop } else { NfChainPolicy::Accept }
-}
-
-fn plain(name: &'static str, types: &[SetType]) -> Set<'static> {
-    let set_type = match types {
-        [one] => SetTypeValue::Single(*one),
-        several => SetTypeValue::Concatenated(Cow::Owned(several.to_vec())),
-    };
-    Set { family: NfFamily::INet, table: TABLE.into(), name: name.into(), set_type, ..Set::default() }
-}
-
-fn timed(name: &'static str, types: &[SetType], size: u32) -> Set<'static> {
-    Set { flags: Some(HashSet::from([SetFlag::Timeout])), size: Some(size), ..plain(name, types) }
-}
-
-fn prefix(net: IpNet) -> Expression<'static> {
-    let address = Expression::String(net.network().to_string().into());
-    if net.prefix_len() == net.max_prefix_len() {
-        return address;
-    }
-    Expression::Named(NamedExpression::Prefix(Prefix { addr: Box::new(address), len: u32::from(net.prefix_len()) }))
-}
-
-fn listener_element((transport, port): (Transport, u16)) -> Expression<'static> {
-    Expression::Named(NamedExpression::Concat(vec![word(transport_name(transport)), number(u32::from(port))]))
-}
-
-fn transport_name(transport: Transport) -> &'static str {
-    match transport {
-        Transport::Tcp => "tcp",
-        Transport::Udp => "udp",
-    }
-}
-
-fn own_element(own: OwnTraffic) -> Expression<'static> {
-    let address = match own.address {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => address.to_string(),
-    };
-    Expression::Named(NamedExpression::Concat(vec![
-        Expression::String(address.into()),
-        word(transport_name(own.transport)),
-        Expression::Number(u32::from(own.port)),
-    ]))
-}
-
-fn word(text: &'static str) -> Expression<'static> {
-    Expression::String(text.into())
-}
-
-fn number(value: u32) -> Expression<'static> {
-    Expression::Number(value)
-}
-
-fn set_of(items: impl Iterator<Item = Expression<'static>>) -> Expression<'static> {
-    Expression::Named(NamedExpression::Set(items.map(SetItem::Element).collect()))
-}
-
-fn meta(key: MetaKey) -> Expression<'static> {
-    Expression::Named(NamedExpression::Meta(Meta { key }))
-}
-
-fn ct(key: &'static str) -> Expression<'static> {
-    Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir: None }))
-}
-
-fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
-    Expression::Named(NamedExpression::Payload(Payload::PayloadField(PayloadField {
-        protocol: protocol.into(),
-        field: field.into(),
-    })))
-}
-
-fn compare(op: Operator, left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
-    Statement::Match(Match { left, right, op })
-}
-
-fn is(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
-    compare(Operator::EQ, left, right)
-}
-
-/// Any of these flags.
-fn within(left: Expression<'static>, flags: &[&'static str]) -> Statement<'static> {
-    compare(Operator::IN, left, Expression::List(flags.iter().map(|flag| word(flag)).collect()))
-}
-
-fn is_ipv4() -> Statement<'static> {
-    is(meta(MetaKey::Nfproto), word("ipv4"))
-}
-
-fn is_ipv6() -> Statement<'static> {
-    is(meta(MetaKey::Nfproto), word("ipv6"))
-}
-
-fn tcp_or_udp() -> Statement<'static> {
-    is(meta(MetaKey::L4proto), set_of(["tcp", "udp"].into_iter().map(word)))
-}
-
-fn counted(name: &'static str) -> Statement<'static> {
-    Statement::Counter(stmt::Counter::Named(name.into()))
-}
-
-fn accept() -> Statement<'static> {
-    Statement::Accept(None::<Accept>)
-}
-
-fn jump(chain: &'static str) -> Statement<'static> {
-    Statement::Jump(JumpTarget { target: chain.into() })
 }

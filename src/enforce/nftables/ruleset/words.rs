@@ -1,0 +1,229 @@
+//! The parts that rules are made of.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use ::nftables::expr::{
+    BinaryOperation, CT, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadField,
+    Prefix, SetItem,
+};
+use ::nftables::schema::{
+    Chain, FlushObject, NfCmd, NfListObject, NfObject, Rule, Set, SetFlag, SetType, SetTypeValue, Table,
+};
+use ::nftables::stmt::{
+    self, Accept, JumpTarget, Limit, Log, Mangle, Match, NAT, Operator, Reject, RejectType, Statement,
+};
+use ::nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
+use ipnet::IpNet;
+
+use super::super::{OwnTraffic, TABLE, Transport};
+use super::LOG_GROUP;
+
+/// On packets between ports of a bridge, while they pass the forward hook.
+pub(in crate::enforce::nftables) const BRIDGED: u32 = 0x8000_0000;
+/// br_netfilter calls the forward hook at -1 of the bridge's own.
+const BEFORE_FORWARD: i32 = -10;
+const BEHIND_FORWARD: i32 = 10;
+
+/// A few packets a second.
+pub(in crate::enforce::nftables) fn log_some() -> Vec<Statement<'static>> {
+    let log = Log {
+        prefix: Some("destguard-deny ".into()),
+        group: Some(LOG_GROUP),
+        snaplen: Some(96),
+        queue_threshold: Some(1),
+        level: None,
+        flags: None,
+    };
+    let limit =
+        Limit { rate: 50, rate_unit: None, per: Some("second".into()), burst: Some(100), burst_unit: None, inv: None };
+    vec![Statement::Limit(limit), Statement::Log(Some(log))]
+}
+
+pub(in crate::enforce::nftables) fn prohibit() -> Statement<'static> {
+    Statement::Reject(Some(Reject::new(Some(RejectType::ICMPX), Some(RejectCode::AdminProhibited))))
+}
+
+pub(in crate::enforce::nftables) fn to_this_host() -> Vec<Statement<'static>> {
+    let kind_of_destination = Expression::Named(NamedExpression::Fib(Fib {
+        result: FibResult::Type,
+        flags: HashSet::from([FibFlag::Daddr]),
+    }));
+    let here = NAT { addr: None, family: None, port: Some(number(53)), flags: None };
+    vec![
+        tcp_or_udp(),
+        is(field("th", "dport"), number(53)),
+        compare(Operator::NEQ, kind_of_destination, word("local")),
+        Statement::Redirect(Some(here)),
+    ]
+}
+
+/// Has the packets between ports of each bridge bear [`BRIDGED`] at the forward hook.
+pub(in crate::enforce::nftables) fn mark_ports(objects: &mut Vec<NfObject<'static>>, table: &'static str) {
+    objects.push(add(bridge_table(table)));
+    let mark = || meta(MetaKey::Mark);
+    let with = BinaryOperation::OR(vec![mark(), number(BRIDGED)]);
+    let without = BinaryOperation::AND(mark(), number(!BRIDGED));
+    for (name, priority, value) in [("bridged", BEFORE_FORWARD, with), ("passed", BEHIND_FORWARD, without)] {
+        let chain = Chain {
+            family: NfFamily::Bridge,
+            table: table.into(),
+            ..base(name, NfChainType::Filter, NfHook::Forward, priority, NfChainPolicy::Accept)
+        };
+        let flushed = Chain { family: NfFamily::Bridge, table: table.into(), ..bare_chain(name) };
+        objects.push(add(NfListObject::Chain(chain)));
+        objects.push(NfObject::CmdObject(NfCmd::Flush(FlushObject::Chain(flushed))));
+        let set = Mangle { key: mark(), value: Expression::BinaryOperation(Box::new(value)) };
+        objects.push(add(NfListObject::Rule(Rule {
+            family: NfFamily::Bridge,
+            table: table.into(),
+            chain: name.into(),
+            expr: vec![Statement::Mangle(set)].into(),
+            handle: None,
+            index: None,
+            comment: Some(name.into()),
+        })));
+    }
+}
+
+pub(in crate::enforce::nftables) fn bridge_table(name: &'static str) -> NfListObject<'static> {
+    NfListObject::Table(Table { family: NfFamily::Bridge, name: name.into(), handle: None })
+}
+
+pub(in crate::enforce::nftables) fn add(object: NfListObject<'static>) -> NfObject<'static> {
+    NfObject::CmdObject(NfCmd::Add(object))
+}
+
+pub(in crate::enforce::nftables) fn table() -> NfListObject<'static> {
+    NfListObject::Table(Table { family: NfFamily::INet, name: TABLE.into(), handle: None })
+}
+
+pub(in crate::enforce::nftables) fn bare_chain(name: &'static str) -> Chain<'static> {
+    Chain { family: NfFamily::INet, table: TABLE.into(), name: name.into(), ..Chain::default() }
+}
+
+pub(in crate::enforce::nftables) fn base(
+    name: &'static str,
+    kind: NfChainType,
+    hook: NfHook,
+    priority: i32,
+    policy: NfChainPolicy,
+) -> Chain<'static> {
+    Chain { _type: Some(kind), hook: Some(hook), prio: Some(priority), policy: Some(policy), ..bare_chain(name) }
+}
+
+pub(in crate::enforce::nftables) fn policy(enforce: bool) -> NfChainPolicy {
+    if enforce { NfChainPolicy::Drop } else { NfChainPolicy::Accept }
+}
+
+pub(in crate::enforce::nftables) fn plain(name: &'static str, types: &[SetType]) -> Set<'static> {
+    let set_type = match types {
+        [one] => SetTypeValue::Single(*one),
+        several => SetTypeValue::Concatenated(Cow::Owned(several.to_vec())),
+    };
+    Set { family: NfFamily::INet, table: TABLE.into(), name: name.into(), set_type, ..Set::default() }
+}
+
+pub(in crate::enforce::nftables) fn timed(name: &'static str, types: &[SetType], size: u32) -> Set<'static> {
+    Set { flags: Some(HashSet::from([SetFlag::Timeout])), size: Some(size), ..plain(name, types) }
+}
+
+pub(in crate::enforce::nftables) fn prefix(net: IpNet) -> Expression<'static> {
+    let address = Expression::String(net.network().to_string().into());
+    if net.prefix_len() == net.max_prefix_len() {
+        return address;
+    }
+    Expression::Named(NamedExpression::Prefix(Prefix { addr: Box::new(address), len: u32::from(net.prefix_len()) }))
+}
+
+pub(in crate::enforce::nftables) fn listener_element((transport, port): (Transport, u16)) -> Expression<'static> {
+    Expression::Named(NamedExpression::Concat(vec![word(transport_name(transport)), number(u32::from(port))]))
+}
+
+pub(in crate::enforce::nftables) fn transport_name(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => "tcp",
+        Transport::Udp => "udp",
+    }
+}
+
+pub(in crate::enforce::nftables) fn own_element(own: OwnTraffic) -> Expression<'static> {
+    let address = match own.address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => address.to_string(),
+    };
+    Expression::Named(NamedExpression::Concat(vec![
+        Expression::String(address.into()),
+        word(transport_name(own.transport)),
+        Expression::Number(u32::from(own.port)),
+    ]))
+}
+
+pub(in crate::enforce::nftables) fn word(text: &'static str) -> Expression<'static> {
+    Expression::String(text.into())
+}
+
+pub(in crate::enforce::nftables) fn number(value: u32) -> Expression<'static> {
+    Expression::Number(value)
+}
+
+pub(in crate::enforce::nftables) fn set_of(items: impl Iterator<Item = Expression<'static>>) -> Expression<'static> {
+    Expression::Named(NamedExpression::Set(items.map(SetItem::Element).collect()))
+}
+
+pub(in crate::enforce::nftables) fn meta(key: MetaKey) -> Expression<'static> {
+    Expression::Named(NamedExpression::Meta(Meta { key }))
+}
+
+pub(in crate::enforce::nftables) fn ct(key: &'static str) -> Expression<'static> {
+    Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir: None }))
+}
+
+pub(in crate::enforce::nftables) fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
+    Expression::Named(NamedExpression::Payload(Payload::PayloadField(PayloadField {
+        protocol: protocol.into(),
+        field: field.into(),
+    })))
+}
+
+pub(in crate::enforce::nftables) fn compare(
+    op: Operator,
+    left: Expression<'static>,
+    right: Expression<'static>,
+) -> Statement<'static> {
+    Statement::Match(Match { left, right, op })
+}
+
+pub(in crate::enforce::nftables) fn is(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
+    compare(Operator::EQ, left, right)
+}
+
+/// Any of these flags.
+pub(in crate::enforce::nftables) fn within(left: Expression<'static>, flags: &[&'static str]) -> Statement<'static> {
+    compare(Operator::IN, left, Expression::List(flags.iter().map(|flag| word(flag)).collect()))
+}
+
+pub(in crate::enforce::nftables) fn is_ipv4() -> Statement<'static> {
+    is(meta(MetaKey::Nfproto), word("ipv4"))
+}
+
+pub(in crate::enforce::nftables) fn is_ipv6() -> Statement<'static> {
+    is(meta(MetaKey::Nfproto), word("ipv6"))
+}
+
+pub(in crate::enforce::nftables) fn tcp_or_udp() -> Statement<'static> {
+    is(meta(MetaKey::L4proto), set_of(["tcp", "udp"].into_iter().map(word)))
+}
+
+pub(in crate::enforce::nftables) fn counted(name: &'static str) -> Statement<'static> {
+    Statement::Counter(stmt::Counter::Named(name.into()))
+}
+
+pub(in crate::enforce::nftables) fn accept() -> Statement<'static> {
+    Statement::Accept(None::<Accept>)
+}
+
+pub(in crate::enforce::nftables) fn jump(chain: &'static str) -> Statement<'static> {
+    Statement::Jump(JumpTarget { target: chain.into() })
+}
