@@ -217,7 +217,7 @@ fn dispatch(cli: Cli) -> Exit {
         Command::Denied { follow, json: Json { json } } => daemon.denied(follow, json),
         Command::Revoke { of, json: Json { json } } => daemon.revoke(&of, json),
         Command::Reload(Json { json }) => daemon.reload(json),
-        Command::Disarm(Json { json }) => daemon.disarm(json),
+        Command::Disarm(Json { json }) => ask::Daemon::disarm(json),
         Command::Stop { withdraw, json: Json { json } } => daemon.stop(withdraw, json),
         Command::RouterConfig { kind, peer } => configuration::router(&config, kind, peer.as_deref()),
     }

@@ -10,6 +10,7 @@ pub mod api;
 pub mod client;
 pub mod denied;
 pub mod listen;
+pub mod namespace;
 mod page;
 pub mod sources;
 pub mod status;
@@ -17,4 +18,5 @@ pub mod types;
 
 pub use denied::{DeniedKind, DeniedLog};
 pub use listen::{ControlSocket, serve_tcp};
+pub use namespace::NamespaceName;
 pub use sources::{CoreView, Sources};

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::schema::{self, NftablesMode};
 use crate::config::{self, Config, Places};
-use crate::control::{self, ControlSocket, DeniedLog};
+use crate::control::{self, ControlSocket, DeniedLog, NamespaceName};
 use crate::core::event::{EnforcerId, EnforcerSpec, Event};
 use crate::core::groups::Groups;
 use crate::core::guard::{Guard, Settings};
@@ -177,6 +177,10 @@ fn own_listeners(
 }
 
 async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result<(), RunError> {
+    let name = match config.nftables.mode {
+        NftablesMode::Off => None,
+        _ => NamespaceName::take().await.map_err(RunError::failed)?,
+    };
     let clock = Clock::start();
     // Only routes linger: without peers an ended lease is over, in memory and on disk.
     let linger = if config.bgp.peer.is_empty() { Duration::ZERO } else { config.bgp.linger.0 };
@@ -281,6 +285,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         stop: Arc::default(),
     });
     let mut served = vec![tokio::spawn(control.serve(shared.clone()))];
+    served.extend(name.map(|name| tokio::spawn(name.serve(shared.clone()))));
     served.extend(http.into_iter().map(|listener| tokio::spawn(control::serve_tcp(listener, shared.clone()))));
     served.push(tokio::spawn(core_metrics));
     served.extend(packets.map(tokio::spawn));

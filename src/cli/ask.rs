@@ -7,9 +7,11 @@ use serde::de::DeserializeOwned;
 
 use super::{Exit, complain, complain_plainly, say, show, table};
 use crate::control::client::{self, ClientError, escape};
+use crate::control::namespace::{self, Holder};
 use crate::control::types::{
     DeniedPage, Disarmed, Explained, Leases, Peers, Reloaded, Revoked, Status, Stopping, Versioned,
 };
+use crate::enforce::nftables;
 
 /// How long `denied --follow` lets the daemon wait for news, in seconds.
 const NEWS: u32 = 15;
@@ -66,11 +68,7 @@ fn finish(text: Result<String, Failure>) -> Exit {
 
 impl Daemon {
     fn ask(&self, method: Method, path: &str) -> Result<String, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::Here(format!("no runtime: {error}")))?;
-        Ok(runtime.block_on(client::ask(&self.socket, method, path))?)
+        Ok(runtime()?.block_on(client::ask(&self.socket, method, path))?)
     }
 
     /// Asks, and shows the answer to people or as it came to scripts.
@@ -217,26 +215,56 @@ impl Daemon {
         self.show(Method::POST, &path, json, |stopping: &Stopping| stopping.message.clone())
     }
 
-    /// `disarm`: through the daemon when it runs, since it would put the table back; else directly.
+    /// `disarm`: through the guard of this network namespace, since it would put the table back, wherever its control socket is;
+    /// else directly.
     #[must_use]
-    pub fn disarm(&self, json: bool) -> Exit {
-        match self.ask(Method::POST, "/api/v1/disarm") {
-            Ok(text) => {
-                finish(decode::<Disarmed>(&text).and_then(|body| if json { encode(body) } else { Ok(body.message) }))
-            }
-            Err(Failure::Client(ClientError::Unreachable { source, .. }))
-                if matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) =>
-            {
-                match crate::enforce::nftables::disarm() {
-                    Ok(()) => {
-                        let message =
-                            "no daemon runs; the nftables table is removed, everything is reachable".to_owned();
-                        finish(if json { encode(Disarmed { message }) } else { Ok(message) })
-                    }
-                    Err(error) => complain(&error, Exit::Failed),
-                }
-            }
-            Err(failure) => failure.exit(),
-        }
+    pub fn disarm(json: bool) -> Exit {
+        finish(disarm().and_then(|message| if json { encode(Disarmed { message }) } else { Ok(message) }))
     }
+}
+
+fn disarm() -> Result<String, Failure> {
+    let guard = Daemon { socket: PathBuf::from(namespace::NAME) };
+    let here = |error: &dyn std::fmt::Display| Failure::Here(error.to_string());
+    let holder = runtime()?.block_on(namespace::holder()).map_err(|error| here(&error))?;
+    let stranger = match holder {
+        Holder::Guard(pid) => {
+            let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+            return match guard.ask(Method::POST, "/api/v1/disarm") {
+                Ok(text) => {
+                    Ok(format!("the guard of this network namespace{process}: {}", decode::<Disarmed>(&text)?.message))
+                }
+                // It turns strangers away without a word.
+                Err(Failure::Client(ClientError::Broken(_))) => {
+                    Err(Failure::Here(format!("the guard of this network namespace{process} did not answer: use sudo")))
+                }
+                Err(failure) => Err(failure),
+            };
+        }
+        Holder::Stranger { pid, uid } => {
+            let process = pid.map_or_else(|| "a process".to_owned(), |pid| format!("process {pid}"));
+            format!(
+                " ({process} of user {uid} pretends to be one; if a guard runs all the same, it puts the table back: stop it)"
+            )
+        }
+        Holder::Nobody => String::new(),
+    };
+    let there = nftables::has_table().map_err(|error| here(&error))?;
+    nftables::disarm().map_err(|error| here(&error))?;
+    Ok(if there {
+        format!(
+            "no guard runs in this network namespace{stranger}; its table inet destguard was removed: everything is reachable"
+        )
+    } else {
+        format!(
+            "no guard runs in this network namespace{stranger}, and there is no table inet destguard: nothing was changed"
+        )
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Here(format!("no runtime: {error}")))
 }

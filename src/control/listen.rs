@@ -82,7 +82,7 @@ impl ControlSocket {
     pub async fn serve(self, sources: Arc<dyn Sources>) {
         let Self { listener, file } = self;
         let (uid, gid) = (file.uid, file.gid);
-        let guarded = Places::new(Guarded { listener, uid, gid });
+        let guarded = Places::new(Guarded { listener, uid, gid: Some(gid) });
         serve(guarded, api::control(sources)).await;
         drop(file);
     }
@@ -106,6 +106,12 @@ fn remove_stale(path: &Path) -> io::Result<()> {
             Err(io::Error::new(io::ErrorKind::AddrInUse, format!("a daemon listens on {} already", path.display())))
         }
     }
+}
+
+/// Serves everything to root and this user until the task is dropped.
+pub(super) async fn serve_privately(listener: UnixListener, uid: u32, sources: Arc<dyn Sources>) {
+    let guarded = Guarded { listener, uid, gid: None };
+    serve(Places::new(guarded), api::control(sources)).await;
 }
 
 /// Serves the read-only part over TCP until the task is dropped.
@@ -143,7 +149,8 @@ impl Accept for Tcp {
 struct Guarded {
     listener: UnixListener,
     uid: u32,
-    gid: u32,
+    /// Whose members are no strangers either.
+    gid: Option<u32>,
 }
 
 impl Accept for Guarded {
@@ -161,8 +168,9 @@ impl Accept for Guarded {
 }
 
 /// Root, the daemon's own user, and members of the socket's group.
-fn may_control(peer: &UCred, uid: u32, gid: u32) -> bool {
-    peer.uid() == 0 || peer.uid() == uid || peer.gid() == gid || peer.pid().is_some_and(|pid| in_group(pid, gid))
+fn may_control(peer: &UCred, uid: u32, gid: Option<u32>) -> bool {
+    let member = |gid| peer.gid() == gid || peer.pid().is_some_and(|pid| in_group(pid, gid));
+    peer.uid() == 0 || peer.uid() == uid || gid.is_some_and(member)
 }
 
 /// Whether a process has `gid` among its supplementary groups. The file's mode has let it in already; this is the second lock.

@@ -272,10 +272,18 @@ pub fn disarm() -> Result<(), NftError> {
     Kernel::open()?.delete_table()
 }
 
+/// Whether the table is in the kernel. Blocks for microseconds.
+///
+/// # Errors
+/// [`NftError::Permission`] and the like.
+pub fn has_table() -> Result<bool, NftError> {
+    Kernel::open()?.has_table()
+}
+
 /// Whether the table is in the kernel, as far as this process may know: it needs CAP_NET_ADMIN. For who runs no driver. Blocks for microseconds.
 #[must_use]
 pub fn is_left_behind() -> bool {
-    match Kernel::open().and_then(|mut kernel| kernel.has_table()) {
+    match has_table() {
         Ok(there) => there,
         Err(error) => {
             tracing::debug!(%error, "whether there is a table of an earlier run can't be known");

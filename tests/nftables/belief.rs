@@ -1,9 +1,11 @@
 //! Belief compared with the kernel: what no notification told is found, said, and made good.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{PATIENCE, Running, alone, config, enforcer, eventually, held, ip, left, local, near, run};
+use super::traffic::{Met, connect};
+use super::{PATIENCE, Running, alone, config, enforcer, eventually, held, host_and_peer, ip, left, local, near, run};
 use destguard::config::schema::{Nftables, NftablesMode, Scope};
 use destguard::core::event::{Change, Event, Generation};
 use destguard::enforce::Command;
@@ -296,5 +298,60 @@ fn cost_of_comparing_a_large_network() {
             kernel.commit("restoring", transaction).expect("restored");
             println!("{act}: put back in {:?}", begin.elapsed());
         }
+    });
+}
+
+/// Prints for how long packets got out when the ruleset was flushed; asserted is that none does once it was told.
+#[test]
+fn how_long_a_flush_leaves_the_host_open() {
+    alone(|| {
+        let peer = host_and_peer();
+        let mut running = Running::start(&local(), &LEASES);
+        let receiver = peer.within(|| std::net::UdpSocket::bind("10.9.1.3:9999").expect("a port"));
+        receiver.set_read_timeout(Some(Duration::from_millis(20))).expect("a time-out");
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (stop, receiver) = (&stop, &receiver);
+            let arrived = scope.spawn(move || {
+                let mut arrived = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    if receiver.recv(&mut [0; 8]).is_ok() {
+                        arrived.push(Instant::now());
+                    }
+                }
+                arrived
+            });
+            scope.spawn(move || {
+                let sender = std::net::UdpSocket::bind("10.9.1.1:0").expect("a port");
+                while !stop.load(Ordering::Relaxed) {
+                    // Refused all the time but for moments.
+                    drop(sender.send_to(b"out", "10.9.1.3:9999"));
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+            });
+            for number in 0..8 {
+                if number % 3 != 0 {
+                    // The second and third in a row follow at once.
+                    std::thread::sleep(Duration::from_millis(300));
+                }
+                run("nft flush ruleset");
+                assert!(matches!(running.next(), Event::Lost { .. }));
+                assert_eq!(connect("10.9.1.4", 80), Met::Refused, "closed before it was told");
+                running.expect("a wish for the full state", |event| matches!(event, Event::WantSync { .. }));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            stop.store(true, Ordering::Relaxed);
+            let arrived = arrived.join().expect("the receiver");
+            let mut windows: Vec<(Instant, Instant)> = Vec::new();
+            for at in arrived {
+                match windows.last_mut() {
+                    Some((_, last)) if at.duration_since(*last) < Duration::from_millis(30) => *last = at,
+                    _ => windows.push((at, at)),
+                }
+            }
+            let spans: Vec<Duration> = windows.iter().map(|(first, last)| last.duration_since(*first)).collect();
+            println!("8 flushes; open for {spans:?}");
+        });
+        running.stop();
     });
 }

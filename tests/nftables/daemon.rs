@@ -1,6 +1,7 @@
 //! The whole daemon in a namespace of its own.
 
 use std::io::Write;
+use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -107,5 +108,84 @@ fn who_is_connected_does_not_keep_the_daemon_from_stopping_as_it_is_configured()
         assert!(!said.contains("did not stop") && said.contains("destguard has stopped"), "{said}");
         assert!(!nftables::is_left_behind(), "{said}");
         drop(waiting);
+    });
+}
+
+#[test]
+fn a_second_guard_of_one_network_namespace_is_refused_whatever_its_state_directory() {
+    alone(|| {
+        const LOCAL: &str = "[nftables]\nmode = \"local\"\n";
+        let first = Daemon::start(LOCAL);
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("destguard.toml");
+        let state = directory.path().join("state");
+        std::fs::write(&file, format!("{DNS}{LOCAL}[state]\ndir = \"{}\"\n", state.display())).expect("written");
+        let second = Command::new(DESTGUARD)
+            .arg("--socket")
+            .arg(socket(directory.path()))
+            .args(["run", "--config"])
+            .arg(&file)
+            .output()
+            .expect("it ends");
+        let said = String::from_utf8_lossy(&second.stderr).into_owned();
+        let process = first.child.as_ref().expect("it runs").id();
+        assert!(!second.status.success(), "{said}");
+        assert!(said.contains(&format!("(process {process}) guards this network namespace")), "{said}");
+        assert!(first.ask(&["status"]).status.success(), "the first goes on");
+        assert!(nftables::is_left_behind());
+        // Another namespace is another's.
+        alone(|| drop(Daemon::start(LOCAL)));
+        // One that does nothing with nftables has nothing to quarrel about.
+        drop(Daemon::start(PEER));
+        first.stop();
+        // Nobody has to wait for the name after a daemon was killed.
+        drop(Daemon::start(LOCAL));
+        drop(Daemon::start(LOCAL));
+    });
+}
+
+#[test]
+fn disarm_finds_the_guard_by_its_network_namespace_and_says_what_it_did() {
+    alone(|| {
+        let disarm = || {
+            let output =
+                Command::new(DESTGUARD).args(["--socket", "/nowhere/else", "disarm"]).output().expect("destguard");
+            let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{said}");
+            said
+        };
+        assert!(disarm().contains("nothing was changed"));
+        enforcer(&config(NftablesMode::Local)).install().expect("installed");
+        let said = disarm();
+        assert!(
+            said.contains("no guard runs in this network namespace; its table inet destguard was removed"),
+            "{said}"
+        );
+        assert!(!nftables::is_left_behind());
+
+        let daemon = Daemon::start("[nftables]\nmode = \"local\"\n");
+        assert!(nftables::is_left_behind());
+        let process = daemon.child.as_ref().expect("it runs").id();
+        let said = disarm();
+        assert!(
+            said.contains(&format!("(process {process})")) && said.contains("until the daemon starts again"),
+            "{said}"
+        );
+        assert!(!nftables::is_left_behind());
+        assert!(daemon.ask(&["status"]).status.success());
+        assert!(!nftables::is_left_behind(), "it stays so");
+    });
+}
+
+#[test]
+fn a_stranger_who_takes_the_name_first_keeps_no_guard_from_starting() {
+    alone(|| {
+        let name = std::os::unix::net::SocketAddr::from_abstract_name("destguard/nftables").expect("a name");
+        let stranger = super::without_privileges(|| std::os::unix::net::UnixListener::bind_addr(&name).expect("taken"));
+        let daemon = Daemon::start("[nftables]\nmode = \"local\"\n");
+        assert!(nftables::is_left_behind());
+        let said = daemon.stop();
+        assert!(said.contains("a stranger holds the name"), "{said}");
+        drop(stranger);
     });
 }
