@@ -14,7 +14,6 @@
 //! Stop: no more questions are taken; then the enforcers do what the configuration says about stopping.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,6 +41,7 @@ pub mod packets;
 pub mod reload;
 pub mod rules;
 pub mod sources;
+pub mod switch;
 
 use lists::{ListState, Lists};
 use sources::Shared;
@@ -214,16 +214,19 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     let (reports, inbox) = mpsc::channel(core_task::REPORTS);
     let settings = Settings { lease: config.lease.clone(), gate: config.gate.clone(), linger };
     let groups = Groups::new(&config).map_err(RunError::Failed)?;
-    let mut guard = Guard::new(settings, enforcers.specs.clone()).with_groups(Arc::new(groups));
+    let mut guard =
+        Guard::new(settings, enforcers.specs.clone()).with_groups(Arc::new(groups)).announcing(config.bgp_enforces());
     if config.per_client() {
         guard = guard.for_single_clients();
     }
     let pairs = journal.take_pairs();
     let mut tasks = Vec::new();
+    let mut switches = switch::Switches::new(&config);
     let mut drivers = Drivers { timed: Vec::new(), routes: None, journal: Some(Box::new(journal)) };
     let mut kernel = None;
     if let Some(nft) = enforcers.nftables {
         let (sender, commands) = mpsc::channel(enforce::COMMANDS);
+        switches.nftables = Some(sender.downgrade());
         kernel = Some(nft.run(commands, reports.clone()));
         drivers.timed.push((EnforcerId(0), sender));
     }
@@ -232,6 +235,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         let running = bgp.start().await.map_err(RunError::failed)?;
         peers = Some(running.status());
         let (sender, commands) = mpsc::channel(enforce::COMMANDS);
+        switches.bgp = Some(sender.downgrade());
         tasks.push(tokio::spawn(running.run(commands, reports.clone())));
         drivers.routes = Some(sender);
     }
@@ -265,8 +269,8 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     let denied = DeniedLog::default();
     let resolver = dns::start(&config, sockets, rules.clone(), core.clone(), clock, denied.clone(), &mut registry)
         .map_err(RunError::failed)?;
-    let nftables_enforces = Arc::new(AtomicBool::new(config.nftables_enforces()));
-    let packets = packets.map(|metrics| packets::follow(denied.clone(), metrics, nftables_enforces.clone()));
+    let blocks = switches.nftables_blocks.clone();
+    let packets = packets.map(|metrics| packets::follow(denied.clone(), metrics, blocks));
     let shared = Arc::new(Shared {
         core: core.clone(),
         config: Mutex::new((config.clone(), places)),
@@ -281,6 +285,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         nftables: disarmer,
         left_out,
         journal: health,
+        switches,
         registry: Mutex::new(registry),
         stop: Arc::default(),
     });

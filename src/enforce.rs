@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::core::event::{Change, Event, Generation};
 use crate::core::groups::Groups;
@@ -43,6 +43,13 @@ pub enum Command {
     CutFlows(IpAddr),
     /// Answers wait for these addresses: an enforcer that confirms addresses one by one takes these first.
     Hurry(Vec<IpAddr>),
+    /// Whether it blocks from now on, or only says what it would block. What it holds stays. `done` hears when that is in force, or why it is as before.
+    Enforce {
+        /// It blocks.
+        enforce: bool,
+        /// Who waits.
+        done: oneshot::Sender<Result<(), String>>,
+    },
     /// What groups mean from now on; only for routes.
     Groups(Arc<Groups>),
     /// All that was restored from an earlier run has been told. What was taken over from that run and isn't among it may go.

@@ -111,6 +111,7 @@ impl CoreView for FakeCore {
             ..Counts::default()
         };
         let enforcer = EnforcerView {
+            would_announce: None,
             name: "nftables".to_owned(),
             required: true,
             state: *self.state.lock().unwrap(),
@@ -159,6 +160,7 @@ impl Sources for Fake {
 
     fn peers(&self) -> Vec<Peer> {
         vec![Peer {
+            would_advertise: None,
             name: "edge1".to_owned(),
             address: "192.0.2.254".parse().unwrap(),
             asn: 64_512,

@@ -2,8 +2,8 @@
 
 use super::table::{Table, Tone, clean, duration, number, paint, time};
 use crate::control::types::{
-    AddressExplained, Bfd, CauseClient, Denied, EndedLease, Explained, Judgement, Lease, Peer, Revoked, State, Status,
-    Tried,
+    AddressExplained, Advertised, Bfd, CauseClient, Denied, EndedLease, Explained, Judgement, Lease, Peer, Revoked, State,
+    Status, Tried,
 };
 
 fn or_dash(text: Option<&String>) -> String {
@@ -328,6 +328,14 @@ fn type_name(qtype: u16) -> String {
     }
 }
 
+/// Routes of one family; in audit those that there would be.
+fn advertised(peer: &Peer, of: impl Fn(&Advertised) -> usize) -> String {
+    match &peer.would_advertise {
+        Some(would) => format!("0 (audit: {})", number(of(would))),
+        None => number(of(&peer.advertised)),
+    }
+}
+
 /// A table of sessions.
 #[must_use]
 pub fn peers(peers: &[Peer], colour: bool) -> String {
@@ -355,8 +363,8 @@ pub fn peers(peers: &[Peer], colour: bool) -> String {
             peer.state.clone(),
             duration(peer.since_seconds),
             peer.bfd.as_ref().map_or_else(|| "-".to_owned(), Bfd::words),
-            number(peer.advertised.ipv4),
-            number(peer.advertised.ipv6),
+            advertised(peer, |routes| routes.ipv4),
+            advertised(peer, |routes| routes.ipv6),
             peer.confirm.clone(),
             peer.confirmations.as_ref().and_then(|seen| seen.p50_us).map_or_else(|| "-".to_owned(), millis),
             or_dash(peer.last_error.as_ref()),

@@ -243,7 +243,11 @@ fn in_all(now: Judgement, answers: &[Tried]) -> Judgement {
 }
 
 async fn peers(Extract(app): Extract<App>) -> Reply<Peers> {
-    reply(Peers { peers: app.sources.peers() })
+    let mut peers = app.sources.peers();
+    if let Ok((_, enforcers)) = app.sources.core().overview().await {
+        status::would_advertise(&mut peers, &enforcers);
+    }
+    reply(Peers { peers })
 }
 
 /// From where, and how long to wait for something new.

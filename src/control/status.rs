@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::sources::Sources;
-use super::types::{AnswerCounts, LeaseCounts, Peer, State, Status, Upstream};
+use super::types::{Advertised, AnswerCounts, LeaseCounts, Peer, State, Status, Upstream};
 use crate::core::explain::{Counts, EnforcerState, EnforcerView, RefusedCounts};
 use crate::core::gate::MOST_WAITING;
 use crate::core::groups::MOST_SETS;
@@ -16,7 +16,8 @@ use crate::core_task::Stopped;
 pub async fn status(sources: &dyn Sources, uptime: Duration) -> Result<Status, Stopped> {
     let (counts, enforcers) = sources.core().overview().await?;
     let upstreams = sources.upstreams();
-    let peers = sources.peers();
+    let mut peers = sources.peers();
+    would_advertise(&mut peers, &enforcers);
     let mut found = Found { reasons: sources.troubles(), warnings: sources.warnings() };
     found.upstreams(&upstreams);
     found.tables(&counts);
@@ -45,6 +46,15 @@ pub async fn status(sources: &dyn Sources, uptime: Duration) -> Result<Status, S
         lists: sources.lists(),
         errors: sources.errors(),
     })
+}
+
+/// What peers would be sent, were it not for the audit; the core alone knows.
+pub fn would_advertise(peers: &mut [Peer], enforcers: &[EnforcerView]) {
+    for peer in peers {
+        let enforcer = enforcers.iter().find(|enforcer| enforcer.name == peer.name);
+        let would = enforcer.and_then(|enforcer| enforcer.would_announce);
+        peer.would_advertise = would.map(|(ipv4, ipv6)| Advertised { ipv4, ipv6 });
+    }
 }
 
 fn answers(counts: &Counts, denied: u64) -> AnswerCounts {

@@ -224,7 +224,7 @@ pub struct Lease {
     /// Groups whose communities its route bears.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
-    /// Per enforcer "open", "opening", "closed" or "lost".
+    /// Per enforcer "open", "opening", "closed", "lost", "unsupported" or "audit" (it would be announced).
     pub enforcers: BTreeMap<String, String>,
 }
 
@@ -499,6 +499,9 @@ pub struct Peer {
     pub since_seconds: u64,
     /// Routes it was sent.
     pub advertised: Advertised,
+    /// In audit: routes it would have been sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub would_advertise: Option<Advertised>,
     /// As configured, with what is waited behind it: "acked + 75ms".
     pub confirm: String,
     /// Announce to confirmation, median, once known.

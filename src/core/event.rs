@@ -122,6 +122,9 @@ pub enum Event {
     Forbid(Vec<Name>),
     /// Other times and limits for answers from now on; leases keep their ends, also those that a smaller capacity would not have let in.
     Settings(Box<(LeaseSettings, GateSettings)>),
+    /// Whether routes are announced from now on. Without it (audit) route enforcers hold nothing and gate nothing; leases stay, and are announced with
+    /// the next plan once they are.
+    Announce(bool),
     /// Other groups, or other communities of theirs: leases follow the groups of those who asked, and routes are announced anew where that makes
     /// a difference.
     Groups(Arc<Groups>),

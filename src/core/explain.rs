@@ -63,7 +63,7 @@ pub struct LeaseView {
     pub clients: Vec<IpAddr>,
     /// Groups whose communities its route bears, in the order of the configuration.
     pub groups: Vec<String>,
-    /// Per enforcer: "open", "opening", "closed" (timed, while lingering), "lost", "unsupported" (the address family).
+    /// Per enforcer: "open", "opening", "closed" (timed, while lingering), "lost", "unsupported" (the address family), "audit" (it would be announced).
     pub enforcers: BTreeMap<String, String>,
 }
 
@@ -207,6 +207,8 @@ pub struct EnforcerView {
     pub last_error: Option<String>,
     /// What it found otherwise than it believed, by kind.
     pub repairs: BTreeMap<&'static str, u64>,
+    /// In audit: IPv4 and IPv6 routes that it would have.
+    pub would_announce: Option<(usize, usize)>,
 }
 
 /// Refused answers by kind; the fields are named as [`super::event::Refusal`]'s variants.
@@ -347,7 +349,11 @@ impl Guard {
                     in_force: share.proven && lease.route_proven,
                 })
                 .collect(),
-            enforcers: self.enforcers.iter().map(|enforcer| hold_view(enforcer, address, lease, now)).collect(),
+            enforcers: self
+                .enforcers
+                .iter()
+                .map(|enforcer| hold_view(enforcer, address, lease, self.announces, now))
+                .collect(),
             waiting: self.gate.waiting_for(address),
         })
     }
@@ -411,8 +417,13 @@ impl Guard {
             budget_used: (enforcer.spec.kind == EnforcerKind::Route).then(|| enforcer.most(all)),
             installed: match enforcer.spec.kind {
                 EnforcerKind::Timed => self.enforcers.installed(enforcer, active),
-                EnforcerKind::Route => self.enforcers.installed(enforcer, all),
+                EnforcerKind::Route if self.announces => self.enforcers.installed(enforcer, all),
+                EnforcerKind::Route => 0,
             },
+            would_announce: (enforcer.spec.kind == EnforcerKind::Route && !self.announces).then(|| {
+                let only = |ipv4, ipv6| enforcer.share(ByFamily { ipv4, ipv6 });
+                (only(all.ipv4, 0), only(0, all.ipv6))
+            }),
             max_addresses: enforcer.spec.max_addresses,
             last_error: last_words(enforcer, now),
             repairs: enforcer.repairs.clone(),
@@ -439,7 +450,7 @@ impl Guard {
             Some(pairs) => pairs.clients_of(address).take(CLIENTS_SHOWN).map(|(client, _)| client).collect(),
         };
         let holds = self.enforcers.iter().map(|enforcer| {
-            let (state, _) = holds(enforcer, address, lease);
+            let (state, _) = holds(enforcer, address, lease, self.announces);
             (enforcer.spec.name.clone(), state.to_owned())
         });
         LeaseView {
@@ -487,7 +498,7 @@ fn lease_state(lease: &Lease) -> LeaseState {
 }
 
 /// The state of one enforcer for one lease, and the plan that it holds it by.
-fn holds(enforcer: &Enforcer, address: IpAddr, lease: &Lease) -> (&'static str, Option<Generation>) {
+fn holds(enforcer: &Enforcer, address: IpAddr, lease: &Lease, announces: bool) -> (&'static str, Option<Generation>) {
     let opened = match enforcer.spec.kind {
         EnforcerKind::Timed => lease.told.timed.map(|told| told.opened),
         EnforcerKind::Route => lease.told.route.map(|told| told.opened),
@@ -496,14 +507,15 @@ fn holds(enforcer: &Enforcer, address: IpAddr, lease: &Lease) -> (&'static str, 
     match (enforcer.acknowledged, opened) {
         _ if !enforcer.takes(address) => ("unsupported", None),
         _ if closed => ("closed", None),
+        _ if enforcer.spec.kind == EnforcerKind::Route && !announces => ("audit", None),
         (None, _) if enforcer.state == EnforcerState::Lost => ("lost", None),
         (_, Some(opened)) if enforcer.holds(address, opened) => ("open", Some(opened)),
         _ => ("opening", None),
     }
 }
 
-fn hold_view(enforcer: &Enforcer, address: IpAddr, lease: &Lease, now: Moment) -> HoldView {
-    let (state, opened) = holds(enforcer, address, lease);
+fn hold_view(enforcer: &Enforcer, address: IpAddr, lease: &Lease, announces: bool, now: Moment) -> HoldView {
+    let (state, opened) = holds(enforcer, address, lease, announces);
     // The enforcer's own word, or, where that is too long ago to be remembered, the lease's.
     let since = opened.and_then(|opened| enforcer.held_since(opened)).map(|since| match lease.proven {
         Some(proven) if enforcer.spec.required => since.min(proven),

@@ -67,6 +67,8 @@ pub struct Guard {
     /// Leases that are over.
     pub(super) ended: EndedLeases,
     pub(super) generation: Generation,
+    /// Whether routes are announced.
+    pub(super) announces: bool,
     pub(super) groups: Arc<Groups>,
     /// Different sets of groups that enforcers were told, and for how many addresses.
     pub(super) group_sets: BTreeMap<GroupSet, usize>,
@@ -107,6 +109,7 @@ impl Guard {
             unproven: Unproven::default(),
             pairs: None,
             generation: Generation(0),
+            announces: true,
             groups: Arc::default(),
             group_sets: BTreeMap::new(),
             marks: Marks::default(),
@@ -126,6 +129,14 @@ impl Guard {
     #[must_use]
     pub fn with_groups(mut self, groups: Arc<Groups>) -> Self {
         self.groups = groups;
+        self
+    }
+
+    /// Whether it begins with routes announced.
+    #[must_use]
+    pub fn announcing(mut self, announces: bool) -> Self {
+        self.announces = announces;
+        self.enforcers.announce(announces);
         self
     }
 
@@ -172,6 +183,7 @@ impl Guard {
             Event::Restore(leases) => self.restore(leases),
             Event::RestorePairs(pairs) => self.restore_pairs(pairs),
             Event::Settings(settings) => self.set(settings.0, settings.1),
+            Event::Announce(announces) => self.announce(announces),
             Event::Groups(groups) => self.regroup(groups),
             Event::Slept => self.syncs.extend(self.enforcers.timed_in_use()),
         }
@@ -385,6 +397,31 @@ impl Guard {
         }
     }
 
+    /// Routes are announced from now on, or none is any more. O(leases).
+    fn announce(&mut self, announces: bool) {
+        if announces == self.announces {
+            return;
+        }
+        self.announces = announces;
+        self.enforcers.announce(announces);
+        if !self.enforcers.has(EnforcerKind::Route) {
+            return;
+        }
+        if self.enforcers.requires(EnforcerKind::Route) {
+            // Nothing of it is at any router: nobody may use it before it is.
+            self.unproven.lost(EnforcerKind::Route, &mut self.table);
+        }
+        let addresses: Vec<IpAddr> = self.table.iter().map(|(address, _)| address).collect();
+        addresses.into_iter().for_each(|address| self.marks.change(address));
+        // Who waits needs other things now.
+        let mut waiting = self.gate.take_all();
+        waiting.append(&mut self.through);
+        waiting.append(&mut self.fresh);
+        for (ticket, waiting) in waiting {
+            self.fresh.push((ticket, Waiting { leases: LeaseHandles::new(), needs: Needs::default(), ..waiting }));
+        }
+    }
+
     /// Takes a lease out of the table; the next plan closes it wherever it is still open.
     fn drop_lease(&mut self, address: IpAddr, how: End) {
         self.unproven.forget(address, self.table.get_mut(address));
@@ -469,8 +506,9 @@ impl Guard {
             let mut lease = self.table.get_mut(address);
             if mark.change {
                 let removed = self.marks.take_removed(address);
-                let (told, wanted) =
+                let (told, mut wanted) =
                     lease.as_ref().map_or((removed, Wanted::default()), |lease| (lease.told, lease.wanted()));
+                wanted.route = wanted.route.filter(|_| self.announces);
                 let change = difference(address, told, wanted, next, self.now);
                 count_sets(&mut self.group_sets, told, change.told);
                 timed.extend(change.timed);

@@ -21,6 +21,8 @@ pub struct Enforcer {
     pub spec: EnforcerSpec,
     /// Whether IPv4, IPv6 are configured.
     configured: (bool, bool),
+    /// Whether answers are to wait for it, as configured.
+    gates: bool,
     /// How far it is.
     pub state: EnforcerState,
     /// Since when; `None` = since before the guard heard of any time.
@@ -109,6 +111,7 @@ impl Enforcers {
     pub fn new(specs: Vec<EnforcerSpec>) -> Self {
         let all = specs.into_iter().map(|spec| Enforcer {
             configured: (spec.ipv4, spec.ipv6),
+            gates: spec.required,
             spec,
             state: EnforcerState::Starting,
             since: None,
@@ -250,6 +253,13 @@ impl Enforcers {
             then > enforcer.spec.max_addresses && then > now
         });
         over.map(|enforcer| enforcer.spec.name.clone())
+    }
+
+    /// Whether routes are announced: only then does anybody wait for route enforcers.
+    pub fn announce(&mut self, announces: bool) {
+        for enforcer in self.all.iter_mut().filter(|enforcer| enforcer.spec.kind == EnforcerKind::Route) {
+            enforcer.spec.required = enforcer.gates && announces;
+        }
     }
 
     /// What it can hold from now on, within what is configured.
@@ -453,8 +463,18 @@ impl Unproven {
             Some(_) => {}
             None => self.forget_timed(address, Some(lease)),
         }
-        if let Some(route) = told.route {
-            self.told_route(address, lease, route, before.route, required);
+        match told.route {
+            Some(route) => self.told_route(address, lease, route, before.route, required),
+            // Only where none is announced.
+            None => {
+                if let Some(older) = lease.unproven_route.take() {
+                    self.route.remove(&(older, address));
+                }
+                lease.route_proven = true;
+                for share in &mut lease.shares {
+                    (share.told, share.proven) = (None, true);
+                }
+            }
         }
         if !required.timed || !required.route {
             lease.into_force(now);

@@ -30,7 +30,8 @@ use crate::dns::Rules;
 use crate::sys::interfaces;
 
 /// Keys, and all below them, that a reload applies.
-const LIVE: [&str; 5] = ["policy", "addresses.never", "addresses.nat64", "lease", "gate"];
+const LIVE: [&str; 8] =
+    ["mode", "nftables.enforce", "bgp.enforce", "policy", "addresses.never", "addresses.nat64", "lease", "gate"];
 
 /// How long after the gate's deadline an answer that was judged by old rules may still reach the core.
 const LATE: Duration = Duration::from_secs(1);
@@ -98,15 +99,42 @@ pub async fn apply_lists(shared: &Shared, lists: Lists) -> Result<(), String> {
     apply(shared, &config, lists).await
 }
 
-/// From here on new questions and cached answers are judged by the new rules; then what the old ones opened is closed.
+/// From here on new questions and cached answers are judged by the new rules, and enforcers block or don't; then what the old ones opened is closed.
 async fn apply(shared: &Shared, config: &Config, lists: Lists) -> Result<(), String> {
     let own = interfaces::addresses().map_err(|error| format!("this host's addresses can't be read: {error}"))?;
     let rules = Arc::new(rules::rules(config, &lists, &own)?);
     let groups = Arc::new(Groups::new(config)?);
-    // First: what is kept for a client's new group must be waited for by its new communities.
-    shared.core.tell(Event::Groups(groups)).await.map_err(|error| error.to_string())?;
+    let (old, _) = shared.config();
+    let (before, old_groups) = (shared.rules.load_full(), Arc::new(Groups::new(&old)?));
+    // Packets go first where less is to be blocked, and last where more is.
+    if !config.nftables_enforces() {
+        shared.switches.nftables(false).await?;
+    }
+    switch(shared, config, groups, rules).await?;
+    if config.nftables_enforces()
+        && let Err(error) = shared.switches.nftables(true).await
+    {
+        switch(shared, &old, old_groups, before).await?;
+        return Err(error);
+    }
     shared.lists.set(lists);
-    put_in_force(shared, rules).await
+    close_soon(shared).await
+}
+
+/// The resolver and the routes.
+async fn switch(shared: &Shared, config: &Config, groups: Arc<Groups>, rules: Arc<Rules>) -> Result<(), String> {
+    let tell = async |event| shared.core.tell(event).await.map_err(|error| error.to_string());
+    // First: what is kept for a client's new group must be waited for by its new communities.
+    tell(Event::Groups(groups)).await?;
+    let announces = config.bgp_enforces();
+    if announces {
+        tell(Event::Announce(true)).await?;
+    }
+    shared.rules.store(rules);
+    if !announces {
+        tell(Event::Announce(false)).await?;
+    }
+    shared.switches.bgp(announces).await
 }
 
 /// Puts other rules in force and closes what they forbid: now, and once more when answers that were judged by the old ones, and were on
@@ -116,6 +144,10 @@ async fn apply(shared: &Shared, config: &Config, lists: Lists) -> Result<(), Str
 /// The core has stopped.
 pub async fn put_in_force(shared: &Shared, rules: Arc<Rules>) -> Result<(), String> {
     shared.rules.store(rules);
+    close_soon(shared).await
+}
+
+async fn close_soon(shared: &Shared) -> Result<(), String> {
     let late = shared.config().0.gate.deadline.0.saturating_add(LATE);
     close_now_and_later(shared.core.clone(), shared.rules.clone(), late).await
 }
@@ -411,6 +443,7 @@ mod tests {
         {
             assert_eq!(outgrows("lease.capacity", &with(mode, 5), &with(mode, capacity)), dead, "{mode:?} {capacity}");
         }
+        assert!(is_live("mode") && is_live("nftables.enforce") && is_live("bgp.enforce") && !is_live("nftables.mode"));
         assert!(!is_live("policyx") && !is_live("addresses.open[0]") && !is_live("dns.listen[0]"));
     }
 }

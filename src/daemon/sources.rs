@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::lists::ListState;
+use super::switch::Switches;
 use super::{judge, reload};
 use crate::config::schema::{NftablesMode, OnDeadline};
 use crate::config::{Config, Places};
@@ -61,6 +62,8 @@ pub struct Shared {
     pub left_out: Vec<nftables::needs::Feature>,
     /// How the lease journal is.
     pub journal: Health,
+    /// Whether enforcers block.
+    pub switches: Switches,
     /// All metrics.
     pub registry: Mutex<Registry>,
     /// Told when the operator wants the daemon to end.

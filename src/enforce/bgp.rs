@@ -77,6 +77,8 @@ struct Limits {
 pub struct BgpEnforcer {
     config: SpeakerConfig,
     open: Vec<IpNet>,
+    /// Whether `open` is announced.
+    enforce: bool,
     groups: Arc<Groups>,
     /// Per peer, in the order of the configuration; observers have none.
     ids: Vec<Option<EnforcerId>>,
@@ -107,7 +109,8 @@ impl BgpEnforcer {
             large_communities: communities.large,
             no_export: bgp.no_export,
             local_pref: bgp.local_pref,
-            announce: config.bgp_enforces(),
+            // In audit the core tells of no route.
+            announce: true,
             listen: bgp.listen.clone(),
             graceful_restart: bgp.graceful_restart.0,
             long_lived: bgp.long_lived_graceful_restart.0,
@@ -126,7 +129,7 @@ impl BgpEnforcer {
             }
             let offset = u16::try_from(specs.len()).unwrap_or(u16::MAX);
             ids.push(Some(EnforcerId(first.0.saturating_add(offset))));
-            specs.push(spec(config, peer, &open));
+            specs.push(spec(bgp, peer, &open));
         }
         let limits = bgp.peer.iter().map(|peer| {
             let observer = peer.observer.clone().filter(|_| peer.confirm == schema::Confirm::Reflect);
@@ -134,7 +137,16 @@ impl BgpEnforcer {
         });
         let limits = limits.collect();
         let groups = Arc::new(Groups::new(config).map_err(BgpError::Value)?);
-        Ok(Some(Self { config: speaker, open, groups, ids, specs, limits, drain: bgp.shutdown_drain.0 }))
+        Ok(Some(Self {
+            config: speaker,
+            open,
+            enforce: config.bgp_enforces(),
+            groups,
+            ids,
+            specs,
+            limits,
+            drain: bgp.shutdown_drain.0,
+        }))
     }
 
     /// The peers as the core is to know them.
@@ -151,10 +163,12 @@ impl BgpEnforcer {
         let graceful = !self.config.graceful_restart.is_zero();
         let (speaker, events) = Speaker::start(self.config).await?;
         let handle = speaker.handle();
-        handle.set_open(&self.open);
+        if self.enforce {
+            handle.set_open(&self.open);
+        }
         let status = BgpStatus { speaker: handle, limits: Arc::from(self.limits), withdraw: Arc::default() };
         let marks = Marks { groups: self.groups, known: HashMap::new() };
-        Ok(RunningBgp { speaker, events, ids: self.ids, marks, status, graceful, drain: self.drain })
+        Ok(RunningBgp { speaker, events, open: self.open, ids: self.ids, marks, status, graceful, drain: self.drain })
     }
 }
 
@@ -162,6 +176,7 @@ impl BgpEnforcer {
 pub struct RunningBgp {
     speaker: Speaker,
     events: mpsc::Receiver<PeerEvent>,
+    open: Vec<IpNet>,
     ids: Vec<Option<EnforcerId>>,
     marks: Marks,
     status: BgpStatus,
@@ -201,7 +216,7 @@ impl RunningBgp {
         );
         let events = tokio::spawn(events);
         let handle = self.speaker.handle();
-        obey(commands, &handle, self.marks, &self.ids, &missing, &refusals, &wake).await;
+        obey(commands, &handle, &self.open, self.marks, &self.ids, &missing, &refusals, &wake).await;
         let how = if self.graceful && !self.status.withdraw.load(Ordering::SeqCst) {
             Stop::Restart
         } else {
@@ -240,9 +255,11 @@ impl Marks {
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 async fn obey(
     mut commands: mpsc::Receiver<Command>,
     speaker: &SpeakerHandle,
+    open: &[IpNet],
     mut marks: Marks,
     ids: &[Option<EnforcerId>],
     missing: &Missing,
@@ -271,6 +288,11 @@ async fn obey(
                     speaker.replace(generation.0, &addresses);
                 }
                 Command::Groups(groups) => marks = Marks { groups, known: HashMap::new() },
+                Command::Enforce { enforce, done } => {
+                    // The routes of leases come and go with the core's plans.
+                    speaker.set_open(if enforce { open } else { &[] });
+                    drop(done.send(Ok(())));
+                }
                 Command::Restored => speaker.filled(),
                 // A withdrawn route cuts flows anyway; there is no more that a speaker could do.
                 Command::CutFlows(_) => {}
@@ -434,6 +456,7 @@ fn shown(status: &PeerStatus, Limits { required, max_routes, observer }: &Limits
         state: status.state.to_string(),
         since_seconds: now.saturating_duration_since(status.since).as_secs(),
         advertised: types::Advertised { ipv4: status.advertised[0], ipv6: status.advertised[1] },
+        would_advertise: None,
         confirm,
         confirm_latency_ms: median,
         confirmations: (status.role == Role::Enforcer).then(|| confirmations::shown(status)),
@@ -581,8 +604,7 @@ fn open(config: &Config) -> Result<Vec<IpNet>, BgpError> {
     Ok(open)
 }
 
-fn spec(config: &Config, peer: &schema::Peer, open: &[IpNet]) -> EnforcerSpec {
-    let bgp = &config.bgp;
+fn spec(bgp: &schema::Bgp, peer: &schema::Peer, open: &[IpNet]) -> EnforcerSpec {
     // Without an IPv4 next hop they have the IPv6 one (RFC 8950).
     let hop4 = bgp.next_hop_ipv4.is_some() || bgp.next_hop_ipv6.is_some();
     let ipv4 = peer.families.contains(&schema::Family::Ipv4) && hop4;
@@ -592,8 +614,7 @@ fn spec(config: &Config, peer: &schema::Peer, open: &[IpNet]) -> EnforcerSpec {
     EnforcerSpec {
         name: peer.name.clone(),
         kind: EnforcerKind::Route,
-        // Audit blocks nothing.
-        required: peer.required && config.bgp_enforces(),
+        required: peer.required,
         max_addresses: peer.max_routes.saturating_sub(fixed),
         ipv4,
         ipv6,

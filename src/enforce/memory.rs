@@ -120,6 +120,10 @@ impl Memory {
                 held.sync(&leases, &pairs);
                 vec![Event::Applied { enforcer, generation }]
             }
+            Command::Enforce { done, .. } => {
+                drop(done.send(Ok(())));
+                Vec::new()
+            }
             Command::CutFlows(_) | Command::Hurry(_) | Command::Restored | Command::Groups(_) => Vec::new(),
         }
     }

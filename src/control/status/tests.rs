@@ -14,6 +14,7 @@ fn enforcer(name: &str, state: EnforcerState) -> EnforcerView {
         max_addresses: 1,
         last_error: Some("it broke".to_owned()),
         repairs: std::collections::BTreeMap::new(),
+        would_announce: None,
     }
 }
 

@@ -138,6 +138,43 @@ fn what_is_not_known_or_comes_from_the_future_changes_nothing() {
     assert_eq!(guard.table.len(), 1);
 }
 
+#[test]
+fn a_switch_to_audit_withdraws_routes_keeps_leases_and_back_waits_for_the_routers() {
+    let (mut guard, outputs) = many(3, 3);
+    assert!(matches!(&outputs[0], Output::ApplyRoutes { changes, .. } if changes.len() == 3));
+    let drain = |guard: &mut Guard| std::iter::from_fn(|| guard.poll_output()).collect::<Vec<_>>();
+    // Who waits at the gate waits for nobody any more.
+    guard.handle(Event::Announce(false), Moment(1100));
+    let outputs = drain(&mut guard);
+    let closed = |output: &Output| matches!(output, Output::ApplyRoutes { changes, .. } if changes.iter().all(|change| matches!(change, Change::Close { .. })) && changes.len() == 3);
+    assert!(outputs.iter().any(closed), "{outputs:?}");
+    let released: Vec<LeaseHandles> = outputs
+        .into_iter()
+        .filter_map(|output| match output {
+            Output::Decide { decision: Decision::Release { leases }, .. } => Some(leases),
+            _ => None,
+        })
+        .collect();
+    assert_eq!((released.len(), guard.table.len()), (3, 3));
+    let in_force = |at| released.iter().flatten().all(|lease| lease.in_force_for(Moment(at), Duration::ZERO));
+    assert!(in_force(1100));
+    let shown = guard.leases(&Default::default(), None, 9, Moment(1100));
+    assert!(shown.iter().all(|lease| lease.enforcers["edge1"] == "audit"), "{shown:?}");
+    let enforcer = guard.enforcers(Moment(1100)).remove(0);
+    assert_eq!((enforcer.required, enforcer.installed, enforcer.would_announce), (false, 0, Some((3, 0))));
+
+    // The same leases, and nobody uses them before the router has their routes.
+    guard.handle(Event::Announce(true), Moment(1200));
+    let outputs = drain(&mut guard);
+    let Some(Output::ApplyRoutes { generation, changes }) = outputs.first() else { panic!("{outputs:?}") };
+    assert!(changes.len() == 3 && !in_force(1200));
+    guard.handle(Event::Applied { enforcer: EnforcerId(0), generation: *generation }, Moment(1300));
+    assert!(in_force(1300) && guard.table.len() == 3);
+    guard.handle(Event::Announce(true), Moment(1300));
+    assert!(drain(&mut guard).is_empty() && in_force(1300));
+    guard.table.check_consistency();
+}
+
 fn many_address(index: u32) -> IpAddr {
     IpAddr::V4(std::net::Ipv4Addr::from_bits(0xc633_0000 + index))
 }

@@ -100,12 +100,14 @@ fn a_family_without_next_hop_can_not_be_held() {
 }
 
 #[test]
-fn audit_announces_nothing_and_gates_nothing() {
+fn audit_announces_no_prefix_of_the_operators_either() {
     let mut config = with_peer("");
+    assert!(enforcer(&config).enforce);
     config.bgp.enforce = false;
-    let enforcer = enforcer(&config);
-    assert!(!enforcer.config.announce);
-    assert!(!enforcer.specs()[0].required);
+    assert!(!enforcer(&config).enforce);
+    let mut config = with_peer("");
+    config.mode = schema::Mode::Audit;
+    assert!(!enforcer(&config).enforce);
 }
 
 #[test]
@@ -268,4 +270,21 @@ async fn what_the_router_does_not_take_is_refused_and_never_reported_as_applied(
     world.apply(2, &[("203.0.113.1", false), ("2001:db8::5", false)]).await;
     let event = world.report().await;
     assert!(applied(&event, 2), "{event:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_withdraws_and_announces_the_operators_prefixes_on_the_running_session() {
+    let mut world = World::up(Families::ALL).await;
+    world.report().await;
+    let deadline = Instant::now() + LONG;
+    for (enforce, wanted) in [(false, (3, 3)), (true, (6, 3))] {
+        let (done, heard) = tokio::sync::oneshot::channel();
+        world.commands.send(Command::Enforce { enforce, done }).await.unwrap();
+        heard.await.unwrap().unwrap();
+        while world.received() != wanted {
+            assert!(Instant::now() < deadline, "{:?}", world.received());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert_eq!(world.status.peers()[0].sessions, 1);
 }

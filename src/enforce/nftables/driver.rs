@@ -353,6 +353,11 @@ impl Driver {
             match command {
                 Command::Apply { generation, changes } => merged.apply(generation, changes),
                 Command::CutFlows(address) => merged.cut(address),
+                Command::Enforce { enforce, done } => {
+                    let outcome = self.enforce(enforce);
+                    // Who asked may have gone away.
+                    drop(done.send(outcome));
+                }
                 // It has asked for the full state, which follows anyway; only routes are hurried and have groups.
                 Command::Restored | Command::Hurry(_) | Command::Groups(_) => {}
                 Command::Sync { generation, leases, pairs } => {
@@ -381,6 +386,48 @@ impl Driver {
         if !cuts.is_empty() && !matches!(self.state, State::Disarmed) {
             self.cut_flows(&cuts);
         }
+    }
+
+    /// Puts the rules in force that block, or that only count, in one transaction: what is leased, and every flow, stays.
+    fn enforce(&mut self, enforce: bool) -> Result<(), String> {
+        let before = self.installer.enforces();
+        if before == enforce {
+            return Ok(());
+        }
+        self.installer.change(|settings| settings.enforce = enforce);
+        if self.is_disarmed() {
+            return Ok(());
+        }
+        if matches!(self.state, State::Broken { .. }) {
+            // That of the old rules is not what is to be put back.
+            let blueprint = self.blueprint.take();
+            self.repair();
+            if let State::Broken { .. } = self.state {
+                self.installer.change(|settings| settings.enforce = before);
+                self.blueprint = blueprint;
+                return Err("the table inet destguard is being repaired".to_owned());
+            }
+            return Ok(());
+        }
+        let mut watch = self.link.as_mut().and_then(|link| link.watch.as_mut());
+        let switched = self.installer.switch(|| {
+            // Our own change.
+            if let Some(what) = watch.as_mut().and_then(|watch| watch.take()) {
+                tracing::debug!("{what}: the rules were replaced");
+            }
+        });
+        let Err(error) = switched else {
+            self.blueprint = self.installer.blueprint.take();
+            self.installation += 1;
+            tracing::warn!(enforce, "nftables {}", if enforce { "blocks" } else { "blocks nothing: audit" });
+            return Ok(());
+        };
+        self.installer.change(|settings| settings.enforce = before);
+        if !matches!(error, NftError::Nft { .. }) {
+            // It may be in force, or not: the old rules are installed again.
+            self.lose_for(&error);
+        }
+        Err(error.to_string())
     }
 
     /// Makes the sets equal to the full state, in one transaction.
@@ -536,6 +583,10 @@ impl Driver {
         let done = self.settings.clock.now();
         for (set, elements) in &sets {
             elements.iter().for_each(|(key, timeout)| self.written.put((*set, *key), *timeout, now, done));
+        }
+        // In audit they go on, and must not lose their translation.
+        if !self.installer.enforces() {
+            return;
         }
         match conntrack::cut(&mut link.kernel, addresses) {
             Ok(count) => tracing::info!(count, ?addresses, "live flows were cut"),

@@ -29,6 +29,21 @@ impl Installer {
         self.ruleset = Ruleset::of(&self.settings);
     }
 
+    /// Whether it blocks, or only counts and logs.
+    pub(super) fn enforces(&self) -> bool {
+        self.settings.enforce
+    }
+
+    /// Puts the ruleset in the place of another one of ours, in one transaction that keeps every element.
+    pub(super) fn switch(&mut self, committed: impl FnOnce()) -> Result<(), NftError> {
+        self.program.apply(&self.ruleset.replacing())?;
+        committed();
+        self.verify()?;
+        self.note()?;
+        self.end_foreign_dns();
+        Ok(())
+    }
+
     pub(super) fn left_out(&self) -> &[Feature] {
         &self.settings.without
     }

@@ -52,6 +52,8 @@ enum Operation {
     Regroup { which: usize },
     /// A reload with other times and limits.
     Set { which: usize },
+    /// A reload that switches routes to audit, or back.
+    Announce { announces: bool },
 }
 
 /// The settings that reloads bring: those of the start, and with other times, a smaller capacity and rates that matter.
@@ -111,6 +113,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => Just(Operation::Restart),
         1 => (0..GROUPS.len()).prop_map(|which| Operation::Regroup { which }),
         1 => (0..3usize).prop_map(|which| Operation::Set { which }),
+        1 => prop::bool::ANY.prop_map(|announces| Operation::Announce { announces }),
     ]
 }
 
@@ -174,6 +177,7 @@ struct World {
     last_routes: Generation,
     groups: Arc<Groups>,
     settings: Settings,
+    announces: bool,
     /// When each client, and when anybody, last was let open something that was not open.
     opened_by: BTreeMap<IpAddr, Moment>,
     opened: Option<Moment>,
@@ -214,6 +218,7 @@ impl World {
             guard: Guard::new(settings(), specs()).with_groups(groups(1)),
             groups: groups(1),
             settings: settings(),
+            announces: true,
             opened_by: BTreeMap::new(),
             opened: None,
             told_groups: groups(1),
@@ -339,6 +344,10 @@ impl World {
                 self.settings = other_settings(*which);
                 let Settings { lease, gate, .. } = self.settings.clone();
                 self.handle(Event::Settings(Box::new((lease, gate))));
+            }
+            Operation::Announce { announces } => {
+                self.announces = *announces;
+                self.handle(Event::Announce(*announces));
             }
             Operation::Regroup { which } => {
                 self.groups = groups(*which);
@@ -491,7 +500,7 @@ impl World {
         }
         // With less room or a shorter maximum it would close and shorten what it reads back, as it should.
         self.settings = settings();
-        self.guard = Guard::new(settings(), specs()).with_groups(self.groups.clone());
+        self.guard = Guard::new(settings(), specs()).with_groups(self.groups.clone()).announcing(self.announces);
         self.told_groups = self.groups.clone();
         self.waiting.clear();
         self.askers.clear();
@@ -598,12 +607,17 @@ impl World {
         }
     }
 
+    /// Whether answers wait for this enforcer.
+    fn gates(&self, spec: &EnforcerSpec) -> bool {
+        spec.required && (self.announces || spec.kind == EnforcerKind::Timed)
+    }
+
     /// Promise 1: what is released is open everywhere it must be, for the group of who asked, and on disk.
     fn check_released(&self, lease: &LeaseHandle, needed: &GroupCommunities) {
         let address = lease.address();
         assert!(lease.in_force_for(self.now, Duration::ZERO), "{address} released, not in force");
         assert!(self.journal.contains_key(&address), "{address} released, not on disk");
-        for (simulated, spec) in self.enforcers.iter().zip(specs()).filter(|(_, spec)| spec.required) {
+        for (simulated, spec) in self.enforcers.iter().zip(specs()).filter(|(_, spec)| self.gates(spec)) {
             let open = simulated.held.open.get(&address);
             assert!(open.is_some(), "{address} released, not open at {}", spec.name);
             if spec.kind == EnforcerKind::Route {
@@ -628,15 +642,18 @@ impl World {
         assert_eq!(self.ideal_timed.open, active, "timed enforcers get exactly the active leases");
         let all: BTreeSet<IpAddr> = table.iter().map(|(address, _)| address).collect();
         let routes: BTreeSet<IpAddr> = self.ideal_routes.open.keys().copied().collect();
-        assert_eq!(routes, all, "routes are the active and the lingering leases");
+        let all = if self.announces { all } else { BTreeSet::new() };
+        assert_eq!(routes, all, "routes are the active and the lingering leases, or none in audit");
         let mut sets: BTreeMap<GroupSet, usize> = BTreeMap::new();
         for (address, lease) in table.iter() {
-            assert_eq!(
-                self.ideal_bears[&address],
-                self.groups.communities(lease.groups()),
-                "routes bear their groups'"
-            );
-            *sets.entry(lease.groups()).or_default() += 1;
+            if self.announces {
+                assert_eq!(
+                    self.ideal_bears[&address],
+                    self.groups.communities(lease.groups()),
+                    "routes bear their groups'"
+                );
+                *sets.entry(lease.groups()).or_default() += 1;
+            }
             for share in &lease.shares {
                 let asked = self.asked.get(&address).copied().unwrap_or_default();
                 assert!(share.ends <= asked, "{address} bears a group's for longer than anybody asked: {share:?}");
@@ -656,7 +673,7 @@ impl World {
         // The hot path: what it may serve without asking is open wherever it must be, for as long as it believes.
         for (handle, needed) in self.handles.iter().filter(|(handle, _)| handle.in_force_for(self.now, Duration::ZERO))
         {
-            for (simulated, spec) in self.enforcers.iter().zip(specs()).filter(|(_, spec)| spec.required) {
+            for (simulated, spec) in self.enforcers.iter().zip(specs()).filter(|(_, spec)| self.gates(spec)) {
                 let open = simulated.held.open.get(&handle.address());
                 assert!(open.is_some(), "{} in force, not open at {}", handle.address(), spec.name);
                 if spec.kind == EnforcerKind::Timed {
