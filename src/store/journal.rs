@@ -2,7 +2,7 @@
 //!
 //! Records are appended before the answers that caused them leave. A write reaches the kernel before it returns, so
 //! that a crash of the process can't undo it; what a power failure can take are leases of the last seconds, and it
-//! takes the kernel's sets with them. The file is compacted by writing a new one beside it, flushing it and renaming it
+//! takes the kernel's sets with them. A revocation is flushed at once, behind the core's back: it must not come undone with the power. The file is compacted by writing a new one beside it, flushing it and renaming it
 //! over. How its octets survive damage, [`super::frame`] says; which leases come back, [`super::past`].
 //!
 //! # A disk that takes nothing
@@ -86,6 +86,10 @@ pub struct LeaseJournal {
     behind: Option<Behind>,
     /// When the way home is tried again.
     home_again: Moment,
+    /// A revocation was written that may not be on the disk yet.
+    unflushed: bool,
+    /// The thread that flushes the last ones.
+    flusher: Option<JoinHandle<io::Result<()>>>,
     health: Health,
     lock: Option<Lock>,
 }
@@ -162,6 +166,8 @@ impl LeaseJournal {
             flushing: None,
             behind: None,
             home_again: read_at,
+            unflushed: false,
+            flusher: None,
             health,
             lock: None,
         };
@@ -499,6 +505,24 @@ impl LeaseJournal {
         self.health.set(Trouble::Room, reason);
     }
 
+    /// Has revocations flushed, by one thread at a time.
+    fn flush(&mut self) {
+        if let Some(flusher) = self.flusher.take_if(|flusher| flusher.is_finished())
+            && let Ok(Err(error)) = flusher.join()
+        {
+            tracing::warn!(%error, "the lease journal can't be flushed");
+            self.unflushed = true;
+        }
+        if !self.unflushed || self.flusher.is_some() {
+            return;
+        }
+        let Some(Ok(file)) = self.file.as_ref().map(File::try_clone) else { return };
+        match std::thread::Builder::new().name("flusher".to_owned()).spawn(move || file.sync_data()) {
+            Ok(flusher) => (self.flusher, self.unflushed) = (Some(flusher), false),
+            Err(error) => tracing::warn!(%error, "the lease journal can't be flushed"),
+        }
+    }
+
     /// Ends are kept on the wall clock too, and a clock that is set back is known by what was written later: both need a file that follows.
     fn follow_the_clock(&mut self, alive: &dyn Alive, now: Moment) {
         if self.flushing.is_some() || self.file.is_none() || self.behind.is_some() {
@@ -547,7 +571,9 @@ impl Journal for LeaseJournal {
         }
         let clocks = Clocks { clock: self.read_at, outside: &self.outside };
         for entry in records {
-            frame::put(self.secret, &mut self.next, &clocks.stamped(entry, now), &mut self.buffer);
+            let record = clocks.stamped(entry, now);
+            self.unflushed |= frame::copies(&record) > 1;
+            frame::put(self.secret, &mut self.next, &record, &mut self.buffer);
         }
         if !self.buffer.is_empty() {
             self.written_at = now;
@@ -584,6 +610,7 @@ impl Journal for LeaseJournal {
             self.health.set(Trouble::Damage, None);
         }
         if self.behind.is_none() {
+            self.flush();
             self.compare(alive, now);
             self.follow_the_clock(alive, now);
         }

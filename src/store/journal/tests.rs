@@ -571,3 +571,20 @@ fn a_clock_that_is_set_back_is_known_by_the_time_that_was_written() {
         [Entry::Record(Record::Lease { .. }), Entry::Record(Record::Time { .. })]
     ));
 }
+
+#[test]
+fn a_revocation_is_flushed_and_what_is_leased_need_not_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Clock::start();
+    let now = clock.now();
+    let (mut journal, _) = open(directory.path(), clock);
+    let mut alive = Kept::default();
+    let lease = lease(1, now.plus(Duration::from_secs(300)));
+    alive.write(&mut journal, vec![JournalRecord::Lease(lease)], now).unwrap();
+    journal.check(&alive, now);
+    assert!(journal.flusher.is_none());
+    alive.write(&mut journal, vec![JournalRecord::Closed(address(1))], now).unwrap();
+    journal.check(&alive, now);
+    journal.flusher.take().unwrap().join().unwrap().unwrap();
+    assert!(!journal.unflushed);
+}
