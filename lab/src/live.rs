@@ -176,6 +176,11 @@ impl World {
         away.iter().any(|(gone, back)| *gone <= to && back.is_none_or(|back| from <= back + BACK))
     }
 
+    /// Whether belief and world may differ: the guard was away, or the enforcer was taken away.
+    fn was_disturbed(&self, from: Instant, to: Instant) -> bool {
+        self.was_down(from, to) || self.ledger().was_unguarded(from, to)
+    }
+
     /// Counts a question that had to be sent again.
     fn again(&self, begun: Instant) {
         if self.was_down(begun, Instant::now()) {

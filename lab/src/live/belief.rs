@@ -37,7 +37,7 @@ pub fn watch(world: &World) {
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
     while !world.ended() {
         let begun = Instant::now();
-        match look(&world.site) {
+        match look(&world.site).filter(|_| !world.was_disturbed(begun, Instant::now())) {
             Some(differences) => {
                 world.counts().comparisons += 1;
                 seen.retain(|text, _| differences.contains(text));
@@ -50,7 +50,7 @@ pub fn watch(world: &World) {
                     }
                 }
             }
-            // The guard is away; what it holds is compared when it is back.
+            // The guard is away, or somebody meddles; what it holds is compared afterwards.
             None => seen.clear(),
         }
         let next = begun + if seen.is_empty() { Duration::from_secs(1) } else { AGAIN };

@@ -175,6 +175,12 @@ impl Ledger {
         }
     }
 
+    /// Whether the enforcer was taken away at some moment between these.
+    #[must_use]
+    pub fn was_unguarded(&self, from: Instant, to: Instant) -> bool {
+        self.unguarded.iter().any(|(gone, back)| *gone <= to && back.is_none_or(|back| back >= from))
+    }
+
     /// Until when a client may use an address by what it was told so far.
     #[must_use]
     pub fn promised(&self, client: usize, address: IpAddr) -> Option<Instant> {
