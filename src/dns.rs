@@ -11,7 +11,7 @@
 //! - [`wire`]: what clients send. [`message`]: what upstreams send, read with hickory. [`reply`]: what goes out.
 //! - [`resolve`]: what is done with a question at once. `flights`: who waits for what. `fly`: the way of a question that waits, as a task.
 //!   `forward`: the same on a worker's thread. `follow`: aliases that an upstream left off at. [`draft`]: from response to judged reply. [`cache`]: finished replies with their leases.
-//! - [`upstream`]: servers, their sockets and health. [`listen`]: sockets for clients.
+//! - [`upstream`]: servers, the race of one question among them, their sockets and health. [`listen`]: sockets for clients.
 //! - [`validate`]: whether what they send is signed (DNSSEC).
 //! - [`trial`]: what a question would get, without asking it in earnest.
 //! - `audit`: the same without refusing anything. [`ede`], [`refusals`], [`limits`], [`metrics`]. [`cookie`], [`rate`]: against questions from forged addresses. `backlog`: against clients that take no replies. [`local`]: names answered here.
@@ -337,6 +337,13 @@ pub fn start(
     });
     let stop = Arc::new(AtomicBool::new(false));
     let (stop_tasks, stopped) = watch::channel(false);
+    let (watched, mut stop_watching) = (resolver.upstreams.watch(), stopped.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = watched => {}
+            _ = stop_watching.wait_for(|stop| *stop) => {}
+        }
+    });
     let connections = Arc::new(listen::tcp::Connections::default());
     for listener in sockets.tcp {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(DnsError::Start)?;

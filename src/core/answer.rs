@@ -133,9 +133,6 @@ pub enum BindError {
     /// Two different CNAMEs, or two different DNAMEs, at one owner.
     #[error("two different aliases at {0}")]
     TwoAliases(Name),
-    /// An alias beside other data at one owner (RFC 2181 section 10.1).
-    #[error("an alias beside other data at {0}")]
-    AliasBesideData(Name),
     /// A CNAME that isn't what the DNAME above it makes of its owner.
     #[error("the CNAME at {0} contradicts the DNAME above it")]
     DnameMismatch(Name),
@@ -206,7 +203,7 @@ pub struct Bound {
     pub addresses: Vec<BoundAddress>,
     /// Seconds: the least effective TTL of all in `keep`; `None` when nothing is kept.
     pub ttl: Option<u32>,
-    /// Number of records that the question doesn't reach, other classes included.
+    /// Number of records that the question doesn't reach: other classes, and data beside an alias, included.
     pub dropped: usize,
     /// Number of records that only repeat another.
     pub duplicates: usize,
@@ -427,9 +424,7 @@ impl<'a> Walk<'a> {
                 Alias { target, cname: cname.map(|(index, _)| index), dname: Some(index) }
             }
         };
-        if self.at(here.wire()).any(|(_, record)| !beside_cname(record.rtype)) {
-            return Err(BindError::AliasBesideData(here.clone()));
-        }
+        // Other data of the same owner has no place beside it (RFC 2181 section 10.1). Servers give it all the same: it isn't kept.
         Ok(Some(alias))
     }
 

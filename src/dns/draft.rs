@@ -118,6 +118,9 @@ impl Draft {
             AskError::NoServer => (code::NO_REACHABLE_AUTHORITY, "no upstream is configured for this name"),
             AskError::TimeOut => (code::NO_REACHABLE_AUTHORITY, "no upstream answered in time"),
             AskError::Network => (code::NETWORK_ERROR, "no upstream can be reached"),
+            AskError::Referral => {
+                (code::NO_REACHABLE_AUTHORITY, "the upstream asks nobody, it refers to other servers")
+            }
         };
         Self::failure(query, "upstream", Ede::new(code, text))
     }

@@ -16,8 +16,9 @@ use super::reply;
 use super::resolve::Resolver;
 use super::stale;
 use super::upstream::query::Query;
-use super::upstream::{AskError, Asked};
-use super::validate::{Pick, Source};
+use super::upstream::race::{Ask, Race};
+use super::upstream::{AskError, Asked, TOTAL};
+use super::validate::{self, Pick, Source};
 use crate::core::event::{Admission, Decision, Grant, LeaseHandle, LeaseHandles, Refusal, Ticket};
 use crate::core::moment::Moment;
 use crate::core::policy::list::LocalData;
@@ -73,12 +74,19 @@ impl Resolver {
         self.answered(flight, asked, data).await;
     }
 
-    /// The rest of the way of a question that a worker's forwarder could not bring to its end: an upstream has answered, or none.
-    pub(super) async fn land(self: Arc<Self>, flight: Flight, asked: Result<Asked, AskError>) {
-        let asked = match asked {
-            Ok(asked) => self.complete(&flight.query, flight.key.view(), &asked.message).await,
+    /// The rest of the way of a question whose race a worker began: with this query, which needs a stream.
+    pub(super) async fn go_on(self: Arc<Self>, flight: Flight, race: Race, ask: Ask) {
+        let until = race.ends_at();
+        let asked = match self.upstreams.run(race, &flight.query, Some(ask)).await {
+            Ok(asked) => self.complete(&flight.query, flight.key.view(), read(asked), until).await,
             Err(error) => Err(error),
         };
+        self.answered(flight, Some(asked), None).await;
+    }
+
+    /// The rest of the way of a question that a worker's forwarder could not bring to its end: its alias leads on.
+    pub(super) async fn land(self: Arc<Self>, flight: Flight, checked: Checked, until: Instant) {
+        let asked = self.complete(&flight.query, flight.key.view(), checked, until).await;
         self.answered(flight, Some(asked), None).await;
     }
 
@@ -132,10 +140,14 @@ impl Resolver {
 
     /// Asks the upstreams and validates what they say; in a `hurry` when there is something stale to give instead.
     pub(super) async fn ask(&self, query: &Query, view: ViewId, hurry: bool) -> Result<Checked, AskError> {
+        let until = Instant::now() + TOTAL;
         let asked = async {
             match &self.validator {
-                Some(validator) if !query.checking_disabled => validator.ask(&self.following(view), query).await,
-                _ => self.complete(query, view, &self.upstreams.ask(query).await?.message).await,
+                // Its own time is for the keys, and for others when the answer is bogus.
+                Some(validator) if !query.checking_disabled => {
+                    validator.ask(&self.following(view, until + validate::AGAIN), query).await
+                }
+                _ => self.complete(query, view, read(self.upstreams.ask(query).await?), until).await,
             }
         };
         if hurry {
@@ -144,16 +156,22 @@ impl Resolver {
         asked.await
     }
 
-    /// Reads a response, and asks for what it leaves off at.
-    async fn complete(&self, query: &Query, view: ViewId, message: &[u8]) -> Result<Checked, AskError> {
-        match Checked::read(message) {
-            Checked::Response(response) => self.following(view).complete(query, response, Pick::Anyone).await,
+    /// Asks for what a response leaves off at, until then.
+    async fn complete(
+        &self,
+        query: &Query,
+        view: ViewId,
+        checked: Checked,
+        until: Instant,
+    ) -> Result<Checked, AskError> {
+        match checked {
+            Checked::Response(response) => self.following(view, until).complete(query, response, Pick::Anyone).await,
             other => Ok(other),
         }
     }
 
-    fn following(&self, view: ViewId) -> Following<'_> {
-        Following { upstreams: &self.upstreams, rules: &self.rules, view, metrics: &self.metrics }
+    fn following(&self, view: ViewId, until: Instant) -> Following<'_> {
+        Following { upstreams: &self.upstreams, rules: &self.rules, view, metrics: &self.metrics, until }
     }
 
     /// Has the draft's addresses admitted and answers everybody.
@@ -374,6 +392,11 @@ pub(super) fn aged(again: &Again, age: u32) -> Again {
     let grants =
         again.grants.iter().map(|grant| Grant { address: grant.address, ttl: grant.ttl.saturating_sub(age) }).collect();
     Again { grants, ..again.clone() }
+}
+
+/// What the upstreams said, read.
+fn read(asked: Asked) -> Checked {
+    asked.response.map_or_else(|| Checked::read(&asked.message), |response| Checked::Response(*response))
 }
 
 /// A draft from a kept entry, its TTLs lowered to what is left of them. `None`: the entry opens nothing, so that it can't be admitted.

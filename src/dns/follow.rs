@@ -2,7 +2,10 @@
 //! a zone may answer with the alias alone. The guard asks for where it leads as for any question, and joins the answers: they are bound and judged as
 //! if they had come at once.
 //!
-//! A name that the policy denies, or that is answered here, is not asked for. One question makes [`MOST`] more at most, within [`TOTAL`] together.
+//! A name that the policy denies, or that is answered here, is not asked for. One question makes [`MOST`] more at most, within the time that it had
+//! from its beginning.
+
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
@@ -13,10 +16,10 @@ use super::ede::{Ede, code};
 use super::message::{self, Response};
 use super::metrics::Metrics;
 use super::upstream::query::Query;
-use super::upstream::{AskError, TOTAL, Upstreams};
+use super::upstream::{AskError, Upstreams};
 use super::validate::{Pick, Source};
 use super::wire::{rcode, rtype, u16_at};
-use crate::core::answer::{self, Question, RecordData};
+use crate::core::answer::{self, Question, Record, RecordData};
 use crate::core::name::Name;
 use crate::core::policy::view::ViewId;
 
@@ -33,6 +36,8 @@ pub struct Following<'a> {
     pub view: ViewId,
     /// Counts what is followed.
     pub metrics: &'a Metrics,
+    /// When it must be done.
+    pub until: Instant,
 }
 
 impl Source for Following<'_> {
@@ -48,7 +53,7 @@ impl Source for Following<'_> {
         if left_off(query, &response, &self.rules.load(), self.view).is_none() {
             return Ok(Checked::Response(response));
         }
-        let followed = tokio::time::timeout(TOTAL, self.follow(query, response, whom)).await;
+        let followed = tokio::time::timeout_at(self.until.into(), self.follow(query, response, whom)).await;
         followed.unwrap_or(Err(AskError::TimeOut))
     }
 }
@@ -82,15 +87,22 @@ pub fn left_off(query: &Query, response: &Response, rules: &Rules, view: ViewId)
     if response.rcode != rcode::NOERROR || response.truncated || query.qtype == rtype::CNAME {
         return None;
     }
-    let mut records = response.answers.iter();
-    if records.clone().any(|record| record.rtype == query.qtype)
-        || !records.any(|record| matches!(record.data, RecordData::Cname(_) | RecordData::Dname(_)))
-    {
+    let records = || response.answers.iter();
+    let is_alias = |record: &&Record| matches!(record.data, RecordData::Cname(_) | RecordData::Dname(_));
+    if !records().any(|record| is_alias(&record)) {
+        return None;
+    }
+    // Data beside an alias is not at its end.
+    let beside = |owner: &Name| records().any(|record| is_alias(&record) && record.owner == *owner);
+    if records().any(|record| record.rtype == query.qtype && !beside(&record.owner)) {
         return None;
     }
     let question = Question { name: query.name.clone(), qtype: query.qtype, qclass: answer::CLASS_IN };
     let bound = answer::bind(&question, &response.answers).ok().filter(|bound| !bound.overlong)?;
     let end = bound.chain.last()?;
+    if records().any(|record| record.rtype == query.qtype && record.owner == *end) {
+        return None;
+    }
     // RFC 2308 section 2.2: with the SOA of its zone it is said to have no such data.
     let says_so = |owner: &Name, kind: u16| kind == rtype::SOA && end.is_within(owner);
     if response.authority.iter().any(|record| says_so(&record.owner, record.rtype)) {

@@ -3,13 +3,13 @@
 //! ```text
 //!  begin() -> Asking --response--> judged --opens nothing--> reply
 //!               |  ^                  | opens addresses
-//!      time over,  next server        v
-//!      error, refusal              AtGate --the core's decision--> reply
+//!      time over, |                   v
+//!      error, fault, next query    AtGate --the core's decision--> reply
 //! ```
 //!
-//! The rules of asking are those of [`Upstreams::ask`](super::upstream::Upstreams::ask). What needs more than datagrams goes on as a task of its own
-//! ([`Resolver::fly`], [`Resolver::land`]): a cut reply, an alias that leads on, a group with another transport, an entry that is only to be admitted again, a stale answer at hand, a list's
-//! own data, a server without EDNS, answers that are to be validated.
+//! Who is asked, and when, says the question's [`Race`]; the worker drives it, as a task does elsewhere. What needs more than datagrams goes on as a task of its own
+//! ([`Resolver::fly`], [`Resolver::go_on`], [`Resolver::land`]): a query over a stream (the race goes along), an alias that leads on, a group with another transport, an entry that is
+//! only to be admitted again, a stale answer at hand, a list's own data, answers that are to be validated.
 //!
 //! Everything that one turn of the worker has for a socket, and for the core, leaves together at the turn's end. The number of questions is bounded by the
 //! places in flight, as everywhere.
@@ -26,10 +26,11 @@ use super::flights::{Flight, Outbox, Route};
 use super::fly::Opened;
 use super::follow::left_off;
 use super::resolve::{Missed, Resolver, Turn};
-use super::upstream::lines::{Attempt, Claim, Lines, Match};
-use super::upstream::plain::Order;
-use super::upstream::query::{Query, lower_question, refuses_edns};
-use super::upstream::{ATTEMPTS, AskError, Asked, TOTAL, TOTAL_BROKEN, is_failure, is_truncated};
+use super::upstream::judgement::{Judgement, Manner, Sent, judge};
+use super::upstream::lines::{Attempt, Claim, Failed, Lines};
+use super::upstream::query::{Fit, Query, lower_question};
+use super::upstream::race::{Ask, End, Order, QUERIES, Race, Trouble};
+use super::upstream::{AskError, explored};
 use crate::core::event::{Admission, Decision, Refusal};
 use crate::core_task::{Mailbox, NotTaken};
 use crate::sys::connected::Received;
@@ -45,25 +46,19 @@ const BATCHES: usize = 4;
 /// Times that the core is asked in one turn: who was refused may be followed by another client that waits for the same.
 const ROUNDS: usize = 4;
 
-/// One query of a question.
-#[derive(Clone, Copy)]
-struct Try {
-    server: usize,
-    claim: Claim,
-    sent: Instant,
-}
-
 /// A question whose response is awaited.
 struct Asking {
-    order: Arc<Order>,
-    /// The queries that are still awaited, by their place.
-    tries: [Option<Try>; ATTEMPTS],
-    asked: usize,
-    /// A reply that another server may better.
-    failure: Option<Vec<u8>>,
-    error: AskError,
-    next_at: Instant,
-    ends_at: Instant,
+    race: Race,
+    /// The queries that were sent from here, by their place in the race.
+    sent: [Option<OnLine>; QUERIES],
+}
+
+/// A query that was sent.
+#[derive(Clone, Copy)]
+struct OnLine {
+    ask: Ask,
+    claim: Claim,
+    at: Instant,
 }
 
 /// A judged answer that waits for its addresses.
@@ -111,7 +106,7 @@ pub struct Forwarder {
     /// For the core, at the end of the turn; it stays when the core has no room.
     batch: Vec<(u64, Admission)>,
     decisions: Vec<(u64, Decision)>,
-    failed: Vec<(Attempt, io::ErrorKind)>,
+    failed: Vec<Failed>,
     /// Room for what arrives; away while that is looked at.
     received: Option<Received>,
     now: Instant,
@@ -127,7 +122,7 @@ impl Forwarder {
     pub fn new(resolver: Arc<Resolver>, socket: Arc<UdpSocket>, workers: usize) -> io::Result<Self> {
         let now = Instant::now();
         Ok(Self {
-            lines: Lines::new(&resolver.upstreams, workers),
+            lines: Lines::new(resolver.upstreams.peers(), resolver.upstreams.mark(), workers),
             resolver,
             socket,
             mailbox: Mailbox::new()?,
@@ -178,6 +173,7 @@ impl Forwarder {
         route: Route,
         turn: &Turn<'_>,
         (poll, token): (&Poll, u64),
+        sending: &mut Sending,
     ) {
         let views = turn.rules.views.clone();
         let Some(flight) = self.resolver.join(missed, client, route, missed.key.clone(), (views, self.now)) else {
@@ -194,18 +190,9 @@ impl Forwarder {
             resolver.runtime.spawn(resolver.clone().fly(flight));
             return;
         }
-        let order = self.order(group, &flight.query);
-        let total = if order.all_broken { TOTAL_BROKEN } else { TOTAL };
-        let ends_at = self.now + total;
-        let asking = Asking {
-            order: order.explored(),
-            tries: [None; ATTEMPTS],
-            asked: 0,
-            failure: None,
-            error: AskError::TimeOut,
-            next_at: ends_at,
-            ends_at,
-        };
+        let order = explored(&self.order(group));
+        let race = Race::new(order, flight.query.dnssec_ok, self.now);
+        let asking = Asking { race, sent: [None; QUERIES] };
         let journey = Box::new(Journey { flight, stage: Stage::Asking(asking) });
         let at = match self.free.pop() {
             Some(at) => at,
@@ -217,25 +204,16 @@ impl Forwarder {
         let Some(slot) = self.slot(at) else { return };
         slot.journey = Some(journey);
         let number = number(slot.serial, at);
-        self.ask_next(number, false, (poll, token));
-        let now = self.now;
-        if let Some(slot) = self.slot(at)
-            && let Some(Journey { stage: Stage::Asking(asking), .. }) = slot.journey.as_deref()
-            && asking.tries.iter().all(Option::is_none)
-        {
-            // Nobody could be asked: the timers see to it.
-            slot.due = Some(now);
-        }
+        self.advance(number, (poll, token), sending);
     }
 
     /// This turn's order of a group.
-    fn order(&mut self, group: &[usize], query: &Query) -> Arc<Order> {
+    fn order(&mut self, group: &[usize]) -> Arc<Order> {
         let key = group.as_ptr().addr();
         if let Some((_, order)) = self.orders.iter().find(|(other, _)| *other == key) {
             return order.clone();
         }
-        let order = Arc::new(self.resolver.upstreams.plain_order(group));
-        self.resolver.upstreams.probe(&order, query, &self.resolver.runtime, self.now);
+        let order = Arc::new(self.resolver.upstreams.order(group, self.now));
         self.orders.push((key, order.clone()));
         order
     }
@@ -246,93 +224,113 @@ impl Forwarder {
 
     /// The journey of this number, if it still goes on.
     fn journey(&mut self, number: u64) -> Option<&mut Journey> {
-        let (serial, at) = parts(number);
-        let slot = self.slot(at).filter(|slot| slot.serial == serial)?;
-        slot.journey.as_deref_mut()
+        journey(&mut self.slots, number)
     }
 
     /// Ends a journey: its place is free, what it asked is given up.
     fn take(&mut self, number: u64) -> Option<Box<Journey>> {
+        let journey = self.take_quietly(number)?;
+        if let Stage::Asking(asking) = &journey.stage {
+            self.give_up(number, asking);
+            self.resolver.upstreams.settle(&asking.race, self.now);
+        }
+        Some(journey)
+    }
+
+    /// Ends a journey whose queries are seen to elsewhere.
+    fn take_quietly(&mut self, number: u64) -> Option<Box<Journey>> {
         let (serial, at) = parts(number);
         let slot = self.slot(at).filter(|slot| slot.serial == serial)?;
         let journey = slot.journey.take()?;
         slot.serial = slot.serial.wrapping_add(1);
         slot.due = None;
         self.free.push(at);
-        if let Stage::Asking(asking) = &journey.stage {
-            self.give_up(number, asking);
-        }
         Some(journey)
     }
 
+    /// Nothing that arrives for what was sent from here concerns it any more.
     fn give_up(&mut self, number: u64, asking: &Asking) {
-        for (place, attempt) in asking.tries.iter().enumerate() {
-            if let Some(attempt) = attempt {
-                self.lines.give_up(attempt.claim, Attempt { flight: number, place });
-                let after = self.now.saturating_duration_since(attempt.sent);
-                self.resolver.upstreams.note_given_up(attempt.server, after);
+        for (place, _, _) in asking.race.awaited() {
+            if let Some(sent) = asking.sent.get(place).copied().flatten() {
+                self.lines.give_up(sent.claim, Attempt { flight: number, place });
             }
         }
     }
 
-    /// Asks the next server: when the time for the last ones ran out the next usable one (or the only one again), after a bad reply or
-    /// an error the next of all, but none a second time. Without one, and with nothing awaited, the question is at its end.
-    fn ask_next(&mut self, number: u64, ran_out: bool, (poll, token): (&Poll, u64)) {
+    /// Does what a question's race wants: sends its queries, hands it over to a task for a stream, ends it.
+    fn advance(&mut self, number: u64, poll: (&Poll, u64), sending: &mut Sending) {
         let now = self.now;
-        let (serial, at) = parts(number);
-        let Some(slot) = self.slots.get_mut(usize::try_from(at).unwrap_or(usize::MAX)) else { return };
-        let Some(journey) = slot.journey.as_deref_mut().filter(|_| slot.serial == serial) else { return };
-        let Stage::Asking(asking) = &mut journey.stage else { return };
-        let order = asking.order.clone();
-        let alone = order.usable < 2;
-        let mut ran_out = ran_out;
-        while asking.asked < ATTEMPTS {
-            let place = asking.asked;
-            let next = if ran_out { place.checked_rem(order.usable).unwrap_or(0) } else { place };
-            let Some(server) = order.servers.get(next).copied() else { break };
-            asking.asked = asking.asked.saturating_add(1);
-            let patience = self.resolver.upstreams.note_query(server, alone);
-            let attempt = Attempt { flight: number, place };
-            match self.lines.ask(server, &journey.flight.query, attempt, now, poll, token) {
+        loop {
+            let Some(Journey { flight, stage: Stage::Asking(asking) }) = journey(&mut self.slots, number) else {
+                return;
+            };
+            let Some(ask) = asking.race.poll_ask(now) else { break };
+            if ask.manner.has(Manner::STREAM) {
+                self.hand_over(number, ask);
+                return;
+            }
+            if let Some(server) = self.resolver.upstreams.server(ask.server) {
+                server.note_query();
+            }
+            let plain = ask.manner.has(Manner::PLAIN).then(|| Query { plain: true, ..flight.query.clone() });
+            let query = plain.as_ref().unwrap_or(&flight.query);
+            let attempt = Attempt { flight: number, place: ask.place };
+            match self.lines.ask(&ask, query, attempt, now, poll) {
                 Ok(claim) => {
-                    if let Some(entry) = asking.tries.get_mut(place) {
-                        *entry = Some(Try { server, claim, sent: now });
+                    if let Some(sent) = asking.sent.get_mut(ask.place) {
+                        *sent = Some(OnLine { ask, claim, at: now });
                     }
-                    asking.next_at = now + patience;
-                    break;
                 }
                 Err(error) => {
-                    self.resolver.upstreams.note_failure(server, &error.to_string());
-                    asking.error = AskError::Network;
-                    ran_out = false;
+                    let upstreams = &self.resolver.upstreams;
+                    upstreams.note_trouble(ask, Trouble::Ours, &error.to_string(), &flight.query.name, now);
+                    asking.race.on_error(ask.place, Trouble::Ours, now);
                 }
             }
         }
-        slot.due = Some(if asking.asked < ATTEMPTS { asking.next_at.min(asking.ends_at) } else { asking.ends_at });
+        let Some(Journey { stage: Stage::Asking(asking), .. }) = journey(&mut self.slots, number) else { return };
+        let due = asking.race.poll_timeout();
+        let word = due.is_none().then(|| asking.race.last_word());
+        let (_, at) = parts(number);
+        if let Some(slot) = self.slot(at) {
+            slot.due = due;
+        }
+        match word {
+            None => {}
+            Some(Ok(mut message)) => {
+                lower_question(&mut message);
+                let checked = std::panic::catch_unwind(AssertUnwindSafe(|| Checked::read(&message)));
+                self.conclude(number, Ok(checked.unwrap_or(Checked::Malformed)), sending);
+            }
+            Some(Err(error)) => self.conclude(number, Err(error), sending),
+        }
+    }
+
+    /// Lets a task go on with a question, beginning with this query, which needs a stream.
+    fn hand_over(&mut self, number: u64, ask: Ask) {
+        let Some(journey) = self.take_quietly(number) else { return };
+        let Journey { flight, stage: Stage::Asking(asking) } = *journey else { return };
+        self.give_up(number, &asking);
+        let mut race = asking.race;
+        race.forget_but(ask.place);
+        self.resolver.runtime.spawn(self.resolver.clone().go_on(flight, race, ask));
     }
 
     /// Takes what arrived on a line.
-    pub fn read_line(&mut self, line: usize, (poll, token): (&Poll, u64), sending: &mut Sending) {
+    pub fn read_line(&mut self, line: usize, poll: (&Poll, u64), sending: &mut Sending) {
         // Made once: so much fresh memory for each batch would cost more than the batch.
         let mut received = self.received.take().unwrap_or_default();
         for _ in 0..BATCHES {
             let count = self.lines.receive(line, &mut received, &mut self.failed);
             for place in 0..count {
                 let Some(message) = received.get_mut(place) else { break };
-                match self.lines.answers(line, message) {
-                    Match::Response(attempt) => {
-                        lower_question(message);
-                        self.replied(attempt, message, false, (poll, token), sending);
-                    }
-                    Match::AskTcp(attempt) => {
-                        if message.len() < crate::sys::connected::DATAGRAM {
-                            self.resolver.metrics.upstream_mismatch.inc();
-                        }
-                        self.replied(attempt, message, true, (poll, token), sending);
-                    }
-                    Match::None => {
-                        self.resolver.metrics.upstream_mismatch.inc();
-                    }
+                let answered = self.lines.answers(line, message, self.now, &mut self.failed);
+                if !matches!(answered, Some((_, Fit::Exact | Fit::Bare))) {
+                    self.resolver.metrics.upstream_mismatch.inc();
+                }
+                if let Some((attempt, fit)) = answered {
+                    lower_question(message);
+                    self.replied(attempt, (message, fit), poll, sending);
                 }
             }
             if count < crate::sys::connected::BATCH {
@@ -343,83 +341,57 @@ impl Forwarder {
     }
 
     /// A server replied.
-    fn replied(
-        &mut self,
-        attempt: Attempt,
-        message: &[u8],
-        ask_tcp: bool,
-        (poll, token): (&Poll, u64),
-        sending: &mut Sending,
-    ) {
+    fn replied(&mut self, attempt: Attempt, (message, fit): (&[u8], Fit), poll: (&Poll, u64), sending: &mut Sending) {
         let now = self.now;
-        let Some(Journey { stage: Stage::Asking(asking), .. }) = self.journey(attempt.flight) else { return };
-        let Some(answered) = asking.tries.get_mut(attempt.place).and_then(Option::take) else { return };
-        let failed = !ask_tcp && is_failure(message);
-        if failed {
-            asking.failure = Some(message.to_vec());
+        let Some(Journey { flight, stage: Stage::Asking(asking) }) = journey(&mut self.slots, attempt.flight) else {
+            return;
+        };
+        let Some(OnLine { ask, at, .. }) = asking.sent.get_mut(attempt.place).and_then(Option::take) else { return };
+        let upstreams = &self.resolver.upstreams;
+        if let Some(server) = upstreams.server(ask.server) {
+            server.note_reply(now.saturating_duration_since(at), now);
         }
-        self.resolver.upstreams.note_reply(answered.server, now.saturating_duration_since(answered.sent));
-        if ask_tcp || is_truncated(message) {
-            let Some(journey) = self.take(attempt.flight) else { return };
-            let Journey { flight, .. } = *journey;
-            let cut = (!ask_tcp).then(|| message.to_vec());
-            let resolver = self.resolver.clone();
-            self.resolver.runtime.spawn(async move {
-                let asked = resolver.upstreams.whole(answered.server, &flight.query, cut).await;
-                resolver.land(flight, asked).await;
-            });
-        } else if failed {
-            self.ask_next(attempt.flight, false, (poll, token));
-            self.end_if_idle(attempt.flight, sending);
-        } else {
-            self.conclude(attempt.flight, Ok(message), sending);
+        let sent = Sent { name: &flight.query.name, qtype: flight.query.qtype, manner: ask.manner };
+        // A defect in judging one reply must not take the worker with it.
+        let Ok(judgement) = std::panic::catch_unwind(AssertUnwindSafe(|| judge(message, fit, sent))) else {
+            tracing::error!("judging a reply failed");
+            asking.race.on_error(ask.place, Trouble::Theirs, now);
+            self.advance(attempt.flight, poll, sending);
+            return;
+        };
+        asking.race.on_reply(ask.place, &judgement, message);
+        match (judgement, asking.race.end()) {
+            (Judgement::Useful(response), Some(End::Won(_))) => {
+                upstreams.learn(&asking.race, now);
+                self.conclude(attempt.flight, Ok(Checked::Response(*response)), sending);
+            }
+            _ => self.advance(attempt.flight, poll, sending),
         }
     }
 
-    /// Queries that the network refused.
+    /// Queries that have no reply, for whatever reason.
     fn take_failed(&mut self, poll: (&Poll, u64), sending: &mut Sending) {
         let mut failed = std::mem::take(&mut self.failed);
-        for (attempt, kind) in failed.drain(..) {
-            let Some(Journey { stage: Stage::Asking(asking), .. }) = self.journey(attempt.flight) else { continue };
-            let Some(lost) = asking.tries.get_mut(attempt.place).and_then(Option::take) else { continue };
-            asking.error = AskError::Network;
-            self.resolver.upstreams.note_failure(lost.server, &io::Error::from(kind).to_string());
-            self.ask_next(attempt.flight, false, poll);
-            self.end_if_idle(attempt.flight, sending);
+        for (attempt, trouble, kind) in failed.drain(..) {
+            let Some(Journey { flight, stage: Stage::Asking(asking) }) = journey(&mut self.slots, attempt.flight)
+            else {
+                continue;
+            };
+            let Some(lost) = asking.sent.get_mut(attempt.place).and_then(Option::take) else { continue };
+            let words = io::Error::from(kind).to_string();
+            self.resolver.upstreams.note_trouble(lost.ask, trouble, &words, &flight.query.name, self.now);
+            asking.race.on_error(attempt.place, trouble, self.now);
+            self.advance(attempt.flight, poll, sending);
         }
         // What failed meanwhile is seen to in the next turn.
         failed.append(&mut self.failed);
         self.failed = failed;
     }
 
-    /// Ends a question for which nothing is awaited any more.
-    fn end_if_idle(&mut self, number: u64, sending: &mut Sending) {
-        let Some(Journey { stage: Stage::Asking(asking), .. }) = self.journey(number) else { return };
-        if asking.tries.iter().any(Option::is_some) {
-            return;
-        }
-        let (failure, error) = (asking.failure.take(), asking.error);
-        match failure {
-            // An old server: the plain question of RFC 1035.
-            Some(message) if refuses_edns(&message) => {
-                let Some(journey) = self.take(number) else { return };
-                let Journey { flight, .. } = *journey;
-                let resolver = self.resolver.clone();
-                self.resolver.runtime.spawn(async move {
-                    let plain = Query { plain: true, ..flight.query.clone() };
-                    let asked = resolver.upstreams.ask(&plain).await;
-                    resolver.land(flight, asked).await;
-                });
-            }
-            Some(message) => self.conclude(number, Ok(&message), sending),
-            None => self.conclude(number, Err(error), sending),
-        }
-    }
-
     /// The response is there, or there is none.
-    fn conclude(&mut self, number: u64, asked: Result<&[u8], AskError>, sending: &mut Sending) {
+    fn conclude(&mut self, number: u64, asked: Result<Checked, AskError>, sending: &mut Sending) {
         let resolver = self.resolver.clone();
-        let Some(Journey { flight, stage: Stage::Asking(asking) }) = self.journey(number) else { return };
+        let Some(Journey { flight, stage: Stage::Asking(asking) }) = journey(&mut self.slots, number) else { return };
         // Judged by the rules of now: they may have changed while the upstream thought.
         let rules = resolver.rules.load();
         let query = &flight.query;
@@ -429,33 +401,32 @@ impl Forwarder {
             // Nobody can say any more whose rules this was to be judged by, or it has another answer now.
             _ if !same => {
                 let ede = Ede::new(code::OTHER, "the policy changed meanwhile");
-                Ok(Some(Draft::failure(query, "reloaded", ede)))
+                Ok(Ok(Draft::failure(query, "reloaded", ede)))
             }
-            Err(error) => Ok(Some(Draft::unanswered(query, error))),
+            Err(error) => Ok(Ok(Draft::unanswered(query, error))),
             // A defect in judging one answer must not take the worker with it.
-            Ok(message) => std::panic::catch_unwind(AssertUnwindSafe(|| {
-                let checked = Checked::read(message);
+            Ok(checked) => std::panic::catch_unwind(AssertUnwindSafe(|| {
                 let left_off = |response: &_| left_off(query, response, &rules, view).is_some();
-                let ends = !matches!(&checked, Checked::Response(response) if left_off(response));
-                ends.then(|| draft_checked(query, checked, &rules, Whom::from(&flight.key)))
+                if matches!(&checked, Checked::Response(response) if left_off(response)) {
+                    return Err(checked);
+                }
+                Ok(draft_checked(query, checked, &rules, Whom::from(&flight.key)))
             })),
         };
-        let tries = asking.tries;
         let generation = rules.generation;
         drop(rules);
-        for (place, attempt) in tries.into_iter().enumerate() {
-            if let Some(attempt) = attempt {
-                self.lines.give_up(attempt.claim, Attempt { flight: number, place });
-                let after = self.now.saturating_duration_since(attempt.sent);
-                self.resolver.upstreams.note_given_up(attempt.server, after);
+        let until = asking.race.ends_at();
+        resolver.upstreams.settle(&asking.race, self.now);
+        for (place, _, _) in asking.race.awaited() {
+            if let Some(sent) = asking.sent.get(place).copied().flatten() {
+                self.lines.give_up(sent.claim, Attempt { flight: number, place });
             }
         }
         let draft = match judged {
-            Ok(Some(draft)) => draft,
-            Ok(None) => {
-                let asked = asked.map(|message| Asked { message: message.to_vec() });
+            Ok(Ok(draft)) => draft,
+            Ok(Err(checked)) => {
                 if let Some(journey) = self.take_quietly(number) {
-                    self.resolver.runtime.spawn(resolver.land(journey.flight, asked));
+                    self.resolver.runtime.spawn(resolver.land(journey.flight, checked, until));
                 }
                 return;
             }
@@ -499,14 +470,6 @@ impl Forwarder {
             journey.stage = Stage::AtGate(at_gate);
         }
         self.meet_gate(number);
-    }
-
-    /// Ends a journey whose queries were given up already.
-    fn take_quietly(&mut self, number: u64) -> Option<Box<Journey>> {
-        if let Some(Journey { stage: Stage::Asking(asking), .. }) = self.journey(number) {
-            asking.tries = [None; ATTEMPTS];
-        }
-        self.take(number)
     }
 
     /// Asks the core in the name of the next client that waits.
@@ -576,10 +539,10 @@ impl Forwarder {
             self.tidied = self.now;
             self.lines.tidy(self.now);
         }
-        self.lines.flush(&mut self.failed);
+        self.lines.flush(self.now, poll, &mut self.failed);
         if !self.failed.is_empty() {
             self.take_failed(poll, sending);
-            self.lines.flush(&mut self.failed);
+            self.lines.flush(self.now, poll, &mut self.failed);
         }
         self.ask_core(sending);
     }
@@ -614,21 +577,15 @@ impl Forwarder {
     fn see_to_timers(&mut self, poll: (&Poll, u64), sending: &mut Sending) {
         let now = self.now;
         for at in 0..self.slots.len() {
-            let Some(slot) = self.slots.get(at) else { return };
+            let Some(slot) = self.slots.get_mut(at) else { return };
             if slot.due.is_none_or(|due| due > now) {
                 continue;
             }
             let number = number(slot.serial, u32::try_from(at).unwrap_or(u32::MAX));
-            let over = match slot.journey.as_deref() {
-                Some(Journey { stage: Stage::Asking(asking), .. }) => now >= asking.ends_at,
-                _ => continue,
-            };
-            if over {
-                self.conclude(number, Err(AskError::TimeOut), sending);
-            } else {
-                self.ask_next(number, true, poll);
-                self.end_if_idle(number, sending);
-            }
+            let Some(Journey { flight, stage: Stage::Asking(asking) }) = slot.journey.as_deref_mut() else { continue };
+            let upstreams = &self.resolver.upstreams;
+            asking.race.handle_timeout(now, |server, sent| upstreams.note_late(server, sent, &flight.query.name, now));
+            self.advance(number, poll, sending);
         }
     }
 }
@@ -640,6 +597,13 @@ impl Drop for Forwarder {
             drop(self.resolver.land_all(&journey.flight));
         }
     }
+}
+
+/// The journey of this number, if it still goes on.
+fn journey(slots: &mut [Slot], number: u64) -> Option<&mut Journey> {
+    let (serial, at) = parts(number);
+    let slot = slots.get_mut(usize::try_from(at).ok()?).filter(|slot| slot.serial == serial)?;
+    slot.journey.as_deref_mut()
 }
 
 fn number(serial: u32, at: u32) -> u64 {

@@ -9,6 +9,7 @@ mod encrypted;
 mod encrypted_life;
 mod encrypted_rules;
 mod explain;
+mod field;
 mod follow;
 pub(super) mod harness;
 mod hostile;

@@ -1,61 +1,58 @@
 //! Where questions go: the servers, which of them is asked, when another is asked as well, and which are left alone for a while.
 //!
+//! ```text
+//!   worker (its own sockets) --+             +-- lines (a worker's, or the post's) -- UDP
+//!                              +--> race ----+
+//!   task (Upstreams::ask) -----+      |      +-- tcp, https, quic ------------------- streams
+//!                                     v
+//!                     judgement: what a reply is worth     health: how a server fares, by evidence
+//! ```
+//!
+//! - [`race`]: one question on its way, pure. A worker and a task drive it alike. [`judgement`]: what a reply is worth, pure.
+//! - [`health`]: round trips, silence, and when a server is down, pure. [`server`]: its link and its account.
+//! - [`lines`]: UDP sockets in batches. [`post`]: the same for tasks. `tcp`, `https`, `quic` over `dial`.
 //! - The fastest healthy server is asked first (smoothed round-trip time); now and then another one, so that its time stays known.
-//! - No reply after a multiple of its usual time: the next one is asked as well. With one server alone the question is sent again, later.
-//! - After [`BREAK_AFTER`] failures in a row a server is passed over. A copy of a real question is sent to it from time to time, nobody
-//!   waits for it, and its reply makes the server healthy again. When all are broken all are asked.
-//! - Whatever happens, the asker has a result after [`TOTAL`].
+//! - One that is down is passed over and probed. When all are down all are asked.
 
-use std::io;
+use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use prometheus_client::metrics::counter::Counter;
-use tokio::task::JoinSet;
+use tokio::sync::Notify;
 
-use super::metrics::{self, Metrics};
-use super::tls::client;
-use super::wire::{flag, rtype, u16_at};
+use super::message::Response;
+use super::metrics::Metrics;
+use super::wire::rtype;
 use crate::config::schema;
-use crate::config::upstream::{Transport, UpstreamUrl};
+use crate::config::upstream::UpstreamUrl;
 use crate::core::name::Name;
 use crate::core::policy::name_from_user;
-use query::Query;
+use judgement::{Judgement, Manner, Sent, judge};
+use post::{Failure, Post};
+use query::{Fit, Query, lower_question};
+use race::{Ask, Choice, End, Order, Race, Trouble};
+use server::{Link, Server};
 
 mod age;
 mod dial;
+pub mod health;
 mod https;
+pub mod judgement;
 pub mod lines;
-pub mod plain;
+pub mod post;
 pub mod query;
 mod quic;
+pub mod race;
+pub mod server;
 mod tcp;
-mod udp;
 
 pub(in crate::dns) use https::DNS_MESSAGE;
+pub use race::TOTAL;
 
-/// The longest that one question may take.
-pub const TOTAL: Duration = Duration::from_secs(4);
-/// The longest when every server is broken already.
-pub const TOTAL_BROKEN: Duration = Duration::from_secs(2);
-/// Bounds of the wait before another server is asked as well.
-const HEDGE: (Duration, Duration) = (Duration::from_millis(60), Duration::from_millis(600));
-/// Bounds of the wait before the same server is asked again, when there is no other.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(1200), Duration::from_millis(2000));
-/// How long the whole of a cut reply may take over TCP before the cut one stands.
-const TCP_RETRY: Duration = Duration::from_millis(2500);
-/// Attempts per question.
-pub const ATTEMPTS: usize = 4;
-/// Failures in a row after which a server is passed over.
-const BREAK_AFTER: u32 = 5;
-/// Bounds of the time between probes of a broken server.
-const PROBE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// An attempt given up after this counts as failed; one that lost earlier to another server only counts as slow.
-const FAILED_AFTER: Duration = Duration::from_millis(1000);
-/// A server that was never asked counts as this fast.
-const UNKNOWN: Duration = Duration::from_millis(40);
 /// One question in so many goes to another healthy server first.
 const EXPLORE: u32 = 32;
 
@@ -82,13 +79,17 @@ pub enum AskError {
     TimeOut,
     /// The network or the host refused.
     Network,
+    /// Those who answered only refer to other servers.
+    Referral,
 }
 
-/// A response, checked against the question. With TC set it is cut and no TCP attempt gave the whole.
+/// The best response that could be had, checked against the question.
 #[derive(Debug)]
 pub struct Asked {
     /// The message.
     pub message: Vec<u8>,
+    /// What it says, when it is useful: else nobody had anything better.
+    pub response: Option<Box<Response>>,
 }
 
 /// How an upstream fares, for the control API.
@@ -96,7 +97,7 @@ pub struct Asked {
 pub struct UpstreamStatus {
     /// As configured.
     pub url: String,
-    /// Whether it is asked in the usual course.
+    /// Whether it is asked in the usual course, and has been for a while.
     pub healthy: bool,
     /// Whether it ever replied.
     pub replied: bool,
@@ -112,50 +113,6 @@ pub struct UpstreamStatus {
     pub last_error: Option<String>,
 }
 
-enum Link {
-    /// UDP, and TCP for what is cut.
-    Udp(Box<udp::UdpPool>, tcp::TcpClient),
-    /// TCP only, or TLS only.
-    Tcp(tcp::TcpClient),
-    Https(Box<https::HttpsClient>),
-    Quic(Box<quic::QuicClient>),
-}
-
-impl Link {
-    fn new(
-        upstream: &schema::Upstream,
-        url: &UpstreamUrl,
-        mark: Option<u32>,
-        metrics: &Metrics,
-    ) -> Result<Self, String> {
-        let target = dial::Target { peer: url.addr, mark };
-        let alpn: &[&[u8]] = match url.transport {
-            Transport::Udp => {
-                let tcp = tcp::TcpClient::new(target, None, metrics.clone());
-                return Ok(Self::Udp(Box::new(udp::UdpPool::new(url.addr, mark, metrics.clone())), tcp));
-            }
-            Transport::Tcp => return Ok(Self::Tcp(tcp::TcpClient::new(target, None, metrics.clone()))),
-            // Servers that know no name for it may refuse one.
-            Transport::Tls => &[],
-            Transport::Https => &[b"h2"],
-            Transport::Quic => &[b"doq"],
-        };
-        let label = metrics::Upstream { upstream: upstream.url.clone() };
-        let tls = dial::Tls {
-            config: Arc::new(client::config(upstream, alpn).map_err(|error| error.to_string())?),
-            name: client::server_name(upstream, url).map_err(|error| error.to_string())?,
-            handshakes: metrics.upstream_handshakes.get_or_create_owned(&label),
-        };
-        Ok(match url.transport {
-            Transport::Https => {
-                Self::Https(Box::new(https::HttpsClient::new(target, tls, &url.path, metrics.clone())?))
-            }
-            Transport::Quic => Self::Quic(Box::new(quic::QuicClient::new(target, tls, metrics.clone())?)),
-            _ => Self::Tcp(tcp::TcpClient::new(target, Some(tls), metrics.clone())),
-        })
-    }
-}
-
 /// A message with its length before it, as streams carry it.
 fn framed(message: &[u8]) -> Vec<u8> {
     let mut framed = Vec::with_capacity(message.len().saturating_add(2));
@@ -165,205 +122,15 @@ fn framed(message: &[u8]) -> Vec<u8> {
     framed
 }
 
-#[derive(Debug, Default)]
-struct Health {
-    srtt: Option<Duration>,
-    variance: Duration,
-    failed_in_row: u32,
-    probe_at: Option<Instant>,
-    probe_wait: Duration,
-    queries: u64,
-    failures: u64,
-    last_reply: Option<Instant>,
-    last_error: Option<String>,
-}
-
-struct Server {
-    url: String,
-    link: Link,
-    health: Mutex<Health>,
-    metrics: Metrics,
-    asked: Counter,
-    failed: Counter,
-}
-
-/// One attempt's account: a success is noted by [`Attempt::success`], anything else when it is dropped.
-struct Attempt<'a> {
-    server: &'a Server,
-    started: Instant,
-    done: bool,
-}
-
-impl Attempt<'_> {
-    fn success(&mut self) {
-        self.done = true;
-        self.server.note_reply(self.started.elapsed());
-    }
-
-    fn failure(&mut self, error: &str) {
-        self.done = true;
-        self.server.note_failure(error);
-    }
-}
-
-impl Drop for Attempt<'_> {
-    fn drop(&mut self) {
-        if self.done {
-            return;
-        }
-        self.server.note_given_up(self.started.elapsed());
-    }
-}
-
-impl Health {
-    fn is_broken(&self) -> bool {
-        self.failed_in_row >= BREAK_AFTER
-    }
-}
-
-impl Server {
-    fn health(&self) -> std::sync::MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn note_reply(&self, rtt: Duration) {
-        let mut health = self.health();
-        // RFC 6298's smoothing.
-        match health.srtt {
-            None => {
-                health.srtt = Some(rtt);
-                health.variance = rtt / 2;
-            }
-            Some(srtt) => {
-                let off = srtt.abs_diff(rtt);
-                health.variance = (health.variance * 3 + off) / 4;
-                health.srtt = Some((srtt * 7 + rtt) / 8);
-            }
-        }
-        if health.failed_in_row >= BREAK_AFTER {
-            tracing::info!(upstream = %self.url, "the upstream answers again");
-        }
-        health.failed_in_row = 0;
-        health.probe_at = None;
-        health.last_reply = Some(Instant::now());
-    }
-
-    /// It lost to another server: at least so slow.
-    fn note_slow(&self, at_least: Duration) {
-        let mut health = self.health();
-        if health.srtt.is_none_or(|srtt| srtt < at_least) {
-            let srtt = health.srtt.unwrap_or(at_least);
-            health.srtt = Some((srtt * 3 + at_least) / 4);
-        }
-    }
-
-    fn note_failure(&self, error: &str) {
-        let mut health = self.health();
-        health.failures = health.failures.saturating_add(1);
-        health.failed_in_row = health.failed_in_row.saturating_add(1);
-        if health.failed_in_row == BREAK_AFTER {
-            tracing::warn!(upstream = %self.url, error, "the upstream doesn't answer; it is passed over and probed");
-            health.probe_wait = PROBE.0;
-            health.probe_at = Some(Instant::now() + PROBE.0);
-        }
-        if health.last_error.as_deref() != Some(error) {
-            health.last_error = Some(error.to_owned());
-        }
-        drop(health);
-        self.failed.inc();
-    }
-
-    /// Whether a probe is due; if so the next one is set later.
-    fn take_probe(&self, now: Instant) -> bool {
-        let mut health = self.health();
-        if health.probe_at.is_none_or(|at| at > now) {
-            return false;
-        }
-        health.probe_wait = (health.probe_wait * 2).min(PROBE.1);
-        health.probe_at = Some(now + health.probe_wait);
-        true
-    }
-
-    fn is_broken(&self) -> bool {
-        self.health().is_broken()
-    }
-
-    /// No reply was waited for any longer.
-    fn note_given_up(&self, elapsed: Duration) {
-        if elapsed >= FAILED_AFTER {
-            self.note_failure("no reply in time");
-        } else {
-            self.note_slow(elapsed);
-        }
-    }
-
-    /// Wait before another server (or, `alone`, the same again) is asked as well.
-    fn patience(&self, alone: bool) -> Duration {
-        let (least, most) = if alone { AGAIN } else { HEDGE };
-        let health = self.health();
-        health.srtt.map_or(least * 4, |srtt| srtt + health.variance * 4).clamp(least, most)
-    }
-
-    async fn ask(&self, query: &Query) -> io::Result<Vec<u8>> {
-        self.asked.inc();
-        {
-            let mut health = self.health();
-            health.queries = health.queries.saturating_add(1);
-        }
-        let mut attempt = Attempt { server: self, started: Instant::now(), done: false };
-        let result = match &self.link {
-            Link::Tcp(client) => client.exchange(query).await,
-            Link::Https(client) => client.exchange(query).await,
-            Link::Quic(client) => client.exchange(query).await,
-            Link::Udp(pool, client) => match pool.exchange(query).await {
-                Ok(received) => {
-                    let cut = match received {
-                        udp::Received::Message(message) if !is_truncated(&message) => {
-                            attempt.success();
-                            return Ok(message);
-                        }
-                        udp::Received::Message(message) => Some(message),
-                        udp::Received::AskTcp => None,
-                    };
-                    // It lives; what follows is another story.
-                    attempt.success();
-                    self.metrics.upstream_tcp_retries.inc();
-                    let whole = tokio::time::timeout(TCP_RETRY, client.exchange(query)).await;
-                    match (whole.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())), cut) {
-                        (Err(error), Some(cut)) => {
-                            tracing::debug!(upstream = %self.url, %error, "no TCP; the cut reply stands");
-                            return Ok(cut);
-                        }
-                        (result, _) => return result,
-                    }
-                }
-                Err(error) => Err(error),
-            },
-        };
-        match &result {
-            Ok(_) => attempt.success(),
-            Err(error) => attempt.failure(&error.to_string()),
-        }
-        result
-    }
-}
-
-/// Whether TC is set.
-pub(in crate::dns) fn is_truncated(message: &[u8]) -> bool {
-    u16_at(message, 2).is_some_and(|flags| flags & flag::TC != 0)
-}
-
-/// Codes that another server may answer better: all but NOERROR, NXDOMAIN, YXDOMAIN.
-pub(in crate::dns) fn is_failure(message: &[u8]) -> bool {
-    super::reply::is_failure(query::code_of(message))
-}
-
 /// All upstreams.
 pub struct Upstreams {
     mark: Option<u32>,
+    peers: Vec<SocketAddr>,
     servers: Vec<Arc<Server>>,
     /// Servers by the domain they are for, wire form; those for everything under the root.
     by_domain: HashMap<Box<[u8]>, Vec<usize>>,
+    /// Woken when a server is in trouble.
+    troubled: Arc<Notify>,
 }
 
 impl Upstreams {
@@ -372,20 +139,21 @@ impl Upstreams {
     /// # Errors
     /// [`UpstreamError`]; `check` refuses all of these before.
     pub fn new(configured: &[schema::Upstream], mark: Option<u32>, metrics: &Metrics) -> Result<Self, UpstreamError> {
-        let mut upstreams = Self { mark, servers: Vec::new(), by_domain: HashMap::new() };
-        for (index, upstream) in configured.iter().enumerate() {
-            let url: UpstreamUrl = upstream.url.parse().map_err(UpstreamError::Url)?;
-            let link = Link::new(upstream, &url, mark, metrics)
+        let mut parsed = Vec::new();
+        for upstream in configured {
+            parsed.push((upstream, upstream.url.parse::<UpstreamUrl>().map_err(UpstreamError::Url)?));
+        }
+        let mut upstreams = Self {
+            mark,
+            peers: parsed.iter().map(|(_, url)| url.addr).collect(),
+            servers: Vec::new(),
+            by_domain: HashMap::new(),
+            troubled: Arc::new(Notify::new()),
+        };
+        let post = Arc::new(Post::new(upstreams.peers().collect(), mark, metrics.clone()));
+        for (index, (upstream, url)) in parsed.iter().enumerate() {
+            let link = Link::new(upstream, url, (mark, &post), metrics)
                 .map_err(|problem| UpstreamError::Tls(upstream.url.clone(), problem))?;
-            let label = metrics::Upstream { upstream: upstream.url.clone() };
-            upstreams.servers.push(Arc::new(Server {
-                asked: metrics.upstream_queries.get_or_create_owned(&label),
-                failed: metrics.upstream_failures.get_or_create_owned(&label),
-                url: upstream.url.clone(),
-                link,
-                health: Mutex::default(),
-                metrics: metrics.clone(),
-            }));
             let mut domains = Vec::new();
             for domain in &upstream.domains {
                 domains.push(name_from_user(domain).map_err(|_| UpstreamError::Domain(domain.clone()))?);
@@ -393,6 +161,9 @@ impl Upstreams {
             if domains.is_empty() {
                 domains.push(Name::root());
             }
+            let probe = domains.first().cloned().unwrap_or_else(Name::root);
+            let troubled = upstreams.troubled.clone();
+            upstreams.servers.push(Arc::new(Server::new(index, upstream.url.clone(), link, probe, metrics, troubled)));
             for domain in domains {
                 let group = upstreams.by_domain.entry(domain.wire().into()).or_default();
                 // Named twice, it is still one server: it must not be its own second choice.
@@ -402,6 +173,60 @@ impl Upstreams {
             }
         }
         Ok(upstreams)
+    }
+
+    /// Looks into troubles as long as it is polled: asks servers that are silent, or refuse, or are down, whether they live.
+    pub(in crate::dns) fn watch(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (servers, troubled) = (self.servers.clone(), self.troubled.clone());
+        async move {
+            loop {
+                let now = Instant::now();
+                let mut next: Option<Instant> = None;
+                for server in &servers {
+                    let (due, at) = {
+                        let mut health = server.health();
+                        (health.take_probe(now), health.probe_at())
+                    };
+                    if due {
+                        let server = server.clone();
+                        tokio::spawn(async move { server.probe().await });
+                    }
+                    next = at.into_iter().chain(next).min();
+                }
+                let due = async {
+                    match next {
+                        Some(at) => tokio::time::sleep_until(at.into()).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = due => {}
+                    () = troubled.notified() => {}
+                }
+            }
+        }
+    }
+
+    /// What every socket to an upstream is marked with.
+    pub(in crate::dns) fn mark(&self) -> Option<u32> {
+        self.mark
+    }
+
+    /// Where each is, by its place.
+    pub(in crate::dns) fn peers(&self) -> impl Iterator<Item = (usize, SocketAddr)> {
+        self.peers.iter().copied().enumerate()
+    }
+
+    /// The server at this place.
+    pub(in crate::dns) fn server(&self, place: usize) -> Option<&Arc<Server>> {
+        self.servers.get(place)
+    }
+
+    /// The group that `query` is for; `None` unless all of it is asked over UDP first.
+    pub(in crate::dns) fn plain_group(&self, query: &Query) -> Option<&[usize]> {
+        let group = self.group_for(query);
+        let plain = |place: &usize| matches!(self.servers.get(*place).map(|server| &server.link), Some(Link::Udp(..)));
+        (!group.is_empty() && group.iter().all(plain)).then_some(group)
     }
 
     /// The servers for `name`: those of the longest domain it lies in.
@@ -415,20 +240,14 @@ impl Upstreams {
         self.group(above.as_ref().unwrap_or(&query.name))
     }
 
-    /// The group's servers, best first, and whether all of them are broken.
-    fn order(&self, group: &[usize]) -> (Vec<Arc<Server>>, bool) {
-        let mut ranked: Vec<(bool, Duration, &Arc<Server>)> = group
-            .iter()
-            .filter_map(|index| self.servers.get(*index))
-            .map(|server| (server.is_broken(), server.health().srtt.unwrap_or(UNKNOWN), server))
-            .collect();
-        ranked.sort_by_key(|(broken, srtt, _)| (*broken, *srtt));
-        let healthy = ranked.iter().filter(|(broken, ..)| !broken).count();
-        if healthy > 1 && rand::random_ratio(1, EXPLORE) {
-            let other = rand::random_range(1..healthy);
-            ranked.swap(0, other);
-        }
-        (ranked.into_iter().map(|(_, _, server)| server.clone()).collect(), healthy == 0)
+    /// The order of the moment, without exploration; see [`explored`].
+    pub(in crate::dns) fn order(&self, group: &[usize], now: Instant) -> Order {
+        let servers = group.iter().filter_map(|place| self.servers.get(*place));
+        let mut ranked: Vec<(bool, Duration, Choice)> = servers.map(|server| server.choice(now)).collect();
+        ranked.sort_by_key(|(down, rank, choice)| (*down, choice.silent, *rank));
+        let up = ranked.iter().filter(|(down, ..)| !down).count();
+        let choices: Vec<Choice> = ranked.into_iter().map(|(_, _, choice)| choice).collect();
+        Order { usable: if up == 0 { choices.len() } else { up }, all_down: up == 0, choices }
     }
 
     /// Asks until a server answers usefully, all attempts are used up, or the time is over.
@@ -436,32 +255,28 @@ impl Upstreams {
     /// # Errors
     /// [`AskError`].
     pub async fn ask(&self, query: &Query) -> Result<Asked, AskError> {
-        let (order, all_broken) = self.order(self.group_for(query));
-        let Some(first) = order.first() else { return Err(AskError::NoServer) };
         let now = Instant::now();
-        for server in order.iter().skip(1).filter(|server| server.is_broken() && server.take_probe(now)) {
-            let (server, query) = (server.clone(), query.clone());
-            tokio::spawn(async move { tokio::time::timeout(TOTAL_BROKEN, server.ask(&query)).await });
-        }
-        let usable =
-            if all_broken { order.len() } else { order.iter().filter(|server| !server.is_broken()).count().max(1) };
-        let total = if all_broken { TOTAL_BROKEN } else { TOTAL };
-        Self::ask_these(first, &order, usable, query, total).await
+        let order = explored(&Arc::new(self.order(self.group_for(query), now)));
+        self.run(Race::new(order, query.dnssec_ok, now), query, None).await
     }
 
-    /// Asks one server alone, when the others' word is not to be had: of those for the question that are healthy the one at this place, in the configured
+    /// Asks one server alone, when the others' word is not to be had: of those for the question that are up the one at this place, in the configured
     /// order, round and round.
     ///
     /// # Errors
     /// [`AskError`].
     pub async fn ask_one(&self, query: &Query, place: usize) -> Result<Asked, AskError> {
-        let all: Vec<&Arc<Server>> =
-            self.group_for(query).iter().filter_map(|index| self.servers.get(*index)).collect();
-        let healthy: Vec<&Arc<Server>> = all.iter().copied().filter(|server| !server.is_broken()).collect();
-        let usable = if healthy.is_empty() { all } else { healthy };
+        let now = Instant::now();
+        let servers = self.group_for(query).iter().filter_map(|place| self.servers.get(*place));
+        let all: Vec<(bool, Duration, Choice)> = servers.map(|server| server.choice(now)).collect();
+        let mut usable: Vec<Choice> = all.iter().filter(|(down, ..)| !down).map(|(_, _, choice)| *choice).collect();
+        if usable.is_empty() {
+            usable = all.iter().map(|(_, _, choice)| *choice).collect();
+        }
         let place = place.checked_rem(usable.len()).unwrap_or(0);
-        let Some(server) = usable.get(place) else { return Err(AskError::NoServer) };
-        Self::ask_these(server, &[Arc::clone(server)], 1, query, TOTAL_BROKEN).await
+        let choices: Vec<Choice> = usable.get(place).copied().into_iter().collect();
+        let order = Order { usable: choices.len(), all_down: true, choices };
+        self.run(Race::new(Arc::new(order), query.dnssec_ok, now), query, None).await
     }
 
     /// The most servers that are for one name.
@@ -470,67 +285,87 @@ impl Upstreams {
         self.by_domain.values().map(Vec::len).max().unwrap_or(0)
     }
 
-    async fn ask_these(
-        first: &Arc<Server>,
-        order: &[Arc<Server>],
-        usable: usize,
-        query: &Query,
-        total: Duration,
-    ) -> Result<Asked, AskError> {
-        let asked = async {
-            let asked = Self::race(first, order, usable, query).await;
-            match &asked {
-                // An old server: the plain question of RFC 1035. It costs such a server two queries for each question.
-                Ok(refused) if !query.plain && query::refuses_edns(&refused.message) => {
-                    let plain = Query { plain: true, ..query.clone() };
-                    Self::race(first, order, usable, &plain).await
-                }
-                _ => asked,
+    /// Drives a race to its end. `first`: what it wanted asked last, and nobody did.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub(in crate::dns) async fn run(&self, race: Race, query: &Query, first: Option<Ask>) -> Result<Asked, AskError> {
+        let mut course = Course { upstreams: self, race };
+        let mut asks: Vec<Asking<'_>> = Vec::new();
+        let mut next = first;
+        loop {
+            let now = Instant::now();
+            while let Some(ask) = next.take().or_else(|| course.race.poll_ask(now)) {
+                let Some(server) = self.servers.get(ask.server) else { continue };
+                server.note_query();
+                asks.push(Asking { ask, sent: now, reply: Box::pin(server.exchange(ask, query)) });
             }
-        };
-        let mut asked = tokio::time::timeout(total, asked).await.unwrap_or(Err(AskError::TimeOut))?;
-        query::lower_question(&mut asked.message);
-        Ok(asked)
+            let Some(due) = course.race.poll_timeout() else {
+                return course.race.last_word().map(|mut message| {
+                    lower_question(&mut message);
+                    Asked { message, response: None }
+                });
+            };
+            let (ask, sent, result) = tokio::select! {
+                replied = next_of(&mut asks) => replied,
+                () = tokio::time::sleep_until(due.into()) => {
+                    let now = Instant::now();
+                    course.race.handle_timeout(now, |server, sent| self.note_late(server, sent, &query.name, now));
+                    continue;
+                }
+            };
+            let now = Instant::now();
+            match result {
+                Ok((mut message, fit)) => {
+                    lower_question(&mut message);
+                    let manner = if query.plain { ask.manner.and(Manner::PLAIN) } else { ask.manner };
+                    let judgement = judge(&message, fit, Sent { name: &query.name, qtype: query.qtype, manner });
+                    if let Some(server) = self.servers.get(ask.server) {
+                        server.note_reply(now.saturating_duration_since(sent), now);
+                    }
+                    course.race.on_reply(ask.place, &judgement, &message);
+                    if let (Judgement::Useful(response), Some(End::Won(_))) = (judgement, course.race.end()) {
+                        self.learn(&course.race, now);
+                        return Ok(Asked { message, response: Some(response) });
+                    }
+                }
+                Err(Failure { trouble, error }) => {
+                    self.note_trouble(ask, trouble, &error.to_string(), &query.name, now);
+                    course.race.on_error(ask.place, trouble, now);
+                }
+            }
+        }
     }
 
-    async fn race(first: &Arc<Server>, order: &[Arc<Server>], usable: usize, query: &Query) -> Result<Asked, AskError> {
-        let alone = usable < 2;
-        let mut main: Option<Pin<Box<_>>> = Some(Box::pin(first.ask(query)));
-        let mut others: JoinSet<io::Result<Vec<u8>>> = JoinSet::new();
-        let mut asked = 1usize;
-        let mut failure: Option<Vec<u8>> = None;
-        let mut error = AskError::TimeOut;
-        let timer = tokio::time::sleep(first.patience(alone));
-        tokio::pin!(timer);
-        loop {
-            let result = tokio::select! {
-                result = async { match main.as_mut() { Some(main) => main.await, None => std::future::pending().await } } => {
-                    main = None;
-                    Some(result)
-                }
-                Some(result) = others.join_next(), if !others.is_empty() => {
-                    Some(result.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into())))
-                }
-                () = &mut timer, if asked < ATTEMPTS => None,
-            };
-            let ran_out = result.is_none();
-            match result {
-                Some(Ok(message)) if !is_failure(&message) => return Ok(Asked { message }),
-                Some(Ok(message)) => failure = Some(message),
-                Some(Err(_)) => error = AskError::Network,
-                None => {}
-            }
-            // When the timer ran out the next usable server is asked (or the only one again); after a bad reply or an error the next of
-            // all, but none a second time.
-            let next = if ran_out { order.get(asked % usable) } else { order.get(asked) };
-            if let Some(server) = next.filter(|_| asked < ATTEMPTS) {
-                let server = server.clone();
-                timer.as_mut().reset(tokio::time::Instant::now() + server.patience(alone));
-                let query = query.clone();
-                others.spawn(async move { server.ask(&query).await });
-                asked += 1;
-            } else if main.is_none() && others.is_empty() {
-                return failure.map(|message| Asked { message }).ok_or(error);
+    /// See [`Server::note_late`].
+    pub(in crate::dns) fn note_late(&self, place: usize, sent: Instant, name: &Name, now: Instant) {
+        if let Some(server) = self.servers.get(place) {
+            server.note_late(sent, name, now);
+        }
+    }
+
+    /// See [`Server::note_trouble`].
+    pub(in crate::dns) fn note_trouble(&self, ask: Ask, trouble: Trouble, error: &str, name: &Name, now: Instant) {
+        if let Some(server) = self.servers.get(ask.server) {
+            tracing::debug!(upstream = %server.url, error, ?trouble, "a query has no reply");
+            server.note_trouble(trouble, ask.manner, error, name, now);
+        }
+    }
+
+    /// Takes what a race's winner taught.
+    pub(in crate::dns) fn learn(&self, race: &Race, now: Instant) {
+        if let Some((server, manner)) = race.lesson().and_then(|(place, how)| Some((self.servers.get(place)?, how))) {
+            tracing::debug!(upstream = %server.url, ?manner, "the upstream wants to be asked in another manner");
+            server.health().learn(manner, now);
+        }
+    }
+
+    /// Closes the account of a race that is over: what it still awaited is given up.
+    pub(in crate::dns) fn settle(&self, race: &Race, now: Instant) {
+        let winner = race.winner();
+        for (_, place, sent) in race.awaited().filter(|(_, place, _)| Some(*place) != winner) {
+            if let Some(server) = self.servers.get(place) {
+                server.note_given_up(now.saturating_duration_since(sent), winner.is_some());
             }
         }
     }
@@ -544,9 +379,9 @@ impl Upstreams {
                 let health = server.health();
                 UpstreamStatus {
                     url: server.url.clone(),
-                    healthy: health.failed_in_row < BREAK_AFTER,
+                    healthy: health.is_healthy(),
                     replied: health.last_reply.is_some(),
-                    rtt: health.srtt,
+                    rtt: health.rtt(),
                     queries: health.queries,
                     failures: health.failures,
                     last_reply: health.last_reply.map(|at| at.elapsed()),
@@ -555,4 +390,50 @@ impl Upstreams {
             })
             .collect()
     }
+}
+
+/// A race that a task drives; however that ends, its account is closed.
+struct Course<'a> {
+    upstreams: &'a Upstreams,
+    race: Race,
+}
+
+impl Drop for Course<'_> {
+    fn drop(&mut self) {
+        self.upstreams.settle(&self.race, Instant::now());
+    }
+}
+
+type Replied = Result<(Vec<u8>, Fit), Failure>;
+
+/// A query on its way. Dropped, it is given up.
+struct Asking<'a> {
+    ask: Ask,
+    sent: Instant,
+    reply: Pin<Box<dyn Future<Output = Replied> + Send + 'a>>,
+}
+
+/// The first of these that has its reply; for ever where there are none.
+async fn next_of(asks: &mut Vec<Asking<'_>>) -> (Ask, Instant, Replied) {
+    poll_fn(|context| {
+        for place in 0..asks.len() {
+            if let Some(asking) = asks.get_mut(place)
+                && let Poll::Ready(replied) = asking.reply.as_mut().poll(context)
+            {
+                let asking = asks.swap_remove(place);
+                return Poll::Ready((asking.ask, asking.sent, replied));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// This order, or now and then one with another server first that is up and not silent, so that its time stays known.
+pub(in crate::dns) fn explored(order: &Arc<Order>) -> Arc<Order> {
+    let speaking = order.choices.iter().take(order.usable).take_while(|choice| !choice.silent).count();
+    if order.all_down || speaking < 2 || !rand::random_ratio(1, EXPLORE) {
+        return order.clone();
+    }
+    Arc::new(order.with_first(rand::random_range(1..speaking)))
 }

@@ -41,7 +41,7 @@ const TOTAL: Duration = Duration::from_secs(4);
 /// one has.
 const RETRIES: usize = 3;
 /// The longest that this may take, all together.
-const AGAIN: Duration = Duration::from_secs(3);
+pub const AGAIN: Duration = Duration::from_secs(3);
 
 /// Which upstreams may answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

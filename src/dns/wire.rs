@@ -12,6 +12,8 @@ pub const UDP_REPLY: usize = 1232;
 pub mod flag {
     /// Response.
     pub const QR: u16 = 0x8000;
+    /// Authoritative answer.
+    pub const AA: u16 = 0x0400;
     /// Truncated.
     pub const TC: u16 = 0x0200;
     /// Recursion desired.

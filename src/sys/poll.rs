@@ -5,6 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
 /// What is told at once; what is ready beyond it is told the next time.
 const EVENTS: usize = 64;
 
@@ -35,6 +38,16 @@ impl Poll {
         // SAFETY: both descriptors are open, the event lives until after the call.
         let done = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &mut event) };
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Lets a task wait until something is ready. Must be called within the runtime; it is told once of what is ready until all of it was taken.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn watched(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        let epoll = self.epoll.try_clone()?;
+        // SAFETY: the descriptor is its own, and is closed when it is dropped, not before.
+        unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) }.map_err(Into::into)
     }
 
     /// Waits until something is ready, at most so long (in whole milliseconds).

@@ -115,7 +115,7 @@ impl Worker {
             });
             if let Handled::Miss(missed) = handled {
                 let route = Route::Udp { socket: self.socket.clone(), peer: datagram.peer, local: datagram.local };
-                self.forwarder.begin(&missed, client, route, &turn, (&self.poll, LINES));
+                self.forwarder.begin(&missed, client, route, &turn, (&self.poll, LINES), &mut self.sending);
             }
         }
         resolver.metrics.udp_questions.inc_by(u64::try_from(count).unwrap_or(0));

@@ -18,7 +18,7 @@ async fn a_server_without_edns_is_asked_plainly() {
         assert_eq!(world.ask("name.example", 1).await.addresses().len(), 1, "rcode {code}");
         assert_eq!(upstream.count(), 2);
     }
-    // One that speaks EDNS and says the same means it.
+    // One that says it with an OPT may mean the question, or copy what it was sent: it is asked once more.
     let upstream = Upstream::new(|query, _| {
         let opt = additional(rr("", 41, 0, &[]));
         Act::Send(vec![response(query, 1, &[opt])])
@@ -26,7 +26,7 @@ async fn a_server_without_edns_is_asked_plainly() {
     .await;
     let world = World::new(&[&upstream]).await;
     assert_eq!(world.ask("name.example", 1).await.rcode, 2);
-    assert_eq!(upstream.count(), 1);
+    assert_eq!(upstream.count(), 2);
 }
 
 /// BADVERS (RFC 6891 section 6.1.3): its four low bits are those of NOERROR.
@@ -294,15 +294,27 @@ async fn a_server_that_knows_no_edns_may_say_so_with_a_bare_header() {
         assert_eq!(world.ask("name.example", 1).await.addresses().len(), 1, "rcode {code}");
         assert_eq!(upstream.count(), 2);
     }
-    // Under another code a bare header says nothing: it is ignored, and what follows counts.
+    // Without a name it can't be said that there is none, or no data: that is ignored, and what follows counts.
     let upstream = Upstream::new(|query, _| {
         let (name, _) = asked(query);
         let bare = |code: u8| [&query[..2], &[0x81, 0x80 | code], &[0; 8]].concat();
-        Act::Send(vec![bare(0), bare(3), bare(2), response(query, 0, &[a(&name, 60, "192.0.2.1")])])
+        Act::Send(vec![bare(0), bare(3), response(query, 0, &[a(&name, 60, "192.0.2.1")])])
     })
     .await;
     let world = World::new(&[&upstream]).await;
     assert_eq!(world.ask("name.example", 1).await.addresses().len(), 1);
+    assert_eq!(upstream.count(), 1);
+    // Any error may be said so, and isn't the last word.
+    for code in [2, 5, 9] {
+        let bare =
+            Upstream::new(move |query, _| Act::Send(vec![[&query[..2], &[0x81, 0x80 | code], &[0; 8]].concat()])).await;
+        let fine = Upstream::table(&[("name.example", 60, &["192.0.2.1"])]).await;
+        let world = World::new(&[&bare, &fine]).await;
+        assert_eq!(world.ask("name.example", 1).await.addresses().len(), 1, "rcode {code}");
+        let world = World::new(&[&bare]).await;
+        let words = format!("the upstream answered with code {code}");
+        assert_eq!(world.ask("name.example", 1).await.ede, Some((0, words)), "rcode {code}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

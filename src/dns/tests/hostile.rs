@@ -142,10 +142,20 @@ async fn strangers_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn forged_responses_are_ignored_and_counted() {
-    // Wrong id, wrong name, wrong type, a query, too short; then the true one.
-    let upstream = Upstream::new(|query, _| {
+async fn forged_responses_are_ignored_and_counted_and_too_many_end_the_socket() {
+    // Wrong id, wrong name, wrong type, a query, too short; then the true one. Two at a time, and all of them, against which there is TCP.
+    for (from, to) in [(0, 2), (2, 4), (4, 6), (5, 7), (0, 7)] {
+        forged(from, to).await;
+    }
+}
+
+async fn forged(from: usize, to: usize) {
+    let upstream = Upstream::new(move |query, tcp| {
         let (name, _) = asked(query);
+        let fine = response(query, 0, &[a(&name, 60, "192.0.2.1")]);
+        if tcp {
+            return Act::Send(vec![fine]);
+        }
         let forged = response(query, 0, &[a(&name, 60, "192.0.2.66")]);
         let mut list = Vec::new();
         let mut wrong_id = forged.clone();
@@ -166,8 +176,7 @@ async fn forged_responses_are_ignored_and_counted() {
         list.push(two_questions);
         list.push(forged[..9].to_vec());
         list.push(vec![]);
-        list.push(response(query, 0, &[a(&name, 60, "192.0.2.1")]));
-        Act::Send(list)
+        Act::Send([&list[from..to], &[fine]].concat())
     })
     .await;
     let world = World::new(&[&upstream]).await;
@@ -175,7 +184,9 @@ async fn forged_responses_are_ignored_and_counted() {
     assert_eq!(seen.addresses(), ["192.0.2.1".parse::<std::net::IpAddr>().unwrap()]);
     assert!(!world.enforced.is_open("192.0.2.66"));
     assert_eq!(upstream.count(), 1);
-    until("mismatches counted", || world.metric("dns_upstream_mismatches_total") == 7).await;
+    let counted = u64::try_from(to - from + usize::from(to - from > 2)).unwrap();
+    until("mismatches counted", || world.metric("dns_upstream_mismatches_total") == counted).await;
+    assert_eq!(upstream.asked_tcp.load(std::sync::atomic::Ordering::SeqCst), usize::from(to - from > 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,7 +276,7 @@ async fn garbage_from_the_upstream_costs_its_own_question_only() {
 async fn a_retransmission_is_answered_once_and_asked_once() {
     let upstream = Upstream::new(|query, _| {
         let (name, _) = asked(query);
-        Act::Later(Duration::from_millis(300), response(query, 0, &[a(&name, 60, "192.0.2.1")]))
+        Act::Later(Duration::from_millis(150), response(query, 0, &[a(&name, 60, "192.0.2.1")]))
     })
     .await;
     let world = World::new(&[&upstream]).await;

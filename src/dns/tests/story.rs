@@ -293,7 +293,7 @@ async fn the_budget_of_one_client_is_not_anothers() {
     let upstream = Upstream::new(|query, _| {
         let (name, _) = asked(query);
         let address = if name == "first.example" { "192.0.2.1" } else { "192.0.2.2" };
-        Act::Later(Duration::from_millis(300), response(query, 0, &[a(&name, 300, address)]))
+        Act::Later(Duration::from_millis(200), response(query, 0, &[a(&name, 300, address)]))
     })
     .await;
     let mut config = config(&[&upstream], "");

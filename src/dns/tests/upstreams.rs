@@ -69,7 +69,7 @@ async fn a_cut_reply_stands_when_tcp_is_silent() {
 async fn identical_questions_in_flight_are_asked_once() {
     let upstream = Upstream::new(|query, _| {
         let (name, _) = asked(query);
-        Act::Later(Duration::from_millis(400), response(query, 0, &[a(&name, 60, "192.0.2.1")]))
+        Act::Later(Duration::from_millis(200), response(query, 0, &[a(&name, 60, "192.0.2.1")]))
     })
     .await;
     let world = World::new(&[&upstream]).await;
@@ -132,7 +132,7 @@ async fn a_silent_upstream_is_hedged_then_passed_over_then_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_upstream_is_passed_over_and_found_again_by_real_questions() {
+async fn an_upstream_that_is_down_is_passed_over_and_found_again_by_probes() {
     // The first refuses every datagram (nobody listens), until a server starts on its port.
     let reserved = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let first = reserved.local_addr().unwrap();
@@ -145,13 +145,14 @@ async fn a_broken_upstream_is_passed_over_and_found_again_by_real_questions() {
     let mut config = config(&[&steady, &steady], "");
     config.dns.upstream[0].url = format!("udp://{first}");
     let world = World::with(config).await;
+    let end = Instant::now() + PATIENCE;
     let mut number = 0;
     while world.running.status().upstreams[0].healthy {
         number += 1;
-        assert!(number < 500, "it stays healthy: {:?}", world.running.status().upstreams);
+        assert!(Instant::now() < end, "it stays healthy: {:?}", world.running.status().upstreams);
         assert_eq!(address(&world.ask(&format!("n{number}.example"), 1).await), "192.0.2.2");
     }
-    // Passed over now: only probes reach it, and they come one or two seconds apart.
+    // Passed over now: only probes reach it, and they come one or two seconds apart, then more.
     let before = world.running.status().upstreams[0].queries;
     for number in 0..50 {
         assert_eq!(address(&world.ask(&format!("m{number}.example"), 1).await), "192.0.2.2");

@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// How long connecting may take, the handshake included.
-const CONNECT: Duration = Duration::from_millis(2500);
+pub const CONNECT: Duration = Duration::from_millis(2500);
 /// A query given up after this, while nothing at all came on its connection, speaks against the connection.
 pub const DEAF_AFTER: Duration = Duration::from_secs(2);
 

@@ -1,23 +1,28 @@
-//! Plain UDP to the upstreams on the sockets of one worker, in batches.
+//! Plain UDP to the upstreams on the sockets of one owner (a worker, or the post of all tasks), in batches.
 //!
-//! What one turn of the worker asks of an upstream goes out together, on one of [`Lines::slots`] connected sockets, drawn at random for the turn. A socket
+//! What one turn of the owner asks of an upstream goes out together, on one of [`Lines::slots`] connected sockets, drawn at random for the turn. A socket
 //! serves [`USES`] queries or [`LIFE`]; then a new one with another random port takes its place, and the old one stays until its last
 //! reply came or was given up. A forger must guess port, id and case of a socket that lives for seconds; that the questions of one turn
 //! share a port tells it nothing.
+//!
+//! - After [`MISSES`] datagrams that nearly fit (another id, question or case) a socket takes nothing more: somebody guesses. What waits there is told
+//!   so, and goes over a stream. What comes late to a query that was answered or given up is no guess.
+//! - A socket that can't send is replaced at once, and what it was to send goes out on the new one. A new socket that has another source address than
+//!   the others replaces them all: the host has moved. So does, one by one, what a reply was lost on and nothing came to since.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 
-use super::Upstreams;
+use super::judgement::Manner;
 use super::query::{Fit, Query, fit, question_of};
-use super::udp::open_socket;
+use super::race::{Ask, Trouble};
 use crate::dns::wire::u16_at;
-use crate::sys::connected::{self, DATAGRAM, Received};
+use crate::sys::connected::{self, Received};
 use crate::sys::poll::Poll;
 use crate::sys::udp::want_receive_buffer;
 
@@ -33,6 +38,12 @@ const USES: u32 = 256;
 const LIFE: Duration = Duration::from_secs(10);
 /// A socket that served nothing for so long is closed.
 const IDLE: Duration = Duration::from_secs(15);
+/// Datagrams that nearly fit, after which a socket takes nothing more.
+const MISSES: u32 = 3;
+/// How often all sockets may be replaced because this host has another address.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Nobody waits longer for a reply.
+const FORGET: Duration = Duration::from_secs(12);
 
 /// Names an attempt: the flight's number, and the place of the attempt in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,46 +61,85 @@ pub struct Claim {
     id: u16,
 }
 
-/// What a datagram is to the query that bears its id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Match {
-    /// Its response.
-    Response(Attempt),
-    /// A response in another case, or one longer than anybody was offered: to be asked over TCP.
-    AskTcp(Attempt),
-    /// Nothing.
-    None,
-}
+/// A query that fails, why, and the error's kind where it was one.
+pub type Failed = (Attempt, Trouble, io::ErrorKind);
 
 struct Waiting {
     question: Box<[u8]>,
     attempt: Attempt,
+    sent: Instant,
+    /// Neither answered nor given up.
+    open: bool,
+}
+
+/// A query to be sent at the end of the turn.
+struct Part {
+    range: Range<usize>,
+    id: u16,
+    /// Another socket couldn't send it.
+    moved: bool,
 }
 
 struct Line {
     socket: UdpSocket,
     upstream: usize,
-    pending: HashMap<u16, Waiting>,
+    /// Every query that it served.
+    served: HashMap<u16, Waiting>,
+    /// How many of these are open.
+    open: usize,
     uses: u32,
     born: Instant,
     used: Instant,
+    /// When the last reply came.
+    heard: Option<Instant>,
+    misses: u32,
     /// No slot has it any more.
     retired: bool,
     /// Queries of one length go to the kernel as one; not where it refused that.
     bundled: bool,
     /// To be sent at the end of the turn.
     octets: Vec<u8>,
-    parts: Vec<(Range<usize>, Attempt)>,
+    parts: Vec<Part>,
+}
+
+impl Line {
+    /// Ends the wait for this query.
+    fn close(&mut self, id: u16) -> Option<Attempt> {
+        let waiting = self.served.get_mut(&id).filter(|waiting| waiting.open)?;
+        waiting.open = false;
+        self.open = self.open.saturating_sub(1);
+        Some(waiting.attempt)
+    }
+
+    /// Ends the wait for all.
+    fn fail(&mut self, trouble: Trouble, kind: io::ErrorKind, failed: &mut Vec<Failed>) {
+        for waiting in self.served.values_mut().filter(|waiting| waiting.open) {
+            waiting.open = false;
+            failed.push((waiting.attempt, trouble, kind));
+        }
+        self.open = 0;
+    }
 }
 
 struct Pool {
     peer: SocketAddr,
+    /// The source address of its sockets, and since when that is known.
+    local: Option<(IpAddr, Instant)>,
     slots: Vec<Option<usize>>,
     /// This turn's line.
     current: Option<usize>,
 }
 
-/// All sockets of one worker to all plain upstreams.
+/// Whose fault an error of a socket is: nobody listens there, or this host can't send as things are.
+#[must_use]
+pub fn trouble_of(kind: io::ErrorKind) -> Trouble {
+    match kind {
+        io::ErrorKind::ConnectionRefused => Trouble::Theirs,
+        _ => Trouble::Ours,
+    }
+}
+
+/// All sockets of one owner to all plain upstreams.
 pub struct Lines {
     mark: Option<u32>,
     pools: HashMap<usize, Pool>,
@@ -100,62 +150,70 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// No socket is opened before the first query. `workers`: how many share the descriptors.
+    /// No socket is opened before the first query. `owners`: how many share the descriptors.
     #[must_use]
-    pub fn new(upstreams: &Upstreams, workers: usize) -> Self {
-        let slots = (SLOTS / workers.max(1)).max(SLOTS_LEAST);
-        let pools = upstreams
-            .plain_peers()
-            .map(|(upstream, peer)| (upstream, Pool { peer, slots: vec![None; slots], current: None }));
-        Self { mark: upstreams.mark(), pools: pools.collect(), lines: Vec::new(), free: Vec::new(), full: Vec::new() }
+    pub fn new(peers: impl Iterator<Item = (usize, SocketAddr)>, mark: Option<u32>, owners: usize) -> Self {
+        let slots = (SLOTS / owners.max(1)).max(SLOTS_LEAST);
+        let pools = peers
+            .map(|(upstream, peer)| (upstream, Pool { peer, local: None, slots: vec![None; slots], current: None }));
+        Self { mark, pools: pools.collect(), lines: Vec::new(), free: Vec::new(), full: Vec::new() }
     }
 
-    /// Puts a query among what [`Lines::flush`] sends. `token` is what `poll` shall tell of a line: its place is added.
+    /// Puts a query among what [`Lines::flush`] sends. `poll` is to tell the token of a line: its place is added.
     ///
     /// # Errors
     /// No socket can be had.
     pub fn ask(
         &mut self,
-        upstream: usize,
+        ask: &Ask,
         query: &Query,
         attempt: Attempt,
         now: Instant,
-        poll: &Poll,
-        token: u64,
+        poll: (&Poll, u64),
     ) -> io::Result<Claim> {
-        let at = self.line(upstream, now, poll, token)?;
+        let at = self.line(ask.server, ask.lost, now, poll)?;
         let line = self.lines.get_mut(at).and_then(Option::as_mut).ok_or(io::ErrorKind::NotFound)?;
-        // At most USES ids and some are taken, so that a free one is found soon.
-        let mut id: u16 = rand::random();
-        while line.pending.contains_key(&id) {
-            id = id.wrapping_add(1);
-        }
-        let start = line.octets.len();
-        query.write(id, true, &mut line.octets);
-        let message = line.octets.get(start..).unwrap_or_default();
-        line.pending.insert(id, Waiting { question: question_of(message).into(), attempt });
-        line.uses = line.uses.saturating_add(1);
-        line.used = now;
-        if line.parts.is_empty() {
+        let id = Self::put(line, attempt, now, false, |id, out| {
+            query.write(id, !ask.manner.has(Manner::LOWER), out);
+        });
+        if line.parts.len() == 1 {
             self.full.push(at);
         }
-        line.parts.push((start..line.octets.len(), attempt));
         Ok(Claim { line: at, id })
     }
 
-    /// Sends what was put in; ends the turn. Attempts that the kernel refuses go to `failed`; they aren't pending any more.
-    pub fn flush(&mut self, failed: &mut Vec<(Attempt, io::ErrorKind)>) {
+    /// Puts what `write` appends under a free id among what the line sends.
+    fn put(line: &mut Line, attempt: Attempt, now: Instant, moved: bool, write: impl FnOnce(u16, &mut Vec<u8>)) -> u16 {
+        // At most USES ids and some are taken, so that a free one is found soon.
+        let mut id: u16 = rand::random();
+        while line.served.contains_key(&id) {
+            id = id.wrapping_add(1);
+        }
+        let start = line.octets.len();
+        write(id, &mut line.octets);
+        let question = question_of(line.octets.get(start..).unwrap_or_default()).into();
+        line.served.insert(id, Waiting { question, attempt, sent: now, open: true });
+        line.open = line.open.saturating_add(1);
+        line.uses = line.uses.saturating_add(1);
+        line.used = now;
+        line.parts.push(Part { range: start..line.octets.len(), id, moved });
+        id
+    }
+
+    /// Sends what was put in; ends the turn. Queries that can't be sent go to `failed`; they aren't awaited any more.
+    pub fn flush(&mut self, now: Instant, poll: (&Poll, u64), failed: &mut Vec<Failed>) {
         for pool in self.pools.values_mut() {
             pool.current = None;
         }
         while let Some(at) = self.full.pop() {
             let Some(line) = self.lines.get_mut(at).and_then(Option::as_mut) else { continue };
             // What is of one length goes as one.
-            line.parts.sort_by_key(|(range, _)| range.len());
-            let ranges: Vec<Range<usize>> = line.parts.iter().map(|(range, _)| range.clone()).collect();
+            line.parts.sort_by_key(|part| part.range.len());
+            let ranges: Vec<Range<usize>> = line.parts.iter().map(|part| part.range.clone()).collect();
             let mut from = 0usize;
             let mut retried = false;
             let mut bundled = line.bundled;
+            let mut unsent: Vec<(usize, io::ErrorKind)> = Vec::new();
             while let Some(rest) = ranges.get(from..).filter(|rest| !rest.is_empty()) {
                 match connected::send(line.socket.as_fd(), &line.octets, rest, bundled) {
                     Ok(sent) => {
@@ -173,32 +231,75 @@ impl Lines {
                     Err(error) => {
                         retried = false;
                         // No room is a lost packet: it is asked again in time.
-                        let lost = [io::ErrorKind::WouldBlock, io::ErrorKind::OutOfMemory].contains(&error.kind());
-                        if let Some((range, attempt)) = line.parts.get(from).filter(|_| !lost) {
-                            let id = u16_at(line.octets.get(range.clone()).unwrap_or_default(), 0);
-                            if id.is_some_and(|id| line.pending.remove(&id).is_some()) {
-                                failed.push((*attempt, error.kind()));
-                            }
+                        if ![io::ErrorKind::WouldBlock, io::ErrorKind::OutOfMemory].contains(&error.kind()) {
+                            unsent.push((from, error.kind()));
                         }
                         from = from.saturating_add(1);
                     }
                 }
             }
+            let (octets, parts) = (std::mem::take(&mut line.octets), std::mem::take(&mut line.parts));
+            let upstream = line.upstream;
+            let mut again: Vec<(Vec<u8>, Attempt)> = Vec::new();
+            for (place, kind) in unsent {
+                let Some(part) = parts.get(place) else { continue };
+                let Some(attempt) = line.close(part.id) else { continue };
+                let trouble = trouble_of(kind);
+                if trouble == Trouble::Ours && !part.moved {
+                    line.uses = USES;
+                    again.push((octets.get(part.range.clone()).unwrap_or_default().to_vec(), attempt));
+                } else {
+                    failed.push((attempt, trouble, kind));
+                }
+            }
+            // Their memory serves the next turn.
+            (line.octets, line.parts) = (octets, parts);
             line.octets.clear();
             line.parts.clear();
+            for (octets, attempt) in again {
+                if let Err(error) = self.move_to_another((upstream, at), &octets, attempt, now, poll) {
+                    failed.push((attempt, Trouble::Ours, error.kind()));
+                }
+            }
         }
     }
 
+    /// Puts what the line at `from` couldn't send on one that is opened for it, or was in this turn.
+    fn move_to_another(
+        &mut self,
+        (upstream, from): (usize, usize),
+        octets: &[u8],
+        attempt: Attempt,
+        now: Instant,
+        poll: (&Poll, u64),
+    ) -> io::Result<()> {
+        // What else is there may be as old as that one.
+        let at = self.line(upstream, now.checked_sub(Duration::from_nanos(1)), now, poll)?;
+        if at == from {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let line = self.lines.get_mut(at).and_then(Option::as_mut).ok_or(io::ErrorKind::NotFound)?;
+        Self::put(line, attempt, now, true, |id, out| {
+            out.extend_from_slice(&id.to_be_bytes());
+            out.extend_from_slice(octets.get(2..).unwrap_or_default());
+        });
+        if line.parts.len() == 1 {
+            self.full.push(at);
+        }
+        Ok(())
+    }
+
     /// Takes a batch from a line. An error concerns everybody who waits there; they are moved to `failed`.
-    pub fn receive(&mut self, at: usize, into: &mut Received, failed: &mut Vec<(Attempt, io::ErrorKind)>) -> usize {
+    pub fn receive(&mut self, at: usize, into: &mut Received, failed: &mut Vec<Failed>) -> usize {
         let Some(line) = self.lines.get_mut(at).and_then(Option::as_mut) else { return 0 };
         match into.receive(line.socket.as_fd()) {
             Ok(count) => count,
             Err(error) if [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&error.kind()) => 0,
             Err(error) => {
                 // The host says that nobody listens, or the route is gone: whoever waits here needs another upstream at once.
-                failed.extend(line.pending.drain().map(|(_, waiting)| (waiting.attempt, error.kind())));
-                if error.kind() != io::ErrorKind::ConnectionRefused {
+                let trouble = trouble_of(error.kind());
+                line.fail(trouble, error.kind(), failed);
+                if trouble == Trouble::Ours {
                     // Whatever it is, another socket may be better.
                     line.uses = USES;
                 }
@@ -207,36 +308,62 @@ impl Lines {
         }
     }
 
-    /// Which query a datagram from a line answers. That query is then not pending any more; what answers none changes nothing.
-    pub fn answers(&mut self, at: usize, message: &[u8]) -> Match {
-        let Some(line) = self.lines.get_mut(at).and_then(Option::as_mut) else { return Match::None };
-        let Some(id) = u16_at(message, 0) else { return Match::None };
-        let Some(waiting) = line.pending.get(&id) else { return Match::None };
-        let attempt = waiting.attempt;
-        let found = match fit(message, &waiting.question) {
-            Fit::Exact if message.len() < DATAGRAM => Match::Response(attempt),
-            Fit::Exact | Fit::OtherCase => Match::AskTcp(attempt),
-            Fit::No => return Match::None,
+    /// Which query a datagram from a line answers, and how it fits. That query is then not awaited any more; what answers none changes nothing, but that
+    /// too many near misses end the line, and those who wait there are moved to `failed`.
+    pub fn answers(
+        &mut self,
+        at: usize,
+        message: &[u8],
+        now: Instant,
+        failed: &mut Vec<Failed>,
+    ) -> Option<(Attempt, Fit)> {
+        let line = self.lines.get_mut(at).and_then(Option::as_mut)?;
+        let served = u16_at(message, 0).and_then(|id| Some((id, line.served.get(&id)?)));
+        let fits = match served {
+            // Late, or sent twice.
+            Some((_, waiting)) if !waiting.open => return None,
+            Some((id, waiting)) => Some((id, fit(message, &waiting.question))),
+            None => None,
         };
-        line.pending.remove(&id);
+        if !matches!(fits, Some((_, Fit::Exact | Fit::Bare))) {
+            line.misses = line.misses.saturating_add(1);
+        }
+        let found = match fits {
+            Some((id, fit)) if fit != Fit::No => line.close(id).map(|attempt| (attempt, fit)),
+            _ => None,
+        };
+        if found.is_some() {
+            line.heard = Some(now);
+        }
+        if line.misses >= MISSES {
+            line.uses = USES;
+            line.fail(Trouble::Forged, io::ErrorKind::InvalidData, failed);
+        }
         found
     }
 
     /// Forgets an attempt; a reply to it is then an answer to nothing.
     pub fn give_up(&mut self, claim: Claim, attempt: Attempt) {
         if let Some(line) = self.lines.get_mut(claim.line).and_then(Option::as_mut)
-            && line.pending.get(&claim.id).is_some_and(|waiting| waiting.attempt == attempt)
+            && line.served.get(&claim.id).is_some_and(|waiting| waiting.attempt == attempt)
         {
-            line.pending.remove(&claim.id);
+            line.close(claim.id);
         }
     }
 
     /// Closes what is of no use any more.
     pub fn tidy(&mut self, now: Instant) {
         for at in 0..self.lines.len() {
-            let Some(Some(line)) = self.lines.get(at) else { continue };
+            let Some(Some(line)) = self.lines.get_mut(at) else { continue };
+            // What was moved here is given up where it came from.
+            let forgotten =
+                |waiting: &&mut Waiting| waiting.open && now.saturating_duration_since(waiting.sent) > FORGET;
+            for waiting in line.served.values_mut().filter(forgotten) {
+                waiting.open = false;
+                line.open = line.open.saturating_sub(1);
+            }
             let idle = now.saturating_duration_since(line.used) > IDLE;
-            if !line.pending.is_empty() || !(line.retired || idle) {
+            if line.open > 0 || !(line.retired || idle) {
                 continue;
             }
             if let Some(pool) = self.pools.get_mut(&line.upstream) {
@@ -250,9 +377,18 @@ impl Lines {
         }
     }
 
-    /// This turn's line to an upstream, opened or replaced where needed.
-    fn line(&mut self, upstream: usize, now: Instant, poll: &Poll, token: u64) -> io::Result<usize> {
-        let worn = |line: &Line| line.uses >= USES || now.saturating_duration_since(line.born) > LIFE;
+    /// This turn's line to an upstream, opened or replaced where needed. With `lost` one that is younger, or to which something came since.
+    fn line(
+        &mut self,
+        upstream: usize,
+        lost: Option<Instant>,
+        now: Instant,
+        (poll, token): (&Poll, u64),
+    ) -> io::Result<usize> {
+        let worn = |line: &Line| {
+            let deaf = |lost: Instant| line.born <= lost && line.heard.is_none_or(|heard| heard <= lost);
+            line.uses >= USES || now.saturating_duration_since(line.born) > LIFE || lost.is_some_and(deaf)
+        };
         let pool = self.pools.get_mut(&upstream).ok_or(io::ErrorKind::NotFound)?;
         let live = |at: Option<usize>| at.filter(|at| matches!(self.lines.get(*at), Some(Some(line)) if !worn(line)));
         if let Some(current) = live(pool.current) {
@@ -269,29 +405,47 @@ impl Lines {
         let opened = open_socket(pool.peer, self.mark).and_then(|socket| {
             want_receive_buffer(socket.as_fd(), RECEIVE_BUFFER)?;
             poll.add(socket.as_fd(), token.saturating_add(u64::try_from(at).unwrap_or(u64::MAX)))?;
-            Ok(socket)
+            let local = socket.local_addr()?.ip();
+            Ok((socket, local))
         });
-        let socket = match opened {
-            Ok(socket) => socket,
+        let (socket, local) = match opened {
+            Ok(opened) => opened,
             // Out of descriptors: a worn socket is better than none.
             Err(error) => {
-                let other = old.or_else(|| pool.slots.iter().copied().flatten().next()).ok_or(error)?;
+                let spent = error.raw_os_error().is_some_and(|code| [libc::EMFILE, libc::ENFILE].contains(&code));
+                let other = old.or_else(|| pool.slots.iter().copied().flatten().next());
+                let other = other.filter(|_| spent).ok_or(error)?;
                 pool.current = Some(other);
                 return Ok(other);
             }
         };
         *slot = Some(at);
         pool.current = Some(at);
+        // The host has another address: from the one it had nothing can be sent, or nothing would come back. Where several ways lead there by turns
+        // this is said of each; once a second is enough.
+        let settled = |since: Instant| now.saturating_duration_since(since) < SWEEP;
+        let moved = pool.local.is_some_and(|(before, since)| before != local && !settled(since));
+        if moved || pool.local.is_none() {
+            pool.local = Some((local, now));
+        }
+        for (_, other) in pool.slots.iter_mut().enumerate().filter(|(place, _)| moved && *place != start) {
+            if let Some(Some(line)) = other.take().and_then(|other| self.lines.get_mut(other)) {
+                line.retired = true;
+            }
+        }
         if let Some(Some(old)) = old.and_then(|old| self.lines.get_mut(old)) {
             old.retired = true;
         }
         let line = Line {
             socket,
             upstream,
-            pending: HashMap::new(),
+            served: HashMap::new(),
+            open: 0,
             uses: 0,
             born: now,
             used: now,
+            heard: None,
+            misses: 0,
             retired: false,
             bundled: true,
             octets: Vec::new(),
@@ -304,6 +458,19 @@ impl Lines {
         }
         Ok(at)
     }
+}
+
+/// A connected socket on a port that the kernel draws at random.
+fn open_socket(peer: SocketAddr, mark: Option<u32>) -> io::Result<UdpSocket> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if let Some(mark) = mark {
+        socket.set_mark(mark)?;
+    }
+    // Connected: the kernel drops whatever comes from another address or port.
+    socket.connect(&peer.into())?;
+    Ok(socket.into())
 }
 
 #[cfg(test)]

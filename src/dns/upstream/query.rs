@@ -71,7 +71,11 @@ impl Query {
     pub fn padded(&self, id: u16) -> Vec<u8> {
         const BLOCK: usize = 128;
         const EMPTY_OPT: usize = 11;
-        let mut out = Self { plain: false, ..self.clone() }.message(id, false);
+        let mut out = self.message(id, false);
+        if self.plain {
+            // A server without EDNS has no padding either.
+            return out;
+        }
         out.truncate(out.len().saturating_sub(EMPTY_OPT));
         let bare = out.len().saturating_add(EMPTY_OPT + 4);
         let padding = bare.next_multiple_of(BLOCK).saturating_sub(bare);
@@ -145,12 +149,13 @@ fn extended(message: &[u8]) -> Option<u8> {
     None
 }
 
-/// Whether a server that was asked with EDNS says that it can't: in a message without it (RFC 6891 section 7), or that it doesn't know the version, which
-/// was the lowest (section 6.1.3).
+/// Whether a server that was asked with EDNS says that it can't: by FORMERR (RFC 6891 section 7 wants it without OPT, but old servers copy what they
+/// were sent), by NOTIMP without OPT, or that it doesn't know the version, which was the lowest (section 6.1.3).
 #[must_use]
-pub fn refuses_edns(message: &[u8]) -> bool {
+pub fn knows_no_edns(message: &[u8]) -> bool {
     match code_of(message) {
-        rcode::FORMERR | rcode::NOTIMP => u16_at(message, 10) == Some(0),
+        rcode::FORMERR => true,
+        rcode::NOTIMP => u16_at(message, 10) == Some(0),
         code => code == rcode::BADVERS,
     }
 }
@@ -162,6 +167,8 @@ pub enum Fit {
     Exact,
     /// It does but for the case of letters: a forger's, or an upstream's that doesn't keep case. Asked again over TCP.
     OtherCase,
+    /// A header without question that says an error. It carries no data.
+    Bare,
     /// It answers something else.
     No,
 }
@@ -170,9 +177,10 @@ pub enum Fit {
 #[must_use]
 pub fn fit(response: &[u8], question: &[u8]) -> Fit {
     let flags = u16_at(response, 2).unwrap_or(0);
-    // What a server from before EDNS may say of an OPT is the bare header (RFC 1035 section 4.1.1 asks for no more of FORMERR). It carries no data.
-    if flags & (flag::QR | flag::OPCODE) == flag::QR && refuses_edns(response) && response.get(4..) == Some(&[0; 8]) {
-        return Fit::Exact;
+    // RFC 1035 section 4.1.1 asks for no more of an error. That there is no such name needs a name.
+    let error = !matches!(flags & 0x0f, rcode::NOERROR | rcode::NXDOMAIN);
+    if flags & (flag::QR | flag::OPCODE) == flag::QR && error && response.get(4..) == Some(&[0; 8]) {
+        return Fit::Bare;
     }
     if flags & flag::QR == 0 || flags & flag::OPCODE != 0 || u16_at(response, 4) != Some(1) {
         return Fit::No;
@@ -275,7 +283,7 @@ mod tests {
         let extended = sent.len() - 6;
         sent[extended] = 1;
         assert_eq!(code_of(&sent), rcode::BADVERS);
-        assert!(refuses_edns(&sent));
+        assert!(knows_no_edns(&sent));
         // Behind a record of AUTHORITY whose data looks like an OPT.
         let opt = sent.split_off(sent.len() - 11);
         sent.extend_from_slice(b"\xc0\x0c\x00\x06\x00\x01\x00\x00\x00\x05\x00\x0b");

@@ -1,16 +1,19 @@
 //! TCP (RFC 7766) or TLS (RFC 7858) to one upstream: one connection, many queries in flight, replies in any order, closed when idle.
+//!
+//! Some servers close a connection after a reply, or after a few, whatever waits there. What waited is asked again on another one (section 6.2.4). How
+//! many replies such a server gives on a connection is learnt; then each connection has one query in flight and is left in time.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 
-use super::dial::{DEAF_AFTER, Ends, Slot, Target, Tls, ended_unheard};
+use super::dial::{CONNECT, DEAF_AFTER, Ends, Slot, Target, Tls, ended_unheard};
 use super::query::{Fit, Query, fit, misfit};
 use crate::dns::metrics::Metrics;
 use crate::dns::wire::u16_at;
@@ -24,6 +27,15 @@ const IN_FLIGHT: usize = 4096;
 /// Queries that wait to be written; when it is full the asker waits.
 const WRITES: usize = 64;
 
+/// Connections at once to a server that gives a few replies on each.
+const CONNECTIONS: usize = 32;
+/// How often a query is asked again because its connection ended.
+const TRIES: usize = 4;
+/// A connection that ends so soon behind a reply, while others wait, ends because of that reply.
+const BEHIND: Duration = Duration::from_secs(1);
+/// How long it is remembered how many replies a connection has.
+const LESSON: Duration = Duration::from_secs(600);
+
 struct Waiting {
     question: Box<[u8]>,
     reply: oneshot::Sender<io::Result<Vec<u8>>>,
@@ -35,6 +47,10 @@ struct Shared {
     closed: AtomicBool,
     /// When the last reply came.
     heard: Mutex<Option<Instant>>,
+    /// Replies so far.
+    replies: AtomicUsize,
+    /// It ended right behind a reply, while others waited.
+    cut_short: AtomicBool,
     /// Why it ended.
     reason: Mutex<Option<(io::ErrorKind, String)>>,
 }
@@ -46,6 +62,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Shared {
     fn end(&self, error: &io::Error) {
         lock(&self.reason).get_or_insert_with(|| (error.kind(), error.to_string()));
+        let just_heard = lock(&self.heard).is_some_and(|heard| heard.elapsed() < BEHIND);
+        if just_heard && !lock(&self.pending).is_empty() {
+            self.cut_short.store(true, Ordering::Release);
+        }
         self.closed.store(true, Ordering::Release);
         // Dropping the senders wakes their askers with an error.
         lock(&self.pending).clear();
@@ -93,30 +113,86 @@ pub struct TcpClient {
     tls: Option<Tls>,
     slot: Slot<Connection>,
     metrics: Metrics,
+    /// How many replies the server gives on a connection, and until when that is believed.
+    replies_each: Mutex<Option<(usize, Instant)>>,
+    /// To such a server: connections without query in flight.
+    spare: Mutex<Vec<Arc<Connection>>>,
+    room: Semaphore,
 }
 
 impl TcpClient {
     /// Nothing is connected before the first query. With `tls` nothing is ever sent outside of it.
     #[must_use]
     pub fn new(target: Target, tls: Option<Tls>, metrics: Metrics) -> Self {
-        Self { target, tls, slot: Slot::default(), metrics }
+        Self {
+            target,
+            tls,
+            slot: Slot::default(),
+            metrics,
+            replies_each: Mutex::default(),
+            spare: Mutex::default(),
+            room: Semaphore::new(CONNECTIONS),
+        }
     }
 
     /// Sends `query` and waits for its response; the caller sets the time.
     ///
     /// # Errors
-    /// Connecting failed, the upstream answered another question, or the connection ended twice: an upstream may close an idle one just when it is used
-    /// again.
+    /// Connecting failed, the upstream answered another question, or the connection ended again and again: an upstream may close an idle one just when it
+    /// is used again, and one that has given a reply.
     pub async fn exchange(&self, query: &Query) -> io::Result<Vec<u8>> {
-        let mut again = true;
+        let mut tries = 0usize;
         loop {
-            let (target, tls, metrics) = (self.target, self.tls.clone(), self.metrics.clone());
-            let (connection, reused) = self.slot.get(open(target, tls, metrics)).await?;
-            match self.once(&connection, query).await {
-                Err(error) if reused && again && error.kind() != io::ErrorKind::QuotaExceeded => again = false,
-                result => return result,
+            let each = lock(&self.replies_each).filter(|(_, until)| Instant::now() < *until).map(|(each, _)| each);
+            let (connection, reused, _room) = match each {
+                None => {
+                    let open = open(self.target, self.tls.clone(), self.metrics.clone());
+                    let (connection, reused) = self.slot.get(open).await?;
+                    (connection, reused, None)
+                }
+                Some(each) => self.own(each).await?,
+            };
+            let result = self.once(&connection, query).await;
+            let has_more = |each| connection.shared.replies.load(Ordering::Acquire) < each;
+            if each.is_some_and(has_more) && result.is_ok() {
+                lock(&self.spare).push(connection.clone());
+            }
+            let Err(error) = result else { return result };
+            let cut_short = connection.shared.cut_short.load(Ordering::Acquire);
+            if cut_short {
+                self.learn(connection.shared.replies.load(Ordering::Acquire));
+            }
+            tries = tries.saturating_add(1);
+            // A connection that was never used says by its end what the server thinks of it.
+            let again = cut_short || (reused && tries < 2);
+            if !again || tries >= TRIES || error.kind() == io::ErrorKind::QuotaExceeded {
+                return Err(error);
             }
         }
+    }
+
+    fn learn(&self, replies: usize) {
+        let mut each = lock(&self.replies_each);
+        let now = Instant::now();
+        if each.is_none_or(|(known, until)| until <= now || replies < known) {
+            tracing::debug!(upstream = %self.target.peer, replies, "the upstream closes its connections after so many replies");
+            *each = Some((replies.max(1), now + LESSON));
+        }
+    }
+
+    /// A connection with nothing in flight that has replies left; whether it was used before.
+    async fn own(&self, each: usize) -> io::Result<(Arc<Connection>, bool, Option<SemaphorePermit<'_>>)> {
+        let room = self.room.acquire().await.map_err(io::Error::other)?;
+        loop {
+            let Some(spare) = lock(&self.spare).pop() else { break };
+            if !spare.has_ended() && spare.shared.replies.load(Ordering::Acquire) < each {
+                return Ok((spare, true, Some(room)));
+            }
+        }
+        let open = open(self.target, self.tls.clone(), self.metrics.clone());
+        let opened = tokio::time::timeout(CONNECT, open).await;
+        let connection = opened.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connecting took too long"))??;
+        Ok((Arc::new(connection), false, Some(room)))
     }
 
     async fn once(&self, connection: &Connection, query: &Query) -> io::Result<Vec<u8>> {
@@ -208,6 +284,7 @@ async fn read_all(
             Err(_) => return io::Error::new(io::ErrorKind::TimedOut, "the connection was silent too long"),
         };
         *lock(&shared.heard) = Some(Instant::now());
+        shared.replies.fetch_add(1, Ordering::AcqRel);
         let Some(id) = u16_at(&message, 0) else {
             metrics.upstream_mismatch.inc();
             continue;

@@ -2,6 +2,7 @@ use std::collections::HashSet;
 
 use super::*;
 use crate::dns::metrics::Metrics;
+use crate::dns::upstream::Upstreams;
 
 const TOKEN: u64 = 2;
 
@@ -20,10 +21,19 @@ impl Bench {
         let config: crate::config::Config = toml::from_str(&text).unwrap();
         let metrics = Metrics::register(&mut crate::metrics::registry());
         let upstreams = Upstreams::new(&config.dns.upstream, None, &metrics).unwrap();
-        Self { lines: Lines::new(&upstreams, 1), poll: Poll::new().unwrap(), upstream, now: Instant::now() }
+        Self {
+            lines: Lines::new(upstreams.peers(), None, 1),
+            poll: Poll::new().unwrap(),
+            upstream,
+            now: Instant::now(),
+        }
     }
 
     fn ask(&mut self, flight: u64) -> Claim {
+        self.ask_again(flight, None)
+    }
+
+    fn ask_again(&mut self, flight: u64, lost: Option<Instant>) -> Claim {
         let query = Query {
             name: format!("n{flight}.name-with-letters.example").parse().unwrap(),
             qtype: 1,
@@ -32,7 +42,14 @@ impl Bench {
             plain: false,
         };
         let attempt = Attempt { flight, place: 0 };
-        self.lines.ask(0, &query, attempt, self.now, &self.poll, TOKEN).unwrap()
+        let ask = Ask { place: 0, server: 0, manner: Manner::USUAL, lost };
+        self.lines.ask(&ask, &query, attempt, self.now, (&self.poll, TOKEN)).unwrap()
+    }
+
+    fn flush(&mut self) {
+        let mut failed = Vec::new();
+        self.lines.flush(self.now, (&self.poll, TOKEN), &mut failed);
+        assert!(failed.is_empty(), "{failed:?}");
     }
 
     /// What arrives at the upstream: the sender's port and the query.
@@ -42,17 +59,27 @@ impl Bench {
         (from, buffer[..len].to_vec())
     }
 
-    /// Flights whose response comes in, until there is nothing more.
-    fn answered(&mut self) -> Vec<Match> {
-        let (mut received, mut failed, mut found) = (Received::default(), Vec::new(), Vec::new());
+    /// Flights whose response comes in, until there is nothing more, and how many datagrams are none.
+    fn answered(&mut self) -> (Vec<u64>, usize) {
+        let (found, others, failed) = self.received();
+        assert!(failed.is_empty(), "{failed:?}");
+        (found, others)
+    }
+
+    fn received(&mut self) -> (Vec<u64>, usize, Vec<Failed>) {
+        let (mut received, mut failed) = (Received::default(), Vec::new());
+        let (mut found, mut others) = (Vec::new(), 0);
         for line in 0..self.lines.lines.len() {
             while self.lines.receive(line, &mut received, &mut failed) > 0 {
-                let messages = (0..).map_while(|place| received.get(place));
-                found.extend(messages.map(|message| self.lines.answers(line, message)));
+                for message in (0..).map_while(|place| received.get(place)) {
+                    match self.lines.answers(line, message, self.now, &mut failed) {
+                        Some((attempt, _)) => found.push(attempt.flight),
+                        None => others += 1,
+                    }
+                }
             }
         }
-        assert!(failed.is_empty(), "{failed:?}");
-        found
+        (found, others, failed)
     }
 }
 
@@ -69,7 +96,7 @@ fn every_question_has_its_response_and_ports_change() {
     for turn in 0..300u64 {
         bench.ask(2 * turn);
         bench.ask(2 * turn + 1);
-        bench.lines.flush(&mut Vec::new());
+        bench.flush();
         let mut of_turn = HashSet::new();
         for _ in 0..2 {
             let (from, query) = bench.arrived();
@@ -82,17 +109,9 @@ fn every_question_has_its_response_and_ports_change() {
         }
         assert_eq!(of_turn.len(), 1, "one turn, one socket");
         ports.extend(of_turn);
-        let found = bench.answered();
-        let mut flights: Vec<u64> = found
-            .iter()
-            .filter_map(|found| match found {
-                Match::Response(attempt) => Some(attempt.flight),
-                _ => None,
-            })
-            .collect();
+        let (mut flights, others) = bench.answered();
         flights.sort_unstable();
-        assert_eq!(flights, [2 * turn, 2 * turn + 1]);
-        assert_eq!(found.iter().filter(|found| **found == Match::None).count(), 2);
+        assert_eq!((flights, others), (vec![2 * turn, 2 * turn + 1], 2));
     }
     // 64 sockets, drawn at random: that one is never drawn in 300 turns happens less than once in a hundred; 32 of them never.
     assert!(ports.len() > 32, "{} ports", ports.len());
@@ -105,20 +124,20 @@ fn a_worn_socket_is_replaced_and_closed_after_its_last_reply() {
     let slots = bench.lines.pools[&0].slots.len();
     for flight in 0..u64::try_from(slots).unwrap() * 40 {
         bench.ask(flight);
-        bench.lines.flush(&mut Vec::new());
+        bench.flush();
         let (from, query) = bench.arrived();
         bench.upstream.send_to(&response(&query), from).unwrap();
-        assert_eq!(bench.answered().len(), 1);
+        assert_eq!(bench.answered(), (vec![flight], 0));
     }
     let open = |bench: &Bench| bench.lines.lines.iter().flatten().count();
     assert_eq!(open(&bench), slots, "all in use once");
     let claim = bench.ask(9_999);
-    bench.lines.flush(&mut Vec::new());
+    bench.flush();
     // Each is too old now; those in use are replaced, one still waits for its reply.
     bench.now += LIFE + Duration::from_millis(1);
     for flight in 10_000..10_000 + u64::try_from(slots).unwrap() * 40 {
         let claim = bench.ask(flight);
-        bench.lines.flush(&mut Vec::new());
+        bench.flush();
         bench.lines.give_up(claim, Attempt { flight, place: 0 });
     }
     assert_eq!(open(&bench), 2 * slots);
@@ -138,12 +157,68 @@ fn a_closed_port_fails_those_who_wait_there() {
     let gone = std::mem::replace(&mut bench.upstream, UdpSocket::bind("127.0.0.1:0").unwrap());
     drop(gone);
     bench.ask(7);
-    bench.lines.flush(&mut Vec::new());
+    bench.flush();
     let (mut received, mut failed) = (Received::default(), Vec::new());
     let end = Instant::now() + Duration::from_secs(10);
     while failed.is_empty() {
         assert!(Instant::now() < end, "nobody is told");
         assert_eq!(bench.lines.receive(0, &mut received, &mut failed), 0);
     }
-    assert_eq!(failed, [(Attempt { flight: 7, place: 0 }, io::ErrorKind::ConnectionRefused)]);
+    assert_eq!(failed, [(Attempt { flight: 7, place: 0 }, Trouble::Theirs, io::ErrorKind::ConnectionRefused)]);
+}
+
+#[test]
+fn after_three_near_misses_a_socket_takes_nothing_more() {
+    let mut bench = Bench::new();
+    let claim = bench.ask(1);
+    bench.ask(2);
+    bench.flush();
+    let ((from, first), (_, second)) = (bench.arrived(), bench.arrived());
+    // What comes twice, or late to a query that was given up, is no guess.
+    bench.lines.give_up(claim, Attempt { flight: 1, place: 0 });
+    for _ in 0..5 {
+        bench.upstream.send_to(&response(&first), from).unwrap();
+    }
+    assert_eq!(bench.answered(), (vec![], 5));
+    let mut wrong = response(&second);
+    for guess in 0..3u8 {
+        wrong[0] = second[0] ^ (guess + 1);
+        bench.upstream.send_to(&wrong, from).unwrap();
+    }
+    bench.upstream.send_to(&response(&second), from).unwrap();
+    let (found, others, failed) = bench.received();
+    assert_eq!((found, others), (vec![], 4), "the true one comes too late");
+    assert_eq!(failed, [(Attempt { flight: 2, place: 0 }, Trouble::Forged, io::ErrorKind::InvalidData)]);
+    // Other questions go elsewhere.
+    for flight in 3..60 {
+        bench.ask(flight);
+        bench.flush();
+        let (other, query) = bench.arrived();
+        assert_ne!(other.port(), from.port());
+        bench.upstream.send_to(&response(&query), other).unwrap();
+        assert_eq!(bench.answered(), (vec![flight], 0));
+    }
+}
+
+#[test]
+fn what_was_lost_is_asked_again_on_a_socket_that_is_younger_or_was_heard_since() {
+    let mut bench = Bench::new();
+    let lost = bench.now;
+    let mut ports = HashSet::new();
+    for flight in 0..400 {
+        bench.ask(flight);
+        bench.flush();
+        ports.insert(bench.arrived().0.port());
+    }
+    bench.now += Duration::from_millis(50);
+    for flight in 400..500 {
+        bench.ask_again(flight, Some(lost));
+        bench.flush();
+        let (from, query) = bench.arrived();
+        assert!(!ports.contains(&from.port()), "a socket on which a reply was lost");
+        bench.upstream.send_to(&response(&query), from).unwrap();
+        assert_eq!(bench.answered(), (vec![flight], 0));
+    }
+    let open = bench.lines.lines.iter().flatten().filter(|line| !line.retired).count();
+    assert!(open <= bench.lines.pools[&0].slots.len(), "{open} in use");
 }
