@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::value::Span;
 use crate::daemon::{self, RunError, RunOptions};
 
 pub mod ask;
@@ -128,6 +129,37 @@ enum Command {
         #[command(flatten)]
         json: Json,
     },
+    /// Deny a name, and those below it, for a while, whatever the configuration says; --undo takes it back.
+    Deny {
+        /// The name; "*.x": only those below, "=x": only itself.
+        #[arg(value_name = "NAME")]
+        of: String,
+        /// For how long: "30m", "1h", "7d".
+        #[arg(long = "for", value_name = "DURATION", required_unless_present = "undo", conflicts_with = "undo")]
+        span: Option<Span>,
+        /// Take the exception back.
+        #[arg(long)]
+        undo: bool,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Allow a name, and those below it, for a while, whatever the configuration says of names; --undo takes it back.
+    Allow {
+        /// The name; "*.x": only those below, "=x": only itself.
+        #[arg(value_name = "NAME")]
+        of: String,
+        /// Only to this client.
+        #[arg(long, value_name = "ADDRESS")]
+        client: Option<std::net::IpAddr>,
+        /// For how long: "30m", "1h", "7d".
+        #[arg(long = "for", value_name = "DURATION", required_unless_present = "undo", conflicts_with = "undo")]
+        span: Option<Span>,
+        /// Take the exception back.
+        #[arg(long)]
+        undo: bool,
+        #[command(flatten)]
+        json: Json,
+    },
     /// Check the file, print the difference, apply it.
     Reload(Json),
     /// Remove the nftables table: the only command that opens the host.
@@ -216,6 +248,10 @@ fn dispatch(cli: Cli) -> Exit {
         Command::Peers(Json { json }) => daemon.peers(json),
         Command::Denied { follow, json: Json { json } } => daemon.denied(follow, json),
         Command::Revoke { of, json: Json { json } } => daemon.revoke(&of, json),
+        Command::Deny { of, span, undo: _, json: Json { json } } => daemon.except("deny", &of, None, span, json),
+        Command::Allow { of, client, span, undo: _, json: Json { json } } => {
+            daemon.except("allow", &of, client, span, json)
+        }
         Command::Reload(Json { json }) => daemon.reload(json),
         Command::Disarm(Json { json }) => ask::Daemon::disarm(json),
         Command::Stop { withdraw, json: Json { json } } => daemon.stop(withdraw, json),

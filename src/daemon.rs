@@ -35,6 +35,7 @@ use crate::store::journal::LeaseJournal;
 use crate::sys::clock::Clock;
 use crate::sys::interfaces;
 
+pub mod exceptions;
 pub mod judge;
 pub mod lists;
 pub mod packets;
@@ -196,7 +197,9 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     let own = interfaces::addresses()
         .map_err(|error| RunError::Failed(format!("this host's addresses can't be read: {error}")))?;
     let lists = Lists::load(&config, &Lists::default()).map_err(|errors| RunError::Failed(errors.join("\n")))?;
-    let rules = Arc::new(ArcSwap::from_pointee(rules::rules(&config, &lists, &own).map_err(RunError::Failed)?));
+    let exceptions = exceptions::ExceptionState::open(config.state.dir.clone(), clock);
+    let made = rules::rules(&config, &lists, &own).map_err(RunError::Failed)?;
+    let rules = Arc::new(ArcSwap::from_pointee(made.with_exceptions(&exceptions.current())));
     let sockets = dns::bind(&config).map_err(RunError::failed)?;
     let http = bind_http(&config).await?;
     let mut enforcers = Enforcers::new(&config, clock, !restored.is_empty())?;
@@ -279,6 +282,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         rules,
         lists,
         applying: tokio::sync::Mutex::new(()),
+        exceptions,
         dns: resolver.view(),
         denied,
         peers,
@@ -295,6 +299,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     served.push(tokio::spawn(core_metrics));
     served.extend(packets.map(tokio::spawn));
     served.push(tokio::spawn(lists::follow(shared.clone())));
+    served.push(tokio::spawn(exceptions::follow(shared.clone())));
     served.push(tokio::spawn(follow_interfaces(shared.clone(), own)));
     tracing::info!(listen = ?resolver.addresses(), "destguard answers");
     notify(&[sd_notify::NotifyState::Ready]);
@@ -404,7 +409,7 @@ async fn follow_interfaces(shared: Arc<Shared>, mut known: Vec<std::net::IpAddr>
             let config = shared.config().0;
             let made = rules::rules(&config, &shared.lists.lists(), &now);
             let closed = match made {
-                Ok(rules) => reload::put_in_force(&shared, Arc::new(rules)).await,
+                Ok(rules) => reload::put_in_force(&shared, rules).await,
                 Err(error) => Err(error),
             };
             match closed {

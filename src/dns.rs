@@ -44,6 +44,7 @@ use crate::control::DeniedLog;
 use crate::core::address::AddressFilter;
 use crate::core::local_names::LocalNames;
 use crate::core::name::Name;
+use crate::core::policy::exceptions::Exception;
 use crate::core::policy::list::LocalData;
 use crate::core::policy::view::{ViewId, Views};
 use crate::core_task::CoreHandle;
@@ -103,6 +104,13 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// With the operator's exceptions.
+    #[must_use]
+    pub fn with_exceptions(mut self, exceptions: &[Exception]) -> Self {
+        self.views = Arc::new(self.views.with_exceptions(exceptions));
+        self
+    }
+
     /// With a generation of their own.
     #[must_use]
     pub fn new(views: impl Into<Arc<Views>>, filter: AddressFilter, local: LocalNames, lease: &schema::Lease) -> Self {
@@ -271,6 +279,12 @@ impl View {
             cache_entries,
             cache_octets,
         }
+    }
+
+    /// Forgets kept answers to questions for this name, and those that lead over it as an alias; returns how many.
+    #[must_use]
+    pub fn forget(&self, name: &Name) -> usize {
+        self.0.cache.forget(name)
     }
 
     /// Whether this client may ask.

@@ -4,9 +4,11 @@
 //! - [`frame`]: the octets of a file of records, so that damage to some costs no others.
 //! - [`past`]: what of a file is alive now.
 //! - [`journal`]: the file: appended before an answer leaves, compacted by an atomic rename, read back at start.
+//! - [`exceptions`]: the file of the operator's exceptions.
 //! - [`place`]: where it lies, and whether it is still what it should be there.
 //! - [`health`]: what is wrong with it.
 
+pub mod exceptions;
 pub mod frame;
 pub mod health;
 pub mod journal;

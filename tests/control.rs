@@ -328,7 +328,7 @@ fn status_keeps_its_shape() {
                 "bfd": {"state": "Up", "since_seconds": 89, "remote_state": "Up", "interval_ms": 300,
                 "detection_ms": 900, "last_down": "control detection time expired", "failures": 1, "discarded": 0,
                 "last_discard": null}}],
-            "lists": [],
+            "lists": [], "exceptions": [],
             "errors": [{"seconds_ago": 61, "message": "edge1: hold timer expired"}],
         })
     );
@@ -482,12 +482,17 @@ fn denied_shows_what_was_refused_and_follows() {
 #[test]
 fn revoke_closes_and_says_what() {
     let server = Server::start();
-    assert_eq!(server.stdout(&["revoke", "www.one.test"]), "www.one.test: closed 192.0.2.10\n");
+    let text = server.stdout(&["revoke", "www.one.test"]);
+    assert!(text.starts_with("www.one.test: closed 192.0.2.10\n"), "{text}");
+    assert!(text.contains("the next question for it opens it again"), "{text}");
     let again = server.run(&["revoke", "www.one.test"]);
     assert_eq!(again.status.code(), Some(1));
     assert_eq!(String::from_utf8_lossy(&again.stderr), "destguard: nothing is leased for www.one.test\n");
     let json = server.json(&["revoke", "2001:db8::10", "--json"]);
-    assert_eq!(json, serde_json::json!({"version": 1, "target": "2001:db8::10", "addresses": ["2001:db8::10"]}));
+    assert_eq!(
+        json,
+        serde_json::json!({"version": 1, "target": "2001:db8::10", "addresses": ["2001:db8::10"], "forgotten": 0})
+    );
 }
 
 #[test]

@@ -387,3 +387,133 @@ fn explain_tells_of_the_past_and_names_the_rule_that_would_open() {
     assert!(text.starts_with("203.0.113.5 is closed: it was open for shop.test until "), "{text}");
     assert!(text.contains("(revoked); not filtered"), "{text}");
 }
+
+#[test]
+fn revoke_names_what_stays_and_forgets_what_was_kept() {
+    let names: [(&str, &[&str]); 3] = [
+        ("shop.test", &["203.0.113.5", "203.0.113.6"]),
+        ("video.test", &["203.0.113.6"]),
+        ("www.shop.test", &["shop.test", "203.0.113.5"]),
+    ];
+    let (upstream, router) = (Upstream::start(&names), Router::start());
+    let guard = Guard::start(&upstream, &router, ACKED, "");
+    guard.enforcing();
+    for name in ["shop.test", "video.test"] {
+        assert_eq!(guard.ask(name).0, 0);
+    }
+    let asked = upstream.asked.load(Ordering::SeqCst);
+    guard.ask("shop.test");
+    assert_eq!(upstream.asked.load(Ordering::SeqCst), asked, "kept");
+    let revoked = guard.json(&["revoke", "shop.test"]);
+    assert_eq!(revoked["addresses"], serde_json::json!(["203.0.113.5"]));
+    assert_eq!(revoked["stays"][0]["address"], "203.0.113.6");
+    assert_eq!(revoked["stays"][0]["names"], serde_json::json!(["video.test"]));
+    assert_eq!(revoked["forgotten"], 1);
+    assert!(!guard.is_open("203.0.113.5") && guard.is_open("203.0.113.6"));
+    let explained = guard.json(&["explain", "203.0.113.6"]);
+    assert_eq!(explained["addresses"][0]["causes"].as_array().unwrap().len(), 1, "{explained}");
+    assert_eq!(guard.json(&["explain", "shop.test"])["open"], false);
+    // What was kept is not given: the next question asks, and opens.
+    guard.ask("shop.test");
+    assert_eq!(upstream.asked.load(Ordering::SeqCst), asked + 3, "explain (A and AAAA) and the question have asked");
+    assert!(guard.is_open("203.0.113.5"));
+    let text = guard.text(&["revoke", "shop.test"]);
+    assert!(text.starts_with("shop.test: closed 203.0.113.5\n  203.0.113.6 stays open for "), "{text}");
+    assert!(text.contains("video.test holds it") && text.contains("the next question for it opens it again"), "{text}");
+    // An alias is a name too.
+    guard.ask("www.shop.test");
+    assert_eq!(guard.json(&["revoke", "shop.test"])["addresses"], serde_json::json!(["203.0.113.5"]));
+    assert_eq!(guard.command(&["revoke", "nobody.test"]).status.code(), Some(1));
+}
+
+#[test]
+fn an_exception_denies_or_allows_for_a_while_and_outlives_a_kill() {
+    let names: [(&str, &[&str]); 4] = [
+        ("shop.test", &["cdn.test", "203.0.113.5"]),
+        ("video.test", &["203.0.113.6"]),
+        ("both.test", &["203.0.113.5", "203.0.113.6"]),
+        ("closed.test", &["203.0.113.9"]),
+    ];
+    let (upstream, router) = (Upstream::start(&names), Router::start());
+    let mut guard = Guard::start(&upstream, &router, ACKED, "[policy]\ndeny = [\"closed.test\"]\n");
+    guard.enforcing();
+    for name in ["shop.test", "video.test"] {
+        assert_eq!(guard.ask(name).0, 0, "{name}");
+    }
+    // At once: questions, aliases, leases and what is kept. Only what nobody else holds is closed.
+    let text = guard.text(&["deny", "cdn.test", "--for", "1h"]);
+    assert_eq!(text, "cdn.test: denied for 1h\n  closed 203.0.113.5\n");
+    assert_eq!((guard.ask("shop.test").0, guard.ask("video.test").0), (3, 0));
+    assert!(!guard.is_open("203.0.113.5") && guard.is_open("203.0.113.6"));
+    let explained = guard.json(&["explain", "shop.test"]);
+    assert_eq!(explained["now"]["verdict"], "denied", "{explained}");
+    assert!(explained["now"]["rule"].as_str().unwrap().starts_with("exception: deny until "), "{explained}");
+    let status = guard.json(&["status"]);
+    assert_eq!(
+        (&status["exceptions"][0]["name"], &status["exceptions"][0]["action"]),
+        (&"cdn.test".into(), &"deny".into())
+    );
+    assert!(guard.text(&["status"]).contains("deny       cdn.test  everybody  "), "{}", guard.text(&["status"]));
+    assert_eq!(guard.state(), "enforcing");
+    // One that allows stands above the file, and below one that denies; for one client only where it is named.
+    assert_eq!((guard.ask_from("127.0.0.7", "closed.test").0, guard.ask("closed.test").0), (3, 3));
+    guard.text(&["allow", "closed.test", "--client", "127.0.0.7", "--for", "30m"]);
+    guard.text(&["allow", "cdn.test", "--for", "30m"]);
+    assert_eq!((guard.ask_from("127.0.0.7", "closed.test").0, guard.ask("closed.test").0), (0, 3));
+    assert_eq!(guard.ask("shop.test").0, 3);
+    assert_eq!(guard.json(&["explain", "closed.test", "--client", "127.0.0.7"])["now"]["verdict"], "allowed");
+    assert_eq!(guard.json(&["explain", "closed.test"])["now"]["verdict"], "denied");
+    // kill -9
+    guard.kill();
+    guard.run();
+    guard.enforcing();
+    assert_eq!(
+        (guard.ask("shop.test").0, guard.ask_from("127.0.0.7", "closed.test").0, guard.ask("closed.test").0),
+        (3, 0, 3)
+    );
+    assert_eq!(guard.json(&["status"])["exceptions"].as_array().unwrap().len(), 3);
+    assert!(guard.is_open("203.0.113.9"));
+    // Undone, what it had allowed is closed.
+    let undone = guard.json(&["allow", "closed.test", "--client", "127.0.0.7", "--undo"]);
+    assert_eq!((&undone["ends_in_seconds"], &undone["closed"]), (&Value::Null, &serde_json::json!(["203.0.113.9"])));
+    assert_eq!(guard.ask_from("127.0.0.7", "closed.test").0, 3);
+    guard.text(&["deny", "cdn.test", "--undo"]);
+    assert_eq!(guard.ask("shop.test").0, 0);
+    assert_eq!(guard.command(&["deny", "cdn.test", "--undo"]).status.code(), Some(1), "it is undone already");
+    assert_eq!(guard.command(&["deny", "cdn.test"]).status.code(), Some(2), "for how long?");
+    assert_eq!(guard.command(&["deny", "a..b", "--for", "1h"]).status.code(), Some(2));
+    assert_eq!(guard.command(&["deny", "a.test", "--for", "31d"]).status.code(), Some(1));
+    // It ends by itself, and a reload leaves it alone.
+    guard.text(&["deny", "video.test", "--for", "2s"]);
+    guard.text(&["reload"]);
+    guard.eventually("it ends", || guard.ask("video.test").0 == 0);
+    // A wrong file: started without, kept beside, told.
+    guard.kill();
+    let file = guard.directory.path().join("state/exceptions");
+    let mut octets = std::fs::read(&file).unwrap();
+    *octets.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, octets).unwrap();
+    guard.run();
+    guard.enforcing();
+    let status = guard.json(&["status"]);
+    assert!(status["warnings"].to_string().contains("exceptions.bad"), "{status}");
+    assert_eq!(status["exceptions"], serde_json::json!([]));
+}
+
+#[test]
+fn exceptions_have_a_bound() {
+    let (upstream, router) = (Upstream::start(&[]), Router::start());
+    let guard = Guard::start(&upstream, &router, ACKED, "");
+    guard.enforcing();
+    let mut refused = None;
+    for n in 0..200 {
+        let output = guard.command(&["deny", &format!("n{n}.test"), "--for", "1h"]);
+        if !output.status.success() {
+            refused = Some((n, String::from_utf8(output.stderr).unwrap()));
+            break;
+        }
+    }
+    let (n, words) = refused.unwrap();
+    assert_eq!(n, 128, "{words}");
+    assert!(words.contains("there are 128 exceptions already"), "{words}");
+}

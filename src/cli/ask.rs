@@ -6,10 +6,11 @@ use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::{Exit, complain, complain_plainly, say, show, table};
+use crate::config::value::Span;
 use crate::control::client::{self, ClientError, escape};
 use crate::control::namespace::{self, Holder};
 use crate::control::types::{
-    DeniedPage, Disarmed, Explained, Leases, Peers, Reloaded, Revoked, Status, Stopping, Versioned,
+    DeniedPage, Disarmed, Excepted, Explained, Leases, Peers, Reloaded, Revoked, Status, Stopping, Versioned,
 };
 use crate::enforce::nftables;
 
@@ -172,6 +173,22 @@ impl Daemon {
     pub fn revoke(&self, of: &str, json: bool) -> Exit {
         let path = format!("/api/v1/revoke?of={}", escape(of));
         self.show(Method::POST, &path, json, |revoked: &Revoked| show::revoked(revoked))
+    }
+
+    /// `deny`, `allow`; without a span the exception is undone.
+    #[must_use]
+    pub fn except(
+        &self,
+        word: &str,
+        of: &str,
+        client: Option<std::net::IpAddr>,
+        span: Option<Span>,
+        json: bool,
+    ) -> Exit {
+        let client = client.map_or_else(String::new, |client| format!("&client={}", escape(&client.to_string())));
+        let span = span.map_or_else(String::new, |span| format!("&for={}", span.0.as_secs()));
+        let path = format!("/api/v1/{word}?of={}{client}{span}", escape(of));
+        self.show(Method::POST, &path, json, |excepted: &Excepted| show::excepted(excepted))
     }
 
     /// `reload`: a refused file is a configuration error, as with `check`.

@@ -1,9 +1,10 @@
 //! How the daemon's answers look to people.
 
 use super::table::{Table, Tone, clean, duration, number, paint, time};
+use crate::config::schema::Action;
 use crate::control::types::{
-    AddressExplained, Advertised, Bfd, CauseClient, Denied, EndedLease, Explained, Judgement, Lease, Peer, Revoked, State,
-    Status, Tried,
+    AddressExplained, Advertised, Bfd, CauseClient, Denied, EndedLease, Excepted, Explained, Judgement, Lease, Peer,
+    Revoked, State, Status, Stays, Tried,
 };
 
 fn or_dash(text: Option<&String>) -> String {
@@ -111,6 +112,21 @@ pub fn status(status: &Status, colour: bool) -> String {
         for warning in status.lists.iter().flat_map(|list| &list.warnings) {
             out.push_str(&format!("  {}\n", clean(warning)));
         }
+    }
+    if !status.exceptions.is_empty() {
+        let mut table = Table::new(&["exception", "name", "client", "ends in"]);
+        for exception in &status.exceptions {
+            table.row([
+                match exception.action {
+                    Action::Deny => "deny".to_owned(),
+                    Action::Allow => "allow".to_owned(),
+                },
+                exception.name.clone(),
+                exception.client.map_or_else(|| "everybody".to_owned(), |client| client.to_string()),
+                duration(exception.ends_in_seconds),
+            ]);
+        }
+        out.push_str(&format!("\n{}", table.render(colour)));
     }
     if !status.errors.is_empty() {
         out.push_str(&format!("\n{}\n", paint("last errors", Tone::Head, colour)));
@@ -439,12 +455,53 @@ pub fn denied(denied: &[Denied]) -> String {
     out
 }
 
-/// What was closed.
+/// What was closed, what stays, and what that means.
 #[must_use]
 pub fn revoked(revoked: &Revoked) -> String {
-    if revoked.addresses.is_empty() {
-        return format!("{}: nothing closed, other names hold its addresses open\n", clean(&revoked.target));
+    let target = clean(&revoked.target);
+    let mut out = if revoked.addresses.is_empty() {
+        format!("{target}: nothing closed\n")
+    } else {
+        let addresses: Vec<String> = revoked.addresses.iter().map(ToString::to_string).collect();
+        format!("{target}: closed {}\n", addresses.join(", "))
+    };
+    out.push_str(&stays(&revoked.stays));
+    if revoked.forgotten > 0 {
+        let answers = if revoked.forgotten == 1 { "kept answer" } else { "kept answers" };
+        out.push_str(&format!("  {} {answers} forgotten\n", number(revoked.forgotten)));
     }
-    let addresses: Vec<String> = revoked.addresses.iter().map(ToString::to_string).collect();
-    format!("{}: closed {}\n", clean(&revoked.target), addresses.join(", "))
+    out.push_str(if revoked.target.parse::<std::net::IpAddr>().is_ok() {
+        "  the next answer with it opens it again\n"
+    } else {
+        "  the next question for it opens it again; `destguard deny NAME --for 1h` prevents that\n"
+    });
+    out
+}
+
+fn stays(stays: &[Stays]) -> String {
+    let line = |one: &Stays| {
+        let (names, ends) = (clean(&few(&one.names, 3)), duration(one.ends_in_seconds));
+        format!("  {} stays open for {ends}: {names} holds it\n", one.address)
+    };
+    stays.iter().map(line).collect()
+}
+
+/// What an exception does.
+#[must_use]
+pub fn excepted(excepted: &Excepted) -> String {
+    let target = clean(&excepted.target);
+    let word = match excepted.action {
+        Action::Deny => "denied",
+        Action::Allow => "allowed",
+    };
+    let client = excepted.client.map_or_else(String::new, |client| format!(" to {client}"));
+    let mut out = match excepted.ends_in_seconds {
+        Some(seconds) => format!("{target}: {word}{client} for {}\n", duration(seconds)),
+        None => format!("{target}: no longer {word}{client} by an exception; the configuration decides\n"),
+    };
+    if !excepted.closed.is_empty() {
+        let addresses: Vec<String> = excepted.closed.iter().map(ToString::to_string).collect();
+        out.push_str(&format!("  closed {}\n", addresses.join(", ")));
+    }
+    out + &stays(&excepted.stays)
 }

@@ -3,7 +3,7 @@
 //! | route | method | over TCP too |
 //! |---|---|---|
 //! | `/api/v1/status`, `/api/v1/leases?of=&after=&limit=`, `/api/v1/explain?of=&client=`, `/api/v1/peers`, `/api/v1/denied?after=&wait=` | GET | yes |
-//! | `/api/v1/revoke?of=`, `/api/v1/reload`, `/api/v1/disarm`, `/api/v1/stop?withdraw=` | POST | no |
+//! | `/api/v1/revoke?of=`, `/api/v1/deny?of=&for=`, `/api/v1/allow?of=&for=&client=`, `/api/v1/reload`, `/api/v1/disarm`, `/api/v1/stop?withdraw=` | POST | no |
 //! | `/metrics`, `/health`, `/ready` | GET | yes |
 //! | `/` (the page for a browser) | GET | only there |
 
@@ -24,14 +24,16 @@ use serde::{Deserialize, Serialize};
 use super::sources::{Sources, Subject};
 use super::status;
 use super::types::{
-    Disarmed, EndedLease, Explained, Failed, Judgement, Leases, Peers, Reloaded, Revoked, State, Status, Stopping,
-    Tried, Versioned,
+    Disarmed, EndedLease, Excepted, Explained, Failed, Judgement, Leases, Peers, Reloaded, Revoked, State, Status,
+    Stays, Stopping, Tried, Versioned,
 };
+use crate::config::schema::Action;
 use crate::core::event::RevokeTarget;
-use crate::core::explain::LeaseFilter;
+use crate::core::explain::{LeaseFilter, LeaseView};
 use crate::core::name::Name;
-use crate::core::policy::name_from_user;
+use crate::core::policy::{Pattern, name_from_user};
 use crate::core_task::Stopped;
+use crate::daemon::exceptions::Change;
 
 /// Most leases of one page; a page is made on the core's own task, so it must be short.
 pub const PAGE: usize = 1000;
@@ -95,6 +97,8 @@ fn routes() -> Router<App> {
 pub fn control(sources: Arc<dyn Sources>) -> Router {
     routes()
         .route("/api/v1/revoke", post(revoke))
+        .route("/api/v1/deny", post(deny))
+        .route("/api/v1/allow", post(allow))
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/disarm", post(disarm))
         .route("/api/v1/stop", post(stop))
@@ -271,21 +275,35 @@ async fn denied(
     reply(log.since(after))
 }
 
-/// The addresses that are leased for a target.
-async fn leased(app: &App, target: &RevokeTarget) -> Result<Vec<IpAddr>, ApiError> {
+/// The leases of a target.
+async fn leased(app: &App, target: &RevokeTarget) -> Result<Vec<LeaseView>, ApiError> {
     let filter = match target {
         RevokeTarget::Address(address) => LeaseFilter::Address(*address),
         RevokeTarget::Name(name) => LeaseFilter::Name(name.clone()),
     };
-    let mut addresses: Vec<IpAddr> = Vec::new();
+    let mut leases: Vec<LeaseView> = Vec::new();
     loop {
-        let page = app.sources.core().leases(filter.clone(), addresses.last().copied(), PAGE).await?;
+        let last = leases.last().map(|lease| lease.address);
+        let page = app.sources.core().leases(filter.clone(), last, PAGE).await?;
         let more = page.len() == PAGE;
-        addresses.extend(page.into_iter().map(|lease| lease.address));
+        leases.extend(page);
         if !more {
-            return Ok(addresses);
+            return Ok(leases);
         }
     }
+}
+
+/// What became of leases that were there before: those that are closed, and those that others hold.
+async fn became(app: &App, before: Vec<LeaseView>) -> Result<(Vec<IpAddr>, Vec<Stays>), ApiError> {
+    let (mut closed, mut stays) = (Vec::new(), Vec::new());
+    for lease in before {
+        let address = lease.address;
+        match app.sources.core().leases(LeaseFilter::Address(address), None, 1).await?.pop() {
+            Some(LeaseView { names, ends_in_seconds, .. }) => stays.push(Stays { address, names, ends_in_seconds }),
+            None => closed.push(address),
+        }
+    }
+    Ok((closed, stays))
 }
 
 async fn revoke(Extract(app): Extract<App>, query: Result<Query<Of>, QueryRejection>) -> Reply<Revoked> {
@@ -295,15 +313,56 @@ async fn revoke(Extract(app): Extract<App>, query: Result<Query<Of>, QueryReject
         Subject::Name(name) => RevokeTarget::Name(name),
     };
     let before = leased(&app, &target).await?;
-    if before.is_empty() {
+    // Before the leases: whoever asks meanwhile must be admitted.
+    let forgotten = match &target {
+        RevokeTarget::Name(name) => app.sources.forget_answers(name),
+        // What is kept of it is admitted anew before it is given again.
+        RevokeTarget::Address(_) => 0,
+    };
+    if before.is_empty() && forgotten == 0 {
         return Err(ApiError(StatusCode::NOT_FOUND, format!("nothing is leased for {of}")));
     }
     app.sources.core().revoke(target.clone()).await?;
     // The core takes requests in order, so this view is from behind the revocation.
-    let after = leased(&app, &target).await?;
-    let addresses = before.into_iter().filter(|address| !after.contains(address)).collect();
+    let (addresses, stays) = became(&app, before).await?;
     tracing::info!(target = %of, "revoked by the operator");
-    reply(Revoked { target: of, addresses })
+    reply(Revoked { target: of, addresses, stays, forgotten })
+}
+
+/// What `deny` and `allow` are asked.
+#[derive(Deserialize)]
+struct ExceptQuery {
+    of: String,
+    /// Seconds; absent: undo it.
+    #[serde(rename = "for")]
+    span: Option<u64>,
+    client: Option<IpAddr>,
+}
+
+async fn except(app: App, action: Action, query: ExceptQuery) -> Reply<Excepted> {
+    let ExceptQuery { of, span, client } = query;
+    let pattern: Pattern =
+        of.parse().map_err(|error| ApiError(StatusCode::BAD_REQUEST, format!("\"{of}\" can't be used: {error}")))?;
+    let target = RevokeTarget::Name(pattern.name);
+    let change = Change { name: of.clone(), action, client, span: span.map(Duration::from_secs) };
+    whole(async move {
+        let before = leased(&app, &target).await?;
+        let made = app.sources.except(change).await.map_err(|error| ApiError(StatusCode::CONFLICT, error))?;
+        let (closed, mut stays) = became(&app, before).await?;
+        if action == Action::Allow || made.is_none() {
+            stays.clear();
+        }
+        reply(Excepted { target: of, action, client, ends_in_seconds: made.map(|span| span.as_secs()), closed, stays })
+    })
+    .await?
+}
+
+async fn deny(Extract(app): Extract<App>, query: Result<Query<ExceptQuery>, QueryRejection>) -> Reply<Excepted> {
+    except(app, Action::Deny, query?.0).await
+}
+
+async fn allow(Extract(app): Extract<App>, query: Result<Query<ExceptQuery>, QueryRejection>) -> Reply<Excepted> {
+    except(app, Action::Allow, query?.0).await
 }
 
 /// Does what a client asked for to its end, also when the client goes away meanwhile: half a reload would be worse than none.

@@ -4,13 +4,15 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::time::Duration;
 
 use super::denied::DeniedLog;
-use super::types::{Judgement, List, LoggedError, Peer, Reloaded, Tried, Upstream};
+use super::types::{self, Judgement, List, LoggedError, Peer, Reloaded, Tried, Upstream};
 use crate::core::event::{Event, RevokeTarget};
 use crate::core::explain::{Counts, EndedView, EnforcerView, Explanation, Known, LeaseFilter, LeaseView};
 use crate::core::name::Name;
 use crate::core_task::{CoreHandle, Stopped};
+use crate::daemon::exceptions::Change;
 
 /// Something that comes later.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -132,6 +134,24 @@ pub trait Sources: Send + Sync + 'static {
     /// What is wrong beside enforcers and upstreams, as in "the state directory is full".
     fn troubles(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// The operator's exceptions from the policy.
+    fn exceptions(&self) -> Vec<types::Exception> {
+        Vec::new()
+    }
+
+    /// Makes or undoes one; returns for how long what was made lasts.
+    ///
+    /// # Errors
+    /// Why nothing was changed.
+    fn except(&self, _change: Change) -> Later<'_, Result<Option<Duration>, String>> {
+        Box::pin(async { Err("this daemon takes no exceptions".to_owned()) })
+    }
+
+    /// Forgets kept answers that have this name as question or alias; returns how many.
+    fn forget_answers(&self, _name: &Name) -> usize {
+        0
     }
 
     /// What is not well, or soon won't be, though nothing is wrong yet.

@@ -44,6 +44,7 @@ pub async fn status(sources: &dyn Sources, uptime: Duration) -> Result<Status, S
         upstreams,
         peers,
         lists: sources.lists(),
+        exceptions: sources.exceptions(),
         errors: sources.errors(),
     })
 }
@@ -119,9 +120,6 @@ impl Found {
         self.fills("the gate", counts.waiting, MOST_WAITING, "answers that may wait", effect);
         let sets = "the table of sets of groups";
         self.fills(sets, counts.group_sets, MOST_SETS, "fixed", "so answers that need another set are refused");
-        if counts.journal_behind {
-            self.reasons.push(format!("the lease journal can't be written, {effect}"));
-        }
     }
 
     /// One that is full, or nearly.

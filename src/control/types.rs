@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::schema::Action;
 use crate::core::explain;
 
 /// In every object at the top, as `version`.
@@ -67,8 +68,25 @@ pub struct Status {
     /// The policy's list files that are in force, in the order of the configuration.
     #[serde(default)]
     pub lists: Vec<List>,
+    /// The operator's exceptions from the policy, in the order in which they end.
+    #[serde(default)]
+    pub exceptions: Vec<Exception>,
     /// The last few, newest first.
     pub errors: Vec<LoggedError>,
+}
+
+/// One exception from the policy.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Exception {
+    /// The names, as a rule of the configuration is written.
+    pub name: String,
+    /// "deny" or "allow".
+    pub action: Action,
+    /// Whose questions; of IPv6 its /64. Absent: everybody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<IpAddr>,
+    /// Until it ends.
+    pub ends_in_seconds: u64,
 }
 
 /// One list file of the policy.
@@ -680,8 +698,43 @@ pub struct Denied {
 pub struct Revoked {
     /// What was named.
     pub target: String,
-    /// The addresses that were leased for it.
+    /// The addresses that were closed.
     pub addresses: Vec<IpAddr>,
+    /// Those that stay open, since other names hold them too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stays: Vec<Stays>,
+    /// Kept answers that were forgotten.
+    #[serde(default)]
+    pub forgotten: usize,
+}
+
+/// An address that stays open.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Stays {
+    /// The address.
+    pub address: IpAddr,
+    /// Questions that hold it.
+    pub names: Vec<String>,
+    /// Until its lease ends.
+    pub ends_in_seconds: u64,
+}
+
+/// `deny`, `allow`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Excepted {
+    /// What was named.
+    pub target: String,
+    /// "deny" or "allow".
+    pub action: Action,
+    /// Whose questions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<IpAddr>,
+    /// For how long; absent: it was undone.
+    pub ends_in_seconds: Option<u64>,
+    /// Addresses of the name itself that were closed by it.
+    pub closed: Vec<IpAddr>,
+    /// Those that stay open, since other names hold them too.
+    pub stays: Vec<Stays>,
 }
 
 /// `reload`

@@ -296,8 +296,6 @@ pub struct Counts {
     pub causes_dropped: u64,
     /// Leases read back at start that had no room.
     pub restore_dropped: u64,
-    /// The journal can't be written at present.
-    pub journal_behind: bool,
 }
 
 impl Guard {

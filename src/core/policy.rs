@@ -16,12 +16,14 @@ use ipnet::IpNet;
 use super::name::{Name, NameError};
 use crate::config::schema::{Action, Config, ListFormat};
 
+pub mod exceptions;
 pub mod list;
 pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod view;
 
+use exceptions::Exception;
 pub use table::{Effect, Table};
 
 /// What the policy says of a name.
@@ -137,6 +139,18 @@ impl fmt::Display for Pattern {
     }
 }
 
+impl Pattern {
+    /// Whether a name is one of those.
+    #[must_use]
+    pub fn covers(&self, name: &Name) -> bool {
+        match self.reach {
+            Reach::Tree => name.is_within(&self.name),
+            Reach::Below => name.is_within(&self.name) && *name != self.name,
+            Reach::Itself => *name == self.name,
+        }
+    }
+}
+
 /// A name as a person writes it: ASCII in presentation form, or Unicode, which becomes A-labels (UTS 46, non-transitional).
 ///
 /// # Errors
@@ -178,7 +192,12 @@ pub struct Policy {
     default: Action,
     /// The configuration's own rules, then the lists in their order. Lists are shared between views.
     layers: Vec<Arc<Table>>,
+    /// The operator's, above all of these.
+    exceptions: Arc<[Exception]>,
 }
+
+/// The layer that rules of exceptions are said to be in: no table has so many before it.
+const EXCEPTIONS: u16 = u16::MAX;
 
 /// The configuration's own rules for one view: key in front of "allow" and "deny", and what stands there.
 #[derive(Clone, Copy, Debug)]
@@ -213,7 +232,7 @@ impl Policy {
         ])?;
         let mut layers = vec![Arc::new(table)];
         layers.extend(lists);
-        Ok(Self { default: own.default, layers })
+        Ok(Self { default: own.default, layers, exceptions: Arc::from([]) })
     }
 
     /// Like [`Policy::new`], with list files; a report for each, in order. Lines that can't be read are left out.
@@ -229,6 +248,13 @@ impl Policy {
             reports.push(report);
         }
         Ok((Self::of(OwnRules::of_everybody(config), tables)?, reports))
+    }
+
+    /// With the operator's exceptions, in place of others.
+    #[must_use]
+    pub fn with_exceptions(mut self, exceptions: Arc<[Exception]>) -> Self {
+        self.exceptions = exceptions;
+        self
     }
 
     /// Octets of memory that the rules take, shared lists included.
@@ -293,6 +319,10 @@ impl Policy {
     /// The rule's words.
     #[must_use]
     pub fn describe(&self, rule: RuleId) -> RuleRef {
+        let exception = usize::try_from(rule.slot).ok().filter(|_| rule.layer == EXCEPTIONS);
+        if let Some(exception) = exception.and_then(|place| self.exceptions.get(place)) {
+            return RuleRef { text: exception.pattern.to_string(), place: exception.words.clone() };
+        }
         self.layers.get(usize::from(rule.layer)).map_or_else(
             || RuleRef { text: String::new(), place: "policy".to_owned() },
             |table| table.describe(rule.slot, rule.at),
@@ -318,6 +348,13 @@ impl Policy {
     }
 
     fn matching(&self, name: &Name) -> Option<Verdict> {
+        if let Some((place, exception)) = exceptions::find(&self.exceptions, name) {
+            let slot = u32::try_from(place).unwrap_or(u32::MAX);
+            return Some(Verdict {
+                action: exception.action,
+                rule: Some(RuleId { layer: EXCEPTIONS, slot, at: At::Node(0) }),
+            });
+        }
         let longest = self.layers.iter().map(|table| table.longest()).max()?;
         for suffix in name.suffixes().filter(|suffix| suffix.len() <= longest) {
             let whole = suffix.len() == name.wire().len();

@@ -238,8 +238,6 @@ impl Core {
         let tried = journal.retry().is_none_or(|retry| retry <= now);
         let alive: Option<&dyn Alive> = if self.whole && compacts { Some(&self.guard) } else { None };
         let journalled = journal.write(records, alive, now);
-        let behind = journal.retry().is_some();
-        self.guard.journal_is_behind(behind);
         if let Err(error) = &journalled
             && tried
         {

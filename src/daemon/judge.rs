@@ -257,6 +257,9 @@ fn named(rule: Option<RuleRef>, written: Written<'_>) -> (String, Option<String>
     let Some(rule) = rule else {
         return ("policy.default".to_owned(), (written.place)("policy.default"));
     };
+    if rule.place.starts_with("exception: ") {
+        return (rule.place, None);
+    }
     match rule.place.rsplit_once(':').filter(|_| !rule.place.starts_with("policy.")) {
         Some((file, _)) => {
             let list = (written.list)(file).map_or_else(|| rule.place.clone(), |list| format!("list {list}"));

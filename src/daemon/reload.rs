@@ -34,7 +34,7 @@ const LIVE: [&str; 8] =
     ["mode", "nftables.enforce", "bgp.enforce", "policy", "addresses.never", "addresses.nat64", "lease", "gate"];
 
 /// How long after the gate's deadline an answer that was judged by old rules may still reach the core.
-const LATE: Duration = Duration::from_secs(1);
+pub(super) const LATE: Duration = Duration::from_secs(1);
 
 /// Reads the file anew, and every list that changed.
 pub async fn reload(shared: &Shared) -> Reloaded {
@@ -102,7 +102,7 @@ pub async fn apply_lists(shared: &Shared, lists: Lists) -> Result<(), String> {
 /// From here on new questions and cached answers are judged by the new rules, and enforcers block or don't; then what the old ones opened is closed.
 async fn apply(shared: &Shared, config: &Config, lists: Lists) -> Result<(), String> {
     let own = interfaces::addresses().map_err(|error| format!("this host's addresses can't be read: {error}"))?;
-    let rules = Arc::new(rules::rules(config, &lists, &own)?);
+    let rules = Arc::new(rules::rules(config, &lists, &own)?.with_exceptions(&shared.exceptions.current()));
     let groups = Arc::new(Groups::new(config)?);
     let (old, _) = shared.config();
     let (before, old_groups) = (shared.rules.load_full(), Arc::new(Groups::new(&old)?));
@@ -137,13 +137,13 @@ async fn switch(shared: &Shared, config: &Config, groups: Arc<Groups>, rules: Ar
     shared.switches.bgp(announces).await
 }
 
-/// Puts other rules in force and closes what they forbid: now, and once more when answers that were judged by the old ones, and were on
+/// Puts other rules in force, below the operator's exceptions, and closes what they forbid: now, and once more when answers that were judged by the old ones, and were on
 /// their way to the core, have passed the gate. The caller holds [`Shared::applying`].
 ///
 /// # Errors
 /// The core has stopped.
-pub async fn put_in_force(shared: &Shared, rules: Arc<Rules>) -> Result<(), String> {
-    shared.rules.store(rules);
+pub async fn put_in_force(shared: &Shared, rules: Rules) -> Result<(), String> {
+    shared.rules.store(Arc::new(rules.with_exceptions(&shared.exceptions.current())));
     close_soon(shared).await
 }
 

@@ -12,6 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::exceptions::{self, ExceptionState};
 use super::lists::ListState;
 use super::switch::Switches;
 use super::{judge, reload};
@@ -19,7 +20,7 @@ use crate::config::schema::{NftablesMode, OnDeadline};
 use crate::config::{Config, Places};
 use crate::control::DeniedLog;
 use crate::control::sources::{CoreView, Later, Sources, Subject};
-use crate::control::types::{Judgement, List, LoggedError, Peer, Reloaded, Tried, Upstream};
+use crate::control::types::{self, Judgement, List, LoggedError, Peer, Reloaded, Tried, Upstream};
 use crate::core::explain::{Counts, EnforcerView};
 use crate::core::name::Name;
 use crate::core_task::CoreHandle;
@@ -48,6 +49,8 @@ pub struct Shared {
     pub rules: Arc<ArcSwap<Rules>>,
     /// The list files.
     pub lists: ListState,
+    /// The operator's exceptions.
+    pub exceptions: ExceptionState,
     /// Held by whoever puts other rules in force.
     pub applying: tokio::sync::Mutex<()>,
     /// The DNS side.
@@ -164,7 +167,30 @@ impl Sources for Shared {
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.disk().into_iter().collect()
+        self.disk().into_iter().chain(self.exceptions.trouble()).collect()
+    }
+
+    fn exceptions(&self) -> Vec<types::Exception> {
+        self.exceptions.views()
+    }
+
+    fn except(&self, change: exceptions::Change) -> Later<'_, Result<Option<Duration>, String>> {
+        Box::pin(exceptions::change(self, change))
+    }
+
+    fn forget_answers(&self, name: &Name) -> usize {
+        let (dns, name) = (self.dns.clone(), name.clone());
+        let forgotten = dns.forget(&name);
+        // What had passed the gate by then is kept a moment later.
+        let late = self.config().0.gate.deadline.0.saturating_add(reload::LATE);
+        tokio::spawn(async move {
+            tokio::time::sleep(late).await;
+            let late = dns.forget(&name);
+            if late > 0 {
+                tracing::debug!(late, "answers that were on their way are forgotten");
+            }
+        });
+        forgotten
     }
 
     fn errors(&self) -> Vec<LoggedError> {

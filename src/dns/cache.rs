@@ -485,6 +485,25 @@ impl Cache {
         });
     }
 
+    /// Forgets every entry of a question for this name, or with it as an alias; returns how many. O(entries), a part at a time.
+    pub fn forget(&self, name: &Name) -> usize {
+        let bears = |entry: &Entry| {
+            // A name ends with its root: no other begins with all of it.
+            let own = entry.message.key().starts_with(name.wire());
+            own || entry.again.as_ref().is_some_and(|again| again.question == *name || again.chain.contains(name))
+        };
+        let mut forgotten = 0usize;
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let places = shard.slots.iter().enumerate();
+            let found = places.filter(|(_, slot)| slot.as_ref().is_some_and(|slot| bears(&slot.entry)));
+            let found: Vec<u32> = found.filter_map(|(place, _)| u32::try_from(place).ok()).collect();
+            forgotten = forgotten.saturating_add(found.len());
+            found.into_iter().for_each(|place| shard.remove(place));
+        }
+        forgotten
+    }
+
     /// Entries, octets, and entries evicted so far.
     #[must_use]
     pub fn usage(&self) -> (usize, usize, u64) {

@@ -179,11 +179,6 @@ impl Guard {
         self.counts.refused.enforcer = self.counts.refused.enforcer.saturating_add(answers);
     }
 
-    /// Whether leases can't be written to disk at present.
-    pub fn journal_is_behind(&mut self, behind: bool) {
-        self.counts.journal_behind = behind;
-    }
-
     /// Single addresses, ahead of what the enforcer has applied as a whole.
     pub(super) fn confirmed(&mut self, enforcer: EnforcerId, addresses: Vec<(IpAddr, Generation)>) {
         let mut news = Vec::new();

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::exceptions::{self, Exception};
 use super::table::NetMap;
 use super::{OwnRules, Policy, PolicyError, Table};
 use crate::config::schema::Config;
@@ -87,6 +88,32 @@ impl Views {
             Ok(everybody) if errors.is_empty() => Ok(Self { everybody, groups, clients }),
             _ => Err(errors),
         }
+    }
+
+    /// The same with the operator's exceptions. Each client that has some of its own gets a view of its own.
+    #[must_use]
+    pub fn with_exceptions(&self, all: &[Exception]) -> Self {
+        let of = |client: Option<IpAddr>| -> Arc<[Exception]> {
+            all.iter().filter(|one| one.client.is_none() || one.client == client).cloned().collect()
+        };
+        let everybodys = of(None);
+        let mut views = Self {
+            everybody: self.everybody.clone().with_exceptions(everybodys.clone()),
+            groups: self.groups.clone(),
+            clients: self.clients.clone(),
+        };
+        for group in &mut views.groups {
+            group.policy = group.policy.clone().with_exceptions(everybodys.clone());
+        }
+        let owners: std::collections::BTreeSet<IpAddr> = all.iter().filter_map(|one| one.client).collect();
+        for client in owners {
+            let policy = self.policy(self.of(client)).clone().with_exceptions(of(Some(client)));
+            let place = views.groups.len();
+            let Some(view) = ViewId::try_from(place).ok().and_then(|place| place.checked_add(1)) else { break };
+            views.groups.push(Group { name: format!("of the client {client}"), policy });
+            views.clients.insert(exceptions::prefix(client), view, |_, own| own);
+        }
+        views
     }
 
     /// The view of a client: that of the longest prefix that holds it.

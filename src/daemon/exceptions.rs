@@ -1,0 +1,212 @@
+//! The operator's exceptions: made and undone by command, kept on disk, ended in time.
+//!
+//! Each change is on disk before it is in force. What ends is looked for every [`LOOK`] on the clock that goes on while the host sleeps.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::reload;
+use super::sources::Shared;
+use crate::cli::table;
+use crate::config::schema::Action;
+use crate::config::value::Span;
+use crate::control::types;
+use crate::core::policy::Pattern;
+use crate::core::policy::exceptions::{Exception, MOST, owner};
+use crate::store::exceptions::{self as store, Stored};
+use crate::sys::clock::{Clock, Outside};
+
+/// How often ended ones are looked for.
+const LOOK: Duration = Duration::from_millis(500);
+/// The longest: what is to last longer belongs into the file.
+const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+
+/// What a command wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The names, as a rule of the configuration is written.
+    pub name: String,
+    /// What they get.
+    pub action: Action,
+    /// Whose questions.
+    pub client: Option<IpAddr>,
+    /// For how long; `None`: undo it.
+    pub span: Option<Duration>,
+}
+
+/// Those in force. One owner changes them: whoever holds [`Shared::applying`].
+#[derive(Debug)]
+pub struct ExceptionState {
+    directory: PathBuf,
+    clock: Clock,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    all: Vec<(Stored, Exception)>,
+    /// What the start could not read, or what can't be written now.
+    trouble: Option<String>,
+}
+
+impl ExceptionState {
+    /// Reads what an earlier run wrote. A file that can't be used is kept beside, and told of.
+    #[must_use]
+    pub fn open(directory: PathBuf, clock: Clock) -> Self {
+        let state = Self { directory, clock, inner: Mutex::default() };
+        let read = Outside::read().map_err(|error| format!("the clocks can't be read: {error}"));
+        match read.and_then(|now| Ok((store::read(&state.directory)?, now))) {
+            Ok((stored, now)) => {
+                let live = stored.into_iter().filter(|stored| !stored.left(&now).is_zero()).take(MOST);
+                state.inner().all = live
+                    .filter_map(|stored| Some((state.exception(&stored, &now)?, stored)))
+                    .map(|(e, s)| (s, e))
+                    .collect();
+            }
+            Err(reason) => {
+                let line = format!(
+                    "the exceptions of deny and allow could not be read, the guard started without any: {reason}"
+                );
+                tracing::error!("{line}");
+                state.inner().trouble = Some(line);
+            }
+        }
+        state
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn exception(&self, stored: &Stored, now: &Outside) -> Option<Exception> {
+        let word = match stored.action {
+            Action::Deny => "deny",
+            Action::Allow => "allow",
+        };
+        Some(Exception {
+            pattern: stored.name.parse().ok()?,
+            action: stored.action,
+            client: stored.client,
+            ends: self.clock.now().plus(stored.left(now)),
+            words: format!("exception: {word} until {}", table::time(stored.ends_wall / 1000)),
+        })
+    }
+
+    /// Those in force.
+    #[must_use]
+    pub fn current(&self) -> Vec<Exception> {
+        self.inner().all.iter().map(|(_, exception)| exception.clone()).collect()
+    }
+
+    /// For `status`, in the order in which they end.
+    #[must_use]
+    pub fn views(&self) -> Vec<types::Exception> {
+        let now = self.clock.now();
+        let view = |(stored, exception): &(Stored, Exception)| types::Exception {
+            name: stored.name.clone(),
+            action: stored.action,
+            client: stored.client,
+            ends_in_seconds: now.until(exception.ends).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX),
+        };
+        let mut views: Vec<_> = self.inner().all.iter().map(view).collect();
+        views.sort_by_key(|view| view.ends_in_seconds);
+        views
+    }
+
+    /// What is not well.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.inner().trouble.clone()
+    }
+
+    /// On disk first, then in force.
+    fn put(&self, all: Vec<(Stored, Exception)>) -> Result<(), String> {
+        let stored: Vec<Stored> = all.iter().map(|(stored, _)| stored.clone()).collect();
+        store::write(&self.directory, &stored)
+            .map_err(|error| format!("the exceptions can't be written to {}: {error}", self.directory.display()))?;
+        *self.inner() = Inner { all, trouble: None };
+        Ok(())
+    }
+
+    /// Changes them; returns for how long what was made lasts. Nothing is changed on an error.
+    fn change(&self, change: &Change) -> Result<Option<Duration>, String> {
+        let pattern: Pattern =
+            change.name.parse().map_err(|error| format!("\"{}\" can't be used: {error}", change.name))?;
+        let client = change.client.map(owner);
+        let mut all = self.inner().all.clone();
+        let before = all.len();
+        all.retain(|(_, exception)| !exception.is_same(&pattern, change.action, client));
+        let Some(span) = change.span else {
+            if all.len() == before {
+                return Err(format!("there is no such exception for {pattern}"));
+            }
+            self.put(all)?;
+            return Ok(None);
+        };
+        if span.is_zero() || span > LONGEST {
+            return Err(format!(
+                "an exception lasts at most {}; what is to last longer belongs into the file",
+                Span(LONGEST)
+            ));
+        }
+        if all.len() >= MOST {
+            return Err(format!("there are {MOST} exceptions already; undo one"));
+        }
+        let now = Outside::read().map_err(|error| format!("the clocks can't be read: {error}"))?;
+        let stored = Stored::new(pattern.to_string(), change.action, client, span, &now);
+        let exception = self.exception(&stored, &now).ok_or_else(|| format!("\"{}\" can't be used", change.name))?;
+        all.push((stored, exception));
+        self.put(all)?;
+        Ok(Some(span))
+    }
+
+    /// Takes out what has ended; returns whether there was any.
+    fn end(&self) -> bool {
+        let now = self.clock.now();
+        let mut all = self.inner().all.clone();
+        let before = all.len();
+        all.retain(|(_, exception)| exception.ends > now);
+        if all.len() == before {
+            return false;
+        }
+        if let Err(error) = self.put(all.clone()) {
+            // They end all the same: what is on disk has its end with it.
+            tracing::warn!("{error}");
+            *self.inner() = Inner { all, trouble: Some(error) };
+        }
+        true
+    }
+}
+
+/// Makes or undoes one and puts it in force.
+///
+/// # Errors
+/// Why nothing was changed.
+pub async fn change(shared: &Shared, change: Change) -> Result<Option<Duration>, String> {
+    let _applying = shared.applying.lock().await;
+    let made = shared.exceptions.change(&change)?;
+    reload::apply_lists(shared, shared.lists.lists()).await?;
+    let Change { name, action, client, span } = change;
+    tracing::info!(name, ?action, ?client, ?span, "an exception was made or undone by the operator");
+    Ok(made)
+}
+
+/// Ends those whose time has come; never ends itself.
+pub async fn follow(shared: Arc<Shared>) {
+    let mut due = false;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let _applying = shared.applying.lock().await;
+        due |= shared.exceptions.end();
+        if due {
+            tracing::info!("an exception has ended");
+            if let Err(error) = reload::apply_lists(&shared, shared.lists.lists()).await {
+                tracing::error!(%error, "the end of an exception can't be put in force; trying again");
+            } else {
+                due = false;
+            }
+        }
+    }
+}
