@@ -3,13 +3,8 @@
 use super::table::{Table, Tone, clean, duration, number, paint, time};
 use crate::config::schema::Action;
 use crate::control::types::{
-<<<<<<< HEAD
     AddressExplained, Advertised, Bfd, CauseClient, Denied, EndedLease, Excepted, Explained, Judgement, Lease, Peer,
     Revoked, State, Status, Stays, Tried,
-=======
-    AddressExplained, Advertised, Bfd, CauseClient, Denied, EndedLease, Explained, Judgement, Lease, Peer, Revoked,
-    State, Status, Tried,
->>>>>>> 2345e22 (docs: describe audit and the switch)
 };
 
 fn or_dash(text: Option<&String>) -> String {

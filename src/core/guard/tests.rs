@@ -151,7 +151,7 @@ fn a_switch_to_audit_withdraws_routes_keeps_leases_and_back_waits_for_the_router
     let released: Vec<LeaseHandles> = outputs
         .into_iter()
         .filter_map(|output| match output {
-            Output::Decide { decision: Decision::Release { leases }, .. } => Some(leases),
+            Output::Decide { decision: Decision::Release { leases, .. }, .. } => Some(leases),
             _ => None,
         })
         .collect();
