@@ -19,6 +19,9 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// Between rounds.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Extended DNS Error 23 (RFC 8914): an enforcer was late.
+const NETWORK_ERROR: u16 = 23;
+
 /// One question of a batch.
 struct Asking<'a> {
     entry: &'a Entry,
@@ -165,6 +168,7 @@ fn heard<'a>(
         match (down, message.rcode()) {
             (true, _) => questions.while_down += 1,
             (false, NOERROR) => questions.empty += 1,
+            (false, _) if message.extended_errors().contains(&NETWORK_ERROR) => questions.unconfirmed += 1,
             (false, _) => questions.servfail += 1,
         }
         drop(counts);

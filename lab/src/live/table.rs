@@ -8,6 +8,9 @@ use super::ledger::Verdict;
 /// Most faults of one kind that are kept in words for each place.
 const SHOWN: usize = 6;
 
+/// One answer of so many may miss the gate's deadline, on a machine that is busy.
+const UNCONFIRMED: u64 = 50;
+
 /// Connects of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connects {
@@ -67,8 +70,10 @@ impl Connects {
 pub struct Questions {
     /// Asked, repetitions not counted.
     pub asked: u64,
-    /// SERVFAIL, each time, while the guard was up.
+    /// SERVFAIL for any other reason, each time, while the guard was up.
     pub servfail: u64,
+    /// SERVFAIL since an enforcer was late, each time: a machine that is busy can be the cause.
+    pub unconfirmed: u64,
     /// Answered without addresses although the name has some, while the guard was up.
     pub empty: u64,
     /// Sent again for want of an answer, while the guard was up.
@@ -140,6 +145,7 @@ impl Counts {
             bad.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
         for (good, what) in [
             (self.whole, "the run ended early"),
+            (questions.unconfirmed * UNCONFIRMED <= questions.asked, "too many answers not confirmed in time"),
             (total.open > 50 && total.closed > 20, "too few connects to say anything"),
             (self.comparisons > 5, "too few comparisons to say anything"),
             (self.renewals >= 3, "fewer than three renewals of a program's name"),
@@ -171,8 +177,14 @@ impl Counts {
         }
         let questions = self.questions;
         println!(
-            "    questions {}: SERVFAIL {}, empty {}, sent again {}, lost {}; {} failed while the guard was down",
-            questions.asked, questions.servfail, questions.empty, questions.again, questions.lost, questions.while_down
+            "    questions {}: SERVFAIL {}, not confirmed in time {}, empty {}, sent again {}, lost {}; {} failed while the guard was down",
+            questions.asked,
+            questions.servfail,
+            questions.unconfirmed,
+            questions.empty,
+            questions.again,
+            questions.lost,
+            questions.while_down
         );
         let events: Vec<String> =
             self.events.iter().map(|(what, took)| format!("{what} ({:.1} s)", took.as_secs_f64())).collect();
