@@ -47,6 +47,7 @@ pub mod program;
 pub mod routes;
 pub mod ruleset;
 pub mod sockets;
+pub mod tracking;
 pub mod verify;
 pub mod watch;
 pub mod wire;

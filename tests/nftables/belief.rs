@@ -337,6 +337,7 @@ fn how_long_a_flush_leaves_the_host_open() {
                 run("nft flush ruleset");
                 assert!(matches!(running.next(), Event::Lost { .. }));
                 assert_eq!(connect("10.9.1.4", 80), Met::Refused, "closed before it was told");
+                assert!(run("nft list tables").contains("destguard_ct"), "flows were kept track of");
                 running.expect("a wish for the full state", |event| matches!(event, Event::WantSync { .. }));
             }
             std::thread::sleep(Duration::from_millis(100));

@@ -29,7 +29,7 @@ use super::kernel::Kernel;
 use super::ruleset::CUT_CAPACITY;
 use super::watch::Watch;
 use super::written::Written;
-use super::{Disarmer, Installer, conntrack, probe};
+use super::{Disarmer, Installer, conntrack, probe, tracking};
 use crate::config::schema::{OnStop, Scope};
 use crate::core::event::{Change, EnforcerId, Event, Generation};
 use crate::core::moment::Moment;
@@ -284,6 +284,11 @@ impl Driver {
         }
         if !matches!(self.state, State::Disarmed) {
             tracing::warn!("disarmed: nothing is guarded by nftables until the daemon starts again");
+            if let Some(link) = self.link.as_mut()
+                && let Err(error) = tracking::let_go(&mut link.kernel)
+            {
+                tracing::debug!(%error, "flows are kept track of until the daemon ends");
+            }
             self.want_sync();
             self.state = State::Disarmed;
         }
@@ -300,6 +305,9 @@ impl Driver {
             Some(features) => features,
             None => probe::probe(&mut kernel)?,
         };
+        if let Err(error) = tracking::keep(&mut kernel) {
+            tracing::debug!(%error, "after a flush of the ruleset by others it takes longer until it is back");
+        }
         tracing::debug!(features = ?kernel.features, "nftables is ready");
         self.link = Some(Link { kernel, watch });
         Ok(())
