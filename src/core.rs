@@ -29,4 +29,5 @@ pub mod policy;
 pub mod proof;
 pub mod queue;
 pub mod remembered;
+pub mod share;
 pub mod verdict;

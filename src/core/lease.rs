@@ -25,6 +25,7 @@ use super::groups::{Group, GroupSet};
 use super::moment::Moment;
 use super::name::Name;
 use super::plan::{LEAST_EXTENSION, Told, Wanted};
+use super::share::{Holder, Shares};
 use names::NameIndex;
 
 mod names;
@@ -125,6 +126,8 @@ pub struct Lease {
     pub unproven_route: Option<Generation>,
     /// Since when it is in force at every required enforcer.
     pub proven: Option<Moment>,
+    /// In whose share it is: the client and the domain that opened it.
+    pub holders: [Holder; 2],
 }
 
 impl Lease {
@@ -262,6 +265,7 @@ pub struct LeaseTable {
     lingering: ByFamily,
     entries: usize,
     most_entries: usize,
+    shares: Shares,
     /// Causes and clients forgotten for want of room.
     pub dropped: u64,
 }
@@ -278,6 +282,7 @@ impl LeaseTable {
             lingering: ByFamily::default(),
             entries: 0,
             most_entries: most_entries(capacity),
+            shares: Shares::default(),
             dropped: 0,
         }
     }
@@ -397,10 +402,24 @@ impl LeaseTable {
             route_proven: false,
             unproven_route: None,
             proven: None,
+            holders: [Holder::NOBODY; 2],
         };
         self.timers.insert((ends, address));
         *self.active.of(address) += 1;
         self.leases.insert(address, Box::new(lease));
+    }
+
+    /// Counts a lease that was just opened for those who opened it.
+    pub fn hold(&mut self, address: IpAddr, holders: [Holder; 2]) {
+        let Some(lease) = self.leases.get_mut(&address) else { return };
+        std::mem::replace(&mut lease.holders, holders).into_iter().for_each(|holder| self.shares.remove(holder));
+        holders.into_iter().for_each(|holder| self.shares.add(holder));
+    }
+
+    /// How much of the table is whose.
+    #[must_use]
+    pub fn shares(&self) -> &Shares {
+        &self.shares
     }
 
     /// Moves a lease's end, whichever way, and makes it active when it lingered.
@@ -561,6 +580,7 @@ impl LeaseTable {
         self.timers.remove(&(lease.timer(), address));
         let counts = if lease.is_active() { &mut self.active } else { &mut self.lingering };
         *counts.of(address) -= 1;
+        lease.holders.into_iter().for_each(|holder| self.shares.remove(holder));
         for cause in &lease.causes {
             self.forget(address, cause, &[]);
         }
@@ -668,15 +688,20 @@ impl LeaseTable {
     pub fn check_consistency(&self) {
         let (mut active, mut lingering) = (ByFamily::default(), ByFamily::default());
         let mut entries = 0;
+        let mut held = BTreeMap::new();
         for (address, lease) in self.iter() {
             *(if lease.is_active() { &mut active } else { &mut lingering }).of(address) += 1;
             assert!(lease.causes.len() <= CAUSES_PER_ADDRESS);
             assert!(lease.shares.is_sorted_by(|one, other| one.group < other.group));
+            for holder in lease.holders.into_iter().filter(|holder| *holder != Holder::NOBODY) {
+                *held.entry(holder).or_insert(0usize) += 1;
+            }
             for cause in &lease.causes {
                 assert!(cause.clients.len() <= CLIENTS_PER_CAUSE);
                 entries += cause.entries();
             }
         }
+        held.iter().for_each(|(holder, count)| assert_eq!(self.shares.of(*holder), *count));
         let causes = self.iter().flat_map(|(address, lease)| lease.causes.iter().map(move |cause| (address, cause)));
         assert_eq!(self.names.places(), self.names.places_of(causes));
         assert_eq!((self.active, self.lingering, self.entries), (active, lingering, entries));

@@ -16,10 +16,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use super::budget::client_key;
 use super::event::{Change, Generation, LeaseHandle};
 use super::moment::Moment;
 use super::name::Name;
 use super::plan::{LEAST_EXTENSION, TimedTold};
+use super::share::{Holder, Shares};
 
 /// Most questions of one pair that are kept apart.
 pub const CAUSES_PER_PAIR: usize = 8;
@@ -115,6 +117,13 @@ pub struct Pairs {
     journal: BTreeSet<PairId>,
     /// Of those, the ones of which a part was taken back: what was on disk before must not count any more.
     taken_back: BTreeSet<PairId>,
+    shares: Shares,
+}
+
+/// In whose share the pairs of an owner are: a /64 is one; this host is nobody's rival.
+#[must_use]
+pub fn holder_of(owner: IpAddr) -> Holder {
+    if owner == HOST { Holder::NOBODY } else { Holder::of(&client_key(owner)) }
 }
 
 fn stored((address, client): PairId, pair: &Pair) -> StoredPair {
@@ -128,6 +137,12 @@ impl Pairs {
     #[must_use]
     pub fn len(&self) -> usize {
         self.pairs.len()
+    }
+
+    /// How much of the table is whose.
+    #[must_use]
+    pub fn shares(&self) -> &Shares {
+        &self.shares
     }
 
     /// Whether there is none.
@@ -173,6 +188,7 @@ impl Pairs {
                 missing: false,
             };
             self.pairs.insert(id, pair);
+            self.shares.add(holder_of(id.1));
             self.timers.insert((ends, id));
             self.changed.insert(id);
             self.journal.insert(id);
@@ -271,6 +287,7 @@ impl Pairs {
 
     fn remove(&mut self, id: PairId) -> bool {
         let Some(pair) = self.pairs.remove(&id) else { return false };
+        self.shares.remove(holder_of(id.1));
         pair.handle.set_in_force(false);
         self.timers.remove(&(pair.ends, id));
         if let Some((plan, _)) = pair.unproven {

@@ -262,6 +262,12 @@ impl Enforcers {
         }
     }
 
+    /// The least that any of them may hold.
+    #[must_use]
+    pub fn least_budget(&self) -> usize {
+        self.all.iter().map(|enforcer| enforcer.spec.max_addresses).min().unwrap_or(usize::MAX)
+    }
+
     /// What it can hold from now on, within what is configured.
     pub fn families(&mut self, id: EnforcerId, ipv4: bool, ipv6: bool) {
         if let Some(enforcer) = self.get_mut(id) {

@@ -104,7 +104,9 @@ pub fn of_refusal(refusal: &Refusal) -> (Ede, &'static str) {
         Refusal::RouteBudget { name } => {
             (Ede::new(code::OTHER, format!("the route budget of {name} is used up")), "route_budget")
         }
-        Refusal::Capacity => (Ede::new(code::OTHER, "the lease table is full"), "capacity"),
+        Refusal::Capacity => {
+            (Ede::new(code::OTHER, "the lease table has no room left for this client or domain"), "capacity")
+        }
         Refusal::Revoked => (Ede::new(code::BLOCKED, "revoked"), "revoked"),
     }
 }

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Addresses that are open already come first, since they cost nothing: who asks again keeps what it has. Room in a table, or at a
-//! router, is not waited for: it comes within minutes, not within the gate's deadline.
+//! router, is not waited for: it comes within minutes, not within the gate's deadline. No client and no domain takes more than its share of it
+//! ([`crate::core::share`]).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -27,7 +28,9 @@ use crate::core::groups::{Group, GroupSet, MOST_SETS};
 use crate::core::lease::{ByFamily, Cause, Lease};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
+use crate::core::pairs::{HOST, owner};
 use crate::core::queue::{Asked, Cost};
+use crate::core::share::Holder;
 
 /// No lease is shorter, whatever the configuration says: a TTL of 0 must be neither "never" nor "for ever".
 pub(super) const SHORTEST: Duration = Duration::from_secs(1);
@@ -79,8 +82,18 @@ impl Guard {
     pub(super) fn consider(&mut self, mut asked: Asked) {
         let group = self.group_of(asked.admission.client);
         let items = self.items(&asked.admission);
-        match self.choose(&mut asked, group, items) {
-            Choice::Open(items, short) => self.open(asked, group, &items, short),
+        // This host's programs share an address: they are told apart by the domains they ask for alone.
+        let client = Some(owner(asked.admission.client)).filter(|client| *client != HOST);
+        let holders = [
+            client.map_or(Holder::NOBODY, |client| Holder::of(&client_key(client))),
+            Holder::of(asked.admission.domain.wire()),
+        ];
+        match self.choose(&mut asked, group, items, holders) {
+            Choice::Open(mut items, short) => {
+                self.shorten_for_the_great(&mut items, holders);
+                self.open(asked, group, &items, short);
+                items.iter().filter(|item| item.new).for_each(|item| self.table.hold(item.address, holders));
+            }
             Choice::Wait(until) => self.queue.push(until, asked),
             Choice::Refuse(refusal) => self.refuse_asked(&asked, refusal),
         }
@@ -137,7 +150,7 @@ impl Guard {
         items
     }
 
-    fn choose(&mut self, asked: &mut Asked, group: Option<Group>, mut items: Items) -> Choice {
+    fn choose(&mut self, asked: &mut Asked, group: Option<Group>, mut items: Items, holders: [Holder; 2]) -> Choice {
         let whole = asked.admission.whole;
         let mut short = None;
         for item in &items {
@@ -149,7 +162,7 @@ impl Guard {
             items.truncate(self.settings.lease.per_answer);
             short = Some(Refusal::PerAnswer);
         }
-        while let Err(refusal) = self.room_for(&items, group) {
+        while let Err(refusal) = self.room_for(&items, group, holders, asked.admission.client) {
             items.pop();
             if items.is_empty() {
                 return Choice::Refuse(refusal);
@@ -213,16 +226,26 @@ impl Guard {
     }
 
     /// Whether the tables and every enforcer have room for all of these.
-    fn room_for(&self, items: &[Item], group: Option<Group>) -> Result<(), Refusal> {
+    fn room_for(
+        &self,
+        items: &[Item],
+        group: Option<Group>,
+        holders: [Holder; 2],
+        client: IpAddr,
+    ) -> Result<(), Refusal> {
         let (mut new, mut opened) = (ByFamily::default(), ByFamily::default());
         for item in items {
             *new.of(item.address) += usize::from(item.new);
             *opened.of(item.address) += usize::from(!item.active);
         }
-        if !self.has_room_for_pairs(items.iter().filter(|item| item.lacks_pair).count()) {
+        if !self.has_room_for_pairs(client, items.iter().filter(|item| item.lacks_pair).count()) {
             return Err(Refusal::Capacity);
         }
         self.room(new, opened)?;
+        let (free, shares) = (self.free(), self.table.shares());
+        if !holders.into_iter().all(|holder| shares.may_take(holder, new.total(), free)) {
+            return Err(Refusal::Capacity);
+        }
         let Some(group) = group else { return Ok(()) };
         let set = |item: &Item| self.table.get(item.address).map_or(GroupSet::EMPTY, Lease::groups).with(group);
         let sets: BTreeSet<GroupSet> = items.iter().map(set).filter(|set| !self.group_sets.contains_key(set)).collect();
@@ -230,6 +253,22 @@ impl Guard {
             return Err(Refusal::Capacity);
         }
         Ok(())
+    }
+
+    /// How many more addresses there is room for.
+    fn free(&self) -> usize {
+        let most = self.settings.lease.capacity.min(self.enforcers.least_budget());
+        most.saturating_sub(self.table.len())
+    }
+
+    /// Who has much has what comes now for the shortest time only.
+    fn shorten_for_the_great(&self, items: &mut Items, holders: [Holder; 2]) {
+        let (free, shares) = (self.free(), self.table.shares());
+        if holders.into_iter().any(|holder| shares.is_great(holder, free)) {
+            let lease = &self.settings.lease;
+            let soon = self.now.plus(lease.min.0.max(SHORTEST)).plus(lease.grace.0);
+            items.iter_mut().filter(|item| item.new).for_each(|item| item.ends = item.ends.min(soon));
+        }
     }
 
     /// Whether the table and every enforcer have room: `new` addresses come into the table, `opened` become active.

@@ -9,7 +9,7 @@ use crate::core::event::{Change, Generation, Output, Refusal, Ticket};
 use crate::core::gate::Waiting;
 use crate::core::moment::Moment;
 use crate::core::name::Name;
-use crate::core::pairs::{PairCause, PairId, Pairs, StoredPair, owner};
+use crate::core::pairs::{PairCause, PairId, Pairs, StoredPair, holder_of, owner};
 use crate::core::queue::Asked;
 
 impl Guard {
@@ -46,10 +46,11 @@ impl Guard {
     }
 
     /// Whether the table has room for so many more pairs.
-    pub(super) fn has_room_for_pairs(&self, lacking: usize) -> bool {
+    pub(super) fn has_room_for_pairs(&self, client: IpAddr, lacking: usize) -> bool {
         // Only what grows can be refused.
-        let len = self.pairs.as_ref().map_or(0, Pairs::len);
-        lacking == 0 || len.saturating_add(lacking) <= self.settings.lease.capacity
+        let Some(pairs) = self.pairs.as_ref().filter(|_| lacking > 0) else { return true };
+        let free = self.settings.lease.capacity.saturating_sub(pairs.len());
+        lacking <= free && pairs.shares().may_take(holder_of(owner(client)), lacking, free)
     }
 
     /// Opens for a client what an answer holds, whose leases were just granted.

@@ -10,6 +10,8 @@ use crate::core::lease::{ByFamily, Cause, Clients};
 use crate::core::name::Name;
 use crate::core::pairs::Pairs;
 use crate::core::plan::Told;
+use crate::core::policy::registrable;
+use crate::core::share::Holder;
 
 impl Guard {
     /// Whether every required timed enforcer holds every lease.
@@ -54,6 +56,8 @@ impl Guard {
             }
             // A record without names can only come from elsewhere; the root stands for "unknown".
             let names = if names.is_empty() { vec![Name::root()] } else { names };
+            let domain = names.first().map_or(Holder::NOBODY, |name| Holder::of(registrable(name).wire()));
+            let is_new = lease.is_none();
             let chain: Arc<[Name]> = Arc::from([]);
             for question in names {
                 let cause =
@@ -65,6 +69,10 @@ impl Guard {
                 } else {
                     self.table.open(address, ends, cause, Told::default(), ends);
                 }
+            }
+            if is_new {
+                // Who asked is not on disk.
+                self.table.hold(address, [Holder::NOBODY, domain]);
             }
             // Where it was read from.
             self.marks.is_on_disk(address);

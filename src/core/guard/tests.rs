@@ -519,3 +519,45 @@ fn what_an_enforcer_lacks_is_out_of_force_until_it_is_opened_again() {
     assert_eq!(view.repairs.get("missing"), Some(&1));
     assert_eq!(guard.enforcers(Moment(5_000_000))[0].last_error, None, "not for ever");
 }
+
+#[test]
+fn one_client_with_one_domain_of_long_ttls_leaves_room_for_everybody_else() {
+    let mut settings = settings();
+    (settings.lease.capacity, settings.lease.per_answer) = (2000, 16);
+    let mut guard = Guard::new(settings, Vec::new());
+    let mut ticket = 0;
+    let mut ask = |guard: &mut Guard, client: [u8; 4], domain: &str, number: u32| {
+        ticket += 1;
+        guard.handle(
+            Event::Admit(Admission {
+                ticket: Ticket(ticket),
+                client: client.into(),
+                question: format!("n{number}.{domain}").parse().unwrap(),
+                qtype: 1,
+                chain: Arc::default(),
+                domain: domain.parse().unwrap(),
+                grants: [Grant { address: many_address(number), ttl: 86_400 }].into(),
+                whole: false,
+            }),
+            Moment(1000),
+        );
+        decided(guard) == [(ticket, true)]
+    };
+    let greedy: Vec<bool> = (0..2000).map(|number| ask(&mut guard, [192, 0, 2, 1], "greedy.test", number)).collect();
+    assert_eq!(greedy.iter().filter(|opened| **opened).count(), 1000, "a half");
+    // Another domain helps the client as little as another client helps the domain.
+    assert!(
+        !ask(&mut guard, [192, 0, 2, 1], "other.test", 3000) && !ask(&mut guard, [192, 0, 2, 2], "greedy.test", 3001)
+    );
+    let honest = (0..300).filter(|number| ask(&mut guard, [192, 0, 2, 3], &format!("d{number}.test"), 4000 + number));
+    assert_eq!(honest.count(), 300);
+    guard.table.check_consistency();
+    // What it took beyond half of its share ends soon; nobody else's does.
+    guard.handle_timeout(Moment(1000 + 41_000));
+    let left = |guard: &Guard, first: u32, last: u32| {
+        (first..last).filter(|number| guard.table.get(many_address(*number)).is_some()).count()
+    };
+    assert!((600..700).contains(&left(&guard, 0, 2000)), "{}", left(&guard, 0, 2000));
+    assert_eq!(left(&guard, 4000, 4300), 300);
+    guard.table.check_consistency();
+}

@@ -1,0 +1,144 @@
+//! Shares of a table with a bound: nobody fills it, and whoever comes next finds room.
+//!
+//! A holder may take one more while it holds no more than is free afterwards (the dynamic threshold of shared buffers, Choudhury and Hahne 1998).
+//! So a single greedy holder ends at a half, two that come at once at a third each, one that comes later at half of what was left. Nobody's
+//! part is set beforehand, nothing is ever taken away, and who holds little never notices. [`LEAST`] are let in whatever is free.
+//! What a holder takes beyond half its threshold is to be short-lived ([`Shares::is_great`]): so the greatest shrink first.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// What a holder may have as long as there is room at all: a page or two.
+pub const LEAST: usize = 128;
+
+/// Who holds what: by hash, so that it costs little to remember. Nobody's things are counted for nobody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Holder(u64);
+
+impl Holder {
+    /// Not counted: this host itself, whose programs share one address, or somebody unknown.
+    pub const NOBODY: Self = Self(0);
+
+    /// Of what names it.
+    #[must_use]
+    pub fn of(name: &(impl Hash + ?Sized)) -> Self {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        Self(hasher.finish().max(1))
+    }
+}
+
+/// How much each holder has of a table. No larger than the table.
+#[derive(Debug, Default)]
+pub struct Shares {
+    held: HashMap<Holder, usize>,
+}
+
+impl Shares {
+    /// It took one.
+    pub fn add(&mut self, holder: Holder) {
+        if holder != Holder::NOBODY {
+            *self.held.entry(holder).or_default() += 1;
+        }
+    }
+
+    /// It gave one back.
+    pub fn remove(&mut self, holder: Holder) {
+        if let Some(held) = self.held.get_mut(&holder) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&holder);
+            }
+        }
+    }
+
+    /// How many it has.
+    #[must_use]
+    pub fn of(&self, holder: Holder) -> usize {
+        self.held.get(&holder).copied().unwrap_or(0)
+    }
+
+    /// Whether it may take so many more where so many are free.
+    #[must_use]
+    pub fn may_take(&self, holder: Holder, count: usize, free: usize) -> bool {
+        if holder == Holder::NOBODY || count == 0 {
+            return true;
+        }
+        let then = self.of(holder).saturating_add(count);
+        then <= LEAST || then <= free.saturating_sub(count)
+    }
+
+    /// Whether it has more than half of what it may have.
+    #[must_use]
+    pub fn is_great(&self, holder: Holder, free: usize) -> bool {
+        let held = self.of(holder);
+        held > LEAST && held > free / 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Of every table of this size.
+    const SIZE: usize = 40 * LEAST;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// However three greedy holders take and give back, nobody ever holds more than a half, and somebody new finds room.
+        #[test]
+        fn nobody_fills_a_table(steps in prop::collection::vec((0..3u8, prop::bool::weighted(0.9), 1..400usize), 1..200)) {
+            let mut shares = Shares::default();
+            let mut used = 0;
+            for (name, takes, count) in steps {
+                let holder = Holder::of(&name);
+                for _ in 0..count {
+                    if !takes && shares.of(holder) > 0 {
+                        shares.remove(holder);
+                        used -= 1;
+                    } else if takes && used < SIZE && shares.may_take(holder, 1, SIZE - used) {
+                        shares.add(holder);
+                        used += 1;
+                        let held = shares.of(holder);
+                        prop_assert!(held <= LEAST || held <= SIZE - used, "{held} of {used}");
+                    }
+                }
+            }
+            prop_assert_eq!((0..3u8).map(|name| shares.of(Holder::of(&name))).sum::<usize>(), used);
+            let new = Holder::of("new");
+            for _ in 0..LEAST {
+                prop_assert!(used < SIZE && shares.may_take(new, 1, SIZE - used), "{used}");
+                shares.add(new);
+                used += 1;
+            }
+        }
+    }
+
+    #[test]
+    fn one_ends_at_a_half_two_at_a_third_and_what_is_given_back_is_for_all() {
+        let greedy = |holders: &[&str]| {
+            let (mut shares, mut used) = (Shares::default(), 0);
+            for _ in 0..SIZE {
+                for holder in holders.iter().map(|name| Holder::of(*name)) {
+                    if shares.may_take(holder, 1, SIZE - used) {
+                        shares.add(holder);
+                        used += 1;
+                    }
+                }
+            }
+            (shares, used)
+        };
+        let (mut shares, used) = greedy(&["one"]);
+        assert_eq!(used, SIZE / 2);
+        let one = Holder::of("one");
+        assert!(shares.is_great(one, SIZE - used) && !shares.is_great(Holder::of("two"), SIZE - used));
+        (0..used).for_each(|_| shares.remove(one));
+        assert!(shares.held.is_empty());
+        assert_eq!(greedy(&["one", "two"]).1 / 2, SIZE / 3);
+        assert_eq!(greedy(&[]).1, 0);
+        assert!(shares.may_take(Holder::NOBODY, SIZE, 0), "this host's programs are told apart by what they ask for");
+    }
+}
