@@ -199,7 +199,7 @@ impl Race {
             self.end = Some(End::Won(place));
             return;
         };
-        self.keep(fault, reply);
+        self.keep(fault, reply, of.because);
         if let Judgement::Otherwise(manner, _) = judgement
             && self.want(of.choice, of.manner.and(*manner), Some(fault))
         {
@@ -339,12 +339,14 @@ impl Race {
         Some(*entry)
     }
 
-    fn keep(&mut self, fault: Fault, reply: &[u8]) {
+    /// Keeps a reply for want of a better one. What came because of another one's fault says more than that one.
+    fn keep(&mut self, fault: Fault, reply: &[u8], because: Option<Fault>) {
+        let better = |kept: Fault| kept <= fault || because == Some(kept);
         match fault {
             // A forger's, perhaps.
             Fault::OtherCase => {}
             Fault::Referral => self.error = AskError::Referral,
-            _ if self.kept.as_ref().is_none_or(|(kept, _)| *kept <= fault) => self.kept = Some((fault, reply.to_vec())),
+            _ if self.kept.as_ref().is_none_or(|(kept, _)| better(*kept)) => self.kept = Some((fault, reply.to_vec())),
             _ => {}
         }
     }
