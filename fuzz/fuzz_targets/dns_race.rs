@@ -11,9 +11,10 @@ use destguard::dns::upstream::race::{Choice, End, Order, QUERIES, Race, TOTAL, T
 /// One server from an octet.
 fn choice(server: usize, bits: u8) -> Choice {
     let manners = [Manner::STREAM, Manner::PLAIN, Manner::LOWER];
-    let manner = manners.iter().enumerate().fold(Manner::USUAL, |all, (place, manner)| {
-        if bits >> place & 1 == 1 { all.and(*manner) } else { all }
-    });
+    let manner = manners
+        .iter()
+        .enumerate()
+        .fold(Manner::USUAL, |all, (place, manner)| if bits >> place & 1 == 1 { all.and(*manner) } else { all });
     let patience = Duration::from_millis(50 + 50 * u64::from(bits >> 4 & 7));
     Choice { server, patience, silent: bits >> 3 & 1 == 1, manner }
 }
