@@ -46,7 +46,8 @@ impl Guard {
             self.marks.change(*address);
             if required {
                 lease.out_of_force();
-                lease.held = None;
+                // As after a loss: should it be refused now, it is closed.
+                (lease.held, lease.proven) = (None, None);
                 self.unproven.forget_timed(*address, Some(lease));
             }
         }
