@@ -108,14 +108,14 @@ pub struct Pattern {
 impl std::str::FromStr for Pattern {
     type Err = String;
 
-    /// "example.com", "*.example.com", "=example.com"; a trailing dot is optional, Unicode names become A-labels (UTS 46).
+    /// "example.com", "*.example.com", "=example.com"; ".example.com" is the first (as others write it); a trailing dot is optional, Unicode names become A-labels (UTS 46).
     fn from_str(text: &str) -> Result<Self, String> {
         let (reach, rest) = if let Some(rest) = text.strip_prefix("*.") {
             (Reach::Below, rest)
         } else if let Some(rest) = text.strip_prefix('=') {
             (Reach::Itself, rest)
         } else {
-            (Reach::Tree, text)
+            (Reach::Tree, text.strip_prefix('.').filter(|rest| !rest.is_empty()).unwrap_or(text))
         };
         if rest.contains('*') {
             return Err(

@@ -1,7 +1,8 @@
 //! Files of names: one name a line, hosts files, adblock rules, response policy zones. Pure: octets in, entries and located errors out.
 //!
-//! A line that is not about names as a whole (a cosmetic filter, a rule for certain web requests, a trigger on addresses) is counted as
-//! skipped; a line that can't be read is an error. What either means for the list is the caller's to decide.
+//! A line that is not about names as a whole (a cosmetic filter, a rule for certain web requests, a trigger on name servers) is counted as
+//! skipped; a line that can't be read is an error. What either means for the list is the caller's to decide. Adblock lists have no errors:
+//! their language is larger than what is about names, and grows, so what is not understood there is skipped.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,11 +17,14 @@ mod rpz;
 #[cfg(test)]
 mod tests;
 
-/// The longest line that is read; the longest name takes 1,012 octets when every octet is escaped.
+/// The longest line that is read, comments aside; the longest name takes 1,012 octets when every octet is escaped.
 pub const MAX_LINE: usize = 2048;
 
 /// The most errors and warnings that are kept; the rest is counted.
 pub const MAX_ERRORS: usize = 20;
+
+/// With so many skipped lines for each rule, a list is warned of.
+const MOSTLY: usize = 20;
 
 /// What an entry says of its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +116,8 @@ pub struct Report {
     pub entries: usize,
     /// Lines that say nothing of names as a whole.
     pub skipped: usize,
+    /// The first of these.
+    pub first_skipped: Option<u32>,
     /// Of the entries those whose own data (RPZ local data of other types, or not for names) is not served: what they list is
     /// denied with NXDOMAIN.
     pub denied_instead: usize,
@@ -133,6 +139,12 @@ impl Report {
     #[must_use]
     pub fn warnings(&self, path: &str) -> Vec<String> {
         let mut warnings = Vec::new();
+        if let Some(line) = self.first_skipped.filter(|_| self.is_nearly_all_skipped()) {
+            let (entries, skipped) = (self.entries, self.skipped);
+            warnings.push(format!(
+                "{path}:{line}: nearly all lines are skipped, since they are not about names as a whole ({skipped} such lines, {entries} rules)"
+            ));
+        }
         if let Some(line) = self.first_denied_instead {
             let records = self.denied_instead;
             warnings.push(format!(
@@ -146,6 +158,11 @@ impl Report {
             ));
         }
         warnings
+    }
+
+    /// Whether so little is left that the list hardly does what somebody expects of it: less than a twentieth.
+    fn is_nearly_all_skipped(&self) -> bool {
+        self.entries.saturating_mul(MOSTLY) < self.skipped
     }
 }
 
@@ -169,7 +186,10 @@ impl Sink<'_> {
 
     fn none(&mut self, line: u32, why: NoEntry) {
         match why {
-            NoEntry::Skipped => self.report.skipped = self.report.skipped.saturating_add(1),
+            NoEntry::Skipped => {
+                self.report.skipped = self.report.skipped.saturating_add(1);
+                self.report.first_skipped.get_or_insert(line);
+            }
             NoEntry::Wrong(reason) => {
                 self.report.wrong = self.report.wrong.saturating_add(1);
                 if self.report.errors.len() < MAX_ERRORS {
@@ -193,15 +213,23 @@ pub fn parse(format: ListFormat, content: &[u8], take: &mut dyn FnMut(Entry)) ->
     let mut sink = Sink { report: Report::default(), take };
     let mut zone = rpz::Zone::default();
     for (line, octets) in (1u32..).zip(content.split(|octet| *octet == b'\n')) {
-        if octets.len() > MAX_LINE {
-            sink.none(line, NoEntry::Wrong(format!("longer than {MAX_LINE} octets")));
-            zone.broken_line();
-            continue;
-        }
-        let Ok(text) = std::str::from_utf8(octets) else {
-            sink.none(line, NoEntry::Wrong("not UTF-8".to_owned()));
-            zone.broken_line();
-            continue;
+        let read = match std::str::from_utf8(octets) {
+            _ if is_comment(format, octets) => continue,
+            _ if octets.len() > MAX_LINE => Err(format!("longer than {MAX_LINE} octets")),
+            Ok(text) => Ok(text),
+            Err(_) => Err("not UTF-8".to_owned()),
+        };
+        let text = match read {
+            Ok(text) => text,
+            Err(_) if format == ListFormat::Adblock => {
+                sink.none(line, NoEntry::Skipped);
+                continue;
+            }
+            Err(reason) => {
+                sink.none(line, NoEntry::Wrong(reason));
+                zone.broken_line();
+                continue;
+            }
         };
         match format {
             ListFormat::Domains => domains(line, text, &mut sink),
@@ -214,6 +242,18 @@ pub fn parse(format: ListFormat, content: &[u8], take: &mut dyn FnMut(Entry)) ->
         zone.end(&mut sink);
     }
     sink.report
+}
+
+/// Whether a line is nothing but a comment, of whatever octets and length. In a zone the state between lines doesn't change by it.
+fn is_comment(format: ListFormat, octets: &[u8]) -> bool {
+    let text = octets.trim_ascii_start();
+    match format {
+        ListFormat::Domains | ListFormat::Hosts => text.starts_with(b"#"),
+        ListFormat::Adblock => {
+            text.starts_with(b"!") || text.starts_with(b"[") || (text.starts_with(b"#") && !text.starts_with(b"##"))
+        }
+        ListFormat::Rpz => text.starts_with(b";"),
+    }
 }
 
 /// The part before a comment, without white space around it. A comment begins with `#` at the line's start or after white space.
@@ -282,31 +322,46 @@ fn hosts(line: u32, text: &str, sink: &mut Sink<'_>) {
     }
 }
 
-/// `||name^` and `@@||name^`, both with their subdomains; `||*.name^` without the name itself.
+/// `||name^` and `@@||name^`, both with their subdomains; `||*.name^` without the name itself; `name` and `@@name` like the first two.
 fn adblock(line: u32, text: &str, sink: &mut Sink<'_>) {
     let text = text.trim();
-    let comment = text.starts_with('!') || text.starts_with('[') || (text.starts_with('#') && !text.starts_with("##"));
-    if !text.is_empty() && !comment {
-        sink.result(line, adblock_rule(text));
+    if !text.is_empty() {
+        sink.result(line, adblock_rule(text).ok_or(NoEntry::Skipped));
     }
 }
 
-fn adblock_rule(text: &str) -> Result<(Pattern, Sense), NoEntry> {
+/// `None` for what is not about names as a whole, or is no rule that anybody could read.
+fn adblock_rule(text: &str) -> Option<(Pattern, Sense)> {
     let (sense, rule) = text.strip_prefix("@@").map_or((Sense::Listed, text), |rule| (Sense::Exempt, rule));
-    let rule = rule.strip_prefix("||").ok_or(NoEntry::Skipped)?;
+    let Some(rule) = rule.strip_prefix("||") else {
+        return is_bare_host(rule).then(|| name_from_user(rule).ok()).flatten().map(|name| {
+            let reach = Reach::Tree;
+            (Pattern { reach, name }, sense)
+        });
+    };
     // Without the separator the rule means every name that begins so; with more behind it, certain requests only.
-    let (name, rest) = rule.split_once('^').ok_or(NoEntry::Skipped)?;
+    let (name, rest) = rule.split_once('^')?;
     let options = match rest {
         "" | "|" => "",
-        _ => rest.strip_prefix('$').ok_or(NoEntry::Skipped)?,
+        _ => rest.strip_prefix('$')?,
     };
     if !options.is_empty() && !options.split(',').all(|option| matches!(option, "important" | "all")) {
-        return Err(NoEntry::Skipped);
+        return None;
     }
     let (reach, name) = name.strip_prefix("*.").map_or((Reach::Tree, name), |name| (Reach::Below, name));
-    if name.contains(['*', '/', ':']) || name.parse::<IpAddr>().is_ok() {
-        return Err(NoEntry::Skipped);
+    if name.parse::<IpAddr>().is_ok() {
+        return None;
     }
-    let name = name_from_user(name).map_err(|reason| no_name(name, &reason))?;
-    Ok((Pattern { reach, name }, sense))
+    Some((Pattern { reach, name: name_from_user(name).ok()? }, sense))
+}
+
+/// Whether a rule without marks is a host's name (as blockers read it too), not a part of URLs such as `-banner.` or `_ads.js`: two labels
+/// or more of letters, digits, hyphens and underscores, none empty, none with a hyphen at an end or an underscore in front, the last not numeric.
+fn is_bare_host(text: &str) -> bool {
+    let label = |label: &str| {
+        let usual = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
+        !label.is_empty() && !label.starts_with(['-', '_']) && !label.ends_with('-') && label.chars().all(usual)
+    };
+    let last = text.rsplit_once('.').map(|(_, last)| last);
+    text.split('.').all(label) && last.is_some_and(|last| last.chars().any(char::is_alphabetic))
 }

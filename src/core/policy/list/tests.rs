@@ -49,14 +49,72 @@ fn hosts_name_themselves_only() {
 fn adblock_rules_for_whole_names() {
     let text = "[Adblock Plus 2.0]\n! comment\n# comment\n||ads.test^\n@@||good.ads.test^\n||*.sub.test^\n||imp.test^$important\n\
                 ||web.test^$third-party\n##.banner\nexample.test##.ad\n||ads.test/path\n/regex/\n||a*b.test^\n||1.2.3.4^\n\
-                ||a..b^\n||pipe.test^|\nplain.test\n||no-end.test\n@@||deep.test^$important,all";
+                ||a..b^\n||pipe.test^|\n/plain.test\n||no-end.test\n@@||deep.test^$important,all";
     let (entries, report) = read(ListFormat::Adblock, text);
     assert_eq!(
         entries,
         ["4 ads.test", "5 @@good.ads.test", "6 *.sub.test", "7 imp.test", "16 pipe.test", "19 @@deep.test"]
     );
-    assert_eq!(lines_of(&report), [15]);
-    assert_eq!(report.skipped, 9);
+    assert_eq!(report.wrong, 0);
+    assert_eq!((report.skipped, report.first_skipped), (10, Some(8)));
+}
+
+#[test]
+fn bare_names_in_adblock_lists_are_entries() {
+    let text = "host.example\n@@good.host.example\nB\u{fc}cher.test \nUPPER.example\r\na_b.host.example\n_ads.js\n\
+                -ad-banner.\n.example.net\nads.js?\nlocalhost\n1.2.3.4\na..b\nhost.example/x\nx-.example\n*.host.example\nhost.example$script";
+    let (entries, report) = read(ListFormat::Adblock, text);
+    assert_eq!(
+        entries,
+        ["1 host.example", "2 @@good.host.example", "3 xn--bcher-kva.test", "4 upper.example", "5 a_b.host.example"]
+    );
+    assert_eq!((report.skipped, report.wrong), (11, 0));
+}
+
+#[test]
+fn a_dot_in_front_names_the_tree() {
+    let (entries, report) = read(ListFormat::Domains, ".example.net\n..example.net\n.\n=.a.test");
+    assert_eq!(entries.first().map(String::as_str), Some("1 example.net"));
+    assert!(lines_of(&report).contains(&2) && lines_of(&report).contains(&4), "{report:?}");
+}
+
+#[test]
+fn adblock_lines_that_are_long_or_foreign_are_skipped_and_counted() {
+    let long = "x".repeat(MAX_LINE);
+    let mut content = format!("! {long}\n||one.test^\na.test,{long}##.ad\n").into_bytes();
+    content.extend(b"||\xff\xfe^\n||a..b^\n##\n||two.test^\n");
+    let (entries, report) = read_octets(ListFormat::Adblock, &content);
+    assert_eq!(entries, ["2 one.test", "7 two.test"]);
+    assert_eq!((report.skipped, report.wrong), (4, 0), "{report:?}");
+}
+
+#[test]
+fn comments_have_any_length_and_octets() {
+    for (format, mark, rule) in [
+        (ListFormat::Domains, "#", "a.test"),
+        (ListFormat::Hosts, " #", "0.0.0.0 a.test"),
+        (ListFormat::Adblock, "!", "||a.test^"),
+        (ListFormat::Rpz, ";", "@ SOA a. b. 1 1 1 1 1\na.test CNAME ."),
+    ] {
+        let mut content = format!("{mark}{}", "x".repeat(MAX_LINE + 1)).into_bytes();
+        content.extend([b"\n", mark.as_bytes(), b"\xff\n", rule.as_bytes()].concat());
+        let (entries, report) = read_octets(format, &content);
+        assert_eq!((entries.len(), report.skipped, report.wrong), (1, 0, 0), "{format:?}: {report:?}");
+    }
+}
+
+#[test]
+fn a_list_that_is_nearly_all_skipped_is_warned_of() {
+    let list = |rules: usize, skipped: usize| format!("{}{}", "||a.test^\n".repeat(rules), "##.ad\n".repeat(skipped));
+    let warnings = |text: &str| read(ListFormat::Adblock, text).1.warnings("ads.txt");
+    assert_eq!(warnings(&list(1, 20)), [] as [&str; 0]);
+    let [warning] = warnings(&list(2, 41)).try_into().unwrap();
+    assert!(
+        warning.starts_with("ads.txt:3: nearly all lines are skipped") && warning.contains("41 such lines, 2 rules"),
+        "{warning}"
+    );
+    assert_eq!(warnings(&list(0, 1)).len(), 1);
+    assert_eq!(warnings(""), [] as [&str; 0]);
 }
 
 const ZONE: &str = "\
@@ -288,7 +346,7 @@ fn rpz_errors_are_located() {
 
 #[test]
 fn long_lines_and_foreign_octets_are_errors() {
-    for format in [ListFormat::Domains, ListFormat::Hosts, ListFormat::Adblock, ListFormat::Rpz] {
+    for format in [ListFormat::Domains, ListFormat::Hosts, ListFormat::Rpz] {
         let mut content = b"\xff\xfe\n".to_vec();
         content.extend(vec![b'x'; MAX_LINE + 1]);
         content.extend(b"\n\0\n");
