@@ -286,10 +286,8 @@ fn complain_plainly(what: &dyn std::fmt::Display, exit: Exit) -> Exit {
     exit
 }
 
-/// Prints to stderr, and ends so.
+/// Prints to stderr, and ends so. A daemon that nobody reads ends too.
 fn complain(what: &dyn std::fmt::Display, exit: Exit) -> Exit {
-    use std::io::Write;
-    // Nobody is left to tell when stderr is gone.
-    drop(writeln!(std::io::stderr(), "destguard: {what}"));
+    crate::sys::log::say(&format!("destguard: {what}"));
     exit
 }

@@ -105,6 +105,7 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
     let outcome = runtime.block_on(guarded(options, config, places));
     // Nothing that is left may keep the process: what matters has been awaited.
     runtime.shutdown_timeout(Duration::from_millis(200));
+    crate::sys::log::finish();
     outcome
 }
 
@@ -259,6 +260,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     }
 
     let mut registry = crate::metrics::registry();
+    crate::sys::log::register(&mut registry);
     let mut packets = None;
     if disarmer.is_some() {
         nftables::metrics::register(&mut registry);

@@ -168,12 +168,16 @@ impl Guard {
     }
 
     fn run(&mut self) {
+        self.run_with(Stdio::from(std::fs::File::create(self.directory.path().join("log")).unwrap()));
+    }
+
+    fn run_with(&mut self, stderr: Stdio) {
         let child = Command::new(env!("CARGO_BIN_EXE_destguard"))
             .arg("--socket")
             .arg(self.socket())
             .args(["run", "--config"])
             .arg(self.file())
-            .stderr(Stdio::from(std::fs::File::create(self.directory.path().join("log")).unwrap()))
+            .stderr(stderr)
             .spawn()
             .unwrap();
         self.child = Some(child);
@@ -516,4 +520,33 @@ fn exceptions_have_a_bound() {
     let (n, words) = refused.unwrap();
     assert_eq!(n, 128, "{words}");
     assert!(words.contains("there are 128 exceptions already"), "{words}");
+}
+
+#[test]
+fn a_stderr_that_nobody_reads_stops_nothing() {
+    let (upstream, router) = (Upstream::start(&[("one.test", &["203.0.113.1"])]), Router::start());
+    let mut guard = Guard::start(&upstream, &router, ACKED, "");
+    guard.kill();
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    // The pipe is full before the daemon writes its first line.
+    writer.write_all(&[b'\n'; 65_536]).unwrap();
+    guard.run_with(Stdio::from(writer));
+    guard.enforcing();
+    assert_eq!(guard.ask("one.test"), (0, vec![ip("203.0.113.1")]));
+    // Told to end it ends, though nobody takes its last line.
+    let pid = guard.child.as_ref().unwrap().id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let mut child = guard.child.take().unwrap();
+    let began = Instant::now();
+    let ended = loop {
+        if let Some(ended) = child.try_wait().unwrap() {
+            break ended;
+        }
+        assert!(began.elapsed() < PATIENCE, "it doesn't end");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(ended.success(), "{ended}");
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(text.trim(), "", "the pipe was full");
 }

@@ -1,11 +1,18 @@
 //! Log lines on stderr; systemd's journal takes them from there.
+//!
+//! Whoever logs never waits: a line goes into a bounded queue, and a thread of its own writes it ([`queue`]). What nobody reads is dropped and
+//! counted. One place in the code that logs again and again is limited ([`flood`]).
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+mod flood;
+mod queue;
 mod recent;
 
 pub use recent::recent;
@@ -13,19 +20,52 @@ pub use recent::recent;
 /// What decides which lines are written, in the syntax of `tracing_subscriber`'s filters: "debug", "destguard::dns=trace".
 pub const VARIABLE: &str = "DESTGUARD_LOG";
 
+/// How long the end of the process waits for a reader.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// Starts to write log lines: `info` and above, or what [`VARIABLE`] says. Called again it changes nothing.
 ///
 /// # Errors
-/// The variable holds no filter.
+/// The variable holds no filter, or the writer can't be started.
 pub fn start() -> Result<(), String> {
     let filter = match std::env::var(VARIABLE) {
         Ok(text) => EnvFilter::try_new(&text).map_err(|error| format!("{VARIABLE}=\"{text}\": {error}"))?,
         Err(_) => EnvFilter::new("info"),
     };
     let colours = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
-    let lines = tracing_subscriber::registry().with(filter).with(lines).with(recent::Recent);
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| queue::Line(&queue::LINES)).with_ansi(colours);
+    let lines = tracing_subscriber::registry().with(filter).with(flood::Limit::new()).with(lines).with(recent::Recent);
     // A second daemon in one process (tests) keeps the first one's.
-    drop(lines.try_init());
+    if lines.try_init().is_ok() {
+        queue::start().map_err(|error| format!("the log's writer can't be started: {error}"))?;
+        // The usual hook would wait for whoever reads stderr.
+        std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    }
     Ok(())
+}
+
+/// Registers what is counted of lines.
+pub fn register(registry: &mut Registry) {
+    registry.register(
+        "log_lines_dropped",
+        "Log lines since the start that weren't written: unread, where nobody took them from stderr; flood, too many from one place in the code",
+        queue::DROPPED.clone(),
+    );
+}
+
+/// Waits until everything is written, or nobody seems to read it.
+pub fn finish() {
+    queue::LINES.wait_until_empty(FAREWELL);
+}
+
+/// Writes a line as it is, behind all others, and waits for it as [`finish`] does.
+pub fn say(line: &str) {
+    if queue::is_started() {
+        queue::LINES.push(format!("{line}\n").as_bytes());
+        finish();
+    } else {
+        use std::io::Write;
+        // Nobody is left to tell when stderr is gone.
+        drop(writeln!(std::io::stderr(), "{line}"));
+    }
 }
