@@ -75,6 +75,13 @@ impl Running {
     }
 
     fn start_as(config: &Nftables, leases: &[(&str, u64)], change: impl FnOnce(Enforcer) -> Enforcer) -> Self {
+        let mut running = Self::begin(config, change);
+        running.sync(leases);
+        running
+    }
+
+    /// Installs and starts; it waits for the full state.
+    fn begin(config: &Nftables, change: impl FnOnce(Enforcer) -> Enforcer) -> Self {
         let clock = Clock::start();
         let mut enforcer = change(enforcer_at(config, clock));
         enforcer.install().expect("installed");
@@ -93,7 +100,6 @@ impl Running {
             repairs: Default::default(),
         };
         running.expect("a wish for the full state", |event| matches!(event, Event::WantSync { enforcer: ID }));
-        running.sync(leases);
         running
     }
 
@@ -146,8 +152,12 @@ impl Running {
     }
 
     fn sync(&mut self, leases: &[(&str, u64)]) {
-        self.generation += 1;
         let leases = leases.iter().map(|(address, seconds)| (ip(address), self.in_seconds(*seconds))).collect();
+        self.sync_all(leases);
+    }
+
+    fn sync_all(&mut self, leases: Vec<(IpAddr, Moment)>) {
+        self.generation += 1;
         self.send(Command::Sync { generation: Generation(self.generation), leases, pairs: Vec::new() });
         self.applied();
     }

@@ -37,6 +37,7 @@ pub mod dialogue;
 mod driver;
 pub mod elements;
 pub mod error;
+pub mod fit;
 mod installer;
 pub mod kernel;
 pub mod metrics;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::traffic::{Met, connect};
 use super::{PATIENCE, Running, alone, config, enforcer, eventually, held, host_and_peer, ip, left, local, near, run};
-use destguard::config::schema::{Nftables, NftablesMode, Scope};
+use destguard::config::schema::{Nftables, NftablesMode, OnStop, Scope};
 use destguard::core::event::{Change, Event, Generation};
 use destguard::enforce::Command;
 use destguard::enforce::nftables::elements::{Key, Set, Timeout, Transaction};
@@ -84,6 +84,54 @@ fn what_is_missing_or_ends_too_early_is_told_and_opened_again() {
         running.repaired("missing", 3);
         running.stop();
     });
+}
+
+/// After a crash nearly everything is as it should be. To write it all again takes ten times as long, and answers wait for it.
+#[test]
+fn what_an_earlier_daemon_left_as_it_should_be_is_not_written_again() {
+    alone(|| {
+        let config = Nftables { on_stop: OnStop::Keep, ..local() };
+        Running::start(&config, &[]).stop();
+        let address = |last: u32| format!("203.0.113.{last}");
+        let leased = 1..=40;
+        // A machine that dawdles makes times uncertain, and what is uncertain is written.
+        eventually("what is as it should be is left alone", || {
+            let ends = Instant::now() + Duration::from_secs(300);
+            let left = || Timeout::of(ends.duration_since(Instant::now()) + nftables::PAD);
+            behind_its_back(|transaction| {
+                transaction.flush(Set::Lease4);
+                // Its timeout shows who wrote it: the kernel keeps it beside what is left.
+                for last in leased.clone().filter(|last| *last != 7) {
+                    let left = if last == 8 {
+                        seconds(100)
+                    } else if last == 9 {
+                        seconds(900)
+                    } else {
+                        left()
+                    };
+                    transaction.add_begun(Set::Lease4, key(&address(last)), seconds(9000), left);
+                }
+                transaction.add_begun(Set::Lease4, key("203.0.113.99"), seconds(9000), left());
+            });
+            run(
+                "nft delete element inet destguard lease4 '{ 203.0.113.10 }'; nft add element inet destguard lease4 '{ 203.0.113.10 }'",
+            );
+            let mut running = Running::begin(&config, Enforcer::deaf);
+            let end = running.clock.now().plus(ends.duration_since(Instant::now()));
+            running.sync_all(leased.clone().map(|last| (ip(&address(last)), end)).collect());
+            let left: Vec<f64> = leased.clone().map(|last| left_of(&address(last))).collect();
+            assert!(left.iter().all(|left| near(Some(*left), 300.0)), "whatever it found: {left:?}");
+            assert_eq!(held(Set::Lease4).len(), 40, "and nothing else");
+            let found = run("nft list set inet destguard lease4").matches("timeout 2h30m").count();
+            running.stop();
+            assert!(found <= 36, "{found}: four were not as they should be");
+            found == 36
+        });
+    });
+}
+
+fn left_of(address: &str) -> f64 {
+    left(address).unwrap_or_else(|| panic!("{address} is not leased"))
 }
 
 #[test]

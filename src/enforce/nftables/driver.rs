@@ -33,7 +33,7 @@ use super::{Disarmer, Installer, conntrack, probe, tracking};
 use crate::config::schema::{OnStop, Scope};
 use crate::core::event::{Change, EnforcerId, Event, Generation};
 use crate::core::moment::Moment;
-use crate::core::pairs::{HOST, PairId};
+use crate::core::pairs::HOST;
 use crate::enforce::{Command, Reports};
 use crate::sys::clock::Clock;
 
@@ -59,6 +59,7 @@ const FIGHT_PAUSE: Duration = Duration::from_millis(100);
 const AT_ONCE_RESTORED: usize = 2048;
 
 mod compare;
+mod sync;
 
 /// What the driver is made of.
 #[derive(Debug)]
@@ -436,57 +437,6 @@ impl Driver {
             self.lose_for(&error);
         }
         Err(error.to_string())
-    }
-
-    /// Makes the sets equal to the full state, in one transaction.
-    fn sync(&mut self, generation: Generation, leases: &[(IpAddr, Moment)], pairs: &[(PairId, Moment)]) {
-        let now = self.settings.clock.now();
-        let all = self.sets();
-        let Some(link) = self.link.as_mut() else { return };
-        for (address, _) in leases {
-            self.cut.remove(address);
-        }
-        let mut transaction = link.kernel.transaction();
-        let mut sets: BTreeMap<Set, Vec<(Key, Timeout)>> = all.into_iter().map(|set| (set, Vec::new())).collect();
-        let held: Vec<(Key, Moment)> = match self.settings.scope {
-            Scope::Shared => leases.iter().map(|(address, ends)| (Key::Address(*address), *ends)).collect(),
-            Scope::Client => {
-                pairs.iter().filter_map(|((address, client), ends)| Some((pair(*client, *address)?, *ends))).collect()
-            }
-        };
-        for (key, ends) in held.into_iter().filter(|(_, ends)| *ends > now) {
-            sets.entry(key.lease_set()).or_default().push((key, left(now, ends)));
-        }
-        for (address, ends) in self.cut.iter().filter(|(_, ends)| **ends > now) {
-            sets.entry(cut_set(*address)).or_default().push((Key::Address(*address), left(now, *ends)));
-        }
-        for (set, elements) in &mut sets {
-            // One address twice would be added twice; the later end counts.
-            elements.sort_unstable();
-            elements.dedup_by(|later, first| {
-                let same = later.0 == first.0;
-                if same {
-                    first.1 = later.1;
-                }
-                same
-            });
-            transaction.flush(*set);
-            transaction.add(*set, elements);
-        }
-        match link.kernel.commit("writing all leases", transaction) {
-            Ok(()) => {
-                let done = self.settings.clock.now();
-                self.written.clear();
-                for (set, elements) in &sets {
-                    for (key, timeout) in elements {
-                        self.written.put((*set, *key), *timeout, now, done);
-                    }
-                }
-                self.state = State::Synced;
-                self.report(Event::Applied { enforcer: self.settings.id, generation });
-            }
-            Err(error) => self.lose_for(&error),
-        }
     }
 
     /// Applies changes in one transaction; plan by plan only where a set is full.

@@ -5,8 +5,10 @@ use std::ops::Range;
 
 use super::elements::{self, Features, Held, Key, Set, Transaction};
 use super::error::NftError;
+use super::fit::Dated;
 use super::wire::{self, F_DUMP, F_REQUEST, Message, NFPROTO_BRIDGE, NFPROTO_INET, Refusal, SUBSYS_NFTABLES, Writer};
 use super::{Count, Counters, TABLE};
+use crate::sys::clock::Clock;
 use crate::sys::netlink::Socket;
 
 const GET_TABLE: u8 = 1;
@@ -93,13 +95,34 @@ impl Kernel {
     /// # Errors
     /// [`NftError::Gone`] and others.
     pub fn dump(&mut self, table: &str, set: Set) -> Result<Vec<Held>, NftError> {
+        let mut all = Vec::new();
+        self.parts(table, set, |part| all.extend(part))?;
+        Ok(all)
+    }
+
+    /// The same, with the time at which each was read.
+    ///
+    /// # Errors
+    /// As [`Self::dump`].
+    pub fn dump_dated(&mut self, table: &str, set: Set, clock: Clock) -> Result<Vec<Dated>, NftError> {
+        let mut all = Vec::new();
+        // The kernel reads the next part while it gives one away, and the first two before it gave any.
+        let mut times = [clock.now(); 2];
+        self.parts(table, set, |part| {
+            let [from, before] = times;
+            let to = clock.now();
+            all.extend(part.into_iter().map(|held| Dated { held, from, to }));
+            times = [before, to];
+        })?;
+        Ok(all)
+    }
+
+    fn parts(&mut self, table: &str, set: Set, mut each: impl FnMut(Vec<Held>)) -> Result<(), NftError> {
         let sequence = self.next_sequence();
         let request = elements::dump_request(table, set, sequence);
-        let mut held = Vec::new();
         self.ask("dumping a set", sequence, &request, |message| {
-            held.extend(elements::read_elements(set, message.attributes()));
-        })?;
-        Ok(held)
+            each(elements::read_elements(set, message.attributes()).collect());
+        })
     }
 
     /// These elements of a set, in order; `None` for those that aren't there. At most [`LOOK_UP`] at once. Cheap whatever the size

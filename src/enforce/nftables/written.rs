@@ -89,6 +89,11 @@ impl Written {
         self.elements.insert(id, Times { until: now.plus(timeout), latest: done.plus(timeout) });
     }
 
+    /// Takes note of an element that was found as it should be.
+    pub fn keep(&mut self, id: Id, until: Moment) {
+        self.elements.insert(id, Times { until, latest: until });
+    }
+
     /// It was removed, or isn't believed in any more.
     pub fn remove(&mut self, id: Id) {
         self.elements.remove(&id);

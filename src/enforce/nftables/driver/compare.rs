@@ -47,7 +47,7 @@ const NAMED: usize = 5;
 pub(super) struct Schedule {
     /// The next page, or slice of a sweep.
     pub(super) next: Instant,
-    sweep: Instant,
+    pub(super) sweep: Instant,
     /// Under way; the table's installation that it is about.
     pub(super) sweeping: Option<(u64, oneshot::Receiver<Result<Swept, NftError>>)>,
     /// Elements found by a sweep that were not judged yet.
