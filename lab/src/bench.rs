@@ -25,14 +25,15 @@ const WINDOW: usize = 64;
 /// proc(5) counts CPU time in these.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-struct Place {
+/// A lab that is measured.
+pub(crate) struct Place {
     what: &'static str,
     file: &'static str,
-    guard: &'static str,
-    server: &'static str,
+    pub(crate) guard: &'static str,
+    pub(crate) server: &'static str,
 }
 
-const PLACES: [Place; 3] = [
+pub(crate) const PLACES: [Place; 3] = [
     Place { what: "nftables", file: "lab/gateway/gateway.clab.yml", guard: "gateway", server: "10.0.1.1:53" },
     Place { what: "BGP to BIRD", file: "lab/bird/bird.clab.yml", guard: "guard", server: "10.0.3.2:53" },
     Place { what: "BGP to FRR", file: "lab/frr/frr.clab.yml", guard: "guard", server: "10.0.3.2:53" },
@@ -79,11 +80,12 @@ pub fn run(binary: &Path) -> Result<(), Box<dyn std::error::Error>> {
     Ok(lab.down()?)
 }
 
-fn up(place: &Place, binary: &Path) -> Result<(Lab, Server), Box<dyn std::error::Error>> {
+pub(crate) fn up(place: &Place, binary: &Path) -> Result<(Lab, Server), Box<dyn std::error::Error>> {
     let lab = Lab::builder(place.file).destguard(binary).hold(place.guard).up()?;
     let dns = Server::start(lab.node("internet"), &[UPSTREAM.parse()?])?;
     let guard = lab.node(place.guard);
-    let text = guard.file(CONFIG)?.replace("\"1000/s\"", "\"1000000/s\"");
+    let text =
+        guard.file(CONFIG)?.replace("\"1000/s\"", "\"1000000/s\"").replace("[lease]", "[lease]\ncapacity = 200000");
     guard.write(CONFIG, &text)?;
     guard.start()?;
     // Until answers flow: a peer's session may not be up yet.
@@ -120,7 +122,7 @@ fn millis(duration: &Duration) -> f64 {
 }
 
 #[derive(Default)]
-struct Load {
+pub(crate) struct Load {
     answered: u32,
     refused: u32,
     lost: u32,
@@ -128,7 +130,7 @@ struct Load {
 }
 
 /// Keeps [`WINDOW`] questions in flight; names `n1000` on, coming round after `distinct` of them.
-fn load(server: SocketAddr, distinct: u32) -> io::Result<Load> {
+pub(crate) fn load(server: SocketAddr, distinct: u32) -> io::Result<Load> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;

@@ -24,13 +24,14 @@
 //!   [`routes`]: when a route came into the kernel; [`wait`]: polling with a deadline.
 //!
 //! What the `lab` program does beside:
-//! - [`demo`]: the story that `./lab/demo` shows; [`bench`]: what the guard costs; [`bench_dns`]: its
+//! - [`demo`]: the story that `./lab/demo` shows; [`bench`]: what the guard costs; [`bench_start`]: how long it takes to begin again; [`bench_dns`]: its
 //!   resolver beside others; [`bench_bgp`]: its speaker beside others; [`soak`]: whether it grows;
 //!   [`live`]: whether every connect goes as promised; [`licences`]: what may be shipped.
 
 pub mod bench;
 pub mod bench_bgp;
 pub mod bench_dns;
+pub mod bench_start;
 pub mod cleanup;
 pub mod demo;
 pub mod dns;

@@ -15,6 +15,7 @@ usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdi
        lab destroy --all-stale                 remove what runs left whose owner is dead
        lab demo --destguard BINARY             show what destguard does, on the FRR lab
        lab bench --destguard BINARY            measure what the guard costs
+       lab bench-start --destguard BINARY      measure how long a start with 100,000 leases takes
        lab bench-dns --destguard BINARY --in EMPTY-DIRECTORY [NAME]...
                                                measure the resolver beside others (or these alone; behind a name \"+\":
                                                with nftables, \"=\": validating); lab/bench-dns runs it as needed
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         ["destroy", "--all-stale"] => destroy_stale().map_err(Into::into),
         ["demo", "--destguard", binary] => demo(binary),
         ["bench", "--destguard", binary] => bench(binary),
+        ["bench-start", "--destguard", binary] => lab::bench_start::run(&PathBuf::from(*binary).canonicalize()?),
         ["bench-dns", "--destguard", binary, "--in", dir, only @ ..] => bench_dns(binary, dir, only),
         ["soak", "--destguard", binary, "--in", dir, seconds] => soak(binary, dir, seconds),
         ["live", "--destguard", binary, minutes, places @ ..] => live(binary, minutes, places),
