@@ -42,7 +42,8 @@ prefixes = ["10.0.0.0/8", "2001:db8::/32"]
 [lease]
 min = "LEASE"
 grace = "1s"
-capacity = 1000000
+# One domain may hold half of it.
+capacity = 2000000
 new_per_client = "1000000/s"
 new_per_domain = "1000000/s"
 [nftables]
