@@ -197,7 +197,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     let health = journal.health();
     let own = interfaces::addresses()
         .map_err(|error| RunError::Failed(format!("this host's addresses can't be read: {error}")))?;
-    let lists = Lists::load(&config, &Lists::default()).map_err(|errors| RunError::Failed(errors.join("\n")))?;
+    let lists = Lists::start(&config);
     let exceptions = exceptions::ExceptionState::open(config.state.dir.clone(), clock);
     let made = rules::rules(&config, &lists, &own).map_err(RunError::Failed)?;
     let rules = Arc::new(ArcSwap::from_pointee(made.with_exceptions(&exceptions.current())));

@@ -9,6 +9,10 @@ use crate::config::{self, report};
 #[must_use]
 pub fn check(file: &Path, json: bool) -> Exit {
     let (findings, exit) = match config::load(file) {
+        // A list that a running guard would live with.
+        Ok((_, findings, _)) if findings.iter().any(|finding| finding.severity == report::Severity::Error) => {
+            (findings, Exit::Usage)
+        }
         Ok((_, warnings, _)) => (warnings, Exit::Done),
         Err(refused) => (refused.findings, Exit::Usage),
     };

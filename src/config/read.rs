@@ -49,6 +49,8 @@ pub struct Document<'t> {
     tree: Spanned<DeTable<'t>>,
     secrets: Vec<Range<usize>>,
     findings: Vec<Finding>,
+    /// How many errors among them keep no guard from starting.
+    bearable: usize,
     spoilt: BTreeSet<String>,
     syntax: bool,
 }
@@ -88,6 +90,7 @@ impl<'t> Document<'t> {
             tree,
             secrets,
             findings: Vec::new(),
+            bearable: 0,
             spoilt: BTreeSet::new(),
             syntax: !errors.is_empty(),
         };
@@ -194,6 +197,13 @@ impl<'t> Document<'t> {
         self.note(severity, span, path, message.into(), help.map(str::to_owned));
     }
 
+    /// Like [`Document::say`] of an error that a check refuses and a guard lives with: of a file beside this one.
+    pub fn say_bearable(&mut self, path: &str, message: impl Into<String>) {
+        let before = self.findings.len();
+        self.say(Severity::Error, path, message, None);
+        self.bearable = self.bearable.saturating_add(self.findings.len().saturating_sub(before));
+    }
+
     /// Whether nothing at, above or below `path` was taken out, and the file parsed.
     #[must_use]
     pub fn is_sound(&self, path: &str) -> bool {
@@ -243,7 +253,7 @@ impl<'t> Document<'t> {
     /// Whether the file must be refused.
     #[must_use]
     pub fn has_errors(&self) -> bool {
-        self.findings.iter().any(|finding| finding.severity == Severity::Error)
+        self.findings.iter().filter(|finding| finding.severity == Severity::Error).count() > self.bearable
     }
 
     /// Everything found, in the order of the file.

@@ -2,6 +2,7 @@
 //!
 //! A file is read when its stamp (inode, size, times) was twice the same and is not that of what is in force: whoever writes it in place
 //! gets the time for it. What can't be read, or has one line that can't, changes nothing: the old list stays and `status` says so.
+//! At a start there is no old list: the copy that was kept of it serves, else its readable lines, and `status` says so.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -17,10 +18,11 @@ use super::reload;
 use super::sources::Shared;
 use crate::config::Config;
 use crate::config::list_file::{self, Stamp};
-use crate::config::schema::PolicyList;
+use crate::config::schema::{Action, PolicyList};
 use crate::control::types::{List, LoggedError};
 use crate::core::policy::list::Report;
 use crate::core::policy::{ListFile, Table};
+use crate::store::lists::{self as copies, Which};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -31,7 +33,10 @@ const ERRORS: usize = 20;
 #[derive(Clone, Debug)]
 struct Loaded {
     list: PolicyList,
-    stamp: Stamp,
+    /// `None`: what is in force is not what stood in the file when it was read.
+    stamp: Option<Stamp>,
+    /// Then: what it is instead, and why.
+    instead: Option<(&'static str, String)>,
     table: Arc<Table>,
     /// What of it is not served.
     report: Report,
@@ -42,24 +47,42 @@ struct Loaded {
 pub struct Lists(Vec<Loaded>);
 
 impl Lists {
-    /// Reads what is not the same in `old`.
+    /// As at a start: where a list can't be read whole, its copy in the state directory serves, else its readable lines, else nothing.
+    #[must_use]
+    pub fn start(config: &Config) -> Self {
+        Self(
+            config
+                .policy
+                .list
+                .iter()
+                .map(|list| load(list).unwrap_or_else(|why| instead(list, &config.state.dir, &why)))
+                .collect(),
+        )
+    }
+
+    /// Reads what is not the same in `old`. A list that is in force and can't be read any more stays.
     ///
     /// # Errors
-    /// Every list that can't be used, a line each with file and line.
+    /// Every other list that can't be used, a line each with file and line.
     pub fn load(config: &Config, old: &Self) -> Result<Self, Vec<String>> {
         let (mut lists, mut errors) = (Vec::new(), Vec::new());
         for list in &config.policy.list {
             let same = |loaded: &&Loaded| {
                 let is = &loaded.list;
                 (&is.path, is.format, is.action) == (&list.path, list.format, list.action)
-                    && Stamp::now(&list.path) == Some(loaded.stamp)
             };
-            match old.0.iter().find(same) {
-                Some(loaded) => lists.push(Loaded { list: list.clone(), ..loaded.clone() }),
-                None => match load(list) {
-                    Ok(loaded) => lists.push(loaded),
-                    Err(error) => errors.push(error),
-                },
+            let held = old.0.iter().find(same).map(|loaded| Loaded { list: list.clone(), ..loaded.clone() });
+            if let Some(loaded) = held.clone().filter(Loaded::is_of_now) {
+                lists.push(loaded);
+                continue;
+            }
+            match (load(list), held) {
+                (Ok(loaded), _) => lists.push(loaded),
+                (Err(error), Some(held)) => {
+                    tracing::error!("{error}; the old list stays in force");
+                    lists.push(held);
+                }
+                (Err(error), None) => errors.push(error),
             }
         }
         if errors.is_empty() { Ok(Self(lists)) } else { Err(errors) }
@@ -69,6 +92,81 @@ impl Lists {
     #[must_use]
     pub fn tables(&self) -> Vec<Arc<Table>> {
         self.0.iter().map(|loaded| loaded.table.clone()).collect()
+    }
+}
+
+impl Loaded {
+    /// Whether the file is the one that is in force.
+    fn is_of_now(&self) -> bool {
+        self.stamp.is_some() && self.stamp == Stamp::now(&self.list.path)
+    }
+
+    fn which(&self) -> Which {
+        which(&self.list)
+    }
+}
+
+fn which(list: &PolicyList) -> Which {
+    Which { path: list.path.clone(), format: list.format }
+}
+
+/// What serves in place of a list that can't be read whole.
+fn instead(list: &PolicyList, state: &Path, why: &str) -> Loaded {
+    let path = list.path.display().to_string();
+    let read = |content: &[u8]| {
+        let file = ListFile { path: &path, format: list.format, action: list.action, content };
+        Table::from_list(&file).map_err(|error| error.to_string())
+    };
+    let mut why = why.to_owned();
+    let copy = copies::read(state, &which(list)).unwrap_or_else(|error| {
+        why = format!("{why}; {error}");
+        None
+    });
+    let copied = copy.and_then(|content| read(&content).ok()).map(|made| ("the last copy that could be read is", made));
+    let lines = || {
+        let (content, _) = list_file::read(&list.path).ok()?;
+        read(&content).ok().map(|made| ("only its readable lines are", made))
+    };
+    let nothing = || {
+        let words = match list.action {
+            Action::Deny => "none of its names is denied, since nothing of it is",
+            Action::Allow => "none of its names is allowed, since nothing of it is",
+        };
+        (words, (Table::empty(), Report::default()))
+    };
+    let (words, (table, report)) = copied.or_else(lines).unwrap_or_else(nothing);
+    tracing::error!(list = path, rules = table.len(), "{words} in force: {why}");
+    Loaded { list: list.clone(), stamp: None, instead: Some((words, why)), table: Arc::new(table), report }
+}
+
+/// Keeps copies of lists that are in force, for the next start. `kept`: what was done or tried.
+fn keep(lists: &Lists, state: &Path, kept: &mut Vec<(Which, Stamp)>) {
+    let mut wanted = Vec::new();
+    for loaded in &lists.0 {
+        let Some(stamp) = loaded.stamp else { continue };
+        if !kept.contains(&(loaded.which(), stamp)) {
+            wanted.push((loaded.which(), stamp));
+        }
+    }
+    if wanted.is_empty() {
+        return;
+    }
+    for (which, stamp) in wanted {
+        // Should the file have changed meanwhile, it isn't what is in force.
+        let Ok((content, now)) = list_file::read(&which.path) else { continue };
+        if now != stamp {
+            continue;
+        }
+        if let Err(error) = copies::keep(state, &which, &content) {
+            tracing::warn!(%error, list = %which.path.display(), "no copy of the list can be kept for the next start");
+        }
+        kept.retain(|(held, _)| *held != which);
+        kept.push((which, stamp));
+    }
+    let all: Vec<Which> = lists.0.iter().map(Loaded::which).collect();
+    kept.retain(|(held, _)| all.contains(held));
+    if let Err(error) = copies::forget_others(state, &all) {
+        tracing::warn!(%error, "copies of lists that are no more can't be removed");
     }
 }
 
@@ -87,7 +185,7 @@ fn load(list: &PolicyList) -> Result<Loaded, String> {
     }
     tracing::info!(list = path, rules = report.entries, skipped = report.skipped, "list read");
     report.warnings(&path).iter().for_each(|warning| tracing::warn!("{warning}"));
-    Ok(Loaded { list: list.clone(), stamp, table: Arc::new(table), report })
+    Ok(Loaded { list: list.clone(), stamp: Some(stamp), instead: None, table: Arc::new(table), report })
 }
 
 /// What is known of the lists, for the control interface and the metrics.
@@ -133,6 +231,15 @@ impl ListState {
             "Lists read anew since the start, by outcome: applied, or refused (the old one stays)",
             metrics.reads.clone(),
         );
+        for loaded in &lists.0 {
+            if let Some((words, why)) = &loaded.instead {
+                let trouble = format!("{words} in force: {why}");
+                let mut inner = state.inner();
+                inner.errors.push_front((Instant::now(), trouble.clone()));
+                inner.errors.truncate(ERRORS);
+                inner.troubles.insert(loaded.list.path.clone(), trouble.clone());
+            }
+        }
         state.set(lists);
         state
     }
@@ -179,7 +286,10 @@ impl ListState {
         let mut inner = self.inner();
         inner.errors.push_front((Instant::now(), format!("{error}; the old list stays in force")));
         inner.errors.truncate(ERRORS);
-        inner.troubles.insert(path.to_owned(), format!("an older list is in force: {error}"));
+        let loaded = inner.lists.0.iter().find(|loaded| loaded.list.path == path);
+        let words = loaded.and_then(|loaded| loaded.instead.as_ref()).map_or("an older list is", |(words, _)| words);
+        let trouble = format!("{words} in force: {error}");
+        inner.troubles.insert(path.to_owned(), trouble);
     }
 
     /// Those in force, in the order of the configuration.
@@ -223,22 +333,27 @@ pub async fn follow(shared: Arc<Shared>) {
     // What was seen the last time, and what was tried; by file.
     let mut seen: BTreeMap<PathBuf, Option<Stamp>> = BTreeMap::new();
     let mut tried: BTreeMap<PathBuf, Option<Stamp>> = BTreeMap::new();
+    let mut kept = Vec::new();
     loop {
         tick.tick().await;
         let lists = shared.lists.lists();
+        let state = shared.config().0.state.dir;
         if lists.0.is_empty() {
             continue;
         }
+        let mut copies = std::mem::take(&mut kept);
         let look = move || {
             let stamps: Vec<Option<Stamp>> = lists.0.iter().map(|loaded| Stamp::now(&loaded.list.path)).collect();
-            (lists, stamps)
+            keep(&lists, &state, &mut copies);
+            (lists, stamps, copies)
         };
-        let Ok((lists, stamps)) = tokio::task::spawn_blocking(look).await else { continue };
+        let Ok((lists, stamps, copies)) = tokio::task::spawn_blocking(look).await else { continue };
+        kept = copies;
         let mut wanted = Vec::new();
         for (loaded, stamp) in lists.0.iter().zip(stamps) {
             let path = &loaded.list.path;
             let settled = seen.insert(path.clone(), stamp) == Some(stamp);
-            if stamp == Some(loaded.stamp) {
+            if stamp.is_some() && stamp == loaded.stamp {
                 // In force; also when a broken file was put back.
                 shared.lists.inner().troubles.remove(path);
                 tried.remove(path);

@@ -65,7 +65,7 @@ impl Checks<'_, '_> {
         }
     }
 
-    /// Reads every list: what can't be read now can't be guarded by.
+    /// Reads every list. What can't be read is an error that keeps no guard from starting.
     fn lists(&mut self) {
         let policy = &self.config.policy;
         let mut names = HashSet::new();
@@ -90,7 +90,7 @@ impl Checks<'_, '_> {
             let content = match list_file::read(&list.path) {
                 Ok((content, _)) => content,
                 Err(reason) => {
-                    self.error(&path, format!("{shown} {reason}"));
+                    self.document.say_bearable(&path, format!("{shown} {reason}"));
                     continue;
                 }
             };
@@ -102,11 +102,11 @@ impl Checks<'_, '_> {
                 }
             };
             for error in &report.errors {
-                self.error(&path, format!("{shown}:{}: {}", error.line, error.reason));
+                self.document.say_bearable(&path, format!("{shown}:{}: {}", error.line, error.reason));
             }
             if report.wrong > report.errors.len() {
                 let more = report.wrong.saturating_sub(report.errors.len());
-                self.error(&path, format!("{shown}: {more} more lines can't be read"));
+                self.document.say_bearable(&path, format!("{shown}: {more} more lines can't be read"));
             }
             if report.wrong == 0 && report.entries == 0 {
                 self.warning(&path, format!("{shown} has no rule"), "check its format");

@@ -126,6 +126,12 @@ pub struct Table {
 }
 
 impl Table {
+    /// Without rules.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::new(Source::Config(Vec::new()))
+    }
+
     fn new(source: Source) -> Self {
         Self {
             nodes: Vec::new(),

@@ -84,3 +84,63 @@ fn what_is_not_served_is_shown_by_list_and_the_list_is_in_force() {
         assert!(metrics.lines().any(of), "{why}: {metrics}");
     }
 }
+
+/// What `status` would tell of a start, the names denied, and what the start left to be served.
+fn started(config: &Config) -> (Vec<String>, usize) {
+    let lists = Lists::start(config);
+    let rules = lists.0.iter().map(|loaded| loaded.table.len()).sum();
+    (ListState::new(lists, &mut Registry::default()).troubles(), rules)
+}
+
+#[test]
+fn a_start_takes_the_last_readable_copy_of_a_list_else_its_readable_lines() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("list");
+    let mut config = config(&file);
+    config.state.dir = directory.path().join("state");
+    let told = |config: &Config, words: &[&str]| {
+        let (troubles, rules) = started(config);
+        let [trouble] = troubles.try_into().unwrap();
+        words.iter().for_each(|word| assert!(trouble.contains(word), "{word:?} is not in {trouble}"));
+        rules
+    };
+    let path = file.display().to_string();
+    assert_eq!(told(&config, &["none of its names is denied", &path, "No such file"]), 0);
+    let mut allowed = config.clone();
+    allowed.policy.list[0].action = Action::Allow;
+    assert_eq!(told(&allowed, &["none of its names is allowed", &path]), 0);
+
+    let bad = format!("a.test\n{}\nb.test\n", "x".repeat(3000));
+    std::fs::write(&file, &bad).unwrap();
+    let place = format!("{path}:2: longer than 2048 octets");
+    assert_eq!(told(&config, &["only its readable lines are in force", &place]), 2);
+
+    // Read well once, it is kept for all starts to come; what a start put in its place is not.
+    std::fs::write(&file, "a.test\nb.test\nc.test\n").unwrap();
+    assert_eq!(started(&config), (Vec::new(), 3));
+    keep(&Lists::start(&config), &config.state.dir, &mut Vec::new());
+    for absent in [false, true] {
+        if absent {
+            std::fs::remove_file(&file).unwrap();
+        } else {
+            std::fs::write(&file, &bad).unwrap();
+        }
+        assert_eq!(told(&config, &["the last copy that could be read is in force", &path]), 3);
+        keep(&Lists::start(&config), &config.state.dir, &mut Vec::new());
+    }
+    std::fs::write(&file, &bad).unwrap();
+
+    // A reload of the rest isn't kept up by it; the file is taken as soon as it can be read.
+    let lists = Lists::start(&config);
+    let reloaded = Lists::load(&config, &lists).unwrap();
+    assert!(Arc::ptr_eq(&lists.0[0].table, &reloaded.0[0].table));
+    std::fs::write(&file, "d.test\n").unwrap();
+    let mended = Lists::load(&config, &reloaded).unwrap();
+    assert_eq!((mended.0[0].table.len(), mended.0[0].instead.is_none()), (1, true));
+
+    // Damage to the copy is told, and the lines serve.
+    let copy = std::fs::read_dir(config.state.dir.join("lists")).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(copy, "x").unwrap();
+    std::fs::write(&file, &bad).unwrap();
+    assert_eq!(told(&config, &["only its readable lines", "its copy", &place]), 2);
+}

@@ -1,0 +1,146 @@
+//! The last readable copy of each list, in `lists/` of the state directory: what serves when the file itself can't be read at a start.
+//!
+//! A copy begins with a line that names its list and format and bears a sum over the rest. It is written whole beside the old one,
+//! flushed and renamed over it. There is one for each list of the configuration; others are removed.
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::record::crc32c;
+use crate::config::list_file::MOST_OCTETS;
+use crate::config::schema::ListFormat;
+
+const DIRECTORY: &str = "lists";
+const MAGIC: &str = "destguard list 1";
+/// Octets of the first line at most: a path has 4,096, each written with four.
+const HEAD: usize = 32 << 10;
+
+/// Which list a copy is of. The same file read as another format is another list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Which {
+    /// Its file.
+    pub path: PathBuf,
+    /// How it is written.
+    pub format: ListFormat,
+}
+
+impl Which {
+    fn file_name(&self) -> String {
+        let digest = ring::digest::digest(&ring::digest::SHA256, self.title().as_bytes());
+        digest.as_ref().iter().take(16).map(|octet| format!("{octet:02x}")).collect()
+    }
+
+    /// One line, whatever the path has.
+    fn title(&self) -> String {
+        format!("{:?} {}", self.format, self.path.as_os_str().as_bytes().escape_ascii())
+    }
+
+    fn head(&self, content: &[u8]) -> String {
+        format!("{MAGIC} {:08x} {}\n", crc32c(&[content]), self.title())
+    }
+}
+
+/// The list as it was when it was last kept; `None` where it never was.
+///
+/// # Errors
+/// Why the copy can't be used, in words.
+pub fn read(state: &Path, which: &Which) -> Result<Option<Vec<u8>>, String> {
+    let path = state.join(DIRECTORY).join(which.file_name());
+    let bad = |reason: String| format!("its copy {} can't be used: {reason}", path.display());
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(bad(error.to_string())),
+    };
+    let most = MOST_OCTETS.saturating_add(u64::try_from(HEAD).unwrap_or(0));
+    let mut octets = Vec::new();
+    file.take(most).read_to_end(&mut octets).map_err(|error| bad(error.to_string()))?;
+    let end =
+        octets.iter().take(HEAD).position(|octet| *octet == b'\n').ok_or_else(|| bad("it has no head".to_owned()))?;
+    let content = octets.split_off(end.saturating_add(1));
+    if octets == which.head(&content).as_bytes() {
+        Ok(Some(content))
+    } else {
+        Err(bad("its head or checksum is wrong".to_owned()))
+    }
+}
+
+/// Keeps a list in place of what was kept of it. Nothing is written when it is the same.
+///
+/// # Errors
+/// The disk's; the old copy is still there then.
+pub fn keep(state: &Path, which: &Which, content: &[u8]) -> io::Result<()> {
+    if read(state, which).is_ok_and(|held| held.as_deref() == Some(content)) {
+        return Ok(());
+    }
+    let directory = state.join(DIRECTORY);
+    std::fs::create_dir_all(&directory)?;
+    let name = which.file_name();
+    let temporary = directory.join(format!("{name}.new"));
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(which.head(content).as_bytes())?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, directory.join(&name))?;
+        File::open(&directory)?.sync_all()
+    };
+    write().inspect_err(|_: &io::Error| {
+        // The disk may be full: half a copy takes room only.
+        if let Err(error) = std::fs::remove_file(&temporary) {
+            tracing::debug!(%error, "half a copy of a list stays");
+        }
+    })
+}
+
+/// Removes the copies of all other lists.
+///
+/// # Errors
+/// The disk's.
+pub fn forget_others(state: &Path, lists: &[Which]) -> io::Result<()> {
+    let names: HashSet<String> = lists.iter().map(Which::file_name).collect();
+    let entries = match std::fs::read_dir(state.join(DIRECTORY)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if !entry.file_name().to_str().is_some_and(|name| names.contains(name)) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_read_and_a_damaged_copy_is_not() {
+        let state = tempfile::tempdir().unwrap();
+        let which = |path: &str, format| Which { path: path.into(), format };
+        let [one, two] = [ListFormat::Domains, ListFormat::Adblock].map(|format| which("/etc/x\ny", format));
+        assert_eq!(read(state.path(), &one), Ok(None));
+        keep(state.path(), &one, b"a.test\n").unwrap();
+        keep(state.path(), &one, b"b.test\n").unwrap();
+        assert_eq!(read(state.path(), &one).unwrap().unwrap(), b"b.test\n");
+        assert_eq!(read(state.path(), &two), Ok(None), "another format is another list");
+        keep(state.path(), &two, b"").unwrap();
+        assert_eq!(read(state.path(), &two), Ok(Some(Vec::new())));
+        forget_others(state.path(), std::slice::from_ref(&one)).unwrap();
+        assert_eq!(read(state.path(), &two), Ok(None));
+        let file = state.path().join(DIRECTORY).join(one.file_name());
+        let good = std::fs::read(&file).unwrap();
+        for at in 0..good.len() {
+            let mut flipped = good.clone();
+            flipped[at] ^= 1;
+            std::fs::write(&file, flipped).unwrap();
+            assert!(read(state.path(), &one).is_err(), "octet {at}");
+        }
+    }
+}
