@@ -383,7 +383,10 @@ fn other_rules() {
     for (text, message) in [
         ("[dns]\nlisten = []\n", "6:10 no address to listen on: nobody could ask"),
         ("[dns]\nlisten = [\"[::1]:53\", \"[::1]:53\"]\n", "6:23 [::1]:53 stands here twice"),
-        ("[dns]\nlisten = [\"192.0.2.53:53\"]\n", "2:7 192.0.2.53:53 is this guard itself"),
+        (
+            "[dns]\nlisten = [\"192.0.2.53:53\"]\nclients = [\"192.0.2.0/24\"]\n",
+            "2:7 192.0.2.53:53 is this guard itself",
+        ),
         ("[dns]\nclients = []\n", "6:11 no client may ask; every question would be refused"),
         ("[dns]\nclients = [\"192.0.2.1/24\"]\n", "6:12 192.0.2.1/24 has bits set behind its prefix length"),
         ("[lease]\nmin = \"2h\"\nmax = \"1h\"\n", "6:7 lease.min (2h) is longer than lease.max (1h)"),
@@ -435,6 +438,7 @@ fn dangerous_and_legal_is_a_warning() {
     assert_eq!(warned(""), [""; 0]);
     for (text, start) in [
         ("[dns]\nlisten = [\"0.0.0.0:53\"]\nclients = [\"0.0.0.0/0\"]\n", "7:12 0.0.0.0/0: everybody may ask"),
+        ("[dns]\nlisten = [\"0.0.0.0:53\"]\n", "6:11 other hosts reach this address, and all of them get REFUSED"),
         ("[gate]\non_deadline = \"answer\"\n", "6:15 answers may leave before"),
         ("on_stop = \"remove\"\n", "5:11 everything is reachable"),
         ("enforce = false\n", "5:11 audit"),

@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::time::SystemTime;
 
+use ipnet::IpNet;
+
 use super::Checks;
 use crate::config::schema::Dnssec;
 use crate::config::upstream::{UpstreamUrl, by_name};
@@ -76,6 +78,15 @@ impl Checks<'_, '_> {
                     "name the prefixes of your own clients",
                 );
             }
+        }
+        let for_others = dns.listen.iter().position(|addr| !addr.ip().to_canonical().is_loopback());
+        let only_loopback = |net: &IpNet| net.network().is_loopback() && net.broadcast().is_loopback();
+        if let Some(index) = for_others.filter(|_| !dns.clients.is_empty() && dns.clients.iter().all(only_loopback)) {
+            self.warning(
+                &format!("dns.listen[{index}]"),
+                "other hosts reach this address, and all of them get REFUSED: dns.clients has only loopback",
+                "name their prefixes in `dns.clients`, or listen on loopback only",
+            );
         }
         if dns.rate_limit.is_some_and(|rate| rate.count == 0) {
             self.error("dns.rate_limit", "zero: nobody would get a reply over UDP");
