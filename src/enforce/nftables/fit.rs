@@ -7,11 +7,15 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use super::elements::{Held, Key};
-use super::written::TOLERANCE;
 use crate::core::moment::Moment;
 
-/// By how much an end may differ for the element to stay. Half of what the comparison tolerates, which is not to find it wrong later.
-pub const STAYS: Duration = Duration::from_millis(TOLERANCE.as_millis() as u64 / 2);
+/// By how much an element may end before it should, and stay. Less than what the comparison tolerates, which is not to find it wrong later.
+pub const EARLY: Duration = Duration::from_millis(100);
+/// By how much after it. An element's time begins when the kernel takes it in, and of many at once the last come some 100 ms after the first.
+/// With [`super::PAD`] it is still below the second within which a lease must have ended.
+pub const LATE: Duration = Duration::from_millis(400);
+/// For each element that stays so many may be written, and the set is still not better emptied and filled.
+const WRITTEN: usize = 4;
 /// Beyond so many elements a set is not read: that takes time with the square of their number.
 pub const MOST_READ: usize = 400_000;
 
@@ -26,11 +30,17 @@ pub struct Dated {
     pub to: Moment,
 }
 
+impl Dated {
+    fn latest(&self) -> Moment {
+        self.held.left.map_or(Moment::NEVER, |left| self.to.plus(left))
+    }
+}
+
 /// What becomes of one set.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Fit {
-    /// Stay as they are; with their ends.
-    pub stay: Vec<(Key, Moment)>,
+    /// Stay as they are; with the moments at which they are to end, and end at the latest.
+    pub stay: Vec<(Key, Moment, Moment)>,
     /// To be removed, before anything is put.
     pub remove: Vec<Key>,
     /// To be put, with their ends.
@@ -53,7 +63,7 @@ pub fn fit(wanted: &[(Key, Moment)], mut held: Vec<Dated>) -> Option<Fit> {
         }
         let found = held.next_if(|dated| dated.held.key.cmp(key) == Ordering::Equal);
         match found {
-            Some(dated) if agrees(&dated, *ends) => fit.stay.push((*key, *ends)),
+            Some(dated) if agrees(&dated, *ends) => fit.stay.push((*key, *ends, dated.latest().max(*ends))),
             // No later end can be given to one that has none.
             Some(Dated { held: Held { left: None, .. }, .. }) => {
                 fit.remove.push(*key);
@@ -63,13 +73,13 @@ pub fn fit(wanted: &[(Key, Moment)], mut held: Vec<Dated>) -> Option<Fit> {
         }
     }
     fit.remove.extend(held.map(|dated| dated.held.key));
-    (fit.stay.len() > fit.put.len().saturating_add(fit.remove.len())).then_some(fit)
+    (fit.stay.len().saturating_mul(WRITTEN) > fit.put.len().saturating_add(fit.remove.len())).then_some(fit)
 }
 
 /// Whether it surely ends when it should.
 fn agrees(dated: &Dated, ends: Moment) -> bool {
     let Some(left) = dated.held.left else { return false };
-    dated.from.plus(left) >= ends.minus(STAYS) && dated.to.plus(left) <= ends.plus(STAYS)
+    dated.from.plus(left) >= ends.minus(EARLY) && dated.latest() <= ends.plus(LATE)
 }
 
 #[cfg(test)]
@@ -97,15 +107,17 @@ mod tests {
             dated(9, Some(8_000), 1_000, 1_001),
             dated(1, Some(8_000), 1_000, 1_001),
             dated(2, Some(8_000), 1_000, 1_001),
-            dated(3, Some(7_950), 1_000, 1_001),
-            dated(4, Some(8_050), 1_000, 1_001),
+            dated(3, Some(7_910), 1_000, 1_001),
+            dated(4, Some(8_390), 1_000, 1_001),
             dated(5, Some(7_000), 1_000, 1_001),
             dated(7, Some(8_000), 1_000, 1_001),
             dated(8, Some(8_000), 1_000, 1_001),
         ];
         let found = fit(&wanted, held).unwrap();
         let keys = |list: &[(Key, Moment)]| list.iter().map(|(key, _)| *key).collect::<Vec<_>>();
-        assert_eq!(keys(&found.stay), [2, 3, 4, 7, 8].map(key));
+        let stay: Vec<_> = found.stay.iter().map(|(key, ends, latest)| (*key, ends.0, latest.0)).collect();
+        let latest = [(2, 9_001), (3, 9_000), (4, 9_391), (7, 9_001), (8, 9_001)];
+        assert_eq!(stay, latest.map(|(last, latest)| (key(last), 9_000, latest)));
         assert_eq!(keys(&found.put), [5, 6].map(key), "one ends too early, one isn't there");
         assert_eq!(found.remove, [1, 9].map(key), "nobody wants them");
     }
@@ -123,7 +135,7 @@ mod tests {
         };
         let put = (vec![], vec![(key(1), Moment(9_000))]);
         assert_eq!(one(Some(8_000), 1_000, 1_050), (vec![], vec![]));
-        assert_eq!(one(Some(8_000), 1_000, 1_200), put, "it may have been read late, and then ends late");
+        assert_eq!(one(Some(8_000), 1_000, 1_500), put, "it may have been read late, and then ends late");
         assert_eq!(one(Some(8_000), 700, 1_000), put, "it may have been read early, and then ends early");
         assert_eq!(one(Some(20_000), 1_000, 1_000), put);
         let for_ever = (vec![key(1)], put.1.clone());

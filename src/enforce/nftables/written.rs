@@ -89,9 +89,9 @@ impl Written {
         self.elements.insert(id, Times { until: now.plus(timeout), latest: done.plus(timeout) });
     }
 
-    /// Takes note of an element that was found as it should be.
-    pub fn keep(&mut self, id: Id, until: Moment) {
-        self.elements.insert(id, Times { until, latest: until });
+    /// Takes note of an element that was found as it should be: it is to end at `until`, and ends at `latest` at the latest.
+    pub fn keep(&mut self, id: Id, until: Moment, latest: Moment) {
+        self.elements.insert(id, Times { until, latest });
     }
 
     /// It was removed, or isn't believed in any more.

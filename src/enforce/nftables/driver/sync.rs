@@ -122,7 +122,7 @@ impl Driver {
             elements.into_iter().for_each(|(key, timeout)| self.written.put((set, key), timeout, now, done));
         }
         for (set, fit) in fits {
-            fit.stay.iter().for_each(|(key, until)| self.written.keep((*set, *key), *until));
+            fit.stay.iter().for_each(|(key, until, latest)| self.written.keep((*set, *key), *until, *latest));
         }
         Ok(())
     }
