@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         ["destroy", "--all-stale"] => destroy_stale().map_err(Into::into),
         ["demo", "--destguard", binary] => demo(binary),
         ["bench", "--destguard", binary] => bench(binary),
-        ["bench-start", "--destguard", binary] => lab::bench_start::run(&PathBuf::from(*binary).canonicalize()?),
+        ["bench-start", "--destguard", binary] => bench_start(binary),
         ["bench-dns", "--destguard", binary, "--in", dir, only @ ..] => bench_dns(binary, dir, only),
         ["soak", "--destguard", binary, "--in", dir, seconds] => soak(binary, dir, seconds),
         ["live", "--destguard", binary, minutes, places @ ..] => live(binary, minutes, places),
@@ -103,6 +103,10 @@ fn demo(binary: &str) -> Result<(), AnyError> {
 
 fn bench(binary: &str) -> Result<(), AnyError> {
     lab::bench::run(&PathBuf::from(binary).canonicalize()?)
+}
+
+fn bench_start(binary: &str) -> Result<(), AnyError> {
+    lab::bench_start::run(&PathBuf::from(binary).canonicalize()?)
 }
 
 fn bench_dns(binary: &str, dir: &str, only: &[&str]) -> Result<(), AnyError> {
