@@ -11,6 +11,7 @@ use destguard_bgp::confirm::learn;
 use destguard_bgp::io::{PeerEvent, Speaker, SpeakerHandle, What};
 use destguard_bgp::session::Stop;
 use destguard_bgp::status::{PeerStatus, State};
+use ipnet::IpNet;
 use lab::{Lab, Node, dns, wait_until};
 use tokio::sync::mpsc;
 
@@ -89,6 +90,8 @@ struct Session {
     held: [BTreeSet<(IpAddr, u64)>; 2],
     refused: [BTreeSet<IpAddr>; 2],
     confirmed: [Option<u64>; 2],
+    /// What the router took back.
+    missing: [BTreeSet<IpNet>; 2],
     unable: Option<String>,
     logs: String,
 }
@@ -103,6 +106,7 @@ impl Session {
             held: Default::default(),
             refused: Default::default(),
             confirmed: [None; 2],
+            missing: Default::default(),
             unable: None,
             logs: String::new(),
         }
@@ -123,6 +127,10 @@ impl Session {
                 What::Confirmed { generation, .. } => {
                     self.confirmed[peer] = Some(generation);
                     self.unable = None;
+                }
+                What::Missing { lost, .. } => {
+                    self.missing[peer].extend(&lost);
+                    self.held[peer].retain(|(address, _)| !lost.contains(&IpNet::from(*address)));
                 }
                 What::Unable(reason) => self.unable = Some(reason),
                 What::Down(_) => {
@@ -475,6 +483,49 @@ fn frr_reflects_what_is_in_its_kernel() {
         let status = session.status();
         eprintln!("announced {:?}, withdrawn {:?}", status.latency.latest, status.close_latency.latest);
         assert!(session.refused[0].is_empty(), "{}", session.logs);
+        session.stop().await;
+    });
+    lab.down().unwrap();
+}
+
+/// BIRD drops one of the routes that it had sent back, and would take it again: it is out of force meanwhile, and announced until BIRD has it.
+#[test]
+fn what_a_router_takes_back_is_announced_until_it_has_it_again() {
+    let export = "import none; export where source = RTS_BGP;";
+    let watch = format!(
+        "protocol bgp watch {{ local 192.0.2.254 as 64513; neighbor {WATCH} as 64512; passive on; direct; \
+         ipv4 {{ {export} }}; ipv6 {{ {export} }}; }}\nprotocol bgp guard {{"
+    );
+    let edits = [("ttl security on;", "ttl security on; passive on;"), ("protocol bgp guard {", watch.as_str())];
+    let lab = lab(BIRD, &edits);
+    let router = lab.node("router");
+    in_guard(&lab, || async move {
+        let mut session = Session::start(reflected()).await;
+        session.first().await;
+        session.handle.apply(1, (0..3).map(|number| (host(number), true)));
+        session.until("all", |session| session.confirmed[0] == Some(1)).await;
+        assert_eq!(session.missing[0], BTreeSet::new());
+        let lost = host(1);
+        let good = router.file(BIRD.1).unwrap();
+        let filter = "filter guard4_in { if net.len != 32 then";
+        let bad =
+            good.replace(filter, &format!("filter guard4_in {{ if net = {lost}/32 then reject; if net.len != 32 then"));
+        assert_ne!(good, bad);
+        router.write(BIRD.1, &bad).unwrap();
+        router.ok("birdc configure").unwrap();
+        session.until("the loss", |session| !session.missing[0].is_empty()).await;
+        assert_eq!(session.missing[0], BTreeSet::from([IpNet::from(lost)]), "{}", session.logs);
+        // It holds up nothing else.
+        session.handle.apply(2, [(host(7), true)]);
+        session.until("another", |session| session.holds(0, host(7), 2)).await;
+        assert_eq!((session.status().unverified, kernel(router, lost)), (1, String::new()));
+        // The router would take it from now on, and doesn't ask for it.
+        router.write(BIRD.1, &good).unwrap();
+        router.ok("birdc configure soft").unwrap();
+        session.until("the repair", |session| session.held[0].iter().any(|(address, _)| *address == lost)).await;
+        assert_ne!(kernel(router, lost), "");
+        session.until("everything", |session| session.confirmed[0] == Some(2)).await;
+        assert!(session.refused[0].is_empty() && session.status().unverified == 0, "{}", session.logs);
         session.stop().await;
     });
     lab.down().unwrap();

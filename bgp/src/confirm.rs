@@ -8,7 +8,7 @@
 //! `reflect` and `probe` show prefixes one by one and in any order, so these are confirmed one by one too ([`Held`]); a generation
 //! as a whole follows when none of its prefixes is waited for any more.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ pub mod refresh;
 const MARKS: usize = 1024;
 /// An address of the session's first table that somebody waits for is probed quickly for so long, or for the patience where that is longer.
 const HURRY: Duration = Duration::from_secs(1);
+/// Between two announcements of what the router took back.
+const AGAIN: Duration = Duration::from_secs(5);
 /// Most such addresses remembered before they are announced; others wait for their turn.
 const EARLY: usize = 4096;
 
@@ -125,9 +127,12 @@ pub struct Confirmer {
     stand_in: bool,
     marks: VecDeque<Mark>,
     settling: VecDeque<(Instant, Stamp)>,
-    /// Prefixes one by one. As many as there are routes, and more only where one is announced again within `settle`.
-    held: VecDeque<(Instant, Held)>,
+    /// Prefixes one by one, and whether each was lost before. As many as there are routes, and more only where one is announced again within
+    /// `settle`.
+    held: VecDeque<(Instant, Held, bool)>,
     newest: Option<u64>,
+    /// The table's generation when something was last taken from it.
+    taken: u64,
     confirmed: Option<u64>,
     first: bool,
     written: u64,
@@ -138,6 +143,12 @@ pub struct Confirmer {
     /// Addresses that somebody waits for until then and that were not announced on this session yet. Bounded by [`EARLY`].
     early: HashMap<IpNet, Instant>,
     closing: Closing,
+    /// Prefixes that the router took back unasked, until [`Self::lost`] is asked for them.
+    taken_back: BTreeSet<IpNet>,
+    /// Those of which [`Self::lost`] told, until the router sends them again. At most as many as there are routes.
+    lacking: HashSet<IpNet>,
+    /// When these are to be sent again.
+    again: Option<Instant>,
     /// What is seen earlier may be left from the session before.
     clean: Instant,
     unavailable: bool,
@@ -178,6 +189,7 @@ impl Confirmer {
             settling: VecDeque::new(),
             held: VecDeque::new(),
             newest: None,
+            taken: 0,
             confirmed: None,
             first: true,
             written: 0,
@@ -187,6 +199,9 @@ impl Confirmer {
             awaited: Awaited::new(),
             early: HashMap::new(),
             closing: Closing::default(),
+            taken_back: BTreeSet::new(),
+            lacking: HashSet::new(),
+            again: None,
             clean: now,
             unavailable: false,
         }
@@ -227,12 +242,15 @@ impl Confirmer {
         if coded || !batch.withdraw6.is_empty() || !batch.announce6.is_empty() {
             self.touched[index(Family::Ipv6)] = offset;
         }
+        self.taken = self.taken.max(generation);
         if !self.wants_prefixes() {
             return;
         }
         let withdrawn = batch.withdraw4.iter().map(|net| IpNet::V4(*net));
         for net in withdrawn.chain(batch.withdraw6.iter().map(|net| IpNet::V6(*net))) {
             self.awaited.forget(net);
+            self.taken_back.remove(&net);
+            self.lacking.remove(&net);
             self.closing.withdrawn(net, seen.map(|seen| seen.word), now);
         }
         // The router asked to hear everything again: what was confirmed is, and what is waited for is already.
@@ -257,11 +275,16 @@ impl Confirmer {
                 after: seen.map_or(0, |seen| seen.word),
                 not_before: old.unwrap_or(now).max(self.clean),
                 patience: self.patience,
-                replayed,
+                // It was in force, and stays announced whether the router takes it again or not.
+                replayed: replayed || self.lacking.contains(&net),
                 quiet: has || self.closing.owes(net),
                 shows: seen.filter(|_| again && class != PLAIN).and_then(|seen| (seen.bears)(class)),
             };
-            self.awaited.announce(net, announced, now);
+            if self.lacking.contains(&net) {
+                self.awaited.announce_again(net, announced, now);
+            } else {
+                self.awaited.announce(net, announced, now);
+            }
             if let Some(until) = self.early.remove(&net).filter(|until| *until > now) {
                 self.awaited.hurry(net, until, now);
             }
@@ -275,6 +298,7 @@ impl Confirmer {
         }
         let mark = Mark { stamp, before: self.newest, offset, touched: self.touched, number: self.awaited.newest() };
         self.newest = Some(stamp.generation);
+        self.taken = self.taken.max(stamp.generation);
         self.early.clear();
         if self.marks.len() >= MARKS
             && let Some(last) = self.marks.pop_back()
@@ -382,14 +406,55 @@ impl Confirmer {
     /// withdrawal to the router's, where that is the last that was owed.
     pub fn reflected(&mut self, net: IpNet, bears: Option<&Extra>, word: u64, now: Instant) -> Option<Duration> {
         let Some(bears) = bears else {
+            self.missed(net);
             return self.closing.seen(net, word, now);
         };
+        self.taken_back.remove(&net);
         if self.closing.owes(net) || now < self.clean || !self.awaited.shown(net, bears) {
             self.awaited.doubtful(net, now);
         } else if let Some(ended) = self.awaited.arrived(net, word, now) {
             self.hold(ended, now);
         }
         None
+    }
+
+    /// The router doesn't send this prefix, which is announced, as far as the observer has heard. What is waited for anyway, and word that may be on
+    /// a withdrawal of ours, says nothing new.
+    pub fn missed(&mut self, net: IpNet) {
+        if self.rule == Confirm::Reflect
+            && !self.closing.owes(net)
+            && !self.awaited.has(net)
+            && !self.lacking.contains(&net)
+        {
+            self.taken_back.insert(net);
+        }
+    }
+
+    /// Prefixes that the router has taken back although they are `announced`: nothing that was said of them counts until they are held again.
+    pub fn lost(&mut self, announced: impl Fn(IpNet) -> bool, now: Instant) -> Vec<IpNet> {
+        let lost: Vec<IpNet> = std::mem::take(&mut self.taken_back).into_iter().filter(|net| announced(*net)).collect();
+        if !lost.is_empty() {
+            self.lacking.extend(&lost);
+            self.again = Some(now);
+            let lacking = &self.lacking;
+            self.held.retain(|(_, held, _)| !lacking.contains(&IpNet::from(held.address)));
+        }
+        lost
+    }
+
+    /// What was opened after this generation was not sent yet.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// What the router took back is to be sent to it now: at once, and every few seconds until it has it.
+    pub fn send_again(&mut self, now: Instant) -> Vec<IpNet> {
+        if self.again.is_none_or(|at| now < at) {
+            return Vec::new();
+        }
+        self.again = (!self.lacking.is_empty()).then_some(now + AGAIN);
+        self.lacking.iter().copied().collect()
     }
 
     /// The router forwards to this address. Returns whether it was waited for.
@@ -400,11 +465,12 @@ impl Confirmer {
 
     fn hold(&mut self, ended: Ended, now: Instant) {
         self.closing.settled(ended.net);
+        let again = self.lacking.remove(&ended.net);
         if ended.net.prefix_len() == ended.net.max_prefix_len() {
             let settle = self.settle;
             let latency = (!ended.replayed).then(|| ended.waited + settle);
             let held = Held { address: ended.net.addr(), generation: ended.generation, latency };
-            self.held.push_back((now + settle, held));
+            self.held.push_back((now + settle, held, again));
         }
     }
 
@@ -442,7 +508,7 @@ impl Confirmer {
         None
     }
 
-    /// Prefixes of the table that the session started with and that are not confirmed yet; withdrawals that the observer should
+    /// Prefixes of the table that the session started with and that are not confirmed yet, lost ones among them; withdrawals that the observer should
     /// hear of and hasn't.
     #[must_use]
     pub fn outstanding(&self) -> (usize, usize) {
@@ -474,22 +540,22 @@ impl Confirmer {
         confirmed
     }
 
-    /// The next single address whose time has come, and whether it says more than what [`Self::poll`] has said.
+    /// The next single address whose time has come, and whether it says more than what [`Self::poll`] and [`Self::lost`] have said.
     pub fn poll_held(&mut self, now: Instant) -> Option<(Held, bool)> {
-        let (_, held) = self.held.front().copied().filter(|(due, _)| *due <= now)?;
+        let (_, held, again) = self.held.front().copied().filter(|(due, ..)| *due <= now)?;
         self.held.pop_front();
-        Some((held, self.confirmed.is_none_or(|confirmed| confirmed < held.generation)))
+        Some((held, again || self.confirmed.is_none_or(|confirmed| confirmed < held.generation)))
     }
 
-    /// When [`Self::poll`], [`Self::poll_held`], [`Self::ask`], [`Self::probes`] or [`Self::give_up`] has something next.
+    /// When [`Self::poll`], [`Self::poll_held`], [`Self::ask`], [`Self::probes`], [`Self::give_up`] or [`Self::send_again`] has something next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let settling = self.settling.front().map(|(due, _)| *due);
-        let held = self.held.front().map(|(due, _)| *due);
+        let held = self.held.front().map(|(due, ..)| *due);
         let asking = self.barrier.as_ref().and_then(Barrier::poll_timeout);
         let probing = self.awaited.next_probe().filter(|_| self.probes_each());
         let ends = [self.awaited.next_end(), self.closing.next_end()];
-        [settling, held, asking, probing].into_iter().chain(ends).flatten().min()
+        [settling, held, asking, probing, self.again].into_iter().chain(ends).flatten().min()
     }
 }
 

@@ -80,6 +80,14 @@ pub enum What {
     },
     /// Single addresses are in force, as the table had each at the generation beside it; also before [`What::Confirmed`] of that one.
     Held(Vec<(IpAddr, u64)>),
+    /// The router has taken these back although they are announced to it: what was said of them counts no more until [`What::Held`] names them
+    /// again. They were sent to it once more.
+    Missing {
+        /// Which.
+        lost: Vec<IpNet>,
+        /// As the table had them up to this generation.
+        generation: u64,
+    },
     /// One address was not confirmed in time, as the table had it at this generation; nothing is said of others.
     Refused {
         /// Which.

@@ -123,6 +123,8 @@ struct Reader {
     walk6: Option<Walk<Ipv6Net>>,
     /// Withdrawals whose log entries were cut.
     owed: BTreeSet<IpNet>,
+    /// Routes that the peer lost and is to get once more.
+    again: BTreeSet<IpNet>,
     /// Announcements before the position come only by the walk of the family that is under way.
     behind: Families,
     /// Before this position stands a newer announcement of a route whose entry was passed over for it.
@@ -133,7 +135,7 @@ struct Reader {
 impl Reader {
     /// Whether the reader has been given everything before its position, as it is there or newer.
     fn whole(&self) -> bool {
-        self.owed.is_empty() && self.behind.is_empty() && self.position >= self.passed_over
+        self.owed.is_empty() && self.again.is_empty() && self.behind.is_empty() && self.position >= self.passed_over
     }
 
     fn wants(&self, net: IpNet) -> bool {
@@ -392,6 +394,7 @@ impl Table {
             walk4: families.ipv4.then(|| Walk::new(Replay::Initial)),
             walk6: families.ipv6.then(|| Walk::new(Replay::Initial)),
             owed: BTreeSet::new(),
+            again: BTreeSet::new(),
             behind: families,
             passed_over: 0,
             advertised: [0; 2],
@@ -427,11 +430,19 @@ impl Table {
         }
     }
 
+    /// The reader's peer lost this route, and is to get it once more.
+    pub fn resend(&mut self, id: ReaderId, net: IpNet) {
+        if let Some(reader) = self.readers.get_mut(&id).filter(|reader| reader.wants(net)) {
+            reader.again.insert(net);
+        }
+    }
+
     /// Whether [`Table::take`] would give this reader anything.
     #[must_use]
     pub fn pending(&self, id: ReaderId) -> bool {
         self.readers.get(&id).is_some_and(|reader| {
-            reader.position < self.end() || !reader.owed.is_empty() || reader.walk4.is_some() || reader.walk6.is_some()
+            let walks = reader.walk4.is_some() || reader.walk6.is_some();
+            reader.position < self.end() || !reader.owed.is_empty() || !reader.again.is_empty() || walks
         })
     }
 
@@ -477,6 +488,19 @@ impl Table {
                 }
             }
         });
+        while let Some(net) = reader.again.first().copied()
+            && batch.has_room(limits, Family::of(net.addr()))
+        {
+            reader.again.pop_first();
+            let entry = match net {
+                IpNet::V4(net) => v4.get(&net),
+                IpNet::V6(net) => v6.get(&net),
+            };
+            // Whatever has changed since is still in the log.
+            if let Some(entry) = entry.filter(|entry| entry.announced() && entry.sequence() < position) {
+                batch.announce(net, entry.class());
+            }
+        }
         let start = reader.position;
         let mut scanned = 0;
         let has_room = |batch: &Batch| batch.has_room(limits, Family::Ipv4) && batch.has_room(limits, Family::Ipv6);
@@ -604,6 +628,14 @@ impl Table {
     #[must_use]
     pub fn contains(&self, net: IpNet) -> bool {
         self.entry(net).is_some_and(Entry::announced)
+    }
+
+    /// All prefixes of these families that are announced.
+    #[must_use]
+    pub fn prefixes(&self, families: Families) -> Vec<IpNet> {
+        let v4 = self.v4.iter().filter(|(_, entry)| families.ipv4 && entry.announced()).map(|(net, _)| IpNet::V4(*net));
+        let v6 = self.v6.iter().filter(|(_, entry)| families.ipv6 && entry.announced()).map(|(net, _)| IpNet::V6(*net));
+        v4.chain(v6).collect()
     }
 
     /// What routes bear beyond the communities of every route.

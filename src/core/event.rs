@@ -108,6 +108,9 @@ pub enum Event {
     /// A timed enforcer looked at the world and lacks these, which it had acknowledged: addresses, or pairs of address and client. They are out of
     /// force at once, so that cached answers with them are admitted anew, and the next plan opens them again.
     Missing { enforcer: EnforcerId, addresses: Vec<IpAddr>, pairs: Vec<PairId> },
+    /// A router took these addresses back, as the plans up to `generation` opened them. They are out of force at once, as above; their leases stay. The
+    /// enforcer announces them again; each is in force there when it is [`Event::Confirmed`].
+    MissingRoutes { enforcer: EnforcerId, addresses: Vec<IpAddr>, generation: Generation },
     /// An enforcer looked at the world, and `count` things of this kind were not as it believed. They are as they should be again, or an event before
     /// this one says what is not. Only counted and shown. `kind` is a metric label; `what` says it in words.
     Repaired { enforcer: EnforcerId, kind: &'static str, count: u64, what: String },

@@ -161,6 +161,9 @@ impl Guard {
             Event::Confirmed { enforcer, addresses } => self.confirmed(enforcer, addresses),
             Event::Lost { enforcer, reason } => self.lose(enforcer, reason),
             Event::Missing { enforcer, addresses, pairs } => self.missing(enforcer, &addresses, &pairs),
+            Event::MissingRoutes { enforcer, addresses, generation } => {
+                self.missing_routes(enforcer, &addresses, generation);
+            }
             Event::Repaired { enforcer, kind, count, what } => {
                 self.enforcers.repaired(enforcer, kind, count, what, self.now);
             }
@@ -510,6 +513,12 @@ impl Guard {
                     lease.as_ref().map_or((removed, Wanted::default()), |lease| (lease.told, lease.wanted()));
                 wanted.route = wanted.route.filter(|_| self.announces);
                 let change = difference(address, told, wanted, next, self.now);
+                if matches!(
+                    change.route,
+                    Some(Change::Open { .. } | Change::Announce { new: true, .. } | Change::Close { .. })
+                ) {
+                    self.enforcers.told_anew(address);
+                }
                 count_sets(&mut self.group_sets, told, change.told);
                 timed.extend(change.timed);
                 routes.extend(change.route);

@@ -45,13 +45,17 @@ pub struct Enforcer {
     ahead: BTreeMap<IpAddr, Generation>,
     /// The same, to find those that are covered.
     ahead_by_plan: BTreeSet<(Generation, IpAddr)>,
+    /// Routes: addresses that it had and has no more, whatever it acknowledged. Only of addresses whose route it was told.
+    lacking: BTreeSet<IpAddr>,
 }
 
 impl Enforcer {
     /// Whether it holds an address that this plan opened.
     #[must_use]
     pub fn holds(&self, address: IpAddr, opened: Generation) -> bool {
-        self.acknowledged.is_some_and(|held| opened <= held) || self.ahead.get(&address).is_some_and(|at| opened <= *at)
+        !self.lacking.contains(&address)
+            && (self.acknowledged.is_some_and(|held| opened <= held)
+                || self.ahead.get(&address).is_some_and(|at| opened <= *at))
     }
 
     /// Whether it holds such an address and can hold it at all: what a session without its family acknowledges is the table, not the address.
@@ -124,6 +128,7 @@ impl Enforcers {
             history: VecDeque::new(),
             ahead: BTreeMap::new(),
             ahead_by_plan: BTreeSet::new(),
+            lacking: BTreeSet::new(),
         });
         Self { all: all.collect(), timed_plans: VecDeque::new(), route_plans: VecDeque::new() }
     }
@@ -309,8 +314,9 @@ impl Enforcers {
         let Some(enforcer) = self.get_mut(id).filter(|enforcer| enforcer.spec.kind == EnforcerKind::Route) else {
             return false;
         };
+        let lacked = enforcer.lacking.remove(&address);
         if enforcer.holds(address, generation) {
-            return false;
+            return lacked;
         }
         if enforcer.acknowledged.is_none() && enforcer.state != EnforcerState::Partial {
             enforcer.state = EnforcerState::Partial;
@@ -320,6 +326,27 @@ impl Enforcers {
         enforcer.ahead.insert(address, generation);
         enforcer.ahead_by_plan.insert((generation, address));
         true
+    }
+
+    /// A route enforcer had this address and has it no more, until it is confirmed or told anew.
+    pub fn lacks(&mut self, id: EnforcerId, address: IpAddr) {
+        if let Some(enforcer) = self.get_mut(id) {
+            enforcer.lacking.insert(address);
+        }
+    }
+
+    /// It has this address again, of which there is no lease now.
+    pub fn found(&mut self, id: EnforcerId, address: IpAddr) {
+        if let Some(enforcer) = self.get_mut(id) {
+            enforcer.lacking.remove(&address);
+        }
+    }
+
+    /// A plan opens or closes this address at route enforcers.
+    pub fn told_anew(&mut self, address: IpAddr) {
+        for enforcer in &mut self.all {
+            enforcer.lacking.remove(&address);
+        }
     }
 
     /// An address is not leased any more.
@@ -340,6 +367,7 @@ impl Enforcers {
         enforcer.history.clear();
         enforcer.ahead.clear();
         enforcer.ahead_by_plan.clear();
+        enforcer.lacking.clear();
         if enforcer.spec.kind == EnforcerKind::Timed {
             enforcer.trusted_from = Generation(u64::MAX);
         }
@@ -405,7 +433,7 @@ impl Enforcers {
         let plans = self.plans(enforcer.spec.kind).iter().rev();
         let lacking: usize = plans.take_while(|(plan, _)| *plan > held).map(|(_, opens)| opens).sum();
         let share = enforcer.share(leases);
-        (share.saturating_sub(lacking) + enforcer.ahead()).min(share)
+        (share.saturating_sub(lacking) + enforcer.ahead()).min(share).saturating_sub(enforcer.lacking.len())
     }
 
     fn plans(&self, kind: EnforcerKind) -> &VecDeque<(Generation, usize)> {
@@ -527,6 +555,14 @@ impl Unproven {
             lease.unproven_route = Some(first);
             self.route.insert((first, address));
         }
+    }
+
+    /// A required route enforcer holds the lease's route no more.
+    pub fn lost_route(&mut self, address: IpAddr, lease: &mut Lease) {
+        // What it bears comes back with it.
+        lease.out_of_force();
+        (lease.route_proven, lease.proven) = (false, None);
+        self.wait_for_route(address, lease);
     }
 
     /// The lease is not open at timed enforcers any more.

@@ -363,6 +363,19 @@ async fn forward(
         let Some(event) = event else { continue };
         let Some(enforcer) = ids.get(event.peer).copied().flatten() else { continue };
         let report = match event.what {
+            What::Missing { lost, generation } => {
+                let count = u64::try_from(lost.len()).unwrap_or(u64::MAX);
+                let what = match lost.as_slice() {
+                    [one] => format!("the router took back {one}, which it had confirmed"),
+                    _ => format!("the router took back {count} routes that it had confirmed"),
+                };
+                if reports.send(Event::Repaired { enforcer, kind: "missing", count, what }).await.is_err() {
+                    return;
+                }
+                let hosts = lost.into_iter().filter(|net| net.prefix_len() == net.max_prefix_len());
+                let addresses = hosts.map(|net| net.addr()).collect();
+                Event::MissingRoutes { enforcer, addresses, generation: Generation(generation) }
+            }
             What::Up { missing: lacks } => {
                 set_missing(&missing, event.peer, lacks);
                 let (ipv4, ipv6) = (!lacks.contains(Family::Ipv4), !lacks.contains(Family::Ipv6));

@@ -121,6 +121,21 @@ impl Awaited {
         self.forget(net);
         let number = self.next;
         self.next += 1;
+        self.put(number, net, announced, now);
+    }
+
+    /// The same was announced once more. Generations that waited for it go on waiting.
+    pub fn announce_again(&mut self, net: IpNet, announced: Announced, now: Instant) {
+        match self.by_net.get(&net).copied() {
+            Some(number) => {
+                self.remove(number);
+                self.put(number, net, announced, now);
+            }
+            None => self.announce(net, announced, now),
+        }
+    }
+
+    fn put(&mut self, number: u64, net: IpNet, announced: Announced, now: Instant) {
         let &Announced { replayed, quiet, patience, not_before, .. } = &announced;
         let until = match (replayed, quiet) {
             (false, false) => Some(now + patience),

@@ -228,6 +228,68 @@ fn what_a_generation_as_a_whole_says_is_not_said_of_each() {
     assert_eq!(held(&mut confirmer, start), []);
 }
 
+#[test]
+fn what_the_router_takes_back_counts_no_more_until_it_comes_again() {
+    let start = Instant::now();
+    let mut confirmer = plain(Confirm::Reflect, start);
+    confirmer.set_settle(10 * MS);
+    confirmer.encoded(stamp(0, start), 0);
+    confirmer.batch(&hosts(0..3), 7, 100, at_word(5), start);
+    confirmer.encoded(stamp(7, start), 100);
+    for (last, word) in [(0, 6), (1, 7), (2, 8)] {
+        assert_eq!(confirmer.reflected(net(last), Some(&Extra::default()), word, start), None);
+    }
+    confirmer.progress(100, 100, start);
+    let mut now = start + 10 * MS;
+    assert_eq!(confirmer.poll(now).map(|c| c.generation), Some(7));
+    assert_eq!(held(&mut confirmer, now), []);
+
+    // One is announced anew by the router, one by another path at once, one is gone; and one that we never announced.
+    for (last, word) in [(0, 9), (1, 10), (9, 11)] {
+        confirmer.reflected(net(last), None, word, now);
+    }
+    confirmer.reflected(net(0), Some(&Extra::default()), 12, now);
+    assert_eq!(confirmer.lost(|other| other != net(9), now), [net(1)]);
+    assert_eq!(confirmer.lost(everything, now), [], "once");
+    assert_eq!(confirmer.send_again(now), [net(1)]);
+    confirmer.batch(&hosts([1]), 8, 200, at_word(12), now);
+    confirmer.encoded(stamp(8, now), 200);
+    assert_eq!(confirmer.outstanding().0, 1);
+    // It stays away: it is never given up, only sent again, and nothing else waits for it.
+    let end = now + 5000 * MS;
+    assert_eq!(confirmer.poll_timeout(), Some(end));
+    now = end;
+    assert_eq!(confirmer.give_up(now, nothing), None);
+    assert_eq!(confirmer.send_again(now), [net(1)]);
+    confirmer.batch(&hosts([1]), 8, 300, at_word(12), now);
+    confirmer.batch(&hosts([4]), 8, 300, at_word(12), now);
+    confirmer.reflected(net(4), Some(&Extra::default()), 13, now);
+    confirmer.progress(300, 300, now);
+    assert_eq!(confirmer.evident_up_to(), Some(7), "the generation that waits for it goes on waiting");
+    now += 10 * MS;
+    assert_eq!(held(&mut confirmer, now), [(address(4), 8)]);
+    // It comes, goes again before that counted, and comes.
+    confirmer.reflected(net(1), Some(&Extra::default()), 14, now);
+    confirmer.reflected(net(1), None, 15, now + MS);
+    assert_eq!(confirmer.lost(everything, now + MS), [net(1)]);
+    now += 10 * MS;
+    assert_eq!(held(&mut confirmer, now), []);
+    assert_eq!(confirmer.send_again(now), [net(1)]);
+    confirmer.batch(&hosts([1]), 8, 400, at_word(15), now);
+    confirmer.reflected(net(1), Some(&Extra::default()), 16, now);
+    confirmer.progress(400, 400, now);
+    now += 10 * MS;
+    assert_eq!(confirmer.poll(now).map(|c| c.generation), Some(8));
+    assert_eq!(
+        held(&mut confirmer, now),
+        [(address(1), 8)],
+        "it is said though all of that generation was confirmed before"
+    );
+    confirmer.batch(&gone([1]), 9, 500, at_word(16), now);
+    confirmer.reflected(net(1), None, 17, now);
+    assert_eq!(confirmer.lost(everything, now), [], "it was ours to take back");
+}
+
 /// Announced, withdrawn, announced again: the router's late word on the first must not pass for one on the second.
 #[test]
 fn an_old_reflection_is_no_word_on_a_new_announcement() {
@@ -496,6 +558,7 @@ proptest! {
                     now += MS * u32::from(millis);
                 }
             }
+            prop_assert_eq!(confirmer.lost(everything, now), [], "the router loses nothing");
             let seen = router.observed.clone();
             while confirmer.give_up(now, |other| seen.iter().any(|which| net(*which) == other)).is_some() {}
             confirmer.progress(generation, 0, now);

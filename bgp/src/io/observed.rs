@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::table::classes::Extra;
+use crate::wire::iana::{Families, Family};
 
 /// Most prefixes kept; more are not noticed.
 const MOST: usize = 1 << 20;
@@ -31,6 +32,10 @@ pub(super) struct Observed {
     log: VecDeque<Word>,
     /// Heard while there was no room.
     lost: u64,
+    /// Families of which the router has sent its table to the end, in this session.
+    whole: Families,
+    /// So many tables were sent to their end, in all sessions.
+    tables: u64,
 }
 
 impl Observed {
@@ -42,6 +47,27 @@ impl Observed {
     /// Whether the router sends this prefix now.
     pub(super) fn has(&self, net: IpNet) -> bool {
         self.by_net.contains_key(&net)
+    }
+
+    /// How many tables, each of one family, the router has sent to their end.
+    pub(super) fn tables(&self) -> u64 {
+        self.tables
+    }
+
+    /// The router has sent all that it has of a family.
+    pub(super) fn ended(&mut self, family: Family) {
+        self.whole.insert(family);
+        self.tables += 1;
+    }
+
+    /// Families of which everything that the router has was heard.
+    pub(super) fn whole(&self) -> Families {
+        self.whole
+    }
+
+    /// Whether there were withdrawals after this word that [`Self::after`] may not tell.
+    pub(super) fn forgot(&self, word: u64) -> bool {
+        self.newest > word && self.log.front().is_none_or(|first| first.number > word.saturating_add(1))
     }
 
     fn say(&mut self, net: IpNet, bears: Option<Arc<Extra>>) {
@@ -79,6 +105,7 @@ impl Observed {
         self.by_net.clear();
         self.by_word.clear();
         self.log.clear();
+        self.whole = Families::NONE;
     }
 
     /// At most `room` words after this one, oldest first. Where they aren't all kept, only those on what the router sends now.
@@ -128,6 +155,14 @@ mod tests {
         observed.announced(net(7), &Arc::default());
         assert_eq!(observed.after(4, 9).len(), 1);
         assert_eq!(observed.after(0, 9).len(), 1, "what is left of it");
+        assert!(
+            !observed.forgot(4) && observed.forgot(3),
+            "a withdrawal may have been among what went with the session"
+        );
+        observed.ended(Family::Ipv4);
+        assert_eq!((observed.tables(), observed.whole().contains(Family::Ipv4)), (1, true));
+        observed.clear();
+        assert_eq!((observed.tables(), observed.whole()), (1, Families::NONE));
     }
 
     #[test]

@@ -34,6 +34,27 @@ impl Guard {
         }
     }
 
+    /// A router took single routes back, and was sent them again: none counts before it is confirmed again. It stays open meanwhile.
+    pub(super) fn missing_routes(&mut self, enforcer: EnforcerId, addresses: &[IpAddr], generation: Generation) {
+        if self.enforcers.kind(enforcer) != Some(EnforcerKind::Route) {
+            return;
+        }
+        let required = self.enforcers.is_required(enforcer);
+        for address in addresses {
+            let lease = self.table.get_mut(*address);
+            // What is closed, but not planned, may be opened again within this batch; then its route just stays.
+            let told = lease.as_ref().map(|lease| lease.told).or_else(|| self.marks.removed_of(*address).copied());
+            // What was opened anew since then is not meant.
+            if told.and_then(|told| told.route).is_none_or(|route| route.opened > generation) {
+                continue;
+            }
+            self.enforcers.lacks(enforcer, *address);
+            if let Some(lease) = lease.filter(|_| required) {
+                self.unproven.lost_route(*address, lease);
+            }
+        }
+    }
+
     /// A timed enforcer lacks single elements. What was closed meanwhile is closed; what is left is told anew to all of its kind.
     pub(super) fn missing(&mut self, enforcer: EnforcerId, addresses: &[IpAddr], pairs: &[PairId]) {
         if self.enforcers.kind(enforcer) != Some(EnforcerKind::Timed) {
@@ -187,6 +208,11 @@ impl Guard {
             // What was closed, or closed and opened anew, since then is not meant.
             let opened = self.table.get(address).and_then(|lease| lease.told.route).map(|told| told.opened);
             let generation = generation.min(self.generation);
+            let closed = self.marks.removed_of(address).and_then(|told| told.route);
+            if opened.is_none() && closed.is_some_and(|route| route.opened <= generation) {
+                // Closed, but not planned: it may be opened again within this batch.
+                self.enforcers.found(enforcer, address);
+            }
             if opened.is_some_and(|opened| opened <= generation)
                 && self.enforcers.confirmed(enforcer, address, generation, self.now)
             {

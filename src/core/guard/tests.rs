@@ -469,6 +469,52 @@ fn a_closed_address_is_remembered_with_its_names_and_why_it_is_closed() {
 }
 
 #[test]
+fn what_a_router_lost_is_out_of_force_until_that_router_confirms_it_again() {
+    let edges = specs().into_iter().filter(|spec| spec.name.starts_with("edge"));
+    let mut guard = Guard::new(settings(), edges.collect());
+    let admit = |guard: &mut Guard, ticket: u64, at| {
+        let admission = Admission {
+            whole: false,
+            ticket: Ticket(ticket),
+            client: IpAddr::from([192, 0, 2, 1]),
+            question: name(1),
+            qtype: 1,
+            chain: Arc::default(),
+            domain: name(1),
+            grants: [Grant { address: many_address(0), ttl: 60 }].into(),
+        };
+        guard.handle(Event::Admit(admission), Moment(at));
+    };
+    let (one, two) = (EnforcerId(0), EnforcerId(1));
+    admit(&mut guard, 1, 1000);
+    assert_eq!(decided(&mut guard), []);
+    guard.handle(Event::Applied { enforcer: one, generation: Generation(1) }, Moment(1000));
+    guard.handle(Event::Applied { enforcer: two, generation: Generation(1) }, Moment(1000));
+    let released: Vec<_> = std::iter::from_fn(|| guard.poll_output()).collect();
+    let [Output::Decide { decision: Decision::Release { leases, .. }, .. }] = &released[..] else {
+        panic!("{released:?}")
+    };
+    let handle = leases[0].clone();
+
+    let missing = vec![many_address(0), many_address(7)];
+    let missing = |generation| Event::MissingRoutes { enforcer: one, addresses: missing.clone(), generation };
+    guard.handle(missing(Generation(0)), Moment(2000));
+    assert!(handle.in_force_for(Moment(2000), Duration::ZERO), "opened since");
+    guard.handle(missing(Generation(1)), Moment(2000));
+    assert!(!handle.in_force_for(Moment(2000), Duration::ZERO), "no cached answer leaves with it");
+    admit(&mut guard, 2, 2000);
+    assert_eq!(decided(&mut guard), [], "who asks again waits");
+    // A plan as a whole says nothing of it, nor does the other router's word.
+    guard.handle(Event::Applied { enforcer: one, generation: Generation(2) }, Moment(2001));
+    guard.handle(Event::Confirmed { enforcer: two, addresses: vec![(many_address(0), Generation(2))] }, Moment(2001));
+    assert_eq!(decided(&mut guard), []);
+    assert!(!handle.in_force_for(Moment(2001), Duration::ZERO));
+    guard.handle(Event::Confirmed { enforcer: one, addresses: vec![(many_address(0), Generation(1))] }, Moment(2002));
+    assert_eq!(decided(&mut guard), [(2, true)]);
+    assert!(handle.in_force_for(Moment(2002), Duration::ZERO));
+}
+
+#[test]
 fn what_an_enforcer_lacks_is_out_of_force_until_it_is_opened_again() {
     let nft = specs().into_iter().filter(|spec| spec.name == "nft");
     let mut guard = Guard::new(settings(), nft.collect());

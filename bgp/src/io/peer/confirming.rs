@@ -20,6 +20,7 @@ use crate::confirm::{Confirmer, Seen, Warning};
 use crate::session::Heard;
 use crate::table::Batch;
 use crate::wire::EncodeContext;
+use crate::wire::iana::{Families, Family};
 use crate::wire::message::{Message, RefreshSubtype, RouteRefresh};
 
 /// Time between two addresses that are probed to learn; Linux answers about one probe a second to each asker.
@@ -50,8 +51,11 @@ pub(super) struct Evidence {
     trial: Option<Trial>,
     next_trial: Option<Instant>,
     recent: (Option<Instant>, usize, usize),
-    /// The newest word of the observer that was looked at.
+    /// The newest word of the observer that was looked at, and its tables then.
     word: u64,
+    tables: u64,
+    /// The observer's view is to be compared with the table.
+    compare: bool,
     /// Addresses that somebody waits for that were looked at.
     hurried: u64,
     /// When the last session ended.
@@ -147,6 +151,7 @@ impl Evidence {
         self.trial = None;
         self.lost = (0, None);
         self.word = 0;
+        self.compare = false;
     }
 
     /// When there is something to do for a trial.
@@ -216,7 +221,15 @@ impl Task {
     pub(super) fn heard(&mut self, heard: Heard) {
         let Some(peer) = self.config.peers.get(self.place.index) else { return };
         if peer.role == Role::Observer {
-            let Heard::Routes { announced, withdrawn, bears, origin } = heard else { return };
+            if let Heard::Whole(family) = heard
+                && let Some(mut observed) = self.place.shared.observed(self.place.index)
+            {
+                observed.ended(family);
+            }
+            let Heard::Routes { announced, withdrawn, bears, origin } = heard else {
+                self.place.shared.changed.send_replace(());
+                return;
+            };
             let communities = bears.standard();
             let ours = origin == Some(self.config.asn)
                 || communities.iter().any(|community| self.config.communities.contains(community))
@@ -291,6 +304,10 @@ impl Task {
         let shared = &self.place.shared;
         let observer = evidence.observer;
         if observer.is_some() && peer.confirm == Confirm::Reflect {
+            let view = |observed: &Observed| (observed.tables(), observed.forgot(evidence.word), observed.newest());
+            let (tables, forgot, newest) = with_observed(shared, observer, view).unwrap_or((evidence.tables, false, 0));
+            evidence.compare |= forgot || tables != evidence.tables;
+            evidence.tables = tables;
             loop {
                 let words = with_observed(shared, observer, |observed| observed.after(evidence.word, WORDS));
                 let words = words.unwrap_or_default();
@@ -304,6 +321,21 @@ impl Task {
                 if words.len() < WORDS {
                     break;
                 }
+            }
+            if forgot {
+                evidence.word = evidence.word.max(newest);
+            }
+            compare(up, evidence, shared);
+            let missing = up.confirmer.lost(|net| shared.table().contains(net), now);
+            for net in up.confirmer.send_again(now) {
+                shared.table().resend(up.reader.id, net);
+                self.busy = true;
+            }
+            if let Some(first) = missing.first() {
+                let count = missing.len();
+                tracing::warn!(peer = peer.name, count, %first, "the router took back routes that it had confirmed: announced again");
+                let generation = up.confirmer.taken();
+                self.place.tell(What::Missing { lost: missing, generation }).await;
             }
         }
         let (hurried, waited_for) = shared.hurried(evidence.hurried);
@@ -367,6 +399,33 @@ impl Task {
             trial.evident = Some(now);
         }
     }
+}
+
+/// Compares what the observer has with what is announced, after its session came up or when it said more than was kept. Only when the
+/// router was sent everything, and has sent the observer its table to the end.
+fn compare(up: &mut Up, evidence: &mut Evidence, shared: &Shared) {
+    if !evidence.compare {
+        return;
+    }
+    let whole = with_observed(shared, evidence.observer, Observed::whole).unwrap_or(Families::NONE);
+    if whole == Families::NONE {
+        return;
+    }
+    let announced = {
+        let table = shared.table();
+        if table.pending(up.reader.id) {
+            return;
+        }
+        table.prefixes(up.adj_out.families().intersection(whole))
+    };
+    let lacks = |observed: &Observed| {
+        let gone = |net: &IpNet| observed.whole().contains(Family::of(net.addr())) && !observed.has(*net);
+        announced.into_iter().filter(gone).collect::<Vec<_>>()
+    };
+    for net in with_observed(shared, evidence.observer, lacks).unwrap_or_default() {
+        up.confirmer.missed(net);
+    }
+    evidence.compare = false;
 }
 
 /// Tells the confirmer of a batch that was encoded before octet `offset`.

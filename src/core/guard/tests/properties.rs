@@ -34,8 +34,8 @@ enum Operation {
     Report { enforcer: usize },
     /// An enforcer loses everything it holds and says so.
     Lose { enforcer: usize },
-    /// The timed enforcer finds that it lacks this address, if it held it.
-    Miss { address: u8 },
+    /// An enforcer finds that it lacks this address, if it held it.
+    Miss { enforcer: usize, address: u8 },
     /// It comes back: asks for the full state, or replays the route table. A router's new session may lack IPv6.
     Recover { enforcer: usize, ipv6: bool },
     /// The operator closes an address.
@@ -104,7 +104,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (1..4usize, 0..10u8).prop_map(|(enforcer, address)| Operation::RefuseOne { enforcer, address }),
         4 => (1..4usize).prop_map(|enforcer| Operation::Report { enforcer }),
         1 => enforcer.clone().prop_map(|enforcer| Operation::Lose { enforcer }),
-        3 => (0..10u8).prop_map(|address| Operation::Miss { address }),
+        6 => (enforcer.clone(), 0..10u8).prop_map(|(enforcer, address)| Operation::Miss { enforcer, address }),
         3 => (enforcer, prop::bool::weighted(0.8)).prop_map(|(enforcer, ipv6)| Operation::Recover { enforcer, ipv6 }),
         1 => (0..10u8).prop_map(|address| Operation::Revoke { address }),
         1 => (0..6u8).prop_map(|name| Operation::RevokeName { name }),
@@ -148,6 +148,10 @@ struct Simulated {
     said: VecDeque<Event>,
     /// Said and heard in this session: it may be heard again.
     heard: Vec<(IpAddr, Generation)>,
+    /// The last plan that was carried out.
+    carried: Generation,
+    /// What a router lost, with what it bore; it comes back with the next report.
+    missing: BTreeMap<IpAddr, (Moment, GroupCommunities)>,
     /// Not required, and refused something: the guard only notes that.
     incomplete: bool,
 }
@@ -321,7 +325,19 @@ impl World {
                 simulated.lost = true;
                 self.handle(Event::Lost { enforcer: Self::id(*enforcer), reason: "gone".to_owned() });
             }
-            Operation::Miss { address: index } => {
+            Operation::Miss { enforcer, address: index } if !Self::is_timed(*enforcer) => {
+                self.report(*enforcer);
+                let address = address(*index);
+                let simulated = &mut self.enforcers[*enforcer];
+                if let Some(ends) = simulated.held.open.remove(&address) {
+                    simulated.heard.retain(|(heard, _)| *heard != address);
+                    let generation = simulated.ahead.get(&address).copied().unwrap_or_default().max(simulated.carried);
+                    simulated.missing.insert(address, (ends, simulated.bears.remove(&address).unwrap()));
+                    let (enforcer, addresses) = (Self::id(*enforcer), vec![address]);
+                    self.handle(Event::MissingRoutes { enforcer, addresses, generation });
+                }
+            }
+            Operation::Miss { address: index, .. } => {
                 if self.enforcers[0].held.open.remove(&address(*index)).is_some() {
                     let addresses = vec![address(*index)];
                     self.handle(Event::Missing { enforcer: Self::id(0), addresses, pairs: Vec::new() });
@@ -375,8 +391,22 @@ impl World {
         }
     }
 
+    /// A router has again what it lost, as it bore it, and says so.
+    fn bring_back(&mut self, enforcer: usize, address: IpAddr) {
+        let simulated = &mut self.enforcers[enforcer];
+        let Some((ends, bears)) = simulated.missing.remove(&address) else { return };
+        simulated.held.open.insert(address, ends);
+        simulated.bears.insert(address, bears);
+        let generation = simulated.ahead.get(&address).copied().unwrap_or_default().max(simulated.carried);
+        simulated
+            .said
+            .push_back(Event::Confirmed { enforcer: Self::id(enforcer), addresses: vec![(address, generation)] });
+    }
+
     /// What a route enforcer has said arrives, in order.
     fn report(&mut self, enforcer: usize) {
+        let missing: Vec<IpAddr> = self.enforcers[enforcer].missing.keys().copied().collect();
+        missing.into_iter().for_each(|address| self.bring_back(enforcer, address));
         while let Some(event) = self.enforcers[enforcer].said.pop_front() {
             if let Event::Confirmed { addresses, .. } = &event {
                 let simulated = &mut self.enforcers[enforcer];
@@ -390,6 +420,7 @@ impl World {
 
     /// A router brings one address up to date before all others: only its newest change counts.
     fn install(&mut self, enforcer: usize, address: IpAddr, refuse: bool) {
+        self.bring_back(enforcer, address);
         let simulated = &mut self.enforcers[enforcer];
         if simulated.lost || (simulated.lacks_ipv6 && address.is_ipv6()) {
             return;
@@ -470,6 +501,7 @@ impl World {
                 generation
             }
         };
+        self.enforcers[enforcer].carried = generation;
         self.handle(Event::Applied { enforcer: id, generation });
     }
 
@@ -487,6 +519,7 @@ impl World {
             self.enforcers[enforcer].held.open = self.ideal_routes.open.clone();
             self.enforcers[enforcer].bears = self.ideal_bears.clone();
             self.enforcers[enforcer].lacks_ipv6 = !ipv6;
+            self.enforcers[enforcer].carried = self.last_routes;
             self.enforcers[enforcer].drop_what_it_lacks(&[]);
             self.handle(Event::Families { enforcer: Self::id(enforcer), ipv4: true, ipv6 });
             self.handle(Event::Applied { enforcer: Self::id(enforcer), generation: self.last_routes });
@@ -536,6 +569,8 @@ impl World {
             self.enforcers[enforcer].said.clear();
             self.enforcers[enforcer].heard.clear();
             self.enforcers[enforcer].bears.clear();
+            self.enforcers[enforcer].missing.clear();
+            self.enforcers[enforcer].carried = Generation(0);
             self.enforcers[enforcer].lost = false;
             self.enforcers[enforcer].lacks_ipv6 = false;
             if Self::is_timed(enforcer) {
@@ -723,6 +758,7 @@ fn check_ends(before: &BTreeMap<IpAddr, (Moment, bool)>, world: &World, operatio
             | Operation::Deliver { .. }
             | Operation::Report { .. }
             | Operation::Lose { .. }
+            | Operation::Miss { .. }
                 if !proven && after.is_none() => {}
             _ => assert!(after >= Some(*ends), "{address} ended at {after:?} instead of {ends:?} by {operation:?}"),
         }
