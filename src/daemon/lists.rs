@@ -337,18 +337,14 @@ pub async fn follow(shared: Arc<Shared>) {
     loop {
         tick.tick().await;
         let lists = shared.lists.lists();
-        let state = shared.config().0.state.dir;
         if lists.0.is_empty() {
             continue;
         }
-        let mut copies = std::mem::take(&mut kept);
         let look = move || {
             let stamps: Vec<Option<Stamp>> = lists.0.iter().map(|loaded| Stamp::now(&loaded.list.path)).collect();
-            keep(&lists, &state, &mut copies);
-            (lists, stamps, copies)
+            (lists, stamps)
         };
-        let Ok((lists, stamps, copies)) = tokio::task::spawn_blocking(look).await else { continue };
-        kept = copies;
+        let Ok((lists, stamps)) = tokio::task::spawn_blocking(look).await else { continue };
         let mut wanted = Vec::new();
         for (loaded, stamp) in lists.0.iter().zip(stamps) {
             let path = &loaded.list.path;
@@ -367,6 +363,17 @@ pub async fn follow(shared: Arc<Shared>) {
         tried.retain(|path, _| is_listed(path));
         if !wanted.is_empty() {
             renew(&shared, wanted).await;
+        }
+        // At once after what came in force: the next file in its place may be a bad one.
+        let (lists, state) = (shared.lists.lists(), shared.config().0.state.dir);
+        let mut copies = std::mem::take(&mut kept);
+        let write = move || {
+            keep(&lists, &state, &mut copies);
+            copies
+        };
+        match tokio::task::spawn_blocking(write).await {
+            Ok(copies) => kept = copies,
+            Err(error) => tracing::error!(%error, "keeping copies of the lists failed"),
         }
     }
 }
