@@ -12,7 +12,7 @@ type AnyError = Box<dyn std::error::Error>;
 const USAGE: &str = "\
 usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdin ends or on Ctrl-C
        lab check FILE.clab.yml...              say whether the runner honours all of a file
-       lab destroy --all-stale                 remove what runs left whose owner is dead
+       lab destroy --all-stale                 removes labs left behind by killed runs
        lab demo --destguard BINARY             show what destguard does, on the FRR lab
        lab bench --destguard BINARY            measure what the guard costs
        lab bench-start --destguard BINARY      measure how long a start with 100,000 leases takes
