@@ -180,8 +180,10 @@ async fn who_waits_for_the_same_question_is_given_all_that_its_own_budget_lets_i
     (config.lease.new_per_client, config.lease.burst_per_client) = ("1/h".parse().unwrap(), 2);
     let world = World::with(config).await;
     let client = |last: u8| (IpAddr::from([127, 0, 0, last]), "same.example".to_owned(), 1);
-    let told: Vec<_> = at_once(&world, vec![client(1), client(2)]).await.iter().map(|seen| seen.addresses()).collect();
-    assert_eq!(told[0].len(), 2, "its own two");
-    assert_eq!(told[1].len(), 4, "those, which are open, and its own two");
+    let told = at_once(&world, vec![client(1), client(2)]).await;
+    // Whose question came first is the machine's choice.
+    let mut told: Vec<_> = told.iter().map(|seen| seen.addresses().len()).collect();
+    told.sort_unstable();
+    assert_eq!(told, [2, 4], "its own two; those, which are open, and its own two");
     assert_eq!(upstream.count(), 1);
 }
