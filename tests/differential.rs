@@ -356,6 +356,9 @@ struct Rule {
     /// What the other says; empty: whatever.
     #[serde(default)]
     theirs: Vec<String>,
+    /// The other says so only where its cache happened to hold something: no difference is no error.
+    #[serde(default)]
+    by_chance: bool,
     /// The reason.
     why: String,
 }
@@ -457,8 +460,8 @@ fn what_unbound_and_knot_resolver_say_otherwise_is_justified() {
     assert!(list.is_empty(), "{} classes of differences without justification:\n{}", list.len(), list.join("\n"));
     assert!(answered(0) * 10 > count * 4, "the guard answers few questions");
     if (count, seed) == (COUNT, SEED) {
-        let idle: Vec<&Rule> =
-            rules.rule.iter().zip(&used).filter(|(_, used)| **used == 0).map(|(rule, _)| rule).collect();
+        let unused = rules.rule.iter().zip(&used).filter(|(rule, used)| **used == 0 && !rule.by_chance);
+        let idle: Vec<&Rule> = unused.map(|(rule, _)| rule).collect();
         assert!(idle.is_empty(), "rules that justify nothing: {idle:#?}");
     }
 }
