@@ -26,8 +26,9 @@
 //! What the `lab` program does beside:
 //! - [`demo`]: the story that `./lab/demo` shows; [`bench`]: what the guard costs; [`bench_start`]: how long it takes to begin again; [`bench_dns`]: its
 //!   resolver beside others; [`bench_bgp`]: its speaker beside others; [`soak`]: whether it grows;
-//!   [`live`]: whether every connect goes as promised; [`licences`]: what may be shipped.
+//!   [`live`]: whether every connect goes as promised; [`attack`]: whether a hostile client costs only itself; [`licences`]: what may be shipped.
 
+pub mod attack;
 pub mod bench;
 pub mod bench_bgp;
 pub mod bench_dns;

@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use lab::attack::Kind;
 use lab::live::place::Place;
 use lab::{Error, Lab, cleanup, licences};
 
@@ -24,6 +25,9 @@ usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdi
        lab live --destguard BINARY MINUTES [PLACE]...
                                                let people live behind it and judge every connect, at all places or those
                                                named: single, gateway, gateway-client, frr, bird, each also with \"-short\"
+       lab attack --destguard BINARY --in EMPTY-DIRECTORY SECONDS [ATTACK]...
+                                               attack it, all ways or those named, with honest clients beside;
+                                               lab/attack runs it as needed
        lab bench-bgp --announcer BINARY --in EMPTY-DIRECTORY [NAME]...
                                                measure the BGP speaker beside others, all or those named;
                                                lab/bench-bgp runs it as needed
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
         ["bench-start", "--destguard", binary] => bench_start(binary),
         ["bench-dns", "--destguard", binary, "--in", dir, only @ ..] => bench_dns(binary, dir, only),
         ["soak", "--destguard", binary, "--in", dir, seconds] => soak(binary, dir, seconds),
+        ["attack", "--destguard", binary, "--in", dir, seconds, kinds @ ..] => attack(binary, dir, seconds, kinds),
         ["live", "--destguard", binary, minutes, places @ ..] => live(binary, minutes, places),
         ["bench-bgp", "--announcer", binary, "--in", dir, only @ ..] => bench_bgp(binary, dir, only),
         ["licences", accepted] => judge_licences(accepted),
@@ -124,6 +129,22 @@ fn soak(binary: &str, dir: &str, seconds: &str) -> Result<(), AnyError> {
     outcome.print();
     let growth = outcome.growth();
     if growth.is_empty() { Ok(()) } else { Err(growth.join("; ").into()) }
+}
+
+fn attack(binary: &str, dir: &str, seconds: &str, kinds: &[&str]) -> Result<(), AnyError> {
+    let named = |name: &&str| Kind::parse(name).ok_or_else(|| format!("no attack {name:?}\n{USAGE}"));
+    let kinds = kinds.iter().map(named).collect::<Result<Vec<_>, _>>()?;
+    let plan = lab::attack::Plan {
+        binary: PathBuf::from(binary).canonicalize()?,
+        dir: PathBuf::from(dir).canonicalize()?,
+        length: std::time::Duration::from_secs(seconds.parse()?),
+        kinds: if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds },
+    };
+    let outcome = lab::attack::run(&plan).map_err(|error| error.to_string())?;
+    lab::attack::Result::print_head();
+    outcome.results.iter().for_each(lab::attack::Result::print);
+    let wrong: Vec<String> = outcome.results.iter().flat_map(|one| [one.losses(), one.delays()].concat()).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n     ").into()) }
 }
 
 fn live(binary: &str, minutes: &str, places: &[&str]) -> Result<(), AnyError> {

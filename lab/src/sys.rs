@@ -14,6 +14,28 @@ pub fn enter_network(file: &File) -> io::Result<()> {
     check(unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
 }
 
+/// Moves the calling thread into a fresh network namespace.
+///
+/// # Errors
+/// The kernel's.
+pub fn leave_network() -> io::Result<()> {
+    // SAFETY: unshare takes a flag; only the calling thread changes its namespace.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Lets this process open as many files as it may.
+///
+/// # Errors
+/// The kernel's.
+pub fn raise_open_files() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a local that outlives the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: likewise.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+}
+
 /// Sends a signal to one process.
 ///
 /// # Errors
