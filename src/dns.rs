@@ -1,23 +1,24 @@
 //! The resolver that clients use.
 //!
 //! ```text
-//!  UDP workers (threads) --+--> resolve: cache, policy ----hit, denied----> reply on the same thread
-//!  TCP connections (tasks)-+          | miss
-//!                                     v
-//!      forward: on the same thread, where the upstreams are plain  }  upstream -> draft -> core's gate -> cache -> replies
-//!      fly: else one task per question                             }
+//!  listen: UDP workers (threads), connections (tasks)
+//!     | codec::query
+//!     v
+//!  resolver: cache, policy ----hit, denied, answered here----> codec::reply, on the same thread
+//!     | miss
+//!     v
+//!  resolver::worker: on the same thread, where the upstreams are plain  }  upstream -> draft -> core's gate -> cache -> replies
+//!  resolver::task: else a task for each question                        }
 //! ```
 //!
-//! - [`wire`]: what clients send. [`message`]: what upstreams send, read with hickory. [`reply`]: what goes out.
-//! - [`resolve`]: what is done with a question at once. `flights`: who waits for what. `fly`: the way of a question that waits, as a task.
-//!   `forward`: the same on a worker's thread. `follow`: aliases that an upstream left off at. [`draft`]: from response to judged reply. [`cache`]: finished replies with their leases.
-//! - [`upstream`]: servers, the race of one question among them, their sockets and health. [`listen`]: sockets for clients.
-//! - [`validate`]: whether what they send is signed (DNSSEC).
-//! - [`trial`]: what a question would get, without asking it in earnest.
-//! - `audit`: the same without refusing anything. [`ede`], [`refusals`], [`limits`], [`metrics`]. [`cookie`], [`rate`]: against questions from forged addresses. `backlog`: against clients that take no replies. [`local`]: names answered here.
+//! - [`listen`]: sockets for clients. [`limits`], [`rate`]: what one client may take.
+//! - [`codec`]: what clients send, what upstreams send, what goes out.
+//! - [`resolver`]: the way of a question. [`cache`]: finished replies with their leases.
+//! - [`upstream`]: servers, the race of one question among them, their sockets and health. [`validate`]: whether what they send is signed (DNSSEC).
+//! - [`tls`]: keys and certificates, both ways. [`refusals`], [`metrics`]: what is told of it.
 //!
 //! There is no channel between the workers and the tasks: a worker spawns them. What bounds them, and what the workers forward, is the number of questions that may
-//! wait ([`resolve::IN_FLIGHT`], [`resolve::IN_FLIGHT_PER_CLIENT`]); beyond it a question gets SERVFAIL at once.
+//! wait ([`resolver::IN_FLIGHT`], [`resolver::IN_FLIGHT_PER_CLIENT`]); beyond it a question gets SERVFAIL at once.
 //!
 //! Choices where the RFCs leave one: RD=0 is refused (a cache that answers strangers shows what others asked). CD is copied to the reply and
 //! else ignored where the answer may hold addresses: it opens nothing that would stay closed. AD means that the guard itself validated the answer
@@ -52,35 +53,20 @@ use crate::sys::clock::Clock;
 use limits::Limit;
 use listen::Transport;
 use refusals::Refusals;
-use resolve::Resolver;
+use resolver::Resolver;
 use upstream::{UpstreamError, UpstreamStatus, Upstreams};
 
-mod audit;
-mod backlog;
 pub mod cache;
-pub mod cookie;
-pub mod ddr;
-pub mod draft;
-pub mod ede;
-mod flights;
-mod fly;
-mod follow;
-mod forward;
+pub mod codec;
 pub mod limits;
 pub mod listen;
-pub mod local;
-pub mod message;
 pub mod metrics;
 pub mod rate;
 pub mod refusals;
-pub mod reply;
-pub mod resolve;
-pub mod stale;
+pub mod resolver;
 pub mod tls;
-pub mod trial;
 pub mod upstream;
 pub mod validate;
-pub mod wire;
 
 pub use listen::{Sockets, bind};
 
@@ -324,7 +310,7 @@ pub fn start(
     }
     let metrics = metrics::Metrics::register(registry);
     let identity = identity(config)?;
-    let designated = identity.clone().map(|identity| ddr::Designated::new(identity, &sockets.encrypted));
+    let designated = identity.clone().map(|identity| resolver::ddr::Designated::new(identity, &sockets.encrypted));
     let cache = Arc::new(cache::Cache::new(config.dns.cache.size.0).keeping(config.dns.cache.serve_stale.0));
     cache::metrics::register(registry, &cache);
     let resolver = Arc::new(Resolver {
@@ -336,14 +322,14 @@ pub fn start(
         validator: validate::Validator::new(&config.dns.dnssec, &metrics).map_err(DnsError::TrustAnchor)?,
         cache,
         refusals: Refusals::new(denied, metrics.refusals_unnoted.clone()),
-        backlog: backlog::Backlog::new(metrics.stream_backlog.clone()),
+        backlog: listen::unsent::Backlog::new(metrics.stream_backlog.clone()),
         metrics,
-        in_flight: Limit::new(resolve::IN_FLIGHT, resolve::IN_FLIGHT_PER_CLIENT),
-        flights: std::sync::Mutex::default(),
+        in_flight: Limit::new(resolver::IN_FLIGHT, resolver::IN_FLIGHT_PER_CLIENT),
+        waiters: std::sync::Mutex::default(),
         requests: std::sync::Mutex::default(),
-        behind: Limit::new(resolve::IN_FLIGHT, resolve::IN_FLIGHT_PER_CLIENT),
+        behind: Limit::new(resolver::IN_FLIGHT, resolver::IN_FLIGHT_PER_CLIENT),
         designated,
-        cookies: cookie::Cookies::new(),
+        cookies: codec::cookie::Cookies::new(),
         rate_limit: config.dns.rate_limit.map(rate::RateLimit::new),
         prefetch: config.dns.cache.prefetch,
         per_client: config.per_client(),

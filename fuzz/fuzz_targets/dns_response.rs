@@ -12,8 +12,8 @@ use destguard::core::local_names::LocalNames;
 use destguard::core::name::Name;
 use destguard::core::policy::Policy;
 use destguard::dns::Rules;
-use destguard::dns::draft::{Kind, draft};
-use destguard::dns::message::read;
+use destguard::dns::resolver::draft::{Kind, draft};
+use destguard::dns::codec::response::read;
 use destguard::dns::upstream::query::Query;
 
 static RULES: LazyLock<Rules> = LazyLock::new(|| {

@@ -8,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use destguard::config::schema::Dnssec;
 use destguard::core::answer::{Question, bind, bind_aliases};
-use destguard::dns::draft::Checked;
-use destguard::dns::message::Response;
+use destguard::dns::resolver::draft::Checked;
+use destguard::dns::codec::response::Response;
 use destguard::dns::metrics::Metrics;
 use destguard::dns::validate::{Budget, Validator};
 
@@ -21,7 +21,7 @@ mod outside {
     pub use destguard::dns::upstream::AskError;
     pub use destguard::dns::upstream::query::Query;
     pub use destguard::dns::validate::{Pick, Source};
-    pub use destguard::dns::wire::rtype;
+    pub use destguard::dns::codec::wire::rtype;
 }
 
 #[allow(dead_code)]

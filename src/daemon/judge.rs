@@ -1,4 +1,4 @@
-//! What the rules say of a name or an address, in words for `explain`. Names are judged by [`crate::dns::trial`], addresses by
+//! What the rules say of a name or an address, in words for `explain`. Names are judged by [`crate::dns::resolver::explain`], addresses by
 //! [`verdict::judge_for`], as answers are: what is said here is what a question would meet.
 
 use std::net::IpAddr;
@@ -15,9 +15,9 @@ use crate::core::policy::view::ViewId;
 use crate::core::policy::{Effect, Policy, RuleRef, Verdict};
 use crate::core::verdict::{self, Judged};
 use crate::dns::Rules;
-use crate::dns::ddr::is_resolver_arpa;
-use crate::dns::trial::{self, Fate};
-use crate::dns::wire::{rcode, rtype};
+use crate::dns::codec::wire::{rcode, rtype};
+use crate::dns::resolver::ddr::is_resolver_arpa;
+use crate::dns::resolver::explain::{self, Fate};
 
 /// Where rules are written.
 #[derive(Clone, Copy)]
@@ -76,7 +76,7 @@ pub fn judge(
 
 /// What a question got, in words.
 #[must_use]
-pub fn tried(rules: &Rules, name: &Name, tried: trial::Tried, written: Written<'_>) -> Tried {
+pub fn tried(rules: &Rules, name: &Name, tried: explain::Tried, written: Written<'_>) -> Tried {
     let (verdict, mut reason) = match tried.fate {
         Fate::Answered if tried.rcode == rcode::NXDOMAIN => ("allowed", "there is no such name".to_owned()),
         Fate::Answered if tried.opened.is_empty() && tried.already_open.is_empty() => {

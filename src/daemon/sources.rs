@@ -24,8 +24,8 @@ use crate::control::types::{self, Judgement, List, LoggedError, Peer, Reloaded, 
 use crate::core::explain::{Counts, EnforcerView};
 use crate::core::name::Name;
 use crate::core_task::CoreHandle;
+use crate::dns::codec::wire::rtype;
 use crate::dns::upstream::UpstreamStatus;
-use crate::dns::wire::rtype;
 use crate::dns::{Rules, View};
 use crate::enforce::bgp::BgpStatus;
 use crate::enforce::nftables;

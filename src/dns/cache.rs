@@ -14,16 +14,16 @@ use std::time::Duration;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use super::audit::Would;
-use super::ede::Ede;
-use super::reply::Body;
-use super::wire::NAME_MAX;
 use crate::core::event::{Grant, LeaseHandles};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::pairs;
 use crate::core::policy::view::ViewId;
 use crate::core::verdict::Family;
+use crate::dns::codec::ede::Ede;
+use crate::dns::codec::reply::Body;
+use crate::dns::codec::wire::NAME_MAX;
+use crate::dns::resolver::audit::Would;
 
 /// Parts with a lock of their own.
 const SHARDS: usize = 64;
@@ -154,7 +154,7 @@ impl Key {
 
 /// What is needed to have the addresses of an entry admitted again without asking the upstream.
 #[derive(Clone, Debug)]
-pub struct Again {
+pub struct Readmission {
     /// The question's name.
     pub question: Name,
     /// The question's type.
@@ -246,7 +246,7 @@ pub struct Entry {
     /// The leases of its addresses.
     pub leases: LeaseHandles,
     /// For a new admission near the end of the leases; `None` without addresses.
-    pub again: Option<Again>,
+    pub again: Option<Readmission>,
     /// Extended error that goes with it.
     pub ede: Option<Ede>,
     /// What it counts as.

@@ -17,6 +17,7 @@ pub mod https;
 pub mod quic;
 pub mod tcp;
 pub mod udp;
+pub mod unsent;
 
 pub use encrypted::Transport;
 

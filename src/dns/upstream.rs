@@ -24,34 +24,28 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use tokio::sync::Notify;
 
-use super::message::Response;
 use super::metrics::Metrics;
-use super::wire::rtype;
 use crate::config::schema;
 use crate::config::upstream::UpstreamUrl;
 use crate::core::name::Name;
 use crate::core::policy::name_from_user;
+use crate::dns::codec::response::Response;
+use crate::dns::codec::wire::rtype;
 use judgement::{Judgement, Manner, Sent, judge};
-use post::{Failure, Post};
 use query::{Fit, Query, lower_question};
 use race::{Ask, Choice, End, Order, Race, Trouble};
 use server::{Link, Server};
+use transport::udp_task::{Failure, Post};
 
-mod age;
-mod dial;
 pub mod health;
-mod https;
 pub mod judgement;
-pub mod lines;
-pub mod post;
 pub mod query;
-mod quic;
 pub mod race;
 pub mod server;
-mod tcp;
+pub mod transport;
 
-pub(in crate::dns) use https::DNS_MESSAGE;
 pub use race::TOTAL;
+pub(in crate::dns) use transport::https::DNS_MESSAGE;
 
 /// One question in so many goes to another healthy server first.
 const EXPLORE: u32 = 32;

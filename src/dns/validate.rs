@@ -20,13 +20,13 @@
 use std::future::Future;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::draft::Checked;
-use super::ede::{Ede, code};
-use super::message;
 use super::metrics::{Metrics, Outcome};
 use super::upstream::query::Query;
 use super::upstream::{AskError, Upstreams};
 use crate::config::schema::Dnssec;
+use crate::dns::codec::ede::{Ede, code};
+use crate::dns::codec::response;
+use crate::dns::resolver::draft::Checked;
 
 pub mod anchor;
 pub mod answer;
@@ -60,11 +60,11 @@ pub trait Source: Sync {
     /// How many there are.
     fn choices(&self) -> usize;
 
-    /// What a response leaves off at, asked for and joined to it ([`super::follow`]).
+    /// What a response leaves off at, asked for and joined to it ([`crate::dns::resolver::follow`]).
     fn complete(
         &self,
         _query: &Query,
-        response: message::Response,
+        response: response::Response,
         _whom: Pick,
     ) -> impl Future<Output = Result<Checked, AskError>> + Send {
         std::future::ready(Ok(Checked::Response(response)))
@@ -210,7 +210,7 @@ struct Attempt {
 impl Attempt {
     fn good(&self) -> bool {
         !self.again
-            && matches!(&self.checked, Ok(Checked::Response(response)) if !super::reply::is_failure(response.rcode))
+            && matches!(&self.checked, Ok(Checked::Response(response)) if !crate::dns::codec::reply::is_failure(response.rcode))
     }
 }
 
@@ -292,12 +292,12 @@ impl Validator {
             Ok(asked) => asked,
             Err(error) => return plain(false, Err(error)),
         };
-        let Ok(response) = message::read(&asked) else { return plain(true, Ok(Checked::Malformed)) };
+        let Ok(response) = response::read(&asked) else { return plain(true, Ok(Checked::Malformed)) };
         let mut response = match source.complete(&wanted, response, turn.whom()).await {
             Ok(Checked::Response(response)) => response,
             other => return plain(other.is_ok(), other),
         };
-        if response.truncated || super::reply::is_failure(response.rcode) {
+        if response.truncated || crate::dns::codec::reply::is_failure(response.rcode) {
             // After a code that says so others were asked already.
             return plain(response.truncated, Ok(Checked::Response(response)));
         }

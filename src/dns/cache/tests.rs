@@ -104,8 +104,13 @@ fn only_what_is_used_and_nearly_over_is_asked_for_again_and_once() {
 fn what_an_entry_says_and_for_whom_counts_as_well() {
     let long: Name = format!("{0}.{0}.{0}.example", "x".repeat(60)).parse().unwrap();
     let of = |question: &Name, text: &'static str| {
-        let again =
-            Again { question: question.clone(), qtype: 1, chain: Arc::default(), grants: Arc::default(), whole: false };
+        let again = Readmission {
+            question: question.clone(),
+            qtype: 1,
+            chain: Arc::default(),
+            grants: Arc::default(),
+            whole: false,
+        };
         let mut entry = Arc::into_inner(entry(&key(1), 100, 1000, 1)).unwrap();
         (entry.again, entry.ede) = (Some(again), Some(Ede::new(0, text)));
         entry.cost()

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::tcp::Connections;
-use crate::dns::backlog::Reply;
-use crate::dns::flights::Route;
+use crate::dns::codec::wire::{HEADER, rtype, skip_name, u16_at};
+use crate::dns::listen::unsent::Reply;
 use crate::dns::metrics;
-use crate::dns::resolve::{Handled, Resolver, Turn};
-use crate::dns::wire::{HEADER, rtype, skip_name, u16_at};
+use crate::dns::resolver::pending::Route;
+use crate::dns::resolver::{Handled, Resolver, Turn};
 
 /// Encrypted connections at once, all transports together.
 pub const CONNECTIONS: usize = 2048;
@@ -145,7 +145,7 @@ pub async fn answer(
         }
     };
     let mut out = if missed {
-        // Every flight answers those who wait; the time is a net below that.
+        // Every pending answers those who wait; the time is a net below that.
         tokio::time::timeout(ANSWER, reply.recv()).await.ok().flatten().ok_or(Unanswered::Late)?
     } else {
         resolver.outgoing(client, out)
@@ -165,7 +165,7 @@ pub fn pad(reply: &mut Vec<u8>) {
     let (Some(padding), Some(len_at)) = (end.checked_sub(bare), opt.checked_add(9)) else { return };
     let (Some(len), Ok(padding)) = (u16_at(reply, len_at), u16::try_from(padding)) else { return };
     let Some(len) = len.checked_add(padding).and_then(|len| len.checked_add(4)) else { return };
-    crate::dns::wire::put_u16(reply, len_at, len);
+    crate::dns::codec::wire::put_u16(reply, len_at, len);
     reply.extend_from_slice(&PADDING.to_be_bytes());
     reply.extend_from_slice(&padding.to_be_bytes());
     reply.resize(end, 0);
@@ -194,9 +194,9 @@ fn last_opt(reply: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dns::ede::Ede;
-    use crate::dns::reply::{ReplyHead, any, error};
-    use crate::dns::wire::ClientEdns;
+    use crate::dns::codec::ede::Ede;
+    use crate::dns::codec::query::ClientEdns;
+    use crate::dns::codec::reply::{ReplyHead, any, error};
 
     #[test]
     fn replies_with_edns_are_padded_and_stay_well_formed() {

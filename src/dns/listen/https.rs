@@ -18,10 +18,10 @@ use tokio_rustls::server::TlsStream;
 
 use super::encrypted::{Activity, Busy, LOOK, Transport, Unanswered, answer, idle_time};
 use super::tcp::Connections;
-use crate::dns::resolve::Resolver;
+use crate::dns::codec::wire::{HEADER, rtype, skip_name, u16_at, u32_at};
+use crate::dns::resolver::Resolver;
 use crate::dns::tls::base64;
 use crate::dns::upstream::DNS_MESSAGE;
-use crate::dns::wire::{HEADER, rtype, skip_name, u16_at, u32_at};
 
 /// Where questions are taken; the path of the usual URI template "/dns-query{?dns}".
 pub const PATH: &str = "/dns-query";

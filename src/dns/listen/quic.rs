@@ -14,9 +14,9 @@ use super::encrypted::{
 };
 use super::tcp::Connections;
 use crate::dns::DnsError;
+use crate::dns::codec::wire::{TCP_KEEPALIVE, bears_option};
 use crate::dns::limits::{Full, Place};
-use crate::dns::resolve::Resolver;
-use crate::dns::wire::{TCP_KEEPALIVE, bears_option};
+use crate::dns::resolver::Resolver;
 
 /// Questions in flight on one connection; QUIC tells the client.
 const STREAMS: u32 = 128;

@@ -14,10 +14,10 @@ use tokio_rustls::server::TlsStream;
 
 use super::encrypted::{self, HANDSHAKE, Transport};
 use super::https;
-use crate::dns::backlog::Reply;
-use crate::dns::flights::Route;
 use crate::dns::limits::Limit;
-use crate::dns::resolve::{Handled, Resolver, Turn};
+use crate::dns::listen::unsent::Reply;
+use crate::dns::resolver::pending::Route;
+use crate::dns::resolver::{Handled, Resolver, Turn};
 
 /// Connections at once.
 pub const CONNECTIONS: usize = 2048;

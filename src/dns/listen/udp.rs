@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::WAIT;
-use crate::dns::flights::Route;
-use crate::dns::forward::Forwarder;
-use crate::dns::resolve::{Handled, Resolver, Turn};
+use crate::dns::resolver::pending::Route;
+use crate::dns::resolver::worker::Forwarder;
+use crate::dns::resolver::{Handled, Resolver, Turn};
 use crate::sys::poll::Poll;
 use crate::sys::udp::{Received, Sending};
 

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::harness::*;
+use crate::dns::codec::wire::rtype;
 use crate::dns::upstream::query::Query;
 use crate::dns::validate::tests::zones::{DAY, Denial, Internet, NOW, Rr, TXT, Zone, name};
-use crate::dns::wire::rtype;
 
 const AD: u16 = 0x20;
 const CD: u16 = 0x10;

@@ -1,7 +1,7 @@
 //! What `explain` says of a name is what a question for it gets.
 
 use super::harness::*;
-use crate::dns::trial::{Fate, Tried};
+use crate::dns::resolver::explain::{Fate, Tried};
 
 /// What a client saw, as `explain` puts it.
 fn fate_of(seen: &Seen) -> Fate {

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::harness::*;
-use crate::dns::follow::MOST;
+use crate::dns::resolver::follow::MOST;
 use crate::dns::upstream::query::Query;
 use crate::dns::validate::tests::zones::{DAY, Denial, Internet, Zone, name};
 

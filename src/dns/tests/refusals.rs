@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::harness::*;
 use crate::core::event::{Event, Refusal, RevokeTarget};
-use crate::dns::ede;
+use crate::dns::codec::ede;
 
 /// Every refusal of the gate. The match makes the compiler ask for a new one.
 fn gates() -> Vec<Refusal> {

@@ -1,4 +1,4 @@
-//! Whom an upstream must prove to be. Each upstream has a configuration of its own: roots, pins and the guard's identity
+//! Audience an upstream must prove to be. Each upstream has a configuration of its own: roots, pins and the guard's identity
 //! towards one are never used towards another, nor are resumed sessions.
 
 use std::sync::Arc;

@@ -19,9 +19,9 @@
 use super::query::{Fit, code_of, knows_no_edns};
 use crate::core::answer::{self, CLASS_IN, Question, RecordData};
 use crate::core::name::Name;
-use crate::dns::message::{self, Response};
-use crate::dns::reply::is_failure;
-use crate::dns::wire::{HEADER, flag, rcode, rtype, skip_name, u16_at};
+use crate::dns::codec::reply::is_failure;
+use crate::dns::codec::response::{self, Response};
+use crate::dns::codec::wire::{HEADER, flag, rcode, rtype, skip_name, u16_at};
 use crate::sys::connected::DATAGRAM;
 
 #[cfg(test)]
@@ -127,7 +127,7 @@ pub fn judge(reply: &[u8], fit: Fit, sent: Sent<'_>) -> Judgement {
             _ => Judgement::Elsewhere(Fault::Code(code)),
         };
     }
-    let Ok(response) = message::read(reply) else { return on_a_stream(Fault::Unreadable) };
+    let Ok(response) = response::read(reply) else { return on_a_stream(Fault::Unreadable) };
     // Beside data the extended bits of the code are known only now.
     if is_failure(response.rcode) {
         return Judgement::Elsewhere(Fault::Code(response.rcode));

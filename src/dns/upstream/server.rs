@@ -10,17 +10,17 @@ use tokio::sync::Notify;
 
 use super::health::{Change, Health, PROBE, Probed};
 use super::judgement::Manner;
-use super::post::{Failure, Post};
 use super::query::{Fit, Query, fit};
 use super::race::{Ask, Choice, Trouble};
-use super::{dial, https, quic, tcp};
+use super::transport::{dial, https, quic, tcp};
 use crate::config::schema;
 use crate::config::upstream::{Transport, UpstreamUrl};
 use crate::core::name::Name;
 use crate::core::policy::registrable;
+use crate::dns::codec::wire::rtype;
 use crate::dns::metrics::{self, Metrics};
 use crate::dns::tls::client;
-use crate::dns::wire::rtype;
+use crate::dns::upstream::transport::udp_task::{Failure, Post};
 
 /// A query given up after this, without reply from anybody, counts as failed.
 const FAILED_AFTER: Duration = Duration::from_millis(1000);

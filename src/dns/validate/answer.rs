@@ -7,10 +7,10 @@ use super::rrset::{RrSet, Sets, Verified};
 use super::{Failure, Security, Source, Validator, Work};
 use crate::core::answer::{self, Bound, Kept, Question, Record};
 use crate::core::name::Name;
-use crate::dns::ede::code;
-use crate::dns::message::Response;
+use crate::dns::codec::ede::code;
+use crate::dns::codec::response::Response;
+use crate::dns::codec::wire::{rcode, rtype, u16_at};
 use crate::dns::upstream::query::Query;
-use crate::dns::wire::{rcode, rtype, u16_at};
 
 /// What is known of one set.
 enum Found {

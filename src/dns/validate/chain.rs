@@ -17,11 +17,11 @@ use super::rrset::{Key, RrSet, Sets, type_name};
 use super::{Failure, Security, Source, Turn, Validator, Work};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
-use crate::dns::ede::code;
-use crate::dns::message::{self, Response};
+use crate::dns::codec::ede::code;
+use crate::dns::codec::response::{self, Response};
+use crate::dns::codec::wire::{rcode, rtype};
 use crate::dns::metrics::Metrics;
 use crate::dns::upstream::query::Query;
-use crate::dns::wire::{rcode, rtype};
 use crate::sys::clock::Clock;
 
 /// Bounds of the time that something proved is kept.
@@ -399,7 +399,7 @@ impl Validator {
             .ask(&query, work.turn.whom())
             .await
             .map_err(|error| Failure::unknown(format!("no upstream answers for {}", what()), Some(error)))?;
-        let response = message::read(&message)
+        let response = response::read(&message)
             .map_err(|_| Failure::unknown(format!("the upstream's response for {} is malformed", what()), None))?;
         if response.truncated || !matches!(response.rcode, rcode::NOERROR | rcode::NXDOMAIN) {
             let text = format!("the upstream has no answer for {} (code {})", what(), response.rcode);

@@ -11,7 +11,7 @@ use hickory_proto::dnssec::crypto::Digest;
 
 use super::{Budget, Failure, Security};
 use crate::core::name::Name;
-use crate::dns::wire::rtype;
+use crate::dns::codec::wire::rtype;
 
 /// Rounds of hashing beyond which a zone's denials aren't checked, and count as those of an unsigned zone (RFC 9276 section 3.2).
 pub const ITERATIONS: u16 = 150;

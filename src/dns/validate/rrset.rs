@@ -7,9 +7,9 @@ use hickory_proto::dnssec::{Algorithm, PublicKey, PublicKeyBuf};
 use super::{Budget, Failure};
 use crate::core::answer::effective_ttl;
 use crate::core::name::Name;
-use crate::dns::ede::code;
-use crate::dns::message::{self, Response};
-use crate::dns::wire::{rtype, u16_at, u32_at};
+use crate::dns::codec::ede::code;
+use crate::dns::codec::response::{self, Response};
+use crate::dns::codec::wire::{rtype, u16_at, u32_at};
 
 /// Signatures of one set that are looked at: real zones have one or two, four while they change algorithms.
 const SIGNATURES: usize = 8;
@@ -300,7 +300,7 @@ fn canonical(kind: u16, rdata: &[u8]) -> Vec<u8> {
     let names = match kind {
         rtype::NSEC => None,
         KX => Some((2, 1)),
-        _ => message::names_in(kind, rdata).unwrap_or(None),
+        _ => response::names_in(kind, rdata).unwrap_or(None),
     };
     let Some((mut at, count)) = names else { return out };
     for _ in 0..count {

@@ -12,16 +12,16 @@ pub(in crate::dns) mod zones;
 mod outside {
     pub use super::super::{Pick, Source};
     pub use crate::core::name::Name;
+    pub use crate::dns::codec::wire::rtype;
     pub use crate::dns::upstream::AskError;
     pub use crate::dns::upstream::query::Query;
-    pub use crate::dns::wire::rtype;
 }
 
 use self::zones::*;
 use super::*;
 use crate::core::answer::RecordData;
 use crate::core::name::Name;
-use crate::dns::wire::rtype;
+use crate::dns::codec::wire::rtype;
 
 const NSEC: Option<Denial> = Some(Denial::Nsec);
 const NSEC3: Option<Denial> = Some(Denial::Nsec3 { iterations: 5, opt_out: false });

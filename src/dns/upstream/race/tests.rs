@@ -8,7 +8,7 @@
 //! 60 won a
 //! ```
 //!
-//! Lines with a colon behind the name are what happens; all others are what the race does, and must be so to the letter. With `BLESS` set the files
+//! UdpSockets with a colon behind the name are what happens; all others are what the race does, and must be so to the letter. With `BLESS` set the files
 //! are written anew.
 
 use std::fmt::Write;

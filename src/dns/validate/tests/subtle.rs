@@ -162,7 +162,7 @@ fn long_sets_cost_more_of_the_budget() {
     let keys = [rrset::Key::from_rdata(&zone.records[&(name("test"), rtype::DNSKEY)][0]).unwrap()];
     let cost = |text: &str| {
         let reply = Reply { answer: zone.set(&name(text), 1, &name(text)), ..Reply::default() };
-        let response = message::read(&reply.message(&ask(text, 1))).unwrap();
+        let response = response::read(&reply.message(&ask(text, 1))).unwrap();
         let mut budget = Budget::FULL;
         let sets = rrset::Sets::answers(&response);
         sets.get(&name(text), 1).unwrap().verify(&name("test"), &keys, NOW, &mut budget).unwrap();

@@ -1,6 +1,6 @@
 //! Plain UDP to the upstreams on the sockets of one owner (a worker, or the post of all tasks), in batches.
 //!
-//! What one turn of the owner asks of an upstream goes out together, on one of [`Lines::slots`] connected sockets, drawn at random for the turn. A socket
+//! What one turn of the owner asks of an upstream goes out together, on one of [`UdpSockets::slots`] connected sockets, drawn at random for the turn. A socket
 //! serves [`USES`] queries or [`LIFE`]; then a new one with another random port takes its place, and the old one stays until its last
 //! reply came or was given up. A forger must guess port, id and case of a socket that lives for seconds; that the questions of one turn
 //! share a port tells it nothing.
@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 
-use super::judgement::Manner;
-use super::query::{Fit, Query, fit, question_of};
-use super::race::{Ask, Trouble};
-use crate::dns::wire::u16_at;
+use crate::dns::codec::wire::u16_at;
+use crate::dns::upstream::judgement::Manner;
+use crate::dns::upstream::query::{Fit, Query, fit, question_of};
+use crate::dns::upstream::race::{Ask, Trouble};
 use crate::sys::connected::{self, Received};
 use crate::sys::poll::Poll;
 use crate::sys::udp::want_receive_buffer;
@@ -45,11 +45,11 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Nobody waits longer for a reply.
 const FORGET: Duration = Duration::from_secs(12);
 
-/// Names an attempt: the flight's number, and the place of the attempt in it.
+/// Names an attempt: the owner's number, and the place of the attempt in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// The flight.
-    pub flight: u64,
+    /// The owner.
+    pub owner: u64,
     /// Which of its attempts.
     pub place: usize,
 }
@@ -140,16 +140,16 @@ pub fn trouble_of(kind: io::ErrorKind) -> Trouble {
 }
 
 /// All sockets of one owner to all plain upstreams.
-pub struct Lines {
+pub struct UdpSockets {
     mark: Option<u32>,
     pools: HashMap<usize, Pool>,
     lines: Vec<Option<Line>>,
     free: Vec<usize>,
-    /// Lines with something to be sent.
+    /// UdpSockets with something to be sent.
     full: Vec<usize>,
 }
 
-impl Lines {
+impl UdpSockets {
     /// No socket is opened before the first query. `owners`: how many share the descriptors.
     #[must_use]
     pub fn new(peers: impl Iterator<Item = (usize, SocketAddr)>, mark: Option<u32>, owners: usize) -> Self {
@@ -159,7 +159,7 @@ impl Lines {
         Self { mark, pools: pools.collect(), lines: Vec::new(), free: Vec::new(), full: Vec::new() }
     }
 
-    /// Puts a query among what [`Lines::flush`] sends. `poll` is to tell the token of a line: its place is added.
+    /// Puts a query among what [`UdpSockets::flush`] sends. `poll` is to tell the token of a line: its place is added.
     ///
     /// # Errors
     /// No socket can be had.

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Who is asked, and when, says the question's [`Race`]; the worker drives it, as a task does elsewhere. What needs more than datagrams goes on as a task of its own
-//! ([`Resolver::fly`], [`Resolver::go_on`], [`Resolver::land`]): a query over a stream (the race goes along), an alias that leads on, a group with another transport, an entry that is
+//! ([`Resolver::run`], [`Resolver::resume`], [`Resolver::resume_with`]): a query over a stream (the race goes along), an alias that leads on, a group with another transport, an entry that is
 //! only to be admitted again, a stale answer at hand, a list's own data, answers that are to be validated.
 //!
 //! Everything that one turn of the worker has for a socket, and for the core, leaves together at the turn's end. The number of questions is bounded by the
@@ -20,19 +20,19 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::draft::{Checked, Draft, Whom, draft_checked};
-use super::ede::{Ede, code};
-use super::flights::{Flight, Outbox, Route};
-use super::fly::Opened;
-use super::follow::left_off;
-use super::resolve::{Missed, Resolver, Turn};
-use super::upstream::judgement::{Judgement, Manner, Sent, judge};
-use super::upstream::lines::{Attempt, Claim, Failed, Lines};
-use super::upstream::query::{Fit, Query, lower_question};
-use super::upstream::race::{Ask, End, Order, QUERIES, Race, Trouble};
-use super::upstream::{AskError, explored};
 use crate::core::event::{Admission, Decision, Refusal};
 use crate::core_task::{Mailbox, NotTaken};
+use crate::dns::codec::ede::{Ede, code};
+use crate::dns::resolver::draft::{Audience, Checked, Draft, draft_checked};
+use crate::dns::resolver::follow::left_off;
+use crate::dns::resolver::pending::{Outbox, Pending, Route};
+use crate::dns::resolver::settle::Opened;
+use crate::dns::resolver::{Missed, Resolver, Turn};
+use crate::dns::upstream::judgement::{Judgement, Manner, Sent, judge};
+use crate::dns::upstream::query::{Fit, Query, lower_question};
+use crate::dns::upstream::race::{Ask, End, Order, QUERIES, Race, Trouble};
+use crate::dns::upstream::transport::udp::{Attempt, Claim, Failed, UdpSockets};
+use crate::dns::upstream::{AskError, explored};
 use crate::sys::connected::Received;
 use crate::sys::poll::{Bell, Poll};
 use crate::sys::udp::Sending;
@@ -50,12 +50,12 @@ const ROUNDS: usize = 4;
 struct Asking {
     race: Race,
     /// The queries that were sent from here, by their place in the race.
-    sent: [Option<OnLine>; QUERIES],
+    sent: [Option<SentQuery>; QUERIES],
 }
 
 /// A query that was sent.
 #[derive(Clone, Copy)]
-struct OnLine {
+struct SentQuery {
     ask: Ask,
     claim: Claim,
     at: Instant,
@@ -70,7 +70,7 @@ struct AtGate {
     tried: Vec<IpAddr>,
 }
 
-/// One box holds a journey from its begin to its end.
+/// One box holds a forwarded from its begin to its end.
 #[allow(clippy::large_enum_variant)]
 enum Stage {
     Asking(Asking),
@@ -79,25 +79,25 @@ enum Stage {
     Over,
 }
 
-struct Journey {
-    flight: Flight,
+struct Forwarded {
+    pending: Pending,
     stage: Stage,
 }
 
-/// A place for a journey. `serial` tells those apart that had it one after the other.
+/// A place for a forwarded. `serial` tells those apart that had it one after the other.
 #[derive(Default)]
 struct Slot {
     serial: u32,
     /// When something is to be done though nothing arrives.
     due: Option<Instant>,
-    journey: Option<Box<Journey>>,
+    forwarded: Option<Box<Forwarded>>,
 }
 
 /// The questions that one worker forwards.
 pub struct Forwarder {
     resolver: Arc<Resolver>,
     socket: Arc<UdpSocket>,
-    lines: Lines,
+    lines: UdpSockets,
     mailbox: Arc<Mailbox>,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -122,7 +122,7 @@ impl Forwarder {
     pub fn new(resolver: Arc<Resolver>, socket: Arc<UdpSocket>, workers: usize) -> io::Result<Self> {
         let now = Instant::now();
         Ok(Self {
-            lines: Lines::new(resolver.upstreams.peers(), resolver.upstreams.mark(), workers),
+            lines: UdpSockets::new(resolver.upstreams.peers(), resolver.upstreams.mark(), workers),
             resolver,
             socket,
             mailbox: Mailbox::new()?,
@@ -165,7 +165,7 @@ impl Forwarder {
         self.orders.clear();
     }
 
-    /// Takes a question that must wait. `poll` and `token`: as in [`Lines::ask`].
+    /// Takes a question that must wait. `poll` and `token`: as in [`UdpSockets::ask`].
     pub fn begin(
         &mut self,
         missed: &Missed<'_>,
@@ -176,24 +176,24 @@ impl Forwarder {
         sending: &mut Sending,
     ) {
         let views = turn.rules.views.clone();
-        let Some(flight) = self.resolver.join(missed, client, route, missed.key.clone(), (views, self.now)) else {
+        let Some(pending) = self.resolver.join(missed, client, route, missed.key.clone(), (views, self.now)) else {
             return;
         };
         let resolver = self.resolver.clone();
-        let group = resolver.upstreams.plain_group(&flight.query);
+        let group = resolver.upstreams.plain_group(&pending.query);
         let plain = !missed.kept && !missed.local_data && resolver.validator.is_none();
         let Some(group) = group.filter(|_| plain) else {
-            resolver.runtime.spawn(resolver.clone().fly(flight));
+            resolver.runtime.spawn(resolver.clone().run(pending));
             return;
         };
-        if resolver.kept_stale(&flight.key, turn.rules.generation, turn.now).is_some() {
-            resolver.runtime.spawn(resolver.clone().fly(flight));
+        if resolver.kept_stale(&pending.key, turn.rules.generation, turn.now).is_some() {
+            resolver.runtime.spawn(resolver.clone().run(pending));
             return;
         }
         let order = explored(&self.order(group));
-        let race = Race::new(order, flight.query.dnssec_ok, self.now);
+        let race = Race::new(order, pending.query.dnssec_ok, self.now);
         let asking = Asking { race, sent: [None; QUERIES] };
-        let journey = Box::new(Journey { flight, stage: Stage::Asking(asking) });
+        let forwarded = Box::new(Forwarded { pending, stage: Stage::Asking(asking) });
         let at = match self.free.pop() {
             Some(at) => at,
             None => {
@@ -202,7 +202,7 @@ impl Forwarder {
             }
         };
         let Some(slot) = self.slot(at) else { return };
-        slot.journey = Some(journey);
+        slot.forwarded = Some(forwarded);
         let number = number(slot.serial, at);
         self.advance(number, (poll, token), sending);
     }
@@ -222,37 +222,37 @@ impl Forwarder {
         self.slots.get_mut(usize::try_from(at).ok()?)
     }
 
-    /// The journey of this number, if it still goes on.
-    fn journey(&mut self, number: u64) -> Option<&mut Journey> {
-        journey(&mut self.slots, number)
+    /// The forwarded of this number, if it still goes on.
+    fn forwarded(&mut self, number: u64) -> Option<&mut Forwarded> {
+        forwarded(&mut self.slots, number)
     }
 
-    /// Ends a journey: its place is free, what it asked is given up.
-    fn take(&mut self, number: u64) -> Option<Box<Journey>> {
-        let journey = self.take_quietly(number)?;
-        if let Stage::Asking(asking) = &journey.stage {
+    /// Ends a forwarded: its place is free, what it asked is given up.
+    fn take(&mut self, number: u64) -> Option<Box<Forwarded>> {
+        let forwarded = self.take_quietly(number)?;
+        if let Stage::Asking(asking) = &forwarded.stage {
             self.give_up(number, asking);
             self.resolver.upstreams.settle(&asking.race, self.now);
         }
-        Some(journey)
+        Some(forwarded)
     }
 
-    /// Ends a journey whose queries are seen to elsewhere.
-    fn take_quietly(&mut self, number: u64) -> Option<Box<Journey>> {
+    /// Ends a forwarded whose queries are seen to elsewhere.
+    fn take_quietly(&mut self, number: u64) -> Option<Box<Forwarded>> {
         let (serial, at) = parts(number);
         let slot = self.slot(at).filter(|slot| slot.serial == serial)?;
-        let journey = slot.journey.take()?;
+        let forwarded = slot.forwarded.take()?;
         slot.serial = slot.serial.wrapping_add(1);
         slot.due = None;
         self.free.push(at);
-        Some(journey)
+        Some(forwarded)
     }
 
     /// Nothing that arrives for what was sent from here concerns it any more.
     fn give_up(&mut self, number: u64, asking: &Asking) {
         for (place, _, _) in asking.race.awaited() {
             if let Some(sent) = asking.sent.get(place).copied().flatten() {
-                self.lines.give_up(sent.claim, Attempt { flight: number, place });
+                self.lines.give_up(sent.claim, Attempt { owner: number, place });
             }
         }
     }
@@ -261,7 +261,7 @@ impl Forwarder {
     fn advance(&mut self, number: u64, poll: (&Poll, u64), sending: &mut Sending) {
         let now = self.now;
         loop {
-            let Some(Journey { flight, stage: Stage::Asking(asking) }) = journey(&mut self.slots, number) else {
+            let Some(Forwarded { pending, stage: Stage::Asking(asking) }) = forwarded(&mut self.slots, number) else {
                 return;
             };
             let Some(ask) = asking.race.poll_ask(now) else { break };
@@ -272,23 +272,23 @@ impl Forwarder {
             if let Some(server) = self.resolver.upstreams.server(ask.server) {
                 server.note_query();
             }
-            let plain = ask.manner.has(Manner::PLAIN).then(|| Query { plain: true, ..flight.query.clone() });
-            let query = plain.as_ref().unwrap_or(&flight.query);
-            let attempt = Attempt { flight: number, place: ask.place };
+            let plain = ask.manner.has(Manner::PLAIN).then(|| Query { plain: true, ..pending.query.clone() });
+            let query = plain.as_ref().unwrap_or(&pending.query);
+            let attempt = Attempt { owner: number, place: ask.place };
             match self.lines.ask(&ask, query, attempt, now, poll) {
                 Ok(claim) => {
                     if let Some(sent) = asking.sent.get_mut(ask.place) {
-                        *sent = Some(OnLine { ask, claim, at: now });
+                        *sent = Some(SentQuery { ask, claim, at: now });
                     }
                 }
                 Err(error) => {
                     let upstreams = &self.resolver.upstreams;
-                    upstreams.note_trouble(ask, Trouble::Ours, &error.to_string(), &flight.query.name, now);
+                    upstreams.note_trouble(ask, Trouble::Ours, &error.to_string(), &pending.query.name, now);
                     asking.race.on_error(ask.place, Trouble::Ours, now);
                 }
             }
         }
-        let Some(Journey { stage: Stage::Asking(asking), .. }) = journey(&mut self.slots, number) else { return };
+        let Some(Forwarded { stage: Stage::Asking(asking), .. }) = forwarded(&mut self.slots, number) else { return };
         let due = asking.race.poll_timeout();
         let word = due.is_none().then(|| asking.race.last_word());
         let (_, at) = parts(number);
@@ -308,12 +308,12 @@ impl Forwarder {
 
     /// Lets a task go on with a question, beginning with this query, which needs a stream.
     fn hand_over(&mut self, number: u64, ask: Ask) {
-        let Some(journey) = self.take_quietly(number) else { return };
-        let Journey { flight, stage: Stage::Asking(asking) } = *journey else { return };
+        let Some(forwarded) = self.take_quietly(number) else { return };
+        let Forwarded { pending, stage: Stage::Asking(asking) } = *forwarded else { return };
         self.give_up(number, &asking);
         let mut race = asking.race;
         race.forget_but(ask.place);
-        self.resolver.runtime.spawn(self.resolver.clone().go_on(flight, race, ask));
+        self.resolver.runtime.spawn(self.resolver.clone().resume(pending, race, ask));
     }
 
     /// Takes what arrived on a line.
@@ -343,29 +343,30 @@ impl Forwarder {
     /// A server replied.
     fn replied(&mut self, attempt: Attempt, (message, fit): (&[u8], Fit), poll: (&Poll, u64), sending: &mut Sending) {
         let now = self.now;
-        let Some(Journey { flight, stage: Stage::Asking(asking) }) = journey(&mut self.slots, attempt.flight) else {
+        let Some(Forwarded { pending, stage: Stage::Asking(asking) }) = forwarded(&mut self.slots, attempt.owner)
+        else {
             return;
         };
-        let Some(OnLine { ask, at, .. }) = asking.sent.get_mut(attempt.place).and_then(Option::take) else { return };
+        let Some(SentQuery { ask, at, .. }) = asking.sent.get_mut(attempt.place).and_then(Option::take) else { return };
         let upstreams = &self.resolver.upstreams;
         if let Some(server) = upstreams.server(ask.server) {
             server.note_reply(now.saturating_duration_since(at), now);
         }
-        let sent = Sent { name: &flight.query.name, qtype: flight.query.qtype, manner: ask.manner };
+        let sent = Sent { name: &pending.query.name, qtype: pending.query.qtype, manner: ask.manner };
         // A defect in judging one reply must not take the worker with it.
         let Ok(judgement) = std::panic::catch_unwind(AssertUnwindSafe(|| judge(message, fit, sent))) else {
             tracing::error!("judging a reply failed");
             asking.race.on_error(ask.place, Trouble::Theirs, now);
-            self.advance(attempt.flight, poll, sending);
+            self.advance(attempt.owner, poll, sending);
             return;
         };
         asking.race.on_reply(ask.place, &judgement, message);
         match (judgement, asking.race.end()) {
             (Judgement::Useful(response), Some(End::Won(_))) => {
                 upstreams.learn(&asking.race, now);
-                self.conclude(attempt.flight, Ok(Checked::Response(*response)), sending);
+                self.conclude(attempt.owner, Ok(Checked::Response(*response)), sending);
             }
-            _ => self.advance(attempt.flight, poll, sending),
+            _ => self.advance(attempt.owner, poll, sending),
         }
     }
 
@@ -373,15 +374,15 @@ impl Forwarder {
     fn take_failed(&mut self, poll: (&Poll, u64), sending: &mut Sending) {
         let mut failed = std::mem::take(&mut self.failed);
         for (attempt, trouble, kind) in failed.drain(..) {
-            let Some(Journey { flight, stage: Stage::Asking(asking) }) = journey(&mut self.slots, attempt.flight)
+            let Some(Forwarded { pending, stage: Stage::Asking(asking) }) = forwarded(&mut self.slots, attempt.owner)
             else {
                 continue;
             };
             let Some(lost) = asking.sent.get_mut(attempt.place).and_then(Option::take) else { continue };
             let words = io::Error::from(kind).to_string();
-            self.resolver.upstreams.note_trouble(lost.ask, trouble, &words, &flight.query.name, self.now);
+            self.resolver.upstreams.note_trouble(lost.ask, trouble, &words, &pending.query.name, self.now);
             asking.race.on_error(attempt.place, trouble, self.now);
-            self.advance(attempt.flight, poll, sending);
+            self.advance(attempt.owner, poll, sending);
         }
         // What failed meanwhile is seen to in the next turn.
         failed.append(&mut self.failed);
@@ -391,12 +392,14 @@ impl Forwarder {
     /// The response is there, or there is none.
     fn conclude(&mut self, number: u64, asked: Result<Checked, AskError>, sending: &mut Sending) {
         let resolver = self.resolver.clone();
-        let Some(Journey { flight, stage: Stage::Asking(asking) }) = journey(&mut self.slots, number) else { return };
+        let Some(Forwarded { pending, stage: Stage::Asking(asking) }) = forwarded(&mut self.slots, number) else {
+            return;
+        };
         // Judged by the rules of now: they may have changed while the upstream thought.
         let rules = resolver.rules.load();
-        let query = &flight.query;
-        let view = flight.key.view();
-        let same = flight.is_of(&rules, None);
+        let query = &pending.query;
+        let view = pending.key.view();
+        let same = pending.is_of(&rules, None);
         let judged = match asked {
             // Nobody can say any more whose rules this was to be judged by, or it has another answer now.
             _ if !same => {
@@ -410,7 +413,7 @@ impl Forwarder {
                 if matches!(&checked, Checked::Response(response) if left_off(response)) {
                     return Err(checked);
                 }
-                Ok(draft_checked(query, checked, &rules, Whom::from(&flight.key)))
+                Ok(draft_checked(query, checked, &rules, Audience::from(&pending.key)))
             })),
         };
         let generation = rules.generation;
@@ -419,22 +422,22 @@ impl Forwarder {
         resolver.upstreams.settle(&asking.race, self.now);
         for (place, _, _) in asking.race.awaited() {
             if let Some(sent) = asking.sent.get(place).copied().flatten() {
-                self.lines.give_up(sent.claim, Attempt { flight: number, place });
+                self.lines.give_up(sent.claim, Attempt { owner: number, place });
             }
         }
         let draft = match judged {
             Ok(Ok(draft)) => draft,
             Ok(Err(checked)) => {
-                if let Some(journey) = self.take_quietly(number) {
-                    self.resolver.runtime.spawn(resolver.land(journey.flight, checked, until));
+                if let Some(forwarded) = self.take_quietly(number) {
+                    self.resolver.runtime.spawn(resolver.resume_with(forwarded.pending, checked, until));
                 }
                 return;
             }
             Err(_) => {
                 tracing::error!("judging an answer failed");
                 // Its end tells those who wait.
-                if let Some(mut journey) = self.take_quietly(number) {
-                    journey.flight.leave(&mut Outbox::Together(&self.socket, sending, self.now));
+                if let Some(mut forwarded) = self.take_quietly(number) {
+                    forwarded.pending.leave(&mut Outbox::Together(&self.socket, sending, self.now));
                 }
                 return;
             }
@@ -443,20 +446,20 @@ impl Forwarder {
             resolver.metrics.unrelated_records.inc_by(u64::try_from(draft.unrelated).unwrap_or(0));
         }
         if resolver.rules.load().audit {
-            if let Some(journey) = self.take_quietly(number) {
+            if let Some(forwarded) = self.take_quietly(number) {
                 let outbox = &mut Outbox::Together(&self.socket, sending, self.now);
-                resolver.settle_audit(&journey.flight, draft, generation, outbox);
+                resolver.settle_audit(&forwarded.pending, draft, generation, outbox);
             }
             return;
         }
-        let draft = match self.journey(number) {
-            Some(Journey { flight, .. }) => draft.enforced(&flight.query),
+        let draft = match self.forwarded(number) {
+            Some(Forwarded { pending, .. }) => draft.enforced(&pending.query),
             None => return,
         };
         if draft.again.is_none() {
-            if let Some(journey) = self.take_quietly(number) {
+            if let Some(forwarded) = self.take_quietly(number) {
                 let outbox = &mut Outbox::Together(&self.socket, sending, self.now);
-                resolver.settle_without_gate(&journey.flight, draft, generation, outbox);
+                resolver.settle_without_gate(&forwarded.pending, draft, generation, outbox);
             }
             return;
         }
@@ -464,10 +467,10 @@ impl Forwarder {
             AtGate { draft, generation, started: self.now, client: IpAddr::from([0, 0, 0, 0]), tried: Vec::new() };
         let (_, at) = parts(number);
         if let Some(slot) = self.slot(at)
-            && let Some(journey) = slot.journey.as_deref_mut()
+            && let Some(forwarded) = slot.forwarded.as_deref_mut()
         {
             slot.due = None;
-            journey.stage = Stage::AtGate(at_gate);
+            forwarded.stage = Stage::AtGate(at_gate);
         }
         self.meet_gate(number);
     }
@@ -475,9 +478,9 @@ impl Forwarder {
     /// Asks the core in the name of the next client that waits.
     fn meet_gate(&mut self, number: u64) {
         let resolver = self.resolver.clone();
-        let Some(Journey { flight, stage: Stage::AtGate(gate) }) = self.journey(number) else { return };
+        let Some(Forwarded { pending, stage: Stage::AtGate(gate) }) = self.forwarded(number) else { return };
         let tried = |client: &IpAddr| gate.tried.contains(client);
-        match (resolver.next_client(flight, tried), &gate.draft.again) {
+        match (resolver.next_client(pending, tried), &gate.draft.again) {
             (Some(client), Some(again)) => {
                 gate.client = client;
                 let admission = Resolver::admission(again, client);
@@ -503,24 +506,24 @@ impl Forwarder {
         let outbox = &mut Outbox::Together(&socket, sending, self.now);
         match decision {
             Decision::Release { leases, short: Some(Refusal::PerClient) } => {
-                let Some(Journey { flight, stage: Stage::AtGate(gate) }) = self.journey(number) else { return };
+                let Some(Forwarded { pending, stage: Stage::AtGate(gate) }) = self.forwarded(number) else { return };
                 let client = gate.client;
                 gate.tried.push(client);
                 let opened = Opened { leases, short: Some(Refusal::PerClient) };
-                resolver.let_part_through(flight, &gate.draft, opened, client, gate.generation, outbox);
+                resolver.let_part_through(pending, &gate.draft, opened, client, gate.generation, outbox);
                 self.meet_gate(number);
             }
             Decision::Release { leases, short } => {
-                let Some(mut journey) = self.take(number) else { return };
-                let Stage::AtGate(gate) = std::mem::replace(&mut journey.stage, Stage::Over) else { return };
+                let Some(mut forwarded) = self.take(number) else { return };
+                let Stage::AtGate(gate) = std::mem::replace(&mut forwarded.stage, Stage::Over) else { return };
                 let opened = Opened { leases, short };
-                resolver.let_through(&journey.flight, gate.draft, opened, gate.generation, gate.started, outbox);
+                resolver.let_through(&forwarded.pending, gate.draft, opened, gate.generation, gate.started, outbox);
             }
             Decision::Refuse(refusal) => {
-                let Some(Journey { flight, stage: Stage::AtGate(gate) }) = self.journey(number) else { return };
+                let Some(Forwarded { pending, stage: Stage::AtGate(gate) }) = self.forwarded(number) else { return };
                 let client = gate.client;
                 gate.tried.push(client);
-                if resolver.turn_away(flight, &gate.draft, &refusal, client, gate.generation, outbox) {
+                if resolver.turn_away(pending, &gate.draft, &refusal, client, gate.generation, outbox) {
                     self.meet_gate(number);
                 } else {
                     drop(self.take(number));
@@ -582,9 +585,11 @@ impl Forwarder {
                 continue;
             }
             let number = number(slot.serial, u32::try_from(at).unwrap_or(u32::MAX));
-            let Some(Journey { flight, stage: Stage::Asking(asking) }) = slot.journey.as_deref_mut() else { continue };
+            let Some(Forwarded { pending, stage: Stage::Asking(asking) }) = slot.forwarded.as_deref_mut() else {
+                continue;
+            };
             let upstreams = &self.resolver.upstreams;
-            asking.race.handle_timeout(now, |server, sent| upstreams.note_late(server, sent, &flight.query.name, now));
+            asking.race.handle_timeout(now, |server, sent| upstreams.note_late(server, sent, &pending.query.name, now));
             self.advance(number, poll, sending);
         }
     }
@@ -593,17 +598,17 @@ impl Forwarder {
 impl Drop for Forwarder {
     fn drop(&mut self) {
         // The daemon stops: nobody is told, their clients ask again.
-        for journey in self.slots.iter_mut().filter_map(|slot| slot.journey.take()) {
-            drop(self.resolver.land_all(&journey.flight));
+        for forwarded in self.slots.iter_mut().filter_map(|slot| slot.forwarded.take()) {
+            drop(self.resolver.finish(&forwarded.pending));
         }
     }
 }
 
-/// The journey of this number, if it still goes on.
-fn journey(slots: &mut [Slot], number: u64) -> Option<&mut Journey> {
+/// The forwarded of this number, if it still goes on.
+fn forwarded(slots: &mut [Slot], number: u64) -> Option<&mut Forwarded> {
     let (serial, at) = parts(number);
     let slot = slots.get_mut(usize::try_from(at).ok()?).filter(|slot| slot.serial == serial)?;
-    slot.journey.as_deref_mut()
+    slot.forwarded.as_deref_mut()
 }
 
 fn number(serial: u32, at: u32) -> u64 {

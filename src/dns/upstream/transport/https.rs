@@ -12,20 +12,20 @@ use hyper::{Request, StatusCode, Uri, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::watch;
 
-use super::age::{age_of, shorten_ttls};
-use super::dial::{DEAF_AFTER, Ends, Slot, Target, Tls, ended_unheard};
-use super::query::{Fit, Query, fit, misfit};
 use crate::dns::metrics::Metrics;
+use crate::dns::upstream::query::{Fit, Query, fit, misfit};
+use crate::dns::upstream::transport::age::{age_of, shorten_ttls};
+use crate::dns::upstream::transport::dial::{DEAF_AFTER, Ends, Slot, Target, Tls, ended_unheard};
 
 /// A connection without query for so long is closed.
 const IDLE: Duration = Duration::from_secs(30);
 /// How often it is looked at for that.
 const LOOK: Duration = Duration::from_secs(5);
-/// With queries in flight the peer is pinged this often, and given up when it doesn't answer in time.
+/// With queries in in_flight the peer is pinged this often, and given up when it doesn't answer in time.
 const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3));
 /// How long a failed query waits to learn why its connection ended.
 const REASON: Duration = Duration::from_millis(100);
-/// Queries in flight on the connection; beyond it a query fails at once.
+/// Queries in in_flight on the connection; beyond it a query fails at once.
 const IN_FLIGHT: usize = 1024;
 /// The media type of RFC 8484 section 6.
 pub const DNS_MESSAGE: &str = "application/dns-message";
@@ -76,13 +76,13 @@ impl Ends for Connection {
     }
 }
 
-/// One query in flight.
-struct Flight {
+/// One query in in_flight.
+struct InFlight {
     shared: Arc<Shared>,
     since: Instant,
 }
 
-impl Flight {
+impl InFlight {
     fn begin(shared: &Arc<Shared>) -> io::Result<Self> {
         if shared.in_flight.fetch_add(1, Ordering::AcqRel) >= IN_FLIGHT {
             shared.in_flight.fetch_sub(1, Ordering::AcqRel);
@@ -94,7 +94,7 @@ impl Flight {
     }
 }
 
-impl Drop for Flight {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.shared.in_flight.fetch_sub(1, Ordering::AcqRel);
         let silent = self.shared.pulse().heard.is_none_or(|heard| heard < self.since);
@@ -150,7 +150,7 @@ impl HttpsClient {
     }
 
     async fn once(&self, connection: &Connection, query: &Query) -> io::Result<Vec<u8>> {
-        let flight = Flight::begin(&connection.shared)?;
+        let in_flight = InFlight::begin(&connection.shared)?;
         // Id 0: section 4.1 asks for it for the sake of HTTP caches; streams keep responses apart.
         let request = Request::post(self.uri.clone())
             .header(header::CONTENT_TYPE, DNS_MESSAGE)
@@ -174,7 +174,7 @@ impl HttpsClient {
         let age = age_of(response.headers());
         let body = Limited::new(response.into_body(), usize::from(u16::MAX)).collect().await;
         let mut message = Vec::from(body.map_err(|error| invalid(format!("HTTP body: {error}")))?.to_bytes());
-        drop(flight);
+        drop(in_flight);
         let question = query.question();
         if fit(&message, &question) == Fit::No {
             self.metrics.upstream_mismatch.inc();

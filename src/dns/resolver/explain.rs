@@ -2,14 +2,6 @@
 
 use std::net::IpAddr;
 
-use super::audit::Would;
-use super::cache::{Key, Outcome};
-use super::ddr::is_resolver_arpa;
-use super::draft::{Checked, Draft, Kind, Whom, alias, draft_checked, local};
-use super::resolve::Resolver;
-use super::upstream::query::Query;
-use super::wire::rcode;
-use super::{Rules, View};
 use crate::core::address::Reason;
 use crate::core::answer::Question;
 use crate::core::name::Name;
@@ -17,6 +9,14 @@ use crate::core::pairs;
 use crate::core::policy::list::LocalData;
 use crate::core::policy::{Effect, RuleRef};
 use crate::core::verdict::{self, Family, Judged};
+use crate::dns::cache::{Key, Outcome};
+use crate::dns::codec::wire::rcode;
+use crate::dns::resolver::Resolver;
+use crate::dns::resolver::audit::Would;
+use crate::dns::resolver::ddr::is_resolver_arpa;
+use crate::dns::resolver::draft::{Audience, Checked, Draft, Kind, alias, draft_checked, local};
+use crate::dns::upstream::query::Query;
+use crate::dns::{Rules, View};
 
 /// What becomes of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +152,7 @@ impl Resolver {
         }
         let query = Query { name: name.clone(), qtype, dnssec_ok: false, checking_disabled: false, plain: false };
         let only = client.filter(|_| self.per_client).map(pairs::owner).filter(|owner| *owner != pairs::HOST);
-        let whom = Whom { view, only: only.map(Family::of) };
+        let whom = Audience { view, only: only.map(Family::of) };
         let data = policy.local_data(name).filter(|_| !rules.audit).map(<[LocalData]>::to_vec);
         let asked = match data.as_deref().map(alias) {
             None => Some(self.ask(&query, view, false).await),
@@ -194,7 +194,7 @@ impl Resolver {
 }
 
 /// A response, judged as it is for a client, with what that leaves unsaid.
-fn judged(query: &Query, checked: Checked, rules: &Rules, whom: Whom) -> Tried {
+fn judged(query: &Query, checked: Checked, rules: &Rules, whom: Audience) -> Tried {
     let detail = match &checked {
         Checked::Response(response) => {
             let question = Question { name: query.name.clone(), qtype: query.qtype, qclass: 1 };

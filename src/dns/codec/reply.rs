@@ -4,10 +4,11 @@ use std::borrow::Cow;
 
 use smallvec::{SmallVec, smallvec};
 
-use super::cookie;
-use super::ede::{Ede, code};
-use super::wire::{self, ClientEdns, HEADER, UDP_REPLY, flag, put_u16, put_u32, rcode, rtype, u32_at};
 use crate::core::name::Name;
+use crate::dns::codec::cookie;
+use crate::dns::codec::ede::{Ede, code};
+use crate::dns::codec::query::ClientEdns;
+use crate::dns::codec::wire::{self, HEADER, UDP_REPLY, flag, put_u16, put_u32, rcode, rtype, u32_at};
 
 /// Names that later owner names may point to. More aren't remembered: compression is a kindness, not a duty, and the work per record
 /// stays bounded whatever the upstream sent.

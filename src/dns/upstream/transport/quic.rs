@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Endpoint, EndpointConfig, TransportConfig, VarInt};
 
-use super::dial::{DEAF_AFTER, Ends, Slot, Target, Tls};
-use super::query::{Fit, Query, fit, misfit};
+use crate::dns::codec::wire::{TCP_KEEPALIVE, bears_option};
 use crate::dns::metrics::Metrics;
-use crate::dns::wire::{TCP_KEEPALIVE, bears_option};
+use crate::dns::upstream::query::{Fit, Query, fit, misfit};
+use crate::dns::upstream::transport::dial::{DEAF_AFTER, Ends, Slot, Target, Tls};
 
 /// A connection on which nothing comes for so long has ended. Also bounds how long a dead one is believed in.
 const IDLE: Duration = Duration::from_secs(10);
@@ -48,14 +48,14 @@ impl Drop for Connection {
     }
 }
 
-/// One query in flight.
-struct Flight<'a> {
+/// One query in in_flight.
+struct InFlight<'a> {
     connection: &'a Connection,
     since: Instant,
     done: bool,
 }
 
-impl Drop for Flight<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         let silent = self.connection.heard().is_none_or(|heard| heard < self.since);
         if !self.done && silent && self.since.elapsed() >= DEAF_AFTER {
@@ -100,11 +100,11 @@ impl QuicClient {
     }
 
     async fn once(&self, connection: &Connection, query: &Query) -> io::Result<Vec<u8>> {
-        let mut flight = Flight { connection, since: Instant::now(), done: false };
+        let mut in_flight = InFlight { connection, since: Instant::now(), done: false };
         // When the peer allows no more streams this waits until one ends.
         let (mut send, mut receive) = connection.connection.open_bi().await.map_err(aborted)?;
         // Section 4.2.1: the id is 0.
-        let sent = send.write_all(&super::framed(&query.padded(0))).await;
+        let sent = send.write_all(&crate::dns::upstream::framed(&query.padded(0))).await;
         let sent = sent.and_then(|()| send.finish().map_err(|_| quinn::WriteError::ClosedStream));
         let mut cancel = Cancel(Some(&mut receive));
         let read = match cancel.0.as_mut() {
@@ -112,7 +112,7 @@ impl QuicClient {
             None => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
         cancel.0 = None;
-        flight.done = true;
+        in_flight.done = true;
         // Why the connection ended says more than that the stream did.
         let lost = |words: String| match connection.connection.close_reason() {
             Some(error) => aborted(error),

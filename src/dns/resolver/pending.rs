@@ -11,23 +11,24 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::EntryRef;
 use tokio::sync::mpsc;
 
-use super::Rules;
-use super::backlog::Reply;
-use super::cache::{Entry, Key};
-use super::ede::{self, Ede, code};
-use super::limits::{Full, Place};
-use super::reply::{self, ReplyTo};
-use super::resolve::{Missed, Resolver, head_of};
-use super::upstream::query::Query;
-use super::wire::{Question, rcode};
 use crate::core::event::Refusal;
 use crate::core::name::Name;
 use crate::core::policy::list::LocalData;
 use crate::core::policy::view::Views;
+use crate::dns::Rules;
+use crate::dns::cache::{Entry, Key};
+use crate::dns::codec::ede::{self, Ede, code};
+use crate::dns::codec::query::Question;
+use crate::dns::codec::reply::{self, ReplyTo};
+use crate::dns::codec::wire::rcode;
+use crate::dns::limits::{Full, Place};
+use crate::dns::listen::unsent::Reply;
+use crate::dns::resolver::{Missed, Resolver, head_of};
+use crate::dns::upstream::query::Query;
 use crate::sys::udp::{self, Local, Sending};
 
 /// Who waits, by the octets of the question's [`Key`]. Bounded by the places in flight.
-pub(super) type Flights = Mutex<HashMap<Box<[u8]>, Vec<Asker>, RandomState>>;
+pub(in crate::dns) type Waiters = Mutex<HashMap<Box<[u8]>, Vec<Asker>, RandomState>>;
 
 /// How many of the last who joined a question are looked through for the same client's retransmission.
 const LOOK_BACK: usize = 16;
@@ -73,37 +74,37 @@ impl Asker {
 }
 
 /// One question on its way. However its task ends, by a panic too, nobody is left waiting for it.
-pub(super) struct Flight {
-    pub(super) resolver: Arc<Resolver>,
-    pub(super) key: Key,
+pub(in crate::dns) struct Pending {
+    pub(in crate::dns) resolver: Arc<Resolver>,
+    pub(in crate::dns) key: Key,
     /// What the key's view means.
-    pub(super) views: Arc<Views>,
-    pub(super) query: Query,
-    pub(super) sponsor: Option<Sponsor>,
-    /// Nobody waits for it any more; who waits for the same question now has a flight of their own.
+    pub(in crate::dns) views: Arc<Views>,
+    pub(in crate::dns) query: Query,
+    pub(in crate::dns) sponsor: Option<Sponsor>,
+    /// Nobody waits for it any more; who waits for the same question now has a pending of their own.
     over: AtomicBool,
 }
 
 /// The client in whose name something is prefetched, and its place.
-pub(super) struct Sponsor {
-    pub(super) client: IpAddr,
+pub(in crate::dns) struct Sponsor {
+    pub(in crate::dns) client: IpAddr,
     _place: Place,
 }
 
-impl Flight {
+impl Pending {
     /// Whether these rules are those it began under, as far as it goes: they have the same views for the same clients, and would have asked the same,
     /// the lists themselves having this `data` for the question.
-    pub(super) fn is_of(&self, rules: &Rules, data: Option<&[LocalData]>) -> bool {
+    pub(in crate::dns) fn is_of(&self, rules: &Rules, data: Option<&[LocalData]>) -> bool {
         Arc::ptr_eq(&rules.views, &self.views)
             || (rules.views.same_clients(&self.views) && rules.local_data(self.key.view(), &self.query.name) == data)
     }
 
     /// Tells those who wait that it can't go on.
-    pub(super) fn leave(&mut self, outbox: &mut Outbox<'_>) {
+    pub(in crate::dns) fn leave(&mut self, outbox: &mut Outbox<'_>) {
         if self.over.load(Ordering::Relaxed) {
             return;
         }
-        let left = self.resolver.land_all(self);
+        let left = self.resolver.finish(self);
         if left.is_empty() {
             return;
         }
@@ -118,14 +119,14 @@ impl Flight {
     }
 }
 
-impl Drop for Flight {
+impl Drop for Pending {
     fn drop(&mut self) {
         self.leave(&mut Outbox::Now);
     }
 }
 
 /// When replies leave.
-pub(super) enum Outbox<'a> {
+pub(in crate::dns) enum Outbox<'a> {
     /// One by one, at once.
     Now,
     /// Those from this socket together, when its worker sends them; with the time at which its turn began.
@@ -134,7 +135,7 @@ pub(super) enum Outbox<'a> {
 
 impl Outbox<'_> {
     /// The time, as exactly as those need it who send this way.
-    pub(super) fn now(&self) -> Instant {
+    pub(in crate::dns) fn now(&self) -> Instant {
         match self {
             Self::Now => Instant::now(),
             Self::Together(_, _, now) => *now,
@@ -147,20 +148,20 @@ impl Resolver {
     pub fn submit(self: &Arc<Self>, missed: &Missed<'_>, client: IpAddr, route: Route) {
         let views = self.rules.load().views.clone();
         let key = missed.key.clone().in_view(views.of(client));
-        if let Some(flight) = self.join(missed, client, route, key, (views, Instant::now())) {
-            self.runtime.spawn(self.clone().fly(flight));
+        if let Some(pending) = self.join(missed, client, route, key, (views, Instant::now())) {
+            self.runtime.spawn(self.clone().run(pending));
         }
     }
 
-    /// Lets a question wait. The flight to be begun for it, unless it is refused, or joins one that is on its way already.
-    pub(super) fn join(
+    /// Lets a question wait. The pending to be begun for it, unless it is refused, or joins one that is on its way already.
+    pub(in crate::dns) fn join(
         self: &Arc<Self>,
         missed: &Missed<'_>,
         client: IpAddr,
         route: Route,
         key: Key,
         (views, now): (Arc<Views>, Instant),
-    ) -> Option<Flight> {
+    ) -> Option<Pending> {
         let question = &missed.question;
         let stream = matches!(route, Route::Stream(..));
         let head = head_of(question, stream);
@@ -191,10 +192,10 @@ impl Resolver {
         };
         let asker = Asker { to, client, route, noted: missed.noted, place, since: now };
         {
-            let mut flights = self.flights();
-            match flights.entry_ref(key.octets()) {
-                EntryRef::Occupied(mut flight) => {
-                    let waiting = flight.get_mut();
+            let mut waiters = self.waiters();
+            match waiters.entry_ref(key.octets()) {
+                EntryRef::Occupied(mut pending) => {
+                    let waiting = pending.get_mut();
                     self.metrics.coalesced.inc();
                     // A retransmission is answered once: by the reply to the first.
                     if !waiting.iter().rev().take(LOOK_BACK).any(|other| other.is_same(&asker)) {
@@ -208,20 +209,20 @@ impl Resolver {
         self.metrics.in_flight.inc();
         let checking_disabled = key.is_unchecked();
         let query = Query { name, qtype: question.qtype, dnssec_ok, checking_disabled, plain: false };
-        Some(Flight { resolver: self.clone(), key, views, query, sponsor: None, over: AtomicBool::new(false) })
+        Some(Pending { resolver: self.clone(), key, views, query, sponsor: None, over: AtomicBool::new(false) })
     }
 
     /// Asks again for what is about to end, on behalf of the client who used it last; nobody waits for it.
-    pub(super) fn prefetch(self: &Arc<Self>, key: Key, question: &Question<'_>, client: IpAddr) {
+    pub(in crate::dns) fn prefetch(self: &Arc<Self>, key: Key, question: &Question<'_>, client: IpAddr) {
         let (Ok(place), Ok(name)) = (self.in_flight.take(client), Name::from_wire(question.name.wire())) else {
             return;
         };
         {
-            let mut flights = self.flights();
-            if flights.contains_key(key.octets()) {
+            let mut waiters = self.waiters();
+            if waiters.contains_key(key.octets()) {
                 return;
             }
-            flights.insert(key.octets().into(), Vec::new());
+            waiters.insert(key.octets().into(), Vec::new());
         }
         self.metrics.in_flight.inc();
         self.metrics.cache_prefetches.inc();
@@ -235,7 +236,7 @@ impl Resolver {
             self.take_all(&key);
             return;
         }
-        self.runtime.spawn(self.clone().fly(Flight {
+        self.runtime.spawn(self.clone().run(Pending {
             resolver: self.clone(),
             key,
             views,
@@ -245,48 +246,48 @@ impl Resolver {
         }));
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Vec<Asker>, RandomState>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiters(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Vec<Asker>, RandomState>> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Everybody who waits for a flight, which is thereby over.
-    pub(super) fn land_all(&self, flight: &Flight) -> Vec<Asker> {
-        flight.over.store(true, Ordering::Relaxed);
-        self.take_all(&flight.key)
+    /// Everybody who waits for a pending, which is thereby over.
+    pub(in crate::dns) fn finish(&self, pending: &Pending) -> Vec<Asker> {
+        pending.over.store(true, Ordering::Relaxed);
+        self.take_all(&pending.key)
     }
 
     /// Everybody who waits for `key`; later ones begin anew (and find the cache filled).
-    pub(super) fn take_all(&self, key: &Key) -> Vec<Asker> {
-        let taken = self.flights().remove(key.octets());
+    pub(in crate::dns) fn take_all(&self, key: &Key) -> Vec<Asker> {
+        let taken = self.waiters().remove(key.octets());
         if taken.is_some() {
             self.metrics.in_flight.dec();
         }
         taken.unwrap_or_default()
     }
 
-    /// A client that waits (or sponsors) and wasn't tried. Without one the flight ends here.
-    pub(super) fn next_client(&self, flight: &Flight, tried: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
-        let mut flights = self.flights();
-        let waiting = flights.get(flight.key.octets())?;
-        let sponsor = flight.sponsor.as_ref().map(|sponsor| sponsor.client);
+    /// A client that waits (or sponsors) and wasn't tried. Without one the pending ends here.
+    pub(in crate::dns) fn next_client(&self, pending: &Pending, tried: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
+        let mut waiters = self.waiters();
+        let waiting = waiters.get(pending.key.octets())?;
+        let sponsor = pending.sponsor.as_ref().map(|sponsor| sponsor.client);
         let next = waiting.iter().map(|asker| asker.client).chain(sponsor).find(|client| !tried(client));
         // One that was refused and asked again meanwhile is refused again.
         let next = next.or_else(|| waiting.first().map(|asker| asker.client));
         if next.is_none() {
-            flight.over.store(true, Ordering::Relaxed);
-            flights.remove(flight.key.octets());
+            pending.over.store(true, Ordering::Relaxed);
+            waiters.remove(pending.key.octets());
             self.metrics.in_flight.dec();
         }
         next
     }
 
-    pub(super) fn take_those_of(&self, key: &Key, client: IpAddr) -> Vec<Asker> {
-        let mut flights = self.flights();
-        let Some(waiting) = flights.get_mut(key.octets()) else { return Vec::new() };
+    pub(in crate::dns) fn take_those_of(&self, key: &Key, client: IpAddr) -> Vec<Asker> {
+        let mut waiters = self.waiters();
+        let Some(waiting) = waiters.get_mut(key.octets()) else { return Vec::new() };
         waiting.extract_if(.., |asker| asker.client == client).collect()
     }
 
-    pub(super) fn release(&self, query: &Query, entry: &Entry, askers: Vec<Asker>, outbox: &mut Outbox<'_>) {
+    pub(in crate::dns) fn release(&self, query: &Query, entry: &Entry, askers: Vec<Asker>, outbox: &mut Outbox<'_>) {
         tracing::trace!(name = %query.name, qtype = query.qtype, clients = askers.len(), "released");
         self.metrics.released.inc_by(u64::try_from(askers.len()).unwrap_or(0));
         for asker in &askers {
@@ -295,7 +296,7 @@ impl Resolver {
         self.reply_all(query, entry, askers, outbox);
     }
 
-    pub(super) fn refuse_all(
+    pub(in crate::dns) fn refuse_all(
         &self,
         query: &Query,
         entry: &Entry,
@@ -328,7 +329,7 @@ impl Resolver {
     }
 
     /// The gate said no.
-    pub(super) fn hold(&self, query: &Query, refusal: &Refusal, askers: Vec<Asker>, outbox: &mut Outbox<'_>) {
+    pub(in crate::dns) fn hold(&self, query: &Query, refusal: &Refusal, askers: Vec<Asker>, outbox: &mut Outbox<'_>) {
         let (ede, reason) = ede::of_refusal(refusal);
         for asker in askers {
             self.metrics.held.inc();
@@ -343,7 +344,7 @@ impl Resolver {
     }
 
     /// Sends what `write` appends.
-    pub(super) fn post(&self, route: &Route, outbox: &mut Outbox<'_>, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(in crate::dns) fn post(&self, route: &Route, outbox: &mut Outbox<'_>, write: impl FnOnce(&mut Vec<u8>)) {
         if let (Route::Udp { socket, peer, local }, Outbox::Together(own, sending, _)) = (route, outbox)
             && Arc::ptr_eq(socket, own)
         {
@@ -355,7 +356,7 @@ impl Resolver {
         self.send(route, out);
     }
 
-    pub(super) fn send(&self, route: &Route, message: Vec<u8>) {
+    pub(in crate::dns) fn send(&self, route: &Route, message: Vec<u8>) {
         match route {
             Route::Udp { socket, peer, local } => {
                 if let Err(error) = udp::send_one(socket.as_fd(), &message, *peer, *local) {

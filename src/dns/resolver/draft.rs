@@ -4,14 +4,6 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::audit::Would;
-use super::cache::{Again, Key};
-use super::ede::{Ede, code};
-use super::message::{self, Authority};
-use super::reply::{self, Body, BodyWriter, OWN_TTL, Section};
-use super::upstream::AskError;
-use super::upstream::query::Query;
-use super::wire::{rcode, rtype, u16_at, u32_at};
 use crate::core::address::Reason;
 use crate::core::answer::{Kept, Question, Record, RecordData, effective_ttl, svcparam};
 use crate::core::event::{Grant, LeaseHandles, Refusal};
@@ -21,6 +13,14 @@ use crate::core::policy::view::ViewId;
 use crate::core::policy::{Effect, Policy};
 use crate::core::verdict::{self, Answer, Family, HintEdit, Judged, Removed};
 use crate::dns::Rules;
+use crate::dns::cache::{Key, Readmission};
+use crate::dns::codec::ede::{Ede, code};
+use crate::dns::codec::reply::{self, Body, BodyWriter, OWN_TTL, Section};
+use crate::dns::codec::response::{self, Authority};
+use crate::dns::codec::wire::{rcode, rtype, u16_at, u32_at};
+use crate::dns::resolver::audit::Would;
+use crate::dns::upstream::AskError;
+use crate::dns::upstream::query::Query;
 
 /// Longest that a negative answer is kept and given, in seconds (RFC 2308 section 5 suggests one to three hours).
 const NEGATIVE_MAX: u32 = 3600;
@@ -46,7 +46,7 @@ pub enum Kind {
 #[derive(Clone, Debug)]
 pub enum Checked {
     /// It may be judged.
-    Response(message::Response),
+    Response(response::Response),
     /// It can't be read.
     Malformed,
     /// It must not be used: the label of the refusal, and what the client is told.
@@ -57,26 +57,26 @@ impl Checked {
     /// Without validation.
     #[must_use]
     pub fn read(message: &[u8]) -> Self {
-        message::read(message).map_or(Self::Malformed, Self::Response)
+        response::read(message).map_or(Self::Malformed, Self::Response)
     }
 }
 
 /// For whom an answer is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Whom {
+pub struct Audience {
     /// By whose policy.
     pub view: ViewId,
     /// The family of the addresses that may be opened; `None`: both.
     pub only: Option<Family>,
 }
 
-impl From<ViewId> for Whom {
+impl From<ViewId> for Audience {
     fn from(view: ViewId) -> Self {
         Self { view, only: None }
     }
 }
 
-impl From<&Key> for Whom {
+impl From<&Key> for Audience {
     fn from(key: &Key) -> Self {
         Self { view: key.view(), only: key.family() }
     }
@@ -90,7 +90,7 @@ pub struct Draft {
     /// Seconds it may be kept; 0: not at all.
     pub keep: u32,
     /// What must be opened first; `None`: nothing.
-    pub again: Option<Again>,
+    pub again: Option<Readmission>,
     /// Extended error.
     pub ede: Option<Ede>,
     /// What it counts as.
@@ -142,14 +142,14 @@ impl Draft {
         let grants: Arc<[Grant]> = again.grants.iter().copied().filter(|grant| is_open(grant.address)).collect();
         let left = |address: IpAddr| grants.iter().any(|grant| grant.address == address);
         // What it was built from is in it.
-        let body = message::read(&self.body.octets).ok().and_then(|response| {
+        let body = response::read(&self.body.octets).ok().and_then(|response| {
             let asked_for = |address: IpAddr| again.grants.iter().any(|grant| grant.address == address);
             leave_out(query, &response, |address| asked_for(address) && !left(address))
         });
         let Some(body) = body else {
             return Self::failure(query, "internal", Ede::new(code::OTHER, "an error within the guard"));
         };
-        let again = Again { grants, ..again.clone() };
+        let again = Readmission { grants, ..again.clone() };
         let ede = self.ede.clone().or(Some(Ede::new(code::OTHER, words)));
         Self { body, again: Some(again), ede, kind: self.kind.clone(), would: self.would.clone(), ..*self }
     }
@@ -184,13 +184,13 @@ impl Draft {
 
 /// Reads, judges and builds.
 #[must_use]
-pub fn draft(query: &Query, message: &[u8], rules: &Rules, whom: Whom) -> Draft {
+pub fn draft(query: &Query, message: &[u8], rules: &Rules, whom: Audience) -> Draft {
     draft_checked(query, Checked::read(message), rules, whom)
 }
 
 /// Judges and builds what was read, and validated where that is wanted.
 #[must_use]
-pub fn draft_checked(query: &Query, checked: Checked, rules: &Rules, whom: Whom) -> Draft {
+pub fn draft_checked(query: &Query, checked: Checked, rules: &Rules, whom: Audience) -> Draft {
     let policy = rules.views.policy(whom.view);
     let mut draft = match checked {
         Checked::Response(response) if rules.audit => audit(query, &response, policy, rules, whom.only),
@@ -207,10 +207,10 @@ pub fn draft_checked(query: &Query, checked: Checked, rules: &Rules, whom: Whom)
 
 /// What a list answers itself: its records, or its alias with the upstream's response to the question for that.
 #[must_use]
-pub fn local(query: &Query, data: &[LocalData], checked: Option<Checked>, rules: &Rules, whom: Whom) -> Draft {
+pub fn local(query: &Query, data: &[LocalData], checked: Option<Checked>, rules: &Rules, whom: Audience) -> Draft {
     let policy = rules.views.policy(whom.view);
     let mut response = match checked {
-        None => message::Response::default(),
+        None => response::Response::default(),
         Some(Checked::Response(response)) => response,
         Some(Checked::Malformed) => return malformed(query),
         Some(Checked::Refused(label, ede)) => return Draft::failure(query, label, ede),
@@ -257,7 +257,7 @@ fn malformed(query: &Query) -> Draft {
     Draft::failure(query, "malformed", Ede::new(code::INVALID_DATA, "the upstream's response is malformed"))
 }
 
-fn judge(query: &Query, response: &message::Response, policy: &Policy, rules: &Rules, only: Option<Family>) -> Draft {
+fn judge(query: &Query, response: &response::Response, policy: &Policy, rules: &Rules, only: Option<Family>) -> Draft {
     if response.truncated {
         let mut draft =
             Draft::failure(query, "truncated", Ede::new(code::NETWORK_ERROR, "the whole answer can't be had"));
@@ -306,7 +306,7 @@ fn judge(query: &Query, response: &message::Response, policy: &Policy, rules: &R
 }
 
 /// The answer as the upstream gave it, and what enforcement would have made of it. It asks for the addresses that enforcement would open.
-fn audit(query: &Query, response: &message::Response, policy: &Policy, rules: &Rules, only: Option<Family>) -> Draft {
+fn audit(query: &Query, response: &response::Response, policy: &Policy, rules: &Rules, only: Option<Family>) -> Draft {
     let mut judged = judge(query, response, policy, rules, only);
     // In place of this answer enforcement would give the list's own.
     judged.again.take_if(|_| policy.local_data(&query.name).is_some());
@@ -337,7 +337,7 @@ fn words_for(removed: &[Removed]) -> String {
     words
 }
 
-fn build(query: &Query, response: &message::Response, answer: Answer) -> Draft {
+fn build(query: &Query, response: &response::Response, answer: Answer) -> Draft {
     let status = if answer.overlong { rcode::YXDOMAIN } else { response.rcode };
     let mut writer = BodyWriter::new(&query.name, query.qtype, status);
     let mut has_data = false;
@@ -386,13 +386,13 @@ fn build(query: &Query, response: &message::Response, answer: Answer) -> Draft {
         let whole = is_whole(query, response, &answer.keep);
         // Most answers have no alias, and the empty list needs no memory.
         let chain = if answer.chain.is_empty() { Arc::default() } else { answer.chain.into() };
-        Again { question: query.name.clone(), qtype: query.qtype, chain, grants: answer.grants.into(), whole }
+        Readmission { question: query.name.clone(), qtype: query.qtype, chain, grants: answer.grants.into(), whole }
     });
     Draft { body, keep, again, ede, kind: Kind::Answer, unrelated: answer.dropped, would: None }
 }
 
 /// Whether no address may be left out: the client could see that the set is not what was signed, or a service says that its hints are needed.
-fn is_whole(query: &Query, response: &message::Response, keep: &[Kept]) -> bool {
+fn is_whole(query: &Query, response: &response::Response, keep: &[Kept]) -> bool {
     keep.iter().any(|kept| {
         let Kept::Record(index) = kept else { return false };
         match response.answers.get(*index).map(|record| &record.data) {
@@ -406,7 +406,7 @@ fn is_whole(query: &Query, response: &message::Response, keep: &[Kept]) -> bool 
 }
 
 /// Whether both belong to one RRset; signatures to one when they cover the same type. Those of a set stand one behind the other.
-fn same_set(response: &message::Response, one: &Kept, other: &Kept) -> bool {
+fn same_set(response: &response::Response, one: &Kept, other: &Kept) -> bool {
     let record = |kept: &Kept| match kept {
         Kept::Record(index) => response.answers.get(*index),
         Kept::SynthesisedCname { .. } => None,
@@ -421,7 +421,7 @@ fn same_set(response: &message::Response, one: &Kept, other: &Kept) -> bool {
 
 /// What is said of an answer with fewer addresses than there were.
 #[must_use]
-pub fn words_for_short(again: &Again, leases: &LeaseHandles, budget: &Refusal) -> String {
+pub fn words_for_short(again: &Readmission, leases: &LeaseHandles, budget: &Refusal) -> String {
     let is_open = |grant: &&Grant| leases.iter().any(|lease| lease.address() == grant.address);
     let (given, all) = (again.grants.iter().filter(is_open).count(), again.grants.len());
     format!("{given} of {all} addresses: the others are over {}", name_of(budget))
@@ -439,7 +439,7 @@ fn name_of(budget: &Refusal) -> &'static str {
 }
 
 /// A reply of ours without the addresses of which `gone` says so, and without what is signed over them.
-fn leave_out(query: &Query, response: &message::Response, gone: impl Fn(IpAddr) -> bool) -> Option<Body> {
+fn leave_out(query: &Query, response: &response::Response, gone: impl Fn(IpAddr) -> bool) -> Option<Body> {
     let mut writer = BodyWriter::new(&query.name, query.qtype, response.rcode);
     for (index, (record, rdata)) in response.answers.iter().zip(&response.rdata).enumerate() {
         let edit = match &record.data {

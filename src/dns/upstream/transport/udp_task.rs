@@ -1,12 +1,12 @@
-//! Plain UDP for tasks: one task has the sockets of all of them ([`Lines`]), as a worker has its own.
+//! Plain UDP for tasks: one task has the sockets of all of them ([`UdpSockets`]), as a worker has its own.
 //!
 //! ```text
-//!  a task that asks --letter--> queue --> the post: Lines, one Poll --> upstreams
+//!  a task that asks --letter--> queue --> the post: UdpSockets, one Poll --> upstreams
 //!         ^                                   |
 //!         +---- one reply, or its failure ----+
 //! ```
 //!
-//! The queue is bounded by [`LETTERS`]; where it is full the asker waits, which the questions in flight bound in turn. Who gives up drops its end of the
+//! The queue is bounded by [`LETTERS`]; where it is full the asker waits, which the questions in owner bound in turn. Who gives up drops its end of the
 //! reply, and is forgotten with the next [`TIDY`].
 
 use std::io;
@@ -19,10 +19,10 @@ use hashbrown::HashMap;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
-use super::lines::{Attempt, Claim, Failed, Lines};
-use super::query::{Fit, Query};
-use super::race::{Ask, Trouble};
 use crate::dns::metrics::Metrics;
+use crate::dns::upstream::query::{Fit, Query};
+use crate::dns::upstream::race::{Ask, Trouble};
+use crate::dns::upstream::transport::udp::{Attempt, Claim, Failed, UdpSockets};
 use crate::sys::connected::Received;
 use crate::sys::poll::Poll;
 
@@ -48,7 +48,7 @@ pub struct Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self { trouble: super::lines::trouble_of(error.kind()), error }
+        Self { trouble: crate::dns::upstream::transport::udp::trouble_of(error.kind()), error }
     }
 }
 
@@ -97,7 +97,7 @@ impl Post {
         let readable = poll.watched()?;
         let (sender, letters) = mpsc::channel(LETTERS);
         let office = Office {
-            lines: Lines::new(self.peers.iter().copied(), self.mark, 1),
+            lines: UdpSockets::new(self.peers.iter().copied(), self.mark, 1),
             poll,
             waiting: HashMap::new(),
             number: 0,
@@ -113,7 +113,7 @@ impl Post {
 
 /// The task that has the sockets.
 struct Office {
-    lines: Lines,
+    lines: UdpSockets,
     poll: Poll,
     waiting: HashMap<u64, (Claim, oneshot::Sender<Outcome>)>,
     number: u64,
@@ -161,7 +161,7 @@ impl Office {
             return;
         }
         self.number = self.number.wrapping_add(1);
-        let attempt = Attempt { flight: self.number, place: 0 };
+        let attempt = Attempt { owner: self.number, place: 0 };
         match self.lines.ask(&ask, &query, attempt, now, (&self.poll, TOKEN)) {
             Ok(claim) => drop(self.waiting.insert(self.number, (claim, reply))),
             // The asker may have given up.
@@ -195,7 +195,7 @@ impl Office {
                 self.metrics.upstream_mismatch.inc();
             }
             if let Some((attempt, fit)) = answered
-                && let Some((_, reply)) = self.waiting.remove(&attempt.flight)
+                && let Some((_, reply)) = self.waiting.remove(&attempt.owner)
             {
                 // The asker may have given up.
                 drop(reply.send(Ok((message.to_vec(), fit))));
@@ -205,7 +205,7 @@ impl Office {
 
     fn tell_failures(&mut self) {
         for (attempt, trouble, kind) in self.failed.drain(..) {
-            if let Some((_, reply)) = self.waiting.remove(&attempt.flight) {
+            if let Some((_, reply)) = self.waiting.remove(&attempt.owner) {
                 // Likewise.
                 drop(reply.send(Err(Failure { trouble, error: kind.into() })));
             }
@@ -216,7 +216,7 @@ impl Office {
         let lines = &mut self.lines;
         self.waiting.retain(|number, (claim, reply)| {
             if reply.is_closed() {
-                lines.give_up(*claim, Attempt { flight: *number, place: 0 });
+                lines.give_up(*claim, Attempt { owner: *number, place: 0 });
             }
             !reply.is_closed()
         });

@@ -4,12 +4,12 @@
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use super::cache::{Entry, Key, Message, Outcome};
-use super::ede::{Ede, code};
-use super::reply;
-use super::wire::rcode;
 use crate::core::event::LeaseHandle;
 use crate::core::moment::Moment;
+use crate::dns::cache::{Entry, Key, Message, Outcome};
+use crate::dns::codec::ede::{Ede, code};
+use crate::dns::codec::reply;
+use crate::dns::codec::wire::rcode;
 
 /// How long the upstreams have, when there is something stale to give (RFC 8767 section 5: the client response timer).
 pub const PATIENCE: Duration = Duration::from_millis(1800);

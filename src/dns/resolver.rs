@@ -1,14 +1,19 @@
-//! What happens to a question, on any transport: cache, policy, upstream, judgement, gate, reply.
+//! The way of a question, on any transport.
 //!
 //! ```text
-//!  handle()  on the thread that received it: parse -> cache --hit--> reply
-//!                                                    | miss: policy on the name --denied--> reply
-//!  join()    place in flight? --no--> SERVFAIL        v
-//!            an identical question in flight? --yes--> wait with it
-//!                                                    | no: a worker's forwarder (plain upstreams, question over UDP), or a task:
-//!  fly()     (entry near its leases' end? admit again) or (upstream -> draft) -> core admits -> cache -> all who wait
-//! prefetch() a used entry near its end: the same flight with nobody waiting
+//! handle()  on the thread that received it: codec::query -> cache --hit--> reply
+//!                                            | miss: policy on the name --denied--> reply
+//! pending   place in flight? --no--> SERVFAIL v
+//!           an identical question pending? --yes--> wait with it
+//!                                            | no
+//! worker    plain upstreams, question over UDP  } upstreams, aliases (follow), validation -> draft
+//! task      all others                          }                                             |
+//! settle    (entry near its leases' end? admit again, or) core admits -> cache -> all who wait v
+//! prefetch  a used entry near its end: the same with nobody waiting
 //! ```
+//!
+//! - `draft`: from response to judged reply. `stale`: answers beyond their end. `audit`: the same without refusing anything.
+//! - [`local`], [`ddr`]: names answered here. [`explain`]: what a question would get, without asking it in earnest.
 //!
 //! Questions are identical when name, type and DO are. The core admits an answer for one of the clients that wait; only a refusal that
 //! concerns that client alone (its budget) makes it ask again for another of them.
@@ -20,30 +25,42 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use super::Rules;
-use super::audit::Requests;
-use super::backlog::Backlog;
 use super::cache::{Cache, Entry, Key, Outcome};
-use super::cookie::Cookies;
-use super::ddr::{self, Designated};
-use super::draft::Draft;
-use super::ede::{Ede, code};
-use super::flights::Flights;
 use super::limits::Limit;
-use super::local;
 use super::metrics::Metrics;
 use super::rate::{Allowed, RateLimit};
 use super::refusals::Refusals;
-use super::reply::{self, ReplyHead};
 use super::upstream::Upstreams;
 use super::upstream::query::Query;
 use super::validate::Validator;
-use super::wire::{self, ClientEdns, Parsed, Question, Reject, flag, rcode};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::policy::{Effect, Policy, Verdict};
 use crate::core::verdict;
 use crate::core_task::CoreHandle;
+use crate::dns::codec::cookie::Cookies;
+use crate::dns::codec::ede::{Ede, code};
+use crate::dns::codec::query::{ClientEdns, Parsed, Question, Reject};
+use crate::dns::codec::reply::{self, ReplyHead};
+use crate::dns::codec::wire::{flag, rcode};
+use crate::dns::listen::unsent::Backlog;
 use crate::sys::clock::Clock;
+use audit::Requests;
+use ddr::Designated;
+use draft::Draft;
+use pending::Waiters;
+
+pub(in crate::dns) mod audit;
+pub mod ddr;
+pub mod draft;
+pub mod explain;
+pub(in crate::dns) mod follow;
+pub mod local;
+pub(in crate::dns) mod pending;
+pub(in crate::dns) mod settle;
+pub mod stale;
+pub(in crate::dns) mod task;
+pub(in crate::dns) mod worker;
 
 /// Questions that wait at once. Beyond it: SERVFAIL at once, counted.
 pub const IN_FLIGHT: usize = 16_384;
@@ -68,15 +85,15 @@ pub struct Missed<'a> {
     /// What was asked.
     pub question: Question<'a>,
     /// Its name.
-    pub(super) name: Name,
+    pub(in crate::dns) name: Name,
     /// By which it is kept, in the view of who asked.
-    pub(super) key: Key,
+    pub(in crate::dns) key: Key,
     /// An entry is there, but not in force for long enough.
-    pub(super) kept: bool,
+    pub(in crate::dns) kept: bool,
     /// A list has an answer of its own.
-    pub(super) local_data: bool,
+    pub(in crate::dns) local_data: bool,
     /// In audit: it would have been refused, and that is noted.
-    pub(super) noted: bool,
+    pub(in crate::dns) noted: bool,
 }
 
 /// What the packets of one batch share, and what is counted of them.
@@ -103,29 +120,29 @@ impl<'a> Turn<'a> {
 
 /// Everything a question meets. One for the daemon.
 pub struct Resolver {
-    pub(super) rules: Arc<ArcSwap<Rules>>,
-    pub(super) clients: Vec<IpNet>,
-    pub(super) core: CoreHandle,
-    pub(super) clock: Clock,
-    pub(super) upstreams: Upstreams,
+    pub(in crate::dns) rules: Arc<ArcSwap<Rules>>,
+    pub(in crate::dns) clients: Vec<IpNet>,
+    pub(in crate::dns) core: CoreHandle,
+    pub(in crate::dns) clock: Clock,
+    pub(in crate::dns) upstreams: Upstreams,
     /// `None`: answers are taken as they come.
-    pub(super) validator: Option<Validator>,
-    pub(super) cache: Arc<Cache>,
-    pub(super) metrics: Metrics,
-    pub(super) refusals: Refusals,
-    pub(super) in_flight: Arc<Limit>,
-    pub(super) backlog: Backlog,
-    pub(super) flights: Flights,
+    pub(in crate::dns) validator: Option<Validator>,
+    pub(in crate::dns) cache: Arc<Cache>,
+    pub(in crate::dns) metrics: Metrics,
+    pub(in crate::dns) refusals: Refusals,
+    pub(in crate::dns) in_flight: Arc<Limit>,
+    pub(in crate::dns) backlog: Backlog,
+    pub(in crate::dns) waiters: Waiters,
     /// In audit: what the core is being asked about, and places for that.
-    pub(super) requests: Requests,
-    pub(super) behind: Arc<Limit>,
-    pub(super) designated: Option<Designated>,
-    pub(super) cookies: Cookies,
-    pub(super) rate_limit: Option<RateLimit>,
-    pub(super) prefetch: bool,
+    pub(in crate::dns) requests: Requests,
+    pub(in crate::dns) behind: Arc<Limit>,
+    pub(in crate::dns) designated: Option<Designated>,
+    pub(in crate::dns) cookies: Cookies,
+    pub(in crate::dns) rate_limit: Option<RateLimit>,
+    pub(in crate::dns) prefetch: bool,
     /// Addresses are open only for the clients that were answered with them: so is what is kept of them.
-    pub(super) per_client: bool,
-    pub(super) runtime: tokio::runtime::Handle,
+    pub(in crate::dns) per_client: bool,
+    pub(in crate::dns) runtime: tokio::runtime::Handle,
 }
 
 impl Resolver {
@@ -145,7 +162,7 @@ impl Resolver {
         out: &mut Vec<u8>,
     ) -> Handled<'a> {
         let (rules, now) = (turn.rules, turn.now);
-        let mut question = match wire::parse(packet) {
+        let mut question = match crate::dns::codec::query::parse(packet) {
             Parsed::Question(question) => question,
             Parsed::Drop => {
                 self.metrics.drop_packet("not_a_question");
@@ -252,7 +269,7 @@ impl Resolver {
     }
 
     /// What is kept for a question: the client's own where there are such, else what is to be admitted for it or opens nothing.
-    pub(super) fn kept(&self, key: &Key, generation: u64, now: Moment) -> Option<Arc<Entry>> {
+    pub(in crate::dns) fn kept(&self, key: &Key, generation: u64, now: Moment) -> Option<Arc<Entry>> {
         let own = self.cache.get(key, generation, now);
         if own.is_some() || !key.is_of_client() {
             return own;
@@ -261,7 +278,7 @@ impl Resolver {
     }
 
     /// Likewise beyond its end.
-    pub(super) fn kept_stale(&self, key: &Key, generation: u64, now: Moment) -> Option<Arc<Entry>> {
+    pub(in crate::dns) fn kept_stale(&self, key: &Key, generation: u64, now: Moment) -> Option<Arc<Entry>> {
         let own = self.cache.stale(key, generation, now);
         if own.is_some() || !key.is_of_client() {
             return own;
@@ -270,7 +287,7 @@ impl Resolver {
     }
 
     /// Whether the answer is given without validation, as the client wishes (CD): only where it can hold no address to open.
-    pub(super) fn unchecked(&self, flags: u16, qtype: u16) -> bool {
+    pub(in crate::dns) fn unchecked(&self, flags: u16, qtype: u16) -> bool {
         self.validator.is_some() && flags & flag::CD != 0 && !verdict::may_open(qtype)
     }
 
@@ -399,7 +416,7 @@ impl Resolver {
     }
 
     /// An answer without the addresses that may not be opened is an answer; those addresses are refused.
-    pub(super) fn note_filtered(&self, entry: &Entry, client: IpAddr, name: &[u8], qtype: u16) {
+    pub(in crate::dns) fn note_filtered(&self, entry: &Entry, client: IpAddr, name: &[u8], qtype: u16) {
         if let Some(ede) = entry.ede.as_ref().filter(|ede| ede.code == code::FILTERED) {
             self.metrics.filtered.inc();
             self.note(client, name, qtype, "filtered", ede);
@@ -407,12 +424,12 @@ impl Resolver {
     }
 
     /// Of a reply to a stream that is longer than a message can be.
-    pub(super) fn note_too_long(&self, client: IpAddr, name: &[u8], qtype: u16) {
+    pub(in crate::dns) fn note_too_long(&self, client: IpAddr, name: &[u8], qtype: u16) {
         self.metrics.refuse("too_long");
         self.note(client, name, qtype, "too_long", &reply::too_long());
     }
 
-    pub(super) fn note(&self, client: IpAddr, name: &[u8], qtype: u16, reason: &'static str, ede: &Ede) {
+    pub(in crate::dns) fn note(&self, client: IpAddr, name: &[u8], qtype: u16, reason: &'static str, ede: &Ede) {
         if let Ok(name) = Name::from_wire(name) {
             self.refusals.push(client, &name, qtype, reason, &ede.text, ede.code);
         }
@@ -420,7 +437,7 @@ impl Resolver {
 }
 
 /// What the reply to a question needs to know of it.
-pub(super) fn head_of<'a>(question: &Question<'a>, stream: bool) -> ReplyHead<'a> {
+pub(in crate::dns) fn head_of<'a>(question: &Question<'a>, stream: bool) -> ReplyHead<'a> {
     let limit = if stream { usize::from(u16::MAX) } else { reply::udp_limit(question.edns) };
     ReplyHead { id: question.id, flags: question.flags, octets: question.octets, edns: question.edns, limit }
 }

@@ -9,9 +9,9 @@ use hickory_proto::rr::{Name as HickoryName, RData, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, Restrict};
 use smallvec::SmallVec;
 
-use super::wire::{self, flag, rtype, u16_at, u32_at};
 use crate::core::answer::{Record, RecordData};
 use crate::core::name::Name;
+use crate::dns::codec::wire::{self, flag, rtype, u16_at, u32_at};
 
 /// A response that can't be read; nothing of it is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -175,7 +175,7 @@ fn append_name(decoder: &mut BinDecoder<'_>, out: &mut Vec<u8>) -> Result<(), Ma
 }
 
 /// Where names stand in the data of a type that RFC 3597 section 4 lets be compressed: octets before the first, and how many follow each other.
-pub(super) fn names_in(kind: u16, raw: &[u8]) -> Result<Option<(usize, usize)>, Malformed> {
+pub(in crate::dns) fn names_in(kind: u16, raw: &[u8]) -> Result<Option<(usize, usize)>, Malformed> {
     Ok(Some(match kind {
         // NS, MD, MF, CNAME, MB, MG, MR, PTR, NXT, DNAME, NSEC
         2..=5 | 7..=9 | 12 | 30 | rtype::DNAME | rtype::NSEC => (0, 1),

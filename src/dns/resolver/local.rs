@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use super::ede::{Ede, code};
-use super::reply::{self, Body, BodyWriter, OWN_TTL, Section};
-use super::wire::{rcode, rtype};
 use crate::core::local_names::Local;
 use crate::core::name::Name;
+use crate::dns::codec::ede::{Ede, code};
+use crate::dns::codec::reply::{self, Body, BodyWriter, OWN_TTL, Section};
+use crate::dns::codec::wire::{rcode, rtype};
 
 /// The message, and the extended error that says where it comes from.
 #[must_use]

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::ede::{Ede, code};
-use super::limits::{Limit, Place};
-use super::reply::{self, ReplyHead};
-use super::resolve::Resolver;
-use super::wire::{ClientEdns, HEADER, flag, rcode, skip_name, u16_at};
+use crate::dns::codec::ede::{Ede, code};
+use crate::dns::codec::query::ClientEdns;
+use crate::dns::codec::reply::{self, ReplyHead};
+use crate::dns::codec::wire::{HEADER, flag, rcode, skip_name, u16_at};
+use crate::dns::limits::{Limit, Place};
+use crate::dns::resolver::Resolver;
 
 /// Octets that wait, of all clients.
 const TOTAL: usize = 128 << 20;
@@ -63,7 +64,7 @@ impl Drop for Held {
 
 impl Resolver {
     /// Takes a reply to be sent on a stream of `client`; a long one for which there is no room is shortened.
-    pub(super) fn outgoing(&self, client: IpAddr, mut octets: Vec<u8>) -> Reply {
+    pub(in crate::dns) fn outgoing(&self, client: IpAddr, mut octets: Vec<u8>) -> Reply {
         if octets.len() <= SHORT {
             return Reply { octets, held: None };
         }

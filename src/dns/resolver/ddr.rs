@@ -4,12 +4,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::listen::Transport;
-use super::listen::https::PATH;
-use super::reply::{self, BodyWriter, OWN_TTL, ReplyHead, Section};
-use super::tls::server::Identity;
-use super::wire::{Question, rcode, rtype};
 use crate::core::name::Name;
+use crate::dns::codec::query::Question;
+use crate::dns::codec::reply::{self, BodyWriter, OWN_TTL, ReplyHead, Section};
+use crate::dns::codec::wire::{rcode, rtype};
+use crate::dns::listen::Transport;
+use crate::dns::listen::https::PATH;
+use crate::dns::tls::server::Identity;
 
 /// `resolver.arpa`
 const RESOLVER_ARPA: &[u8] = b"\x08resolver\x04arpa\x00";

@@ -3,7 +3,7 @@
 use hyper::HeaderMap;
 use hyper::header::AGE;
 
-use crate::dns::wire::{HEADER, put_u32, rtype, skip_name, u16_at, u32_at};
+use crate::dns::codec::wire::{HEADER, put_u32, rtype, skip_name, u16_at, u32_at};
 
 /// TTLs above this are 0 (RFC 2181 section 8).
 const TTL_MAX: u32 = 0x7fff_ffff;
@@ -59,7 +59,7 @@ fn walk(message: &mut [u8], age: u32) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dns::wire::put_u16;
+    use crate::dns::codec::wire::put_u16;
 
     #[test]
     fn every_value_of_age_has_its_meaning() {

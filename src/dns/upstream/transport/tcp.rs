@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 
-use super::dial::{CONNECT, DEAF_AFTER, Ends, Slot, Target, Tls, ended_unheard};
-use super::query::{Fit, Query, fit, misfit};
+use crate::dns::codec::wire::u16_at;
 use crate::dns::metrics::Metrics;
-use crate::dns::wire::u16_at;
+use crate::dns::upstream::query::{Fit, Query, fit, misfit};
+use crate::dns::upstream::transport::dial::{CONNECT, DEAF_AFTER, Ends, Slot, Target, Tls, ended_unheard};
 
 /// A connection on which nothing came for so long is closed.
 const IDLE: Duration = Duration::from_secs(10);
@@ -215,7 +215,7 @@ impl TcpClient {
         if connection.has_ended() {
             return Err(shared.error());
         }
-        connection.write.send(super::framed(&message)).await.map_err(|_| shared.error())?;
+        connection.write.send(crate::dns::upstream::framed(&message)).await.map_err(|_| shared.error())?;
         let message = received.await.map_err(|_| shared.error())??;
         drop(claim);
         Ok(message)

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use siphasher::sip::SipHasher24;
 
-use super::wire::Cookie;
+use crate::dns::codec::query::Cookie;
 
 /// Octets of the client's part.
 pub const CLIENT: usize = 8;

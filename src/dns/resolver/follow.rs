@@ -9,19 +9,19 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
-use super::Rules;
-use super::ddr::is_resolver_arpa;
-use super::draft::Checked;
-use super::ede::{Ede, code};
-use super::message::{self, Response};
-use super::metrics::Metrics;
-use super::upstream::query::Query;
-use super::upstream::{AskError, Upstreams};
-use super::validate::{Pick, Source};
-use super::wire::{rcode, rtype, u16_at};
 use crate::core::answer::{self, Question, Record, RecordData};
 use crate::core::name::Name;
 use crate::core::policy::view::ViewId;
+use crate::dns::Rules;
+use crate::dns::codec::ede::{Ede, code};
+use crate::dns::codec::response::{self, Response};
+use crate::dns::codec::wire::{rcode, rtype, u16_at};
+use crate::dns::metrics::Metrics;
+use crate::dns::resolver::ddr::is_resolver_arpa;
+use crate::dns::resolver::draft::Checked;
+use crate::dns::upstream::query::Query;
+use crate::dns::upstream::{AskError, Upstreams};
+use crate::dns::validate::{Pick, Source};
 
 /// Questions that one question may make beside itself. An upstream that needs more is in no order, or means harm.
 pub const MOST: usize = 8;
@@ -72,7 +72,7 @@ impl Following<'_> {
             self.metrics.aliases_followed.inc();
             let more = self.ask(&Query { name: next.clone(), ..query.clone() }, whom).await?;
             asked.push(next);
-            match message::read(&more) {
+            match response::read(&more) {
                 Ok(more) => join(&mut response, more),
                 Err(_) => return Ok(Checked::Malformed),
             }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::dns::codec::wire::{TCP_KEEPALIVE, bears_option};
 
 fn question(name: &[u8], qtype: u16) -> Vec<u8> {
     let mut out = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];

@@ -7,7 +7,7 @@ use crate::dns::upstream::Upstreams;
 const TOKEN: u64 = 2;
 
 struct Bench {
-    lines: Lines,
+    lines: UdpSockets,
     poll: Poll,
     upstream: UdpSocket,
     now: Instant,
@@ -22,26 +22,26 @@ impl Bench {
         let metrics = Metrics::register(&mut crate::metrics::registry());
         let upstreams = Upstreams::new(&config.dns.upstream, None, &metrics).unwrap();
         Self {
-            lines: Lines::new(upstreams.peers(), None, 1),
+            lines: UdpSockets::new(upstreams.peers(), None, 1),
             poll: Poll::new().unwrap(),
             upstream,
             now: Instant::now(),
         }
     }
 
-    fn ask(&mut self, flight: u64) -> Claim {
-        self.ask_again(flight, None)
+    fn ask(&mut self, owner: u64) -> Claim {
+        self.ask_again(owner, None)
     }
 
-    fn ask_again(&mut self, flight: u64, lost: Option<Instant>) -> Claim {
+    fn ask_again(&mut self, owner: u64, lost: Option<Instant>) -> Claim {
         let query = Query {
-            name: format!("n{flight}.name-with-letters.example").parse().unwrap(),
+            name: format!("n{owner}.name-with-letters.example").parse().unwrap(),
             qtype: 1,
             dnssec_ok: false,
             checking_disabled: false,
             plain: false,
         };
-        let attempt = Attempt { flight, place: 0 };
+        let attempt = Attempt { owner, place: 0 };
         let ask = Ask { place: 0, server: 0, manner: Manner::USUAL, lost };
         self.lines.ask(&ask, &query, attempt, self.now, (&self.poll, TOKEN)).unwrap()
     }
@@ -73,7 +73,7 @@ impl Bench {
             while self.lines.receive(line, &mut received, &mut failed) > 0 {
                 for message in (0..).map_while(|place| received.get(place)) {
                     match self.lines.answers(line, message, self.now, &mut failed) {
-                        Some((attempt, _)) => found.push(attempt.flight),
+                        Some((attempt, _)) => found.push(attempt.owner),
                         None => others += 1,
                     }
                 }
@@ -109,9 +109,9 @@ fn every_question_has_its_response_and_ports_change() {
         }
         assert_eq!(of_turn.len(), 1, "one turn, one socket");
         ports.extend(of_turn);
-        let (mut flights, others) = bench.answered();
-        flights.sort_unstable();
-        assert_eq!((flights, others), (vec![2 * turn, 2 * turn + 1], 2));
+        let (mut queries, others) = bench.answered();
+        queries.sort_unstable();
+        assert_eq!((queries, others), (vec![2 * turn, 2 * turn + 1], 2));
     }
     // 64 sockets, drawn at random: that one is never drawn in 300 turns happens less than once in a hundred; 32 of them never.
     assert!(ports.len() > 32, "{} ports", ports.len());
@@ -122,12 +122,12 @@ fn every_question_has_its_response_and_ports_change() {
 fn a_worn_socket_is_replaced_and_closed_after_its_last_reply() {
     let mut bench = Bench::new();
     let slots = bench.lines.pools[&0].slots.len();
-    for flight in 0..u64::try_from(slots).unwrap() * 40 {
-        bench.ask(flight);
+    for owner in 0..u64::try_from(slots).unwrap() * 40 {
+        bench.ask(owner);
         bench.flush();
         let (from, query) = bench.arrived();
         bench.upstream.send_to(&response(&query), from).unwrap();
-        assert_eq!(bench.answered(), (vec![flight], 0));
+        assert_eq!(bench.answered(), (vec![owner], 0));
     }
     let open = |bench: &Bench| bench.lines.lines.iter().flatten().count();
     assert_eq!(open(&bench), slots, "all in use once");
@@ -135,15 +135,15 @@ fn a_worn_socket_is_replaced_and_closed_after_its_last_reply() {
     bench.flush();
     // Each is too old now; those in use are replaced, one still waits for its reply.
     bench.now += LIFE + Duration::from_millis(1);
-    for flight in 10_000..10_000 + u64::try_from(slots).unwrap() * 40 {
-        let claim = bench.ask(flight);
+    for owner in 10_000..10_000 + u64::try_from(slots).unwrap() * 40 {
+        let claim = bench.ask(owner);
         bench.flush();
-        bench.lines.give_up(claim, Attempt { flight, place: 0 });
+        bench.lines.give_up(claim, Attempt { owner, place: 0 });
     }
     assert_eq!(open(&bench), 2 * slots);
     bench.lines.tidy(bench.now);
     assert_eq!(open(&bench), slots + 1);
-    bench.lines.give_up(claim, Attempt { flight: 9_999, place: 0 });
+    bench.lines.give_up(claim, Attempt { owner: 9_999, place: 0 });
     bench.lines.tidy(bench.now);
     assert_eq!(open(&bench), slots);
     bench.now += IDLE + Duration::from_millis(1);
@@ -164,7 +164,7 @@ fn a_closed_port_fails_those_who_wait_there() {
         assert!(Instant::now() < end, "nobody is told");
         assert_eq!(bench.lines.receive(0, &mut received, &mut failed), 0);
     }
-    assert_eq!(failed, [(Attempt { flight: 7, place: 0 }, Trouble::Theirs, io::ErrorKind::ConnectionRefused)]);
+    assert_eq!(failed, [(Attempt { owner: 7, place: 0 }, Trouble::Theirs, io::ErrorKind::ConnectionRefused)]);
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn after_three_near_misses_a_socket_takes_nothing_more() {
     bench.flush();
     let ((from, first), (_, second)) = (bench.arrived(), bench.arrived());
     // What comes twice, or late to a query that was given up, is no guess.
-    bench.lines.give_up(claim, Attempt { flight: 1, place: 0 });
+    bench.lines.give_up(claim, Attempt { owner: 1, place: 0 });
     for _ in 0..5 {
         bench.upstream.send_to(&response(&first), from).unwrap();
     }
@@ -188,15 +188,15 @@ fn after_three_near_misses_a_socket_takes_nothing_more() {
     bench.upstream.send_to(&response(&second), from).unwrap();
     let (found, others, failed) = bench.received();
     assert_eq!((found, others), (vec![], 4), "the true one comes too late");
-    assert_eq!(failed, [(Attempt { flight: 2, place: 0 }, Trouble::Forged, io::ErrorKind::InvalidData)]);
+    assert_eq!(failed, [(Attempt { owner: 2, place: 0 }, Trouble::Forged, io::ErrorKind::InvalidData)]);
     // Other questions go elsewhere.
-    for flight in 3..60 {
-        bench.ask(flight);
+    for owner in 3..60 {
+        bench.ask(owner);
         bench.flush();
         let (other, query) = bench.arrived();
         assert_ne!(other.port(), from.port());
         bench.upstream.send_to(&response(&query), other).unwrap();
-        assert_eq!(bench.answered(), (vec![flight], 0));
+        assert_eq!(bench.answered(), (vec![owner], 0));
     }
 }
 
@@ -205,19 +205,19 @@ fn what_was_lost_is_asked_again_on_a_socket_that_is_younger_or_was_heard_since()
     let mut bench = Bench::new();
     let lost = bench.now;
     let mut ports = HashSet::new();
-    for flight in 0..400 {
-        bench.ask(flight);
+    for owner in 0..400 {
+        bench.ask(owner);
         bench.flush();
         ports.insert(bench.arrived().0.port());
     }
     bench.now += Duration::from_millis(50);
-    for flight in 400..500 {
-        bench.ask_again(flight, Some(lost));
+    for owner in 400..500 {
+        bench.ask_again(owner, Some(lost));
         bench.flush();
         let (from, query) = bench.arrived();
         assert!(!ports.contains(&from.port()), "a socket on which a reply was lost");
         bench.upstream.send_to(&response(&query), from).unwrap();
-        assert_eq!(bench.answered(), (vec![flight], 0));
+        assert_eq!(bench.answered(), (vec![owner], 0));
     }
     let open = bench.lines.lines.iter().flatten().filter(|line| !line.retired).count();
     assert!(open <= bench.lines.pools[&0].slots.len(), "{open} in use");

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The core judges as it does when it enforces, so that what is leased in audit is what enforcement would have leased, and is in force once the mode is
-//! switched. Nobody waits for its word. Questions that come meanwhile join the same request, as they would join the flight that waits at the gate.
+//! switched. Nobody waits for its word. Questions that come meanwhile join the same request, as they would join the pending that waits at the gate.
 //!
 //! What protects the guard itself is no policy and stays: `dns.clients`, rate limits, places in flight, malformed messages, DNSSEC. So do names that are
 //! answered here (`dns.local_names`): they must not be forwarded.
@@ -22,18 +22,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hashbrown::HashMap;
 use hashbrown::hash_map::EntryRef;
 
-use super::cache::{Again, Entry, Key};
-use super::draft::{self, Draft, Kind};
-use super::ede::{self, Ede, code};
-use super::flights::{Asker, Flight, Outbox};
-use super::fly;
-use super::limits::Place;
-use super::resolve::Resolver;
-use super::upstream::query::Query;
-use super::wire::Question;
 use crate::core::event::{Decision, Refusal};
 use crate::core::name::Name;
 use crate::core::policy::{Effect, Policy, Verdict};
+use crate::dns::cache::{Entry, Key, Readmission};
+use crate::dns::codec::ede::{self, Ede, code};
+use crate::dns::codec::query::Question;
+use crate::dns::limits::Place;
+use crate::dns::resolver::Resolver;
+use crate::dns::resolver::draft::{self, Draft, Kind};
+use crate::dns::resolver::pending::{Asker, Outbox, Pending};
+use crate::dns::resolver::settle;
+use crate::dns::upstream::query::Query;
 
 /// Most questions that one request to the core is noted for.
 const TOGETHER: usize = 4096;
@@ -69,11 +69,11 @@ impl Would {
 }
 
 /// Requests to the core behind answers that have left, by the question's [`Key`]: whom their refusal would have met. Bounded by the places for them.
-pub(super) type Requests = Mutex<HashMap<Box<[u8]>, Vec<IpAddr>, RandomState>>;
+pub(in crate::dns) type Requests = Mutex<HashMap<Box<[u8]>, Vec<IpAddr>, RandomState>>;
 
 impl Resolver {
     /// Notes what a verdict on a question, or on who asks, would do. Returns whether the question would go no further.
-    pub(super) fn would_judge(
+    pub(in crate::dns) fn would_judge(
         &self,
         policy: &Policy,
         verdict: Verdict,
@@ -98,7 +98,7 @@ impl Resolver {
     }
 
     /// Likewise of the verdict on its name.
-    pub(super) fn would_judge_name(
+    pub(in crate::dns) fn would_judge_name(
         &self,
         policy: &Policy,
         question: &Question<'_>,
@@ -115,7 +115,7 @@ impl Resolver {
     }
 
     /// An entry was given out of the cache. `noted`: the question itself would have been refused.
-    pub(super) fn audit_hit(
+    pub(in crate::dns) fn audit_hit(
         self: &Arc<Self>,
         key: &Key,
         entry: &Arc<Entry>,
@@ -138,46 +138,46 @@ impl Resolver {
     }
 
     /// Gives an answer that is kept to all who wait.
-    pub(super) fn audit_release(
+    pub(in crate::dns) fn audit_release(
         self: &Arc<Self>,
-        flight: &Flight,
+        pending: &Pending,
         entry: &Arc<Entry>,
         askers: Vec<Asker>,
         outbox: &mut Outbox<'_>,
     ) {
-        let query = &flight.query;
+        let query = &pending.query;
         let open: Vec<IpAddr> = askers.iter().filter(|asker| !asker.noted).map(|asker| asker.client).collect();
         if let Some(would) = &entry.would {
             for client in &open {
                 self.note_would(*client, &query.name, query.qtype, would.reason, &would.words, would.ede.code);
             }
         }
-        let sponsor = flight.sponsor.as_ref().map(|sponsor| sponsor.client);
+        let sponsor = pending.sponsor.as_ref().map(|sponsor| sponsor.client);
         self.release(query, entry, askers, outbox);
         let whom: Vec<IpAddr> = open.into_iter().chain(sponsor).collect();
-        self.ask_behind(&flight.key, entry, whom);
+        self.ask_behind(&pending.key, entry, whom);
     }
 
     /// An upstream's answer: kept and given at once, whole. The core is asked for its addresses behind it.
-    pub(super) fn settle_audit(
+    pub(in crate::dns) fn settle_audit(
         self: &Arc<Self>,
-        flight: &Flight,
+        pending: &Pending,
         draft: Draft,
         generation: u64,
         outbox: &mut Outbox<'_>,
     ) {
         if draft.kind != Kind::Answer {
-            self.settle_without_gate(flight, draft, generation, outbox);
+            self.settle_without_gate(pending, draft, generation, outbox);
             return;
         }
         let now = self.clock.now();
-        let entry = Arc::new(fly::closed(&flight.key.of_all(), &draft, generation, now));
+        let entry = Arc::new(settle::closed(&pending.key.of_all(), &draft, generation, now));
         self.cache.put(entry.clone(), now);
-        self.audit_release(flight, &entry, self.land_all(flight), outbox);
+        self.audit_release(pending, &entry, self.finish(pending), outbox);
     }
 
     /// The mode was switched while an answer waited at the gate, which has refused it now.
-    pub(super) fn release_refused(
+    pub(in crate::dns) fn release_refused(
         &self,
         query: &Query,
         entry: &Entry,
@@ -224,7 +224,7 @@ impl Resolver {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn judge_behind(self: Arc<Self>, key: Key, entry: Arc<Entry>, again: Again, _place: Place) {
+    async fn judge_behind(self: Arc<Self>, key: Key, entry: Arc<Entry>, again: Readmission, _place: Place) {
         let query = Query {
             name: again.question.clone(),
             qtype: again.qtype,
@@ -232,7 +232,7 @@ impl Resolver {
             checking_disabled: false,
             plain: false,
         };
-        let again = fly::aged(&again, entry.age(self.clock.now()));
+        let again = settle::aged(&again, entry.age(self.clock.now()));
         let mut tried: HashSet<IpAddr> = HashSet::new();
         loop {
             let next = {

@@ -1,0 +1,192 @@
+//! A pending question as a task of its own: upstreams, validation, aliases, up to the judged reply.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::core::moment::Moment;
+use crate::core::policy::list::LocalData;
+use crate::core::policy::view::ViewId;
+use crate::dns::Rules;
+use crate::dns::cache::Entry;
+use crate::dns::codec::ede::{Ede, code};
+use crate::dns::codec::reply;
+use crate::dns::resolver::Resolver;
+use crate::dns::resolver::draft::{Audience, Checked, Draft, Kind, alias, draft_checked, local};
+use crate::dns::resolver::follow::Following;
+use crate::dns::resolver::pending::{Outbox, Pending};
+use crate::dns::resolver::{settle, stale};
+use crate::dns::upstream::query::Query;
+use crate::dns::upstream::race::{Ask, Race};
+use crate::dns::upstream::{AskError, Asked, TOTAL};
+use crate::dns::validate::{self, Pick, Source};
+
+impl Resolver {
+    pub(in crate::dns) async fn run(self: Arc<Self>, pending: Pending) {
+        let query = &pending.query;
+        let rules = self.rules.load_full();
+        let now = self.clock.now();
+        let kept = if pending.sponsor.is_some() || !rules.views.same_clients(&pending.views) {
+            None
+        } else {
+            self.kept(&pending.key, rules.generation, now)
+        };
+        if let Some(entry) = kept {
+            if rules.audit {
+                drop(rules);
+                self.audit_release(&pending, &entry, self.finish(&pending), &mut Outbox::Now);
+                return;
+            }
+            if entry.is_in_force(now, rules.lease_min) {
+                // Another task filled it between the lookup and this one's start.
+                self.release(query, &entry, self.finish(&pending), &mut Outbox::Now);
+                return;
+            }
+            if entry.ended.is_some() && stale::is_open(&entry, now) {
+                self.metrics.stale.inc();
+                self.release(query, &entry, self.finish(&pending), &mut Outbox::Now);
+                return;
+            }
+            if let Some(draft) = draft_again(&entry, now) {
+                self.metrics.cache_readmitted.inc();
+                self.settle(&pending, draft, rules.generation).await;
+                return;
+            }
+        }
+        let view = pending.key.view();
+        let data = rules.local_data(view, &query.name).map(<[LocalData]>::to_vec);
+        let hurry = self.stale(&pending, &rules).is_some();
+        drop(rules);
+        let asked = match &data {
+            None => Some(self.ask(query, view, hurry).await),
+            Some(data) => match alias(data) {
+                Some(target) => Some(self.ask(&Query { name: target.clone(), ..query.clone() }, view, hurry).await),
+                // A list's own addresses need nobody.
+                None => None,
+            },
+        };
+        self.answered(pending, asked, data).await;
+    }
+
+    /// The rest of the way of a question whose race a worker began: with this query, which needs a stream.
+    pub(in crate::dns) async fn resume(self: Arc<Self>, pending: Pending, race: Race, ask: Ask) {
+        let until = race.ends_at();
+        let asked = match self.upstreams.run(race, &pending.query, Some(ask)).await {
+            Ok(asked) => self.complete(&pending.query, pending.key.view(), read(asked), until).await,
+            Err(error) => Err(error),
+        };
+        self.answered(pending, Some(asked), None).await;
+    }
+
+    /// The rest of the way of a question that a worker's forwarder could not bring to its end: its alias leads on.
+    pub(in crate::dns) async fn resume_with(self: Arc<Self>, pending: Pending, checked: Checked, until: Instant) {
+        let asked = self.complete(&pending.query, pending.key.view(), checked, until).await;
+        self.answered(pending, Some(asked), None).await;
+    }
+
+    /// An upstream has answered the question (or that for the alias among a list's own `data`), or none has; or nobody was asked.
+    async fn answered(
+        self: &Arc<Self>,
+        pending: Pending,
+        asked: Option<Result<Checked, AskError>>,
+        data: Option<Vec<LocalData>>,
+    ) {
+        let query = &pending.query;
+        let failed = matches!(asked, Some(Err(_)));
+        let whom = Audience::from(&pending.key);
+        // Judged by the rules of now: they may have changed while the upstream thought.
+        let rules = self.rules.load_full();
+        let same = pending.is_of(&rules, data.as_deref());
+        let draft = match (asked, &data) {
+            // Nobody can say any more whose rules these questions were to be judged by, or another question is to be asked.
+            _ if !same => Draft::failure(query, "reloaded", Ede::new(code::OTHER, "the policy changed meanwhile")),
+            (Some(Err(error)), _) => Draft::unanswered(query, error),
+            (Some(Ok(checked)), None) => draft_checked(query, checked, &rules, whom),
+            (Some(Ok(checked)), Some(data)) => local(query, data, Some(checked), &rules, whom),
+            (None, data) => local(query, data.as_deref().unwrap_or_default(), None, &rules, whom),
+        };
+        // RFC 8767 section 4: what isn't NOERROR or NXDOMAIN refreshes nothing. An upstream that reaches nobody itself says SERVFAIL.
+        let failed = failed || matches!(draft.kind, Kind::Failed("upstream_code", _));
+        if failed && let Some(entry) = self.stale(&pending, &rules) {
+            let entry = Arc::new(entry);
+            self.metrics.stale.inc();
+            self.cache.put(entry.clone(), self.clock.now());
+            if rules.audit {
+                drop(rules);
+                self.audit_release(&pending, &entry, self.finish(&pending), &mut Outbox::Now);
+            } else {
+                self.release(query, &entry, self.finish(&pending), &mut Outbox::Now);
+            }
+            return;
+        }
+        self.metrics.unrelated_records.inc_by(u64::try_from(draft.unrelated).unwrap_or(0));
+        self.settle(&pending, draft, rules.generation).await;
+    }
+
+    /// What may be given if no upstream answers. Nobody waits for a prefetch, so that there is nothing for it.
+    fn stale(&self, pending: &Pending, rules: &Rules) -> Option<Entry> {
+        if pending.sponsor.is_some() || !rules.views.same_clients(&pending.views) {
+            return None;
+        }
+        let now = self.clock.now();
+        stale::revive(&pending.key, &*self.kept_stale(&pending.key, rules.generation, now)?, now, rules.audit)
+    }
+
+    /// Asks the upstreams and validates what they say; in a `hurry` when there is something stale to give instead.
+    pub(in crate::dns) async fn ask(&self, query: &Query, view: ViewId, hurry: bool) -> Result<Checked, AskError> {
+        let until = Instant::now() + TOTAL;
+        let asked = async {
+            match &self.validator {
+                // Its own time is for the keys, and for others when the answer is bogus.
+                Some(validator) if !query.checking_disabled => {
+                    validator.ask(&self.following(view, until + validate::AGAIN), query).await
+                }
+                _ => self.complete(query, view, read(self.upstreams.ask(query).await?), until).await,
+            }
+        };
+        if hurry {
+            return tokio::time::timeout(stale::PATIENCE, asked).await.unwrap_or(Err(AskError::TimeOut));
+        }
+        asked.await
+    }
+
+    /// Asks for what a response leaves off at, until then.
+    async fn complete(
+        &self,
+        query: &Query,
+        view: ViewId,
+        checked: Checked,
+        until: Instant,
+    ) -> Result<Checked, AskError> {
+        match checked {
+            Checked::Response(response) => self.following(view, until).complete(query, response, Pick::Anyone).await,
+            other => Ok(other),
+        }
+    }
+
+    fn following(&self, view: ViewId, until: Instant) -> Following<'_> {
+        Following { upstreams: &self.upstreams, rules: &self.rules, view, metrics: &self.metrics, until }
+    }
+}
+
+/// What the upstreams said, read.
+fn read(asked: Asked) -> Checked {
+    asked.response.map_or_else(|| Checked::read(&asked.message), |response| Checked::Response(*response))
+}
+
+/// A draft from a kept entry, its TTLs lowered to what is left of them. `None`: the entry opens nothing, so that it can't be admitted.
+fn draft_again(entry: &Entry, now: Moment) -> Option<Draft> {
+    let age = entry.age(now);
+    let again = settle::aged(entry.again.as_ref()?, age);
+    let mut body = entry.message.body();
+    reply::age_ttls(&mut body, age);
+    let keep = u32::try_from(now.until(entry.expires).as_secs()).unwrap_or(u32::MAX);
+    Some(Draft {
+        body,
+        keep,
+        again: Some(again),
+        ede: entry.ede.clone(),
+        kind: Kind::Answer,
+        unrelated: 0,
+        would: None,
+    })
+}
