@@ -13,11 +13,13 @@ use crate::lab::Lab;
 use crate::node::Node;
 use crate::wait::wait_until;
 
-const CONFIG: &str = "/etc/destguard/destguard.toml";
+pub(crate) const CONFIG: &str = "/etc/destguard/destguard.toml";
 const UPSTREAM: &str = "192.0.2.53:53";
 const ANSWER: Duration = Duration::from_secs(5);
 /// Fresh names asked one after another.
 const FRESH: u32 = 200;
+/// Leases that there is room for.
+const CAPACITY: u32 = 200_000;
 /// How long each load runs.
 const LOAD: Duration = Duration::from_secs(4);
 /// Questions in flight under load.
@@ -47,7 +49,7 @@ pub fn run(binary: &Path) -> Result<(), Box<dyn std::error::Error>> {
     println!("Fresh answers, one after another ({FRESH} names; added = median through the guard - median without)");
     println!("{:<14}{:>12}{:>12}{:>12}{:>12}", "", "p50 ms", "p99 ms", "max ms", "added ms");
     for place in &PLACES {
-        let (lab, _dns) = up(place, binary)?;
+        let (lab, _dns) = up(place, binary, CAPACITY)?;
         let direct = latencies(lab.node(place.guard), UPSTREAM.parse()?, 1_000_000)?;
         let mut guarded = latencies(lab.node("client"), place.server.parse()?, 0)?;
         let added = (middle(&guarded).as_secs_f64() - middle(&direct).as_secs_f64()) * 1e3;
@@ -60,7 +62,7 @@ pub fn run(binary: &Path) -> Result<(), Box<dyn std::error::Error>> {
     println!("\nThroughput over UDP, nftables, the guard on one core, {WINDOW} questions in flight");
     println!("{:<14}{:>12}{:>14}{:>12}{:>12}", "", "answers/s", "us CPU/answer", "refused", "lost");
     let [place, ..] = &PLACES;
-    let (lab, _dns) = up(place, binary)?;
+    let (lab, _dns) = up(place, binary, CAPACITY)?;
     let guard = lab.node(place.guard);
     let pid = guard.pid("destguard").ok_or("the guard is not running")?;
     guard.ok(&format!("taskset -a -p -c 0 {pid}"))?;
@@ -80,12 +82,15 @@ pub fn run(binary: &Path) -> Result<(), Box<dyn std::error::Error>> {
     Ok(lab.down()?)
 }
 
-pub(crate) fn up(place: &Place, binary: &Path) -> Result<(Lab, Server), Box<dyn std::error::Error>> {
+/// Brings a place up, with room for `capacity` leases.
+pub(crate) fn up(place: &Place, binary: &Path, capacity: u32) -> Result<(Lab, Server), Box<dyn std::error::Error>> {
     let lab = Lab::builder(place.file).destguard(binary).hold(place.guard).up()?;
     let dns = Server::start(lab.node("internet"), &[UPSTREAM.parse()?])?;
     let guard = lab.node(place.guard);
-    let text =
-        guard.file(CONFIG)?.replace("\"1000/s\"", "\"1000000/s\"").replace("[lease]", "[lease]\ncapacity = 200000");
+    let text = guard
+        .file(CONFIG)?
+        .replace("\"1000/s\"", "\"1000000/s\"")
+        .replace("[lease]", &format!("[lease]\ncapacity = {capacity}"));
     guard.write(CONFIG, &text)?;
     guard.start()?;
     // Until answers flow: a peer's session may not be up yet.

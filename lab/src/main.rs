@@ -16,7 +16,8 @@ usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdi
        lab destroy --all-stale                 removes labs left behind by killed runs
        lab demo --destguard BINARY             show what destguard does, on the FRR lab
        lab bench --destguard BINARY            measure what the guard costs
-       lab bench-start --destguard BINARY      measure how long a start with 100,000 leases takes
+       lab bench-start --destguard BINARY [STARTS]
+                                               measure how long a start with 100,000 leases takes
        lab bench-dns --destguard BINARY --in EMPTY-DIRECTORY [NAME]...
                                                measure the resolver beside others (or these alone; behind a name \"+\":
                                                with nftables, \"=\": validating); lab/bench-dns runs it as needed
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
         ["destroy", "--all-stale"] => destroy_stale().map_err(Into::into),
         ["demo", "--destguard", binary] => demo(binary),
         ["bench", "--destguard", binary] => bench(binary),
-        ["bench-start", "--destguard", binary] => bench_start(binary),
+        ["bench-start", "--destguard", binary, starts @ ..] => bench_start(binary, starts),
         ["bench-dns", "--destguard", binary, "--in", dir, only @ ..] => bench_dns(binary, dir, only),
         ["soak", "--destguard", binary, "--in", dir, seconds] => soak(binary, dir, seconds),
         ["attack", "--destguard", binary, "--in", dir, seconds, kinds @ ..] => attack(binary, dir, seconds, kinds),
@@ -110,8 +111,13 @@ fn bench(binary: &str) -> Result<(), AnyError> {
     lab::bench::run(&PathBuf::from(binary).canonicalize()?)
 }
 
-fn bench_start(binary: &str) -> Result<(), AnyError> {
-    lab::bench_start::run(&PathBuf::from(binary).canonicalize()?)
+fn bench_start(binary: &str, starts: &[&str]) -> Result<(), AnyError> {
+    let starts = match starts {
+        [] => lab::bench_start::STARTS,
+        [number] => number.parse()?,
+        _ => return Err(USAGE.into()),
+    };
+    lab::bench_start::run(&PathBuf::from(binary).canonicalize()?, starts)
 }
 
 fn bench_dns(binary: &str, dir: &str, only: &[&str]) -> Result<(), AnyError> {
