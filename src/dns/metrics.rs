@@ -112,6 +112,14 @@ pub struct Inner {
     pub validation_queries: Counter,
     /// Signatures checked.
     pub validation_signatures: Counter,
+    /// Of these, wrong.
+    pub validation_wrong: Counter,
+    /// Answers that cost too much to check.
+    pub validation_limited: Counter,
+    /// Checks that wait for a thread.
+    pub validation_waiting: Gauge,
+    /// Checks for which there was no room.
+    pub validation_dropped: Counter,
     /// Questions asked again of one upstream alone, since what came before was bogus or could not be judged.
     pub validation_retries: Counter,
     /// Answers that were good then.
@@ -186,6 +194,10 @@ impl Metrics {
             validated: Family::default(),
             validation_queries: Counter::default(),
             validation_signatures: Counter::default(),
+            validation_wrong: Counter::default(),
+            validation_limited: Counter::default(),
+            validation_waiting: Gauge::default(),
+            validation_dropped: Counter::default(),
             validation_retries: Counter::default(),
             validation_rescues: Counter::default(),
             validation_cache_entries: Gauge::default(),
@@ -258,12 +270,28 @@ impl Metrics {
         counter("dns_certificate_errors", "Changed certificate files that can't be used", &m.certificate_errors);
         counter("dns_dnssec_queries", "Queries for the keys of zones and their digests", &m.validation_queries);
         counter("dns_dnssec_signatures", "Signatures checked", &m.validation_signatures);
+        counter("dns_dnssec_signatures_wrong", "Signatures checked and found wrong", &m.validation_wrong);
+        counter(
+            "dns_dnssec_limited",
+            "Answers refused since they cost too much to check (colliding keys, NSEC3)",
+            &m.validation_limited,
+        );
+        counter(
+            "dns_dnssec_checks_dropped",
+            "Checks not done since too many waited; their questions got SERVFAIL",
+            &m.validation_dropped,
+        );
         counter(
             "dns_dnssec_retries",
             "Questions asked of another upstream after a bogus answer",
             &m.validation_retries,
         );
         counter("dns_dnssec_rescues", "Answers that were good at another upstream", &m.validation_rescues);
+        registry.register(
+            "dns_dnssec_checks_waiting",
+            "Dear checks that wait for a thread now",
+            m.validation_waiting.clone(),
+        );
         registry.register("dns_dnssec_answers", "Answers of upstreams by what validation found", m.validated.clone());
         registry.register(
             "dns_dnssec_cache_entries",

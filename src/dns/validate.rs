@@ -10,7 +10,7 @@
 //! ```
 //!
 //! - [`anchor`]: where trust begins. [`rrset`]: signatures. [`denial`]: NSEC and NSEC3. [`chain`]: from the anchor to a zone's keys. [`answer`]: a
-//!   whole answer.
+//!   whole answer. [`budget`]: what that may cost. [`pool`]: where it is done when it is dear.
 //!
 //! The cryptography is that of hickory-proto. The walk is not hickory's: that one knows no DNAME and no DS as anchor, has no bound on what one answer may
 //! cost, and doesn't tell why something is bogus.
@@ -18,21 +18,30 @@
 //! What one answer may cost is bounded ([`Budget`]), so that a hostile zone can't make the guard work without end (CVE-2023-50387, CVE-2023-50868).
 
 use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::metrics::{Metrics, Outcome};
 use super::upstream::query::Query;
 use super::upstream::{AskError, Upstreams};
 use crate::config::schema::Dnssec;
+use crate::core::name::Name;
 use crate::dns::codec::ede::{Ede, code};
 use crate::dns::codec::response;
 use crate::dns::resolver::draft::Checked;
 
 pub mod anchor;
 pub mod answer;
+pub mod budget;
 pub mod chain;
 pub mod denial;
+pub mod pool;
 pub mod rrset;
+
+pub use budget::Budget;
+use denial::Denials;
+use pool::{Dropped, Pool, Whose};
+use rrset::{Key, RrSet, Verified};
 
 /// The longest that the keys for one answer may take to be had.
 const TOTAL: Duration = Duration::from_secs(4);
@@ -40,6 +49,15 @@ const TOTAL: Duration = Duration::from_secs(4);
 /// How many upstreams are asked alone, one after the other, when an answer is bogus: one that lies or is broken must not take a name away that another
 /// one has.
 const RETRIES: usize = 3;
+/// Units of work ([`budget`]) of one answer that are done where its task runs. Nearly all answers need no more, and to hand them over would cost them
+/// a part of what the checks themselves do.
+const HERE: u32 = 12;
+/// Units of one step of it.
+const CHEAP: u32 = 4;
+/// Label of answers that cost too much to check.
+pub const TOO_MUCH: &str = "dnssec_limit";
+/// Label of answers that could not be checked now.
+pub const BUSY: &str = "dnssec_busy";
 /// The longest that this may take, all together.
 pub const AGAIN: Duration = Duration::from_secs(3);
 
@@ -59,6 +77,11 @@ pub trait Source: Sync {
 
     /// How many there are.
     fn choices(&self) -> usize;
+
+    /// On whose behalf.
+    fn client(&self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    }
 
     /// What a response leaves off at, asked for and joined to it ([`crate::dns::resolver::follow`]).
     fn complete(
@@ -96,19 +119,30 @@ pub struct Failure {
     pub unreached: Option<Option<AskError>>,
     /// Every upstream that may be asked was.
     pub settled: bool,
+    /// The guard wouldn't spend more on it.
+    pub limit: Option<Limit>,
+}
+
+/// Why no more is spent on an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// It alone costs too much.
+    Answer,
+    /// Too many checks wait already.
+    Busy,
 }
 
 impl Failure {
     /// It is wrong.
     #[must_use]
     pub fn bogus(code: u16, text: String) -> Self {
-        Self { code, text, unreached: None, settled: false }
+        Self { code, text, unreached: None, settled: false, limit: None }
     }
 
     /// Nobody can say.
     #[must_use]
     pub fn unknown(text: String, error: Option<AskError>) -> Self {
-        Self { code: code::DNSSEC_INDETERMINATE, text, unreached: Some(error), settled: false }
+        Self { code: code::DNSSEC_INDETERMINATE, text, unreached: Some(error), settled: false, limit: None }
     }
 
     /// Takes another reason that says more than that something is missing.
@@ -127,53 +161,6 @@ impl Failure {
     }
 }
 
-/// What the work for one answer may still cost.
-#[derive(Clone, Copy, Debug)]
-pub struct Budget {
-    /// Queries to upstreams. A chain needs two for each zone, and one for each label that is no zone: reverse names of IPv6 have many.
-    pub queries: u32,
-    /// Signatures to check; those over long sets count more than once.
-    pub signatures: u32,
-    /// Rounds of SHA-1 for NSEC3.
-    pub hashes: u32,
-    /// Signatures that were checked.
-    pub checked: u32,
-}
-
-/// Octets below which a signature counts once: so much is hashed in about the time of the arithmetic.
-const SHORT: usize = 16 << 10;
-/// The most that one signature counts: a set of 64 KiB on the wire may be a megabyte when each record has its whole name.
-const DEAREST: usize = 16;
-
-impl Budget {
-    /// At the start.
-    pub const FULL: Self = Self { queries: 48, signatures: 64, hashes: 20_000, checked: 0 };
-
-    fn query(&mut self) -> Result<(), Failure> {
-        let spent = || Failure::unknown("too many queries for one answer".to_owned(), None);
-        self.queries = self.queries.checked_sub(1).ok_or_else(spent)?;
-        Ok(())
-    }
-
-    /// One signature over so many octets.
-    fn signature(&mut self, octets: usize) -> Result<(), Failure> {
-        let spent = || Failure::bogus(code::DNSSEC_BOGUS, "too many signatures for one answer".to_owned());
-        let cost = u32::try_from((octets / SHORT).saturating_add(1).min(DEAREST)).unwrap_or(u32::MAX);
-        let left = self.signatures.checked_sub(cost);
-        // What is too little for this one is nothing: the rest must not look like a failure of somebody else.
-        self.signatures = left.unwrap_or(0);
-        self.checked = self.checked.saturating_add(u32::from(left.is_some()));
-        left.map(|_| ()).ok_or_else(spent)
-    }
-
-    fn rounds(&mut self, rounds: u32) -> Result<(), Failure> {
-        let spent = || Failure::bogus(code::DNSSEC_BOGUS, "too many NSEC3 hashes for one answer".to_owned());
-        let left = self.hashes.checked_sub(rounds);
-        self.hashes = left.unwrap_or(0);
-        left.map(|_| ()).ok_or_else(spent)
-    }
-}
-
 /// One answer's validation on its way.
 pub struct Work<'a, S> {
     source: &'a S,
@@ -181,6 +168,30 @@ pub struct Work<'a, S> {
     now: u32,
     budget: Budget,
     turn: Turn,
+    /// For whom.
+    client: IpAddr,
+    /// Units that may still be done without the pool.
+    here: u32,
+    /// The pool had no room for it.
+    busy: bool,
+}
+
+impl<S> Work<'_, S> {
+    /// The bound that it met.
+    fn limit(&self) -> Option<Limit> {
+        match (self.busy, self.budget.spent.is_some()) {
+            (true, _) => Some(Limit::Busy),
+            (false, true) => Some(Limit::Answer),
+            (false, false) => None,
+        }
+    }
+
+    /// Whether so many units are done on this thread: few enough, and nothing was wrong yet.
+    fn does_here(&mut self, units: u32) -> bool {
+        let left = self.here.checked_sub(units).filter(|_| units <= CHEAP && self.budget.wrong == 0);
+        self.here = left.unwrap_or(self.here);
+        left.is_some() || units == 0
+    }
 }
 
 /// Which attempt at an answer it is.
@@ -227,6 +238,7 @@ pub enum Security {
 pub struct Validator {
     anchors: anchor::Anchors,
     trusted: chain::Cache,
+    pool: Pool,
     metrics: Metrics,
     clock: fn() -> u32,
 }
@@ -241,7 +253,8 @@ impl Validator {
             return Ok(None);
         }
         let anchors = anchor::Anchors::new(dnssec)?;
-        Ok(Some(Self { anchors, trusted: chain::Cache::new(metrics.clone()), metrics: metrics.clone(), clock: wall }))
+        let (trusted, pool) = (chain::Cache::new(metrics.clone()), Pool::new(metrics.clone()));
+        Ok(Some(Self { anchors, trusted, pool, metrics: metrics.clone(), clock: wall }))
     }
 
     /// Asks, and validates what comes. What is bogus is refused whoever asks: a client that sets CD for addresses would else get some that it can't reach.
@@ -301,11 +314,31 @@ impl Validator {
             // After a code that says so others were asked already.
             return plain(response.truncated, Ok(Checked::Response(response)));
         }
-        let mut work = Work { source, now: (self.clock)(), budget: Budget::FULL, turn };
+        let mut work = Work {
+            source,
+            now: (self.clock)(),
+            budget: Budget::FULL,
+            turn,
+            client: source.client(),
+            here: HERE,
+            busy: false,
+        };
         let judged = tokio::time::timeout(TOTAL, self.judge(&mut work, query, &mut response)).await;
         self.metrics.validation_signatures.inc_by(u64::from(work.budget.checked));
+        self.metrics.validation_wrong.inc_by(u64::from(work.budget.wrong));
         let late = || Failure::unknown("the keys can't be had in time".to_owned(), Some(AskError::TimeOut));
-        let (outcome, again, checked) = match judged.unwrap_or_else(|_| Err(late())) {
+        let judged = judged.unwrap_or_else(|_| Err(late()));
+        let limit = judged.as_ref().err().and_then(|failure| failure.limit.or(work.limit()));
+        let judged = match (judged, limit) {
+            // Another upstream has the same zones: to ask it would only cost as much again.
+            (Err(failure), Some(limit)) => {
+                // Of several failures this one decides.
+                let failure = work.budget.not_spent().err().unwrap_or(failure);
+                return self.too_much(query, limit, failure);
+            }
+            (judged, _) => judged,
+        };
+        let (outcome, again, checked) = match judged {
             Ok(None) => return plain(true, Ok(Checked::Response(response))),
             Ok(Some(Security::Secure)) => ("secure", false, Ok(Checked::Response(response))),
             Ok(Some(Security::Insecure)) => ("insecure", false, Ok(Checked::Response(response))),
@@ -313,15 +346,92 @@ impl Validator {
                 tracing::debug!(name = %query.name, qtype = query.qtype, text, "not validated");
                 ("indeterminate", false, Err(error))
             }
-            Err(Failure { unreached: Some(None), code, text, settled }) => {
+            Err(Failure { unreached: Some(None), code, text, settled, .. }) => {
                 ("indeterminate", !settled, Ok(Checked::Refused("dnssec", Ede::new(code, text))))
             }
-            Err(Failure { unreached: None, code, text, settled }) => {
+            Err(Failure { unreached: None, code, text, settled, .. }) => {
                 tracing::debug!(name = %query.name, qtype = query.qtype, text, "bogus");
                 ("bogus", !settled, Ok(Checked::Refused("bogus", Ede::new(code, text))))
             }
         };
         Attempt { outcome: Some(outcome), again, checked }
+    }
+
+    /// The guard spends no more on this answer; that is its last word.
+    fn too_much(&self, query: &Query, limit: Limit, failure: Failure) -> Attempt {
+        tracing::debug!(name = %query.name, qtype = query.qtype, text = failure.text, "not validated: it costs too much");
+        let (outcome, label, ede) = match limit {
+            Limit::Answer => {
+                self.metrics.validation_limited.inc();
+                ("bogus", TOO_MUCH, Ede::new(code::DNSSEC_BOGUS, failure.text))
+            }
+            Limit::Busy => ("indeterminate", BUSY, Ede::new(code::OTHER, "too many DNSSEC checks wait")),
+        };
+        Attempt { outcome: Some(outcome), again: false, checked: Ok(Checked::Refused(label, ede)) }
+    }
+
+    /// Whether one of `keys`, those of `zone`, signed a set.
+    async fn verify<S: Source>(
+        &self,
+        work: &mut Work<'_, S>,
+        set: &RrSet<'_>,
+        zone: &Name,
+        keys: &[Key],
+    ) -> Result<Verified, Failure> {
+        work.budget.not_spent()?;
+        let check = set.candidates(zone, keys, work.now)?;
+        let units = check.units();
+        self.spend(work, zone, units, move |budget| check.run(budget)).await?
+    }
+
+    /// Looks something up in a zone's denials, of which `name` is hashed.
+    async fn look<S: Source, T: Send + 'static>(
+        &self,
+        work: &mut Work<'_, S>,
+        denials: &mut Denials,
+        name: &Name,
+        job: impl FnOnce(&mut Denials, &mut Budget) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let units = budget::units_of_blocks(denials.blocks(name));
+        let zone = denials.zone().clone();
+        let mut own = std::mem::replace(denials, Denials::of(zone.clone()));
+        let looked = move |budget: &mut Budget| {
+            let result = job(&mut own, budget);
+            (own, result)
+        };
+        let (own, result) = self.spend(work, &zone, units, looked).await?;
+        *denials = own;
+        result
+    }
+
+    /// Does what costs so many units at most: here where it is cheap, else in the pool.
+    async fn spend<S: Source, T: Send + 'static>(
+        &self,
+        work: &mut Work<'_, S>,
+        signer: &Name,
+        units: u32,
+        job: impl FnOnce(&mut Budget) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        if work.does_here(units) {
+            return Ok(job(&mut work.budget));
+        }
+        let whose = Whose { client: work.client, signer: signer.clone() };
+        let mut budget = work.budget;
+        let done = move || {
+            let result = job(&mut budget);
+            (budget, result)
+        };
+        match self.pool.run(whose, done).await {
+            Ok((budget, result)) => {
+                work.budget = budget;
+                Ok(result)
+            }
+            Err(Dropped) => {
+                work.busy = true;
+                let text = "too many DNSSEC checks wait".to_owned();
+                Err(Failure { limit: Some(Limit::Busy), ..Failure::unknown(text, None) })
+            }
+        }
     }
 }
 

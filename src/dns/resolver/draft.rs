@@ -21,11 +21,14 @@ use crate::dns::codec::wire::{rcode, rtype, u16_at, u32_at};
 use crate::dns::resolver::audit::Would;
 use crate::dns::upstream::AskError;
 use crate::dns::upstream::query::Query;
+use crate::dns::validate;
 
 /// Longest that a negative answer is kept and given, in seconds (RFC 2308 section 5 suggests one to three hours).
 const NEGATIVE_MAX: u32 = 3600;
 /// How long a failure is kept, in seconds: RFC 9520 section 3.2 wants one to five minutes at most, one second at least.
 const FAILURE_TTL: u32 = 2;
+/// The same of one that cost too much: it will again.
+const TOO_MUCH_TTL: u32 = 30;
 
 /// What a draft counts as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +112,17 @@ impl Draft {
         let body = BodyWriter::new(&query.name, query.qtype, rcode::SERVFAIL).finish().unwrap_or_default();
         let kind = Kind::Failed(label, text);
         Self { body, keep: FAILURE_TTL, again: None, ede: Some(ede), kind, unrelated: 0, would: None }
+    }
+
+    /// What came must not be used.
+    fn unchecked(query: &Query, label: &'static str, ede: Ede) -> Self {
+        let keep = match label {
+            validate::TOO_MUCH => TOO_MUCH_TTL,
+            // That was the moment's fault.
+            validate::BUSY => 0,
+            _ => FAILURE_TTL,
+        };
+        Self { keep, ..Self::failure(query, label, ede) }
     }
 
     /// No upstream gave a response.
@@ -196,7 +210,7 @@ pub fn draft_checked(query: &Query, checked: Checked, rules: &Rules, whom: Audie
         Checked::Response(response) if rules.audit => audit(query, &response, policy, rules, whom.only),
         Checked::Response(response) => judge(query, &response, policy, rules, whom.only),
         Checked::Malformed => malformed(query),
-        Checked::Refused(label, ede) => Draft::failure(query, label, ede),
+        Checked::Refused(label, ede) => Draft::unchecked(query, label, ede),
     };
     if !rules.audit && policy.effect(policy.judge(&query.name)) == Effect::TcpOnly {
         // A kept answer would be served over UDP as well.
@@ -213,7 +227,7 @@ pub fn local(query: &Query, data: &[LocalData], checked: Option<Checked>, rules:
         None => response::Response::default(),
         Some(Checked::Response(response)) => response,
         Some(Checked::Malformed) => return malformed(query),
-        Some(Checked::Refused(label, ede)) => return Draft::failure(query, label, ede),
+        Some(Checked::Refused(label, ede)) => return Draft::unchecked(query, label, ede),
     };
     // Whatever comes, it won't be what the zone's owner signed.
     response.authentic = false;

@@ -1,6 +1,6 @@
 //! What a question would get now, for `explain`: the same way as a client's question, up to the gate. Nothing is opened and nothing kept.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::core::address::Reason;
 use crate::core::answer::Question;
@@ -154,9 +154,12 @@ impl Resolver {
         let only = client.filter(|_| self.per_client).map(pairs::owner).filter(|owner| *owner != pairs::HOST);
         let whom = Audience { view, only: only.map(Family::of) };
         let data = policy.local_data(name).filter(|_| !rules.audit).map(<[LocalData]>::to_vec);
+        let asking = client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let asked = match data.as_deref().map(alias) {
-            None => Some(self.ask(&query, view, false).await),
-            Some(Some(target)) => Some(self.ask(&Query { name: target.clone(), ..query.clone() }, view, false).await),
+            None => Some(self.ask(&query, view, asking, false).await),
+            Some(Some(target)) => {
+                Some(self.ask(&Query { name: target.clone(), ..query.clone() }, view, asking, false).await)
+            }
             Some(None) => None,
         };
         let checked = match asked {

@@ -5,6 +5,7 @@
 //! A name that the policy denies, or that is answered here, is not asked for. One question makes [`MOST`] more at most, within the time that it had
 //! from its beginning.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -38,6 +39,8 @@ pub struct Following<'a> {
     pub metrics: &'a Metrics,
     /// When it must be done.
     pub until: Instant,
+    /// On whose behalf.
+    pub client: IpAddr,
 }
 
 impl Source for Following<'_> {
@@ -47,6 +50,10 @@ impl Source for Following<'_> {
 
     fn choices(&self) -> usize {
         self.upstreams.choices()
+    }
+
+    fn client(&self) -> IpAddr {
+        self.client
     }
 
     async fn complete(&self, query: &Query, response: Response, whom: Pick) -> Result<Checked, AskError> {

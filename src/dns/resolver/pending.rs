@@ -1,7 +1,7 @@
 //! Questions that wait: who waits for which, and how their replies leave.
 
 use std::hash::RandomState;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -279,6 +279,13 @@ impl Resolver {
             self.metrics.in_flight.dec();
         }
         next
+    }
+
+    /// On whose behalf a question is asked: who asked first, or for whom it is asked again.
+    pub(in crate::dns) fn client_of(&self, pending: &Pending) -> IpAddr {
+        let first = self.waiters().get(pending.key.octets()).and_then(|waiting| Some(waiting.first()?.client));
+        let sponsor = pending.sponsor.as_ref().map(|sponsor| sponsor.client);
+        first.or(sponsor).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     }
 
     pub(in crate::dns) fn take_those_of(&self, key: &Key, client: IpAddr) -> Vec<Asker> {

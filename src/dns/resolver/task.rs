@@ -1,5 +1,6 @@
 //! A pending question as a task of its own: upstreams, validation, aliases, up to the judged reply.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -55,11 +56,14 @@ impl Resolver {
         let view = pending.key.view();
         let data = rules.local_data(view, &query.name).map(<[LocalData]>::to_vec);
         let hurry = self.stale(&pending, &rules).is_some();
+        let client = self.client_of(&pending);
         drop(rules);
         let asked = match &data {
-            None => Some(self.ask(query, view, hurry).await),
+            None => Some(self.ask(query, view, client, hurry).await),
             Some(data) => match alias(data) {
-                Some(target) => Some(self.ask(&Query { name: target.clone(), ..query.clone() }, view, hurry).await),
+                Some(target) => {
+                    Some(self.ask(&Query { name: target.clone(), ..query.clone() }, view, client, hurry).await)
+                }
                 // A list's own addresses need nobody.
                 None => None,
             },
@@ -131,14 +135,21 @@ impl Resolver {
         stale::revive(&pending.key, &*self.kept_stale(&pending.key, rules.generation, now)?, now, rules.audit)
     }
 
-    /// Asks the upstreams and validates what they say; in a `hurry` when there is something stale to give instead.
-    pub(in crate::dns) async fn ask(&self, query: &Query, view: ViewId, hurry: bool) -> Result<Checked, AskError> {
+    /// Asks the upstreams on behalf of a client and validates what they say; in a `hurry` when there is something stale to give instead.
+    pub(in crate::dns) async fn ask(
+        &self,
+        query: &Query,
+        view: ViewId,
+        client: IpAddr,
+        hurry: bool,
+    ) -> Result<Checked, AskError> {
         let until = Instant::now() + TOTAL;
         let asked = async {
             match &self.validator {
                 // Its own time is for the keys, and for others when the answer is bogus.
                 Some(validator) if !query.checking_disabled => {
-                    validator.ask(&self.following(view, until + validate::AGAIN), query).await
+                    let following = Following { client, ..self.following(view, until + validate::AGAIN) };
+                    validator.ask(&following, query).await
                 }
                 _ => self.complete(query, view, read(self.upstreams.ask(query).await?), until).await,
             }
@@ -164,7 +175,8 @@ impl Resolver {
     }
 
     fn following(&self, view: ViewId, until: Instant) -> Following<'_> {
-        Following { upstreams: &self.upstreams, rules: &self.rules, view, metrics: &self.metrics, until }
+        let client = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        Following { upstreams: &self.upstreams, rules: &self.rules, view, metrics: &self.metrics, until, client }
     }
 }
 

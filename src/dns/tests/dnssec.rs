@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::harness::*;
 use crate::dns::codec::wire::rtype;
 use crate::dns::upstream::query::Query;
+use crate::dns::validate::tests::cost;
 use crate::dns::validate::tests::zones::{DAY, Denial, Internet, NOW, Rr, TXT, Zone, name};
 
 const AD: u16 = 0x20;
@@ -211,4 +212,79 @@ async fn an_upstream_that_lies_is_not_the_last_that_is_asked() {
         assert_eq!(world.enforced.opened.load(Ordering::SeqCst), 1);
         assert!(world.metric("dns_dnssec_retries_total") >= 2);
     }
+}
+
+/// CVE-2023-50387 from one client, beside another who asks for what is right: every question of either is answered, and what is wrong costs each time
+/// no more than its bound, of one upstream.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_what_is_dear_to_check_takes_nobodys_answers() {
+    const MANY: usize = 30;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as u32;
+    let mut root = Zone::new(".", Some(Denial::Nsec));
+    let mut test = Zone::new("test", Some(Denial::Nsec));
+    let mut evil = Zone::new("nsec.test", Some(Denial::Nsec));
+    for number in 0..MANY {
+        test.address(&format!("good{number}.test"), 1);
+        evil.address(&format!("x{number}.nsec.test"), 2);
+    }
+    cost::collide(&mut evil);
+    test.delegate(&evil);
+    root.delegate(&test);
+    for zone in [&mut root, &mut test, &mut evil] {
+        zone.window = (now - DAY, now + DAY);
+    }
+    let ds = root.ds();
+    let digest: String = ds[4..].iter().map(|octet| format!("{octet:02X}")).collect();
+    let anchor = format!(". IN DS {} {} {} {digest}", u16::from_be_bytes([ds[0], ds[1]]), ds[2], ds[3]);
+    let net = Arc::new(Internet::new(vec![root, test, evil]));
+    let hostile = || {
+        let net = net.clone();
+        Upstream::new(move |message, _| {
+            let (text, qtype) = asked(message);
+            let name = if text.is_empty() { name(".") } else { name(&text) };
+            let mut reply = net.reply(&Query { name, qtype, dnssec_ok: true, checking_disabled: false, plain: false });
+            if qtype == 1 && text.ends_with("nsec.test") {
+                cost::multiply(&mut reply, 1);
+            }
+            let sections = [(0, &reply.answer), (1, &reply.authority)];
+            let records: Vec<super::harness::Rr> = sections
+                .into_iter()
+                .flat_map(|(section, list)| list.iter().map(move |rr| scripted(section, rr)))
+                .collect();
+            Act::Send(vec![response(message, reply.rcode, &records)])
+        })
+    };
+    let (one, other) = (hostile().await, hostile().await);
+    let world = Arc::new(world_of(&[&one, &other], &anchor).await);
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..MANY {
+        for (text, from) in
+            [(format!("x{number}.nsec.test"), "127.0.0.2:0"), (format!("good{number}.test"), "127.0.0.3:0")]
+        {
+            let world = world.clone();
+            tasks.spawn(async move {
+                let socket = tokio::net::UdpSocket::bind(from).await.unwrap();
+                socket.send_to(&flagged(&text, 1, AD, false), world.address).await.unwrap();
+                let mut buffer = [0; 2048];
+                let len = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await.expect(&text).unwrap();
+                (text, read(&buffer[..len]))
+            });
+        }
+    }
+    for (text, seen) in tasks.join_all().await {
+        if text.starts_with("good") {
+            assert_eq!((seen.rcode, seen.addresses().len(), seen.flags & AD), (0, 1, AD), "{text}: {:?}", seen.ede);
+        } else {
+            let told = seen.ede.unwrap();
+            assert_eq!((seen.rcode, &told.1[..]), (2, "too many wrong signatures for one answer"), "{text}");
+        }
+    }
+    assert_eq!(world.metric("dns_dnssec_limited_total"), MANY as u64);
+    assert_eq!(world.metric("dns_dnssec_signatures_wrong_total"), 16 * MANY as u64);
+    assert_eq!(world.metric("dns_dnssec_retries_total"), 0, "nobody else is asked");
+    assert_eq!(world.label("dns_refused_questions_total", "dnssec_limit"), MANY as u64);
+    // It is kept: to ask again costs nothing.
+    let again = world.exchange(flagged("x0.nsec.test", 1, 0, false)).await.unwrap();
+    assert_eq!((again.rcode, again.ede.unwrap().0), (2, 6));
+    assert_eq!(world.metric("dns_dnssec_limited_total"), MANY as u64);
 }

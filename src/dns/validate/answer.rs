@@ -3,8 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::chain::{Proof, Standing};
+use super::denial::Denials;
 use super::rrset::{RrSet, Sets, Verified};
-use super::{Failure, Security, Source, Validator, Work};
+use super::{Budget, Failure, Security, Source, Validator, Work};
 use crate::core::answer::{self, Bound, Kept, Question, Record};
 use crate::core::name::Name;
 use crate::dns::codec::ede::code;
@@ -135,7 +136,7 @@ impl Validator {
                     continue;
                 }
             };
-            match set.verify(&zone.name, &zone.keys, work.now, &mut work.budget) {
+            match self.verify(work, set, &zone.name, &zone.keys).await {
                 Ok(verified) => return Ok(Found::Secure(signer, verified)),
                 Err(why) => failure = failure.or(Some(why)),
             }
@@ -145,11 +146,13 @@ impl Validator {
             Standing::Secure(zone) => zone,
         };
         // Its own words, for signatures that name some other zone.
-        Err(failure
-            .map_or_else(|| set.verify(&zone.name, &zone.keys, work.now, &mut work.budget).err(), Some)
-            .unwrap_or_else(|| {
-                Failure::bogus(code::DNSSEC_BOGUS, format!("{} is signed by the wrong zone", set.owner))
-            }))
+        let failure = match failure {
+            None => self.verify(work, set, &zone.name, &zone.keys).await.err(),
+            failure => failure,
+        };
+        Err(failure.unwrap_or_else(|| {
+            Failure::bogus(code::DNSSEC_BOGUS, format!("{} is signed by the wrong zone", set.owner))
+        }))
     }
 
     /// Whether a set may come from a wildcard: no nearer name may exist (RFC 4035 section 5.3.4, RFC 5155 section 8.8).
@@ -170,7 +173,11 @@ impl Validator {
         if denials.is_too_costly() {
             return Ok(Security::Insecure);
         }
-        match denials.no_closer(&set.owner, labels, &mut work.budget)? {
+        let closer = {
+            let owner = set.owner.clone();
+            move |denials: &mut Denials, budget: &mut Budget| denials.no_closer(&owner, labels, budget)
+        };
+        match self.look(work, denials, &set.owner, closer).await? {
             Some(security) => {
                 let ttl = edits.keep_denials(proof);
                 if let Some(own) = edits.answers.get_mut(&(set.owner.clone(), set.rtype)) {
@@ -230,18 +237,22 @@ impl Validator {
                     _ => return Ok(Security::Insecure),
                 }
             }
-            let mut proved = None;
-            if claimed == rcode::NXDOMAIN {
-                proved = denials.no_name(name, &mut work.budget)?;
-            }
-            if proved.is_none() {
-                proved = denials.no_data(name, query.qtype, &mut work.budget)?;
-                if proved.is_some() {
-                    // The name exists, whatever the code says.
+            let qtype = query.qtype;
+            let absent = {
+                let name = name.clone();
+                move |denials: &mut Denials, budget: &mut Budget| {
+                    let none = if claimed == rcode::NXDOMAIN { denials.no_name(&name, budget)? } else { None };
+                    match none {
+                        Some(security) => Ok(Some((security, false))),
+                        None => Ok(denials.no_data(&name, qtype, budget)?.map(|security| (security, true))),
+                    }
+                }
+            };
+            if let Some((security, exists)) = self.look(work, denials, name, absent).await? {
+                if exists {
+                    // Whatever the code says.
                     edits.rcode = (claimed != rcode::NOERROR).then_some(rcode::NOERROR);
                 }
-            }
-            if let Some(security) = proved {
                 let ttl = edits.keep_denials(proof);
                 self.keep_soa(work, &zone, authority, ttl, edits).await?;
                 return Ok(security);
@@ -272,7 +283,7 @@ impl Validator {
                 Standing::Secure(signed) if signed.name == *zone => signed,
                 _ => return Ok(None),
             };
-            proofs.0.push(self.denials(work, &signed, authority));
+            proofs.0.push(self.denials(work, &signed, authority).await);
         }
         Ok(proofs.0.iter_mut().find(|proof| proof.denials.zone() == zone))
     }
@@ -289,7 +300,7 @@ impl Validator {
         let Some(set) = authority.get(zone, rtype::SOA) else { return Ok(()) };
         if let Standing::Secure(signed) = self.standing(work, zone).await?
             && signed.name == *zone
-            && let Ok(verified) = set.verify(zone, &signed.keys, work.now, &mut work.budget)
+            && let Ok(verified) = self.verify(work, set, zone, &signed.keys).await
         {
             edits.authority.insert((zone.clone(), rtype::SOA), verified.ttl.min(ttl));
         }

@@ -14,7 +14,7 @@ use hickory_proto::dnssec::crypto;
 use super::anchor::{Anchor, Digest};
 use super::denial::{Cut, Denials};
 use super::rrset::{Key, RrSet, Sets, type_name};
-use super::{Failure, Security, Source, Turn, Validator, Work};
+use super::{Budget, Failure, Limit, Security, Source, Turn, Validator, Work};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::dns::codec::ede::code;
@@ -250,6 +250,7 @@ impl Validator {
         if let Some(known) = self.kept(work.turn, name) {
             return Ok(known);
         }
+        let before = work.budget;
         let found = match from {
             From::Anchor(anchor) => self.keys(work, name, anchor).await.map(|(zone, keep)| (Known::Zone(zone), keep)),
             From::Zone(zone) => self.child(work, zone, name).await,
@@ -261,7 +262,8 @@ impl Validator {
             }
             // This question's own limits say nothing of the name.
             Err(failure) if failure.unreached == Some(None) && work.budget.queries == 0 => Err(failure),
-            Err(failure) if work.budget.signatures == 0 || work.budget.hashes == 0 => Err(failure),
+            Err(failure) if work.limit() == Some(Limit::Busy) => Err(failure),
+            Err(failure) if work.limit().is_some() && !before.is_ample() => Err(failure),
             Err(failure) => {
                 self.trusted.put_failure(name, failure.clone(), work.turn.now);
                 Err(failure)
@@ -282,7 +284,7 @@ impl Validator {
         let response = self.question(work, child, rtype::DS).await?;
         let answers = Sets::answers(&response);
         if let Some(set) = answers.get(child, rtype::DS) {
-            let verified = set.verify(&zone.name, &zone.keys, work.now, &mut work.budget)?;
+            let verified = self.verify(work, set, &zone.name, &zone.keys).await?;
             if verified.expanded.is_some() {
                 return Err(Failure::bogus(code::DNSSEC_BOGUS, format!("the digest of {child} is that of a wildcard")));
             }
@@ -307,14 +309,20 @@ impl Validator {
             .chain(child.suffixes().skip(1).filter_map(|wire| Some((Name::from_wire(wire).ok()?, rtype::DNAME))));
         for (owner, kind) in aliases.filter(|(owner, _)| owner.is_within(&zone.name)) {
             if let Some(set) = answers.get(&owner, kind).filter(|set| !set.signatures.is_empty()) {
-                let verified = set.verify(&zone.name, &zone.keys, work.now, &mut work.budget)?;
+                let verified = self.verify(work, set, &zone.name, &zone.keys).await?;
                 let keep = seconds(verified.ttl).min(KEEP_ABSENCE);
                 let Some(labels) = verified.expanded else { return Ok((Known::Cut(Cut::NoCut), keep)) };
                 // One made from a wildcard says nothing of a name that exists, as a delegation does.
-                let mut proof = self.denials(work, zone, &Sets::authority(&response));
+                let mut proof = self.denials(work, zone, &Sets::authority(&response)).await;
                 let keep = keep.min(proof.keep);
-                return match proof.denials.no_closer(&owner, labels, &mut work.budget)? {
-                    _ if proof.denials.is_too_costly() => Ok((Known::Cut(Cut::Insecure), keep)),
+                if proof.denials.is_too_costly() {
+                    return Ok((Known::Cut(Cut::Insecure), keep));
+                }
+                let closer = {
+                    let owner = owner.clone();
+                    move |denials: &mut Denials, budget: &mut Budget| denials.no_closer(&owner, labels, budget)
+                };
+                return match self.look(work, &mut proof.denials, &owner, closer).await? {
                     Some(Security::Secure) => Ok((Known::Cut(Cut::NoCut), keep)),
                     Some(Security::Insecure) => Ok((Known::Cut(Cut::Insecure), keep)),
                     None => Err(proof.failure.unwrap_or_else(|| {
@@ -325,12 +333,16 @@ impl Validator {
             }
         }
         let authority = Sets::authority(&response);
-        let mut proof = self.denials(work, zone, &authority);
+        let mut proof = self.denials(work, zone, &authority).await;
         let keep = proof.keep.min(KEEP_ABSENCE);
         if proof.denials.is_too_costly() {
             return Ok((Known::Cut(Cut::Insecure), keep));
         }
-        match proof.denials.cut(child, &mut work.budget)? {
+        let cut = {
+            let child = child.clone();
+            move |denials: &mut Denials, budget: &mut Budget| denials.cut(&child, budget)
+        };
+        match self.look(work, &mut proof.denials, child, cut).await? {
             Some(cut) => Ok((Known::Cut(cut), keep)),
             None => Err(proof.failure.unwrap_or_else(|| {
                 let text = format!("{} proves neither that {child} is signed nor that it isn't", zone.name);
@@ -340,13 +352,13 @@ impl Validator {
     }
 
     /// The denials in `sets` that `zone` signed.
-    pub(super) fn denials<S: Source>(&self, work: &mut Work<'_, S>, zone: &Zone, sets: &Sets<'_>) -> Proof {
+    pub(super) async fn denials<S: Source>(&self, work: &mut Work<'_, S>, zone: &Zone, sets: &Sets<'_>) -> Proof {
         let denials = Denials::of(zone.name.clone());
         let mut proof = Proof { denials, keep: KEEP.1, failure: None, signed: Vec::new() };
         let of_zone =
             |set: &&RrSet<'_>| matches!(set.rtype, rtype::NSEC | rtype::NSEC3) && set.owner.is_within(&zone.name);
         for set in sets.iter().filter(of_zone).take(DENIALS) {
-            match set.verify(&zone.name, &zone.keys, work.now, &mut work.budget) {
+            match self.verify(work, set, &zone.name, &zone.keys).await {
                 // One made from a wildcard is no denial of its own name.
                 Ok(verified) if verified.expanded.is_none() => {
                     proof.keep = proof.keep.min(seconds(verified.ttl));
@@ -384,7 +396,7 @@ impl Validator {
         if trusted.is_empty() {
             return Err(missing(format!("no key of {name} is the one that is trusted")));
         }
-        let verified = set.verify(name, &trusted, work.now, &mut work.budget)?;
+        let verified = self.verify(work, set, name, &trusted).await?;
         Ok((Arc::new(Zone { name: name.clone(), keys }), seconds(verified.ttl)))
     }
 

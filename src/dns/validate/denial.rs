@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use hickory_proto::dnssec::DigestType;
 use hickory_proto::dnssec::crypto::Digest;
 
-use super::{Budget, Failure, Security};
+use super::budget::{self, Budget};
+use super::{Failure, Security};
 use crate::core::name::Name;
 use crate::dns::codec::wire::rtype;
 
@@ -191,6 +192,20 @@ impl Denials {
         !self.nsec3.is_empty() && self.iterations > ITERATIONS
     }
 
+    /// What it costs at most to look for a name: SHA-1's blocks, for each of its labels and a wildcard.
+    #[must_use]
+    pub fn blocks(&self, name: &Name) -> u32 {
+        if self.nsec3.is_empty() {
+            return 0;
+        }
+        let labels = name.label_count().saturating_sub(self.zone.label_count()).saturating_add(2);
+        self.blocks_of(name).saturating_mul(u32::try_from(labels).unwrap_or(u32::MAX))
+    }
+
+    fn blocks_of(&self, name: &Name) -> u32 {
+        budget::nsec3_blocks(name.wire().len(), self.salt.len(), self.iterations)
+    }
+
     /// Whether `name` doesn't exist and no wildcard stands for it.
     ///
     /// # Errors
@@ -316,7 +331,7 @@ impl Denials {
         if let Some(hash) = self.hashes.get(name) {
             return Ok(*hash);
         }
-        budget.rounds(u32::from(self.iterations).saturating_add(1))?;
+        budget.blocks(self.blocks_of(name))?;
         let digest = Digest::iterated(&self.salt, name.wire(), DigestType::SHA1, self.iterations);
         let hash = digest.ok().and_then(|digest| <[u8; 20]>::try_from(digest.as_ref()).ok());
         // SHA-1 is known to the library and has twenty octets.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use hickory_proto::dnssec::{Algorithm, PublicKey, PublicKeyBuf};
 
-use super::{Budget, Failure};
+use super::Failure;
+use super::budget::{self, Budget};
 use crate::core::answer::effective_ttl;
 use crate::core::name::Name;
 use crate::dns::codec::ede::code;
@@ -16,6 +17,10 @@ const SIGNATURES: usize = 8;
 /// Keys with the tag and algorithm of a signature that are tried with it. Keys with one tag are rare; thousands of them are an attack ("KeyTrap",
 /// CVE-2023-50387).
 const SAME_TAG: usize = 2;
+/// Bits of RSA keys: shorter ones are no proof (RFC 8624 section 3.1 asks for 2048), and the library checks with neither.
+const RSA_BITS: (usize, usize) = (1024, 8192);
+/// Octets of data that make a check as dear again.
+const LONG: usize = 16 << 10;
 
 /// A key of a zone (DNSKEY).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,10 +57,25 @@ impl Key {
         &self.rdata
     }
 
+    fn public(&self) -> &[u8] {
+        self.rdata.get(4..).unwrap_or_default()
+    }
+
+    /// What one check with it costs.
+    fn units(&self) -> u32 {
+        budget::units(self.algorithm, self.public())
+    }
+
+    /// The bits of an RSA key that the library can't check with.
+    fn unsuitable(&self) -> Option<usize> {
+        let (_, bits) = matches!(self.algorithm, 5 | 7 | 8 | 10).then(|| budget::rsa(self.public()))??;
+        (bits < RSA_BITS.0 || bits > RSA_BITS.1).then_some(bits)
+    }
+
     fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let algorithm = Algorithm::from_u8(self.algorithm);
-        let Some(public) = self.rdata.get(4..).filter(|_| algorithm.is_supported()) else { return false };
-        PublicKeyBuf::new(public.to_vec(), algorithm).verify(message, signature).is_ok()
+        algorithm.is_supported()
+            && PublicKeyBuf::new(self.public().to_vec(), algorithm).verify(message, signature).is_ok()
     }
 }
 
@@ -206,16 +226,16 @@ impl RrSet<'_> {
         signers
     }
 
-    /// Whether one of `keys`, those of `zone`, signed it.
+    /// What is to be checked to know whether one of `keys`, those of `zone`, signed it.
     ///
     /// # Errors
-    /// The reason that says most of why none did.
-    pub fn verify(&self, zone: &Name, keys: &[Key], now: u32, budget: &mut Budget) -> Result<Verified, Failure> {
+    /// The reason that says most of why none can have: there is nothing to check.
+    pub fn candidates(&self, zone: &Name, keys: &[Key], now: u32) -> Result<Check, Failure> {
         let what = || format!("{} {}", type_name(self.rtype), self.owner);
         let mut failure = Failure::bogus(code::RRSIGS_MISSING, format!("no signature of {zone} for {}", what()));
         let star = self.owner.labels().next() == Some(b"*");
         let own_labels = self.owner.label_count().saturating_sub(usize::from(star));
-        let mut canonical: Option<Vec<Vec<u8>>> = None;
+        let mut candidates = Vec::new();
         for signature in self.signatures.iter().filter(|signature| signature.signer == *zone) {
             if signature.labels > own_labels || signature.labels < zone.label_count() {
                 failure.worsen(code::DNSSEC_BOGUS, || format!("the signature of {} is for another name", what()));
@@ -225,11 +245,21 @@ impl RrSet<'_> {
                 failure.worsen(code::DNSKEY_ALGORITHM, || format!("{} is signed by an unknown algorithm", what()));
                 continue;
             }
-            let mut fits = keys.iter().filter(|key| key.tag == signature.tag && key.algorithm == signature.algorithm);
-            let mut fits: Vec<&Key> = fits.by_ref().take(SAME_TAG).collect();
+            let fits = keys.iter().filter(|key| key.tag == signature.tag && key.algorithm == signature.algorithm);
+            let mut fits: Vec<Key> = fits.take(SAME_TAG).cloned().collect();
             if fits.is_empty() {
                 failure.worsen(code::DNSKEY_MISSING, || format!("{zone} has no key {} for {}", signature.tag, what()));
                 continue;
+            }
+            if let Some(bits) = fits.iter().find_map(Key::unsuitable) {
+                fits.retain(|key| key.unsuitable().is_none());
+                let (least, most) = RSA_BITS;
+                failure.worsen(code::DNSKEY_ALGORITHM, || {
+                    format!("{} is signed by an RSA key of {bits} bits; {least} to {most} can be checked", what())
+                });
+                if fits.is_empty() {
+                    continue;
+                }
             }
             // RFC 1982: the differences count, not the numbers.
             let left = signature.expiration.wrapping_sub(now).cast_signed();
@@ -242,19 +272,20 @@ impl RrSet<'_> {
                     .worsen(code::SIGNATURE_NOT_YET_VALID, || format!("the signature of {} is not yet valid", what()));
                 continue;
             }
-            let canonical = canonical.get_or_insert_with(|| self.canonical());
-            let signed = self.signed(signature, canonical, own_labels);
-            while let Some(key) = fits.pop() {
-                budget.signature(signed.len())?;
-                if key.verifies(&signed, signature.octets) {
-                    let ttl = self.ttl.min(signature.ttl).min(signature.original_ttl).min(left.unsigned_abs());
-                    let expanded = (signature.labels < own_labels).then_some(signature.labels);
-                    return Ok(Verified { ttl, expanded });
-                }
-            }
-            failure.worsen(code::DNSSEC_BOGUS, || format!("the signature of {} is wrong", what()));
+            candidates.push(Candidate {
+                keys: fits,
+                labels: signature.labels,
+                original_ttl: signature.original_ttl,
+                head: [signature.head, signature.signer.wire()].concat(),
+                octets: signature.octets.to_vec(),
+                ttl: self.ttl.min(signature.ttl).min(signature.original_ttl).min(left.unsigned_abs()),
+            });
         }
-        Err(failure)
+        if candidates.is_empty() {
+            return Err(failure);
+        }
+        let data = self.canonical();
+        Ok(Check { owner: self.owner.clone(), rtype: self.rtype, own_labels, data, candidates, failure })
     }
 
     /// The data in canonical form and order (RFC 4034 sections 6.2 and 6.3).
@@ -264,28 +295,86 @@ impl RrSet<'_> {
         all.dedup();
         all
     }
+}
+
+/// A signature that fits, and the keys that may have made it.
+#[derive(Clone, Debug)]
+struct Candidate {
+    keys: Vec<Key>,
+    labels: usize,
+    original_ttl: u32,
+    /// What is signed in front of the data.
+    head: Vec<u8>,
+    octets: Vec<u8>,
+    /// Seconds that the set may be kept if it is right.
+    ttl: u32,
+}
+
+/// The arithmetic that decides over a set; it holds all that this takes, so that any thread can do it.
+#[derive(Clone, Debug)]
+pub struct Check {
+    owner: Name,
+    rtype: u16,
+    own_labels: usize,
+    data: Vec<Vec<u8>>,
+    candidates: Vec<Candidate>,
+    /// What is said if none is right and nothing worse is found.
+    failure: Failure,
+}
+
+impl Check {
+    /// What it costs at most.
+    #[must_use]
+    pub fn units(&self) -> u32 {
+        let octets: usize = self.data.iter().map(Vec::len).sum();
+        let long = u32::try_from(octets / LONG).unwrap_or(u32::MAX).saturating_add(1);
+        let keys = self.candidates.iter().flat_map(|candidate| &candidate.keys);
+        keys.fold(0u32, |sum, key| sum.saturating_add(key.units())).saturating_mul(long)
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// The reason that says most of why no signature is right.
+    pub fn run(self, budget: &mut Budget) -> Result<Verified, Failure> {
+        let mut failure = self.failure.clone();
+        for candidate in &self.candidates {
+            let signed = self.signed(candidate);
+            for key in candidate.keys.iter().rev() {
+                budget.signature(signed.len(), key.units())?;
+                if key.verifies(&signed, &candidate.octets) {
+                    let expanded = (candidate.labels < self.own_labels).then_some(candidate.labels);
+                    return Ok(Verified { ttl: candidate.ttl, expanded });
+                }
+                budget.failure(key.units())?;
+            }
+            failure.worsen(code::DNSSEC_BOGUS, || {
+                format!("the signature of {} {} is wrong", type_name(self.rtype), self.owner)
+            });
+        }
+        Err(failure)
+    }
 
     /// What a signature is made over (RFC 4034 section 3.1.8.1).
-    fn signed(&self, signature: &Signature<'_>, canonical: &[Vec<u8>], own_labels: usize) -> Vec<u8> {
-        let size: usize = canonical.iter().map(|rdata| rdata.len().saturating_add(266)).sum();
+    fn signed(&self, candidate: &Candidate) -> Vec<u8> {
+        let size: usize = self.data.iter().map(|rdata| rdata.len().saturating_add(266)).sum();
         let mut out = Vec::with_capacity(size.saturating_add(300));
-        out.extend_from_slice(signature.head);
-        out.extend_from_slice(signature.signer.wire());
+        out.extend_from_slice(&candidate.head);
         let mut owner = Vec::with_capacity(255);
-        if signature.labels < own_labels {
+        if candidate.labels < self.own_labels {
             let labels = self.owner.label_count();
             owner.extend_from_slice(b"\x01*");
             owner.extend_from_slice(
-                self.owner.suffixes().nth(labels.saturating_sub(signature.labels)).unwrap_or_default(),
+                self.owner.suffixes().nth(labels.saturating_sub(candidate.labels)).unwrap_or_default(),
             );
         } else {
             owner.extend_from_slice(self.owner.wire());
         }
-        for rdata in canonical {
+        for rdata in &self.data {
             out.extend_from_slice(&owner);
             out.extend_from_slice(&self.rtype.to_be_bytes());
             out.extend_from_slice(&1u16.to_be_bytes());
-            out.extend_from_slice(&signature.original_ttl.to_be_bytes());
+            out.extend_from_slice(&candidate.original_ttl.to_be_bytes());
             out.extend_from_slice(&u16::try_from(rdata.len()).unwrap_or(u16::MAX).to_be_bytes());
             out.extend_from_slice(rdata);
         }

@@ -2,7 +2,7 @@
 
 mod answers;
 mod chain;
-mod cost;
+pub(in crate::dns) mod cost;
 mod forged;
 mod several;
 mod subtle;
@@ -92,6 +92,8 @@ enum Seen {
     Insecure(u16, Vec<u8>),
     /// EDE.
     Bogus(u16),
+    /// EDE's text.
+    TooMuch(String),
     Unreached,
     Malformed,
 }
@@ -120,6 +122,7 @@ fn sight(got: Result<Checked, AskError>) -> Seen {
             if response.authentic { Secure(response.rcode, last) } else { Insecure(response.rcode, last) }
         }
         Ok(Checked::Refused("bogus", ede)) => Bogus(ede.code),
+        Ok(Checked::Refused(TOO_MUCH, ede)) => TooMuch(ede.text.into_owned()),
         Ok(Checked::Malformed) => Malformed,
         other => {
             assert!(matches!(other, Err(_) | Ok(Checked::Refused("dnssec", _))), "{other:?}");

@@ -161,3 +161,28 @@ async fn many_questions_into_a_broken_zone_ask_for_its_keys_a_few_times() {
     };
     assert_eq!(shared.1.0.iter().map(keys).sum::<usize>(), 3, "of anyone, and of each");
 }
+
+/// What costs too much costs as much again wherever the same zones are to be had.
+#[tokio::test]
+async fn what_costs_too_much_is_asked_of_nobody_else() {
+    let mut net = internet();
+    cost::collide(net.zone("nsec.test"));
+    let validator = validator(&net);
+    let zones = std::sync::Arc::new(net);
+    let upstream = || {
+        let zones = zones.clone();
+        let mut upstream = Internet::new(Vec::new());
+        upstream.tamper = Box::new(move |query, reply| {
+            *reply = zones.reply(query);
+            if query.qtype == 1 {
+                cost::multiply(reply, 1);
+            }
+        });
+        upstream
+    };
+    let source = Several(vec![upstream(), upstream(), upstream()]);
+    let seen = seen(&validator, &source, "www.nsec.test", 1).await;
+    assert_eq!(seen, TooMuch("too many wrong signatures for one answer".to_owned()));
+    assert_eq!((validator.metrics.validation_retries.get(), validator.metrics.validation_wrong.get()), (0, 16));
+    assert!(source.0[1..].iter().all(|other| other.asked.lock().unwrap().is_empty()));
+}
