@@ -526,6 +526,118 @@ fn what_a_router_takes_back_is_announced_until_it_has_it_again() {
         assert_ne!(kernel(router, lost), "");
         session.until("everything", |session| session.confirmed[0] == Some(2)).await;
         assert!(session.refused[0].is_empty() && session.status().unverified == 0, "{}", session.logs);
+        // The observer gets none of them any more: that is one thing, said once.
+        session.missing[0].clear();
+        let hidden = good.replace(export, "import none; export none;");
+        assert_ne!(good, hidden);
+        router.write(BIRD.1, &hidden).unwrap();
+        router.ok("birdc configure").unwrap();
+        session.until("all gone", |session| session.missing[0].len() == 4).await;
+        session
+            .until("the one reason", |session| {
+                session.warning().starts_with("the router sends the observer none of our")
+            })
+            .await;
+        assert!(session.status().is_failing);
+        let told = session.logs.matches("Missing").count();
+        session.handle.apply(3, [(host(8), true)]);
+        session.until("a refusal", |session| session.refused[0].contains(&host(8))).await;
+        assert_eq!(session.logs.matches("Missing").count(), told, "{}", session.logs);
+        assert!(session.warning().starts_with("the router sends the observer none of our"), "{}", session.warning());
+        router.write(BIRD.1, &good).unwrap();
+        router.ok("birdc configure").unwrap();
+        session
+            .until("all again", |session| [0, 1, 2, 7].iter().all(|number| session.holds(0, host(*number), 1)))
+            .await;
+        session.until("no reason", |session| session.warning().is_empty()).await;
+        session.stop().await;
+    });
+    lab.down().unwrap();
+}
+
+/// What a router that is only probed loses is found although nobody says so: out of its kernel, or by a filter that was changed. It is out of
+/// force until the router forwards again, and nothing else is. A router that answers nothing any more has lost nothing.
+#[test]
+fn what_a_probed_router_loses_is_found_and_announced_until_it_has_it_again() {
+    let lab = lab(BIRD, &[("ttl security on;", "ttl security on; passive on;")]);
+    let router = lab.node("router");
+    answer_all(router);
+    in_guard(&lab, || async move {
+        let mut session = Session::start(config(Confirm::Probe)).await;
+        session.first().await;
+        let v6 = address("2001:db8:5::1");
+        let all: Vec<IpAddr> = (0..12).map(host).chain([v6]).collect();
+        session.handle.apply(1, all.iter().map(|address| (*address, true)));
+        session.until("all", |session| session.confirmed[0] == Some(1)).await;
+
+        // BIRD's own table still has them, and the same once more would say nothing to it.
+        for lost in [host(3), v6] {
+            session.missing[0].clear();
+            let family = if lost.is_ipv6() { "-6" } else { "-4" };
+            router.ok(&format!("ip {family} route del {lost}")).unwrap();
+            session.until("the loss", |session| !session.missing[0].is_empty()).await;
+            session.until("the repair", |session| session.held[0].iter().any(|(address, _)| *address == lost)).await;
+            assert_eq!(session.missing[0], BTreeSet::from([IpNet::from(lost)]), "{}", session.logs);
+            assert_ne!(kernel(router, lost), "");
+        }
+
+        session.missing[0].clear();
+        let lost = host(7);
+        let good = router.file(BIRD.1).unwrap();
+        let filter = "filter guard4_in { if net.len != 32 then";
+        let bad =
+            good.replace(filter, &format!("filter guard4_in {{ if net = {lost}/32 then reject; if net.len != 32 then"));
+        assert_ne!(good, bad);
+        router.write(BIRD.1, &bad).unwrap();
+        router.ok("birdc configure").unwrap();
+        // Somebody is about to use it: it is looked at at once.
+        session
+            .until("the loss", |session| {
+                session.handle.hurry(&[lost]);
+                !session.missing[0].is_empty()
+            })
+            .await;
+        assert_eq!(session.missing[0], BTreeSet::from([IpNet::from(lost)]), "{}", session.logs);
+        session.until("the warning", |session| session.warning().contains("took back 1 of the routes")).await;
+        session.handle.apply(2, [(host(20), true)]);
+        session.until("another", |session| session.holds(0, host(20), 2)).await;
+        assert_eq!((session.status().unverified, kernel(router, lost)), (1, String::new()));
+        router.write(BIRD.1, &good).unwrap();
+        router.ok("birdc configure soft").unwrap();
+        session.until("the repair", |session| session.held[0].iter().any(|(address, _)| *address == lost)).await;
+        session.until("no warning", |session| session.warning().is_empty()).await;
+
+        // All of them at once are one thing.
+        session.missing[0].clear();
+        let none = good.replace(filter, "filter guard4_in { reject; if net.len != 32 then");
+        let none = none.replace("filter guard6_in { if", "filter guard6_in { reject; if");
+        router.write(BIRD.1, &none).unwrap();
+        router.ok("birdc configure").unwrap();
+        session.until("all gone", |session| session.missing[0].len() == all.len() + 1).await;
+        session
+            .until("the warning", |session| {
+                session.warning().starts_with("the router forwards to none of 14 addresses")
+            })
+            .await;
+        assert!(session.status().is_failing);
+        router.write(BIRD.1, &good).unwrap();
+        router.ok("birdc configure").unwrap();
+        session.until("all again", |session| all.iter().all(|address| session.holds(0, *address, 1))).await;
+        session.until("no warning", |session| session.warning().is_empty()).await;
+
+        // A router that is silent has lost nothing.
+        session.missing[0].clear();
+        router
+            .ok("nft 'table inet silent { chain out { type filter hook output priority 0; icmp type time-exceeded drop; \
+                 icmpv6 type time-exceeded drop; }; }'")
+            .unwrap();
+        session
+            .until("the silence", |session| session.warning().starts_with("the router has answered no probe for"))
+            .await;
+        assert!(session.status().is_failing && session.missing[0].is_empty(), "{}", session.logs);
+        router.ok("nft delete table inet silent").unwrap();
+        session.until("an answer", |session| session.warning().is_empty()).await;
+        assert!(session.missing[0].is_empty() && session.refused[0].is_empty(), "{}", session.logs);
         session.stop().await;
     });
     lab.down().unwrap();

@@ -2,6 +2,7 @@
 //! gateway, in network namespaces. The guard runs with what the lab's files recommend for each.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
@@ -142,6 +143,66 @@ fn resolve_and_connect(world: &World, rtype: u16, count: u32) -> Vec<String> {
         lost
     });
     all.unwrap()
+}
+
+/// A filter on the router is changed, and one of the routes that it had taken goes. Nothing tells the guard: it sees that packets are not forwarded
+/// any more. No answer with that address leaves, a cached one neither, until the router forwards again.
+#[test]
+fn what_frr_loses_is_said_counted_and_held_back_until_it_is_there_again() {
+    let http = ("[bgp]\nasn", "[http]\nlisten = [\"10.0.3.2:8080\"]\n\n[bgp]\nasn");
+    let world = World::up(FRR, &[http]);
+    let (lost, kept) = (many(dns::A, 1), many(dns::A, 2));
+    let answers = |number: u32| {
+        let answer = world.resolve("client", &format!("n{number}.many.test"), dns::A);
+        answer.addresses() == [many(dns::A, number)]
+    };
+    assert!(answers(1) && answers(2) && world.connects("client", lost) && world.connects("client", kept));
+    let repairs = || {
+        let get = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect("10.0.3.2:8080")?;
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: 10.0.3.2:8080\r\nConnection: close\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            Ok(text)
+        };
+        let text = world.node("guard").in_namespace(get).unwrap().unwrap_or_default();
+        let line = "destguard_enforcer_repairs_total{enforcer=\"router\",kind=\"missing\"} ";
+        text.lines().find_map(|found| found.strip_prefix(line)).map(str::to_owned)
+    };
+    assert_eq!(repairs(), None);
+
+    let router = world.node("router");
+    let filter = |word: &str| {
+        let rule = format!("{word}ip prefix-list HOST4 seq 1 deny {lost}/32");
+        router.ok(&format!("vtysh -c 'configure terminal' -c '{rule}'")).unwrap();
+        router.ok("vtysh -c 'clear bgp ipv4 unicast 10.0.3.2 soft in'").unwrap();
+    };
+    filter("");
+    let named = |lines: &Value| {
+        let lines = lines.as_array().into_iter().flatten().filter_map(Value::as_str);
+        lines.filter(|line| line.contains("router took back") && line.contains(&lost.to_string())).count()
+    };
+    let said = || {
+        let status = world.ask_guard("status");
+        named(&status["warnings"]) == 1
+    };
+    assert!(wait_until(LONG, said), "{}{}", world.ask_guard("status"), world.lab.logs());
+    let status = world.ask_guard("status");
+    let last_error = status["enforcers"][0]["last_error"].as_str().unwrap_or_default();
+    assert!(last_error.contains(&format!("the router took back {lost}")), "{status}");
+    assert!(wait_until(LONG, || repairs().as_deref() == Some("1")), "{:?}", repairs());
+    assert!(world.lab.logs().contains("the router took back routes that it had confirmed"), "{}", world.lab.logs());
+    // From its cache the guard answered both; now it holds one back.
+    let answer = world.resolve("client", "n1.many.test", dns::A);
+    assert!(answer.addresses().is_empty(), "{:?}", answer.message);
+    assert!(answers(2) && world.connects("client", kept));
+    assert_eq!(world.ask_guard("leases")["leases"].as_array().map(Vec::len), Some(2), "its lease stays");
+
+    filter("no ");
+    assert!(wait_until(LONG, || answers(1)), "{}{}", world.ask_guard("status"), world.lab.logs());
+    assert!(world.connects("client", lost), "the answer came before the route");
+    assert!(wait_until(LONG, || world.ask_guard("status")["state"] == "enforcing"), "{}", world.ask_guard("status"));
+    assert_eq!(repairs().as_deref(), Some("1"), "{}", world.lab.logs());
 }
 
 #[test]

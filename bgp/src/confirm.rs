@@ -6,9 +6,10 @@
 //! generation is confirmed.
 //!
 //! `reflect` and `probe` show prefixes one by one and in any order, so these are confirmed one by one too ([`Held`]); a generation
-//! as a whole follows when none of its prefixes is waited for any more.
+//! as a whole follows when none of its prefixes is waited for any more. They also show what a router has taken back
+//! ([`Confirmer::lost`]): the observer says so, and probes look at each route again in turn ([`recheck`]).
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,19 +24,25 @@ use crate::wire::iana::Family;
 
 use self::awaited::{Announced, Awaited, Ended};
 use self::closing::Closing;
+use self::recheck::Recheck;
 use self::refresh::{Ask, Barrier};
 
 pub mod awaited;
 pub mod closing;
 pub mod learn;
+pub mod recheck;
 pub mod refresh;
 
 /// Most marks kept; when there are more, the newest replaces the last, so a slow peer confirms in larger steps.
 const MARKS: usize = 1024;
 /// An address of the session's first table that somebody waits for is probed quickly for so long, or for the patience where that is longer.
 const HURRY: Duration = Duration::from_secs(1);
-/// Between two announcements of what the router took back.
-const AGAIN: Duration = Duration::from_secs(5);
+/// Between two announcements of what the router took back, at first and at last.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// Between two announcements of one of these that somebody waits for.
+const AGAIN_SOON: Duration = Duration::from_secs(1);
+/// With so many routes, all of them lost are one thing.
+const SEVERAL: usize = 3;
 /// Most such addresses remembered before they are announced; others wait for their turn.
 const EARLY: usize = 4096;
 
@@ -145,10 +152,18 @@ pub struct Confirmer {
     closing: Closing,
     /// Prefixes that the router took back unasked, until [`Self::lost`] is asked for them.
     taken_back: BTreeSet<IpNet>,
-    /// Those of which [`Self::lost`] told, until the router sends them again. At most as many as there are routes.
-    lacking: HashSet<IpNet>,
-    /// When these are to be sent again.
+    /// Those of which [`Self::lost`] told, until the router has them again, and when each was last to be sent again. At most as many
+    /// as there are routes.
+    lacking: HashMap<IpNet, Option<Instant>>,
+    /// The newest of them.
+    last_lacking: Option<IpNet>,
+    /// When these are to be sent again, and how long after that.
     again: Option<Instant>,
+    again_after: Duration,
+    /// Some of them are to be sent before that.
+    sooner: Vec<IpNet>,
+    /// Per family; for [`Confirm::Probe`].
+    recheck: [Recheck; 2],
     /// What is seen earlier may be left from the session before.
     clean: Instant,
     unavailable: bool,
@@ -200,11 +215,27 @@ impl Confirmer {
             early: HashMap::new(),
             closing: Closing::default(),
             taken_back: BTreeSet::new(),
-            lacking: HashSet::new(),
+            lacking: HashMap::new(),
+            last_lacking: None,
             again: None,
+            again_after: AGAIN.0,
+            sooner: Vec::new(),
+            recheck: [Recheck::new(None, now), Recheck::new(None, now)],
             clean: now,
             unavailable: false,
         }
+    }
+
+    /// Where routes of each family lead to.
+    #[must_use]
+    pub fn leading_to(mut self, hops: [Option<IpAddr>; 2], now: Instant) -> Self {
+        self.recheck = hops.map(|hop| Recheck::new(hop, now));
+        self
+    }
+
+    fn recheck(&mut self, address: IpAddr) -> &mut Recheck {
+        let [four, six] = &mut self.recheck;
+        if address.is_ipv4() { four } else { six }
     }
 
     /// Whether [`Self::batch`] must see each prefix.
@@ -233,6 +264,20 @@ impl Confirmer {
         self.settle
     }
 
+    /// What is to be withdrawn before this batch is announced. A router whose BGP still has a route that its kernel has lost takes no notice of the
+    /// same once more.
+    #[must_use]
+    pub fn anew(&self, batch: &Batch) -> Option<Batch> {
+        if !self.probes_each() || self.lacking.is_empty() || batch.replay.is_some() {
+            return None;
+        }
+        let lacks = |net: IpNet| self.lacking.contains_key(&net);
+        let withdraw4: Vec<_> = batch.announce4.iter().copied().filter(|net| lacks(IpNet::V4(*net))).collect();
+        let withdraw6: Vec<_> = batch.announce6.iter().copied().filter(|net| lacks(IpNet::V6(*net))).collect();
+        let any = !withdraw4.is_empty() || !withdraw6.is_empty();
+        any.then(|| Batch { withdraw4, withdraw6, ..Batch::default() })
+    }
+
     /// This batch was taken out of the table when that was at `generation`, and is encoded before octet `offset`.
     pub fn batch(&mut self, batch: &Batch, generation: u64, offset: u64, seen: Option<Seen<'_>>, now: Instant) {
         let coded = batch.encoded.is_some();
@@ -249,6 +294,7 @@ impl Confirmer {
         let withdrawn = batch.withdraw4.iter().map(|net| IpNet::V4(*net));
         for net in withdrawn.chain(batch.withdraw6.iter().map(|net| IpNet::V6(*net))) {
             self.awaited.forget(net);
+            self.recheck(net.addr()).forget(net.addr());
             self.taken_back.remove(&net);
             self.lacking.remove(&net);
             self.closing.withdrawn(net, seen.map(|seen| seen.word), now);
@@ -276,11 +322,14 @@ impl Confirmer {
                 not_before: old.unwrap_or(now).max(self.clean),
                 patience: self.patience,
                 // It was in force, and stays announced whether the router takes it again or not.
-                replayed: replayed || self.lacking.contains(&net),
+                replayed: replayed || self.lacking.contains_key(&net),
                 quiet: has || self.closing.owes(net),
                 shows: seen.filter(|_| again && class != PLAIN).and_then(|seen| (seen.bears)(class)),
             };
-            if self.lacking.contains(&net) {
+            if self.probes_each() {
+                self.recheck(net.addr()).forget(net.addr());
+            }
+            if self.lacking.contains_key(&net) {
                 self.awaited.announce_again(net, announced, now);
             } else {
                 self.awaited.announce(net, announced, now);
@@ -424,22 +473,42 @@ impl Confirmer {
         if self.rule == Confirm::Reflect
             && !self.closing.owes(net)
             && !self.awaited.has(net)
-            && !self.lacking.contains(&net)
+            && !self.lacking.contains_key(&net)
         {
             self.taken_back.insert(net);
         }
     }
 
     /// Prefixes that the router has taken back although they are `announced`: nothing that was said of them counts until they are held again.
-    pub fn lost(&mut self, announced: impl Fn(IpNet) -> bool, now: Instant) -> Vec<IpNet> {
+    pub fn lost(&mut self, announced: impl Fn(IpNet) -> bool) -> Vec<IpNet> {
+        for recheck in &mut self.recheck {
+            self.taken_back.extend(recheck.lost().into_iter().map(IpNet::from));
+        }
         let lost: Vec<IpNet> = std::mem::take(&mut self.taken_back).into_iter().filter(|net| announced(*net)).collect();
-        if !lost.is_empty() {
-            self.lacking.extend(&lost);
-            self.again = Some(now);
+        if let Some(last) = lost.last() {
+            self.last_lacking = Some(*last);
+            self.lacking.extend(lost.iter().map(|net| (*net, None)));
+            self.sooner.extend(&lost);
+            self.again_after = AGAIN.0;
             let lacking = &self.lacking;
-            self.held.retain(|(_, held, _)| !lacking.contains(&IpNet::from(held.address)));
+            self.held.retain(|(_, held, _)| !lacking.contains_key(&IpNet::from(held.address)));
         }
         lost
+    }
+
+    /// Prefixes that the router has taken back and doesn't have again yet, one of them, and whether it has none of ours at all (`none`: the observer
+    /// has none): that is one thing, with one cause.
+    #[must_use]
+    pub fn lacking(&self, none: bool) -> Option<(usize, IpNet, bool)> {
+        let count = self.lacking.len();
+        let none = if self.probes_each() { self.recheck.iter().all(Recheck::is_empty) } else { none };
+        self.last_lacking.filter(|_| count > 0).map(|last| (count, last, none && count >= SEVERAL))
+    }
+
+    /// For how long the router has answered no probe, although it answered some before.
+    #[must_use]
+    pub fn silent(&self, now: Instant) -> Option<Duration> {
+        self.recheck.iter().filter_map(|recheck| recheck.silent(now)).max()
     }
 
     /// What was opened after this generation was not sent yet.
@@ -448,24 +517,40 @@ impl Confirmer {
         self.taken
     }
 
-    /// What the router took back is to be sent to it now: at once, and every few seconds until it has it.
+    /// What the router took back is to be sent to it now: at once, and every few seconds until it has it, less and less often.
     pub fn send_again(&mut self, now: Instant) -> Vec<IpNet> {
-        if self.again.is_none_or(|at| now < at) {
+        if self.lacking.is_empty() {
+            (self.again, self.again_after) = (None, AGAIN.0);
+            self.sooner.clear();
             return Vec::new();
         }
-        self.again = (!self.lacking.is_empty()).then_some(now + AGAIN);
-        self.lacking.iter().copied().collect()
+        if self.again.is_some_and(|at| at <= now) {
+            self.again = Some(now + self.again_after);
+            self.again_after = (self.again_after * 2).min(AGAIN.1);
+            self.sooner.clear();
+            return self.lacking.iter_mut().map(|(net, sent)| (*net, *sent = Some(now)).0).collect();
+        }
+        let mut due = std::mem::take(&mut self.sooner);
+        due.retain(|net| self.lacking.get_mut(net).map(|sent| *sent = Some(now)).is_some());
+        if !due.is_empty() {
+            self.again = self.again.or(Some(now + self.again_after));
+        }
+        due
     }
 
     /// The router forwards to this address. Returns whether it was waited for.
     pub fn forwarded(&mut self, address: IpAddr, now: Instant) -> bool {
+        self.recheck(address).answered(address, now);
         let ended = self.awaited.arrived(IpNet::from(address), u64::MAX, now);
         ended.map(|ended| self.hold(ended, now)).is_some()
     }
 
     fn hold(&mut self, ended: Ended, now: Instant) {
         self.closing.settled(ended.net);
-        let again = self.lacking.remove(&ended.net);
+        let again = self.lacking.remove(&ended.net).is_some();
+        if self.probes_each() {
+            self.recheck(ended.net.addr()).believe(ended.net.addr(), now);
+        }
         if ended.net.prefix_len() == ended.net.max_prefix_len() {
             let settle = self.settle;
             let latency = (!ended.replayed).then(|| ended.waited + settle);
@@ -474,13 +559,22 @@ impl Confirmer {
         }
     }
 
-    /// Answers wait for this address since then.
+    /// Answers with this address came then: they wait for it, or it is about to be used again.
     pub fn hurry(&mut self, address: IpAddr, since: Instant, now: Instant) {
         let until = since + HURRY.max(self.patience);
-        if until <= now || !self.probes_each() {
+        let net = IpNet::from(address);
+        if until <= now || !self.wants_prefixes() {
             return;
         }
-        let net = IpNet::from(address);
+        if let Some(sent) = self.lacking.get(&net)
+            && sent.is_none_or(|sent| sent + AGAIN_SOON <= now)
+        {
+            self.sooner.push(net);
+        }
+        if !self.probes_each() {
+            return;
+        }
+        self.recheck(address).soon(address, now);
         // While the session is still being given its table, it may be further on in that.
         if !self.awaited.hurry(net, until, now) && self.newest.is_none() && self.early.len() < EARLY {
             self.early.insert(net, until);
@@ -492,7 +586,9 @@ impl Confirmer {
         if !self.probes_each() {
             return Vec::new();
         }
-        self.awaited.probes(now).into_iter().map(|net| net.addr()).collect()
+        let mut due: Vec<IpAddr> = self.awaited.probes(now).into_iter().map(|net| net.addr()).collect();
+        self.recheck.iter_mut().for_each(|recheck| due.extend(recheck.probes(now)));
+        due
     }
 
     /// A prefix that took too long; `has`: the observer has it.
@@ -555,7 +651,8 @@ impl Confirmer {
         let asking = self.barrier.as_ref().and_then(Barrier::poll_timeout);
         let probing = self.awaited.next_probe().filter(|_| self.probes_each());
         let ends = [self.awaited.next_end(), self.closing.next_end()];
-        [settling, held, asking, probing, self.again].into_iter().chain(ends).flatten().min()
+        let rechecks = self.recheck.iter().map(Recheck::poll_timeout);
+        [settling, held, asking, probing, self.again].into_iter().chain(ends).chain(rechecks).flatten().min()
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::adj_out::AdjOut;
-use crate::config::SpeakerConfig;
+use crate::config::{Confirm, PeerConfig, SpeakerConfig};
 use crate::session::Stop;
 use crate::status::PeerStatus;
 use crate::table::Table;
@@ -257,8 +257,12 @@ impl SpeakerHandle {
         self.0.changed.send_replace(());
     }
 
-    /// Somebody waits for these: where addresses are confirmed one by one, these come first.
+    /// Somebody waits for these, or is about to use them: where addresses are confirmed one by one, these come first.
     pub fn hurry(&self, addresses: &[IpAddr]) {
+        let one_by_one = |peer: &PeerConfig| matches!(peer.confirm, Confirm::Probe | Confirm::Reflect);
+        if !self.0.config.peers.iter().any(one_by_one) {
+            return;
+        }
         {
             let mut hurried = self.0.hurried.lock().unwrap_or_else(PoisonError::into_inner);
             let now = Instant::now();
@@ -272,7 +276,7 @@ impl SpeakerHandle {
         self.0.changed.send_replace(());
     }
 
-    /// In place of every [`crate::config::PeerConfig::patience`], from the next announcement on.
+    /// In place of every [`PeerConfig::patience`], from the next announcement on.
     pub fn set_patience(&self, patience: Duration) {
         let millis = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         self.0.patience.store(millis, Ordering::SeqCst);
@@ -414,7 +418,7 @@ fn check(config: &SpeakerConfig) -> Result<(), StartError> {
             return Err(StartError::NoListener { peer: peer.name.clone() });
         }
         // local_address may come up later; everything else must work now.
-        let trial = crate::config::PeerConfig { local_address: None, ..peer.clone() };
+        let trial = PeerConfig { local_address: None, ..peer.clone() };
         sys::outgoing(&trial, peer.asn == config.asn, config.mark)
             .and_then(|_| peer::check(peer))
             .map_err(|source| StartError::Option { peer: peer.name.clone(), source })?;

@@ -172,7 +172,8 @@ pub enum Output {
     /// Changes for the route table that all route enforcers share; one for each address at most. May bear the same generation as an
     /// [`Output::ApplyTimed`].
     ApplyRoutes { generation: Generation, changes: Vec<Change> },
-    /// Answers wait for these addresses, which earlier plans opened: route enforcers that confirm addresses one by one take these first.
+    /// Answers wait for these addresses, which earlier plans opened, or are about to leave with them: route enforcers that look at addresses one by
+    /// one take these first.
     Hurry(Vec<IpAddr>),
     /// What the groups of later [`Output::ApplyRoutes`] mean.
     Groups(Arc<Groups>),

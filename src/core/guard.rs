@@ -624,6 +624,9 @@ impl Guard {
                 if needed < plan || self.enforcers.lacks_route_session() {
                     self.hurry.insert(*address);
                 }
+            } else if needed != Generation::default() {
+                // It is about to be used again: whether the routers still have it is looked at soon.
+                self.hurry.insert(*address);
             }
         }
         if !self.need_pairs(&mut waiting) {

@@ -49,6 +49,11 @@ impl Observed {
         self.by_net.contains_key(&net)
     }
 
+    /// Whether the router sends none of ours, although it has sent a table to its end.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_net.is_empty() && self.whole != Families::NONE
+    }
+
     /// How many tables, each of one family, the router has sent to their end.
     pub(super) fn tables(&self) -> u64 {
         self.tables

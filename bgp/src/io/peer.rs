@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,6 +24,7 @@ use crate::session::{ConnectionId, Output, Session, SessionConfig, Stop};
 use crate::status::{BfdStatus, State};
 use crate::table::{Batch, ReaderId, index};
 use crate::wire::capability::{MAX_RESTART_TIME, MAX_STALE_TIME, Negotiated};
+use crate::wire::error::EncodeError;
 use crate::wire::iana::{Cease, Families};
 use crate::wire::message::Notification;
 
@@ -422,6 +423,10 @@ impl Task {
                 self.evidence.settle(&peer),
                 self.evidence.lost_session(),
                 Instant::now(),
+            )
+            .leading_to(
+                [self.config.next_hop_ipv4.map(IpAddr::V4), self.config.next_hop_ipv6.map(IpAddr::V6)],
+                Instant::now(),
             ),
             look: LOOK.0,
             looking: false,
@@ -568,8 +573,7 @@ impl Task {
                 let lacks = up.missing.iter().any(|family| table.leased()[index(family)] > 0);
                 (pending, if lacks { None } else { table.reached(up.reader.id) }, table.newest())
             };
-            let encoded =
-                learned.and_then(|()| if pending { up.adj_out.encode(&self.batch, &mut octets) } else { Ok(()) });
+            let encoded = learned.and_then(|()| if pending { encode(up, &self.batch, &mut octets) } else { Ok(()) });
             if let Err(error) = encoded {
                 // Not sent means not confirmed: better no session than one that lies.
                 let reason = format!("an UPDATE can't be encoded: {error}");
@@ -737,6 +741,14 @@ impl Task {
             _ => {}
         }
     }
+}
+
+/// As octets, behind the withdrawals that must go first.
+fn encode(up: &Up, batch: &Batch, out: &mut BytesMut) -> Result<(), EncodeError> {
+    if let Some(first) = up.confirmer.anew(batch) {
+        up.adj_out.encode(&first, out)?;
+    }
+    up.adj_out.encode(batch, out)
 }
 
 /// Families of which the peer is meant to get routes and doesn't.

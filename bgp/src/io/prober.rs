@@ -132,6 +132,19 @@ impl Prober {
     }
 }
 
+impl Prober {
+    /// Another one that is at hand.
+    pub(super) fn more(&self) -> Option<IpAddr> {
+        let mut octets = [0; 512];
+        // What isn't an answer to us ends it too: the socket is still ready then.
+        if let Ok(count) = self.icmp4.try_recv(&mut octets) {
+            return octets.get(..count).and_then(|octets| expired4(octets, self.port));
+        }
+        let count = self.icmp6.as_ref()?.try_recv(&mut octets).ok()?;
+        octets.get(..count).and_then(|octets| expired6(octets, self.port))
+    }
+}
+
 fn received(count: io::Result<usize>, buffer: &[u8]) -> Option<&[u8]> {
     match count {
         Ok(count) => buffer.get(..count),

@@ -33,6 +33,10 @@ const TRIAL_END: Duration = Duration::from_secs(2);
 const BACKLOG: Duration = Duration::from_millis(250);
 /// So many addresses in a row without answer are worth a warning.
 const MISSED: u32 = 3;
+/// Answers to probes taken in one go.
+const ANSWERS: usize = 64;
+/// Between two lines of the log on routes that the router took back.
+const SAID: Duration = Duration::from_secs(1);
 /// Words of the observer taken in one go.
 const WORDS: usize = 4096;
 
@@ -60,6 +64,8 @@ pub(super) struct Evidence {
     hurried: u64,
     /// When the last session ended.
     ended: Option<Instant>,
+    /// When the log was last told of routes that were taken back, and how many were since.
+    told: (Option<Instant>, usize),
 }
 
 /// An address that is probed to learn.
@@ -135,6 +141,15 @@ impl Evidence {
         }
     }
 
+    /// Tells the log of routes that were taken back.
+    fn tell_lost(&mut self, peer: &PeerConfig, lost: &[IpNet], now: Instant) {
+        self.told.1 += lost.len();
+        let (at, count) = self.told;
+        let Some(last) = lost.last().filter(|_| at.is_none_or(|at| now >= at + SAID)) else { return };
+        tracing::warn!(peer = peer.name, count, %last, "the router took back routes that it had confirmed: announced again");
+        self.told = (Some(now), 0);
+    }
+
     fn count(&mut self, routes: usize, now: Instant) {
         let (since, newer, older) = &mut self.recent;
         let past = since.map_or(Duration::MAX, |since| now.saturating_duration_since(since));
@@ -160,7 +175,35 @@ impl Evidence {
         trial.awaited.next_probe().into_iter().chain(trial.awaited.next_end()).min()
     }
 
-    /// What the operator should know.
+    /// What the operator should know, the worst first; `none`: the observer has none of our routes.
+    fn worse(&self, peer: &PeerConfig, confirmer: &Confirmer, none: bool, now: Instant) -> Option<Warning> {
+        if let Some(span) = confirmer.silent(now) {
+            let text = format!(
+                "the router has answered no probe for {} s: what is in force there can't be looked at, and nothing new is confirmed; does it \
+                 limit its ICMP, is its link to the next hop down?",
+                span.as_secs()
+            );
+            return Some(Warning::failing(text));
+        }
+        let Some((count, last, all)) = confirmer.lacking(none) else {
+            return confirmer.warning().or_else(|| self.warning(peer));
+        };
+        Some(match (peer.confirm, all) {
+            (Confirm::Reflect, true) => Warning::failing(format!(
+                "the router sends the observer none of our routes any more, {count} that it had sent among them: does an export filter keep \
+                 them, or has it lost them all? They are out of force until they come back"
+            )),
+            (_, true) => Warning::failing(format!(
+                "the router forwards to none of {count} addresses that it had forwarded to: was its table cleared, or a filter changed? \
+                 They are out of force until it does"
+            )),
+            (_, false) => Warning::of(format!(
+                "the router took back {count} of the routes that are announced to it, {last} the last: they are out of force until it has them again"
+            )),
+        })
+    }
+
+    /// What else the operator should know.
     fn warning(&self, peer: &PeerConfig) -> Option<Warning> {
         let problem = self.prober.as_ref().and_then(Prober::problem);
         let cause = "does the next hop resolve through the null route, does the router filter the routes, does it answer no probes?";
@@ -326,22 +369,21 @@ impl Task {
                 evidence.word = evidence.word.max(newest);
             }
             compare(up, evidence, shared);
-            let missing = up.confirmer.lost(|net| shared.table().contains(net), now);
-            for net in up.confirmer.send_again(now) {
-                shared.table().resend(up.reader.id, net);
-                self.busy = true;
-            }
-            if let Some(first) = missing.first() {
-                let count = missing.len();
-                tracing::warn!(peer = peer.name, count, %first, "the router took back routes that it had confirmed: announced again");
-                let generation = up.confirmer.taken();
-                self.place.tell(What::Missing { lost: missing, generation }).await;
-            }
         }
+        let missing = up.confirmer.lost(|net| shared.table().contains(net));
         let (hurried, waited_for) = shared.hurried(evidence.hurried);
         evidence.hurried = hurried;
         for (since, address) in waited_for {
             up.confirmer.hurry(address, since, now);
+        }
+        for net in up.confirmer.send_again(now) {
+            shared.table().resend(up.reader.id, net);
+            self.busy = true;
+        }
+        evidence.tell_lost(peer, &missing, now);
+        if !missing.is_empty() {
+            let generation = up.confirmer.taken();
+            self.place.tell(What::Missing { lost: missing, generation }).await;
         }
         evidence.probe(&mut up.confirmer, now);
         if evidence.trial.as_mut().is_some_and(|trial| trial.awaited.give_up(now, |_| false).is_some()) {
@@ -358,7 +400,8 @@ impl Task {
                 refused.push(What::Refused { address, generation, reason });
             }
         }
-        let warning = up.confirmer.warning().or_else(|| evidence.warning(peer));
+        let none = with_observed(shared, observer, Observed::is_empty).unwrap_or(false);
+        let warning = evidence.worse(peer, &up.confirmer, none, now);
         let settle = up.confirmer.settle();
         if let Some(mut status) = shared.status(self.place.index) {
             // Said once; the count in it may go on.
@@ -378,6 +421,15 @@ impl Task {
     /// The router forwards to this address.
     pub(super) fn forwarded(&mut self, address: IpAddr) {
         let now = Instant::now();
+        let mut next = Some(address);
+        for _ in 0..ANSWERS {
+            let Some(address) = next else { return };
+            self.forwards(address, now);
+            next = self.evidence.prober.as_ref().and_then(Prober::more);
+        }
+    }
+
+    fn forwards(&mut self, address: IpAddr, now: Instant) {
         let Some(up) = &mut self.up else { return };
         up.confirmer.forwarded(address, now);
         let evidence = &mut self.evidence;
