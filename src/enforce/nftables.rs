@@ -14,8 +14,8 @@
 //! [`crate::enforce::Enforcer::run`]. [`Disarmer`] and [`disarm`] remove everything; [`counters`] reads the named counters.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 use tokio::sync::mpsc;
@@ -40,6 +40,7 @@ pub mod error;
 pub mod fit;
 mod installer;
 pub mod kernel;
+pub mod lock;
 pub mod metrics;
 pub mod needs;
 pub mod packets;
@@ -213,7 +214,14 @@ impl Enforcer {
 /// Removes the table for good while the driver runs. Until the daemon starts again the driver then writes nothing and
 /// acknowledges everything, so that answers flow on an open host.
 #[derive(Clone, Debug, Default)]
-pub struct Disarmer(Arc<AtomicBool>);
+pub struct Disarmer(Arc<Armed>);
+
+#[derive(Debug, Default)]
+struct Armed {
+    disarmed: AtomicBool,
+    /// See [`lock`]. Held while it is made or let go.
+    lock: Mutex<Option<Kernel>>,
+}
 
 impl Disarmer {
     /// Removes the table. Blocks.
@@ -222,14 +230,27 @@ impl Disarmer {
     /// As [`disarm`]; the table then stays, guarded as before.
     pub fn disarm(&self) -> Result<(), NftError> {
         // Set first: the driver hears of the removal at once and must know then that it was meant.
-        let before = self.0.swap(true, Ordering::SeqCst);
-        disarm().inspect_err(|_| self.0.store(before, Ordering::SeqCst))
+        let before = self.0.disarmed.swap(true, Ordering::SeqCst);
+        self.unlock();
+        disarm().inspect_err(|_| self.0.disarmed.store(before, Ordering::SeqCst))
+    }
+
+    /// Locks what is guarded, unless it is locked or disarmed.
+    fn lock(&self, make: impl FnOnce() -> Option<Kernel>) {
+        let mut lock = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_none() && !self.is_disarmed() {
+            *lock = make();
+        }
+    }
+
+    fn unlock(&self) {
+        self.0.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Whether the table was removed so.
     #[must_use]
     pub fn is_disarmed(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.0.disarmed.load(Ordering::SeqCst)
     }
 }
 

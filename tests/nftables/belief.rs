@@ -1,10 +1,12 @@
 //! Belief compared with the kernel: what no notification told is found, said, and made good.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::traffic::{Met, connect};
+use super::gateway::client_and_server;
+use super::namespace::Namespace;
+use super::traffic::{Met, alive, connect, datagram_leaves, open, serve};
 use super::{PATIENCE, Running, alone, config, enforcer, eventually, held, host_and_peer, ip, left, local, near, run};
 use destguard::config::schema::{Nftables, NftablesMode, OnStop, Scope};
 use destguard::core::event::{Change, Event, Generation};
@@ -349,58 +351,137 @@ fn cost_of_comparing_a_large_network() {
     });
 }
 
-/// Prints for how long packets got out when the ruleset was flushed; asserted is that none does once it was told.
+/// Sends datagrams that are to be refused, from `from` to `to`, while somebody flushes the ruleset again and again; those that arrived.
+fn datagrams_that_arrive(
+    running: &mut Running,
+    (from, source): (Option<&Namespace>, &str),
+    (to, destination): (&Namespace, &str),
+) -> usize {
+    let receiver = to.within(|| std::net::UdpSocket::bind((destination, 9999)).expect("a port"));
+    receiver.set_read_timeout(Some(Duration::from_millis(20))).expect("a time-out");
+    let bind = || std::net::UdpSocket::bind((source, 0)).expect("a port");
+    let sender = from.map_or_else(bind, |from| from.within(bind));
+    let (stop, tried) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let (stop, tried) = (&stop, &tried);
+        let arrived = scope.spawn(move || {
+            let mut arrived = 0;
+            while !stop.load(Ordering::Relaxed) {
+                arrived += usize::from(receiver.recv(&mut [0; 8]).is_ok());
+            }
+            arrived
+        });
+        scope.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                drop(sender.send_to(b"out", (destination, 9999)));
+                tried.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        });
+        for number in 0..24 {
+            if number % 3 == 0 {
+                // The second and third in a row follow at once.
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            run("nft flush ruleset");
+            assert!(matches!(running.next(), Event::Lost { .. }));
+            assert!(run("nft list tables").contains("destguard_ct"), "flows were kept track of");
+            running.expect("a wish for the full state", |event| matches!(event, Event::WantSync { .. }));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        stop.store(true, Ordering::Relaxed);
+        assert!(tried.load(Ordering::Relaxed) > 100);
+        arrived.join().expect("the receiver")
+    })
+}
+
 #[test]
-fn how_long_a_flush_leaves_the_host_open() {
+fn a_flush_opens_the_host_for_no_packet() {
     alone(|| {
         let peer = host_and_peer();
-        let mut running = Running::start(&local(), &LEASES);
-        let receiver = peer.within(|| std::net::UdpSocket::bind("10.9.1.3:9999").expect("a port"));
-        receiver.set_read_timeout(Some(Duration::from_millis(20))).expect("a time-out");
-        let stop = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let (stop, receiver) = (&stop, &receiver);
-            let arrived = scope.spawn(move || {
-                let mut arrived = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
-                    if receiver.recv(&mut [0; 8]).is_ok() {
-                        arrived.push(Instant::now());
-                    }
-                }
-                arrived
-            });
-            scope.spawn(move || {
-                let sender = std::net::UdpSocket::bind("10.9.1.1:0").expect("a port");
-                while !stop.load(Ordering::Relaxed) {
-                    // Refused all the time but for moments.
-                    drop(sender.send_to(b"out", "10.9.1.3:9999"));
-                    std::thread::sleep(Duration::from_micros(50));
-                }
-            });
-            for number in 0..8 {
-                if number % 3 != 0 {
-                    // The second and third in a row follow at once.
-                    std::thread::sleep(Duration::from_millis(300));
-                }
-                run("nft flush ruleset");
-                assert!(matches!(running.next(), Event::Lost { .. }));
-                assert_eq!(connect("10.9.1.4", 80), Met::Refused, "closed before it was told");
-                assert!(run("nft list tables").contains("destguard_ct"), "flows were kept track of");
-                running.expect("a wish for the full state", |event| matches!(event, Event::WantSync { .. }));
+        let mut running = Running::start(&local(), &[("10.9.1.2", 300)]);
+        let arrived = datagrams_that_arrive(&mut running, (None, "10.9.1.1"), (&peer, "10.9.1.3"));
+        assert_eq!(arrived, 0, "24 flushes");
+        assert_eq!((connect("10.9.1.2", 80), connect("10.9.1.4", 80)), (Met::Connected, Met::Refused));
+        running.stop();
+    });
+}
+
+#[test]
+fn a_flush_opens_the_gateway_for_no_packet() {
+    alone(|| {
+        let (client, server) = client_and_server();
+        let mut running = Running::start(&config(NftablesMode::Gateway), &[("10.9.2.2", 300)]);
+        let arrived = datagrams_that_arrive(&mut running, (Some(&client), "10.9.1.2"), (&server, "10.9.2.3"));
+        assert_eq!(arrived, 0, "24 flushes");
+        assert_eq!(client.within(|| connect("10.9.2.2", 80)), Met::Connected);
+        assert_eq!(client.within(|| connect("10.9.2.4", 80)), Met::Refused);
+        running.stop();
+    });
+}
+
+/// While the table is away: what is known goes on, what is new is refused, and what isn't the guard's business passes.
+#[test]
+fn until_the_table_is_back_only_what_was_there_goes_on() {
+    alone(|| {
+        let (client, server) = client_and_server();
+        serve(&[80]);
+        let mut running = Running::start_as(
+            &config(NftablesMode::Both),
+            &[("10.9.2.2", 300), ("2001:db8:2::2", 300)],
+            Enforcer::deaf,
+        );
+        let mut flows: Vec<_> = ["10.9.2.2", "2001:db8:2::2"]
+            .into_iter()
+            .flat_map(|to| [open(to, 80).expect("leased"), client.within(|| open(to, 80)).expect("leased")])
+            .collect();
+        let away = || !run("nft list tables").lines().any(|line| line == "table inet destguard");
+        let begin = Instant::now();
+        loop {
+            run("nft flush ruleset");
+            let refused = !datagram_leaves(0, "10.9.2.3:9") && !datagram_leaves(0, "[2001:db8:2::3]:9");
+            let lives = flows.iter_mut().all(alive);
+            let others = connect("127.0.0.1", 80) == Met::Connected
+                && server.within(|| connect("10.9.1.2", 80)) == Met::Connected
+                && client.within(|| connect("10.9.1.1", 80)) == Met::Connected;
+            if away() {
+                assert!(refused && lives && others, "{refused} {lives} {others}");
+                break;
             }
-            std::thread::sleep(Duration::from_millis(100));
-            stop.store(true, Ordering::Relaxed);
-            let arrived = arrived.join().expect("the receiver");
-            let mut windows: Vec<(Instant, Instant)> = Vec::new();
-            for at in arrived {
-                match windows.last_mut() {
-                    Some((_, last)) if at.duration_since(*last) < Duration::from_millis(30) => *last = at,
-                    _ => windows.push((at, at)),
-                }
-            }
-            let spans: Vec<Duration> = windows.iter().map(|(first, last)| last.duration_since(*first)).collect();
-            println!("8 flushes; open for {spans:?}");
-        });
+            assert!(begin.elapsed() < 3 * PATIENCE, "it comes back before anybody can look");
+        }
+        let event = running.next_but(|event| matches!(event, Event::Missing { .. }));
+        assert!(matches!(&event, Event::Lost { .. }), "{event:?}");
+        running.expect("a wish for the full state", |event| matches!(event, Event::WantSync { .. }));
+        running.sync(&[("10.9.2.2", 300)]);
+        assert_eq!((connect("10.9.2.2", 80), connect("10.9.2.3", 80)), (Met::Connected, Met::Refused));
+        running.stop();
+        assert!(!run("nft list tables").contains("destguard_lock"), "it ends with the driver");
+    });
+}
+
+#[test]
+fn audit_locks_nothing() {
+    alone(|| {
+        let _peer = host_and_peer();
+        let locked = || run("nft list tables").contains("destguard_lock");
+        let running = Running::start(&local(), &LEASES);
+        assert!(locked());
+        let switch = |enforce| {
+            let (done, outcome) = tokio::sync::oneshot::channel();
+            running.send(Command::Enforce { enforce, done });
+            outcome.blocking_recv().expect("an outcome").expect("switched");
+        };
+        switch(false);
+        assert!(!locked());
+        assert_eq!(connect("10.9.1.4", 80), Met::Connected);
+        switch(true);
+        assert!(locked());
+        assert_eq!(connect("10.9.1.4", 80), Met::Refused);
+        running.stop();
+        let running = Running::start(&Nftables { enforce: false, ..local() }, &LEASES);
+        assert!(!locked());
+        assert_eq!(connect("10.9.1.4", 80), Met::Connected);
         running.stop();
     });
 }

@@ -4,7 +4,7 @@ use super::*;
 
 /// A client (10.9.1.2, .3 behind in0) and a server (10.9.2.2, .3, .4 behind out0) with the calling thread's namespace
 /// as gateway between them.
-fn client_and_server() -> (Namespace, Namespace) {
+pub fn client_and_server() -> (Namespace, Namespace) {
     let (client, server) = (Namespace::new(), Namespace::new());
     run("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
     link("in0", &client, "c0");

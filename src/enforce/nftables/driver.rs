@@ -106,6 +106,8 @@ pub(super) struct Driver {
     schedule: compare::Schedule,
     /// When a second began, and the restorations since.
     fight: (Instant, u32),
+    /// The kernel can't keep closed what others flush; it was told of.
+    lockless: bool,
 }
 
 /// Runs the driver until `commands` closes. Blocks the thread.
@@ -133,6 +135,7 @@ pub(super) fn drive(settings: Settings, installer: Installer, commands: mpsc::Re
         installation: 0,
         schedule: compare::Schedule::new(),
         fight: (Instant::now(), 0),
+        lockless: false,
     };
     runtime.block_on(driver.run(commands, reports));
 }
@@ -210,6 +213,20 @@ impl Driver {
     fn is_intact(&mut self) -> Result<bool, NftError> {
         let (Some(link), Some(blueprint)) = (self.link.as_mut(), &self.blueprint) else { return Ok(false) };
         Ok(blueprint.is_met_by(&Blueprint::read(&mut link.kernel)?))
+    }
+
+    /// Keeps closed from now on what is guarded, whoever flushes the table. It must be as it was installed.
+    fn lock(&mut self) {
+        if self.lockless || !self.installer.enforces() {
+            return;
+        }
+        let installer = &self.installer;
+        let lockless = &mut self.lockless;
+        self.settings.disarmer.lock(|| {
+            let lock = installer.lock();
+            *lockless = lock.is_none();
+            lock
+        });
     }
 
     /// Somebody else touched the table: the host is closed again, with its leases, and only then anybody is told.
@@ -403,6 +420,18 @@ impl Driver {
         if before == enforce {
             return Ok(());
         }
+        if !enforce {
+            // It refuses what the rules that only count don't judge.
+            self.settings.disarmer.unlock();
+        }
+        let switched = self.switch(before, enforce);
+        if !matches!(self.state, State::Broken { .. }) {
+            self.lock();
+        }
+        switched
+    }
+
+    fn switch(&mut self, before: bool, enforce: bool) -> Result<(), String> {
         self.installer.change(|settings| settings.enforce = enforce);
         if self.is_disarmed() {
             return Ok(());
@@ -554,6 +583,7 @@ impl Driver {
     }
 
     fn stop(&mut self) {
+        self.settings.disarmer.unlock();
         if self.settings.on_stop == OnStop::Keep {
             return;
         }
@@ -568,6 +598,7 @@ impl Driver {
     }
 
     fn want_sync(&mut self) {
+        self.lock();
         self.state = State::Waiting;
         self.report(Event::WantSync { enforcer: self.settings.id });
     }

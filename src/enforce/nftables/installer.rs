@@ -6,7 +6,7 @@ use super::kernel::Kernel;
 use super::needs::{self, Feature};
 use super::program::Program;
 use super::ruleset::{self, Ruleset, Settings};
-use super::{arming, verify};
+use super::{arming, lock, verify};
 
 /// The ruleset and what installs it.
 #[derive(Debug)]
@@ -32,6 +32,18 @@ impl Installer {
     /// Whether it blocks, or only counts and logs.
     pub(super) fn enforces(&self) -> bool {
         self.settings.enforce
+    }
+
+    /// Makes the lock of what is guarded; see [`super::lock`]. None in audit, nor where the kernel has no such tables.
+    pub(super) fn lock(&self) -> Option<Kernel> {
+        if !self.settings.enforce {
+            return None;
+        }
+        lock::close(&self.settings)
+            .inspect_err(|error| {
+                tracing::warn!(%error, "when another program flushes the ruleset, the host is open until the table is back");
+            })
+            .ok()
     }
 
     /// Puts the ruleset in the place of another one of ours, in one transaction that keeps every element.

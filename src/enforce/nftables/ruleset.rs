@@ -1,12 +1,14 @@
 //! The static ruleset: table `inet destguard` as typed objects. Elements of the lease sets are not part of it.
 //!
 //! ```text
-//!   output  (local)    lo, own traffic and replies, [cut], replies, DNS elsewhere, established, ND/MLD/DHCP, invalid, open, leased, else deny
-//!   forward (gateway)  not from inside, or between ports of one bridge: none of our business; [cut], replies, DNS elsewhere, established, adopt, invalid, open,
-//!                      leased, else deny
+//!   output  (local)    lo, own traffic and replies, judged, [cut], replies, DNS elsewhere, established, ND/MLD/DHCP, invalid, open, leased, else deny
+//!   forward (gateway)  not from inside: none of our business; judged; between ports of one bridge: neither; [cut], replies, DNS elsewhere, established, adopt,
+//!                      invalid, open, leased, else deny
 //!   dns_redirect       port 53 from inside to anybody but this host comes to this host
 //!   deny               count, log a few to NFLOG group 4242, TCP reset or ICMP "prohibited"; in audit: count, log, accept
 //! ```
+//!
+//! "judged" says that the table was there: see [`super::lock`]. It is not in force in audit.
 //!
 //! DNS elsewhere (53, 853) is denied before the lease sets are looked at: an address that was leased as a web server
 //! must not become a second resolver. It is denied before "established", so that flows to other resolvers from before the
@@ -58,9 +60,9 @@ const COUNTERS: [&str; 4] = ["allowed", "established", "denied", "dns_bypass"];
 /// Every chain that any mode has.
 const CHAINS: [&str; 4] = ["deny", "output", "forward", "dns_redirect"];
 /// Behind the host's own filters, so that what they drop is not counted here.
-const OUTPUT_PRIORITY: i32 = 10;
+pub(super) const OUTPUT_PRIORITY: i32 = 10;
 /// Before the host's own filters, behind destination NAT.
-const FORWARD_PRIORITY: i32 = -10;
+pub(super) const FORWARD_PRIORITY: i32 = -10;
 /// Before the host's own destination NAT.
 pub(super) const REDIRECT_PRIORITY: i32 = -110;
 
@@ -382,6 +384,7 @@ impl Ruleset {
         }
         let from = Expression::Named(NamedExpression::Concat(vec![meta(MetaKey::L4proto), field("th", "sport")]));
         self.rule(chain, "own_replies", vec![marked(), is(from, word("@own_ports")), accept()]);
+        self.judged_rule(chain, settings.enforce);
         self.cut_rules(chain);
         self.flow_rules(chain, settings.enforce);
         // Neighbour discovery and MLD have no flows; their hop limit shows that they stay on the link.
@@ -432,6 +435,7 @@ impl Ruleset {
         let chain = "forward";
         self.chains.push(base(chain, NfChainType::Filter, NfHook::Forward, FORWARD_PRIORITY, policy(settings.enforce)));
         self.rule(chain, "not_inside", vec![compare(Operator::NEQ, meta(MetaKey::Iifname), word("@inside")), accept()]);
+        self.judged_rule(chain, settings.enforce);
         if self.bridge {
             let marked =
                 Expression::BinaryOperation(Box::new(BinaryOperation::AND(meta(MetaKey::Mark), number(BRIDGED))));
@@ -479,6 +483,13 @@ impl Ruleset {
         let mut rule = vec![is(meta(MetaKey::Iifname), word("@inside"))];
         rule.extend(to_this_host());
         self.rule(chain, "redirect", rule);
+    }
+
+    /// Before every rule that accepts what the lock has marked.
+    fn judged_rule(&mut self, chain: &'static str, enforce: bool) {
+        if enforce {
+            self.rule(chain, "judged", judged());
+        }
     }
 
     fn cut_rules(&mut self, chain: &'static str) {

@@ -21,7 +21,7 @@ const NEW_RULE: u8 = 6;
 const TABLE_NAME: u16 = 1;
 const TABLE_FLAGS: u16 = 2;
 /// `NFT_TABLE_F_OWNER`
-const OWNER: u32 = 0x2;
+pub(super) const OWNER: u32 = 0x2;
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
 const RULE_TABLE: u16 = 1;

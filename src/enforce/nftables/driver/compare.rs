@@ -103,6 +103,8 @@ impl Driver {
         if let Err(error) = self.look_at_page() {
             return self.lose_for(&error);
         }
+        // A disarming that failed has taken it away.
+        self.lock();
         if self.schedule.sweeping.is_none() && Instant::now() >= self.schedule.sweep {
             self.begin_sweep();
         }

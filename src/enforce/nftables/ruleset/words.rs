@@ -22,6 +22,9 @@ use super::LOG_GROUP;
 
 /// On packets between ports of a bridge, while they pass the forward hook.
 pub(in crate::enforce::nftables) const BRIDGED: u32 = 0x8000_0000;
+/// On the first packets of flows that our table was not asked about yet: see [`super::super::lock`]. Not a bit of [`crate::sys::MARK`].
+pub(in crate::enforce::nftables) const UNJUDGED: u32 = 0x1000_0000;
+const _: () = assert!(UNJUDGED & (crate::sys::MARK | BRIDGED) == 0);
 /// br_netfilter calls the forward hook at -1 of the bridge's own.
 const BEFORE_FORWARD: i32 = -10;
 const BEHIND_FORWARD: i32 = 10;
@@ -85,6 +88,12 @@ pub(in crate::enforce::nftables) fn mark_ports(objects: &mut Vec<NfObject<'stati
             comment: Some(name.into()),
         })));
     }
+}
+
+/// Takes [`UNJUDGED`] off.
+pub(in crate::enforce::nftables) fn judged() -> Vec<Statement<'static>> {
+    let value = Expression::BinaryOperation(Box::new(BinaryOperation::AND(meta(MetaKey::Mark), number(!UNJUDGED))));
+    vec![within(ct("state"), &["new"]), Statement::Mangle(Mangle { key: meta(MetaKey::Mark), value })]
 }
 
 pub(in crate::enforce::nftables) fn bridge_table(name: &'static str) -> NfListObject<'static> {
