@@ -18,7 +18,7 @@ pub async fn status(sources: &dyn Sources, uptime: Duration) -> Result<Status, S
     let upstreams = sources.upstreams();
     let mut peers = sources.peers();
     would_advertise(&mut peers, &enforcers);
-    let mut found = Found { reasons: sources.troubles(), warnings: sources.warnings() };
+    let mut found = Found { reasons: sources.troubles(), warnings: sources.warnings(), audits: sources.audits() };
     found.upstreams(&upstreams);
     found.tables(&counts);
     let (state, mut found) = judge(&enforcers, &peers, found, sources.audit());
@@ -87,8 +87,12 @@ fn answers(counts: &Counts, denied: u64) -> AnswerCounts {
 struct Found {
     reasons: Vec<String>,
     warnings: Vec<String>,
+    /// The whole guard only says what it would do.
+    audits: bool,
 }
 
+/// The packet filter of this host, as enforcers are named.
+const NFTABLES: &str = "nftables";
 /// Percent from which on a bounded thing counts as nearly full.
 const NEARLY: usize = 80;
 /// A router that is up, and an enforcer that keeps up, confirm within a fraction of this.
@@ -143,7 +147,12 @@ impl Found {
             let what = format!("the route budget of {name}");
             self.fills(&what, used, enforcer.max_addresses, "max_routes", "so answers with new addresses are refused");
         }
-        let effect = if enforcer.required { ", so answers with new addresses are refused" } else { " (not required)" };
+        let effect = match enforcer.required {
+            false => " (not required)",
+            // Nothing is held for it, and what it is there for doesn't happen.
+            true if self.audits && name == NFTABLES => ", so packets that enforcing would refuse are not counted",
+            true => ", so answers with new addresses are refused",
+        };
         let up_for = peer.filter(|peer| peer.state == "Established").map(|peer| peer.since_seconds);
         let cause = || {
             let said = peer.and_then(|peer| peer.unconfirmed.as_ref().or(peer.warning.as_ref()));

@@ -57,6 +57,18 @@ fn the_worst_decides_and_every_reason_is_told() {
 }
 
 #[test]
+fn in_audit_a_lost_packet_filter_is_told_by_what_is_not_counted() {
+    let lost = enforcer("nftables", EnforcerState::Lost);
+    let found = Found { audits: true, ..Found::default() };
+    let (state, found) = judge(&[lost], &[], found, vec!["mode = \"audit\"".to_owned()]);
+    assert_eq!(state, State::Degraded);
+    assert_eq!(
+        found.reasons,
+        ["nftables is lost: it broke, so packets that enforcing would refuse are not counted", "mode = \"audit\""]
+    );
+}
+
+#[test]
 fn what_is_not_required_is_told_and_decides_nothing() {
     let fine = enforcer("edge1", EnforcerState::InForce);
     for (state, words) in [
