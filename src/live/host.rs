@@ -87,9 +87,7 @@ fn kernel(config: &Config, seen: &mut Seen) -> Result<(), NftError> {
     let (mut all, mut forwarded) = (0usize, Vec::new());
     conntrack::list(&mut kernel, |flow| {
         all = all.saturating_add(1);
-        if arming::comes_from(flow.source.ip(), &inside, &mut ways)
-            && !ways.to(flow.arrives.ip()).is_some_and(|way| way.local)
-        {
+        if arming::is_forwarded(flow.source.ip(), flow.arrives.ip(), &inside, &mut ways) {
             forwarded.push(flow);
         }
     })?;

@@ -91,12 +91,14 @@ pub fn is_foreign_dns(flow: &Flow, inside: &[u32], ways: &mut Ways) -> bool {
     } else {
         return false;
     };
-    comes_from(client.ip(), inside, ways) && !ways.to(resolver.ip()).is_some_and(|way| way.local)
+    is_forwarded(client.ip(), resolver.ip(), inside, ways)
 }
 
-/// Whether an address is behind one of these interfaces.
-pub fn comes_from(address: IpAddr, inside: &[u32], ways: &mut Ways) -> bool {
-    ways.to(address).is_some_and(|way| !way.local && way.interface.is_some_and(|number| inside.contains(&number)))
+/// Whether a client is behind one of these interfaces, and `remote` is not this host.
+pub fn is_forwarded(client: IpAddr, remote: IpAddr, inside: &[u32], ways: &mut Ways) -> bool {
+    let behind =
+        ways.to(client).is_some_and(|way| !way.local && way.interface.is_some_and(|number| inside.contains(&number)));
+    behind && !ways.to(remote).is_some_and(|way| way.local)
 }
 
 /// Whether it is DNS, in the clear or over TLS or QUIC.
