@@ -351,18 +351,19 @@ pub fn start(
         tokio::spawn(listen::tcp::serve(listener, speech, resolver.clone(), connections.clone(), stopped.clone()));
     }
     if let Some(identity) = identity {
-        let tls =
-            |alpn: &[u8]| tls::server::config(identity.clone(), alpn).map_err(|error| DnsError::Tls(error.to_string()));
+        let tls = |alpn: &[&[u8]]| {
+            tls::server::config(identity.clone(), alpn).map_err(|error| DnsError::Tls(error.to_string()))
+        };
         for (transport, listener) in sockets.streams {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(DnsError::Start)?;
             let speech = match transport {
-                Transport::Https => listen::tcp::Speech::Https(TlsAcceptor::from(Arc::new(tls(b"h2")?))),
-                _ => listen::tcp::Speech::Tls(TlsAcceptor::from(Arc::new(tls(b"dot")?))),
+                Transport::Https => listen::tcp::Speech::Https(TlsAcceptor::from(Arc::new(tls(&listen::https::ALPN)?))),
+                _ => listen::tcp::Speech::Tls(TlsAcceptor::from(Arc::new(tls(&[b"dot"])?))),
             };
             tokio::spawn(listen::tcp::serve(listener, speech, resolver.clone(), connections.clone(), stopped.clone()));
         }
         for socket in sockets.quic {
-            let endpoint = listen::quic::endpoint(socket, tls(b"doq")?)?;
+            let endpoint = listen::quic::endpoint(socket, tls(&[b"doq"])?)?;
             tokio::spawn(listen::quic::serve(endpoint, resolver.clone(), connections.clone(), stopped.clone()));
         }
         tokio::spawn(identity.follow(resolver.metrics.clone(), stopped.clone()));

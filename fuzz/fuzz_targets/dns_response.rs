@@ -44,8 +44,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
         match &record.data {
             RecordData::A(address) => drop(shown.insert(IpAddr::V4(*address))),
             RecordData::Aaaa(address) => drop(shown.insert(IpAddr::V6(*address))),
-            // In AliasMode (0) parameters are ignored (RFC 9460 section 2.4.2): such hints open nothing.
-            RecordData::Svcb { priority: 1.., ipv4hint, ipv6hint, .. } => {
+            RecordData::Svcb { ipv4hint, ipv6hint, .. } => {
                 shown.extend(ipv4hint.iter().copied().map(IpAddr::V4));
                 shown.extend(ipv6hint.iter().copied().map(IpAddr::V6));
             }

@@ -47,8 +47,16 @@ pub mod rtype {
     pub const ANY: u16 = 255;
 }
 
-/// Numbers of the SvcParamKeys that the core knows (RFC 9460 section 14.3.2).
+/// Numbers of SvcParamKeys (RFC 9460 section 14.3.2).
 pub mod svcparam {
+    /// Keys without which the record is of no use.
+    pub const MANDATORY: u16 = 0;
+    /// Protocols that are spoken.
+    pub const ALPN: u16 = 1;
+    /// Not the usual one.
+    pub const NO_DEFAULT_ALPN: u16 = 2;
+    /// Where.
+    pub const PORT: u16 = 3;
     /// IPv4 addresses to try.
     pub const IPV4HINT: u16 = 4;
     /// IPv6 addresses to try.
@@ -452,6 +460,9 @@ impl<'a> Walk<'a> {
     /// Keeps the records of the question's type at the end of the chain.
     fn keep_data(&mut self, here: &Name) -> Result<(), BindError> {
         let qtype = self.question.qtype;
+        if self.is_unusable_service(here) {
+            return Ok(());
+        }
         let chain_ttl = self.least;
         // Where the address stands in `addresses` and its record in `keep`.
         let mut first_of: Places<(usize, usize)> = Places::default();
@@ -463,10 +474,10 @@ impl<'a> Walk<'a> {
             let address = match (qtype, &record.data) {
                 (rtype::A, RecordData::A(address)) => IpAddr::V4(*address),
                 (rtype::AAAA, RecordData::Aaaa(address)) => IpAddr::V6(*address),
-                (rtype::SVCB | rtype::HTTPS, RecordData::Svcb { priority, ipv4hint, ipv6hint, .. }) => {
-                    // In AliasMode all parameters are ignored (RFC 9460 section 2.4.2).
+                (rtype::SVCB | rtype::HTTPS, RecordData::Svcb { ipv4hint, ipv6hint, .. }) => {
+                    // In AliasMode clients ignore all parameters (RFC 9460 section 2.4.2); for one that doesn't, they are addresses like others.
                     let hints = ipv4hint.iter().copied().map(IpAddr::V4);
-                    let hints = hints.chain(ipv6hint.iter().copied().map(IpAddr::V6)).filter(|_| *priority != 0);
+                    let hints = hints.chain(ipv6hint.iter().copied().map(IpAddr::V6));
                     self.addresses.extend(hints.map(|address| BoundAddress {
                         address,
                         ttl,
@@ -476,7 +487,7 @@ impl<'a> Walk<'a> {
                     self.keep_record(index);
                     continue;
                 }
-                (rtype::A | rtype::AAAA | rtype::SVCB | rtype::HTTPS, _) => {
+                (rtype::A | rtype::AAAA, _) => {
                     return Err(BindError::Malformed { owner: here.clone(), rtype: qtype });
                 }
                 _ => {
@@ -497,6 +508,13 @@ impl<'a> Walk<'a> {
             self.keep_signatures(here, qtype);
         }
         Ok(())
+    }
+
+    /// Whether the answer is a set of services of which one is malformed: clients must reject all of them, and do without (RFC 9460 section 2.2).
+    fn is_unusable_service(&self, here: &Name) -> bool {
+        let qtype = self.question.qtype;
+        matches!(qtype, rtype::SVCB | rtype::HTTPS)
+            && self.at(here.wire()).any(|(_, record)| record.rtype == qtype && record.data == RecordData::Other)
     }
 
     /// A repeated address with a larger TTL takes the first one's place.

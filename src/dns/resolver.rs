@@ -33,6 +33,7 @@ use super::refusals::Refusals;
 use super::upstream::Upstreams;
 use super::upstream::query::Query;
 use super::validate::Validator;
+use crate::core::local_names::Local;
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::policy::{Effect, Policy, Verdict};
@@ -248,7 +249,7 @@ impl Resolver {
             return Handled::Reply;
         };
         // Before the policy: its default may deny everything, and a host without "localhost" is broken.
-        if let Some((local, why)) = rules.local.answer(&name, question.qtype) {
+        if let Some((local, why)) = self.answered_here(rules, policy, &name, question.qtype, turn.local) {
             self.metrics.local.inc();
             let (body, ede) = local::reply(&name, question.qtype, &local, why);
             reply::render(&body.octets, body.ttls.iter().copied(), 0, &head, Some(&ede), out);
@@ -266,6 +267,23 @@ impl Resolver {
                 Handled::Miss(Missed { question, name, key, kept: kept.is_some(), local_data, noted })
             }
         }
+    }
+
+    /// What is answered without asking anybody: special-use names, and the guard's own unless a list has data for them.
+    pub(in crate::dns) fn answered_here(
+        &self,
+        rules: &Rules,
+        policy: &Policy,
+        name: &Name,
+        qtype: u16,
+        asked: Option<IpAddr>,
+    ) -> Option<(Local, &'static str)> {
+        let own = || {
+            let own = self.designated.as_ref()?.own_name(name, qtype, asked)?;
+            let listed = !rules.audit && policy.effect(policy.judge(name)) == Effect::Data;
+            (!listed).then_some((own, ddr::OWN_NAME))
+        };
+        rules.local.answer(name, qtype).or_else(own)
     }
 
     /// What is kept for a question: the client's own where there are such, else what is to be admitted for it or opens nothing.

@@ -13,6 +13,7 @@ mod field;
 mod follow;
 pub(super) mod harness;
 mod hostile;
+mod listeners;
 mod local_names;
 mod policy;
 mod refusals;

@@ -383,7 +383,7 @@ fn hints_are_addresses_too() {
 
 #[test]
 fn malformed_data_on_the_chain_is_refused_elsewhere_dropped() {
-    for rtype in [rtype::A, rtype::AAAA, rtype::SVCB, rtype::HTTPS] {
+    for rtype in [rtype::A, rtype::AAAA] {
         let bound = bind(&ask("www.example", rtype), &[other("www.example", rtype)]);
         assert_eq!(bound, Err(BindError::Malformed { owner: name("www.example"), rtype }));
         assert_eq!(bind(&ask("www.example", rtype), &[other("x.example", rtype)]).unwrap().dropped, 1);
@@ -395,6 +395,19 @@ fn malformed_data_on_the_chain_is_refused_elsewhere_dropped() {
     assert!(matches!(bind(&ask("www.example", rtype::A), &alias), Err(BindError::Malformed { .. })));
     let above = [other("example", rtype::DNAME)];
     assert!(matches!(bind(&ask("www.example", rtype::A), &above), Err(BindError::Malformed { .. })));
+}
+
+/// RFC 9460 section 2.2: of services one of which is malformed a client uses none, and connects as if there were none.
+#[test]
+fn of_services_with_a_malformed_one_none_is_kept() {
+    let broken = other("www.example", rtype::HTTPS);
+    let signature = record("www.example", rtype::RRSIG, 300, RecordData::Rrsig { covered: rtype::HTTPS });
+    let good = https("www.example", 300, &["192.0.2.1"], &[]);
+    let bound = bind(&ask("www.example", rtype::HTTPS), &[good, broken.clone(), signature]).unwrap();
+    assert_eq!((bound.keep.len(), bound.addresses.len(), bound.dropped), (0, 0, 3));
+    // The way there stays.
+    let behind = [cname("alias.example", 30, "www.example"), broken];
+    assert_eq!(bind(&ask("alias.example", rtype::HTTPS), &behind).unwrap().keep, kept(&[0]));
 }
 
 #[test]

@@ -4,12 +4,11 @@
 //! for the types whose names may be compressed (RFC 3597 section 4); every other type is opaque and passes unchanged. DNAME is a type
 //! that hickory doesn't know; it is read here.
 
-use hickory_proto::rr::rdata::svcb::{IpHint, SvcParamValue};
-use hickory_proto::rr::{Name as HickoryName, RData, RecordType};
-use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, Restrict};
+use hickory_proto::rr::Name as HickoryName;
+use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use smallvec::SmallVec;
 
-use crate::core::answer::{Record, RecordData};
+use crate::core::answer::{Record, RecordData, svcparam};
 use crate::core::name::Name;
 use crate::dns::codec::wire::{self, flag, rtype, u16_at, u32_at};
 
@@ -231,28 +230,65 @@ fn understand(kind: u16, rdata: &[u8]) -> RecordData {
     read().unwrap_or(RecordData::Other)
 }
 
-/// SVCB and HTTPS (RFC 9460 section 2.2).
+/// SVCB and HTTPS (RFC 9460 section 2.2). `None`: malformed, so that no client may use it.
 fn service(rdata: &[u8]) -> Option<RecordData> {
-    let length = Restrict::new(u16::try_from(rdata.len()).ok()?);
-    let mut decoder = BinDecoder::new(rdata);
-    let Ok(RData::SVCB(service)) = RData::read(&mut decoder, RecordType::SVCB, length) else { return None };
-    let mut wire = Vec::new();
-    for label in service.target_name.iter() {
-        wire.push(u8::try_from(label.len()).ok()?);
-        wire.extend_from_slice(label);
+    let mut at = 2usize;
+    while let Some(len) = rdata.get(at).filter(|len| **len != 0) {
+        at = at.checked_add(1)?.checked_add(usize::from(*len))?;
     }
-    wire.push(0);
+    let end = at.checked_add(1)?;
+    let (priority, target) = (u16_at(rdata, 0)?, Name::from_wire(rdata.get(2..end)?).ok()?);
     let (mut mandatory, mut ipv4hint, mut ipv6hint) = (Vec::new(), Vec::new(), Vec::new());
-    for (_, value) in &service.svc_params {
-        match value {
-            SvcParamValue::Mandatory(keys) => mandatory.extend(keys.0.iter().map(|key| u16::from(*key))),
-            SvcParamValue::Ipv4Hint(IpHint(hints)) => ipv4hint.extend(hints.iter().map(|hint| hint.0)),
-            SvcParamValue::Ipv6Hint(IpHint(hints)) => ipv6hint.extend(hints.iter().map(|hint| hint.0)),
+    let mut rest = rdata.get(end..)?;
+    let mut last = None;
+    while !rest.is_empty() {
+        let (key, len) = (u16_at(rest, 0)?, u16_at(rest, 2)?);
+        let end = usize::from(len).checked_add(4)?;
+        let value = rest.get(4..end)?;
+        rest = rest.get(end..)?;
+        // In strictly increasing order.
+        if last.is_some_and(|last| last >= key) {
+            return None;
+        }
+        last = Some(key);
+        match key {
+            svcparam::MANDATORY => mandatory = keys_of(value)?,
+            svcparam::ALPN if !is_list_of_protocols(value) => return None,
+            svcparam::NO_DEFAULT_ALPN if !value.is_empty() => return None,
+            svcparam::PORT if value.len() != 2 => return None,
+            svcparam::IPV4HINT => ipv4hint = hints::<4, _>(value)?,
+            svcparam::IPV6HINT => ipv6hint = hints::<16, _>(value)?,
             _ => {}
         }
     }
-    let target = Name::from_wire(&wire).ok()?;
-    Some(RecordData::Svcb { priority: service.svc_priority, target, mandatory, ipv4hint, ipv6hint })
+    Some(RecordData::Svcb { priority, target, mandatory, ipv4hint, ipv6hint })
+}
+
+/// RFC 9460 section 8: at least one key, in increasing order, and not "mandatory" itself.
+fn keys_of(value: &[u8]) -> Option<Vec<u16>> {
+    let (pairs, []) = value.as_chunks::<2>() else { return None };
+    let keys: Vec<u16> = pairs.iter().map(|pair| u16::from_be_bytes(*pair)).collect();
+    let fine = !keys.is_empty() && keys.is_sorted_by(|one, next| one < next) && !keys.contains(&svcparam::MANDATORY);
+    fine.then_some(keys)
+}
+
+/// RFC 9460 section 7.1.1: at least one, none of them empty, of whatever octets.
+fn is_list_of_protocols(mut value: &[u8]) -> bool {
+    let mut any = false;
+    while let Some((len, rest)) = value.split_first() {
+        match rest.get(usize::from(*len)..) {
+            Some(rest) if *len > 0 => value = rest,
+            _ => return false,
+        }
+        any = true;
+    }
+    any
+}
+
+/// RFC 9460 section 7.3: at least one address.
+fn hints<const N: usize, A: From<[u8; N]>>(value: &[u8]) -> Option<Vec<A>> {
+    let (addresses, []) = value.as_chunks::<N>() else { return None };
+    (!addresses.is_empty()).then(|| addresses.iter().map(|octets| A::from(*octets)).collect())
 }
 
 #[cfg(test)]

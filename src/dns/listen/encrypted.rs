@@ -30,6 +30,8 @@ pub const LOOK: Duration = Duration::from_millis(500);
 const ANSWER: Duration = Duration::from_secs(30);
 /// Replies are padded to a multiple of this (RFC 8467 section 4.1).
 const BLOCK: usize = 468;
+/// Octets of an option before its value.
+const OPTION: usize = 4;
 
 /// How a question came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,17 +160,24 @@ pub async fn answer(
 /// Its OPT, if it has one, is its last record; this relies on it and changes nothing where it isn't so.
 pub fn pad(reply: &mut Vec<u8>) {
     const PADDING: u16 = 12;
-    const OPTION: usize = 4;
-    let Some(opt) = last_opt(reply) else { return };
     let bare = reply.len().saturating_add(OPTION);
     let end = bare.next_multiple_of(BLOCK).min(usize::from(u16::MAX));
-    let (Some(padding), Some(len_at)) = (end.checked_sub(bare), opt.checked_add(9)) else { return };
-    let (Some(len), Ok(padding)) = (u16_at(reply, len_at), u16::try_from(padding)) else { return };
-    let Some(len) = len.checked_add(padding).and_then(|len| len.checked_add(4)) else { return };
-    crate::dns::codec::wire::put_u16(reply, len_at, len);
-    reply.extend_from_slice(&PADDING.to_be_bytes());
-    reply.extend_from_slice(&padding.to_be_bytes());
-    reply.resize(end, 0);
+    let Some(padding) = end.checked_sub(bare) else { return };
+    // No padding is longer than a block.
+    add_option(reply, PADDING, [0; BLOCK].get(..padding).unwrap_or_default());
+}
+
+/// Adds an option to the OPT that ends a reply of the guard's own, where there is one and there is room.
+pub fn add_option(reply: &mut Vec<u8>, option: u16, value: &[u8]) {
+    let Some(opt) = last_opt(reply) else { return };
+    let (Some(len_at), Ok(len)) = (opt.checked_add(9), u16::try_from(value.len())) else { return };
+    let whole = reply.len().saturating_add(OPTION).saturating_add(value.len());
+    let known = u16_at(reply, len_at).and_then(|known| known.checked_add(len)?.checked_add(OPTION as u16));
+    let Some(options) = known.filter(|_| whole <= usize::from(u16::MAX)) else { return };
+    crate::dns::codec::wire::put_u16(reply, len_at, options);
+    reply.extend_from_slice(&option.to_be_bytes());
+    reply.extend_from_slice(&len.to_be_bytes());
+    reply.extend_from_slice(value);
 }
 
 /// Where the OPT record begins, if it ends the message.

@@ -1,14 +1,18 @@
-//! DNS over HTTPS for clients (RFC 8484): HTTP/2 over TLS, GET and POST on [`PATH`].
+//! DNS over HTTPS for clients (RFC 8484): GET, HEAD and POST on [`PATH`] over TLS. HTTP/2 is for those who negotiate it (ALPN); everybody else
+//! gets HTTP/1.1, as `wget`, Python and Node's `fetch` speak it.
 
+use std::borrow::Cow;
+use std::future::Future;
 use std::io;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::server::conn::http2;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -25,8 +29,12 @@ use crate::dns::upstream::DNS_MESSAGE;
 
 /// Where questions are taken; the path of the usual URI template "/dns-query{?dns}".
 pub const PATH: &str = "/dns-query";
+/// The protocols that clients may choose from, the best first.
+pub const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// Requests in flight on one connection; HTTP/2 tells the client.
 const STREAMS: u32 = 128;
+/// Octets of a request's head: a GET bears the whole question in it.
+const HEAD: usize = 16 * 1024;
 /// How long a request's body may take.
 const BODY: Duration = Duration::from_secs(5);
 /// How long the end of a connection may take once it was said.
@@ -48,7 +56,9 @@ pub async fn converse(
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let activity = Activity::begin();
-    let local = stream.get_ref().0.local_addr().map(|address| address.ip()).ok();
+    let (tcp, tls) = stream.get_ref();
+    let local = tcp.local_addr().map(|address| address.ip()).ok();
+    let is_h2 = tls.alpn_protocol() == Some(ALPN[0]);
     let service = {
         let (resolver, activity) = (resolver.clone(), activity.clone());
         service_fn(move |request| {
@@ -60,28 +70,48 @@ pub async fn converse(
             }
         })
     };
-    let connection = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(16 * 1024)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    loop {
-        tokio::select! {
-            ended = &mut connection => return ended.map_err(io::Error::other),
-            _ = stop.wait_for(|stop| *stop) => break,
-            () = tokio::time::sleep(LOOK) => {
-                if activity.idle() > idle_time(connections) {
-                    break;
-                }
+    let stream = TokioIo::new(stream);
+    let ended = async {
+        let crowded = async {
+            while activity.idle() <= idle_time(connections) {
+                tokio::time::sleep(LOOK).await;
             }
+        };
+        tokio::select! {
+            () = crowded => {}
+            _ = stop.wait_for(|stop| *stop) => {}
         }
+    };
+    if is_h2 {
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(HEAD as u32)
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .serve_connection(stream, service);
+        attend(connection, |connection| connection.graceful_shutdown(), ended).await
+    } else {
+        // A request that is never whole ends with the connection's idle time.
+        let connection = http1::Builder::new().max_buf_size(HEAD).half_close(true).serve_connection(stream, service);
+        attend(connection, |connection| connection.graceful_shutdown(), ended).await
     }
-    connection.as_mut().graceful_shutdown();
+}
+
+/// Serves until the client ends it, or until `ended` and then what is in flight.
+async fn attend<C: Future<Output = hyper::Result<()>>>(
+    connection: C,
+    farewell: impl FnOnce(Pin<&mut C>),
+    ended: impl Future<Output = ()>,
+) -> io::Result<()> {
+    tokio::pin!(connection);
+    tokio::select! {
+        result = &mut connection => return result.map_err(io::Error::other),
+        () = ended => {}
+    }
+    farewell(connection.as_mut());
     match tokio::time::timeout(FAREWELL, connection).await {
-        Ok(ended) => ended.map_err(io::Error::other),
+        Ok(result) => result.map_err(io::Error::other),
         Err(_) => Ok(()),
     }
 }
@@ -92,6 +122,7 @@ async fn respond(
     local: Option<IpAddr>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, NoResponse> {
+    let bare = request.method() == Method::HEAD;
     let message = match message_of(request).await {
         Ok(message) => message,
         Err(status) => {
@@ -102,9 +133,12 @@ async fn respond(
     Ok(match answer(resolver, &message, client, local, Transport::Https).await {
         Ok(reply) => {
             let age = format!("max-age={}", least_ttl(&reply.octets));
+            let len = reply.octets.len();
             // It counts as waiting until the last of it was written.
-            let mut response = Response::new(Full::new(Bytes::from_owner(reply)));
+            let body = if bare { Full::default() } else { Full::new(Bytes::from_owner(reply)) };
+            let mut response = Response::new(body);
             let headers = response.headers_mut();
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(DNS_MESSAGE));
             if let Ok(age) = HeaderValue::from_str(&age) {
                 headers.insert(header::CACHE_CONTROL, age);
@@ -123,37 +157,75 @@ fn plain(status: StatusCode) -> Response<Full<Bytes>> {
     *response.status_mut() = status;
     if status == StatusCode::METHOD_NOT_ALLOWED {
         const ALLOW: HeaderName = header::ALLOW;
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST"));
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
     }
     response
 }
 
-/// The DNS message of a request, or the status that says what is wrong with it (RFC 8484 sections 4.1 and 4.2.1).
+/// The DNS message of a request, or the status that says what is wrong with it (RFC 8484 sections 4.1 and 4.2.1). The body is read to its end before
+/// anything is said: what is malformed in it ends the stream (RFC 9113 section 8.1.1).
 async fn message_of(request: Request<Incoming>) -> Result<Vec<u8>, StatusCode> {
+    let told = message_in(&request);
+    let body = Limited::new(request.into_body(), usize::from(u16::MAX)).collect();
+    let body = match tokio::time::timeout(BODY, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes().into()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
+        Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
+    };
+    match told? {
+        Some(message) => Ok(message),
+        None => body,
+    }
+}
+
+/// The message in a request's head; `None`: it is the body.
+fn message_in(request: &Request<Incoming>) -> Result<Option<Vec<u8>>, StatusCode> {
     if request.uri().path() != PATH {
         return Err(StatusCode::NOT_FOUND);
     }
-    match *request.method() {
-        Method::GET => {
-            let query = request.uri().query().unwrap_or_default();
-            let encoded = query.split('&').find_map(|part| part.strip_prefix("dns=")).ok_or(StatusCode::BAD_REQUEST)?;
-            base64(encoded.as_bytes()).ok_or(StatusCode::BAD_REQUEST)
-        }
-        Method::POST => {
-            let media = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-            if !media.eq_ignore_ascii_case(DNS_MESSAGE.as_bytes()) {
-                return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
-            }
-            let body = Limited::new(request.into_body(), usize::from(u16::MAX)).collect();
-            match tokio::time::timeout(BODY, body).await {
-                Ok(Ok(body)) => Ok(body.to_bytes().into()),
-                Ok(Err(error)) if error.is::<LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
-                Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
-                Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
-            }
-        }
-        _ => Err(StatusCode::METHOD_NOT_ALLOWED),
+    if !matches!(*request.method(), Method::GET | Method::HEAD | Method::POST) {
+        return Err(StatusCode::METHOD_NOT_ALLOWED);
     }
+    if !is_accepted(request.headers()) {
+        return Err(StatusCode::NOT_ACCEPTABLE);
+    }
+    if request.method() != Method::POST {
+        let query = request.uri().query().unwrap_or_default();
+        let encoded = query.split('&').find_map(|part| part.strip_prefix("dns=")).ok_or(StatusCode::BAD_REQUEST)?;
+        return base64(unescaped(encoded).as_bytes()).map(Some).ok_or(StatusCode::BAD_REQUEST);
+    }
+    let media = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    match media {
+        Some(media) if essence(media).eq_ignore_ascii_case(DNS_MESSAGE) => Ok(None),
+        _ => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+    }
+}
+
+/// A media type without its parameters (RFC 9110 section 8.3.1); the one of DNS messages has none that would change what it means.
+fn essence(media: &str) -> &str {
+    media.split_once(';').map_or(media, |(essence, _)| essence).trim()
+}
+
+/// Whether the client takes DNS messages: it doesn't say, or they are in one of its ranges (RFC 9110 section 12.5.1).
+fn is_accepted(headers: &HeaderMap) -> bool {
+    let mut ranges =
+        headers.get_all(header::ACCEPT).iter().flat_map(|value| value.to_str().unwrap_or("*/*").split(','));
+    let fits = |range: &str| {
+        let fits = ["*/*", "application/*", DNS_MESSAGE].iter().any(|known| essence(range).eq_ignore_ascii_case(known));
+        let weight = range.split(';').skip(1).find_map(|part| part.trim().strip_prefix("q="));
+        // An empty list says nothing.
+        essence(range).is_empty() || fits && weight.and_then(|weight| weight.trim().parse::<f32>().ok()) != Some(0.0)
+    };
+    !headers.contains_key(header::ACCEPT) || ranges.any(fits)
+}
+
+/// Padding has no place here (RFC 8484 section 6), but some libraries write it, as forms do.
+fn unescaped(encoded: &str) -> Cow<'_, str> {
+    if !encoded.contains('%') {
+        return Cow::Borrowed(encoded);
+    }
+    Cow::Owned(encoded.replace("%3D", "=").replace("%3d", "="))
 }
 
 /// The least TTL of a reply of the guard's own, OPT left out; 0 without records (RFC 8484 section 5.1).
@@ -177,4 +249,30 @@ fn least_ttl(reply: &[u8]) -> u32 {
         at = fixed.saturating_add(10).saturating_add(usize::from(len));
     }
     least.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_media_types_are_understood() {
+        for (accept, expected) in [
+            (&["application/dns-message"][..], true),
+            (&["Application/DNS-Message;charset=utf-8"], true),
+            (&["text/html", "*/*;q=0.1"], true),
+            (&["application/dns-json, application/*; q=0.5"], true),
+            (&["application/dns-json"], false),
+            (&["text/html,application/dns-message;q=0"], false),
+            (&["application/dns-message; q=0.000"], false),
+            (&[""], true),
+            (&[], true),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in accept {
+                headers.append(header::ACCEPT, HeaderValue::from_static(value));
+            }
+            assert_eq!(is_accepted(&headers), expected, "{accept:?}");
+        }
+    }
 }

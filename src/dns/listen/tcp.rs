@@ -4,6 +4,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -14,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::encrypted::{self, HANDSHAKE, Transport};
 use super::https;
+use crate::dns::codec::wire::{TCP_KEEPALIVE, bears_option};
 use crate::dns::limits::Limit;
 use crate::dns::listen::unsent::Reply;
 use crate::dns::resolver::pending::Route;
@@ -76,7 +78,7 @@ pub enum Speech {
     Plain,
     /// DNS within TLS.
     Tls(TlsAcceptor),
-    /// HTTP/2 within TLS.
+    /// HTTP within TLS.
     Https(TlsAcceptor),
 }
 
@@ -246,7 +248,8 @@ where
     // Room for every question in flight, so that sending a reply never waits and never fails for want of room.
     let (sender, replies) = mpsc::channel(IN_FLIGHT);
     let free = Arc::new(Semaphore::new(IN_FLIGHT));
-    let writer = tokio::spawn(write_replies(write, replies, free.clone(), transport.is_some()));
+    let stay: Arc<AtomicU16> = Arc::default();
+    let writer = tokio::spawn(write_replies(write, replies, free.clone(), (transport.is_some(), stay.clone())));
     let stranger = !resolver.admits(client);
     let mut refused = false;
     let result = loop {
@@ -279,6 +282,10 @@ where
             None => {
                 resolver.metrics.tcp_questions.inc();
             }
+        }
+        if bears_option(&message, TCP_KEEPALIVE) {
+            let tenths = u16::try_from(idle.as_millis() / 100).unwrap_or(u16::MAX);
+            stay.store(tenths, Ordering::Relaxed);
         }
         let mut out = Vec::new();
         let handled = {
@@ -326,12 +333,13 @@ async fn next_message(read: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<
     Ok(Some(message))
 }
 
-/// Length and message in one write, several messages where they are ready; padded on encrypted streams.
+/// Length and message in one write, several messages where they are ready; padded on encrypted streams. `stay`: how long the connection may be idle, in
+/// tenths of a second, for a client that asked (RFC 7828); else 0.
 async fn write_replies(
     mut write: impl AsyncWrite + Unpin,
     mut replies: mpsc::Receiver<Reply>,
     free: Arc<Semaphore>,
-    padded: bool,
+    (padded, stay): (bool, Arc<AtomicU16>),
 ) {
     let mut out = Vec::new();
     // What is being written still counts as waiting.
@@ -340,6 +348,10 @@ async fn write_replies(
         out.clear();
         let mut next = Some(reply);
         while let Some(Reply { mut octets, held: place }) = next.take() {
+            match stay.load(Ordering::Relaxed) {
+                0 => {}
+                tenths => encrypted::add_option(&mut octets, TCP_KEEPALIVE, &tenths.to_be_bytes()),
+            }
             if padded {
                 encrypted::pad(&mut octets);
             }

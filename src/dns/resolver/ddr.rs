@@ -1,9 +1,10 @@
 //! Discovery of Designated Resolvers (RFC 9462): a client that knows only the guard's address learns that the guard speaks DoT, DoH
-//! and DoQ too, and under which name. Names below `resolver.arpa` concern the resolver that is asked; they are never forwarded (section 6.1).
+//! and DoQ too, and under which name; and one that knows that name learns the address. Names below `resolver.arpa` concern the resolver that is asked; they are never forwarded (section 6.1).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::core::local_names::Local;
 use crate::core::name::Name;
 use crate::dns::codec::query::Question;
 use crate::dns::codec::reply::{self, BodyWriter, OWN_TTL, ReplyHead, Section};
@@ -16,6 +17,9 @@ use crate::dns::tls::server::Identity;
 const RESOLVER_ARPA: &[u8] = b"\x08resolver\x04arpa\x00";
 /// `_dns.resolver.arpa`
 const DNS_RESOLVER_ARPA: &[u8] = b"\x04_dns\x08resolver\x04arpa\x00";
+
+/// Said of answers for the guard's own names.
+pub const OWN_NAME: &str = "a name of dns.tls.certificate";
 
 /// Address hints of one record.
 const HINTS: usize = 16;
@@ -98,6 +102,28 @@ impl Designated {
             }
         }
         Self { identity, services }
+    }
+
+    /// What is told of a name that the certificate bears: where the listeners are reached. A client that knows the guard by name alone (DoH in a browser,
+    /// Private DNS on a phone) finds it so, though it may ask nobody else. `None`: it is no such name, or its other types are asked for.
+    #[must_use]
+    pub fn own_name(&self, name: &Name, qtype: u16, asked: Option<IpAddr>) -> Option<Local> {
+        let of_service = matches!(qtype, rtype::HTTPS | rtype::SVCB);
+        if !(of_service || matches!(qtype, rtype::A | rtype::AAAA)) || !self.identity.current().bears(name) {
+            return None;
+        }
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for address in self.services.iter().flat_map(|service| service.hints(asked)) {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        // Where nothing is known that leads here, somebody else may know it.
+        if addresses.is_empty() {
+            return None;
+        }
+        addresses.retain(|address| !of_service && address.is_ipv4() == (qtype == rtype::A));
+        Some(if addresses.is_empty() { Local::NoData } else { Local::Addresses(addresses) })
     }
 
     /// The name that the records point to: the first in the certificate that DNS can carry.

@@ -133,7 +133,7 @@ impl Resolver {
             let rule = verdict.rule.map(|rule| policy.describe(rule));
             return Tried::denied(qtype, name, policy.effect(verdict), rule);
         }
-        if let Some((_, why)) = rules.local.answer(name, qtype) {
+        if let Some((_, why)) = self.answered_here(&rules, policy, name, qtype, None) {
             return Tried::new(qtype, Fate::AnsweredHere, why.to_owned());
         }
         let verdict = policy.judge(name);

@@ -318,8 +318,8 @@ async fn a_server_that_knows_no_edns_may_say_so_with_a_bare_header() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_alias_of_a_service_opens_nothing_by_its_hints() {
-    // RFC 9460 section 2.4.2: in AliasMode (priority 0) parameters are ignored.
+async fn an_alias_of_a_service_tells_no_address_that_is_closed() {
+    // RFC 9460 section 2.4.2: in AliasMode (priority 0) parameters are ignored; should a client use them all the same, they lead somewhere.
     let data =
         |priority: u8| [&[0, priority][..], &wire("pool.example"), &[0, 4, 0, 4, 192, 0, 2, priority + 1]].concat();
     let upstream = Upstream::new(move |query, _| {
@@ -331,9 +331,41 @@ async fn an_alias_of_a_service_opens_nothing_by_its_hints() {
     let world = World::new(&[&upstream]).await;
     let seen = world.ask("alias.example", 65).await;
     assert_eq!((seen.rcode, &seen.answers[0].3), (0, &data(0)), "passed on as it is");
-    assert!(world.enforced.open.lock().unwrap().is_empty());
+    assert!(world.enforced.is_open("192.0.2.1") && !world.enforced.is_open("192.0.2.2"));
     assert_eq!(world.ask("service.example", 65).await.answers[0].3, data(1));
-    assert!(world.enforced.is_open("192.0.2.2") && !world.enforced.is_open("192.0.2.1"));
+    assert!(world.enforced.is_open("192.0.2.2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_that_no_client_may_use_are_none() {
+    let parameters: [(&str, &[u8]); 6] = [
+        ("torn", &[0, 1, 0, 9, 2, b'h']),
+        ("order", &[0, 3, 0, 2, 1, 187, 0, 1, 0, 3, 2, b'h', b'2']),
+        ("alpn", &[0, 1, 0, 3, 9, b'h', b'2']),
+        ("empty", &[0, 4, 0, 0]),
+        ("port", &[0, 3, 0, 1, 1]),
+        ("mandatory", &[0, 0, 0, 2, 0, 0]),
+    ];
+    let upstream = Upstream::new(move |query, _| {
+        let (name, _) = asked(query);
+        let broken = parameters.iter().find(|(label, _)| name.starts_with(label));
+        // The protocol of the last is no text, and its other key unknown here: that is the client's affair.
+        let parameters =
+            broken.map_or(&[0, 1, 0, 3, 2, 0xfa, 0xfa, 0xff, 0, 0, 1, 9][..], |(_, parameters)| parameters);
+        let data = |parameters: &[u8]| [&[0, 1, 0][..], parameters].concat();
+        let whole = rr(&name, 65, 60, &data(&[0, 4, 0, 4, 192, 0, 2, 1]));
+        let records = [whole, rr(&name, 65, 60, &data(parameters))];
+        Act::Send(vec![response(query, 0, if broken.is_some() { &records } else { &records[1..] })])
+    })
+    .await;
+    let world = World::new(&[&upstream]).await;
+    for (label, _) in parameters {
+        let seen = world.ask(&format!("{label}.example"), 65).await;
+        assert_eq!((seen.rcode, seen.answers.len(), &seen.ede), (0, 0, &None), "{label}");
+    }
+    assert!(world.enforced.open.lock().unwrap().is_empty());
+    let seen = world.ask("fine.example", 65).await;
+    assert_eq!((seen.rcode, seen.answers.len()), (0, 1));
 }
 
 /// A question for this name in wire form.

@@ -118,7 +118,7 @@ async fn a_client_certificate_a_pin_and_an_address_open_the_door() {
     }
 }
 
-fn base64(octets: &[u8]) -> String {
+pub(super) fn base64(octets: &[u8]) -> String {
     const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let bit = |at: usize| octets.get(at / 8).map_or(0, |octet| octet >> (7 - at % 8) & 1);
     let sextets = (0..octets.len() * 8).step_by(6).map(|at| (0..6).fold(0, |value, step| value << 1 | bit(at + step)));

@@ -236,7 +236,7 @@ async fn a_quic_connection_lives_by_its_questions_alone() {
     let identity = crate::dns::tls::server::Identity::open(&certificate, &key).unwrap();
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let crowded = socket.local_addr().unwrap();
-    let tls = crate::dns::tls::server::config(identity, b"doq").unwrap();
+    let tls = crate::dns::tls::server::config(identity, &[b"doq"]).unwrap();
     let endpoint = crate::dns::listen::quic::endpoint(socket, tls).unwrap();
     let connections = Arc::new(crate::dns::listen::tcp::Connections::default());
     let crowd: Vec<_> = (0..25u8)

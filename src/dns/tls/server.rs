@@ -11,6 +11,7 @@ use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
 use super::{TlsError, certificates, content, private_key, provider, version};
+use crate::core::name::Name;
 use crate::dns::metrics::Metrics;
 
 /// How often the files are looked at.
@@ -21,6 +22,8 @@ const LOOK: Duration = Duration::from_secs(2);
 pub struct Loaded {
     key: Arc<CertifiedKey>,
     names: Vec<String>,
+    /// Those that DNS can carry.
+    dns: Vec<Name>,
 }
 
 impl Loaded {
@@ -28,6 +31,12 @@ impl Loaded {
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// Whether it is for this name, word for word.
+    #[must_use]
+    pub fn bears(&self, name: &Name) -> bool {
+        self.dns.contains(name)
     }
 }
 
@@ -41,7 +50,8 @@ pub fn load(certificate: &Path, key: &Path) -> Result<Loaded, TlsError> {
     let key_file = key;
     let key = CertifiedKey::from_der(chain, private_key(key)?, &provider())
         .map_err(|error| content(certificate, format!("does not fit {}: {error}", key_file.display())))?;
-    Ok(Loaded { key: Arc::new(key), names })
+    let dns = names.iter().filter_map(|name| name.parse().ok()).collect();
+    Ok(Loaded { key: Arc::new(key), names, dns })
 }
 
 fn names_of(file: &Path, der: &rustls::pki_types::CertificateDer<'_>) -> Result<Vec<String>, TlsError> {
@@ -116,15 +126,15 @@ impl ResolvesServerCert for Identity {
     }
 }
 
-/// The configuration of listeners of one protocol.
+/// The configuration of listeners of these protocols, the best first.
 ///
 /// # Errors
 /// rustls has no protocol version in common with its provider.
-pub fn config(identity: Arc<Identity>, alpn: &[u8]) -> Result<ServerConfig, TlsError> {
+pub fn config(identity: Arc<Identity>, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(identity);
-    config.alpn_protocols = vec![alpn.to_vec()];
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }
