@@ -479,9 +479,17 @@ fn audit_locks_nothing() {
         assert!(locked());
         assert_eq!(connect("10.9.1.4", 80), Met::Refused);
         running.stop();
+        // Somebody saved the ruleset while the guard ran, and loads it at boot.
+        let saved = "nft add table inet destguard_lock; \
+                     nft add chain inet destguard_lock old '{ type filter hook output priority 0; policy drop; }'";
+        run(saved);
+        assert_eq!(connect("10.9.1.4", 80), Met::TimedOut);
         let running = Running::start(&Nftables { enforce: false, ..local() }, &LEASES);
         assert!(!locked());
         assert_eq!(connect("10.9.1.4", 80), Met::Connected);
         running.stop();
+        run(saved);
+        nftables::disarm().expect("disarmed");
+        assert!(!locked());
     });
 }

@@ -29,7 +29,7 @@ use super::kernel::Kernel;
 use super::ruleset::CUT_CAPACITY;
 use super::watch::Watch;
 use super::written::Written;
-use super::{Disarmer, Installer, conntrack, probe, tracking};
+use super::{Disarmer, Installer, conntrack, lock, probe, tracking};
 use crate::config::schema::{OnStop, Scope};
 use crate::core::event::{Change, EnforcerId, Event, Generation};
 use crate::core::moment::Moment;
@@ -326,6 +326,7 @@ impl Driver {
         if let Err(error) = tracking::keep(&mut kernel) {
             tracing::debug!(%error, "after a flush of the ruleset by others it takes longer until it is back");
         }
+        lock::remove_left(&mut kernel)?;
         tracing::debug!(features = ?kernel.features, "nftables is ready");
         self.link = Some(Link { kernel, watch });
         Ok(())

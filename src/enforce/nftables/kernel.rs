@@ -7,7 +7,7 @@ use super::elements::{self, Features, Held, Key, Set, Transaction};
 use super::error::NftError;
 use super::fit::Dated;
 use super::wire::{self, F_DUMP, F_REQUEST, Message, NFPROTO_BRIDGE, NFPROTO_INET, Refusal, SUBSYS_NFTABLES, Writer};
-use super::{Count, Counters, TABLE};
+use super::{Count, Counters, TABLE, lock};
 use crate::sys::clock::Clock;
 use crate::sys::netlink::Socket;
 
@@ -192,6 +192,7 @@ impl Kernel {
             Err(NftError::Gone) => {}
             other => other?,
         }
+        lock::remove_left(self)?;
         self.delete_bridge_table()
     }
 

@@ -23,6 +23,7 @@ use super::wire::{F_APPEND, F_CREATE, Writer};
 pub const LOCK: &str = "destguard_lock";
 
 const NEW_TABLE: u8 = 0;
+const DELETE_TABLE: u8 = 2;
 const NEW_CHAIN: u8 = 3;
 const NEW_RULE: u8 = 6;
 
@@ -110,6 +111,19 @@ pub fn close(settings: &Settings) -> Result<Kernel, NftError> {
     }
     kernel.commit("locking what is guarded", transaction)?;
     Ok(kernel)
+}
+
+/// Removes one that nobody owns: of a ruleset that was saved while the guard ran, and loaded again. That of a daemon stays.
+///
+/// # Errors
+/// Those of the kernel, but for the one that says that it is owned.
+pub fn remove_left(kernel: &mut Kernel) -> Result<(), NftError> {
+    let mut transaction = kernel.transaction();
+    transaction.request(DELETE_TABLE, 0, |writer| writer.put_text(TABLE_NAME, LOCK));
+    match kernel.commit("removing a lock that nobody owns", transaction) {
+        Err(NftError::Gone | NftError::Permission) => Ok(()),
+        other => other,
+    }
 }
 
 /// One step of a rule: its kind, numbers, and values by attribute.
