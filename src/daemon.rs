@@ -43,6 +43,7 @@ pub mod reload;
 pub mod rules;
 pub mod sources;
 pub mod switch;
+pub mod wall;
 
 use lists::{ListState, Lists};
 use sources::Shared;
@@ -224,6 +225,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         guard = guard.for_single_clients();
     }
     let pairs = journal.take_pairs();
+    let restored_by = journal.restored_by().filter(|_| !restored.is_empty());
     let mut tasks = Vec::new();
     let mut switches = switch::Switches::new(&config);
     let mut drivers = Drivers { timed: Vec::new(), routes: None, journal: Some(Box::new(journal)) };
@@ -299,6 +301,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     served.extend(name.map(|name| tokio::spawn(name.serve(shared.clone()))));
     served.extend(http.into_iter().map(|listener| tokio::spawn(control::serve_tcp(listener, shared.clone()))));
     served.push(tokio::spawn(core_metrics));
+    served.extend(restored_by.map(|apart| tokio::spawn(wall::follow(core.clone(), apart, config.lease.max.0))));
     served.extend(packets.map(tokio::spawn));
     served.push(tokio::spawn(lists::follow(shared.clone())));
     served.push(tokio::spawn(exceptions::follow(shared.clone())));

@@ -98,6 +98,25 @@ fn a_reboot_with_the_clock_set_back_lengthens_no_lease() {
     });
 }
 
+/// A host that starts with the time at which it went down, and learns the true one an hour too late.
+#[test]
+fn a_clock_that_is_set_right_after_a_reboot_ends_what_is_over_by_it() {
+    alone(|| {
+        let mut host = Host::up("");
+        two_leases(&host);
+        host.reboot();
+        host.start();
+        assert_eq!(elements().into_keys().collect::<Vec<_>>(), [SHORT, LONG], "{}", host.log());
+        host.upstream.set_addresses("other.test", 600, &[OTHER]);
+        host.ask_until("other.test", OTHER);
+        host.set_clocks(0, 3600);
+        host.wait("it is closed", |host| !elements().contains_key(&SHORT) && !host.leased().contains(&SHORT));
+        let left = elements();
+        assert!((HOUR - 300..=HOUR + 60).contains(&left[&LONG]), "{left:?}: two hours, one of them passed");
+        assert!((300..=660).contains(&left[&OTHER]), "{left:?}: what is answered since is by no clock on the wall");
+    });
+}
+
 #[test]
 fn a_damaged_journal_gives_what_is_whole_and_is_kept_beside() {
     alone(|| {

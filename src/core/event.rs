@@ -134,6 +134,8 @@ pub enum Event {
     /// The host slept. The ends that timed enforcers count by themselves stood still meanwhile: they get the full state, with what is left of
     /// each lease now. What they hold is not less than it should be, so that nothing is out of force.
     Slept,
+    /// The wall clock by which leases and pairs were restored was behind by so much: those that nobody has asked for since end so much earlier.
+    RestoredEarlier(Duration),
     /// Leases read back from disk at start; their causes are kept, they are opened at all enforcers by the first plan or sync.
     Restore(Vec<StoredLease>),
     /// Likewise pairs of client and address; after the leases. Nothing where leases are for everybody.

@@ -188,6 +188,7 @@ impl Guard {
             Event::Settings(settings) => self.set(settings.0, settings.1),
             Event::Announce(announces) => self.announce(announces),
             Event::Groups(groups) => self.regroup(groups),
+            Event::RestoredEarlier(by) => self.end_restored_earlier(by),
             Event::Slept => self.syncs.extend(self.enforcers.timed_in_use()),
         }
     }
@@ -466,16 +467,7 @@ impl Guard {
                     // A group may have gone with it.
                     self.marks.taken_back(address);
                 }
-                Remaining::Earlier => {
-                    if let Some(lease) = self.table.get_mut(address) {
-                        // Also of what is under way: the enforcers will hold it for less before they may hold it for more.
-                        lease.held = lease.held.map(|held| held.min(lease.ends));
-                        lease.unproven_timed = lease.unproven_timed.map(|(plan, ends)| (plan, ends.min(lease.ends)));
-                        lease.shorten();
-                    }
-                    self.pairs_follow(address);
-                    self.marks.taken_back(address);
-                }
+                Remaining::Earlier => self.follow_earlier_end(address),
                 Remaining::Nothing => {
                     self.fail_tickets_of(address, |_, _| Refusal::Revoked);
                     let how = if cut { End::Revoked } else { End::Forbidden };
@@ -494,6 +486,18 @@ impl Guard {
             gone.extend::<Vec<_>>(bearing);
         }
         gone.into_iter().for_each(|(ticket, _)| self.refuse(ticket, Refusal::Revoked));
+    }
+
+    /// The end of a lease was moved earlier.
+    fn follow_earlier_end(&mut self, address: IpAddr) {
+        if let Some(lease) = self.table.get_mut(address) {
+            // Also of what is under way: the enforcers will hold it for less before they may hold it for more.
+            lease.held = lease.held.map(|held| held.min(lease.ends));
+            lease.unproven_timed = lease.unproven_timed.map(|(plan, ends)| (plan, ends.min(lease.ends)));
+            lease.shorten();
+        }
+        self.pairs_follow(address);
+        self.marks.taken_back(address);
     }
 
     /// Makes one plan of all marks, then lets the new answers through or to the gate.

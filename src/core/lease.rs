@@ -654,6 +654,27 @@ impl LeaseTable {
         }
     }
 
+    /// Moves the ends of causes that were restored earlier by so much, and that of the lease to the latest that is left; no further than to `now`.
+    /// Returns whether the lease's own has moved.
+    pub fn end_restored_earlier(&mut self, address: IpAddr, by: Duration, now: Moment) -> bool {
+        let Some(lease) = self.leases.get_mut(&address).filter(|lease| lease.is_active()) else { return false };
+        let (known, mut any) = (lease.ends, false);
+        // An answer's cause has a type.
+        for cause in lease.causes.iter_mut().filter(|cause| cause.qtype.is_none()) {
+            cause.ends = cause.ends.minus(by);
+            any = true;
+        }
+        let latest = lease.causes.iter().map(|cause| cause.ends).max().unwrap_or(now).max(now);
+        if any {
+            self.follow_causes(address, now);
+        }
+        let moves = any && latest < known;
+        if moves {
+            self.set_end(address, latest, now);
+        }
+        moves
+    }
+
     /// Groups have no longer a part than their causes say; those read back from disk may be any group's.
     fn follow_causes(&mut self, address: IpAddr, now: Moment) {
         let Some(lease) = self.leases.get(&address).filter(|lease| !lease.shares.is_empty()) else { return };

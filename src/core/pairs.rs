@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::budget::client_key;
 use super::event::{Change, Generation, LeaseHandle};
@@ -53,6 +54,8 @@ pub struct PairCause {
     pub names: Arc<[Name]>,
     /// The latest end that the client was told.
     pub ends: Moment,
+    /// It was read back from disk, and nobody has asked since.
+    restored: bool,
 }
 
 impl PairCause {
@@ -176,7 +179,30 @@ impl Pairs {
 
     /// Opens a pair, or gives it one more cause; its end only moves later here. The lease of the address lasts as long at least.
     pub fn grant(&mut self, id: PairId, names: Arc<[Name]>, ends: Moment) {
-        let cause = PairCause { names, ends };
+        self.give(id, PairCause { names, ends, restored: false });
+    }
+
+    /// The same for one that was read back from disk.
+    pub fn restore(&mut self, id: PairId, names: Arc<[Name]>, ends: Moment) {
+        self.give(id, PairCause { names, ends, restored: true });
+    }
+
+    /// What was restored ends earlier by so much; see [`super::guard`].
+    pub fn end_restored_earlier(&mut self, by: Duration, now: Moment) {
+        let restored = |pair: &Pair| pair.causes.iter().any(|cause| cause.restored);
+        let found: Vec<PairId> = self.pairs.iter().filter(|(_, pair)| restored(pair)).map(|(id, _)| *id).collect();
+        for id in found {
+            let Some(pair) = self.pairs.get_mut(&id) else { continue };
+            pair.causes.iter_mut().filter(|cause| cause.restored).for_each(|cause| cause.ends = cause.ends.minus(by));
+            let latest = pair.causes.iter().map(|cause| cause.ends).max().unwrap_or(now).max(now);
+            if latest < pair.ends {
+                self.set_earlier_end(id, latest);
+            }
+        }
+    }
+
+    fn give(&mut self, id: PairId, cause: PairCause) {
+        let ends = cause.ends;
         let Some(pair) = self.pairs.get_mut(&id) else {
             let pair = Pair {
                 handle: LeaseHandle::new(id.0, ends),
@@ -195,6 +221,8 @@ impl Pairs {
             return;
         };
         match pair.causes.iter_mut().find(|known| known.names == cause.names) {
+            // What was restored may yet end earlier: who asks since has the new end.
+            Some(known) if known.restored && !cause.restored => *known = cause,
             Some(known) => known.ends = known.ends.max(ends),
             None => {
                 self.journal.insert(id);

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use super::frame::{self, Head, Stored};
 use super::health::{Health, Trouble};
-use super::past::{restore, restore_pairs};
+use super::past::{is_by_wall, restore, restore_pairs};
 use super::place::{Lock, LockError, Place};
 use super::record::{GroupRecord, Record};
 use crate::core::event::StoredLease;
@@ -69,6 +69,8 @@ pub struct LeaseJournal {
     next: u32,
     /// Of the last file that was made.
     epoch: u64,
+    /// The wall clock less the boot clock, where by the former alone it is known when what was restored ends.
+    restored_by: Option<u64>,
     /// Pairs of client and address that were read back, until they are asked for.
     pairs: Vec<StoredPair>,
     clock: Clock,
@@ -157,6 +159,7 @@ impl LeaseJournal {
             secret: rand::random(),
             next: 0,
             epoch: 0,
+            restored_by: None,
             pairs: Vec::new(),
             clock,
             outside,
@@ -177,6 +180,7 @@ impl LeaseJournal {
         }
         let stored = journal.read_back();
         journal.epoch = stored.epoch;
+        journal.restored_by = is_by_wall(&stored, &journal.outside, read_at).then(|| journal.outside.apart());
         let live = restore(&stored, &journal.outside, read_at, max, linger);
         let pairs = restore_pairs(&stored, &journal.outside, read_at, max);
         let mut leases: Vec<StoredLease> = live.into_values().collect();
@@ -197,6 +201,12 @@ impl LeaseJournal {
     #[must_use]
     pub fn health(&self) -> Health {
         self.health.clone()
+    }
+
+    /// What the wall clock was ahead of the boot clock when leases of an earlier boot were restored; see [`Outside::apart`].
+    #[must_use]
+    pub fn restored_by(&self) -> Option<u64> {
+        self.restored_by
     }
 
     /// The pairs of client and address that were alive at [`LeaseJournal::open`]; once.

@@ -67,6 +67,12 @@ pub fn restore_pairs(stored: &Stored, outside: &Outside, now: Moment, max: Durat
     live
 }
 
+/// Whether the ends of what was restored are told by the wall clock alone: if that is behind, they come too late.
+#[must_use]
+pub fn is_by_wall(stored: &Stored, outside: &Outside, now: Moment) -> bool {
+    Past::new(stored, outside, now, Duration::ZERO).by == By::Wall
+}
+
 /// By which clock ends are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {

@@ -156,7 +156,7 @@ impl Guard {
             // A record without names can only come from elsewhere; the root stands for "unknown".
             let names = if names.is_empty() { vec![Name::root()] } else { names };
             for name in names {
-                pairs.grant((address, owner(client)), Arc::from([name]), ends);
+                pairs.restore((address, owner(client)), Arc::from([name]), ends);
             }
         }
     }

@@ -14,6 +14,20 @@ use crate::core::policy::registrable;
 use crate::core::share::Holder;
 
 impl Guard {
+    /// What was restored ends earlier by so much, at once where that is over; what was answered since keeps its end. A route that lingers already is
+    /// left alone: it is over within the linger.
+    pub(super) fn end_restored_earlier(&mut self, by: Duration) {
+        let addresses: Vec<_> = self.table.iter().map(|(address, _)| address).collect();
+        for address in addresses {
+            if self.table.end_restored_earlier(address, by, self.now) {
+                self.follow_earlier_end(address);
+            }
+        }
+        if let Some(pairs) = &mut self.pairs {
+            pairs.end_restored_earlier(by, self.now);
+        }
+    }
+
     /// Whether every required timed enforcer holds every lease.
     #[must_use]
     pub fn is_held(&self) -> bool {

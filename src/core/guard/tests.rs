@@ -434,6 +434,53 @@ fn other_times_and_limits_count_from_the_next_answer_on() {
 }
 
 #[test]
+fn what_was_restored_ends_earlier_once_the_clock_is_set_right_and_what_was_asked_for_since_does_not() {
+    let nft = specs().into_iter().take(1).collect();
+    let mut guard = Guard::new(settings(), nft);
+    let seconds = |seconds| Moment(1000).plus(Duration::from_secs(seconds));
+    let address = |last: u8| IpAddr::from([198, 51, 100, last]);
+    let stored = |last: u8| StoredLease {
+        address: address(last),
+        ends: seconds(100),
+        names: vec![name(last)],
+        groups: Vec::new(),
+    };
+    guard.handle(Event::Restore(vec![stored(1), stored(2), stored(3)]), Moment(1000));
+    let ask = |guard: &mut Guard, last: u8, ttl| {
+        let admission = Admission {
+            whole: false,
+            ticket: Ticket(u64::from(last)),
+            client: IpAddr::from([192, 0, 2, 1]),
+            question: name(last),
+            qtype: 1,
+            chain: Arc::default(),
+            domain: name(last),
+            grants: [Grant { address: address(last), ttl }].into(),
+        };
+        guard.handle(Event::Admit(admission), Moment(1000));
+        while guard.poll_output().is_some() {}
+    };
+    // Till after 70 s; and till after 130 s.
+    ask(&mut guard, 2, 60);
+    ask(&mut guard, 3, 120);
+    let ends = |guard: &Guard, last: u8| guard.table.get(address(last)).map(|lease| lease.ends);
+    let all = |guard: &Guard| [1, 2, 3].map(|last| ends(guard, last));
+    assert_eq!(all(&guard), [100, 100, 130].map(|at| Some(seconds(at))));
+    guard.handle(Event::RestoredEarlier(Duration::from_secs(60)), Moment(1000));
+    assert_eq!(all(&guard), [40, 70, 130].map(|at| Some(seconds(at))));
+    let told = std::iter::from_fn(|| guard.poll_output());
+    let told: BTreeSet<IpAddr> = told
+        .filter_map(|output| if let Output::Journal(lease) = output { Some(lease.address) } else { None })
+        .collect();
+    assert_eq!(told, BTreeSet::from([address(1), address(2)]), "on disk they end earlier as well");
+    guard.handle(Event::RestoredEarlier(Duration::from_secs(3600)), Moment(1000));
+    guard.handle_timeout(Moment(1000));
+    while guard.poll_output().is_some() {}
+    assert_eq!(all(&guard), [None, Some(seconds(70)), Some(seconds(130))], "what is over is closed");
+    guard.table.check_consistency();
+}
+
+#[test]
 fn an_enforcer_that_has_not_reported_is_so_since_the_start_and_not_since_the_clock_began() {
     let month = Duration::from_secs(30 * 86_400);
     let mut guard = Guard::new(settings(), specs());

@@ -148,8 +148,10 @@ fn a_clock_step_within_one_boot_changes_nothing() {
             groups: vec![],
         };
         let stepped = Outside { wall: outside.wall.checked_add_signed(wall_step).unwrap(), ..outside.clone() };
-        let live = restore(&stored("b", record), &stepped, now, MAX, LINGER);
+        let stored = stored("b", record);
+        let live = restore(&stored, &stepped, now, MAX, LINGER);
         assert_eq!(live[&address(1)].ends, Moment(1_300_000));
+        assert!(!is_by_wall(&stored, &stepped, now), "nor does a later one");
     }
 }
 
@@ -201,6 +203,7 @@ fn after_a_reboot_the_wall_clock_counts_and_never_lengthens() {
             .get(&address(1))
             .map(|lease| lease.ends)
     };
+    assert!(is_by_wall(&stored("old", record(5_300_000)), &outside(5_100_000), now));
     // 100 s of 300 s have passed.
     assert_eq!(ends(5_300_000, 5_100_000), Some(Moment(1_200_000)));
     // The clock was set back, by a day or by nobody knows what: who could say how much is left?
