@@ -12,6 +12,7 @@
 pub mod address;
 pub mod answer;
 pub mod budget;
+pub mod client;
 pub mod ended;
 pub mod event;
 pub mod explain;

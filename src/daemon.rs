@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use crate::config::schema::{self, NftablesMode};
 use crate::config::{self, Config, Places};
 use crate::control::{self, ControlSocket, DeniedLog, NamespaceName};
+use crate::core::client::Clients;
 use crate::core::event::{EnforcerId, EnforcerSpec, Event};
 use crate::core::groups::Groups;
 use crate::core::guard::{Guard, Settings};
@@ -38,6 +39,7 @@ use crate::sys::interfaces;
 pub mod exceptions;
 pub mod judge;
 pub mod lists;
+pub mod neighbours;
 pub mod packets;
 pub mod reload;
 pub mod rules;
@@ -221,6 +223,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     let groups = Groups::new(&config).map_err(RunError::Failed)?;
     let mut guard =
         Guard::new(settings, enforcers.specs.clone()).with_groups(Arc::new(groups)).announcing(config.bgp_enforces());
+    guard = guard.knowing(Arc::new(Clients::new(&config)));
     if config.per_client() {
         guard = guard.for_single_clients();
     }
@@ -305,6 +308,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     served.extend(packets.map(tokio::spawn));
     served.push(tokio::spawn(lists::follow(shared.clone())));
     served.push(tokio::spawn(exceptions::follow(shared.clone())));
+    served.push(tokio::spawn(neighbours::follow(shared.clone())));
     served.push(tokio::spawn(follow_interfaces(shared.clone(), own)));
     tracing::info!(listen = ?resolver.addresses(), "destguard answers");
     notify(&[sd_notify::NotifyState::Ready]);

@@ -18,7 +18,7 @@
 //! - [`tls`]: keys and certificates, both ways. [`refusals`], [`metrics`]: what is told of it.
 //!
 //! There is no channel between the workers and the tasks: a worker spawns them. What bounds them, and what the workers forward, is the number of questions that may
-//! wait ([`resolver::IN_FLIGHT`], [`resolver::IN_FLIGHT_PER_CLIENT`]); beyond it a question gets SERVFAIL at once.
+//! wait ([`resolver::IN_FLIGHT`], [`limits`]); beyond it a question gets SERVFAIL at once.
 //!
 //! Choices where the RFCs leave one: RD=0 is refused (a cache that answers strangers shows what others asked). CD is copied to the reply and
 //! else ignored where the answer may hold addresses: it opens nothing that would stay closed. AD means that the guard itself validated the answer
@@ -43,6 +43,7 @@ use crate::config::schema::{self, NftablesMode};
 use crate::config::upstream::UpstreamUrl;
 use crate::control::DeniedLog;
 use crate::core::address::AddressFilter;
+use crate::core::client::Clients;
 use crate::core::local_names::LocalNames;
 use crate::core::name::Name;
 use crate::core::policy::exceptions::Exception;
@@ -273,6 +274,12 @@ impl View {
         self.0.cache.forget(name)
     }
 
+    /// Who clients are, as the listeners see it.
+    #[must_use]
+    pub fn whom(&self) -> &Arc<ArcSwap<Clients>> {
+        &self.0.whom
+    }
+
     /// Whether this client may ask.
     #[must_use]
     pub fn admits(&self, client: IpAddr) -> bool {
@@ -316,6 +323,7 @@ pub fn start(
     let resolver = Arc::new(Resolver {
         rules,
         clients: config.dns.clients.clone(),
+        whom: Arc::new(ArcSwap::from_pointee(Clients::new(config))),
         core,
         clock,
         upstreams: Upstreams::new(&config.dns.upstream, mark, &metrics)?,
@@ -324,10 +332,10 @@ pub fn start(
         refusals: Refusals::new(denied, metrics.refusals_unnoted.clone()),
         backlog: listen::unsent::Backlog::new(metrics.stream_backlog.clone()),
         metrics,
-        in_flight: Limit::new(resolver::IN_FLIGHT, resolver::IN_FLIGHT_PER_CLIENT),
+        in_flight: Limit::new(resolver::IN_FLIGHT, resolver::IN_FLIGHT, resolver::IN_FLIGHT_LEAST),
         waiters: std::sync::Mutex::default(),
         requests: std::sync::Mutex::default(),
-        behind: Limit::new(resolver::IN_FLIGHT, resolver::IN_FLIGHT_PER_CLIENT),
+        behind: Limit::new(resolver::IN_FLIGHT, resolver::IN_FLIGHT, resolver::IN_FLIGHT_LEAST),
         designated,
         cookies: codec::cookie::Cookies::new(),
         rate_limit: config.dns.rate_limit.map(rate::RateLimit::new),

@@ -7,6 +7,7 @@ pub mod disk;
 pub mod interfaces;
 pub mod log;
 pub mod memory;
+pub mod neighbours;
 pub mod netlink;
 pub mod poll;
 pub mod udp;

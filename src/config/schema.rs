@@ -234,6 +234,9 @@ pub struct Group {
     /// Communities of the routes that this group's questions open.
     #[serde(default)]
     pub communities: Vec<String>,
+    /// For how many each of its clients counts: a forwarder, or a NAT.
+    #[serde(default = "defaults::share")]
+    pub share: u8,
 }
 
 /// How a list file is written.
@@ -686,6 +689,9 @@ mod defaults {
 
     pub fn port() -> u16 {
         179
+    }
+    pub fn share() -> u8 {
+        1
     }
     pub fn ao_id() -> u8 {
         1

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 use super::types::{Denied, DeniedPage, RefusedClient, RefusedPackets};
-use crate::core::budget::client_key;
+use crate::core::client::prefix;
 use crate::core::remembered::Remembered;
 
 /// Entries kept; older ones are forgotten and counted.
@@ -135,7 +135,7 @@ impl DeniedLog {
         let mut packets = self.packets.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (destination, client);
         let before = packets.get(&key).map_or(0, |(count, _)| *count);
-        packets.put(key, client_key(client), (before.saturating_add(1), Instant::now()));
+        packets.put(key, prefix(client), (before.saturating_add(1), Instant::now()));
     }
 
     /// Packets to this destination that were refused, as far as the ruleset told of them; `None`: none.

@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::api;
 use super::sources::Sources;
-use crate::core::budget::client_key;
+use crate::core::client::prefix;
 
 /// Most connections of one listener.
 const CONNECTIONS: usize = 64;
@@ -141,7 +141,7 @@ impl Accept for Tcp {
     type Io = TcpStream;
     async fn accept(&mut self) -> io::Result<(TcpStream, Option<IpAddr>)> {
         let (stream, from) = self.0.accept().await?;
-        Ok((stream, Some(client_key(from.ip().to_canonical()))))
+        Ok((stream, Some(prefix(from.ip().to_canonical()))))
     }
 }
 

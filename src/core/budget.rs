@@ -5,10 +5,11 @@
 //! its tokens are taken before they are there by somebody who then waits until they are ([`Buckets::ready`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use super::moment::Moment;
+use super::name::Name;
+use super::share::Holder;
 use crate::config::value::Rate;
 
 /// Most buckets of a table.
@@ -36,7 +37,23 @@ pub struct Buckets<K> {
     shared: Nanos,
 }
 
-impl<K: Ord + Clone> Buckets<K> {
+/// Whose bucket it is.
+pub trait Weigh {
+    /// For how many it counts: so much larger is its bucket, and so much faster filled.
+    fn parts(&self) -> u8 {
+        1
+    }
+}
+
+impl Weigh for Name {}
+
+impl Weigh for Holder {
+    fn parts(&self) -> u8 {
+        Self::parts(*self)
+    }
+}
+
+impl<K: Ord + Clone + Weigh> Buckets<K> {
     /// All buckets full, each with `burst` tokens, refilled at `rate`; at most `limit` of them kept apart.
     #[must_use]
     pub fn new(rate: Rate, burst: u64, limit: usize) -> Self {
@@ -49,7 +66,7 @@ impl<K: Ord + Clone> Buckets<K> {
             by_time: BTreeSet::new(),
             shared: 0,
         };
-        buckets.depth = buckets.cost(burst);
+        buckets.depth = buckets.cost_of(burst, 1);
         buckets
     }
 
@@ -69,7 +86,7 @@ impl<K: Ord + Clone> Buckets<K> {
             None if self.has_room(start) => 0,
             None => self.shared,
         };
-        let at = (full_at.max(start) + self.cost(tokens)).saturating_sub(self.depth);
+        let at = (full_at.max(start) + self.cost(key, tokens)).saturating_sub(self.depth);
         Moment(u64::try_from(at.div_ceil(MILLISECOND)).unwrap_or(u64::MAX)).max(now)
     }
 
@@ -85,7 +102,7 @@ impl<K: Ord + Clone> Buckets<K> {
             return;
         }
         let now = nanos(now);
-        let cost = self.cost(tokens);
+        let cost = self.cost(key, tokens);
         if let Some(at) = self.full_at.get_mut(key) {
             self.by_time.remove(&(*at, key.clone()));
             *at = (*at).max(now) + cost;
@@ -103,7 +120,7 @@ impl<K: Ord + Clone> Buckets<K> {
 
     /// Gives tokens back that were taken and not used.
     pub fn give_back(&mut self, key: &K, tokens: u64) {
-        let cost = self.cost(tokens);
+        let cost = self.cost(key, tokens);
         if let Some(at) = self.full_at.get_mut(key) {
             self.by_time.remove(&(*at, key.clone()));
             *at = at.saturating_sub(cost);
@@ -127,8 +144,12 @@ impl<K: Ord + Clone> Buckets<K> {
         self.full_at.len() < self.limit || self.by_time.first().is_some_and(|(at, _)| *at <= now)
     }
 
-    fn cost(&self, tokens: u64) -> Nanos {
-        self.per * Nanos::from(tokens) / Nanos::from(self.count.max(1))
+    fn cost(&self, key: &K, tokens: u64) -> Nanos {
+        self.cost_of(tokens, key.parts())
+    }
+
+    fn cost_of(&self, tokens: u64, parts: u8) -> Nanos {
+        self.per * Nanos::from(tokens) / (Nanos::from(self.count.max(1)) * Nanos::from(parts.max(1)))
     }
 }
 
@@ -146,19 +167,15 @@ fn nanos(moment: Moment) -> Nanos {
     Duration::from_millis(moment.0).as_nanos()
 }
 
-/// The key of a client: an IPv4 address, or the /64 of an IPv6 address, within which a host picks its addresses freely
-/// (RFC 8981).
-#[must_use]
-pub fn client_key(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Weigh for u32 {
+        fn parts(&self) -> u8 {
+            if *self == 10 { 3 } else { 1 }
+        }
+    }
 
     fn rate(count: u64, seconds: u64) -> Rate {
         Rate { count, per: Duration::from_secs(seconds) }
@@ -211,7 +228,7 @@ mod tests {
     fn a_flood_of_keys_costs_only_the_flood() {
         let mut buckets = Buckets::new(rate(2, 1), 2, 3);
         assert!(try_take(&mut buckets, 1, 1, 0), "an old client, one token left");
-        for key in 10..12 {
+        for key in 30..32 {
             assert!(try_take(&mut buckets, key, 1, 0));
         }
         assert!(try_take(&mut buckets, 20, 1, 0), "shares a bucket with");
@@ -224,10 +241,11 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_client_is_its_64() {
-        let key = |text: &str| client_key(text.parse().unwrap());
-        assert_eq!(key("2001:db8::1"), key("2001:db8::ffff:1:2:3"));
-        assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
-        assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
+    fn who_counts_for_three_has_three_times_the_bucket_and_the_rate() {
+        let mut buckets = Buckets::new(rate(10, 1), 20, 8);
+        assert!(!try_take(&mut buckets, 1, 21, 0) && try_take(&mut buckets, 1, 20, 0));
+        assert!(!try_take(&mut buckets, 10, 61, 0) && try_take(&mut buckets, 10, 60, 0));
+        assert!(!try_take(&mut buckets, 1, 11, 1000) && try_take(&mut buckets, 1, 10, 1000));
+        assert!(!try_take(&mut buckets, 10, 31, 1000) && try_take(&mut buckets, 10, 30, 1000));
     }
 }

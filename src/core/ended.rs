@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
-use super::budget::client_key;
+use super::client::prefix;
 use super::lease::Cause;
 use super::moment::Moment;
 use super::name::Name;
@@ -67,7 +67,7 @@ impl EndedLeases {
     pub fn note(&mut self, address: IpAddr, causes: &[Cause], how: End, now: Moment) {
         let mut causes: SmallVec<[_; 1]> = causes.iter().collect();
         causes.sort_by_key(|cause| std::cmp::Reverse(cause.ends));
-        let holder = causes.first().and_then(|cause| cause.clients.first()).map(|(client, _)| client_key(*client));
+        let holder = causes.first().and_then(|cause| cause.clients.first()).map(|(client, _)| prefix(*client));
         let causes = causes.iter().take(NAMES).map(|cause| (cause.question.clone(), cause.chain.clone())).collect();
         self.0.put(address, holder, Ended { causes, at: now, how });
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use super::client::Clients;
 use super::groups::{GroupSet, Groups};
 use super::moment::Moment;
 use super::name::Name;
@@ -131,6 +132,8 @@ pub enum Event {
     /// Other groups, or other communities of theirs: leases follow the groups of those who asked, and routes are announced anew where that makes
     /// a difference.
     Groups(Arc<Groups>),
+    /// More is known of who clients are. Counts from now on; what somebody holds already stays in the share in which it was taken.
+    Clients(Arc<Clients>),
     /// The host slept. The ends that timed enforcers count by themselves stood still meanwhile: they get the full state, with what is left of
     /// each lease now. What they hold is not less than it should be, so that nothing is out of force.
     Slept,

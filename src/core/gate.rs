@@ -14,7 +14,8 @@ use super::groups::Group;
 use super::moment::Moment;
 use super::name::Name;
 
-/// Most answers that wait at once; what comes then is refused.
+/// Most answers that wait at once; what comes then is refused. Each comes from a question that has a place in flight, of which there are fewer: so nobody
+/// takes more of the gate than of those.
 pub const MOST_WAITING: usize = 65_536;
 
 /// The plans that an answer needs; zero = none.

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::budget::{BUCKETS, Buckets};
+use super::client::Clients;
 use super::ended::{End, EndedLeases};
 use super::event::{
     Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, LeaseHandles, Output, Refusal,
@@ -37,6 +38,7 @@ use super::pairs::Pairs;
 use super::plan::{LEAST_EXTENSION, Marks, Told, Wanted, difference};
 use super::proof::{Enforcers, Required, Unproven};
 use super::queue::Queue;
+use super::share::Holder;
 use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings, OnDeadline};
 
 /// How much later a group is looked at again whose leaving found no room for another set of groups.
@@ -70,6 +72,8 @@ pub struct Guard {
     /// Whether routes are announced.
     pub(super) announces: bool,
     pub(super) groups: Arc<Groups>,
+    /// Who clients are.
+    pub(super) whom: Arc<Clients>,
     /// Different sets of groups that enforcers were told, and for how many addresses.
     pub(super) group_sets: BTreeMap<GroupSet, usize>,
     marks: Marks,
@@ -81,7 +85,7 @@ pub struct Guard {
     cuts: BTreeSet<IpAddr>,
     /// Answers wait for these, which earlier plans opened.
     hurry: BTreeSet<IpAddr>,
-    clients: Buckets<IpAddr>,
+    clients: Buckets<Holder>,
     domains: Buckets<Name>,
     /// Answers that wait for tokens of these.
     pub(super) queue: Queue,
@@ -111,6 +115,7 @@ impl Guard {
             generation: Generation(0),
             announces: true,
             groups: Arc::default(),
+            whom: Arc::default(),
             group_sets: BTreeMap::new(),
             marks: Marks::default(),
             fresh: Vec::new(),
@@ -129,6 +134,13 @@ impl Guard {
     #[must_use]
     pub fn with_groups(mut self, groups: Arc<Groups>) -> Self {
         self.groups = groups;
+        self
+    }
+
+    /// With what is known of clients.
+    #[must_use]
+    pub fn knowing(mut self, whom: Arc<Clients>) -> Self {
+        self.whom = whom;
         self
     }
 
@@ -189,6 +201,7 @@ impl Guard {
             Event::Announce(announces) => self.announce(announces),
             Event::Groups(groups) => self.regroup(groups),
             Event::RestoredEarlier(by) => self.end_restored_earlier(by),
+            Event::Clients(whom) => self.whom = whom,
             Event::Slept => self.syncs.extend(self.enforcers.timed_in_use()),
         }
     }
@@ -743,7 +756,7 @@ fn count_sets(sets: &mut BTreeMap<GroupSet, usize>, before: Told, after: Told) {
     }
 }
 
-fn client_buckets(lease: &LeaseSettings) -> Buckets<IpAddr> {
+fn client_buckets(lease: &LeaseSettings) -> Buckets<Holder> {
     Buckets::new(lease.new_per_client, lease.burst_per_client, BUCKETS)
 }
 

@@ -17,7 +17,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::budget::client_key;
 use super::event::{Change, Generation, LeaseHandle};
 use super::moment::Moment;
 use super::name::Name;
@@ -77,6 +76,8 @@ pub struct Pair {
     pub causes: Vec<PairCause>,
     /// What the timed enforcers were told.
     pub told: Option<TimedTold>,
+    /// In whose share it is.
+    holder: Holder,
     /// Until when every required timed enforcer holds it.
     held: Option<Moment>,
     /// The first change that not every required one has acknowledged: its plan, and the end it gave.
@@ -121,12 +122,6 @@ pub struct Pairs {
     /// Of those, the ones of which a part was taken back: what was on disk before must not count any more.
     taken_back: BTreeSet<PairId>,
     shares: Shares,
-}
-
-/// In whose share the pairs of an owner are: a /64 is one; this host is nobody's rival.
-#[must_use]
-pub fn holder_of(owner: IpAddr) -> Holder {
-    if owner == HOST { Holder::NOBODY } else { Holder::of(&client_key(owner)) }
 }
 
 fn stored((address, client): PairId, pair: &Pair) -> StoredPair {
@@ -177,14 +172,14 @@ impl Pairs {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// Opens a pair, or gives it one more cause; its end only moves later here. The lease of the address lasts as long at least.
-    pub fn grant(&mut self, id: PairId, names: Arc<[Name]>, ends: Moment) {
-        self.give(id, PairCause { names, ends, restored: false });
+    /// Opens a pair, in this one's share, or gives it one more cause; its end only moves later here. The lease of the address lasts as long at least.
+    pub fn grant(&mut self, id: PairId, names: Arc<[Name]>, ends: Moment, holder: Holder) {
+        self.give(id, PairCause { names, ends, restored: false }, holder);
     }
 
     /// The same for one that was read back from disk.
-    pub fn restore(&mut self, id: PairId, names: Arc<[Name]>, ends: Moment) {
-        self.give(id, PairCause { names, ends, restored: true });
+    pub fn restore(&mut self, id: PairId, names: Arc<[Name]>, ends: Moment, holder: Holder) {
+        self.give(id, PairCause { names, ends, restored: true }, holder);
     }
 
     /// What was restored ends earlier by so much; see [`super::guard`].
@@ -201,7 +196,7 @@ impl Pairs {
         }
     }
 
-    fn give(&mut self, id: PairId, cause: PairCause) {
+    fn give(&mut self, id: PairId, cause: PairCause, holder: Holder) {
         let ends = cause.ends;
         let Some(pair) = self.pairs.get_mut(&id) else {
             let pair = Pair {
@@ -209,12 +204,13 @@ impl Pairs {
                 ends,
                 causes: vec![cause],
                 told: None,
+                holder,
                 held: None,
                 unproven: None,
                 missing: false,
             };
             self.pairs.insert(id, pair);
-            self.shares.add(holder_of(id.1));
+            self.shares.add(holder);
             self.timers.insert((ends, id));
             self.changed.insert(id);
             self.journal.insert(id);
@@ -315,7 +311,7 @@ impl Pairs {
 
     fn remove(&mut self, id: PairId) -> bool {
         let Some(pair) = self.pairs.remove(&id) else { return false };
-        self.shares.remove(holder_of(id.1));
+        self.shares.remove(pair.holder);
         pair.handle.set_in_force(false);
         self.timers.remove(&(pair.ends, id));
         if let Some((plan, _)) = pair.unproven {
@@ -501,7 +497,7 @@ mod tests {
         let id = (ip("203.0.113.1"), ip("192.0.2.7"));
         for number in 0..20u64 {
             let name: Name = format!("n{number}.test").parse().unwrap();
-            pairs.grant(id, Arc::from([name]), Moment(50_000 - number * 2_000));
+            pairs.grant(id, Arc::from([name]), Moment(50_000 - number * 2_000), Holder::of("one"));
         }
         let pair = pairs.get(id).unwrap();
         assert_eq!((pair.causes.len(), pair.ends), (CAUSES_PER_PAIR, Moment(50_000)));

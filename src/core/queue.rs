@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use super::event::{Admission, Ticket};
 use super::moment::Moment;
 use super::name::Name;
+use super::share::Holder;
 
 /// Tokens that something costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub struct Asked {
     pub tries: u8,
     /// Who asked, as causes name them.
     pub client: [(IpAddr, Moment); 1],
+    /// In whose shares it is: the client's and the domain's.
+    pub holders: [Holder; 2],
 }
 
 impl Asked {

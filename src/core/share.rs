@@ -2,7 +2,8 @@
 //!
 //! A holder may take one more while it holds no more than is free afterwards (the dynamic threshold of shared buffers, Choudhury and Hahne 1998).
 //! So a single greedy holder ends at a half, two that come at once at a third each, one that comes later at half of what was left. Nobody's
-//! part is set beforehand, nothing is ever taken away, and who holds little never notices. [`LEAST`] are let in whatever is free.
+//! part is set beforehand, nothing is ever taken away, and who holds little never notices. [`LEAST`] are let in whatever is free. Who counts for many
+//! ([`Holder::parts`]) may hold as much as many.
 //! What a holder takes beyond half its threshold is to be short-lived ([`Shares::is_great`]): so the greatest shrink first.
 
 use std::collections::HashMap;
@@ -11,12 +12,15 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// What a holder may have as long as there is room at all: a page or two.
 pub const LEAST: usize = 128;
 
-/// Who holds what: by hash, so that it costs little to remember. Nobody's things are counted for nobody.
+/// Who holds what: by hash, so that it costs little to remember, and how many it counts for. Nobody's things are counted for nobody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Holder(u64);
 
+/// Where the parts stand in a [`Holder`].
+const PARTS: u32 = 56;
+
 impl Holder {
-    /// Not counted: this host itself, whose programs share one address, or somebody unknown.
+    /// Not counted: somebody unknown.
     pub const NOBODY: Self = Self(0);
 
     /// Of what names it.
@@ -24,8 +28,38 @@ impl Holder {
     pub fn of(name: &(impl Hash + ?Sized)) -> Self {
         let mut hasher = DefaultHasher::new();
         name.hash(&mut hasher);
-        Self(hasher.finish().max(1))
+        Self(hasher.finish() >> (64 - PARTS)).with_parts(1)
     }
+
+    /// The same, counting for so many; one at least.
+    #[must_use]
+    pub fn with_parts(self, parts: u8) -> Self {
+        if self == Self::NOBODY {
+            return self;
+        }
+        let own = self.0 & ((1 << PARTS) - 1);
+        Self(own | u64::from(parts.max(1)) << PARTS)
+    }
+
+    /// Which of so many it falls to.
+    #[must_use]
+    pub fn spread(self, among: usize) -> usize {
+        usize::try_from(self.0 & 0xffff_ffff).unwrap_or(0) % among.max(1)
+    }
+
+    /// How many it counts for.
+    #[must_use]
+    pub fn parts(self) -> u8 {
+        u8::try_from(self.0 >> PARTS).unwrap_or(1).max(1)
+    }
+}
+
+/// Whether somebody who would then hold so many may take them, where so many would still be free: the rule of all tables. `least` are let in
+/// whatever is free.
+#[must_use]
+pub fn may_hold(holder: Holder, then: usize, free: usize, least: usize) -> bool {
+    let parts = usize::from(holder.parts());
+    holder == Holder::NOBODY || then <= least.saturating_mul(parts) || then <= free.saturating_mul(parts)
 }
 
 /// How much each holder has of a table. No larger than the table.
@@ -61,18 +95,14 @@ impl Shares {
     /// Whether it may take so many more where so many are free.
     #[must_use]
     pub fn may_take(&self, holder: Holder, count: usize, free: usize) -> bool {
-        if holder == Holder::NOBODY || count == 0 {
-            return true;
-        }
-        let then = self.of(holder).saturating_add(count);
-        then <= LEAST || then <= free.saturating_sub(count)
+        count == 0 || may_hold(holder, self.of(holder).saturating_add(count), free.saturating_sub(count), LEAST)
     }
 
     /// Whether it has more than half of what it may have.
     #[must_use]
     pub fn is_great(&self, holder: Holder, free: usize) -> bool {
-        let held = self.of(holder);
-        held > LEAST && held > free / 2
+        let (held, parts) = (self.of(holder), usize::from(holder.parts()));
+        held > LEAST.saturating_mul(parts) && held > free.saturating_mul(parts) / 2
     }
 }
 
@@ -139,6 +169,21 @@ mod tests {
         assert!(shares.held.is_empty());
         assert_eq!(greedy(&["one", "two"]).1 / 2, SIZE / 3);
         assert_eq!(greedy(&[]).1, 0);
-        assert!(shares.may_take(Holder::NOBODY, SIZE, 0), "this host's programs are told apart by what they ask for");
+        assert!(shares.may_take(Holder::NOBODY, SIZE, 0));
+    }
+
+    #[test]
+    fn who_counts_for_many_may_hold_as_much_as_many() {
+        let mut shares = Shares::default();
+        let (one, many) = (Holder::of("one"), Holder::of("many").with_parts(3));
+        assert_eq!((one.parts(), many.parts(), Holder::NOBODY.with_parts(3)), (1, 3, Holder::NOBODY));
+        assert_eq!(many.with_parts(1), Holder::of("many"));
+        let mut used = 0;
+        while shares.may_take(many, 1, SIZE - used) {
+            shares.add(many);
+            used += 1;
+        }
+        assert_eq!(used, SIZE * 3 / 4);
+        assert!(shares.is_great(many, SIZE - used) && shares.may_take(one, LEAST, SIZE - used));
     }
 }

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use serde_json::Value;
 
 use super::lists::Lists;
+use super::neighbours;
 use super::rules;
 use super::sources::Shared;
 use crate::config::schema::NftablesMode;
@@ -80,6 +81,9 @@ pub async fn reload(shared: &Shared) -> Reloaded {
     }
     let settings = Box::new((config.lease.clone(), config.gate.clone()));
     if let Err(error) = shared.core.tell(Event::Settings(settings)).await {
+        return refused(shown, error.to_string());
+    }
+    if let Err(error) = neighbours::learn(shared, |known| known.with_parts(&config)).await {
         return refused(shown, error.to_string());
     }
     if let Some(peers) = &shared.peers {

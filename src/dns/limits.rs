@@ -1,28 +1,27 @@
-//! How much may wait at once: in all, and for one client, so that one client's flood costs only its own questions.
+//! How much may wait at once: in all, for one client, and for one registrable domain, so that a flood costs only whoever causes it.
 //!
-//! A /64 may be one host with as many addresses as it likes (RFC 8981), or a whole network. So each of its addresses has a client's places, and all
-//! of them together no more than are free afterwards, as in [`crate::core::share`]: one host with a thousand addresses ends at a half, and
-//! everybody else finds places.
+//! Who a client is, [`crate::core::client`] says; what its part is, the rule of all tables ([`crate::core::share::may_hold`]): as much as is free
+//! afterwards. Beside that one host has a bound of its own, where it is known to be one: each address of a /64 has it, and all of them together have
+//! the part of one client.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::core::budget::client_key;
+use crate::core::client::Claim;
+use crate::core::share::{Holder, may_hold};
 
 /// Parts with a lock of their own.
 const SHARDS: usize = 16;
 
-/// Counts what is taken, in all and per client.
+/// Counts what is taken, in all and by whom.
 pub struct Limit {
     total: AtomicUsize,
     most: usize,
-    most_per_client: usize,
-    /// A client is in it only while it holds something, so that its size is bounded by `most`.
-    clients: [Mutex<HashMap<IpAddr, usize>>; SHARDS],
-    /// The same of the /64 of IPv6 clients.
-    networks: [Mutex<HashMap<IpAddr, usize>>; SHARDS],
+    most_per_host: usize,
+    least: usize,
+    /// Somebody is in it only while holding something, so that its size is bounded by `most`.
+    holders: [Mutex<HashMap<Holder, usize>>; SHARDS],
 }
 
 /// Why there is no place.
@@ -32,86 +31,96 @@ pub enum Full {
     Total,
     /// This client's share is used up.
     Client,
+    /// That of the domain which is asked for.
+    Domain,
 }
 
 /// One place, or several taken together; given back when dropped.
 pub struct Place {
     limit: Arc<Limit>,
-    client: IpAddr,
+    claim: Claim,
     count: usize,
 }
 
 impl Limit {
-    /// At most `most` places, `most_per_client` of them for one client.
+    /// At most `most` places, `most_per_host` of them for one host (times its parts), and `least` for anybody as long as there are any.
     #[must_use]
-    pub fn new(most: usize, most_per_client: usize) -> Arc<Self> {
+    pub fn new(most: usize, most_per_host: usize, least: usize) -> Arc<Self> {
         Arc::new(Self {
             total: AtomicUsize::new(0),
             most,
-            most_per_client,
-            clients: std::array::from_fn(|_| Mutex::default()),
-            networks: std::array::from_fn(|_| Mutex::default()),
+            most_per_host,
+            least,
+            holders: std::array::from_fn(|_| Mutex::default()),
         })
-    }
-
-    fn shard(&self, client: IpAddr) -> Option<&Mutex<HashMap<IpAddr, usize>>> {
-        self.clients.get(place(client))
-    }
-
-    /// Of an IPv6 client.
-    fn network(&self, client: IpAddr) -> Option<(IpAddr, &Mutex<HashMap<IpAddr, usize>>)> {
-        let network = client_key(client);
-        let shard = self.networks.get(place(network))?;
-        client.is_ipv6().then_some((network, shard))
-    }
-
-    /// Counts what a client's network takes, if it may.
-    fn take_of_network(&self, client: IpAddr, count: usize, total: usize) -> bool {
-        let Some((network, shard)) = self.network(client) else { return true };
-        let mut networks = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = networks.get(&network).copied().unwrap_or(0).saturating_add(count);
-        let may = taken <= self.most_per_client || taken <= self.most.saturating_sub(total);
-        if may {
-            networks.insert(network, taken);
-        }
-        may
     }
 
     /// Takes a place.
     ///
     /// # Errors
     /// [`Full`].
-    pub fn take(self: &Arc<Self>, client: IpAddr) -> Result<Place, Full> {
-        self.take_some(client, 1)
+    pub fn take(self: &Arc<Self>, claim: Claim) -> Result<Place, Full> {
+        self.take_some(claim, 1)
     }
 
     /// Takes so many places together.
     ///
     /// # Errors
-    /// [`Full`]: not all of them are free.
-    pub fn take_some(self: &Arc<Self>, client: IpAddr, count: usize) -> Result<Place, Full> {
+    /// [`Full`]: not all of them are free, or its own.
+    pub fn take_some(self: &Arc<Self>, claim: Claim, count: usize) -> Result<Place, Full> {
         let total = self.total.fetch_add(count, Ordering::Relaxed).saturating_add(count);
-        if total > self.most {
-            self.total.fetch_sub(count, Ordering::Relaxed);
-            return Err(Full::Total);
+        let free = self.most.checked_sub(total);
+        // Whatever is not to be had is given back with it.
+        let mut place = Place { limit: self.clone(), claim: Claim::NOBODY, count };
+        let free = free.ok_or(Full::Total)?;
+        let hosts = |then: usize| then <= self.most_per_host.saturating_mul(usize::from(claim.host.parts()));
+        let fair = |holder: Holder, then: usize| may_hold(holder, then, free, self.least);
+        let one = claim.host == claim.client;
+        if !one {
+            place.claim.host = self.add(claim.host, count, hosts).ok_or(Full::Client)?;
         }
-        if let Some(shard) = self.shard(client) {
-            let mut clients = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            let taken = clients.get(&client).copied().unwrap_or(0).saturating_add(count);
-            if taken > self.most_per_client || !self.take_of_network(client, count, total) {
-                self.total.fetch_sub(count, Ordering::Relaxed);
-                return Err(Full::Client);
-            }
-            clients.insert(client, taken);
-        }
-        Ok(Place { limit: self.clone(), client, count })
+        let both = |then: usize| fair(claim.client, then) && (!one || hosts(then));
+        place.claim.client = self.add(claim.client, count, both).ok_or(Full::Client)?;
+        place.claim.domain = self.add(claim.domain, count, |then| fair(claim.domain, then)).ok_or(Full::Domain)?;
+        Ok(place)
     }
 
-    /// Places that this client has now.
+    /// Counts so many more for a holder, if it may have them.
+    fn add(&self, holder: Holder, count: usize, may: impl FnOnce(usize) -> bool) -> Option<Holder> {
+        if holder == Holder::NOBODY {
+            return Some(holder);
+        }
+        let mut holders = self.shard(holder)?.lock().unwrap_or_else(PoisonError::into_inner);
+        let then = holders.get(&holder).copied().unwrap_or(0).saturating_add(count);
+        may(then).then(|| {
+            holders.insert(holder, then);
+            holder
+        })
+    }
+
+    fn remove(&self, holder: Holder, count: usize) {
+        if holder == Holder::NOBODY {
+            return;
+        }
+        let Some(shard) = self.shard(holder) else { return };
+        let mut holders = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = holders.get_mut(&holder) {
+            *taken = taken.saturating_sub(count);
+            if *taken == 0 {
+                holders.remove(&holder);
+            }
+        }
+    }
+
+    fn shard(&self, holder: Holder) -> Option<&Mutex<HashMap<Holder, usize>>> {
+        self.holders.get(holder.spread(SHARDS))
+    }
+
+    /// Places that this one has now.
     #[must_use]
-    pub fn taken_by(&self, client: IpAddr) -> usize {
-        let clients = self.shard(client).map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner));
-        clients.and_then(|clients| clients.get(&client).copied()).unwrap_or(0)
+    pub fn taken_by(&self, holder: Holder) -> usize {
+        let holders = self.shard(holder).map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner));
+        holders.and_then(|holders| holders.get(&holder).copied()).unwrap_or(0)
     }
 
     /// Places taken now.
@@ -124,57 +133,45 @@ impl Limit {
 impl Drop for Place {
     fn drop(&mut self) {
         self.limit.total.fetch_sub(self.count, Ordering::Relaxed);
-        if let Some(shard) = self.limit.shard(self.client) {
-            give_back(shard, self.client, self.count);
-        }
-        if let Some((network, shard)) = self.limit.network(self.client) {
-            give_back(shard, network, self.count);
-        }
-    }
-}
-
-/// Who shares a lock with whom needs no secret.
-fn place(client: IpAddr) -> usize {
-    let low = match client {
-        IpAddr::V4(v4) => v4.octets()[3],
-        IpAddr::V6(v6) => v6.octets()[7] ^ v6.octets()[15],
-    };
-    usize::from(low) % SHARDS
-}
-
-fn give_back(shard: &Mutex<HashMap<IpAddr, usize>>, key: IpAddr, count: usize) {
-    let mut all = shard.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(taken) = all.get_mut(&key) {
-        *taken = taken.saturating_sub(count);
-        if *taken == 0 {
-            all.remove(&key);
-        }
+        let Claim { host, client, domain } = self.claim;
+        [host, client, domain].into_iter().for_each(|holder| self.limit.remove(holder, self.count));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
+    use crate::core::client::Clients;
+
+    fn claim(address: impl Into<IpAddr>) -> Claim {
+        Clients::default().claim(address.into())
+    }
+
+    fn is_empty(limit: &Limit) -> bool {
+        limit.taken() == 0 && limit.holders.iter().all(|shard| shard.lock().unwrap().is_empty())
+    }
 
     #[test]
     fn one_client_uses_up_its_own_share_only() {
-        let limit = Limit::new(3, 2);
-        let (one, two) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        let limit = Limit::new(3, 2, 2);
+        let (one, two) = (claim([192, 0, 2, 1]), claim([192, 0, 2, 2]));
         let first = limit.take(one).ok().unwrap();
         let _second = limit.take(one).ok().unwrap();
         assert_eq!(limit.take(one).err(), Some(Full::Client));
         let _third = limit.take(two).ok().unwrap();
         assert_eq!(limit.take(two).err(), Some(Full::Total));
-        assert_eq!((limit.taken_by(one), limit.taken_by(two)), (2, 1));
+        assert_eq!((limit.taken_by(one.client), limit.taken_by(two.client)), (2, 1));
         drop(first);
-        assert_eq!((limit.taken(), limit.taken_by(one)), (2, 1));
+        assert_eq!((limit.taken(), limit.taken_by(one.host)), (2, 1));
         assert!(limit.take(one).is_ok());
     }
 
     #[test]
     fn several_places_are_had_together_or_not_at_all() {
-        let limit = Limit::new(10, 6);
-        let (one, two) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        let limit = Limit::new(10, 6, 6);
+        let (one, two) = (claim([192, 0, 2, 1]), claim([192, 0, 2, 2]));
         let four = limit.take_some(one, 4).ok().unwrap();
         assert_eq!(limit.take_some(one, 3).err(), Some(Full::Client));
         assert_eq!(limit.take_some(two, 7).err(), Some(Full::Total));
@@ -182,25 +179,53 @@ mod tests {
         assert_eq!((limit.taken(), limit.take(two).err()), (10, Some(Full::Total)));
         drop((four, six));
         assert!(limit.take_some(one, 6).is_ok());
-        assert_eq!(limit.taken(), 0);
+        assert!(is_empty(&limit));
     }
 
     #[test]
     fn one_host_with_all_addresses_of_its_64_leaves_places_to_others() {
-        let limit = Limit::new(2048, 64);
-        let address =
-            |network: u128, host: u128| IpAddr::from((0x2001_0db8_u128 << 96 | network << 64 | host).to_be_bytes());
+        let limit = Limit::new(2048, 64, 64);
+        let address = |network: u128, host: u128| {
+            claim(IpAddr::from((0x2001_0db8_u128 << 96 | network << 64 | host).to_be_bytes()))
+        };
         let taken: Vec<Place> = (0..4096).filter_map(|host| limit.take(address(1, host)).ok()).collect();
         assert_eq!(taken.len(), 1024);
         assert_eq!(limit.take(address(1, 5000)).err(), Some(Full::Client));
         let others: Vec<Place> = (0..64).filter_map(|_| limit.take(address(2, 1)).ok()).collect();
-        let four: Vec<Place> = (0..64).filter_map(|_| limit.take(IpAddr::from([192, 0, 2, 1])).ok()).collect();
+        let four: Vec<Place> = (0..100).filter_map(|_| limit.take(claim([192, 0, 2, 1])).ok()).collect();
         assert_eq!((others.len(), four.len()), (64, 64));
         // A network of many hosts, each with a few.
         let lan: Vec<Place> = (0..400).filter_map(|host| limit.take(address(3, host)).ok()).collect();
         assert_eq!(lan.len(), 400);
-        drop((taken, others, four, lan));
-        assert_eq!(limit.taken(), 0);
-        assert!(limit.networks.iter().all(|networks| networks.lock().unwrap().is_empty()));
+        // A forwarder that counts for ten.
+        let ten = Claim { host: claim([192, 0, 2, 9]).host.with_parts(10), ..claim([192, 0, 2, 9]) };
+        let ten = Claim { client: ten.host, ..ten };
+        let forwarder: Vec<Place> = (0..1000).filter_map(|_| limit.take(ten).ok()).collect();
+        assert_eq!(
+            forwarder.len(),
+            2048 - 1024 - 64 - 64 - 400,
+            "all that is left, for it holds less than ten times as much"
+        );
+        drop((taken, others, four, lan, forwarder));
+        assert!(is_empty(&limit));
+    }
+
+    #[test]
+    fn one_domain_leaves_places_to_others_whoever_asks_for_it() {
+        let limit = Limit::new(1000, 1000, 16);
+        let asked =
+            |client: u8, domain: &str| Clients::default().claim_for([10, 0, 0, client].into(), domain.as_bytes());
+        let silent: Vec<Place> =
+            (0..2000u32).filter_map(|n| limit.take(asked((n % 200) as u8, "silent.example")).ok()).collect();
+        assert_eq!((silent.len(), limit.take(asked(1, "silent.example")).err()), (500, Some(Full::Domain)));
+        let others: Vec<Place> = (0..250).filter_map(|n| limit.take(asked(n as u8, "other.example")).ok()).collect();
+        assert_eq!(others.len(), 250);
+        // On one host likewise: another program finds places.
+        let program = |domain: &str| Clients::default().claim_for([127, 0, 0, 1].into(), domain.as_bytes());
+        let flood: Vec<Place> = (0..1000).filter_map(|_| limit.take(program("flood.example")).ok()).collect();
+        assert_eq!(flood.len(), 125);
+        assert!(limit.take(program("cron.example")).is_ok());
+        drop((silent, others, flood));
+        assert!(is_empty(&limit));
     }
 }

@@ -15,6 +15,7 @@ use crate::sys::udp as sys;
 pub mod encrypted;
 pub mod https;
 pub mod quic;
+pub mod seats;
 pub mod tcp;
 pub mod udp;
 pub mod unsent;

@@ -134,6 +134,8 @@ pub struct Inner {
     pub in_flight: Gauge,
     /// Open TCP connections.
     pub tcp_connections: Gauge,
+    /// Idle connections closed because somebody else wanted the place.
+    pub connections_displaced: Counter,
     /// Octets of long replies that wait for clients to take them.
     pub stream_backlog: Gauge,
     /// accept() failures.
@@ -205,6 +207,7 @@ impl Metrics {
             coalesced: Counter::default(),
             in_flight: Gauge::default(),
             tcp_connections: Gauge::default(),
+            connections_displaced: Counter::default(),
             stream_backlog: Gauge::default(),
             refusals_unnoted: Counter::default(),
             accept_errors: Counter::default(),
@@ -335,6 +338,11 @@ impl Metrics {
         registry.register("dns_questions_in_flight", "Questions that wait for an answer now", m.in_flight.clone());
         registry.register("dns_tcp_connections", "Open TCP connections of clients", m.tcp_connections.clone());
         registry.register(
+            "dns_connections_displaced",
+            "Idle connections closed because their client, or one who has fewer, wanted the place",
+            m.connections_displaced.clone(),
+        );
+        registry.register(
             "dns_stream_backlog_bytes",
             "Octets of replies over 512 that wait for their clients to take them, over TCP, DoT, DoH and DoQ",
             m.stream_backlog.clone(),
@@ -357,6 +365,11 @@ impl Metrics {
     pub fn would_refuse(&self, reason: &'static str) {
         self.would_refuse.get_or_create(&Reason { reason }).inc();
         self.would_refuse_all.inc();
+    }
+
+    /// Counts an idle connection that went because somebody else wanted its place.
+    pub fn note_displaced(&self) {
+        self.connections_displaced.inc();
     }
 
     /// Counts a packet without reply.

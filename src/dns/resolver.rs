@@ -33,10 +33,11 @@ use super::refusals::Refusals;
 use super::upstream::Upstreams;
 use super::upstream::query::Query;
 use super::validate::Validator;
+use crate::core::client::{Claim, Clients};
 use crate::core::local_names::Local;
 use crate::core::moment::Moment;
 use crate::core::name::Name;
-use crate::core::policy::{Effect, Policy, Verdict};
+use crate::core::policy::{Effect, Policy, Verdict, registrable};
 use crate::core::verdict;
 use crate::core_task::CoreHandle;
 use crate::dns::codec::cookie::Cookies;
@@ -65,8 +66,8 @@ pub(in crate::dns) mod worker;
 
 /// Questions that wait at once. Beyond it: SERVFAIL at once, counted.
 pub const IN_FLIGHT: usize = 16_384;
-/// Questions of one client that wait at once.
-pub const IN_FLIGHT_PER_CLIENT: usize = 8_192;
+/// So many of one client, or for one domain, may wait whatever else does.
+pub const IN_FLIGHT_LEAST: usize = 16;
 
 /// What became of a packet at once. Lives on the stack for one packet, so that a box would only cost.
 #[allow(clippy::large_enum_variant)]
@@ -123,6 +124,8 @@ impl<'a> Turn<'a> {
 pub struct Resolver {
     pub(in crate::dns) rules: Arc<ArcSwap<Rules>>,
     pub(in crate::dns) clients: Vec<IpNet>,
+    /// Who they are.
+    pub(in crate::dns) whom: Arc<ArcSwap<Clients>>,
     pub(in crate::dns) core: CoreHandle,
     pub(in crate::dns) clock: Clock,
     pub(in crate::dns) upstreams: Upstreams,
@@ -151,6 +154,16 @@ impl Resolver {
     #[must_use]
     pub fn admits(&self, client: IpAddr) -> bool {
         self.clients.iter().any(|net| net.contains(&client))
+    }
+
+    /// In whose parts it is counted what this client takes.
+    pub(in crate::dns) fn claim(&self, client: IpAddr) -> Claim {
+        self.whom.load().claim(client)
+    }
+
+    /// The same of a question for this name.
+    pub(in crate::dns) fn claim_for(&self, client: IpAddr, name: &Name) -> Claim {
+        self.whom.load().claim_for(client, registrable(name).wire())
     }
 
     /// Answers a packet if that needs no waiting. `stream`: over TCP.

@@ -18,7 +18,6 @@
 //! What one answer may cost is bounded ([`Budget`]), so that a hostile zone can't make the guard work without end (CVE-2023-50387, CVE-2023-50868).
 
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::metrics::{Metrics, Outcome};
@@ -26,6 +25,7 @@ use super::upstream::query::Query;
 use super::upstream::{AskError, Upstreams};
 use crate::config::schema::Dnssec;
 use crate::core::name::Name;
+use crate::core::share::Holder;
 use crate::dns::codec::ede::{Ede, code};
 use crate::dns::codec::response;
 use crate::dns::resolver::draft::Checked;
@@ -79,8 +79,8 @@ pub trait Source: Sync {
     fn choices(&self) -> usize;
 
     /// On whose behalf.
-    fn client(&self) -> IpAddr {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    fn client(&self) -> Holder {
+        Holder::NOBODY
     }
 
     /// What a response leaves off at, asked for and joined to it ([`crate::dns::resolver::follow`]).
@@ -169,7 +169,7 @@ pub struct Work<'a, S> {
     budget: Budget,
     turn: Turn,
     /// For whom.
-    client: IpAddr,
+    client: Holder,
     /// Units that may still be done without the pool.
     here: u32,
     /// The pool had no room for it.

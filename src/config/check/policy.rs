@@ -142,6 +142,9 @@ impl Checks<'_, '_> {
                     "add the routers, or remove the key",
                 );
             }
+            if group.share == 0 {
+                self.error(&format!("{key}.share"), "zero: each client counts for one at least");
+            }
             let path = format!("{key}.clients");
             if group.clients.is_empty() {
                 self.error(&path, "no prefix: nobody would be in the group");

@@ -21,14 +21,12 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::Guard;
-use crate::core::budget::client_key;
 use crate::core::event::{Admission, LeaseHandles, Refusal};
 use crate::core::gate::{MOST_WAITING, Needs, Waiting};
 use crate::core::groups::{Group, GroupSet, MOST_SETS};
 use crate::core::lease::{ByFamily, Cause, Lease};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
-use crate::core::pairs::{HOST, owner};
 use crate::core::queue::{Asked, Cost};
 use crate::core::share::Holder;
 
@@ -75,19 +73,17 @@ impl Guard {
         }
         let patience = self.now.plus(self.settings.gate.deadline.0 / PATIENCE);
         let client = [(admission.client, patience)];
-        self.consider(Asked { admission, since: self.now, patience, credit: Cost::default(), tries: 0, client });
+        let claim = self.whom.claim_for(admission.client, admission.domain.wire());
+        let holders = [claim.client, claim.domain];
+        let asked = Asked { admission, since: self.now, patience, credit: Cost::default(), tries: 0, client, holders };
+        self.consider(asked);
     }
 
     /// Opens what can be opened of an answer, lets it wait, or refuses it.
     pub(super) fn consider(&mut self, mut asked: Asked) {
         let group = self.group_of(asked.admission.client);
         let items = self.items(&asked.admission);
-        // This host's programs share an address: they are told apart by the domains they ask for alone.
-        let client = Some(owner(asked.admission.client)).filter(|client| *client != HOST);
-        let holders = [
-            client.map_or(Holder::NOBODY, |client| Holder::of(&client_key(client))),
-            Holder::of(asked.admission.domain.wire()),
-        ];
+        let holders = asked.holders;
         match self.choose(&mut asked, group, items, holders) {
             Choice::Open(mut items, short) => {
                 self.shorten_for_the_great(&mut items, holders);
@@ -108,7 +104,7 @@ impl Guard {
     }
 
     fn refuse_asked(&mut self, asked: &Asked, refusal: Refusal) {
-        self.give_back(&asked.admission, asked.credit);
+        self.give_back(asked, asked.credit);
         self.refuse(asked.admission.ticket, refusal);
     }
 
@@ -162,7 +158,7 @@ impl Guard {
             items.truncate(self.settings.lease.per_answer);
             short = Some(Refusal::PerAnswer);
         }
-        while let Err(refusal) = self.room_for(&items, group, holders, asked.admission.client) {
+        while let Err(refusal) = self.room_for(&items, group, holders) {
             items.pop();
             if items.is_empty() {
                 return Choice::Refuse(refusal);
@@ -172,7 +168,7 @@ impl Guard {
         if let Some(refusal) = short.take_if(|_| whole) {
             return Choice::Refuse(refusal);
         }
-        let key = client_key(asked.admission.client);
+        let [key, _] = holders;
         let domain = asked.admission.domain.clone();
         let ready = |guard: &Self, cost: Cost| {
             let client = guard.clients.ready(&key, cost.client, guard.now);
@@ -192,7 +188,7 @@ impl Guard {
                     if ready(self, cost).0 > asked.patience {
                         return Choice::Refuse(refusal);
                     }
-                    self.take_tokens(&asked.admission, cost);
+                    self.take_tokens(asked, cost);
                     asked.credit = cost;
                 }
                 asked.tries = asked.tries.saturating_add(1);
@@ -206,33 +202,30 @@ impl Guard {
             short = Some(refusal);
         }
         let total = sum(&items);
-        self.take_tokens(&asked.admission, total.less(asked.credit));
+        self.take_tokens(asked, total.less(asked.credit));
         // What it waited for was opened by somebody else meanwhile.
-        self.give_back(&asked.admission, asked.credit.less(total));
+        self.give_back(asked, asked.credit.less(total));
         asked.credit = Cost::default();
         Choice::Open(items, short)
     }
 
-    fn take_tokens(&mut self, admission: &Admission, cost: Cost) {
-        self.clients.take(&client_key(admission.client), cost.client, self.now);
-        self.domains.take(&admission.domain, cost.domain, self.now);
+    fn take_tokens(&mut self, asked: &Asked, cost: Cost) {
+        let [client, _] = &asked.holders;
+        self.clients.take(client, cost.client, self.now);
+        self.domains.take(&asked.admission.domain, cost.domain, self.now);
     }
 
-    fn give_back(&mut self, admission: &Admission, cost: Cost) {
+    fn give_back(&mut self, asked: &Asked, cost: Cost) {
         if !cost.is_zero() {
-            self.clients.give_back(&client_key(admission.client), cost.client);
-            self.domains.give_back(&admission.domain, cost.domain);
+            let [client, _] = &asked.holders;
+            self.clients.give_back(client, cost.client);
+            self.domains.give_back(&asked.admission.domain, cost.domain);
         }
     }
 
     /// Whether the tables and every enforcer have room for all of these.
-    fn room_for(
-        &self,
-        items: &[Item],
-        group: Option<Group>,
-        holders: [Holder; 2],
-        client: IpAddr,
-    ) -> Result<(), Refusal> {
+    fn room_for(&self, items: &[Item], group: Option<Group>, holders: [Holder; 2]) -> Result<(), Refusal> {
+        let [client, _] = holders;
         let (mut new, mut opened) = (ByFamily::default(), ByFamily::default());
         for item in items {
             *new.of(item.address) += usize::from(item.new);
@@ -287,6 +280,7 @@ impl Guard {
 
     /// Grants the leases of an answer; the next plan lets it through or to the gate.
     fn open(&mut self, asked: Asked, group: Option<Group>, items: &[Item], short: Option<Refusal>) {
+        let [holder, _] = asked.holders;
         let admission = asked.admission;
         let chain = admission.chain;
         // In the order of the addresses, as plans are.
@@ -305,7 +299,7 @@ impl Guard {
         }
         if self.pairs.is_some() {
             let names: Vec<Name> = std::iter::once(&admission.question).chain(chain.iter()).cloned().collect();
-            self.grant_pairs(admission.client, &names, &wanted);
+            self.grant_pairs(admission.client, &names, &wanted, holder);
         }
         if let Some(budget) = &short {
             *self.counts.shortened.of(budget) += 1;

@@ -9,8 +9,10 @@ use crate::core::event::{Change, Generation, Output, Refusal, Ticket};
 use crate::core::gate::Waiting;
 use crate::core::moment::Moment;
 use crate::core::name::Name;
-use crate::core::pairs::{PairCause, PairId, Pairs, StoredPair, holder_of, owner};
+use crate::core::pairs::{PairCause, PairId, Pairs, StoredPair, owner};
+use crate::core::policy::registrable;
 use crate::core::queue::Asked;
+use crate::core::share::Holder;
 
 impl Guard {
     /// Addresses are open only for the clients that were answered with them.
@@ -45,21 +47,21 @@ impl Guard {
         self.pairs.as_ref().map(|pairs| pairs.get((address, owner(client))).is_none())
     }
 
-    /// Whether the table has room for so many more pairs.
-    pub(super) fn has_room_for_pairs(&self, client: IpAddr, lacking: usize) -> bool {
+    /// Whether the table has room for so many more pairs of this client's.
+    pub(super) fn has_room_for_pairs(&self, holder: Holder, lacking: usize) -> bool {
         // Only what grows can be refused.
         let Some(pairs) = self.pairs.as_ref().filter(|_| lacking > 0) else { return true };
         let free = self.settings.lease.capacity.saturating_sub(pairs.len());
-        lacking <= free && pairs.shares().may_take(holder_of(owner(client)), lacking, free)
+        lacking <= free && pairs.shares().may_take(holder, lacking, free)
     }
 
     /// Opens for a client what an answer holds, whose leases were just granted.
-    pub(super) fn grant_pairs(&mut self, client: IpAddr, names: &[Name], wanted: &[(IpAddr, Moment)]) {
+    pub(super) fn grant_pairs(&mut self, client: IpAddr, names: &[Name], wanted: &[(IpAddr, Moment)], holder: Holder) {
         let Some(pairs) = &mut self.pairs else { return };
         let (client, names) = (owner(client), Arc::<[Name]>::from(names));
         for (address, ends) in wanted {
             if let Some(lease) = self.table.get(*address) {
-                pairs.grant((*address, client), names.clone(), lease.ends.min(*ends));
+                pairs.grant((*address, client), names.clone(), lease.ends.min(*ends), holder);
             }
         }
     }
@@ -156,7 +158,8 @@ impl Guard {
             // A record without names can only come from elsewhere; the root stands for "unknown".
             let names = if names.is_empty() { vec![Name::root()] } else { names };
             for name in names {
-                pairs.restore((address, owner(client)), Arc::from([name]), ends);
+                let holder = self.whom.claim_for(client, registrable(&name).wire()).client;
+                pairs.restore((address, owner(client)), Arc::from([name]), ends, holder);
             }
         }
     }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::Pattern;
 use crate::config::schema::Action;
-use crate::core::budget::client_key;
+use crate::core::client;
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 
@@ -42,7 +42,7 @@ impl Exception {
 /// Whose questions an exception for this client is about: an IPv4 address, or the /64 of an IPv6 address.
 #[must_use]
 pub fn owner(client: IpAddr) -> IpAddr {
-    client_key(client.to_canonical())
+    client::prefix(client.to_canonical())
 }
 
 /// The prefix of [`owner`]'s addresses.

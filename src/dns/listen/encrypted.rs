@@ -1,9 +1,8 @@
 //! What DoT, DoH and DoQ have in common: one question answered, its reply padded, and how long who may stay.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -59,49 +58,7 @@ impl Transport {
 
 /// How long a connection may be idle.
 pub fn idle_time(connections: &Connections) -> Duration {
-    if connections.encrypted().taken() > CONNECTIONS / 4 * 3 { IDLE_CROWDED } else { IDLE }
-}
-
-/// Whether a connection is in use: for transports on which every question has a stream of its own.
-pub struct Activity {
-    in_flight: AtomicUsize,
-    last: Mutex<Instant>,
-}
-
-impl Activity {
-    /// Of a connection that begins now.
-    #[must_use]
-    pub fn begin() -> Arc<Self> {
-        Arc::new(Self { in_flight: AtomicUsize::new(0), last: Mutex::new(Instant::now()) })
-    }
-
-    /// For how long there has been no question.
-    #[must_use]
-    pub fn idle(&self) -> Duration {
-        if self.in_flight.load(Ordering::Acquire) > 0 {
-            return Duration::ZERO;
-        }
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
-    }
-}
-
-/// A question in flight, until it is dropped.
-pub struct Busy(Arc<Activity>);
-
-impl Busy {
-    /// Begins one.
-    #[must_use]
-    pub fn new(activity: &Arc<Activity>) -> Self {
-        activity.in_flight.fetch_add(1, Ordering::AcqRel);
-        Self(activity.clone())
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
-    }
+    if connections.encrypted().limit().taken() > CONNECTIONS / 4 * 3 { IDLE_CROWDED } else { IDLE }
 }
 
 /// Why a message has no reply.
@@ -232,12 +189,12 @@ mod tests {
     fn where_three_quarters_are_taken_less_time_is_given() {
         let connections = Connections::default();
         assert_eq!(idle_time(&connections), IDLE);
-        let crowd: Vec<_> = (0..24u8)
-            .map(|client| connections.encrypted().take_some([192, 0, 2, client].into(), CONNECTIONS_PER_CLIENT).ok())
-            .collect();
+        let limit = connections.encrypted().limit();
+        let claim = |last: u8| crate::core::client::Clients::default().claim([192, 0, 2, last].into());
+        let crowd: Vec<_> = (0..24).map(|one| limit.take_some(claim(one), CONNECTIONS_PER_CLIENT).ok()).collect();
         assert!(crowd.iter().all(Option::is_some));
         assert_eq!(idle_time(&connections), IDLE);
-        let one_more = connections.encrypted().take([192, 0, 2, 99].into()).ok();
+        let one_more = limit.take(claim(99)).ok();
         assert_eq!((one_more.is_some(), idle_time(&connections)), (true, IDLE_CROWDED));
     }
 

@@ -20,7 +20,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 
-use super::encrypted::{Activity, Busy, LOOK, Transport, Unanswered, answer, idle_time};
+use super::encrypted::{LOOK, Transport, Unanswered, answer, idle_time};
+use super::seats::{Busy, Seat};
 use super::tcp::Connections;
 use crate::dns::codec::wire::{HEADER, rtype, skip_name, u16_at, u32_at};
 use crate::dns::resolver::Resolver;
@@ -52,10 +53,10 @@ pub async fn converse(
     stream: TlsStream<TcpStream>,
     client: IpAddr,
     resolver: &Arc<Resolver>,
-    connections: &Connections,
+    (connections, seat): (&Connections, &Seat),
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let activity = Activity::begin();
+    let activity = seat.activity().clone();
     let (tcp, tls) = stream.get_ref();
     let local = tcp.local_addr().map(|address| address.ip()).ok();
     let is_h2 = tls.alpn_protocol() == Some(ALPN[0]);
@@ -79,6 +80,7 @@ pub async fn converse(
         };
         tokio::select! {
             () = crowded => {}
+            () = seat.displaced() => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
     };

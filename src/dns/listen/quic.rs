@@ -9,9 +9,8 @@ use quinn::{Connection, Endpoint, EndpointConfig, Incoming, RecvStream, SendStre
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use super::encrypted::{
-    Activity, Busy, CONNECTIONS, CONNECTIONS_PER_CLIENT, HANDSHAKE, IDLE, LOOK, Transport, answer, idle_time,
-};
+use super::encrypted::{CONNECTIONS, CONNECTIONS_PER_CLIENT, HANDSHAKE, IDLE, LOOK, Transport, answer, idle_time};
+use super::seats::{Busy, Seat};
 use super::tcp::Connections;
 use crate::dns::DnsError;
 use crate::dns::codec::wire::{TCP_KEEPALIVE, bears_option};
@@ -82,7 +81,7 @@ pub async fn serve(
             resolver.refusals.push_connection(client, "over QUIC", "client: not in dns.clients");
             continue;
         }
-        let Some(held) = admit(&incoming, client, &connections) else {
+        let Some(held) = admit(&incoming, client, &resolver, &connections) else {
             // It costs the guard one packet and no memory. A client that is where it says comes again with the token.
             resolver.metrics.quic_retries.inc();
             // Refused only to those whose address is proven.
@@ -106,23 +105,29 @@ pub async fn serve(
 
 /// What a handshake holds.
 enum Held {
-    /// One of the client's own places.
-    Place(Place),
+    /// One of the client's own seats.
+    Seat(Seat),
     /// A place among those whose address may be forged.
     Unproven(Place),
 }
 
 /// The place of a handshake that begins; `None`: only when the client has shown that it receives at its address. Whoever sends packets from a forged
 /// address must not use up the places of whom it belongs to, nor all of them.
-fn admit(incoming: &Incoming, client: IpAddr, connections: &Connections) -> Option<Result<Held, Full>> {
-    let encrypted = connections.encrypted();
+fn admit(
+    incoming: &Incoming,
+    client: IpAddr,
+    resolver: &Resolver,
+    connections: &Connections,
+) -> Option<Result<Held, Full>> {
+    let (encrypted, claim) = (connections.encrypted(), resolver.claim(client));
     if incoming.remote_address_validated() {
-        return Some(encrypted.take(client).map(Held::Place));
+        return Some(encrypted.take(claim, || resolver.metrics.note_displaced()).map(Held::Seat));
     }
-    if encrypted.taken() > CONNECTIONS / 4 || encrypted.taken_by(client) > CONNECTIONS_PER_CLIENT / 4 {
+    let limit = encrypted.limit();
+    if limit.taken() > CONNECTIONS / 4 || limit.taken_by(claim.host) > CONNECTIONS_PER_CLIENT / 4 {
         return None;
     }
-    connections.unproven().take(client).ok().map(|place| Ok(Held::Unproven(place)))
+    connections.unproven().take(claim).ok().map(|place| Ok(Held::Unproven(place)))
 }
 
 fn note_too_many(resolver: &Resolver, client: IpAddr) {
@@ -152,12 +157,13 @@ async fn converse(
         Err(error) => return failed(error.to_string()),
     };
     // Who has finished a handshake receives at its address (RFC 9000 section 8.1).
-    let place = match held {
-        Held::Place(place) => place,
-        Held::Unproven(unproven) => match connections.encrypted().take(client) {
-            Ok(place) => {
+    let displaced = || resolver.metrics.note_displaced();
+    let seat = match held {
+        Held::Seat(seat) => seat,
+        Held::Unproven(unproven) => match connections.encrypted().take(resolver.claim(client), displaced) {
+            Ok(seat) => {
                 drop(unproven);
-                place
+                seat
             }
             Err(_) => {
                 connection.close(code::EXCESSIVE_LOAD, b"too many connections");
@@ -168,14 +174,19 @@ async fn converse(
     };
     let open = resolver.metrics.encrypted_connections.get_or_create_owned(&label);
     open.inc();
-    serve_streams(&connection, client, &resolver, &connections).await;
+    serve_streams(&connection, client, &resolver, (&connections, &seat)).await;
     open.dec();
-    drop(place);
+    drop(seat);
 }
 
 /// Ends with the connection: the client's close, a time-out, the guard's own close.
-async fn serve_streams(connection: &Connection, client: IpAddr, resolver: &Arc<Resolver>, connections: &Connections) {
-    let activity = Activity::begin();
+async fn serve_streams(
+    connection: &Connection,
+    client: IpAddr,
+    resolver: &Arc<Resolver>,
+    (connections, seat): (&Connections, &Seat),
+) {
+    let activity = seat.activity();
     // Beside the streams: those that bring no question must not put off the look.
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -185,6 +196,10 @@ async fn serve_streams(connection: &Connection, client: IpAddr, resolver: &Arc<R
                 let Ok((send, receive)) = streams else { return };
                 // At most STREAMS of them: a place is free again when both directions have ended.
                 tokio::spawn(stream(connection.clone(), send, receive, client, resolver.clone(), activity.clone()));
+            }
+            () = seat.displaced() => {
+                connection.close(code::EXCESSIVE_LOAD, b"idle, and others want its place");
+                return;
             }
             _ = look.tick() => {
                 // QUIC's own time-out counts every packet, so that a client's PINGs would hold the connection for ever.
@@ -245,7 +260,7 @@ async fn stream(
     mut receive: RecvStream,
     client: IpAddr,
     resolver: Arc<Resolver>,
-    activity: Arc<Activity>,
+    activity: Arc<super::seats::Activity>,
 ) {
     let mut octets = Vec::new();
     let read = match tokio::time::timeout(QUESTION, read_question(&mut receive, &mut octets)).await {

@@ -15,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::encrypted::{self, HANDSHAKE, Transport};
 use super::https;
+use super::seats::{Activity, Seat, Seats};
 use crate::dns::codec::wire::{TCP_KEEPALIVE, bears_option};
 use crate::dns::limits::Limit;
 use crate::dns::listen::unsent::Reply;
@@ -42,15 +43,15 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(20), Duration::fro
 
 /// Who is connected.
 pub struct Connections {
-    clients: Arc<Limit>,
-    strangers: Arc<Limit>,
-    encrypted: Arc<Limit>,
+    clients: Arc<Seats>,
+    strangers: Arc<Seats>,
+    encrypted: Arc<Seats>,
     unproven: Arc<Limit>,
 }
 
 impl Connections {
     /// Those of all encrypted transports.
-    pub(in crate::dns) fn encrypted(&self) -> &Arc<Limit> {
+    pub(in crate::dns) fn encrypted(&self) -> &Arc<Seats> {
         &self.encrypted
     }
 
@@ -63,10 +64,10 @@ impl Connections {
 impl Default for Connections {
     fn default() -> Self {
         Self {
-            clients: Limit::new(CONNECTIONS, CONNECTIONS_PER_CLIENT),
-            strangers: Limit::new(STRANGERS.0, STRANGERS.1),
-            encrypted: Limit::new(encrypted::CONNECTIONS, encrypted::CONNECTIONS_PER_CLIENT),
-            unproven: Limit::new(encrypted::CONNECTIONS / 4, encrypted::CONNECTIONS_PER_CLIENT / 4),
+            clients: Seats::new(CONNECTIONS, CONNECTIONS_PER_CLIENT),
+            strangers: Seats::new(STRANGERS.0, STRANGERS.1),
+            encrypted: Seats::new(encrypted::CONNECTIONS, encrypted::CONNECTIONS_PER_CLIENT),
+            unproven: Limit::new(encrypted::CONNECTIONS / 4, encrypted::CONNECTIONS_PER_CLIENT / 4, 1),
         }
     }
 }
@@ -141,7 +142,7 @@ impl Front {
     /// Gives the connection a place and a task, if there is one.
     fn begin(&self, stream: TcpStream, client: IpAddr) {
         let admitted = self.resolver.admits(client);
-        let limit = match self.speech {
+        let seats = match self.speech {
             Speech::Plain if admitted => &self.connections.clients,
             // They are told REFUSED.
             Speech::Plain => &self.connections.strangers,
@@ -153,8 +154,9 @@ impl Front {
                 return;
             }
         };
-        let Ok(place) = limit.take(client) else {
-            self.resolver.metrics.drop_packet("too_many_connections");
+        let metrics = &self.resolver.metrics;
+        let Ok(seat) = seats.take(self.resolver.claim(client), || metrics.note_displaced()) else {
+            metrics.drop_packet("too_many_connections");
             self.resolver.refusals.push_connection(
                 client,
                 self.speech.words(),
@@ -164,14 +166,14 @@ impl Front {
         };
         let front = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = front.converse(stream, client).await {
+            if let Err(error) = front.converse(stream, client, &seat).await {
                 tracing::debug!(%client, %error, "a TCP connection ended");
             }
-            drop(place);
+            drop(seat);
         });
     }
 
-    async fn converse(self, stream: TcpStream, client: IpAddr) -> io::Result<()> {
+    async fn converse(self, stream: TcpStream, client: IpAddr, seat: &Seat) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let local = stream.local_addr().map(|address| address.ip()).ok();
         let metrics = &self.resolver.metrics;
@@ -179,14 +181,18 @@ impl Front {
             Speech::Plain => {
                 metrics.tcp_connections.inc();
                 let (read, write) = stream.into_split();
-                let result = converse(read, write, client, local, None, &self).await;
+                let result = converse((read, write), client, local, None, (&self, seat)).await;
                 metrics.tcp_connections.dec();
                 return result;
             }
             Speech::Tls(acceptor) => (Transport::Tls, acceptor),
             Speech::Https(acceptor) => (Transport::Https, acceptor),
         };
-        let stream = match handshake(stream, acceptor).await {
+        let shaken = tokio::select! {
+            shaken = handshake(stream, acceptor) => shaken,
+            () = seat.displaced() => Err(io::ErrorKind::ConnectionAborted.into()),
+        };
+        let stream = match shaken {
             Ok(stream) => stream,
             Err(error) => {
                 metrics.handshake_failures.get_or_create(&transport.label()).inc();
@@ -197,11 +203,11 @@ impl Front {
         open.inc();
         let result = match transport {
             Transport::Https => {
-                https::converse(stream, client, &self.resolver, &self.connections, self.stop.clone()).await
+                https::converse(stream, client, &self.resolver, (&self.connections, seat), self.stop.clone()).await
             }
             _ => {
                 let (read, write) = tokio::io::split(stream);
-                converse(read, write, client, local, Some(transport), &self).await
+                converse((read, write), client, local, Some(transport), (&self, seat)).await
             }
         };
         open.dec();
@@ -232,12 +238,11 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 /// Reads questions until the client ends, falls silent or sends nonsense. Replies still due are written all the same.
 /// `local`: the guard's end. `transport`: of an encrypted stream.
 async fn converse<R, W>(
-    mut read: R,
-    write: W,
+    (mut read, write): (R, W),
     client: IpAddr,
     local: Option<IpAddr>,
     transport: Option<Transport>,
-    front: &Front,
+    (front, seat): (&Front, &Seat),
 ) -> io::Result<()>
 where
     R: AsyncRead + Unpin,
@@ -249,7 +254,8 @@ where
     let (sender, replies) = mpsc::channel(IN_FLIGHT);
     let free = Arc::new(Semaphore::new(IN_FLIGHT));
     let stay: Arc<AtomicU16> = Arc::default();
-    let writer = tokio::spawn(write_replies(write, replies, free.clone(), (transport.is_some(), stay.clone())));
+    let room = (free.clone(), seat.activity().clone());
+    let writer = tokio::spawn(write_replies(write, replies, room, (transport.is_some(), stay.clone())));
     let stranger = !resolver.admits(client);
     let mut refused = false;
     let result = loop {
@@ -258,7 +264,7 @@ where
         }
         // One question is enough to learn that more are in vain.
         refused = stranger;
-        let crowded = stranger || connections.clients.taken() > CONNECTIONS / 4 * 3;
+        let crowded = stranger || connections.clients.limit().taken() > CONNECTIONS / 4 * 3;
         let idle = match transport {
             Some(_) => encrypted::idle_time(connections),
             None if crowded => IDLE_CROWDED,
@@ -269,6 +275,7 @@ where
         let message = tokio::select! {
             message = tokio::time::timeout(idle, next_message(&mut read)) => message,
             _ = stop.wait_for(|stop| *stop) => break Ok(()),
+            () = seat.displaced() => break Ok(()),
         };
         let message = match message {
             Ok(Ok(Some(message))) => message,
@@ -287,6 +294,7 @@ where
             let tenths = u16::try_from(idle.as_millis() / 100).unwrap_or(u16::MAX);
             stay.store(tenths, Ordering::Relaxed);
         }
+        seat.activity().asked();
         let mut out = Vec::new();
         let handled = {
             let rules = resolver.rules.load();
@@ -308,7 +316,7 @@ where
                 resolver.submit(&missed, client, Route::Stream(sender.clone(), client));
             }
             // The place goes back by itself: no reply will take it.
-            Handled::Silence => {}
+            Handled::Silence => seat.activity().answered(1),
             // Not a question: whoever sends that over TCP has lost the framing.
             Handled::Drop => break Ok(()),
         }
@@ -338,7 +346,7 @@ async fn next_message(read: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<
 async fn write_replies(
     mut write: impl AsyncWrite + Unpin,
     mut replies: mpsc::Receiver<Reply>,
-    free: Arc<Semaphore>,
+    (free, activity): (Arc<Semaphore>, Arc<Activity>),
     (padded, stay): (bool, Arc<AtomicU16>),
 ) {
     let mut out = Vec::new();
@@ -370,6 +378,7 @@ async fn write_replies(
         match tokio::time::timeout(WRITE, written).await {
             Ok(Ok(())) => {
                 free.add_permits(held.len());
+                activity.answered(held.len());
                 held.clear();
             }
             Ok(Err(_)) | Err(_) => {

@@ -31,7 +31,7 @@ impl Backlog {
     /// Nothing waits. `waiting` shows how much does.
     #[must_use]
     pub fn new(waiting: Gauge) -> Self {
-        Self { limit: Limit::new(TOTAL, PER_CLIENT), waiting }
+        Self { limit: Limit::new(TOTAL, PER_CLIENT, PER_CLIENT / 16), waiting }
     }
 }
 
@@ -69,7 +69,7 @@ impl Resolver {
             return Reply { octets, held: None };
         }
         let backlog = &self.backlog;
-        let Ok(place) = backlog.limit.take_some(client, octets.len()) else {
+        let Ok(place) = backlog.limit.take_some(self.claim(client), octets.len()) else {
             self.shorten(client, &mut octets);
             return Reply { octets, held: None };
         };

@@ -211,7 +211,7 @@ impl Resolver {
                 EntryRef::Vacant(free) => drop(free.insert(clients)),
             }
         }
-        let Ok(place) = self.behind.take(first) else {
+        let Ok(place) = self.behind.take(self.claim(first)) else {
             self.metrics.audit_unjudged.inc();
             self.requests().remove(key.octets());
             return;

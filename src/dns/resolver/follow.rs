@@ -5,7 +5,6 @@
 //! A name that the policy denies, or that is answered here, is not asked for. One question makes [`MOST`] more at most, within the time that it had
 //! from its beginning.
 
-use std::net::IpAddr;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -13,6 +12,7 @@ use arc_swap::ArcSwap;
 use crate::core::answer::{self, Question, Record, RecordData};
 use crate::core::name::Name;
 use crate::core::policy::view::ViewId;
+use crate::core::share::Holder;
 use crate::dns::Rules;
 use crate::dns::codec::ede::{Ede, code};
 use crate::dns::codec::response::{self, Response};
@@ -40,7 +40,7 @@ pub struct Following<'a> {
     /// When it must be done.
     pub until: Instant,
     /// On whose behalf.
-    pub client: IpAddr,
+    pub client: Holder,
 }
 
 impl Source for Following<'_> {
@@ -52,7 +52,7 @@ impl Source for Following<'_> {
         self.upstreams.choices()
     }
 
-    fn client(&self) -> IpAddr {
+    fn client(&self) -> Holder {
         self.client
     }
 

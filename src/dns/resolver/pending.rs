@@ -165,12 +165,13 @@ impl Resolver {
         let question = &missed.question;
         let stream = matches!(route, Route::Stream(..));
         let head = head_of(question, stream);
-        let place = match self.in_flight.take(client) {
+        let place = match self.in_flight.take(self.claim_for(client, &missed.name)) {
             Ok(place) => place,
             Err(full) => {
                 let (reason, text) = match full {
                     Full::Total => ("overload", "too many questions wait"),
                     Full::Client => ("client_overload", "too many questions of this client wait"),
+                    Full::Domain => ("domain_overload", "too many questions for this domain wait"),
                 };
                 self.metrics.refuse(reason);
                 let ede = Ede::new(code::OTHER, text);
@@ -214,9 +215,8 @@ impl Resolver {
 
     /// Asks again for what is about to end, on behalf of the client who used it last; nobody waits for it.
     pub(in crate::dns) fn prefetch(self: &Arc<Self>, key: Key, question: &Question<'_>, client: IpAddr) {
-        let (Ok(place), Ok(name)) = (self.in_flight.take(client), Name::from_wire(question.name.wire())) else {
-            return;
-        };
+        let Ok(name) = Name::from_wire(question.name.wire()) else { return };
+        let Ok(place) = self.in_flight.take(self.claim_for(client, &name)) else { return };
         {
             let mut waiters = self.waiters();
             if waiters.contains_key(key.octets()) {

@@ -1,12 +1,13 @@
 //! A pending question as a task of its own: upstreams, validation, aliases, up to the judged reply.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::core::moment::Moment;
 use crate::core::policy::list::LocalData;
 use crate::core::policy::view::ViewId;
+use crate::core::share::Holder;
 use crate::dns::Rules;
 use crate::dns::cache::Entry;
 use crate::dns::codec::ede::{Ede, code};
@@ -148,7 +149,10 @@ impl Resolver {
             match &self.validator {
                 // Its own time is for the keys, and for others when the answer is bogus.
                 Some(validator) if !query.checking_disabled => {
-                    let following = Following { client, ..self.following(view, until + validate::AGAIN) };
+                    let following = Following {
+                        client: self.claim_for(client, &query.name).client,
+                        ..self.following(view, until + validate::AGAIN)
+                    };
                     validator.ask(&following, query).await
                 }
                 _ => self.complete(query, view, read(self.upstreams.ask(query).await?), until).await,
@@ -175,7 +179,7 @@ impl Resolver {
     }
 
     fn following(&self, view: ViewId, until: Instant) -> Following<'_> {
-        let client = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let client = Holder::NOBODY;
         Following { upstreams: &self.upstreams, rules: &self.rules, view, metrics: &self.metrics, until, client }
     }
 }

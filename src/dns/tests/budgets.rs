@@ -50,7 +50,7 @@ async fn at_once(world: &World, questions: Vec<(IpAddr, String, u16)>) -> Vec<Se
 
 fn page(names: usize) -> Vec<(IpAddr, String, u16)> {
     let own = IpAddr::from([127, 0, 0, 1]);
-    (0..names).flat_map(|n| [1, 28].map(|qtype| (own, format!("www.n{n}.example"), qtype))).collect()
+    (0..names).flat_map(|n| [1, 28].map(|qtype| (own, format!("www.n{n}.page.example"), qtype))).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -212,8 +212,8 @@ async fn limits_given_while_running_count_for_the_next_answer() {
         ("a.example", 60, two),
         ("b.example", 60, two),
         ("c.example", 60, two),
-        ("d.example", 60, &["192.0.2.3"]),
-        ("e.example", 60, &["192.0.2.4"]),
+        ("d.same.example", 60, &["192.0.2.3"]),
+        ("e.same.example", 60, &["192.0.2.4"]),
     ])
     .await;
     let world = World::with(config(&[&upstream], "per_answer = 1\n")).await;
@@ -228,8 +228,12 @@ async fn limits_given_while_running_count_for_the_next_answer() {
     (lease.new_per_client, lease.burst_per_client) = ("1/h".parse().unwrap(), 1);
     world.core.tell(Event::Settings(Box::new((lease, world.config.gate.clone())))).await.unwrap();
     assert_eq!(world.ask("c.example", 1).await.addresses(), one);
-    assert_eq!(world.ask("d.example", 1).await.addresses().len(), 1, "the one new address that the client may have");
-    assert_eq!(world.ask("e.example", 1).await.rcode, 2);
+    assert_eq!(
+        world.ask("d.same.example", 1).await.addresses().len(),
+        1,
+        "the one new address that the client may have"
+    );
+    assert_eq!(world.ask("e.same.example", 1).await.rcode, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

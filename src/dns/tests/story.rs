@@ -295,18 +295,18 @@ async fn without_confirmation_there_is_no_answer() {
 async fn the_budget_of_one_client_is_not_anothers() {
     let upstream = Upstream::new(|query, _| {
         let (name, _) = asked(query);
-        let address = if name == "first.example" { "192.0.2.1" } else { "192.0.2.2" };
+        let address = if name == "first.same.example" { "192.0.2.1" } else { "192.0.2.2" };
         Act::Later(Duration::from_millis(200), response(query, 0, &[a(&name, 300, address)]))
     })
     .await;
     let mut config = config(&[&upstream], "");
     (config.lease.new_per_client, config.lease.burst_per_client) = ("1/h".parse().unwrap(), 1);
     let world = World::with(config).await;
-    assert_eq!(world.ask("first.example", 1).await.rcode, 0);
+    assert_eq!(world.ask("first.same.example", 1).await.rcode, 0);
     let (greedy, other) = (client("127.0.0.1:0"), client("127.0.0.2:0"));
-    greedy.send_to(&query(1, "second.example", 1, EDNS), world.address).unwrap();
+    greedy.send_to(&query(1, "second.same.example", 1, EDNS), world.address).unwrap();
     until("in flight", || world.running.status().in_flight == 1).await;
-    other.send_to(&query(2, "second.example", 1, EDNS), world.address).unwrap();
+    other.send_to(&query(2, "second.same.example", 1, EDNS), world.address).unwrap();
     let receive = |socket: &std::net::UdpSocket| {
         let mut buffer = [0; 1500];
         let len = socket.recv(&mut buffer).unwrap();
@@ -320,9 +320,9 @@ async fn the_budget_of_one_client_is_not_anothers() {
     let mut config = world.config.clone();
     (config.lease.new_per_client, config.lease.burst_per_client) = ("1/h".parse().unwrap(), 1);
     let world = World::with(config).await;
-    world.ask("first.example", 1).await;
+    world.ask("first.same.example", 1).await;
     for _ in 0..3 {
-        assert_eq!(world.ask("second.example", 1).await.rcode, 2);
+        assert_eq!(world.ask("second.same.example", 1).await.rcode, 2);
     }
     assert_eq!(upstream.count(), 4);
 }

@@ -165,19 +165,27 @@ async fn one_client_has_a_bounded_number_of_connections() {
         open.push(TcpStream::connect(world.address).await.unwrap());
     }
     until("accepted", || world.metric("dns_tcp_connections") == 64).await;
-    let mut one_more = TcpStream::connect(world.address).await.unwrap();
-    let ended = tokio::time::timeout(PATIENCE, one_more.read(&mut [0; 1])).await.expect("closed");
-    assert!(matches!(ended, Ok(0) | Err(_)));
-    // The others are served, and so is somebody else.
     let message = query(5, "name.example", 1, None);
-    open[0].write_all(&[&(message.len() as u16).to_be_bytes()[..], &message].concat()).await.unwrap();
+    let framed = [&(message.len() as u16).to_be_bytes()[..], &message].concat();
+    open[0].write_all(&framed).await.unwrap();
+    assert_eq!(next_tcp(&mut open[0]).await.id, 5);
+    // One more is served; the one that has been idle for longest goes for it.
+    let mut one_more = TcpStream::connect(world.address).await.unwrap();
+    one_more.write_all(&framed).await.unwrap();
+    assert_eq!(next_tcp(&mut one_more).await.id, 5);
+    let ended = tokio::time::timeout(PATIENCE, open[1].read(&mut [0; 1])).await.expect("closed");
+    assert!(matches!(ended, Ok(0) | Err(_)));
+    until("one has ended", || world.metric("dns_tcp_connections") == 64).await;
+    assert_eq!(world.metric("dns_connections_displaced_total"), 1);
+    // The others are served, and so is somebody else.
+    open[0].write_all(&framed).await.unwrap();
     assert_eq!(next_tcp(&mut open[0]).await.id, 5);
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
     let mut other = socket.connect(world.address).await.unwrap();
-    other.write_all(&[&(message.len() as u16).to_be_bytes()[..], &message].concat()).await.unwrap();
+    other.write_all(&framed).await.unwrap();
     assert_eq!(next_tcp(&mut other).await.id, 5);
-    drop(open);
+    drop((open, one_more));
     until("given back", || world.metric("dns_tcp_connections") == 1).await;
 }
 
