@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::schema::{self, NftablesMode};
 use crate::config::{self, Config, Places};
-use crate::control::{self, ControlSocket, DeniedLog, NamespaceName};
+use crate::control::{ControlSocket, DeniedLog, NamespaceName};
 use crate::core::client::Clients;
 use crate::core::event::{EnforcerId, EnforcerSpec, Event};
 use crate::core::groups::Groups;
@@ -38,6 +38,7 @@ use crate::sys::interfaces;
 
 pub mod exceptions;
 pub mod judge;
+pub mod listening;
 pub mod lists;
 pub mod neighbours;
 pub mod packets;
@@ -47,6 +48,7 @@ pub mod sources;
 pub mod switch;
 pub mod wall;
 
+use listening::Listening;
 use lists::{ListState, Lists};
 use sources::Shared;
 
@@ -78,8 +80,6 @@ impl RunError {
     }
 }
 
-/// How often this host's own addresses are read anew.
-const INTERFACES: Duration = Duration::from_secs(10);
 /// How long the kernel may take to hold the leases that were restored.
 const HOLDING: Duration = Duration::from_secs(10);
 /// How long the enforcers may take to stop.
@@ -170,13 +170,8 @@ fn own_traffic(config: &Config) -> Vec<nftables::OwnTraffic> {
 }
 
 /// The ports that the guard itself answers from.
-fn own_listeners(
-    config: &Config,
-    (tcp, udp): (Vec<u16>, Vec<u16>),
-    http: &[tokio::net::TcpListener],
-) -> Vec<(nftables::Transport, u16)> {
-    let http = http.iter().filter_map(|listener| listener.local_addr().ok()).map(|address| address.port());
-    let bgp = config.bgp.listen.iter().map(std::net::SocketAddr::port);
+fn own_listeners(config: &Config, (tcp, udp): (Vec<u16>, Vec<u16>), http: Vec<u16>) -> Vec<(nftables::Transport, u16)> {
+    let bgp = config.bgp.listen.iter().map(|address| address.port());
     let tcp = tcp.into_iter().chain(http).chain(bgp).map(|port| (nftables::Transport::Tcp, port));
     tcp.chain(udp.into_iter().map(|port| (nftables::Transport::Udp, port))).collect()
 }
@@ -205,10 +200,10 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     let made = rules::rules(&config, &lists, &own).map_err(RunError::Failed)?;
     let rules = Arc::new(ArcSwap::from_pointee(made.with_exceptions(&exceptions.current())));
     let sockets = dns::bind(&config).map_err(RunError::failed)?;
-    let http = bind_http(&config).await?;
+    let listening = Listening::bind(&config, own.clone())?;
     let mut enforcers = Enforcers::new(&config, clock, !restored.is_empty())?;
     if let Some(nft) = &mut enforcers.nftables {
-        nft.listening(&own_listeners(&config, sockets.ports(), &http));
+        nft.listening(&own_listeners(&config, sockets.ports(), listening.ports()));
         nft.install().map_err(RunError::failed)?;
     }
     let left_out = enforcers.nftables.as_ref().map(|nft| nft.left_out().to_vec()).unwrap_or_default();
@@ -291,6 +286,8 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         applying: tokio::sync::Mutex::new(()),
         exceptions,
         dns: resolver.view(),
+        listeners: resolver.listeners(),
+        listening,
         denied,
         peers,
         nftables: disarmer,
@@ -302,14 +299,14 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     });
     let mut served = vec![tokio::spawn(control.serve(shared.clone()))];
     served.extend(name.map(|name| tokio::spawn(name.serve(shared.clone()))));
-    served.extend(http.into_iter().map(|listener| tokio::spawn(control::serve_tcp(listener, shared.clone()))));
+    shared.listening.look(&shared);
     served.push(tokio::spawn(core_metrics));
     served.extend(restored_by.map(|apart| tokio::spawn(wall::follow(core.clone(), apart, config.lease.max.0))));
     served.extend(packets.map(tokio::spawn));
     served.push(tokio::spawn(lists::follow(shared.clone())));
     served.push(tokio::spawn(exceptions::follow(shared.clone())));
     served.push(tokio::spawn(neighbours::follow(shared.clone())));
-    served.push(tokio::spawn(follow_interfaces(shared.clone(), own)));
+    served.push(tokio::spawn(listening::follow(shared.clone(), own)));
     tracing::info!(listen = ?resolver.addresses(), "destguard answers");
     notify(&[sd_notify::NotifyState::Ready]);
 
@@ -317,6 +314,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
 
     notify(&[sd_notify::NotifyState::Stopping]);
     served.iter().for_each(JoinHandle::abort);
+    shared.listening.end();
     resolver.stop();
     drop(shared);
     stop(core, served, tasks, STOPPING + config.bgp.shutdown_drain.0).await;
@@ -356,22 +354,6 @@ async fn stop(core: CoreHandle, served: Vec<JoinHandle<()>>, enforcers: Vec<Join
     }
 }
 
-async fn bind_http(config: &Config) -> Result<Vec<tokio::net::TcpListener>, RunError> {
-    let mut listeners = Vec::new();
-    for address in &config.http.listen {
-        let listener = tokio::net::TcpListener::bind(address)
-            .await
-            .map_err(|error| RunError::Failed(format!("http.listen: {address}: {error}")))?;
-        if config.nftables.mode != NftablesMode::Off {
-            socket2::SockRef::from(&listener).set_mark(crate::sys::MARK).map_err(|error| {
-                RunError::Failed(format!("http.listen: {address}: replies can't be marked: {error}"))
-            })?;
-        }
-        listeners.push(listener);
-    }
-    Ok(listeners)
-}
-
 /// Until SIGTERM or SIGINT; SIGHUP reloads.
 async fn wait_for_signals(shared: &Arc<Shared>, mut core_task: JoinHandle<()>) -> Result<(), RunError> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -396,35 +378,6 @@ async fn wait_for_signals(shared: &Arc<Shared>, mut core_task: JoinHandle<()>) -
                     Ok(()) => "the core ended".to_owned(),
                     Err(error) => format!("the core failed: {error}"),
                 }));
-            }
-        }
-    }
-}
-
-/// Keeps this host's own addresses out of what may be opened, also when they change.
-async fn follow_interfaces(shared: Arc<Shared>, mut known: Vec<std::net::IpAddr>) {
-    let mut tick = tokio::time::interval(INTERFACES);
-    loop {
-        tick.tick().await;
-        let now = match interfaces::addresses() {
-            Ok(now) => now,
-            Err(error) => {
-                tracing::warn!(%error, "this host's addresses can't be read; the last known ones are used");
-                continue;
-            }
-        };
-        if now != known {
-            let _applying = shared.applying.lock().await;
-            let config = shared.config().0;
-            let made = rules::rules(&config, &shared.lists.lists(), &now);
-            let closed = match made {
-                Ok(rules) => reload::put_in_force(&shared, rules).await,
-                Err(error) => Err(error),
-            };
-            match closed {
-                Ok(()) => known = now,
-                // Tried again the next time.
-                Err(error) => tracing::error!(%error, "the address filter can't be made anew"),
             }
         }
     }

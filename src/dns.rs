@@ -29,14 +29,12 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
 use crate::config::schema::{self, NftablesMode};
@@ -51,6 +49,7 @@ use crate::core::policy::list::LocalData;
 use crate::core::policy::view::{ViewId, Views};
 use crate::core_task::CoreHandle;
 use crate::sys::clock::Clock;
+use crate::sys::endpoint::Endpoint;
 use limits::Limit;
 use listen::Transport;
 use refusals::Refusals;
@@ -69,7 +68,7 @@ pub mod tls;
 pub mod upstream;
 pub mod validate;
 
-pub use listen::{Sockets, bind};
+pub use listen::{Listeners, Sockets, bind};
 
 /// What names and addresses are judged by. Replaced as a whole on a reload; what was cached under older ones counts no more.
 #[derive(Debug)]
@@ -130,7 +129,7 @@ pub enum DnsError {
         /// "udp" or "tcp".
         transport: &'static str,
         /// As configured.
-        address: SocketAddr,
+        address: Endpoint,
         /// The kernel's word.
         error: io::Error,
     },
@@ -140,7 +139,7 @@ pub enum DnsError {
         /// "dot", "doh" or "doq".
         transport: &'static str,
         /// As configured.
-        address: SocketAddr,
+        address: Endpoint,
         /// The kernel's word.
         error: io::Error,
     },
@@ -192,9 +191,8 @@ pub struct Running {
     resolver: Arc<Resolver>,
     addresses: Vec<SocketAddr>,
     encrypted: Vec<(Transport, SocketAddr)>,
-    stop: Arc<AtomicBool>,
+    listeners: Arc<Listeners>,
     stop_tasks: watch::Sender<bool>,
-    workers: Vec<JoinHandle<()>>,
 }
 
 impl Running {
@@ -216,6 +214,12 @@ impl Running {
         self.view().status()
     }
 
+    /// What is listened on.
+    #[must_use]
+    pub fn listeners(&self) -> Arc<Listeners> {
+        self.listeners.clone()
+    }
+
     /// A view that outlives nothing and can be cloned into the control API.
     #[must_use]
     pub fn view(&self) -> View {
@@ -228,14 +232,9 @@ impl Running {
     }
 
     fn end(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
         // No connection may be left to be told.
         self.stop_tasks.send_replace(true);
-        for worker in self.workers.drain(..) {
-            if worker.join().is_err() {
-                tracing::error!("a DNS worker panicked");
-            }
-        }
+        self.listeners.end();
     }
 }
 
@@ -343,7 +342,6 @@ pub fn start(
         per_client: config.per_client(),
         runtime: tokio::runtime::Handle::current(),
     });
-    let stop = Arc::new(AtomicBool::new(false));
     let (stop_tasks, stopped) = watch::channel(false);
     let (watched, mut stop_watching) = (resolver.upstreams.watch(), stopped.clone());
     tokio::spawn(async move {
@@ -352,48 +350,14 @@ pub fn start(
             _ = stop_watching.wait_for(|stop| *stop) => {}
         }
     });
-    let connections = Arc::new(listen::tcp::Connections::default());
-    for listener in sockets.tcp {
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(DnsError::Start)?;
-        let speech = listen::tcp::Speech::Plain;
-        tokio::spawn(listen::tcp::serve(listener, speech, resolver.clone(), connections.clone(), stopped.clone()));
+    if let Some(identity) = &identity {
+        tokio::spawn(identity.clone().follow(resolver.metrics.clone(), stopped.clone()));
     }
-    if let Some(identity) = identity {
-        let tls = |alpn: &[&[u8]]| {
-            tls::server::config(identity.clone(), alpn).map_err(|error| DnsError::Tls(error.to_string()))
-        };
-        for (transport, listener) in sockets.streams {
-            let listener = tokio::net::TcpListener::from_std(listener).map_err(DnsError::Start)?;
-            let speech = match transport {
-                Transport::Https => listen::tcp::Speech::Https(TlsAcceptor::from(Arc::new(tls(&listen::https::ALPN)?))),
-                _ => listen::tcp::Speech::Tls(TlsAcceptor::from(Arc::new(tls(&[b"dot"])?))),
-            };
-            tokio::spawn(listen::tcp::serve(listener, speech, resolver.clone(), connections.clone(), stopped.clone()));
-        }
-        for socket in sockets.quic {
-            let endpoint = listen::quic::endpoint(socket, tls(&[b"doq"])?)?;
-            tokio::spawn(listen::quic::serve(endpoint, resolver.clone(), connections.clone(), stopped.clone()));
-        }
-        tokio::spawn(identity.follow(resolver.metrics.clone(), stopped.clone()));
-    }
-    let mut running = Running {
-        resolver: resolver.clone(),
-        addresses: sockets.addresses,
-        encrypted: sockets.encrypted,
-        stop: stop.clone(),
-        stop_tasks,
-        workers: Vec::new(),
-    };
-    let workers = sockets.udp.len();
-    for (index, socket) in sockets.udp.into_iter().enumerate() {
-        let (resolver, stop) = (resolver.clone(), stop.clone());
-        let worker = listen::udp::Worker::new(socket, resolver, workers).map_err(DnsError::Start)?;
-        let worker = std::thread::Builder::new()
-            .name(format!("dns-{index}"))
-            .spawn(move || worker.serve(&stop))
-            .map_err(DnsError::Start)?;
-        running.workers.push(worker);
-    }
+    let (addresses, encrypted) = (sockets.addresses.clone(), sockets.encrypted.clone());
+    let listeners = Arc::new(Listeners::new(config, resolver.clone(), identity, mark, stopped));
+    // Dropped on an error, it ends what it began.
+    let running = Running { resolver, addresses, encrypted, listeners, stop_tasks };
+    running.listeners.begin(sockets)?;
     Ok(running)
 }
 

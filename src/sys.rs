@@ -4,6 +4,7 @@ pub mod bundles;
 pub mod clock;
 pub mod connected;
 pub mod disk;
+pub mod endpoint;
 pub mod interfaces;
 pub mod log;
 pub mod memory;

@@ -178,6 +178,8 @@ struct Shared {
     /// Addresses that somebody waits for, and how many there ever were. Bounded by [`HURRIED`]; what is
     /// pushed out has to wait for its turn.
     hurried: Mutex<(u64, VecDeque<(Instant, IpAddr)>)>,
+    /// Listeners that aren't there yet.
+    waiting: listen::Waiting,
     /// See [`SpeakerHandle::set_patience`], milliseconds; zero = as configured.
     patience: AtomicU64,
 }
@@ -283,6 +285,12 @@ impl SpeakerHandle {
         self.0.changed.send_replace(());
     }
 
+    /// Addresses to listen on that can't be bound yet, and why.
+    #[must_use]
+    pub fn not_bound(&self) -> Vec<(SocketAddr, String)> {
+        self.0.waiting.all()
+    }
+
     /// All peers, in the order of the configuration.
     #[must_use]
     pub fn status(&self) -> Vec<PeerStatus> {
@@ -322,13 +330,17 @@ impl Speaker {
         let config = Arc::new(config);
         check(&config)?;
         let mut bound = Vec::new();
+        let waiting = listen::Waiting::default();
         for address in &config.listen {
-            let listener = listen::bind(*address, &config).map_err(|source| StartError::Listen {
-                protocol: "BGP",
-                address: *address,
-                source,
-            })?;
-            bound.push(listener);
+            match listen::bind(*address, &config) {
+                Ok(listener) => bound.push((*address, Some(listener))),
+                Err(error) if listen::is_absent(&error) => {
+                    tracing::warn!(%address, %error, "BGP isn't listened for here until it can be");
+                    waiting.note(*address, Some(error.to_string()));
+                    bound.push((*address, None));
+                }
+                Err(source) => return Err(StartError::Listen { protocol: "BGP", address: *address, source }),
+            }
         }
         let watches = bfd::watches(&config);
         let driver = bfd::bind(&config, &watches)?;
@@ -344,6 +356,7 @@ impl Speaker {
             filled: watch::Sender::new(!config.restarting),
             draining: AtomicBool::new(false),
             styles: Mutex::default(),
+            waiting: waiting.clone(),
             config: Arc::clone(&config),
             #[cfg(test)]
             fault: std::sync::atomic::AtomicUsize::new(usize::MAX),
@@ -363,7 +376,13 @@ impl Speaker {
         }
         let listeners = bound
             .into_iter()
-            .map(|listener| tokio::spawn(listen::accept(listener, Arc::clone(&config), doors.clone())))
+            .map(|(address, listener)| {
+                let (config, doors) = (Arc::clone(&config), doors.clone());
+                match listener {
+                    Some(listener) => tokio::spawn(listen::accept(listener, config, doors)),
+                    None => tokio::spawn(listen::accept_later(address, config, doors, waiting.clone())),
+                }
+            })
             .collect();
         Ok((Self { shared, stop, tasks, listeners, stop_bfd, bfd }, receiver))
     }

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::value::{Rate, Size, Span};
+use crate::sys::endpoint::Endpoint;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -54,7 +55,7 @@ pub enum Mode {
 pub struct Dns {
     /// UDP and TCP listeners.
     #[schemars(with = "Vec<String>")]
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Endpoint>,
     /// Who may ask; others get REFUSED.
     #[schemars(with = "Vec<String>")]
     pub clients: Vec<IpNet>,
@@ -77,7 +78,9 @@ pub struct Dns {
 impl Default for Dns {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 53)), SocketAddr::from((Ipv6Addr::LOCALHOST, 53))],
+            listen: [SocketAddr::from((Ipv4Addr::LOCALHOST, 53)), SocketAddr::from((Ipv6Addr::LOCALHOST, 53))]
+                .map(Endpoint::from)
+                .to_vec(),
             clients: ["127.0.0.0/8", "::1/128"].iter().filter_map(|net| net.parse().ok()).collect(),
             workers: 0,
             local_names: true,
@@ -100,13 +103,13 @@ pub struct DnsTls {
     pub key: Option<PathBuf>,
     /// DNS over TLS listeners (RFC 7858).
     #[schemars(with = "Vec<String>")]
-    pub dot: Vec<SocketAddr>,
+    pub dot: Vec<Endpoint>,
     /// DNS over HTTPS listeners (RFC 8484).
     #[schemars(with = "Vec<String>")]
-    pub doh: Vec<SocketAddr>,
+    pub doh: Vec<Endpoint>,
     /// DNS over QUIC listeners (RFC 9250).
     #[schemars(with = "Vec<String>")]
-    pub doq: Vec<SocketAddr>,
+    pub doq: Vec<Endpoint>,
 }
 
 /// `[[dns.upstream]]`
@@ -487,7 +490,7 @@ pub struct Bgp {
     pub enforce: bool,
     /// For passive peers.
     #[schemars(with = "Vec<String>")]
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Endpoint>,
     /// RFC 4724; zero = off.
     pub graceful_restart: Span,
     /// RFC 9494: routers that can keep the routes so much longer, as a last resort; zero = off.
@@ -742,7 +745,7 @@ impl Default for State {
 pub struct Http {
     /// TCP listeners.
     #[schemars(with = "Vec<String>")]
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Endpoint>,
 }
 
 /// Where a key of the file stands: line and column, from 1. Filled by [`super::check`] for the keys that `explain` cites.

@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::exceptions::{self, ExceptionState};
+use super::listening::Listening;
 use super::lists::ListState;
 use super::switch::Switches;
 use super::{judge, reload};
@@ -26,7 +27,7 @@ use crate::core::name::Name;
 use crate::core_task::CoreHandle;
 use crate::dns::codec::wire::rtype;
 use crate::dns::upstream::UpstreamStatus;
-use crate::dns::{Rules, View};
+use crate::dns::{Listeners, Rules, View};
 use crate::enforce::bgp::BgpStatus;
 use crate::enforce::nftables;
 use crate::store::health::Health;
@@ -55,6 +56,10 @@ pub struct Shared {
     pub applying: tokio::sync::Mutex<()>,
     /// The DNS side.
     pub dns: View,
+    /// Its listeners.
+    pub listeners: Arc<Listeners>,
+    /// The other listeners, and this host's addresses.
+    pub listening: Listening,
     /// What was refused.
     pub denied: DeniedLog,
     /// The BGP side, when there is one.
@@ -83,6 +88,11 @@ impl Shared {
     /// Another configuration is in force.
     pub fn set_config(&self, config: Config, places: Places) {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = (config, places);
+    }
+
+    /// Addresses of the file that nobody reaches: wrong ones, odd ones.
+    fn missing(&self) -> (Vec<String>, Vec<String>) {
+        self.listening.missing(&self.listeners, self.peers.as_ref())
     }
 
     /// What may soon be wrong with the disk that leases are kept on. What is wrong the journal says.
@@ -162,12 +172,13 @@ impl Sources for Shared {
         if self.nftables.is_none() && nftables::is_left_behind() {
             troubles.push(LEFT_BEHIND.to_owned());
         }
+        troubles.extend(self.missing().0);
         troubles.extend(self.left_out.iter().map(|feature| feature.effect().to_owned()));
         troubles
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.disk().into_iter().chain(self.exceptions.trouble()).collect()
+        self.disk().into_iter().chain(self.exceptions.trouble()).chain(self.missing().1).collect()
     }
 
     fn exceptions(&self) -> Vec<types::Exception> {

@@ -10,10 +10,12 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use super::DnsError;
 use crate::config::Config;
 use crate::config::schema::NftablesMode;
+use crate::sys::endpoint;
 use crate::sys::udp as sys;
 
 pub mod encrypted;
 pub mod https;
+pub mod late;
 pub mod quic;
 pub mod seats;
 pub mod tcp;
@@ -21,6 +23,7 @@ pub mod udp;
 pub mod unsent;
 
 pub use encrypted::Transport;
+pub use late::{Absent, Listeners};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -46,6 +49,8 @@ pub struct Sockets {
     pub(super) quic: Vec<UdpSocket>,
     /// Where encrypted transports are reached.
     pub(super) encrypted: Vec<(Transport, SocketAddr)>,
+    /// Not there yet. Their addresses are among the others.
+    pub(super) absent: Vec<Absent>,
 }
 
 impl Sockets {
@@ -74,53 +79,39 @@ impl Sockets {
     }
 }
 
-/// Binds every listener of `dns.listen` and `dns.tls`.
+/// UDP threads.
+#[must_use]
+pub fn workers(config: &Config) -> usize {
+    match config.dns.workers {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        workers => workers,
+    }
+}
+
+/// Binds every listener of `dns.listen` and `dns.tls`. An address that this host doesn't have yet is bound all the same, and served from when it
+/// comes; what can't be bound before its interface or address family is there waits ([`late`]).
 ///
 /// # Errors
 /// [`DnsError::Bind`] with the address.
 pub fn bind(config: &Config) -> Result<Sockets, DnsError> {
-    let workers = match config.dns.workers {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        workers => workers,
-    };
+    let workers = workers(config);
     let mut sockets = Sockets::default();
-    for address in &config.dns.listen {
-        // [::] takes IPv4 too, unless an IPv4 listener wants the same port (0 is never the same).
-        let port = address.port();
-        let v6_only = port != 0 && config.dns.listen.iter().any(|other| other.is_ipv4() && other.port() == port);
-        bind_one(*address, v6_only, workers, &mut sockets).map_err(|(transport, error)| DnsError::Bind {
-            transport,
-            address: *address,
-            error,
-        })?;
+    for wanted in late::wanted(config) {
+        // Interfaces come again with another number, so those that name one are looked after all the time.
+        if wanted.address.zone().is_some() {
+            wanted.wait("", &mut sockets);
+            continue;
+        }
+        match wanted.bind(workers, &mut sockets) {
+            Ok(()) => {}
+            Err((_, error)) if endpoint::is_absent(&error) => wanted.wait(&error.to_string(), &mut sockets),
+            Err((transport, error)) => return Err(wanted.refused(transport, error)),
+        }
     }
-    bind_encrypted(config, &mut sockets)?;
     if config.nftables.mode != NftablesMode::Off {
         sockets.mark(crate::sys::MARK).map_err(DnsError::Mark)?;
     }
     Ok(sockets)
-}
-
-fn bind_encrypted(config: &Config, sockets: &mut Sockets) -> Result<(), DnsError> {
-    let tls = &config.dns.tls;
-    for (transport, list) in [(Transport::Tls, &tls.dot), (Transport::Https, &tls.doh), (Transport::Quic, &tls.doq)] {
-        for address in list {
-            let v6_only = list.iter().any(|other| other.is_ipv4() && other.port() == address.port());
-            let failed = |error| DnsError::BindTls { transport: transport.label().transport, address: *address, error };
-            let actual = if transport == Transport::Quic {
-                let socket = quic_socket(*address, v6_only).map_err(failed)?;
-                let actual = socket.local_addr().map_err(failed)?;
-                sockets.quic.push(socket);
-                actual
-            } else {
-                let (listener, actual) = tcp_listener(*address, v6_only).map_err(failed)?;
-                sockets.streams.push((transport, listener));
-                actual
-            };
-            sockets.encrypted.push((transport, actual));
-        }
-    }
-    Ok(())
 }
 
 fn quic_socket(address: SocketAddr, v6_only: bool) -> io::Result<UdpSocket> {
@@ -130,8 +121,16 @@ fn quic_socket(address: SocketAddr, v6_only: bool) -> io::Result<UdpSocket> {
     }
     socket.set_nonblocking(true)?;
     sys::want_receive_buffer(socket.as_fd(), RECEIVE_BUFFER)?;
-    socket.bind(&address.into())?;
+    bind_to(&socket, address)?;
     Ok(socket.into())
+}
+
+/// Also where the address isn't there yet.
+fn bind_to(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if !address.ip().is_unspecified() {
+        endpoint::bind_ahead(socket, address);
+    }
+    socket.bind(&address.into())
 }
 
 type Failed = (&'static str, io::Error);
@@ -160,7 +159,7 @@ fn tcp_listener(address: SocketAddr, v6_only: bool) -> io::Result<(TcpListener, 
     if address.is_ipv6() {
         socket.set_only_v6(v6_only)?;
     }
-    socket.bind(&address.into())?;
+    bind_to(&socket, address)?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     let listener: TcpListener = socket.into();
@@ -180,7 +179,7 @@ fn udp_socket(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<Ud
         socket.set_only_v6(v6_only)?;
     }
     socket.set_reuse_port(shared)?;
-    socket.bind(&address.into())?;
+    bind_to(&socket, address)?;
     if address.ip().is_unspecified() {
         // Bound to one address, replies leave from it anyway, and the kernel needn't be asked for each.
         sys::want_local_address(socket.as_fd(), address.is_ipv6())?;

@@ -111,7 +111,7 @@ impl BgpEnforcer {
             local_pref: bgp.local_pref,
             // In audit the core tells of no route.
             announce: true,
-            listen: bgp.listen.clone(),
+            listen: bgp.listen.iter().map(|address| **address).collect(),
             graceful_restart: bgp.graceful_restart.0,
             long_lived: bgp.long_lived_graceful_restart.0,
             // Prefixes of the configuration were announced by an earlier run too, if there was one.
@@ -422,6 +422,12 @@ impl BgpStatus {
     #[must_use]
     pub fn sessions(&self) -> Vec<PeerStatus> {
         self.speaker.status()
+    }
+
+    /// Addresses of `bgp.listen` that can't be bound yet, and why.
+    #[must_use]
+    pub fn not_bound(&self) -> Vec<(std::net::SocketAddr, String)> {
+        self.speaker.not_bound()
     }
 
     /// For the control interface, in the order of the configuration.

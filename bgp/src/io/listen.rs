@@ -1,8 +1,9 @@
 //! Passive peers: listeners, and who may come in.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -14,10 +15,56 @@ use crate::config::SpeakerConfig;
 /// First and longest wait after an accept that failed for want of descriptors or memory.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// Between two attempts to bind an address that isn't there.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Binds a listener with all options.
 pub(super) fn bind(address: SocketAddr, config: &SpeakerConfig) -> io::Result<TcpListener> {
     let socket = sys::listener(address, &config.peers, config.mark)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Whether a listener's address, or its whole family, isn't there now.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT | libc::ENODEV))
+}
+
+/// Like [`accept`], as soon as the address can be bound. `waiting` has it until then.
+pub(super) async fn accept_later(
+    address: SocketAddr,
+    config: Arc<SpeakerConfig>,
+    peers: Vec<mpsc::Sender<TcpStream>>,
+    waiting: Waiting,
+) {
+    let listener = loop {
+        tokio::time::sleep(AGAIN).await;
+        match bind(address, &config) {
+            Ok(listener) => break listener,
+            Err(error) => waiting.note(address, Some(error.to_string())),
+        }
+    };
+    waiting.note(address, None);
+    tracing::info!(%address, "BGP is listened for from now on");
+    accept(listener, config, peers).await;
+}
+
+/// Addresses that can't be bound yet, and why.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Waiting(Arc<Mutex<BTreeMap<SocketAddr, String>>>);
+
+impl Waiting {
+    pub(super) fn note(&self, address: SocketAddr, why: Option<String>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match why {
+            Some(why) => drop(all.insert(address, why)),
+            None => drop(all.remove(&address)),
+        }
+    }
+
+    pub(super) fn all(&self) -> Vec<(SocketAddr, String)> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(address, why)| (*address, why.clone())).collect()
+    }
 }
 
 /// Accepts for ever, and hands each connection to the peer it comes from. `peers` in the order of the configuration; a channel that is full means

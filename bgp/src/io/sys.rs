@@ -173,6 +173,11 @@ pub fn listener(address: SocketAddr, peers: &[PeerConfig], mark: Option<u32>) ->
     if ours().any(|peer| peer.ttl_security) {
         named("the TTL can't be set", set_ttl(&socket, address.ip(), 255))?;
     }
+    // The address may come later. A kernel that can't wait for it says so in a moment.
+    let ahead = if address.is_ipv4() { socket.set_freebind_v4(true) } else { socket.set_freebind_v6(true) };
+    if let Err(error) = ahead {
+        tracing::debug!(%address, %error, "IP_FREEBIND");
+    }
     socket.bind(&address.into())?;
     socket.listen(64)?;
     Ok(socket)

@@ -102,6 +102,13 @@ impl Checks<'_, '_> {
             self.error("bgp.shutdown_drain", format!("{}: at most {LONGEST_DRAIN}s", bgp.shutdown_drain));
         }
         self.unique("bgp.listen", &bgp.listen);
+        for (index, address) in bgp.listen.iter().enumerate().filter(|(_, address)| address.zone().is_some()) {
+            self.error_with(
+                &format!("bgp.listen[{index}]"),
+                format!("{address} is of one link only"),
+                &format!("write [::]:{}; a peer is known by its own address", address.port()),
+            );
+        }
         if bgp.peer.is_empty() {
             return;
         }

@@ -222,7 +222,7 @@ async fn a_taken_address_is_an_error_even_between_two_guards() {
     let upstream = Upstream::table(&[]).await;
     let world = World::new(&[&upstream]).await;
     let mut config = config(&[&upstream], "");
-    config.dns.listen = vec![world.address];
+    config.dns.listen = vec![world.address.into()];
     let error = bind(&config).unwrap_err();
     assert!(matches!(error, DnsError::Bind { .. }), "{error}");
     assert!(error.to_string().contains(&world.address.to_string()), "{error}");
@@ -235,7 +235,7 @@ async fn after_stop_nothing_answers_and_the_port_is_free() {
     world.ask("name.example", 1).await;
     let World { running, address, config, .. } = world;
     let mut config = config;
-    config.dns.listen = vec![address];
+    config.dns.listen = vec![address.into()];
     running.stop();
     let end = Instant::now() + PATIENCE;
     while bind(&config).is_err() {
