@@ -10,7 +10,7 @@
 //! ask over UDP, TCP and DoT before, during and after. A question counts as lost when five seconds, and over UDP one retransmission, bring no
 //! answer. The attacks leave most of the processor idle: what is tried is who gets which part of the guard's tables.
 //!
-//! - [`site`]: namespaces, guard and upstream. [`honest`]: who asks and what it got. [`hostile`]: the attacks.
+//! - [`site`]: namespaces, guard and upstream. [`signed`]: what that signs. [`honest`]: who asks and what it got. [`hostile`]: the attacks.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -22,6 +22,7 @@ use site::Site;
 
 mod honest;
 mod hostile;
+mod signed;
 mod site;
 
 /// Errors cross threads.

@@ -34,13 +34,15 @@ pub enum Kind {
     Slow,
     /// Questions from forged addresses.
     Spoofed,
+    /// Thirty questions a second whose answers are as dear to validate as can be: colliding keys, and NSEC3.
+    Keytrap,
     /// No attack: twelve hosts of one /64 load pages.
     Lan,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Leases,
         Self::Pairs,
         Self::Silent,
@@ -48,6 +50,7 @@ impl Kind {
         Self::Handshakes,
         Self::Slow,
         Self::Spoofed,
+        Self::Keytrap,
         Self::Lan,
     ];
 
@@ -62,6 +65,7 @@ impl Kind {
             Self::Handshakes => "handshakes",
             Self::Slow => "slow",
             Self::Spoofed => "spoofed",
+            Self::Keytrap => "keytrap",
             Self::Lan => "lan",
         }
     }
@@ -103,6 +107,10 @@ pub fn attack(kind: Kind, site: &Site, stage: &Stage) -> Result<String, AnyError
             connect(site, stage, 53, &much)
         }
         Kind::Spoofed => spoof(stage),
+        Kind::Keytrap => ask(site, stage, 1, 30, |number| match number % 2 {
+            0 => format!("n{number}.trap.example"),
+            _ => format!("n{number}.{}trap.example", "a.".repeat(90)),
+        }),
         Kind::Lan => Ok("nobody attacks: LAN is twelve hosts of one /64".to_owned()),
     }
 }
@@ -139,14 +147,18 @@ fn ask(
 ) -> Result<String, AnyError> {
     let sockets = site.own.iter().take(addresses).map(|own| udp(*own)).collect::<Result<Vec<_>, _>>()?;
     let mut pace = Pace::new(rate);
-    let mut unsent = 0u32;
+    let (mut unsent, mut replies) = (0u32, 0u32);
+    let mut room = [0; 2048];
     while stage.attacks() {
         for number in pace.due() {
             let Some(socket) = sockets.get(number as usize % sockets.len().max(1)) else { continue };
             unsent += u32::from(socket.send(&question(number as u16, &name(number), 1)).is_err());
+            while socket.recv(&mut room).is_ok() {
+                replies += 1;
+            }
         }
     }
-    Ok(format!("{} questions from {} addresses ({unsent} not sent)", pace.done, sockets.len()))
+    Ok(format!("{} questions from {} addresses ({unsent} not sent, {replies} answered)", pace.done, sockets.len()))
 }
 
 fn udp(own: IpAddr) -> std::io::Result<UdpSocket> {

@@ -50,6 +50,9 @@ dir = "state"
 MORE
 "#;
 
+/// Answers are validated where checking them is attacked; this costs the honest ones something as well.
+const VALIDATING: &str = "[dns.dnssec]\nvalidate = true\ntrust_anchor = \"anchors\"\n";
+
 /// A host: a network namespace that lives as long as this.
 pub struct Host(File);
 
@@ -142,11 +145,18 @@ impl Site {
         std::thread::spawn(move || upstream_tcp(&tcp));
         let tls = certificate(dir)?;
         let scope = if kind == Kind::Pairs { "client" } else { "shared" };
-        std::fs::write(dir.join("config"), CONFIG.replace("SCOPE", scope).replace("MORE", kind.lease()))?;
+        super::signed::write_anchors(&dir.join("anchors"))?;
+        let validating = if kind == Kind::Keytrap { VALIDATING } else { "" };
+        let config = CONFIG.replace("SCOPE", scope).replace("MORE", kind.lease());
+        std::fs::write(dir.join("config"), format!("{config}{validating}"))?;
         let log = File::create(dir.join("log"))?;
         let mut command = Command::new(binary);
         command.arg("--config").arg(dir.join("config")).arg("--socket").arg(dir.join("control")).arg("run");
-        command.env("RUST_LOG", "warn").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command
+            .env("RUST_LOG", std::env::var("LAB_LOG").unwrap_or("warn".into()))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
         let guard = Mutex::new(Running(command.spawn()?));
         let site = Self { honest, attacker, own, crowd, tls, guard, dir: dir.to_owned() };
         let answers = || {
@@ -261,6 +271,14 @@ fn answer(query: &[u8], tcp: bool) -> Option<Vec<u8>> {
         _ => (4, 300),
     };
     let mut reply = query.get(..end)?.to_vec();
+    // DO, in the OPT behind the question.
+    let signs = query.get(end + 7).is_some_and(|flags| flags & 0x80 != 0);
+    if let Some((counts, records)) = super::signed::answer(&labels, u16::from(qtype)).filter(|_| signs) {
+        reply.get_mut(2..4)?.copy_from_slice(&[0x81, if counts == [0, 0, 0, 2] { 0x83 } else { 0x80 }]);
+        reply.get_mut(6..12)?.copy_from_slice(&[counts, [0; 4]].concat()[..6]);
+        reply.extend(records);
+        return Some(reply);
+    }
     reply.get_mut(2..4)?.copy_from_slice(&[0x81, if count == 0 { 0x83 } else { 0x80 }]);
     reply.get_mut(6..12)?.copy_from_slice(&[0, count, 0, 0, 0, 0]);
     if domain == b"big" {
@@ -296,6 +314,11 @@ fn answer(query: &[u8], tcp: bool) -> Option<Vec<u8>> {
                 reply.extend(own.to_be_bytes());
             }
         }
+    }
+    if signs && domain == b"honest" {
+        let data = reply.get(end + 12..)?.to_vec();
+        reply.extend(super::signed::over_address(&labels, u16::from(qtype), ttl, &data)?);
+        *reply.get_mut(7)? = 2;
     }
     Some(reply)
 }

@@ -272,50 +272,66 @@ async fn beside_a_dead_server_losses_of_the_living_one_cost_no_answer() {
     assert!(dead.count() - of_dead <= 5, "{} queries to the dead one", dead.count() - of_dead);
 }
 
-/// Takes every query of a connection, answers the first so many of them, and closes it.
-async fn closes_after(replies: usize) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// Takes every query of a connection, answers the first so many of them, and closes it; over TLS where there is an acceptor.
+async fn closes_after(
+    replies: usize,
+    acceptor: Option<tokio_rustls::TlsAcceptor>,
+) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, connections) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
     let counter = connections.clone();
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
+        while let Ok((stream, _)) = listener.accept().await {
             counter.fetch_add(1, Ordering::SeqCst);
+            let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                for _ in 0..replies {
-                    let Ok(len) = stream.read_u16().await else { return };
-                    let mut query = vec![0; usize::from(len)];
-                    stream.read_exact(&mut query).await.unwrap();
-                    let reply = response(&query, 0, &[a(&asked(&query).0, 60, "192.0.2.1")]);
-                    stream.write_u16(reply.len() as u16).await.unwrap();
-                    stream.write_all(&reply).await.unwrap();
+                match acceptor {
+                    None => close_after(stream, replies).await,
+                    Some(acceptor) => close_after(acceptor.accept(stream).await.unwrap(), replies).await,
                 }
-                // What is behind them is read, so that the end comes behind the replies and doesn't overtake them.
-                stream.shutdown().await.unwrap();
-                drop(tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await);
             });
         }
     });
     (address, connections)
 }
 
+async fn close_after(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, replies: usize) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    for _ in 0..replies {
+        let Ok(len) = stream.read_u16().await else { return };
+        let mut query = vec![0; usize::from(len)];
+        stream.read_exact(&mut query).await.unwrap();
+        let reply = response(&query, 0, &[a(&asked(&query).0, 60, "192.0.2.1")]);
+        stream.write_all(&[&(reply.len() as u16).to_be_bytes()[..], &reply].concat()).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+    // What is behind them is read, so that the end comes behind the replies and doesn't overtake them.
+    stream.shutdown().await.unwrap();
+    drop(tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_closes_after_some_replies_gets_the_rest_on_other_connections() {
-    for replies in [1, 3] {
-        let (address, connections) = closes_after(replies).await;
+    let authority = super::secure::Authority::new();
+    let tls = super::secure::server(crate::dns::Transport::Tls, &authority.leaf(&["127.0.0.1"]), None);
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    for (replies, acceptor) in [(1, None), (3, None), (1, Some(acceptor.clone())), (3, Some(acceptor))] {
+        let scheme = if acceptor.is_some() { "tls" } else { "tcp" };
+        let (address, connections) = closes_after(replies, acceptor).await;
         let any = Upstream::table(&[]).await;
         let mut config = config(&[&any], "");
-        config.dns.upstream[0].url = format!("tcp://{address}");
+        config.dns.upstream[0].url = format!("{scheme}://{address}");
+        config.dns.upstream[0].ca = (scheme == "tls").then(|| authority.ca().into());
         let world = World::with(config).await;
         // All at once, twice: the second time it is known.
         for round in 0..2 {
             let queries: Vec<_> = (0..60u16).map(|n| query(n, &format!("n{n}.r{round}.example"), 1, None)).collect();
             let seen = world.ask_tcp(&queries).await;
             let failed = seen.iter().filter(|seen| seen.addresses().len() != 1).count();
-            assert_eq!(failed, 0, "{replies} replies each, round {round}");
+            assert_eq!(failed, 0, "{scheme}, {replies} replies each, round {round}");
         }
         let status = world.running.status().upstreams;
-        assert_eq!((status[0].healthy, status[0].failures), (true, 0), "{replies} replies each");
+        assert_eq!((status[0].healthy, status[0].failures), (true, 0), "{scheme}, {replies} replies each");
         assert!(connections.load(Ordering::SeqCst) >= 120 / replies);
     }
 }

@@ -201,6 +201,12 @@ impl Pool {
         done.await.map_err(|_| Dropped)
     }
 
+    /// Threads that were needed so far.
+    #[cfg(test)]
+    pub(super) fn threads(&self) -> usize {
+        self.shared.state().threads
+    }
+
     fn enqueue(&self, whose: Whose, job: Job) {
         let mut state = self.shared.state();
         let dropped = state.queue.push(whose, job);
