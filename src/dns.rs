@@ -175,7 +175,7 @@ pub struct DnsStatus {
     /// In audit: questions that would have been refused, or answered in part.
     pub would_refuse: u64,
     /// Answers that the gate did not release.
-    pub held: u64,
+    pub gate_refused: u64,
     /// Of these, at the gate's deadline.
     pub gate_timeouts: u64,
     /// Questions that wait now.
@@ -259,7 +259,7 @@ impl View {
             released: resolver.metrics.released.get(),
             denied: resolver.metrics.denied.get(),
             would_refuse: resolver.metrics.would_refuse_all.get(),
-            held: resolver.metrics.held.get(),
+            gate_refused: resolver.metrics.gate_refused.get(),
             gate_timeouts: resolver.metrics.gate_timeouts.get(),
             in_flight: resolver.in_flight.taken(),
             cache_entries,

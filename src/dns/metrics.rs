@@ -65,7 +65,7 @@ pub struct Inner {
     /// Given beyond their end.
     pub stale: Counter,
     /// Not released by the gate.
-    pub held: Counter,
+    pub gate_refused: Counter,
     /// Of these, at the gate's deadline.
     pub gate_timeouts: Counter,
     /// Refused by reason.
@@ -173,7 +173,7 @@ impl Metrics {
             filtered: Counter::default(),
             local: Counter::default(),
             stale: Counter::default(),
-            held: Counter::default(),
+            gate_refused: Counter::default(),
             gate_timeouts: Counter::default(),
             refused: Family::default(),
             would_refuse: Family::default(),
@@ -234,7 +234,7 @@ impl Metrics {
         );
         counter("dns_answers_local", "Special-use names answered without asking an upstream", &m.local);
         counter("dns_answers_stale", "Answers given beyond their end since no upstream answered", &m.stale);
-        counter("dns_answers_held", "Answers that the gate did not release", &m.held);
+        counter("dns_answers_gate_refused", "Answers that the gate did not release", &m.gate_refused);
         counter("dns_gate_timeouts", "Answers not released since the gate's deadline passed", &m.gate_timeouts);
         counter(
             "dns_upstream_mismatches",

@@ -1,7 +1,7 @@
 //! Files of names: one name a line, hosts files, adblock rules, response policy zones. Pure: octets in, entries and located errors out.
 //!
-//! A line that is not about names as a whole (a cosmetic filter, a rule for certain web requests, a trigger on name servers) is counted as
-//! skipped; a line that can't be read is an error. What either means for the list is the caller's to decide. Adblock lists have no errors:
+//! A line that is not about names as a whole (a cosmetic filter, a rule for certain web requests, a trigger on name servers), or is longer than any
+//! rule, is counted as skipped; a line that can't be read is an error. What either means for the list is the caller's to decide. Adblock lists have no errors:
 //! their language is larger than what is about names, and grows, so what is not understood there is skipped.
 
 use std::fmt;
@@ -118,6 +118,10 @@ pub struct Report {
     pub skipped: usize,
     /// The first of these.
     pub first_skipped: Option<u32>,
+    /// Of these, those longer than [`MAX_LINE`], where they would be rules (in adblock lists they hardly are).
+    pub long: usize,
+    /// The first of these.
+    pub first_long: Option<u32>,
     /// Of the entries those whose own data (RPZ local data of other types, or not for names) is not served: what they list is
     /// denied with NXDOMAIN.
     pub denied_instead: usize,
@@ -144,6 +148,11 @@ impl Report {
             warnings.push(format!(
                 "{path}:{line}: nearly all lines are skipped, since they are not about names as a whole ({skipped} such lines, {entries} rules)"
             ));
+        }
+        if let Some(line) = self.first_long {
+            let lines = self.long;
+            warnings
+                .push(format!("{path}:{line}: lines longer than {MAX_LINE} octets are skipped ({lines} such lines)"));
         }
         if let Some(line) = self.first_denied_instead {
             let records = self.denied_instead;
@@ -215,18 +224,19 @@ pub fn parse(format: ListFormat, content: &[u8], take: &mut dyn FnMut(Entry)) ->
     for (line, octets) in (1u32..).zip(content.split(|octet| *octet == b'\n')) {
         let read = match std::str::from_utf8(octets) {
             _ if is_comment(format, octets) => continue,
-            _ if octets.len() > MAX_LINE => Err(format!("longer than {MAX_LINE} octets")),
+            _ if octets.len() > MAX_LINE => Err(NoEntry::Skipped),
             Ok(text) => Ok(text),
-            Err(_) => Err("not UTF-8".to_owned()),
+            Err(_) if format == ListFormat::Adblock => Err(NoEntry::Skipped),
+            Err(_) => Err(NoEntry::Wrong("not UTF-8".to_owned())),
         };
         let text = match read {
             Ok(text) => text,
-            Err(_) if format == ListFormat::Adblock => {
-                sink.none(line, NoEntry::Skipped);
-                continue;
-            }
-            Err(reason) => {
-                sink.none(line, NoEntry::Wrong(reason));
+            Err(why) => {
+                if format != ListFormat::Adblock && matches!(why, NoEntry::Skipped) {
+                    sink.report.long = sink.report.long.saturating_add(1);
+                    sink.report.first_long.get_or_insert(line);
+                }
+                sink.none(line, why);
                 zone.broken_line();
                 continue;
             }

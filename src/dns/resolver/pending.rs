@@ -336,10 +336,16 @@ impl Resolver {
     }
 
     /// The gate said no.
-    pub(in crate::dns) fn hold(&self, query: &Query, refusal: &Refusal, askers: Vec<Asker>, outbox: &mut Outbox<'_>) {
+    pub(in crate::dns) fn refuse_at_gate(
+        &self,
+        query: &Query,
+        refusal: &Refusal,
+        askers: Vec<Asker>,
+        outbox: &mut Outbox<'_>,
+    ) {
         let (ede, reason) = ede::of_refusal(refusal);
         for asker in askers {
-            self.metrics.held.inc();
+            self.metrics.gate_refused.inc();
             self.metrics.refuse(reason);
             if matches!(refusal, Refusal::Deadline { .. }) {
                 self.metrics.gate_timeouts.inc();

@@ -161,7 +161,7 @@ impl Resolver {
             return for_client_only;
         }
         let askers = if for_client_only { self.take_those_of(key, client) } else { self.finish(pending) };
-        self.hold(query, refusal, askers, outbox);
+        self.refuse_at_gate(query, refusal, askers, outbox);
         for_client_only
     }
 

@@ -20,6 +20,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 use crate::core::event::{Admission, Decision, Refusal};
 use crate::core_task::{Mailbox, NotTaken};
 use crate::dns::codec::ede::{Ede, code};
@@ -30,7 +32,7 @@ use crate::dns::resolver::settle::Opened;
 use crate::dns::resolver::{Missed, Resolver, Turn};
 use crate::dns::upstream::judgement::{Judgement, Manner, Sent, judge};
 use crate::dns::upstream::query::{Fit, Query, lower_question};
-use crate::dns::upstream::race::{Ask, End, Order, QUERIES, Race, Trouble};
+use crate::dns::upstream::race::{Ask, End, Order, Race, Trouble};
 use crate::dns::upstream::transport::udp::{Attempt, Claim, Failed, UdpSockets};
 use crate::dns::upstream::{AskError, explored};
 use crate::sys::connected::Received;
@@ -50,7 +52,7 @@ const ROUNDS: usize = 4;
 struct Asking {
     race: Race,
     /// The queries that were sent from here, by their place in the race.
-    sent: [Option<SentQuery>; QUERIES],
+    sent: SmallVec<[Option<SentQuery>; 2]>,
 }
 
 /// A query that was sent.
@@ -192,7 +194,7 @@ impl Forwarder {
         }
         let order = explored(&self.order(group));
         let race = Race::new(order, pending.query.dnssec_ok, self.now);
-        let asking = Asking { race, sent: [None; QUERIES] };
+        let asking = Asking { race, sent: SmallVec::new() };
         let forwarded = Box::new(Forwarded { pending, stage: Stage::Asking(asking) });
         let at = match self.free.pop() {
             Some(at) => at,
@@ -277,9 +279,9 @@ impl Forwarder {
             let attempt = Attempt { owner: number, place: ask.place };
             match self.lines.ask(&ask, query, attempt, now, poll) {
                 Ok(claim) => {
-                    if let Some(sent) = asking.sent.get_mut(ask.place) {
-                        *sent = Some(SentQuery { ask, claim, at: now });
-                    }
+                    // A query that could not be sent leaves its place empty.
+                    asking.sent.resize(ask.place, None);
+                    asking.sent.push(Some(SentQuery { ask, claim, at: now }));
                 }
                 Err(error) => {
                     let upstreams = &self.resolver.upstreams;

@@ -196,7 +196,7 @@ async fn answers_over_every_transport_wait_for_the_gate() {
         assert_eq!(seen.addresses(), [addresses[index].parse::<std::net::IpAddr>().unwrap()], "{transport:?}");
         assert!(world.enforced.is_open(&addresses[index]), "{transport:?}: released before it was open");
     }
-    assert!(world.metric("dns_answers_held_total") >= 3);
+    assert!(world.metric("dns_answers_gate_refused_total") >= 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -287,7 +287,7 @@ async fn without_confirmation_there_is_no_answer() {
         assert_eq!(world.running.status().gate_timeouts, asked);
     }
     // The judged answer is kept, the upstream isn't bothered again.
-    assert_eq!((upstream.count(), world.running.status().held), (1, 3));
+    assert_eq!((upstream.count(), world.running.status().gate_refused), (1, 3));
     assert!(world.refused()[0].2.starts_with("deadline: "), "{:?}", world.refused());
 }
 

@@ -18,6 +18,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 use super::AskError;
 use super::judgement::{Fault, Judgement, Manner};
 
@@ -124,8 +126,8 @@ struct Want {
 pub struct Race {
     order: Arc<Order>,
     plain: bool,
-    tries: [Option<Try>; QUERIES],
-    count: usize,
+    /// Nearly every question has one or two.
+    tries: SmallVec<[Try; 2]>,
     by_time: u8,
     want: Option<Want>,
     /// Waits until this host can send again.
@@ -145,8 +147,7 @@ impl Race {
         let ends_at = now + if order.all_down { TOTAL_DOWN } else { TOTAL };
         let mut race = Self {
             plain: !dnssec_ok,
-            tries: [None; QUERIES],
-            count: 0,
+            tries: SmallVec::new(),
             by_time: 0,
             want: None,
             paused: false,
@@ -174,14 +175,15 @@ impl Race {
         }
         let Want { choice, manner, because } = self.want.take()?;
         let to = *self.order.choices.get(choice)?;
-        let of_same = || self.tries.iter().flatten().filter(|other| other.choice == choice);
+        let of_same = || self.tries.iter().filter(|other| other.choice == choice);
         let silent = |other: &&Try| other.late && other.open && !other.manner.has(Manner::STREAM);
         let lost = of_same().filter(silent).map(|other| other.sent).min();
         let doubled = u32::try_from(of_same().filter(|other| other.late).count()).unwrap_or(0).min(5);
-        let place = self.count;
-        let entry = self.tries.get_mut(place)?;
-        *entry = Some(Try { choice, manner, because, sent: now, open: true, late: false, fault: None });
-        self.count = self.count.saturating_add(1);
+        let place = self.tries.len();
+        if place >= QUERIES {
+            return None;
+        }
+        self.tries.push(Try { choice, manner, because, sent: now, open: true, late: false, fault: None });
         self.paused = false;
         self.next_at = now + to.patience.saturating_mul(1 << doubled).min(BACKOFF.max(to.patience));
         Some(Ask { place, server: to.server, manner, lost })
@@ -244,7 +246,7 @@ impl Race {
         if self.end.is_some() || now < self.next_at.min(self.ends_at) {
             return;
         }
-        for entry in self.tries.iter_mut().flatten().filter(|entry| entry.open && !entry.late) {
+        for entry in self.tries.iter_mut().filter(|entry| entry.open && !entry.late) {
             let Some(choice) = self.order.choices.get(entry.choice) else { continue };
             if now.saturating_duration_since(entry.sent) >= choice.patience {
                 entry.late = true;
@@ -284,7 +286,7 @@ impl Race {
     #[must_use]
     pub fn winner(&self) -> Option<usize> {
         let Some(End::Won(place)) = self.end else { return None };
-        let winner = (*self.tries.get(place)?)?;
+        let winner = *self.tries.get(place)?;
         self.order.choices.get(winner.choice).map(|choice| choice.server)
     }
 
@@ -300,7 +302,7 @@ impl Race {
     #[must_use]
     pub fn lesson(&self) -> Option<(usize, Manner)> {
         let Some(End::Won(place)) = self.end else { return None };
-        let winner = (*self.tries.get(place)?)?;
+        let winner = *self.tries.get(place)?;
         let server = self.order.choices.get(winner.choice)?.server;
         let manner = match winner.because? {
             Fault::OtherCase if winner.manner.has(Manner::STREAM) => Manner::STREAM,
@@ -314,7 +316,7 @@ impl Race {
     /// Queries that are still awaited: place, server, when sent.
     pub fn awaited(&self) -> impl Iterator<Item = (usize, usize, Instant)> {
         self.tries.iter().enumerate().filter_map(|(place, entry)| {
-            let entry = entry.filter(|entry| entry.open)?;
+            let entry = Some(entry).filter(|entry| entry.open)?;
             Some((place, self.order.choices.get(entry.choice)?.server, entry.sent))
         })
     }
@@ -322,15 +324,13 @@ impl Race {
     /// Goes on elsewhere, where nothing can arrive but for the query of this place.
     pub fn forget_but(&mut self, place: usize) {
         for (_, entry) in self.tries.iter_mut().enumerate().filter(|(other, _)| *other != place) {
-            if let Some(entry) = entry {
-                entry.open = false;
-            }
+            entry.open = false;
         }
     }
 
     /// Ends a query: it, if it was awaited.
     fn close(&mut self, place: usize, fault: Option<Fault>) -> Option<Try> {
-        let entry = self.tries.get_mut(place)?.as_mut().filter(|entry| entry.open)?;
+        let entry = self.tries.get_mut(place).filter(|entry| entry.open)?;
         if self.end.is_some() {
             return None;
         }
@@ -357,13 +357,13 @@ impl Race {
     }
 
     fn was_asked(&self, choice: usize) -> bool {
-        self.tries.iter().flatten().any(|entry| entry.choice == choice)
+        self.tries.iter().any(|entry| entry.choice == choice)
     }
 
     /// Wants this, unless it was tried already or there is no room.
     fn want(&mut self, choice: usize, manner: Manner, because: Option<Fault>) -> bool {
-        let tried = self.tries.iter().flatten().any(|entry| (entry.choice, entry.manner) == (choice, manner));
-        if tried || self.count >= QUERIES || self.want.is_some() {
+        let tried = self.tries.iter().any(|entry| (entry.choice, entry.manner) == (choice, manner));
+        if tried || self.tries.len() >= QUERIES || self.want.is_some() {
             return false;
         }
         self.want = Some(Want { choice, manner, because });
@@ -387,8 +387,8 @@ impl Race {
         if self.want_next() {
             return;
         }
-        for place in 0..self.count {
-            let Some(Some(entry)) = self.tries.get(place).copied() else { continue };
+        for place in 0..self.tries.len() {
+            let Some(entry) = self.tries.get(place).copied() else { continue };
             if entry.fault == Some(Fault::Unbound)
                 && self.want(entry.choice, entry.manner.and(Manner::STREAM), entry.fault)
             {
@@ -400,7 +400,7 @@ impl Race {
 
     /// It is lost when nothing is awaited.
     fn settle(&mut self) {
-        let awaited = self.tries.iter().flatten().any(|entry| entry.open);
+        let awaited = self.tries.iter().any(|entry| entry.open);
         if self.end.is_none() && self.want.is_none() && !self.paused && !awaited {
             self.end = Some(End::Lost);
         }
@@ -408,7 +408,7 @@ impl Race {
 
     /// Whether time may still send something.
     fn may_wait(&self) -> bool {
-        self.by_time < BY_TIME && self.count < QUERIES
+        self.by_time < BY_TIME && self.tries.len() < QUERIES
     }
 
     /// Who may answer soonest; else when somebody can be asked again.
@@ -416,7 +416,7 @@ impl Race {
         let mut best: Option<((usize, bool, usize), Want)> = None;
         let mut later: Option<Instant> = None;
         for (choice, of) in self.order.choices.iter().enumerate().take(self.order.usable) {
-            let asked = || self.tries.iter().flatten().filter(move |entry| entry.choice == choice);
+            let asked = || self.tries.iter().filter(move |entry| entry.choice == choice);
             let on_a_stream = asked().rfind(|entry| entry.open && entry.manner.has(Manner::STREAM));
             if let Some(stream) = on_a_stream {
                 let at = stream.sent + AGAIN;

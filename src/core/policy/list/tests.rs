@@ -89,6 +89,28 @@ fn adblock_lines_that_are_long_or_foreign_are_skipped_and_counted() {
 }
 
 #[test]
+fn lines_longer_than_any_rule_are_skipped_and_warned_of() {
+    let long = "x".repeat(MAX_LINE);
+    for (format, rules) in [
+        (ListFormat::Domains, ["a.test".to_owned(), format!("{long}.test"), "b.test".to_owned()]),
+        (ListFormat::Hosts, ["0.0.0.0 a.test".to_owned(), format!("0.0.0.0 {long}.test"), "0.0.0.0 b.test".to_owned()]),
+        (
+            ListFormat::Rpz,
+            [
+                "@ SOA a. b. 1 1 1 1 1\na.test CNAME .".to_owned(),
+                format!("l.test TXT {long}"),
+                "b.test CNAME .".to_owned(),
+            ],
+        ),
+    ] {
+        let (entries, report) = read(format, &rules.join("\n"));
+        assert_eq!((entries.len(), report.skipped, report.long, report.wrong), (2, 1, 1, 0), "{format:?}: {report:?}");
+        let [warning] = report.warnings("list").try_into().unwrap();
+        assert!(warning.contains("longer than 2048 octets are skipped (1 such"), "{warning}");
+    }
+}
+
+#[test]
 fn comments_have_any_length_and_octets() {
     for (format, mark, rule) in [
         (ListFormat::Domains, "#", "a.test"),
@@ -345,11 +367,10 @@ fn rpz_errors_are_located() {
 }
 
 #[test]
-fn long_lines_and_foreign_octets_are_errors() {
+fn foreign_octets_are_errors() {
     for format in [ListFormat::Domains, ListFormat::Hosts, ListFormat::Rpz] {
         let mut content = b"\xff\xfe\n".to_vec();
-        content.extend(vec![b'x'; MAX_LINE + 1]);
-        content.extend(b"\n\0\n");
+        content.extend(b"\0\n");
         let (entries, report) = read_octets(format, &content);
         assert!(entries.is_empty(), "{format:?}");
         assert_eq!(report.errors[0].line, 1);
