@@ -59,6 +59,8 @@ pub const GOOD: &[&str] = &[
     "soaabove",
     "mixed",
     "wildtype",
+    "beside",
+    "formerropt",
 ];
 /// Kinds after which some resolver gives the server up for a while; each has an address of its own.
 pub const BAD: &[&str] = &[
@@ -84,6 +86,10 @@ pub const BAD: &[&str] = &[
     "onlycname",
     "half",
     "opcode",
+    "bareerror",
+    "torn",
+    "referral",
+    "lower",
 ];
 /// Kinds whose addresses the guard may not open.
 pub const FILTERED: &[&str] = &["private", "privatemix", "privatehint"];
@@ -436,6 +442,14 @@ fn said(question: &str, kind: &str, number: u32, front: bool, qtype: u16, dnssec
                 }
             }
         }
+        "beside" => {
+            // Addresses of the owner beside its alias.
+            records.push(rr(question, 5, 300, &name(&target)));
+            if qtype != 5 {
+                records.extend(addresses(question, 2, qtype, 300));
+                at_target(records);
+            }
+        }
         "private" | "privatemix" => {
             let v4: &[[u8; 4]] = &[[127, 0, 0, 1], [10, 1, 2, 3], [169, 254, 169, 254], [0, 0, 0, 0], [224, 0, 0, 1]];
             match qtype {
@@ -453,7 +467,7 @@ fn said(question: &str, kind: &str, number: u32, front: bool, qtype: u16, dnssec
         "notimp" => reply.rcode = 4,
         "refused" => reply.rcode = 5,
         "notauth" => reply.rcode = 9,
-        "lame" => {
+        "lame" | "referral" => {
             records.push(in_section(2, rr("example", 2, 3600, &name("ns.example"))));
             records.push(in_section(3, rr("ns.example", 1, 3600, &[198, 51, 100, 53])));
         }
@@ -607,7 +621,24 @@ pub fn respond(octets: &[u8], tcp: bool) -> (Duration, Vec<Vec<u8>>) {
                 false,
             )]
         }
-        "othercase" => {
+        // The question and its OPT sent back as they came.
+        "formerropt" if query.edns.is_some() => {
+            let mut copy = octets.to_vec();
+            copy[2..4].copy_from_slice(&0x8101_u16.to_be_bytes());
+            vec![copy]
+        }
+        "bareerror" if query.edns.is_some() => {
+            let rcode = [1, 4, 2, 5][number as usize % 4];
+            vec![[&octets[..2], &[0x81, 0x80 | rcode], &[0; 8]].concat()]
+        }
+        // Cut behind the first record's owner, without TC.
+        "torn" if !tcp => vec![message[..message.len().min(query.question_end + 4)].to_vec()],
+        "referral" => {
+            message[3] &= 0x7f;
+            vec![message]
+        }
+        "lower" if tcp => vec![],
+        "othercase" | "lower" => {
             message[12..query.question_end - 4].make_ascii_lowercase();
             vec![message]
         }

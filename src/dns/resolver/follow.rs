@@ -99,9 +99,10 @@ pub fn left_off(query: &Query, response: &Response, rules: &Rules, view: ViewId)
     if !records().any(|record| is_alias(&record)) {
         return None;
     }
-    // Data beside an alias is not at its end.
+    // Data beside an alias is not at its end; nor is data of an owner that no alias leads to.
     let beside = |owner: &Name| records().any(|record| is_alias(&record) && record.owner == *owner);
-    if records().any(|record| record.rtype == query.qtype && !beside(&record.owner)) {
+    let led_to = |owner: &Name| records().any(|record| matches!(&record.data, RecordData::Cname(to) if to == owner));
+    if records().any(|record| record.rtype == query.qtype && led_to(&record.owner) && !beside(&record.owner)) {
         return None;
     }
     let question = Question { name: query.name.clone(), qtype: query.qtype, qclass: answer::CLASS_IN };
