@@ -24,6 +24,8 @@ const SERVER_PORT: u16 = 5301;
 const HITS: u32 = 10_000;
 /// Names that are asked for once.
 const MISSES: u32 = 600_000;
+/// Addresses of names that share them.
+const SHARED: u32 = 1024;
 /// The same of signed names, which the upstream has in memory.
 const SIGNED_HITS: u32 = 5_000;
 const SIGNED_MISSES: u32 = 60_000;
@@ -41,6 +43,8 @@ const TICKS_PER_SECOND: f64 = 100.0;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Duty {
     Resolve,
+    /// The same for names that share their addresses, as behind a CDN.
+    Share,
     /// Open addresses in nftables.
     Enforce,
     /// Validate signed answers.
@@ -48,12 +52,13 @@ enum Duty {
 }
 
 impl Duty {
-    const ALL: [Self; 3] = [Self::Resolve, Self::Enforce, Self::Validate];
+    const ALL: [Self; 4] = [Self::Resolve, Self::Share, Self::Enforce, Self::Validate];
 
     /// Behind the server's name on the command line.
     fn mark(self) -> &'static str {
         match self {
             Self::Resolve => "",
+            Self::Share => "@",
             Self::Enforce => "+",
             Self::Validate => "=",
         }
@@ -62,6 +67,7 @@ impl Duty {
     fn title(self) -> Option<&'static str> {
         match self {
             Self::Resolve => None,
+            Self::Share => Some("all names at 1,024 addresses, as behind a CDN"),
             Self::Enforce => Some("every address opened in nftables"),
             Self::Validate => Some("every answer validated (ECDSA P-256)"),
         }
@@ -191,7 +197,7 @@ dns-forward-max=10000
 server=127.0.0.1#UPSTREAM
 ";
 
-const SUBJECTS: [Subject; 10] = [
+const SUBJECTS: [Subject; 13] = [
     Subject { name: "destguard", config: DESTGUARD, more: &[AUDIT], command: RUN, duty: Duty::Resolve },
     Subject {
         name: "unbound",
@@ -209,6 +215,21 @@ const SUBJECTS: [Subject; 10] = [
     },
     Subject { name: "knot-resolver", config: KRESD, more: &[], command: "kresd -n -c CONFIG DIR", duty: Duty::Resolve },
     Subject { name: "dnsmasq", config: DNSMASQ, more: &[], command: "dnsmasq -k -C CONFIG", duty: Duty::Resolve },
+    Subject { name: "destguard", config: DESTGUARD, more: &[AUDIT], command: RUN, duty: Duty::Share },
+    Subject {
+        name: "unbound",
+        config: UNBOUND,
+        more: &["module-config: \"iterator\""],
+        command: "unbound -d -c CONFIG",
+        duty: Duty::Share,
+    },
+    Subject {
+        name: "dnsdist",
+        config: DNSDIST,
+        more: &[],
+        command: "dnsdist --supervised -C CONFIG",
+        duty: Duty::Share,
+    },
     Subject { name: "destguard", config: DESTGUARD, more: &[ENFORCED], command: RUN, duty: Duty::Enforce },
     Subject {
         name: "dnsmasq --nftset",
@@ -249,6 +270,8 @@ struct Figures {
     miss: Load,
     p50_us: f64,
     p99_us: f64,
+    /// Resident memory behind the misses, in MiB.
+    memory: f64,
 }
 
 /// Runs all measurements with this destguard binary, or of those servers alone that `only` names (behind a name "+": with nftables; "=": validating); files
@@ -263,9 +286,12 @@ pub fn run(binary: &Path, dir: &Path, only: &[&str]) -> Result<(), AnyError> {
         return Err("this needs a network namespace of its own: use lab/bench-dns".into());
     }
     output(Command::new("ip").args(["link", "set", "lo", "up"]))?;
-    let names = |range: std::ops::Range<u32>| range.map(|n| format!("n{n}.bench.example A\n")).collect::<String>();
-    std::fs::write(dir.join("hits"), names(0..HITS))?;
-    std::fs::write(dir.join("misses"), names(100_000..100_000 + MISSES))?;
+    for (first, front) in [("n", ""), ("c", "shared-")] {
+        let names =
+            |range: std::ops::Range<u32>| range.map(|n| format!("{first}{n}.bench.example A\n")).collect::<String>();
+        std::fs::write(dir.join(format!("{front}hits")), names(0..HITS))?;
+        std::fs::write(dir.join(format!("{front}misses")), names(100_000..100_000 + MISSES))?;
+    }
     let wanted: Vec<&Subject> =
         SUBJECTS.iter().filter(|one| only.is_empty() || only.contains(&one.called().as_str())).collect();
     let first = SIGNED_HITS + LOOKED_AT;
@@ -291,8 +317,8 @@ fn print(all: &[Figures]) {
         "One server core, {LOAD} s per load, 8 sockets, 100 questions in flight; ratio: to destguard's CPU per answer"
     );
     println!(
-        "{:<18}{:>10}{:>8}{:>8}{:>10}{:>8}{:>8}{:>9}{:>9}{:>7}{:>8}",
-        "", "cached/s", "us CPU", "ratio", "missed/s", "us CPU", "ratio", "p50 us", "p99 us", "lost", "foreign"
+        "{:<18}{:>10}{:>8}{:>8}{:>10}{:>8}{:>8}{:>9}{:>9}{:>7}{:>7}{:>8}",
+        "", "cached/s", "us CPU", "ratio", "missed/s", "us CPU", "ratio", "p50 us", "p99 us", "MiB", "lost", "foreign"
     );
     for duty in Duty::ALL {
         let group: Vec<&Figures> = all.iter().filter(|figures| figures.duty == duty).collect();
@@ -302,7 +328,7 @@ fn print(all: &[Figures]) {
         }
         for figures in &group {
             println!(
-                "{:<18}{:>10.0}{:>8.2}{:>8.2}{:>10.0}{:>8.2}{:>8.2}{:>9.0}{:>9.0}{:>7.0}{:>7.0}%",
+                "{:<18}{:>10.0}{:>8.2}{:>8.2}{:>10.0}{:>8.2}{:>8.2}{:>9.0}{:>9.0}{:>7.0}{:>7.0}{:>7.0}%",
                 figures.name,
                 figures.hit.per_second,
                 figures.hit.cpu_us,
@@ -312,12 +338,16 @@ fn print(all: &[Figures]) {
                 figures.miss.cpu_us / ours.miss.cpu_us,
                 figures.p50_us,
                 figures.p99_us,
+                figures.memory,
                 figures.hit.lost + figures.miss.lost,
                 (figures.hit.foreign + figures.miss.foreign) * 50.0,
             );
         }
     }
-    println!("p50, p99: cached answers at {}/s. foreign: share of both cores that others used meanwhile.", SAMPLE.1);
+    println!(
+        "p50, p99: cached answers at {}/s. MiB: resident, behind the missed names. foreign: share of both cores that others used meanwhile.",
+        SAMPLE.1
+    );
 }
 
 /// A server that ends with its owner.
@@ -363,8 +393,12 @@ fn measure(subject: &Subject, binary: &Path, dir: &Path, anchor: &str) -> Result
     if validates {
         look(SIGNED_HITS..SIGNED_HITS + LOOKED_AT).map_err(|error| format!("{}: {error}", subject.called()))?;
     }
-    let (hits, misses) = if validates { ("signed-hits", "signed-misses") } else { ("hits", "misses") };
-    let hits = dir.join(hits);
+    let front = match subject.duty {
+        Duty::Validate => "signed-",
+        Duty::Share => "shared-",
+        Duty::Resolve | Duty::Enforce => "",
+    };
+    let [hits, misses] = ["hits", "misses"].map(|what| dir.join(format!("{front}{what}")));
     // Twice: what was lost the first time is asked for again.
     for _ in 0..2 {
         dnsperf(&hits, &["-n", "1", "-q", "50"])?;
@@ -373,8 +407,9 @@ fn measure(subject: &Subject, binary: &Path, dir: &Path, anchor: &str) -> Result
     let load = ["-l", seconds.as_str(), "-c", "8", "-q", "100", "-t", "2"];
     let hit = loaded(&server.0, &hits, &load)?;
     let (p50_us, p99_us) = latency(&hits)?;
-    let miss = loaded(&server.0, &dir.join(misses), &[&load[..], &["-n", "1"]].concat())?;
-    Ok(Figures { name: subject.name, duty: subject.duty, hit, miss, p50_us, p99_us })
+    let miss = loaded(&server.0, &misses, &[&load[..], &["-n", "1"]].concat())?;
+    let memory = resident(server.0.id())?;
+    Ok(Figures { name: subject.name, duty: subject.duty, hit, miss, p50_us, p99_us, memory })
 }
 
 /// What a reply says.
@@ -484,6 +519,13 @@ fn latency(data: &Path) -> Result<(f64, f64), AnyError> {
     Ok((at(50), at(99)))
 }
 
+/// Resident memory of a process in MiB (proc(5) status).
+fn resident(pid: u32) -> io::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    Ok(line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0)
+}
+
 /// User and system time of a process so far (fields 14 and 15 of proc(5) stat).
 fn cpu_seconds(pid: u32) -> io::Result<f64> {
     fields(&format!("/proc/{pid}/stat"), 2)
@@ -512,7 +554,8 @@ fn machine_seconds() -> io::Result<f64> {
     Ok(ticks / TICKS_PER_SECOND)
 }
 
-/// The scripted upstream: the signed zone, and else: `nNUMBER.bench.example` has the address 10.0.0.0 + NUMBER, everything else 10.0.0.0, for five minutes.
+/// The scripted upstream: the signed zone, and else: `nNUMBER.bench.example` has the address 10.0.0.0 + NUMBER, `cNUMBER` one of [`SHARED`],
+/// everything else 10.0.0.0, for five minutes.
 fn serve(socket: &UdpSocket, zone: &Zone) {
     let mut room = [0; 2048];
     loop {
@@ -547,7 +590,8 @@ fn answer(query: &[u8], zone: &Zone) -> Option<Vec<u8>> {
         let first = query.get(14..13 + usize::from(*query.get(12)?)).unwrap_or_default();
         let number =
             first.iter().fold(0u32, |number, digit| number.wrapping_mul(10).wrapping_add(u32::from(digit & 0x0f)));
-        let address = 0x0a00_0000 | (number & 0x00ff_ffff);
+        let shared = query.get(13) == Some(&b'c');
+        let address = 0x0a00_0000 | if shared { number % SHARED } else { number & 0x00ff_ffff };
         reply.extend_from_slice(b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x01\x2c\x00\x04");
         reply.extend_from_slice(&address.to_be_bytes());
     }

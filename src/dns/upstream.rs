@@ -83,7 +83,7 @@ pub struct Asked {
     /// The message.
     pub message: Vec<u8>,
     /// What it says, when it is useful: else nobody had anything better.
-    pub response: Option<Box<Response>>,
+    pub response: Option<Response>,
 }
 
 /// How an upstream fares, for the control API.

@@ -186,7 +186,7 @@ impl Resolver {
 
 /// What the upstreams said, read.
 fn read(asked: Asked) -> Checked {
-    asked.response.map_or_else(|| Checked::read(&asked.message), |response| Checked::Response(*response))
+    asked.response.map_or_else(|| Checked::read(&asked.message), Checked::Response)
 }
 
 /// A draft from a kept entry, its TTLs lowered to what is left of them. `None`: the entry opens nothing, so that it can't be admitted.

@@ -366,7 +366,7 @@ impl Forwarder {
         match (judgement, asking.race.end()) {
             (Judgement::Useful(response), Some(End::Won(_))) => {
                 upstreams.learn(&asking.race, now);
-                self.conclude(attempt.owner, Ok(Checked::Response(*response)), sending);
+                self.conclude(attempt.owner, Ok(Checked::Response(response)), sending);
             }
             _ => self.advance(attempt.owner, poll, sending),
         }

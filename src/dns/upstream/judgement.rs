@@ -83,7 +83,7 @@ pub enum Fault {
 #[derive(Clone, Debug)]
 pub enum Judgement {
     /// It answers the question.
-    Useful(Box<Response>),
+    Useful(Response),
     /// The same server may answer when asked in this manner as well.
     Otherwise(Manner, Fault),
     /// Another server may answer.
@@ -138,7 +138,7 @@ pub fn judge(reply: &[u8], fit: Fit, sent: Sent<'_>) -> Judgement {
     if is_referral(reply, &response) {
         return Judgement::Elsewhere(Fault::Referral);
     }
-    Judgement::Useful(Box::new(response))
+    Judgement::Useful(response)
 }
 
 /// Whether the records can be bound to the question. What binding would say of an answer without alias is seen at a glance.

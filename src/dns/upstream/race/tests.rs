@@ -98,7 +98,7 @@ impl Stage {
         let place = place.unwrap();
         let stream = |fault| Judgement::Otherwise(Manner::STREAM, fault);
         let judgement = match word {
-            "useful" => Judgement::Useful(Box::default()),
+            "useful" => Judgement::Useful(crate::dns::codec::response::Response::default()),
             "useless" => Judgement::Useless,
             "cut" => stream(Fault::Cut),
             "torn" => stream(Fault::Unreadable),

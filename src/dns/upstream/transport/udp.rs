@@ -36,6 +36,8 @@ const RECEIVE_BUFFER: i32 = 1 << 20;
 const USES: u32 = 256;
 /// Time after which a socket is replaced by the next query on it.
 const LIFE: Duration = Duration::from_secs(10);
+/// Closed sockets whose memory is kept for new ones.
+const SPARE: usize = 8;
 /// A socket that served nothing for so long is closed.
 const IDLE: Duration = Duration::from_secs(15);
 /// Datagrams that nearly fit, after which a socket takes nothing more.
@@ -65,7 +67,8 @@ pub struct Claim {
 pub type Failed = (Attempt, Trouble, io::ErrorKind);
 
 struct Waiting {
-    question: Box<[u8]>,
+    /// Where [`Line::asked`] has the question.
+    question: Range<u32>,
     attempt: Attempt,
     sent: Instant,
     /// Neither answered nor given up.
@@ -85,6 +88,8 @@ struct Line {
     upstream: usize,
     /// Every query that it served.
     served: HashMap<u16, Waiting>,
+    /// Their questions, one behind the other.
+    asked: Vec<u8>,
     /// How many of these are open.
     open: usize,
     uses: u32,
@@ -103,6 +108,18 @@ struct Line {
 }
 
 impl Line {
+    /// What was asked.
+    fn question(&self, waiting: &Waiting) -> &[u8] {
+        let [from, to] =
+            [waiting.question.start, waiting.question.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
+        self.asked.get(from..to).unwrap_or_default()
+    }
+
+    /// Nobody will ask on it again, nor waits on it.
+    fn is_done(&self) -> bool {
+        self.retired && self.open == 0
+    }
+
     /// Ends the wait for this query.
     fn close(&mut self, id: u16) -> Option<Attempt> {
         let waiting = self.served.get_mut(&id).filter(|waiting| waiting.open)?;
@@ -145,8 +162,12 @@ pub struct UdpSockets {
     pools: HashMap<usize, Pool>,
     lines: Vec<Option<Line>>,
     free: Vec<usize>,
-    /// UdpSockets with something to be sent.
+    /// Those with something to be sent.
     full: Vec<usize>,
+    /// Those that are to be closed at the turn's end: what was received from them may still be looked at.
+    done: Vec<usize>,
+    /// Memory of closed ones for new ones.
+    spare: Vec<(HashMap<u16, Waiting>, Vec<u8>)>,
 }
 
 impl UdpSockets {
@@ -156,7 +177,15 @@ impl UdpSockets {
         let slots = (SLOTS / owners.max(1)).max(SLOTS_LEAST);
         let pools = peers
             .map(|(upstream, peer)| (upstream, Pool { peer, local: None, slots: vec![None; slots], current: None }));
-        Self { mark, pools: pools.collect(), lines: Vec::new(), free: Vec::new(), full: Vec::new() }
+        Self {
+            mark,
+            pools: pools.collect(),
+            lines: Vec::new(),
+            free: Vec::new(),
+            full: Vec::new(),
+            done: Vec::new(),
+            spare: Vec::new(),
+        }
     }
 
     /// Puts a query among what [`UdpSockets::flush`] sends. `poll` is to tell the token of a line: its place is added.
@@ -191,7 +220,9 @@ impl UdpSockets {
         }
         let start = line.octets.len();
         write(id, &mut line.octets);
-        let question = question_of(line.octets.get(start..).unwrap_or_default()).into();
+        let from = u32::try_from(line.asked.len()).unwrap_or(u32::MAX);
+        line.asked.extend_from_slice(question_of(line.octets.get(start..).unwrap_or_default()));
+        let question = from..u32::try_from(line.asked.len()).unwrap_or(u32::MAX);
         line.served.insert(id, Waiting { question, attempt, sent: now, open: true });
         line.open = line.open.saturating_add(1);
         line.uses = line.uses.saturating_add(1);
@@ -262,6 +293,27 @@ impl UdpSockets {
                 }
             }
         }
+        while let Some(at) = self.done.pop() {
+            if self.lines.get(at).and_then(Option::as_ref).is_some_and(Line::is_done) {
+                self.close(at);
+            }
+        }
+    }
+
+    /// Closes a socket.
+    fn close(&mut self, at: usize) {
+        let Some(line) = self.lines.get_mut(at).and_then(Option::take) else { return };
+        if let Some(pool) = self.pools.get_mut(&line.upstream) {
+            pool.slots.iter_mut().filter(|slot| **slot == Some(at)).for_each(|slot| *slot = None);
+            pool.current = pool.current.filter(|current| *current != at);
+        }
+        let (mut served, mut asked) = (line.served, line.asked);
+        if self.spare.len() < SPARE {
+            served.clear();
+            asked.clear();
+            self.spare.push((served, asked));
+        }
+        self.free.push(at);
     }
 
     /// Puts what the line at `from` couldn't send on one that is opened for it, or was in this turn.
@@ -322,7 +374,7 @@ impl UdpSockets {
         let fits = match served {
             // Late, or sent twice.
             Some((_, waiting)) if !waiting.open => return None,
-            Some((id, waiting)) => Some((id, fit(message, &waiting.question))),
+            Some((id, waiting)) => Some((id, fit(message, line.question(waiting)))),
             None => None,
         };
         if !matches!(fits, Some((_, Fit::Exact | Fit::Bare))) {
@@ -334,7 +386,11 @@ impl UdpSockets {
         };
         if found.is_some() {
             line.heard = Some(now);
+            if line.is_done() {
+                self.done.push(at);
+            }
         }
+        let Some(line) = self.lines.get_mut(at).and_then(Option::as_mut) else { return found };
         if line.misses >= MISSES {
             line.uses = USES;
             line.fail(Trouble::Forged, io::ErrorKind::InvalidData, failed);
@@ -348,6 +404,9 @@ impl UdpSockets {
             && line.served.get(&claim.id).is_some_and(|waiting| waiting.attempt == attempt)
         {
             line.close(claim.id);
+            if line.is_done() {
+                self.done.push(claim.line);
+            }
         }
     }
 
@@ -366,14 +425,7 @@ impl UdpSockets {
             if line.open > 0 || !(line.retired || idle) {
                 continue;
             }
-            if let Some(pool) = self.pools.get_mut(&line.upstream) {
-                pool.slots.iter_mut().filter(|slot| **slot == Some(at)).for_each(|slot| *slot = None);
-                pool.current = pool.current.filter(|current| *current != at);
-            }
-            if let Some(place) = self.lines.get_mut(at) {
-                *place = None;
-            }
-            self.free.push(at);
+            self.close(at);
         }
     }
 
@@ -429,17 +481,25 @@ impl UdpSockets {
             pool.local = Some((local, now));
         }
         for (_, other) in pool.slots.iter_mut().enumerate().filter(|(place, _)| moved && *place != start) {
-            if let Some(Some(line)) = other.take().and_then(|other| self.lines.get_mut(other)) {
+            if let Some(other) = other.take()
+                && let Some(Some(line)) = self.lines.get_mut(other)
+            {
                 line.retired = true;
+                self.done.push(other);
             }
         }
-        if let Some(Some(old)) = old.and_then(|old| self.lines.get_mut(old)) {
+        if let Some(at) = old
+            && let Some(Some(old)) = self.lines.get_mut(at)
+        {
             old.retired = true;
+            self.done.push(at);
         }
+        let (served, asked) = self.spare.pop().unwrap_or_default();
         let line = Line {
             socket,
             upstream,
-            served: HashMap::new(),
+            served,
+            asked,
             open: 0,
             uses: 0,
             born: now,
