@@ -13,7 +13,7 @@
 //! T admit TICKET CLIENT QUESTION[>ALIAS]... ADDRESS/TTL... [whole]        T tick
 //! T applied ENFORCER N    T lost ENFORCER REASON    T refused ENFORCER N REASON    T sync ENFORCER
 //! T families ENFORCER [ipv4] [ipv6]
-//! T revoke ADDRESS|NAME   T forbid NAME...          T restore ADDRESS@END NAME...
+//! T revoke ADDRESS|NAME   T forbid NAME...          T restore ADDRESS@END NAME[>ALIAS]...
 //! T leases [ADDRESS|NAME|PREFIX]   T causes ADDRESS   T inforce TICKET   T enforcers   T counts   T names
 //! ```
 
@@ -197,7 +197,7 @@ impl Player {
             "forbid" => Event::Forbid(rest.iter().map(|word| name(word)).collect()),
             "restore" => {
                 let (address, ends) = rest[0].split_once('@').unwrap();
-                let names = rest[1..].iter().map(|word| name(word)).collect();
+                let names = rest[1..].iter().map(|word| word.split('>').map(name).collect()).collect();
                 Event::Restore(vec![StoredLease {
                     address: address.parse().unwrap(),
                     ends: moment(ends),
@@ -308,7 +308,8 @@ impl Player {
                     format!("refuse {}: {refusal:?}", ticket.0)
                 }
                 Output::Journal(lease) => {
-                    let names: Vec<_> = lease.names.iter().map(Name::to_string).collect();
+                    let names: Vec<_> =
+                        lease.names.iter().filter_map(|names| names.first()).map(Name::to_string).collect();
                     format!("journal {}@{} {}", lease.address, show(lease.ends), names.join(" "))
                 }
                 Output::JournalClosed(address) => format!("journal closed {address}"),

@@ -163,8 +163,8 @@ pub struct StoredLease {
     pub address: IpAddr,
     /// End of the lease, already converted to the monotonic clock and checked against `lease.max`.
     pub ends: Moment,
-    /// Question names that caused it.
-    pub names: Vec<Name>,
+    /// The questions that caused it, each with the aliases behind it.
+    pub names: Vec<Arc<[Name]>>,
     /// Names of the groups whose communities its route bears, and the end of the lease for each.
     pub groups: Vec<(String, Moment)>,
 }

@@ -733,7 +733,7 @@ fn stored(address: IpAddr, lease: &Lease, linger: Duration, groups: &Groups) -> 
     let ends = lease.lingers.map_or(lease.ends, |until| until.minus(linger));
     let shares = lease.shares.iter();
     let groups = shares.map(|share| (groups.name(share.group).to_owned(), share.ends)).collect();
-    StoredLease { address, ends, names: lease.questions(), groups }
+    StoredLease { address, ends, names: lease.asked(), groups }
 }
 
 /// Takes note of a set of groups that was told in place of another.

@@ -195,6 +195,17 @@ impl Lease {
         }
     }
 
+    /// The questions, each with the aliases behind it, without doubles, in order.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Arc<[Name]>> {
+        let of = |cause: &Cause| cause.names().cloned().collect::<Arc<[Name]>>();
+        if let [cause] = self.causes.as_slice() {
+            return vec![of(cause)];
+        }
+        let set: BTreeSet<Arc<[Name]>> = self.causes.iter().map(of).collect();
+        set.into_iter().collect()
+    }
+
     /// Question names, without doubles, in order.
     #[must_use]
     pub fn questions(&self) -> Vec<Name> {
@@ -587,13 +598,14 @@ impl LeaseTable {
         Some(*lease)
     }
 
-    /// Adds a cause to a lease, or moves the end of one it has. Returns whether the question is new for this address.
+    /// Adds a cause to a lease, or moves the end of one it has. Returns whether the question, or the way it took, is new for this address.
     ///
     /// Over a bound the cause (or client) that ends first is forgotten, be it the new one. The lease's own end does not
     /// change by that: it is kept apart from the causes, and the cause that ends last is never forgotten.
     pub fn add_cause(&mut self, address: IpAddr, cause: Cause, now: Moment) -> bool {
         let Some(mut lease) = self.leases.remove(&address) else { return false };
-        let new_question = !lease.causes.iter().any(|other| other.question == cause.question);
+        let new_question =
+            !lease.causes.iter().any(|other| other.question == cause.question && other.chain == cause.chain);
         // Ended causes make room. What a later revoke finds is what still lives.
         let (ended, living): (Causes, Causes) =
             std::mem::take(&mut lease.causes).into_iter().partition(|other| other.ends <= now && !other.same(&cause));

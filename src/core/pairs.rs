@@ -95,8 +95,8 @@ pub struct StoredPair {
     pub address: IpAddr,
     /// The end, on the monotonic clock.
     pub ends: Moment,
-    /// Question names that caused it.
-    pub names: Vec<Name>,
+    /// The questions that caused it, each with the aliases behind it.
+    pub names: Vec<Arc<[Name]>>,
 }
 
 /// What is to be written of a pair.
@@ -125,8 +125,7 @@ pub struct Pairs {
 }
 
 fn stored((address, client): PairId, pair: &Pair) -> StoredPair {
-    let questions = pair.causes.iter().filter_map(|cause| cause.names.first());
-    let names: BTreeSet<&Name> = questions.collect();
+    let names: BTreeSet<&Arc<[Name]>> = pair.causes.iter().map(|cause| &cause.names).collect();
     StoredPair { client, address, ends: pair.ends, names: names.into_iter().cloned().collect() }
 }
 

@@ -7,19 +7,24 @@
 //!  +-----+---------+------------+------------+---------+-----------+
 //! ```
 //! Integers are big-endian, times milliseconds. `written` is the wall clock at writing. An address is its length (4 or 16) and its octets; a name
-//! is its length and its uncompressed wire form. A lease whose route bears communities of groups has another tag, and between address and names
+//! is its length and its uncompressed wire form; an alias stands behind its question, with an octet of zero in front. A lease whose route bears communities of groups has another tag, and between address and names
 //! the number of groups and of each the length of its name, the name, and its own two ends. A pair of client and address is a lease with another
 //! tag and the client's address behind the other.
 //!
 //! What is around a record in the file is [`super::frame`]'s; before version 4 it was its length in two octets and its crc32c in four.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::core::name::Name;
 use crate::core::policy::view::MOST_GROUPS;
 
-/// Names kept per record; the rest is for `explain` only and comes back with the next answer.
+/// Questions kept per record; the rest is for `explain` only and comes back with the next answer.
 const NAMES: usize = 16;
+/// Aliases kept per record, of all its questions.
+const ALIASES: usize = 32;
+/// In place of a name's length, which is never zero: the name behind it is an alias.
+const ALIAS: u8 = 0;
 const LEASE: u8 = 1;
 const CLOSED: u8 = 2;
 const LEASE_OF_GROUPS: u8 = 3;
@@ -53,8 +58,8 @@ pub enum Record {
         ends_boot: u64,
         /// End of the lease on the wall clock.
         ends_wall: u64,
-        /// Question names that caused it.
-        names: Vec<Name>,
+        /// The questions that caused it, each with the aliases behind it.
+        names: Vec<Arc<[Name]>>,
         /// Groups whose communities the route bears.
         groups: Vec<GroupRecord>,
     },
@@ -75,8 +80,8 @@ pub enum Record {
         ends_boot: u64,
         /// The end on the wall clock.
         ends_wall: u64,
-        /// Question names that caused it.
-        names: Vec<Name>,
+        /// The questions that caused it, each with the aliases behind it.
+        names: Vec<Arc<[Name]>>,
     },
     /// It was closed for this client early.
     PairClosed {
@@ -197,24 +202,36 @@ fn put_address(address: IpAddr, out: &mut Vec<u8>) {
     }
 }
 
-fn put_names(names: &[Name], out: &mut Vec<u8>) {
-    for name in names.iter().take(NAMES) {
+fn put_names(all: &[Arc<[Name]>], out: &mut Vec<u8>) {
+    let mut room = ALIASES;
+    let put = |name: &Name, out: &mut Vec<u8>| {
         // A wire name is at most 255 octets by construction.
-        if let Ok(len) = u8::try_from(name.wire().len()) {
-            out.push(len);
-            out.extend_from_slice(name.wire());
+        out.push(u8::try_from(name.wire().len()).unwrap_or(u8::MAX));
+        out.extend_from_slice(name.wire());
+    };
+    for (question, aliases) in all.iter().take(NAMES).filter_map(|names| names.split_first()) {
+        put(question, out);
+        for alias in aliases.iter().take(room) {
+            out.push(ALIAS);
+            put(alias, out);
         }
+        room = room.saturating_sub(aliases.len());
     }
 }
 
-fn take_names(mut rest: &[u8]) -> Option<Vec<Name>> {
-    let mut names = Vec::new();
-    while let Some((&len, tail)) = rest.split_first() {
-        let (wire, next) = tail.split_at_checked(usize::from(len))?;
-        names.push(Name::from_wire(wire).ok()?);
+fn take_names(mut rest: &[u8]) -> Option<Vec<Arc<[Name]>>> {
+    let mut all: Vec<Vec<Name>> = Vec::new();
+    while let Some((&first, tail)) = rest.split_first() {
+        let (len, tail) = if first == ALIAS { tail.split_first()? } else { (&first, tail) };
+        let (wire, next) = tail.split_at_checked(usize::from(*len))?;
+        let name = Name::from_wire(wire).ok()?;
+        match first {
+            ALIAS => all.last_mut()?.push(name),
+            _ => all.push(vec![name]),
+        }
         rest = next;
     }
-    Some(names)
+    Some(all.into_iter().map(Arc::from).collect())
 }
 
 fn take_groups(rest: &mut &[u8]) -> Option<Vec<GroupRecord>> {
@@ -322,7 +339,7 @@ pub mod tests {
             ends_wall,
         });
         let groups = prop_oneof![Just(Vec::new()), prop::collection::vec(group, 0..5)];
-        let names = prop::collection::vec(name, 0..NAMES);
+        let names = prop::collection::vec(prop::collection::vec(name, 1..3).prop_map(Arc::from), 0..NAMES);
         prop_oneof![
             (any::<[IpAddr; 2]>(), any::<[u64; 3]>(), names.clone()).prop_map(
                 |([address, client], [written, ends_boot, ends_wall], names)| Record::Pair {

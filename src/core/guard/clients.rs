@@ -156,10 +156,11 @@ impl Guard {
                 continue;
             }
             // A record without names can only come from elsewhere; the root stands for "unknown".
-            let names = if names.is_empty() { vec![Name::root()] } else { names };
-            for name in names {
-                let holder = self.whom.claim_for(client, registrable(&name).wire()).client;
-                pairs.restore((address, owner(client)), Arc::from([name]), ends, holder);
+            let names = if names.is_empty() { vec![Arc::from([Name::root()])] } else { names };
+            for names in names {
+                let Some(question) = names.first() else { continue };
+                let holder = self.whom.claim_for(client, registrable(question).wire()).client;
+                pairs.restore((address, owner(client)), names, ends, holder);
             }
         }
     }

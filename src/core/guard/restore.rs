@@ -47,6 +47,7 @@ impl Guard {
     /// ago comes back as a lingering route: a restart must not cut flows that would go on without it.
     pub(super) fn restore(&mut self, mut leases: Vec<StoredLease>) {
         leases.sort_by_key(|lease| std::cmp::Reverse((lease.ends, lease.address)));
+        let direct: Arc<[Name]> = Arc::from([]);
         let longest = self.now.plus(self.settings.lease.max.0.max(SHORTEST));
         for StoredLease { address, ends, names, groups } in leases {
             let ends = ends.min(longest);
@@ -69,13 +70,15 @@ impl Guard {
                 continue;
             }
             // A record without names can only come from elsewhere; the root stands for "unknown".
-            let names = if names.is_empty() { vec![Name::root()] } else { names };
-            let domain = names.first().map_or(Holder::NOBODY, |name| Holder::of(registrable(name).wire()));
+            let names = if names.is_empty() { vec![Arc::from([Name::root()])] } else { names };
+            let first = names.first().and_then(|names| names.first());
+            let domain = first.map_or(Holder::NOBODY, |name| Holder::of(registrable(name).wire()));
             let is_new = lease.is_none();
-            let chain: Arc<[Name]> = Arc::from([]);
-            for question in names {
-                let cause =
-                    Cause { question, qtype: None, chain: chain.clone(), group: None, clients: Clients::new(), ends };
+            for names in &names {
+                let Some((question, chain)) = names.split_first() else { continue };
+                let chain = if chain.is_empty() { direct.clone() } else { Arc::from(chain) };
+                let question = question.clone();
+                let cause = Cause { question, qtype: None, chain, group: None, clients: Clients::new(), ends };
                 if alive {
                     self.grant(address, ends, cause);
                 } else if self.table.get(address).is_some() {

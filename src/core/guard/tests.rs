@@ -442,7 +442,7 @@ fn what_was_restored_ends_earlier_once_the_clock_is_set_right_and_what_was_asked
     let stored = |last: u8| StoredLease {
         address: address(last),
         ends: seconds(100),
-        names: vec![name(last)],
+        names: vec![Arc::from([name(last)])],
         groups: Vec::new(),
     };
     guard.handle(Event::Restore(vec![stored(1), stored(2), stored(3)]), Moment(1000));

@@ -9,7 +9,7 @@ use super::*;
 
 const SECRET: u64 = 0x1122_3344_5566_7788;
 
-fn lease(last: u8, names: Vec<crate::core::name::Name>) -> Record {
+fn lease(last: u8, names: Vec<std::sync::Arc<[crate::core::name::Name]>>) -> Record {
     Record::Lease {
         address: IpAddr::from([203, 0, 113, last]),
         written: 1,
@@ -51,7 +51,7 @@ fn what_others_named_is_never_taken_for_a_frame() {
     wire.extend(&inner);
     wire.push(0);
     let name = crate::core::name::Name::from_wire(&wire).unwrap();
-    let (mut octets, places) = file(&[lease(1, vec![name]), lease(2, vec![])], 0);
+    let (mut octets, places) = file(&[lease(1, vec![std::sync::Arc::from([name])]), lease(2, vec![])], 0);
     octets[places[0] + 12] ^= 1;
     let stored = read(&octets);
     assert_eq!(stored.entries, [Entry::Record(lease(2, vec![]))]);

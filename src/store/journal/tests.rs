@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::fs::{OpenOptions, Permissions};
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 
 use super::super::frame::Entry;
 use super::super::place::FILE;
 use super::*;
+use crate::core::name::Name;
 use crate::core::pairs::PairId;
 
 const MAX: Duration = Duration::from_secs(86_400);
@@ -17,8 +19,13 @@ fn address(last: u8) -> IpAddr {
     IpAddr::from([203, 0, 113, last])
 }
 
+/// A question and the alias behind it.
+fn names() -> Arc<[Name]> {
+    ["www.shop.test", "edge.cdn.test"].map(|name| name.parse().unwrap()).into()
+}
+
 fn lease(last: u8, ends: Moment) -> StoredLease {
-    StoredLease { address: address(last), ends, names: vec!["www.shop.test".parse().unwrap()], groups: Vec::new() }
+    StoredLease { address: address(last), ends, names: vec![names()], groups: Vec::new() }
 }
 
 fn open(directory: &Path, clock: Clock) -> (LeaseJournal, Vec<StoredLease>) {
@@ -282,7 +289,7 @@ fn pairs_come_back_with_their_ends_and_closed_ones_do_not() {
         let now = clock.now();
         let pair = |last: u8, seconds: u64| {
             let ends = now.plus(Duration::from_secs(seconds));
-            StoredPair { client, address: address(last), ends, names: vec!["www.shop.test".parse().unwrap()] }
+            StoredPair { client, address: address(last), ends, names: vec![names()] }
         };
         {
             let (mut journal, _) = open(directory.path(), clock);
@@ -350,7 +357,7 @@ fn journals_of_older_versions_are_read() {
         written: outside.wall,
         ends_boot: outside.since_boot + 300_000,
         ends_wall: outside.wall + 300_000,
-        names: vec!["www.shop.test".parse().unwrap()],
+        names: vec![names()],
         groups: vec![],
     };
     let records = [lease(1), lease(2), Record::Closed { address: address(1) }, lease(3)];

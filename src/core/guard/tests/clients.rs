@@ -278,11 +278,10 @@ impl World {
         let pairs: Vec<_> = self.pairs_on_disk.values().cloned().collect();
         let lives = |pair: &&StoredPair| pair.ends > self.now;
         let live: BTreeSet<PairId> = pairs.iter().filter(lives).map(|pair| (pair.address, pair.client)).collect();
-        // Aliases are not on disk: what a later word on one would have closed stays until its end.
         for (id, answers) in &mut self.answered {
             let kept = self.pairs_on_disk.get(id).map(|pair| pair.names.clone()).unwrap_or_default();
             let ends = self.pairs_on_disk.get(id).map(|pair| pair.ends).unwrap_or_default();
-            *answers = kept.into_iter().map(|name| (vec![name], ends)).collect();
+            *answers = kept.into_iter().map(|names| (names.to_vec(), ends)).collect();
         }
         self.guard.handle(Event::Restore(leases), self.now);
         self.handle(Event::RestorePairs(pairs));
