@@ -157,12 +157,12 @@ fn own_traffic(config: &Config) -> Vec<nftables::OwnTraffic> {
         own.extend(transports.iter().map(|&transport| nftables::OwnTraffic { address, transport, port }));
     }
     own.extend(config.bgp.peer.iter().map(|peer| nftables::OwnTraffic {
-        address: peer.address,
+        address: *peer.address,
         transport: nftables::Transport::Tcp,
         port: peer.port,
     }));
     own.extend(config.bgp.peer.iter().filter(|peer| peer.bfd).map(|peer| nftables::OwnTraffic {
-        address: peer.address,
+        address: *peer.address,
         transport: nftables::Transport::Udp,
         port: bgp::bfd_port(peer),
     }));

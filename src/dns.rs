@@ -377,7 +377,7 @@ fn identity(config: &Config) -> Result<Option<Arc<tls::server::Identity>>, DnsEr
 /// An upstream that is one of the guard's own listeners. (Behind a wildcard listener only loopback is known for certain to be.)
 fn own_upstream(config: &Config, listening: &[SocketAddr]) -> Option<SocketAddr> {
     let upstreams = config.dns.upstream.iter().filter_map(|upstream| upstream.url.parse::<UpstreamUrl>().ok());
-    upstreams.map(|url| url.addr).find(|addr| {
+    upstreams.map(|url| *url.addr).find(|addr| {
         listening.iter().any(|own| {
             let same = own.ip() == addr.ip() || (own.ip().is_unspecified() && addr.ip().is_loopback());
             own.port() == addr.port() && same

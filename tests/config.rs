@@ -225,6 +225,7 @@ fn rules_on_a_peer() {
         ("max_routes = 0", "12:14 zero: nothing could ever be opened"),
         ("passive = true", "12:11 waits for the peer to connect, and bgp.listen is empty"),
         ("local_address = \"2001:db8::2\"", "12:17 not of the same family as the peer's address 192.0.2.254"),
+        ("local_address = \"192.0.2.254\"", "12:17 the peer's own address"),
         ("password = \"\"", "12:12 a TCP-MD5 password has 1 to 80 octets, this one 0"),
         ("settle = \"1s\"", "12:10 1s is not below gate.deadline (1s): every answer would be refused"),
         ("probe_ttl = 3", "12:13 3: 1 is answered by the router, 2 by the hop behind it"),
@@ -414,6 +415,17 @@ fn other_rules() {
             "6:22 \"1:2\" is not a large community; write three numbers of at most 4294967295, as in \"64512:1:2\"",
         ),
         ("[bgp]\nnext_hop_ipv4 = \"127.0.0.1\"\n", "6:17 127.0.0.1 can't be a next hop"),
+        ("[bgp]\nnext_hop_ipv4 = \"255.255.255.255\"\n", "6:17 255.255.255.255 can't be a next hop"),
+        (
+            "[bgp]\nnext_hop_ipv6 = \"fe80::1\"\n",
+            "6:17 fe80::1 is of one link only, and routes lead there from all routers",
+        ),
+        ("[bgp]\nrouter_id = \"224.0.0.5\"\n", "6:13 224.0.0.5 is no host's address: some routers refuse it"),
+        ("[bgp]\nlisten = [\"[fe80::1%eth0]:179\"]\n", "6:11 [fe80::1%eth0]:179 is of one link only"),
+        (
+            "[http]\nlisten = [\"[fe80::1]:80\"]\n",
+            "6:11 fe80::1 is of one link only: name its interface, as in \"fe80::1%eth0\"",
+        ),
         (
             "[[policy.private]]\ndomain = \"corp.example\"\nprefixes = []\n",
             "7:12 no prefix: the entry would do nothing",

@@ -643,6 +643,40 @@ fn what_a_probed_router_loses_is_found_and_announced_until_it_has_it_again() {
     lab.down().unwrap();
 }
 
+/// A router that is known by its link-local address, with the name of the link: the session, its password and the probes.
+#[test]
+fn a_router_on_a_link_local_address_is_reached_by_the_name_of_the_link() {
+    let local = "local fe80::254 as 64513; neighbor fe80::2%eth1 as 64512;";
+    let edits = [
+        ("ttl security on;", "ttl security on; passive on;"),
+        ("local 192.0.2.254 as 64513; neighbor 192.0.2.2 as 64512;", local),
+    ];
+    let lab = Lab::builder("tests/interop/bird.clab.yml").hold("router").up().unwrap();
+    let router = lab.node("router");
+    router.ok("ip -6 addr add fe80::254/64 dev eth1 nodad").unwrap();
+    lab.node("guard").ok("ip -6 addr add fe80::2/64 dev eth1 nodad").unwrap();
+    start(router, BIRD.1, &edits);
+    answer_all(router);
+    in_guard(&lab, || async move {
+        let mut config = config(Confirm::Probe);
+        (config.peers[0].address, config.peers[0].zone) = (address("fe80::254"), Some("eth1".to_owned()));
+        config.peers[0].local_address = Some(address("fe80::2"));
+        config.listen = vec!["[::]:179".parse().unwrap()];
+        let mut session = Session::start(config.clone()).await;
+        session.first().await;
+        session.handle.apply(1, [(host(1), true), (address("2001:db8:5::1"), true)]);
+        session.until("both", |session| session.confirmed[0] == Some(1)).await;
+        assert!(session.refused[0].is_empty() && !kernel(router, host(1)).is_empty(), "{}", session.logs);
+        session.stop().await;
+        config.peers[0].zone = Some("nosuch0".to_owned());
+        let mut session = Session::start(config).await;
+        let said = |session: &Session| session.status().last_error.map(|(why, _)| why).unwrap_or_default();
+        session.until("the cause", |session| said(session).contains("there is no interface nosuch0 now")).await;
+        session.stop().await;
+    });
+    lab.down().unwrap();
+}
+
 /// GoBGP has no RFC 7313: the prefix that it exports is the echo. With a full table instead of one prefix nothing is confirmed.
 #[test]
 fn gobgp_echoes_its_beacon_and_a_full_table_is_refused() {

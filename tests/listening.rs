@@ -169,6 +169,29 @@ fn an_interface_is_named_and_may_come_later() {
     }
 }
 
+/// An upstream on a link-local address is asked as soon as its interface is there, and is named until then.
+#[test]
+fn an_upstream_names_its_interface_which_may_come_later() {
+    let world = World::up(&[
+        ("url = \"udp://192.0.2.53\"", "url = \"udp://[fe80::53%late0]\""),
+        ("[[dns.upstream]]\nurl = \"udp://[2001:db8:53::53]\"\n", ""),
+    ]);
+    let internet = world.lab.node("internet");
+    internet.ok("ip -6 addr add fe80::53/64 dev eth1 nodad").unwrap();
+    let shown = internet.ok("ip -o link show eth1").unwrap();
+    let index: u32 = shown.split(':').next().unwrap().parse().unwrap();
+    let at = SocketAddr::from(SocketAddrV6::new("fe80::53".parse().unwrap(), 53, 0, index));
+    let _upstream = dns::Server::start(internet, &[at]).unwrap();
+    world.start();
+    world.until("the reason", || {
+        world.says("dns.upstream udp://[fe80::53%late0]:53", "there is no interface late0 now")
+    });
+    assert!(!world.answers("host", "127.0.0.1:53".parse().unwrap()));
+    world.host().ok("ip link set eth1 down && ip link set eth1 name late0 && ip link set late0 up").unwrap();
+    world.until("an answer", || world.answers("host", "127.0.0.1:53".parse().unwrap()));
+    world.until("no reason", || !world.says("late0", ""));
+}
+
 /// IPv6 switched off by sysctl: the default addresses are no error, and nothing to be degraded for.
 #[test]
 fn the_default_addresses_serve_a_host_whose_ipv6_is_off() {

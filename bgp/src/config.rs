@@ -52,6 +52,8 @@ pub struct PeerConfig {
     pub name: String,
     /// Its address.
     pub address: IpAddr,
+    /// The interface that a link-local address is on.
+    pub zone: Option<String>,
     /// Its AS; ours = internal.
     pub asn: u32,
     /// Its port.
@@ -182,6 +184,7 @@ impl PeerConfig {
         Self {
             name: name.into(),
             address,
+            zone: None,
             asn,
             port: 179,
             local_address: None,

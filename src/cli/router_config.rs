@@ -87,7 +87,7 @@ impl Side {
         let (Some(guard_asn), Some(router_id)) = (bgp.asn, bgp.router_id) else {
             return Err("bgp.asn and bgp.router_id are needed".to_owned());
         };
-        let (guard, guessed) = match (peer.local_address, peer.address) {
+        let (guard, guessed) = match (peer.local_address, *peer.address) {
             (Some(local), _) => (local, false),
             (None, IpAddr::V4(_)) => (IpAddr::V4(router_id), true),
             (None, IpAddr::V6(_)) => {
@@ -103,7 +103,12 @@ impl Side {
         let private = || config.policy.private.iter().flat_map(|private| private.prefixes.iter().copied());
         let upstreams = || {
             let addresses = config.dns.upstream.iter().filter_map(|upstream| {
-                upstream.url.parse::<crate::config::UpstreamUrl>().ok().map(|url| IpNet::from(url.addr.ip()))
+                upstream
+                    .url
+                    .parse::<crate::config::UpstreamUrl>()
+                    .ok()
+                    .filter(|url| url.addr.zone().is_none())
+                    .map(|url| IpNet::from(url.addr.ip()))
             });
             addresses.filter(|_| bgp.announce_upstreams)
         };
@@ -114,7 +119,7 @@ impl Side {
             name: peer.name.clone(),
             router_asn: peer.asn,
             guard_asn,
-            router: peer.address,
+            router: *peer.address,
             guard,
             guessed,
             password: password.filter(|_| peer.tcp_ao.is_none()),

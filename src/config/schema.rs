@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::value::{Rate, Size, Span};
-use crate::sys::endpoint::Endpoint;
+use crate::sys::endpoint::{Endpoint, Host};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -606,8 +606,9 @@ pub enum Family {
 pub struct Peer {
     /// As shown to users; unique.
     pub name: String,
-    /// The peer's address.
-    pub address: IpAddr,
+    /// The peer's address; a link-local one names its interface.
+    #[schemars(with = "String")]
+    pub address: Host,
     /// The peer's AS; same as `bgp.asn`: internal.
     pub asn: u32,
     /// The peer's port.

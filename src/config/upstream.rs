@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use crate::sys::endpoint::{self, Endpoint};
+
 /// How questions travel to an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transport {
@@ -55,7 +57,7 @@ pub struct UpstreamUrl {
     /// How questions travel.
     pub transport: Transport,
     /// Where to.
-    pub addr: SocketAddr,
+    pub addr: Endpoint,
     /// Path of `https` URLs, with its slash; "/dns-query" when the URL has none. Empty for the others.
     pub path: String,
 }
@@ -122,8 +124,21 @@ pub fn by_name(text: &str) -> Option<&'static str> {
     is_name.then_some("give the address; put the name into server_name")
 }
 
-/// Reads "192.0.2.1", "192.0.2.1:53", "[2001:db8::1]", "[2001:db8::1]:53" and a bare "2001:db8::1".
-fn host_and_port(host: &str, default_port: u16) -> Result<SocketAddr, String> {
+/// Reads "192.0.2.1", "192.0.2.1:53", "[2001:db8::1]", "[2001:db8::1]:53" and a bare "2001:db8::1"; of one link "[fe80::1%eth0]:53".
+fn host_and_port(host: &str, default_port: u16) -> Result<Endpoint, String> {
+    if host.contains('%') {
+        let (inner, port) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')).unwrap_or((host, ""));
+        let port = match port.strip_prefix(':') {
+            Some(port) => port.parse().map_err(|_| format!("\"{port}\" is not a port"))?,
+            None => default_port,
+        };
+        let (ip, zone) = endpoint::host(inner)?;
+        return if port == 0 { Err("port 0 is not a port".to_owned()) } else { Endpoint::new((ip, port).into(), zone) };
+    }
+    Endpoint::new(without_zone(host, default_port)?, None)
+}
+
+fn without_zone(host: &str, default_port: u16) -> Result<SocketAddr, String> {
     if let Ok(addr) = host.parse::<SocketAddr>() {
         return if addr.port() == 0 { Err("port 0 is not a port".to_owned()) } else { Ok(addr) };
     }

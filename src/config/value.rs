@@ -8,7 +8,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::sys::endpoint::Endpoint;
+use crate::sys::endpoint::{Endpoint, Host};
 
 /// A duration: a whole number and one of `ms`, `s`, `m`, `h`, `d`; "0s" is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -195,31 +195,39 @@ impl Serialize for super::schema::Settle {
     }
 }
 
-impl<'de> Deserialize<'de> for Endpoint {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// As [`nets`] has one.
-        struct EndpointVisitor;
+/// Addresses, with the name of an interface where they are of one link.
+macro_rules! address_serde {
+    ($type:ty, $expected:literal) => {
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                /// As [`nets`] has one.
+                struct Visitor;
 
-        impl de::Visitor<'_> for EndpointVisitor {
-            type Value = Endpoint;
+                impl de::Visitor<'_> for Visitor {
+                    type Value = $type;
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string with an address and a port")
-            }
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expected)
+                    }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoint, E> {
-                text.parse().map_err(E::custom)
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$type, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+                deserializer.deserialize_str(Visitor)
             }
         }
-        deserializer.deserialize_str(EndpointVisitor)
-    }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    };
 }
 
-impl Serialize for Endpoint {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
+address_serde!(Endpoint, "a string with an address and a port");
+address_serde!(Host, "a string with an address");
 
 /// Lists of prefixes in which a bare address means its host prefix.
 pub mod nets {

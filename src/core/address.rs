@@ -369,7 +369,7 @@ pub fn infrastructure(config: &Config) -> Result<Vec<(IpAddr, String)>, Vec<Poli
     }
     let bgp = &config.bgp;
     for peer in &bgp.peer {
-        all.push((peer.address, format!("bgp.peer {}", peer.name)));
+        all.push((*peer.address, format!("bgp.peer {}", peer.name)));
         all.extend(peer.local_address.map(|address| (address, format!("local_address of bgp.peer {}", peer.name))));
     }
     all.extend(bgp.router_id.map(|address| (IpAddr::V4(address), "bgp.router_id".to_owned())));

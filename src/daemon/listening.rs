@@ -12,13 +12,13 @@ use tokio::task::JoinHandle;
 
 use super::sources::Shared;
 use super::{RunError, reload, rules};
-use crate::config::Config;
 use crate::config::schema::NftablesMode;
+use crate::config::{Config, UpstreamUrl};
 use crate::control;
 use crate::dns::Listeners;
 use crate::dns::listen::late::{is_there, not_here, not_served};
 use crate::enforce::bgp::BgpStatus;
-use crate::sys::endpoint::{self, Endpoint};
+use crate::sys::endpoint::{self, Endpoint, Zone};
 use crate::sys::netlink::Socket as Netlink;
 use crate::sys::{MARK, interfaces};
 
@@ -47,6 +47,8 @@ pub struct Listening {
     http: Mutex<Vec<Http>>,
     mark: Option<u32>,
     bgp: Vec<Endpoint>,
+    /// Whom the guard itself reaches on one interface only.
+    others: Vec<(String, Zone)>,
     own: Mutex<Vec<IpAddr>>,
 }
 
@@ -67,7 +69,8 @@ impl Listening {
             }
             http.push(one);
         }
-        Ok(Self { http: Mutex::new(http), mark, bgp: config.bgp.listen.clone(), own: Mutex::new(own) })
+        let (bgp, others) = (config.bgp.listen.clone(), others(config));
+        Ok(Self { http: Mutex::new(http), mark, bgp, others, own: Mutex::new(own) })
     }
 
     fn http(&self) -> std::sync::MutexGuard<'_, Vec<Http>> {
@@ -128,14 +131,28 @@ impl Listening {
         let no_ipv6 = !own.iter().any(IpAddr::is_ipv6);
         let is_wrong = |address: &Endpoint| !(no_ipv6 && address.is_ipv6() && address.ip().is_loopback());
         let (wrong, odd): (Vec<_>, Vec<_>) = all.into_iter().partition(|(address, _)| is_wrong(address));
-        let words = |all: Vec<(Endpoint, String)>| all.into_iter().map(|(_, words)| words).collect();
-        (words(wrong), words(odd))
+        let words = |all: Vec<(Endpoint, String)>| all.into_iter().map(|(_, words)| words).collect::<Vec<_>>();
+        let mut wrong = words(wrong);
+        let gone = self.others.iter().filter_map(|(who, zone)| Some(format!("{who}: {}", zone.index().err()?)));
+        wrong.extend(gone);
+        (wrong, words(odd))
     }
 
     /// Ends the listeners.
     pub fn end(&self) {
         self.http().iter_mut().for_each(Http::end);
     }
+}
+
+fn others(config: &Config) -> Vec<(String, Zone)> {
+    let upstreams = config.dns.upstream.iter().filter_map(|upstream| {
+        let url: UpstreamUrl = upstream.url.parse().ok()?;
+        Some((format!("dns.upstream {url}"), url.addr.zone()?))
+    });
+    let peers = config.bgp.peer.iter();
+    let peers =
+        peers.filter_map(|peer| Some((format!("bgp.peer {} ({})", peer.name, peer.address), peer.address.zone()?)));
+    upstreams.chain(peers).collect()
 }
 
 impl Http {

@@ -15,7 +15,6 @@
 //! - One that is down is passed over and probed. When all are down all are asked.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -31,6 +30,7 @@ use crate::core::name::Name;
 use crate::core::policy::name_from_user;
 use crate::dns::codec::response::Response;
 use crate::dns::codec::wire::rtype;
+use crate::sys::endpoint::Endpoint;
 use judgement::{Judgement, Manner, Sent, judge};
 use query::{Fit, Query, lower_question};
 use race::{Ask, Choice, End, Order, Race, Trouble};
@@ -119,7 +119,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
 /// All upstreams.
 pub struct Upstreams {
     mark: Option<u32>,
-    peers: Vec<SocketAddr>,
+    peers: Vec<Endpoint>,
     servers: Vec<Arc<Server>>,
     /// Servers by the domain they are for, wire form; those for everything under the root.
     by_domain: HashMap<Box<[u8]>, Vec<usize>>,
@@ -207,7 +207,7 @@ impl Upstreams {
     }
 
     /// Where each is, by its place.
-    pub(in crate::dns) fn peers(&self) -> impl Iterator<Item = (usize, SocketAddr)> {
+    pub(in crate::dns) fn peers(&self) -> impl Iterator<Item = (usize, Endpoint)> {
         self.peers.iter().copied().enumerate()
     }
 

@@ -535,7 +535,8 @@ fn peer(peer: &schema::Peer, deadline: Duration) -> Result<PeerConfig, BgpError>
     };
     Ok(PeerConfig {
         name: peer.name.clone(),
-        address: peer.address,
+        address: *peer.address,
+        zone: peer.address.zone().map(|zone| zone.name().to_owned()),
         asn: peer.asn,
         port: peer.port,
         local_address: peer.local_address,
@@ -615,7 +616,10 @@ fn open(config: &Config) -> Result<Vec<IpNet>, BgpError> {
     if config.bgp.announce_upstreams {
         for upstream in &config.dns.upstream {
             let url: UpstreamUrl = upstream.url.parse().map_err(BgpError::Value)?;
-            open.push(IpNet::from(url.addr.ip()));
+            // Of its link alone, it is reached without a route.
+            if url.addr.zone().is_none() {
+                open.push(IpNet::from(url.addr.ip()));
+            }
         }
     }
     open.sort_unstable();

@@ -130,6 +130,56 @@ pub fn host(text: &str) -> Result<(IpAddr, Option<Zone>), String> {
     Ok((ip, zone))
 }
 
+/// An address without port, on one interface where it is link-local.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Host {
+    ip: IpAddr,
+    zone: Option<Zone>,
+}
+
+impl Host {
+    /// The interface it is on.
+    #[must_use]
+    pub fn zone(&self) -> Option<Zone> {
+        self.zone
+    }
+}
+
+impl From<IpAddr> for Host {
+    fn from(ip: IpAddr) -> Self {
+        Self { ip, zone: None }
+    }
+}
+
+impl Deref for Host {
+    type Target = IpAddr;
+
+    fn deref(&self) -> &IpAddr {
+        &self.ip
+    }
+}
+
+impl FromStr for Host {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // As for an endpoint, in the standard library's words.
+        if !text.contains('%') && text.parse::<IpAddr>().is_err() {
+            return Err("invalid IP address syntax".to_owned());
+        }
+        host(text).map(|(ip, zone)| Self { ip, zone })
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.zone {
+            Some(zone) => write!(f, "{}%{zone}", self.ip),
+            None => self.ip.fmt(f),
+        }
+    }
+}
+
 impl From<SocketAddr> for Endpoint {
     fn from(addr: SocketAddr) -> Self {
         Self { addr, zone: None }

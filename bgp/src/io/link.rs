@@ -33,11 +33,11 @@ pub struct Link {
     pub ipv6: Option<Ipv6Addr>,
 }
 
-/// Finds a neighbour. `local` is preferred as our own address.
+/// Finds a neighbour, `on` this interface where its address says so. `local` is preferred as our own address.
 ///
 /// # Errors
 /// From the kernel; `NotFound` for somebody who is no neighbour. Blocks for a moment.
-pub fn neighbour(address: IpAddr, local: Option<IpAddr>) -> io::Result<Link> {
+pub fn neighbour(address: IpAddr, on: Option<u32>, local: Option<IpAddr>) -> io::Result<Link> {
     let mut found = None;
     dump(NEIGHBOURS, family(address), |body| {
         // struct ndmsg.
@@ -51,7 +51,8 @@ pub fn neighbour(address: IpAddr, local: Option<IpAddr>) -> io::Result<Link> {
                 hardware = Some(value.to_vec());
             }
         }
-        if let (true, Some(hardware), Some(interface)) = (here, hardware, interface) {
+        let meant = on.is_none_or(|on| interface.and_then(|interface| u32::try_from(interface).ok()) == Some(on));
+        if let (true, Some(hardware), Some(interface)) = (here && meant, hardware, interface) {
             found = Some((interface, hardware));
         }
     })?;
@@ -148,7 +149,7 @@ mod tests {
 
     #[test]
     fn who_is_no_neighbour_is_not_found() {
-        let error = neighbour(IpAddr::from([192, 0, 2, 77]), None).unwrap_err();
+        let error = neighbour(IpAddr::from([192, 0, 2, 77]), None, None).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 

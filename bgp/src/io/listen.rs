@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::sys;
-use crate::config::SpeakerConfig;
+use crate::config::{PeerConfig, SpeakerConfig};
 
 /// First and longest wait after an accept that failed for want of descriptors or memory.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -97,6 +97,16 @@ fn exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
+/// On several links there may be the same address.
+fn is_from(peer: &PeerConfig, from: SocketAddr) -> bool {
+    let scope = match from {
+        SocketAddr::V6(v6) => v6.scope_id(),
+        SocketAddr::V4(_) => 0,
+    };
+    peer.address == from.ip()
+        && peer.zone.as_ref().is_none_or(|zone| sys::index(zone).is_ok_and(|index| index == scope))
+}
+
 fn hand_over(
     stream: TcpStream,
     from: SocketAddr,
@@ -104,7 +114,7 @@ fn hand_over(
     peers: &[mpsc::Sender<TcpStream>],
 ) -> Result<(), &'static str> {
     let local = stream.local_addr().map_err(|_| "it is gone already")?.ip();
-    let mut theirs = config.peers.iter().zip(peers).filter(|(peer, _)| peer.address == from.ip()).peekable();
+    let mut theirs = config.peers.iter().zip(peers).filter(|(peer, _)| is_from(peer, from)).peekable();
     if theirs.peek().is_none() {
         return Err("no such peer");
     }

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -464,7 +464,7 @@ impl Task {
 
     fn connect(&mut self) {
         let Some(peer) = self.peer() else { return };
-        let target = SocketAddr::new(peer.address, peer.port);
+        let target = sys::here(peer.address, peer.port, peer.zone.as_deref());
         let socket = sys::outgoing(peer, peer.asn == self.config.asn, self.config.mark);
         // Segments that TCP-MD5 or GTSM refuses vanish, so a wrong password looks like nobody there; and with a password a router that is down can't
         // refuse, since its kernel doesn't know the key.
@@ -482,7 +482,7 @@ impl Task {
         };
         self.connecting = Some(Box::pin(async move {
             let socket = TcpSocket::from_std_stream(socket?.into());
-            let begun = Instant::now();
+            let (begun, target) = (Instant::now(), target?);
             match tokio::time::timeout(CONNECT, socket.connect(target)).await {
                 Ok(Ok(stream)) => Ok(stream),
                 Ok(Err(error)) if error.kind() != io::ErrorKind::TimedOut => Err(error),

@@ -28,6 +28,7 @@ const UDP_LENGTH: u16 = 8;
 /// Probes through one router. Needs CAP_NET_RAW.
 pub(super) struct Prober {
     router: IpAddr,
+    zone: Option<String>,
     local: Option<IpAddr>,
     ttl: u8,
     packets: Socket,
@@ -61,6 +62,7 @@ impl Prober {
         packets.set_nonblocking(true)?;
         Ok(Self {
             router: peer.address,
+            zone: peer.zone.clone(),
             local: peer.local_address,
             ttl: peer.probe_ttl,
             packets,
@@ -88,7 +90,8 @@ impl Prober {
         let believed = if self.link.is_some() { FRESH } else { RETRY };
         if self.looked.is_none_or(|at| now.saturating_duration_since(at) >= believed) {
             self.looked = Some(now);
-            match link::neighbour(self.router, self.local) {
+            let on = self.zone.as_deref().map(sys::index).transpose().map_err(|error| error.to_string())?;
+            match link::neighbour(self.router, on, self.local) {
                 Ok(link) => self.link = Some(link),
                 // An entry that is just being renewed isn't listed; what was known still holds.
                 Err(error) if self.link.is_none() => return Err(error.to_string()),

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem::size_of;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -129,13 +129,33 @@ pub fn configure(socket: &Socket, peer: &PeerConfig, internal: bool, key: bool, 
     Ok(())
 }
 
+/// The number of an interface now.
+pub fn index(zone: &str) -> io::Result<u32> {
+    let missing = || io::Error::new(io::ErrorKind::AddrNotAvailable, format!("there is no interface {zone} now"));
+    let name = std::ffi::CString::new(zone).map_err(|_| missing())?;
+    // SAFETY: the pointer is that of a live, zero-terminated string.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    let by_number = || zone.parse().ok().filter(|number| *number > 0);
+    if index != 0 { Ok(index) } else { by_number().ok_or_else(missing) }
+}
+
+/// An address as a socket takes it: of a zone where it is link-local.
+pub fn here(ip: IpAddr, port: u16, zone: Option<&str>) -> io::Result<SocketAddr> {
+    match (ip, zone) {
+        (IpAddr::V6(v6), Some(zone)) if v6.is_unicast_link_local() => {
+            Ok(SocketAddrV6::new(v6, port, 0, index(zone)?).into())
+        }
+        _ => Ok(SocketAddr::new(ip, port)),
+    }
+}
+
 /// A socket to connect to this peer with, bound where the configuration says.
 pub fn outgoing(peer: &PeerConfig, internal: bool, mark: Option<u32>) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(SocketAddr::new(peer.address, 0)), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     configure(&socket, peer, internal, true, mark)?;
     if let Some(local) = peer.local_address {
-        let result = socket.bind(&SocketAddr::new(local, 0).into());
+        let result = here(local, 0, peer.zone.as_deref()).and_then(|local| socket.bind(&local.into()));
         named(&format!("can't connect from local_address {local}"), result)?;
     }
     Ok(socket)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Checks;
 use crate::config::community;
 use crate::config::schema::{Confirm, Family, Peer, Role, Settle};
+use crate::sys::endpoint::Host;
 
 /// Longest key of TCP-MD5 on Linux (TCP_MD5SIG_MAXKEYLEN).
 const MD5_KEY: usize = 80;
@@ -33,6 +34,12 @@ fn other_key(one: &Peer, other: &Peer) -> bool {
     let any = |peer: &Peer| peer.password.is_some() || peer.password_file.is_some();
     let differ = alike && (&one.password, &one.password_file) != (&other.password, &other.password_file);
     differ || any(one) != any(other) || ao(one) != ao(other)
+}
+
+/// An address that a host can have, as others see it.
+fn unicast(ip: IpAddr) -> bool {
+    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+    !(ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || broadcast)
 }
 
 /// AS numbers that no speaker has: 0 (RFC 7607), AS_TRANS (RFC 6793), the last of both sizes (RFC 7300).
@@ -62,16 +69,25 @@ impl Checks<'_, '_> {
         }
         if bgp.router_id.is_some_and(|id| id.is_unspecified()) {
             self.error("bgp.router_id", "0.0.0.0 identifies nobody (RFC 6286)");
+        } else if let Some(id) = bgp.router_id.filter(|id| id.is_multicast() || id.is_broadcast()) {
+            self.error("bgp.router_id", format!("{id} is no host's address: some routers refuse it"));
         }
         let next_hops = [
             ("bgp.next_hop_ipv4", bgp.next_hop_ipv4.map(IpAddr::V4)),
             ("bgp.next_hop_ipv6", bgp.next_hop_ipv6.map(IpAddr::V6)),
         ];
         for (path, next_hop) in next_hops {
-            if let Some(hop) = next_hop.filter(|hop| hop.is_unspecified() || hop.is_multicast() || hop.is_loopback()) {
+            if let Some(hop) = next_hop.filter(|hop| !unicast(*hop)) {
                 self.error(path, format!("{hop} can't be a next hop"));
+            } else if let Some(hop) = next_hop.filter(|hop| matches!(hop, IpAddr::V6(v6) if v6.is_unicast_link_local()))
+            {
+                self.error_with(
+                    path,
+                    format!("{hop} is of one link only, and routes lead there from all routers"),
+                    "name a global or unique local address of that router",
+                );
             }
-            let itself = |peer: &&Peer| peer.role == Role::Enforcer && Some(peer.address) == next_hop;
+            let itself = |peer: &&Peer| peer.role == Role::Enforcer && Some(*peer.address) == next_hop;
             if let Some(peer) = bgp.peer.iter().find(itself) {
                 self.error_with(
                     path,
@@ -155,7 +171,7 @@ impl Checks<'_, '_> {
     fn peers(&mut self) {
         let bgp = &self.config.bgp;
         let mut names: HashMap<&str, usize> = HashMap::new();
-        let mut addresses: HashMap<(IpAddr, Option<IpAddr>), usize> = HashMap::new();
+        let mut addresses: HashMap<(Host, Option<IpAddr>), usize> = HashMap::new();
         for (index, peer) in bgp.peer.iter().enumerate() {
             let path = format!("bgp.peer[{index}]");
             let name_path = format!("{path}.name");
@@ -218,6 +234,23 @@ impl Checks<'_, '_> {
         }
         if peer.port == 0 {
             self.error(&key("port"), "0 is not a port");
+        }
+        let of_link = |ip: IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        if peer.local_address.is_some_and(of_link) && peer.address.zone().is_none() {
+            self.error(&key("local_address"), "of one link only, and the peer's address is not");
+        }
+        if let Some(zone) = peer.address.zone().filter(|_| peer.bfd) {
+            self.error_with(
+                &key("bfd"),
+                format!("not possible with an address of one link ({zone})"),
+                "leave it out, or use another address of the router",
+            );
+        }
+        if matches!(*peer.address, IpAddr::V4(v4) if v4.is_broadcast()) {
+            self.error(&key("address"), format!("{} is not the address of a router", peer.address));
+        }
+        if peer.local_address.is_some_and(|local| local == *peer.address) {
+            self.error(&key("local_address"), "the peer's own address");
         }
         if peer.local_address.is_some_and(|local| local.is_ipv4() != peer.address.is_ipv4()) {
             self.error(&key("local_address"), format!("not of the same family as the peer's address {}", peer.address));

@@ -115,7 +115,7 @@ fn observers_are_no_enforcers() {
     let mut config = with_peer("");
     let watch = schema::Peer {
         name: "watch".to_owned(),
-        address: IpAddr::from([192, 0, 2, 253]),
+        address: IpAddr::from([192, 0, 2, 253]).into(),
         role: schema::Role::Observer,
         ..config.bgp.peer[0].clone()
     };
@@ -153,7 +153,7 @@ impl World {
         let port = taken.local_addr().unwrap().port();
         drop(taken);
         let mut config = with_peer(&format!("port = {port}\nsettle = \"0s\"\nlocal_address = \"127.0.0.1\"\n"));
-        config.bgp.peer[0].address = ROUTER;
+        config.bgp.peer[0].address = ROUTER.into();
         let mut guard = PeerConfig::new("guard", IpAddr::from([127, 0, 0, 1]), 64512);
         guard.passive = true;
         guard.role = Role::Observer;

@@ -12,6 +12,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::sys::endpoint::Endpoint;
+
 /// How long connecting may take, the handshake included.
 pub const CONNECT: Duration = Duration::from_millis(2500);
 /// A query given up after this, while nothing at all came on its connection, speaks against the connection.
@@ -21,7 +23,7 @@ pub const DEAF_AFTER: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     /// The upstream.
-    pub peer: SocketAddr,
+    pub peer: Endpoint,
     /// SO_MARK.
     pub mark: Option<u32>,
 }
@@ -33,13 +35,13 @@ impl Target {
     /// The kernel's.
     pub async fn tcp(self) -> io::Result<TcpStream> {
         use socket2::{Domain, Protocol, Socket, Type};
-        let socket = Socket::new(Domain::for_address(self.peer), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(Domain::for_address(*self.peer), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         if let Some(mark) = self.mark {
             socket.set_mark(mark)?;
         }
         let stream: std::net::TcpStream = socket.into();
-        let stream = tokio::net::TcpSocket::from_std_stream(stream).connect(self.peer).await?;
+        let stream = tokio::net::TcpSocket::from_std_stream(stream).connect(self.peer.now()?).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -50,12 +52,12 @@ impl Target {
     /// The kernel's.
     pub fn udp(self) -> io::Result<std::net::UdpSocket> {
         use socket2::{Domain, Protocol, Socket, Type};
-        let socket = Socket::new(Domain::for_address(self.peer), Type::DGRAM, Some(Protocol::UDP))?;
+        let socket = Socket::new(Domain::for_address(*self.peer), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
         if let Some(mark) = self.mark {
             socket.set_mark(mark)?;
         }
-        let any: SocketAddr = match self.peer {
+        let any: SocketAddr = match *self.peer {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
@@ -175,7 +177,7 @@ mod tests {
     #[tokio::test]
     async fn the_mark_is_on_tcp_sockets() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = Target { peer: listener.local_addr().unwrap(), mark: Some(crate::sys::MARK) };
+        let target = Target { peer: listener.local_addr().unwrap().into(), mark: Some(crate::sys::MARK) };
         let stream = target.tcp().await.unwrap();
         assert_eq!(socket2::SockRef::from(&stream).mark().unwrap(), crate::sys::MARK);
     }

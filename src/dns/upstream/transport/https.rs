@@ -178,7 +178,7 @@ impl HttpsClient {
         let question = query.question();
         if fit(&message, &question) == Fit::No {
             self.metrics.upstream_mismatch.inc();
-            return Err(misfit(self.target.peer, &message, &question));
+            return Err(misfit(*self.target.peer, &message, &question));
         }
         shorten_ttls(&mut message, age);
         Ok(message)

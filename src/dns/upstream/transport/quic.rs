@@ -146,7 +146,7 @@ impl QuicClient {
         let question = query.question();
         if fit(message, &question) == Fit::No {
             self.metrics.upstream_mismatch.inc();
-            return Err(misfit(self.target.peer, message, &question));
+            return Err(misfit(*self.target.peer, message, &question));
         }
         Ok(message.to_vec())
     }
@@ -180,7 +180,7 @@ async fn open(target: Target, tls: Tls, crypto: Arc<QuicClientConfig>) -> io::Re
     config.transport_config(Arc::new(transport));
     endpoint.set_default_client_config(config);
     tls.handshakes.inc();
-    let connecting = endpoint.connect(target.peer, &tls.name.to_str()).map_err(io::Error::other)?;
+    let connecting = endpoint.connect(target.peer.now()?, &tls.name.to_str()).map_err(io::Error::other)?;
     let connection =
         connecting.await.map_err(|error| io::Error::new(io::ErrorKind::ConnectionRefused, format!("QUIC: {error}")))?;
     Ok(Connection { connection, _endpoint: endpoint, heard: Mutex::new(None), closed: AtomicBool::new(false) })

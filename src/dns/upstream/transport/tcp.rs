@@ -226,11 +226,11 @@ async fn open(target: Target, tls: Option<Tls>, metrics: Metrics) -> io::Result<
     match tls {
         None => {
             let (read, write) = target.tcp().await?.into_split();
-            Ok(begin(read, write, target.peer, false, metrics))
+            Ok(begin(read, write, *target.peer, false, metrics))
         }
         Some(tls) => {
             let (read, write) = tokio::io::split(tls.connect(target).await?);
-            Ok(begin(read, write, target.peer, true, metrics))
+            Ok(begin(read, write, *target.peer, true, metrics))
         }
     }
 }

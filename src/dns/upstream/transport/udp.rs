@@ -23,6 +23,7 @@ use crate::dns::upstream::judgement::Manner;
 use crate::dns::upstream::query::{Fit, Query, fit, question_of};
 use crate::dns::upstream::race::{Ask, Trouble};
 use crate::sys::connected::{self, Received};
+use crate::sys::endpoint::Endpoint;
 use crate::sys::poll::Poll;
 use crate::sys::udp::want_receive_buffer;
 
@@ -139,7 +140,7 @@ impl Line {
 }
 
 struct Pool {
-    peer: SocketAddr,
+    peer: Endpoint,
     /// The source address of its sockets, and since when that is known.
     local: Option<(IpAddr, Instant)>,
     slots: Vec<Option<usize>>,
@@ -173,7 +174,7 @@ pub struct UdpSockets {
 impl UdpSockets {
     /// No socket is opened before the first query. `owners`: how many share the descriptors.
     #[must_use]
-    pub fn new(peers: impl Iterator<Item = (usize, SocketAddr)>, mark: Option<u32>, owners: usize) -> Self {
+    pub fn new(peers: impl Iterator<Item = (usize, Endpoint)>, mark: Option<u32>, owners: usize) -> Self {
         let slots = (SLOTS / owners.max(1)).max(SLOTS_LEAST);
         let pools = peers
             .map(|(upstream, peer)| (upstream, Pool { peer, local: None, slots: vec![None; slots], current: None }));
@@ -454,7 +455,7 @@ impl UdpSockets {
             return Ok(at);
         }
         let at = self.free.last().copied().unwrap_or(self.lines.len());
-        let opened = open_socket(pool.peer, self.mark).and_then(|socket| {
+        let opened = pool.peer.now().and_then(|peer| open_socket(peer, self.mark)).and_then(|socket| {
             want_receive_buffer(socket.as_fd(), RECEIVE_BUFFER)?;
             poll.add(socket.as_fd(), token.saturating_add(u64::try_from(at).unwrap_or(u64::MAX)))?;
             let local = socket.local_addr()?.ip();

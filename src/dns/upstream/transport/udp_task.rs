@@ -10,7 +10,6 @@
 //! reply, and is forgotten with the next [`TIDY`].
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +23,7 @@ use crate::dns::upstream::query::{Fit, Query};
 use crate::dns::upstream::race::{Ask, Trouble};
 use crate::dns::upstream::transport::udp::{Attempt, Claim, Failed, UdpSockets};
 use crate::sys::connected::Received;
+use crate::sys::endpoint::Endpoint;
 use crate::sys::poll::Poll;
 
 /// Letters that wait to be sent.
@@ -62,7 +62,7 @@ struct Letter {
 
 /// Where letters are handed in. Nothing runs before the first.
 pub struct Post {
-    peers: Vec<(usize, SocketAddr)>,
+    peers: Vec<(usize, Endpoint)>,
     mark: Option<u32>,
     metrics: Metrics,
     queue: Mutex<Option<mpsc::Sender<Letter>>>,
@@ -71,7 +71,7 @@ pub struct Post {
 impl Post {
     /// For these upstreams.
     #[must_use]
-    pub fn new(peers: Vec<(usize, SocketAddr)>, mark: Option<u32>, metrics: Metrics) -> Self {
+    pub fn new(peers: Vec<(usize, Endpoint)>, mark: Option<u32>, metrics: Metrics) -> Self {
         Self { peers, mark, metrics, queue: Mutex::new(None) }
     }
 
