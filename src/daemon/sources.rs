@@ -178,7 +178,11 @@ impl Sources for Shared {
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.disk().into_iter().chain(self.exceptions.trouble()).chain(self.missing().1).collect()
+        let unlocked = self.nftables.as_ref().and_then(nftables::Disarmer::unlocked).map(|why| {
+            format!("when another program flushes the ruleset, the host is open until the table is back (Linux 5.12 can do better): {why}")
+        });
+        let disk = self.disk().into_iter().chain(self.exceptions.trouble());
+        disk.chain(self.missing().1).chain(unlocked).collect()
     }
 
     fn exceptions(&self) -> Vec<types::Exception> {

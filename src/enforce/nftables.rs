@@ -221,6 +221,8 @@ struct Armed {
     disarmed: AtomicBool,
     /// See [`lock`]. Held while it is made or let go.
     lock: Mutex<Option<Kernel>>,
+    /// Why there is none, though there should be.
+    unlocked: Mutex<Option<String>>,
 }
 
 impl Disarmer {
@@ -236,14 +238,28 @@ impl Disarmer {
     }
 
     /// Locks what is guarded, unless it is locked or disarmed.
-    fn lock(&self, make: impl FnOnce() -> Option<Kernel>) {
+    fn lock(&self, make: impl FnOnce() -> Result<Kernel, NftError>) {
         let mut lock = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if lock.is_none() && !self.is_disarmed() {
-            *lock = make();
+        if lock.is_some() || self.is_disarmed() {
+            return;
         }
+        let made = make();
+        let why = made.as_ref().err().map(ToString::to_string);
+        *self.0.unlocked.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        *lock = made.ok();
+    }
+
+    /// Why the host is open, where it is, while another program's flush of the ruleset is undone; see [`lock`].
+    #[must_use]
+    pub fn unlocked(&self) -> Option<String> {
+        if self.is_disarmed() {
+            return None;
+        }
+        self.0.unlocked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn unlock(&self) {
+        self.0.unlocked.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.0.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
-use super::{PATIENCE, alone, config, enforcer, nftables, run};
+use super::{Kernel, PATIENCE, alone, config, enforcer, eventually, nftables, run};
 use destguard::config::schema::NftablesMode;
 
 const DESTGUARD: &str = env!("CARGO_BIN_EXE_destguard");
@@ -56,6 +56,11 @@ impl Daemon {
         status["reasons"].to_string()
     }
 
+    fn warnings(&self) -> String {
+        let status: serde_json::Value = serde_json::from_slice(&self.ask(&["status", "--json"]).stdout).expect("JSON");
+        status["warnings"].to_string()
+    }
+
     /// What it said in its life.
     fn stop(mut self) -> String {
         let child = self.child.take().expect("it runs");
@@ -92,6 +97,30 @@ fn the_table_of_an_earlier_run_is_named_while_the_mode_is_off() {
         assert_eq!(run("nft list tables"), "");
         let said = daemon.stop();
         assert!(said.contains(what) && said.contains("`destguard disarm` removes it"), "{said}");
+    });
+}
+
+/// As on a kernel whose tables have no owners.
+#[test]
+fn a_guard_that_cant_keep_flushed_rules_closed_says_so() {
+    alone(|| {
+        let mut kernel = Kernel::open().expect("a socket");
+        let mut transaction = kernel.transaction();
+        let (new_table, create, name, flags, owner) = (0, 0x400, 1, 2, 2);
+        transaction.request(new_table, create, |writer| {
+            writer.put_text(name, "destguard_lock");
+            writer.put_u32(flags, owner);
+        });
+        kernel.commit("a test", transaction).expect("committed");
+        let daemon = Daemon::start("[nftables]\nmode = \"local\"\n");
+        eventually("it says so", || daemon.warnings().contains("another program flushes the ruleset"));
+        eventually("it is enforcing", || daemon.reasons() == "[]");
+        daemon.stop();
+        drop(kernel);
+        let daemon = Daemon::start("[nftables]\nmode = \"local\"\n");
+        eventually("it is locked", || run("nft list tables").contains("destguard_lock"));
+        assert!(!daemon.warnings().contains("flushes"), "{}", daemon.warnings());
+        daemon.stop();
     });
 }
 

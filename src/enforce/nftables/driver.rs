@@ -224,7 +224,7 @@ impl Driver {
         let lockless = &mut self.lockless;
         self.settings.disarmer.lock(|| {
             let lock = installer.lock();
-            *lockless = lock.is_none();
+            *lockless = lock.is_err();
             lock
         });
     }

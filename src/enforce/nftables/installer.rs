@@ -34,16 +34,14 @@ impl Installer {
         self.settings.enforce
     }
 
-    /// Makes the lock of what is guarded; see [`super::lock`]. None in audit, nor where the kernel has no such tables.
-    pub(super) fn lock(&self) -> Option<Kernel> {
-        if !self.settings.enforce {
-            return None;
-        }
-        lock::close(&self.settings)
-            .inspect_err(|error| {
-                tracing::warn!(%error, "when another program flushes the ruleset, the host is open until the table is back");
-            })
-            .ok()
+    /// Makes the lock of what is guarded; see [`super::lock`].
+    ///
+    /// # Errors
+    /// The kernel has no such tables, and others.
+    pub(super) fn lock(&self) -> Result<Kernel, NftError> {
+        lock::close(&self.settings).inspect_err(|error| {
+            tracing::warn!(%error, "when another program flushes the ruleset, the host is open until the table is back");
+        })
     }
 
     /// Puts the ruleset in the place of another one of ours, in one transaction that keeps every element.
@@ -156,6 +154,11 @@ impl Installer {
     }
 
     fn verify(&self) -> Result<(), NftError> {
-        verify::verify(&self.ruleset, &self.program.list()?)
+        let verify = |json: String| verify::verify(&self.ruleset, &json);
+        match self.program.list().and_then(verify) {
+            // Any table of anybody may have an owner, the lock's has.
+            Err(NftError::ReadBack { .. } | NftError::Nft { .. }) => self.program.list_own().and_then(verify),
+            other => other,
+        }
     }
 }
