@@ -9,6 +9,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use destguard::config::Config;
+use destguard::core::client::Claim;
 use destguard::dns::metrics::Metrics;
 use destguard::dns::upstream::Upstreams;
 use destguard::dns::upstream::query::Query;
@@ -36,7 +37,8 @@ async fn all_are_answered(far: &Namespace, upstream: &str, moves: &[&str]) {
     let upstreams = Upstreams::new(&config.dns.upstream, None, &metrics).unwrap();
     let ask = async |name: String| {
         let name = name.parse().unwrap();
-        let query = Query { name, qtype: 1, dnssec_ok: false, checking_disabled: false, plain: false };
+        let query =
+            Query { name, qtype: 1, dnssec_ok: false, checking_disabled: false, plain: false, whose: Claim::NOBODY };
         upstreams.ask(&query).await
     };
     for (round, command) in [&["true"], moves].concat().into_iter().enumerate() {

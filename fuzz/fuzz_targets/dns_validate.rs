@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use destguard::config::schema::Dnssec;
 use destguard::core::answer::{Question, bind, bind_aliases};
+use destguard::core::client::Claim;
 use destguard::dns::resolver::draft::Checked;
 use destguard::dns::codec::response::Response;
 use destguard::dns::metrics::Metrics;
@@ -101,7 +102,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
 
 fn query(at: usize) -> Query {
     let (text, qtype) = QUESTIONS[at];
-    Query { name: name(text), qtype, dnssec_ok: false, checking_disabled: false, plain: false }
+    Query { name: name(text), qtype, dnssec_ok: false, checking_disabled: false, plain: false, whose: Claim::NOBODY }
 }
 
 /// What a client would see.

@@ -388,7 +388,14 @@ impl Resolver {
         }
         let Ok(name) = Name::from_wire(question.name.wire()) else { return Some(Handled::Drop) };
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
-        let query = Query { name, qtype: question.qtype, dnssec_ok, checking_disabled: false, plain: false };
+        let query = Query {
+            name,
+            qtype: question.qtype,
+            dnssec_ok,
+            checking_disabled: false,
+            plain: false,
+            whose: Claim::NOBODY,
+        };
         let words = policy.words(verdict);
         self.metrics.denied.inc();
         self.metrics.refuse("policy");

@@ -28,7 +28,7 @@ use crate::core::lease::{ByFamily, Cause, Lease};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::queue::{Asked, Cost};
-use crate::core::share::Holder;
+use crate::core::share::{Holder, LEAST, may_hold};
 
 /// No lease is shorter, whatever the configuration says: a TTL of 0 must be neither "never" nor "for ever".
 pub(super) const SHORTEST: Duration = Duration::from_secs(1);
@@ -242,7 +242,11 @@ impl Guard {
         let Some(group) = group else { return Ok(()) };
         let set = |item: &Item| self.table.get(item.address).map_or(GroupSet::EMPTY, Lease::groups).with(group);
         let sets: BTreeSet<GroupSet> = items.iter().map(set).filter(|set| !self.group_sets.contains_key(set)).collect();
-        if !sets.is_empty() && self.group_sets.len().saturating_add(sets.len()) > MOST_SETS {
+        let free = MOST_SETS.checked_sub(self.group_sets.len().saturating_add(sets.len()));
+        // Every new set holds this group: the sets that hold it are its part.
+        let own = || self.group_sets.keys().filter(|set| set.has(group)).count().saturating_add(sets.len());
+        let fits = |free: usize| may_hold(Holder::of("a group"), own(), free, LEAST);
+        if !sets.is_empty() && !free.is_some_and(fits) {
             return Err(Refusal::Capacity);
         }
         Ok(())

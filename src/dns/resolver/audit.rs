@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hashbrown::HashMap;
 use hashbrown::hash_map::EntryRef;
 
+use crate::core::client::Claim;
 use crate::core::event::{Decision, Refusal};
 use crate::core::name::Name;
 use crate::core::policy::{Effect, Policy, Verdict};
@@ -231,6 +232,7 @@ impl Resolver {
             dnssec_ok: false,
             checking_disabled: false,
             plain: false,
+            whose: Claim::NOBODY,
         };
         let again = settle::aged(&again, entry.age(self.clock.now()));
         let mut tried: HashSet<IpAddr> = HashSet::new();

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::core::address::Reason;
 use crate::core::answer::Question;
+use crate::core::client::Claim;
 use crate::core::name::Name;
 use crate::core::pairs;
 use crate::core::policy::list::LocalData;
@@ -150,7 +151,14 @@ impl Resolver {
         if let Some(tried) = self.as_kept(&key, qtype, &rules) {
             return tried;
         }
-        let query = Query { name: name.clone(), qtype, dnssec_ok: false, checking_disabled: false, plain: false };
+        let query = Query {
+            name: name.clone(),
+            qtype,
+            dnssec_ok: false,
+            checking_disabled: false,
+            plain: false,
+            whose: Claim::NOBODY,
+        };
         let only = client.filter(|_| self.per_client).map(pairs::owner).filter(|owner| *owner != pairs::HOST);
         let whom = Audience { view, only: only.map(Family::of) };
         let data = policy.local_data(name).filter(|_| !rules.audit).map(<[LocalData]>::to_vec);

@@ -165,7 +165,8 @@ impl Resolver {
         let question = &missed.question;
         let stream = matches!(route, Route::Stream(..));
         let head = head_of(question, stream);
-        let place = match self.in_flight.take(self.claim_for(client, &missed.name)) {
+        let whose = self.claim_for(client, &missed.name);
+        let place = match self.in_flight.take(whose) {
             Ok(place) => place,
             Err(full) => {
                 let (reason, text) = match full {
@@ -209,14 +210,15 @@ impl Resolver {
         }
         self.metrics.in_flight.inc();
         let checking_disabled = key.is_unchecked();
-        let query = Query { name, qtype: question.qtype, dnssec_ok, checking_disabled, plain: false };
+        let query = Query { name, qtype: question.qtype, dnssec_ok, checking_disabled, plain: false, whose };
         Some(Pending { resolver: self.clone(), key, views, query, sponsor: None, over: AtomicBool::new(false) })
     }
 
     /// Asks again for what is about to end, on behalf of the client who used it last; nobody waits for it.
     pub(in crate::dns) fn prefetch(self: &Arc<Self>, key: Key, question: &Question<'_>, client: IpAddr) {
         let Ok(name) = Name::from_wire(question.name.wire()) else { return };
-        let Ok(place) = self.in_flight.take(self.claim_for(client, &name)) else { return };
+        let whose = self.claim_for(client, &name);
+        let Ok(place) = self.in_flight.take(whose) else { return };
         {
             let mut waiters = self.waiters();
             if waiters.contains_key(key.octets()) {
@@ -228,7 +230,7 @@ impl Resolver {
         self.metrics.cache_prefetches.inc();
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
         let checking_disabled = self.unchecked(question.flags, question.qtype);
-        let query = Query { name, qtype: question.qtype, dnssec_ok, checking_disabled, plain: false };
+        let query = Query { name, qtype: question.qtype, dnssec_ok, checking_disabled, plain: false, whose };
         let sponsor = Some(Sponsor { client, _place: place });
         let views = self.rules.load().views.clone();
         if views.of(client) != key.view() {

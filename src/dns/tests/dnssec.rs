@@ -55,7 +55,14 @@ async fn upstream(net: Arc<Internet>, tampered: Arc<AtomicBool>) -> Upstream {
     Upstream::new(move |message, _| {
         let (text, qtype) = asked(message);
         let name = if text.is_empty() { name(".") } else { name(&text) };
-        let asked = Query { name, qtype, dnssec_ok: true, checking_disabled: false, plain: false };
+        let asked = Query {
+            name,
+            qtype,
+            dnssec_ok: true,
+            checking_disabled: false,
+            plain: false,
+            whose: crate::core::client::Claim::NOBODY,
+        };
         let mut reply = net.reply(&asked);
         if read(message).edns.is_none_or(|(_, dnssec_ok)| !dnssec_ok) {
             reply.strip_signatures();
@@ -242,7 +249,14 @@ async fn who_asks_for_what_is_dear_to_check_takes_nobodys_answers() {
         Upstream::new(move |message, _| {
             let (text, qtype) = asked(message);
             let name = if text.is_empty() { name(".") } else { name(&text) };
-            let mut reply = net.reply(&Query { name, qtype, dnssec_ok: true, checking_disabled: false, plain: false });
+            let mut reply = net.reply(&Query {
+                name,
+                qtype,
+                dnssec_ok: true,
+                checking_disabled: false,
+                plain: false,
+                whose: crate::core::client::Claim::NOBODY,
+            });
             if qtype == 1 && text.ends_with("nsec.test") {
                 cost::multiply(&mut reply, 1);
             }

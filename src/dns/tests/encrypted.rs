@@ -42,6 +42,26 @@ async fn many_questions_go_over_one_handshake_and_tell_nothing_by_their_length()
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_a_silent_domain_leave_an_upstreams_streams_to_others() {
+    for transport in [Transport::Https, Transport::Quic] {
+        let authority = Authority::new();
+        let upstream = Secure::new(transport, server(transport, &authority.leaf(&["resolver.example"]), None)).await;
+        let world = world(&[upstream.table(&trusting(&authority))]).await;
+        let greedy = client("127.0.0.1:0");
+        for number in 0..600u16 {
+            let question = query(number, &format!("n{number}.silent.example"), 1, EDNS);
+            greedy.send_to(&question, world.address).unwrap();
+        }
+        until("many are asked", || upstream.count() >= 50).await;
+        for number in 0..20 {
+            let seen = world.ask(&format!("n{number}.example"), 1).await;
+            assert_eq!((seen.rcode, seen.addresses().len()), (0, 1), "{transport:?} {seen:?}");
+        }
+        assert!(upstream.count() < 100, "{}", upstream.count());
+    }
+}
+
 async fn futures<T>(all: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     // One after the other is enough where nothing depends on their being together; polled together all the same.
     let mut pinned: Vec<_> = all.map(Box::pin).collect();

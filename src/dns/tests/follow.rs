@@ -153,7 +153,14 @@ async fn what_was_joined_is_validated_as_a_whole() {
     let upstream = Upstream::new(move |message, _| {
         let (text, qtype) = asked(message);
         let owner = if text.is_empty() { name(".") } else { name(&text) };
-        let query = Query { name: owner.clone(), qtype, dnssec_ok: true, checking_disabled: false, plain: false };
+        let query = Query {
+            name: owner.clone(),
+            qtype,
+            dnssec_ok: true,
+            checking_disabled: false,
+            plain: false,
+            whose: crate::core::client::Claim::NOBODY,
+        };
         let mut reply = net.reply(&query);
         if ["alias.test", "other.test"].contains(&text.as_str()) {
             reply.answer.retain(|rr| rr.owner == owner);

@@ -164,6 +164,11 @@ fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes()[..], message].concat()
 }
 
+/// Whether it is about a domain of which nobody has an answer (over DoH and DoQ).
+fn is_silent(query: &[u8]) -> bool {
+    query.windows(8).any(|part| part == b"\x06silent\x07")
+}
+
 impl Secure {
     pub async fn new(transport: Transport, tls: ServerConfig) -> Self {
         let (close, closed) = watch::channel(0);
@@ -223,7 +228,7 @@ impl Secure {
                             };
                             let octets = receive.read_to_end(70_000).await.unwrap();
                             note(&octets[2..]);
-                            if silent.load(Ordering::SeqCst) {
+                            if silent.load(Ordering::SeqCst) || is_silent(&octets) {
                                 // Neither a reply nor the stream's end.
                                 tokio::spawn(async move {
                                     tokio::time::sleep(4 * PATIENCE).await;
@@ -268,7 +273,7 @@ impl Secure {
                                     assert_eq!(request.uri().path(), "/dns-query");
                                     let query = request.into_body().collect().await?.to_bytes();
                                     note(&query);
-                                    if silent.load(Ordering::SeqCst) {
+                                    if silent.load(Ordering::SeqCst) || is_silent(&query) {
                                         tokio::time::sleep(4 * PATIENCE).await;
                                     }
                                     let mut response = hyper::Response::builder()

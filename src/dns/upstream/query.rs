@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use rand::Rng;
 
+use crate::core::client::Claim;
 use crate::core::name::Name;
 use crate::dns::codec::wire::{self, HEADER, UDP_REPLY, flag, put_u16, rcode, rtype, u16_at};
 use crate::dns::validate::rrset::type_name;
@@ -25,6 +26,8 @@ pub struct Query {
     pub checking_disabled: bool,
     /// Without EDNS, for a server that refused it.
     pub plain: bool,
+    /// In whose parts of the upstreams' streams it is counted.
+    pub whose: Claim,
 }
 
 impl Query {
@@ -242,6 +245,7 @@ mod tests {
             dnssec_ok: true,
             checking_disabled: false,
             plain: false,
+            whose: Claim::NOBODY,
         }
     }
 
@@ -264,6 +268,7 @@ mod tests {
                 dnssec_ok: true,
                 checking_disabled: false,
                 plain: false,
+                whose: Claim::NOBODY,
             };
             let padded = query.padded(7);
             assert_eq!(padded.len(), 128);

@@ -15,6 +15,7 @@ use super::race::{Ask, Choice, Trouble};
 use super::transport::{dial, https, quic, tcp};
 use crate::config::schema;
 use crate::config::upstream::{Transport, UpstreamUrl};
+use crate::core::client::Claim;
 use crate::core::name::Name;
 use crate::core::policy::registrable;
 use crate::dns::codec::wire::rtype;
@@ -223,6 +224,7 @@ impl Server {
             dnssec_ok: false,
             checking_disabled: false,
             plain: false,
+            whose: Claim::NOBODY,
         };
         let sent = Instant::now();
         let (_, _, choice) = self.choice(sent);

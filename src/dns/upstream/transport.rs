@@ -7,6 +7,7 @@ pub(super) mod age;
 pub(super) mod dial;
 pub(super) mod https;
 pub(super) mod quic;
+pub(super) mod streams;
 pub(super) mod tcp;
 pub mod udp;
 pub mod udp_task;

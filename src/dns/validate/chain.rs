@@ -15,6 +15,7 @@ use super::anchor::{Anchor, Digest};
 use super::denial::{Cut, Denials};
 use super::rrset::{Key, RrSet, Sets, type_name};
 use super::{Budget, Failure, Limit, Security, Source, Turn, Validator, Work};
+use crate::core::client::Claim;
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::dns::codec::ede::code;
@@ -404,7 +405,14 @@ impl Validator {
     async fn question<S: Source>(&self, work: &mut Work<'_, S>, name: &Name, qtype: u16) -> Result<Response, Failure> {
         work.budget.query()?;
         self.metrics.validation_queries.inc();
-        let query = Query { name: name.clone(), qtype, dnssec_ok: true, checking_disabled: true, plain: false };
+        let query = Query {
+            name: name.clone(),
+            qtype,
+            dnssec_ok: true,
+            checking_disabled: true,
+            plain: false,
+            whose: Claim::NOBODY,
+        };
         let what = || format!("{} {name}", type_name(qtype));
         let message = work
             .source

@@ -100,7 +100,14 @@ enum Seen {
 use Seen::*;
 
 fn ask(text: &str, qtype: u16) -> Query {
-    Query { name: name(text), qtype, dnssec_ok: false, checking_disabled: false, plain: false }
+    Query {
+        name: name(text),
+        qtype,
+        dnssec_ok: false,
+        checking_disabled: false,
+        plain: false,
+        whose: crate::core::client::Claim::NOBODY,
+    }
 }
 
 async fn look(validator: &Validator, internet: &Internet, text: &str, qtype: u16) -> Seen {

@@ -1,7 +1,7 @@
 //! HTTPS to one upstream (RFC 8484): POST over one HTTP/2 connection, a stream per query.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,8 @@ use hyper::{Request, StatusCode, Uri, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::watch;
 
+use super::streams::{Stream, Streams};
+use crate::core::client::Claim;
 use crate::dns::metrics::Metrics;
 use crate::dns::upstream::query::{Fit, Query, fit, misfit};
 use crate::dns::upstream::transport::age::{age_of, shorten_ttls};
@@ -25,8 +27,6 @@ const LOOK: Duration = Duration::from_secs(5);
 const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3));
 /// How long a failed query waits to learn why its connection ended.
 const REASON: Duration = Duration::from_millis(100);
-/// Queries in in_flight on the connection; beyond it a query fails at once.
-const IN_FLIGHT: usize = 1024;
 /// The media type of RFC 8484 section 6.
 pub const DNS_MESSAGE: &str = "application/dns-message";
 
@@ -38,7 +38,7 @@ struct Pulse {
 
 struct Shared {
     pulse: Mutex<Pulse>,
-    in_flight: AtomicUsize,
+    streams: Arc<Streams>,
     closed: AtomicBool,
     /// Why it ended, once it has; hyper tells that to the connection's driver, not to those who wait.
     reason: watch::Sender<Option<String>>,
@@ -61,7 +61,7 @@ impl Shared {
     }
 
     fn is_idle(&self) -> bool {
-        self.in_flight.load(Ordering::Acquire) == 0 && self.pulse().used.elapsed() >= IDLE
+        self.streams.in_use() == 0 && self.pulse().used.elapsed() >= IDLE
     }
 }
 
@@ -80,23 +80,20 @@ impl Ends for Connection {
 struct InFlight {
     shared: Arc<Shared>,
     since: Instant,
+    _stream: Stream,
 }
 
 impl InFlight {
-    fn begin(shared: &Arc<Shared>) -> io::Result<Self> {
-        if shared.in_flight.fetch_add(1, Ordering::AcqRel) >= IN_FLIGHT {
-            shared.in_flight.fetch_sub(1, Ordering::AcqRel);
-            return Err(io::ErrorKind::QuotaExceeded.into());
-        }
+    async fn begin(shared: &Arc<Shared>, claim: Claim) -> io::Result<Self> {
+        let stream = shared.streams.take(claim).await?;
         let since = Instant::now();
         shared.pulse().used = since;
-        Ok(Self { shared: shared.clone(), since })
+        Ok(Self { shared: shared.clone(), since, _stream: stream })
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.shared.in_flight.fetch_sub(1, Ordering::AcqRel);
         let silent = self.shared.pulse().heard.is_none_or(|heard| heard < self.since);
         if silent && self.since.elapsed() >= DEAF_AFTER {
             self.shared.closed.store(true, Ordering::Release);
@@ -150,7 +147,7 @@ impl HttpsClient {
     }
 
     async fn once(&self, connection: &Connection, query: &Query) -> io::Result<Vec<u8>> {
-        let in_flight = InFlight::begin(&connection.shared)?;
+        let in_flight = InFlight::begin(&connection.shared, query.whose).await?;
         // Id 0: section 4.1 asks for it for the sake of HTTP caches; streams keep responses apart.
         let request = Request::post(self.uri.clone())
             .header(header::CONTENT_TYPE, DNS_MESSAGE)
@@ -211,7 +208,7 @@ async fn open(target: Target, tls: Tls) -> io::Result<Connection> {
         .map_err(aborted)?;
     let shared = Arc::new(Shared {
         pulse: Mutex::new(Pulse { used: Instant::now(), heard: None }),
-        in_flight: AtomicUsize::new(0),
+        streams: Streams::new(),
         closed: AtomicBool::new(false),
         reason: watch::Sender::new(None),
     });
@@ -228,7 +225,7 @@ async fn open(target: Target, tls: Tls) -> io::Result<Connection> {
                     break;
                 }
                 () = tokio::time::sleep(LOOK) => {
-                    let done = watched.closed.load(Ordering::Acquire) && watched.in_flight.load(Ordering::Acquire) == 0;
+                    let done = watched.closed.load(Ordering::Acquire) && watched.streams.in_use() == 0;
                     if done || watched.is_idle() {
                         break;
                     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Endpoint, EndpointConfig, TransportConfig, VarInt};
 
+use super::streams::Streams;
 use crate::dns::codec::wire::{TCP_KEEPALIVE, bears_option};
 use crate::dns::metrics::Metrics;
 use crate::dns::upstream::query::{Fit, Query, fit, misfit};
@@ -26,6 +27,7 @@ struct Connection {
     connection: quinn::Connection,
     /// Keeps the socket.
     _endpoint: Endpoint,
+    streams: Arc<Streams>,
     heard: Mutex<Option<Instant>>,
     closed: AtomicBool,
 }
@@ -100,6 +102,7 @@ impl QuicClient {
     }
 
     async fn once(&self, connection: &Connection, query: &Query) -> io::Result<Vec<u8>> {
+        let _stream = connection.streams.take(query.whose).await?;
         let mut in_flight = InFlight { connection, since: Instant::now(), done: false };
         // When the peer allows no more streams this waits until one ends.
         let (mut send, mut receive) = connection.connection.open_bi().await.map_err(aborted)?;
@@ -183,5 +186,11 @@ async fn open(target: Target, tls: Tls, crypto: Arc<QuicClientConfig>) -> io::Re
     let connecting = endpoint.connect(target.peer.now()?, &tls.name.to_str()).map_err(io::Error::other)?;
     let connection =
         connecting.await.map_err(|error| io::Error::new(io::ErrorKind::ConnectionRefused, format!("QUIC: {error}")))?;
-    Ok(Connection { connection, _endpoint: endpoint, heard: Mutex::new(None), closed: AtomicBool::new(false) })
+    Ok(Connection {
+        connection,
+        _endpoint: endpoint,
+        streams: Streams::new(),
+        heard: Mutex::new(None),
+        closed: AtomicBool::new(false),
+    })
 }

@@ -40,6 +40,7 @@ impl Bench {
             dnssec_ok: false,
             checking_disabled: false,
             plain: false,
+            whose: crate::core::client::Claim::NOBODY,
         };
         let attempt = Attempt { owner, place: 0 };
         let ask = Ask { place: 0, server: 0, manner: Manner::USUAL, lost };
