@@ -524,7 +524,7 @@ impl LeaseTable {
         let mut regrouped = Causes::with_capacity(causes.len());
         for cause in causes {
             // What the others bear as well comes back below.
-            self.forget(address, &cause, &[]);
+            self.forget(address, &cause);
             let mut pieces: BTreeMap<Option<Group>, Cause> = BTreeMap::new();
             if unknown(&cause) {
                 let group = cause.group.and_then(&name);
@@ -593,7 +593,7 @@ impl LeaseTable {
         *counts.of(address) -= 1;
         lease.holders.into_iter().for_each(|holder| self.shares.remove(holder));
         for cause in &lease.causes {
-            self.forget(address, cause, &[]);
+            self.forget(address, cause);
         }
         Some(*lease)
     }
@@ -603,37 +603,58 @@ impl LeaseTable {
     /// Over a bound the cause (or client) that ends first is forgotten, be it the new one. The lease's own end does not
     /// change by that: it is kept apart from the causes, and the cause that ends last is never forgotten.
     pub fn add_cause(&mut self, address: IpAddr, cause: Cause, now: Moment) -> bool {
-        let Some(mut lease) = self.leases.remove(&address) else { return false };
-        let new_question =
-            !lease.causes.iter().any(|other| other.question == cause.question && other.chain == cause.chain);
-        // Ended causes make room. What a later revoke finds is what still lives.
-        let (ended, living): (Causes, Causes) =
-            std::mem::take(&mut lease.causes).into_iter().partition(|other| other.ends <= now && !other.same(&cause));
-        lease.causes = living;
-        for other in &ended {
-            self.forget(address, other, &lease.causes);
-        }
-        if let Some(known) = lease.causes.iter_mut().find(|other| other.same(&cause)) {
-            let before = known.entries();
-            known.ends = known.ends.max(cause.ends);
-            for (client, ends) in cause.clients {
-                self.dropped += u64::from(add_client(known, client, ends));
+        let Some(lease) = self.leases.get_mut(&address) else { return false };
+        let mut causes = std::mem::take(&mut lease.causes);
+        let (mut new_question, mut known, mut ended) = (true, None, false);
+        for (place, other) in causes.iter().enumerate() {
+            if other.question == cause.question && other.chain == cause.chain {
+                new_question = false;
+                if other.same(&cause) {
+                    known = Some(place);
+                    continue;
+                }
             }
-            self.entries = self.entries + known.entries() - before;
-        } else {
-            self.entries += cause.entries();
-            self.names.add(address, &cause);
-            lease.causes.push(cause);
+            ended |= other.ends <= now;
         }
-        while lease.causes.len() > 1
-            && (lease.causes.len() > CAUSES_PER_ADDRESS || self.entries > self.most_entries)
-            && let Some(first) = earliest(&lease.causes)
+        match known.and_then(|place| causes.get_mut(place)) {
+            Some(known) => {
+                let before = known.entries();
+                known.ends = known.ends.max(cause.ends);
+                for (client, ends) in cause.clients {
+                    self.dropped += u64::from(add_client(known, client, ends));
+                }
+                self.entries = self.entries + known.entries() - before;
+            }
+            None => {
+                self.entries += cause.entries();
+                self.names.add(address, &cause);
+                known = Some(causes.len());
+                causes.push(cause);
+            }
+        }
+        // Ended causes make room. What a later revoke finds is what still lives.
+        if ended {
+            let mut left = Causes::new();
+            for (place, other) in causes.into_iter().enumerate() {
+                if other.ends <= now && Some(place) != known {
+                    self.forget(address, &other);
+                } else {
+                    left.push(other);
+                }
+            }
+            causes = left;
+        }
+        while causes.len() > 1
+            && (causes.len() > CAUSES_PER_ADDRESS || self.entries > self.most_entries)
+            && let Some(first) = earliest(&causes)
         {
-            let gone = lease.causes.swap_remove(first);
-            self.forget(address, &gone, &lease.causes);
+            let gone = causes.swap_remove(first);
+            self.forget(address, &gone);
             self.dropped += 1;
         }
-        self.leases.insert(address, lease);
+        if let Some(lease) = self.leases.get_mut(&address) {
+            lease.causes = causes;
+        }
         new_question
     }
 
@@ -645,7 +666,7 @@ impl LeaseTable {
         let latest = left.iter().map(|cause| cause.ends).max();
         let (active, ends) = (lease.is_active(), lease.ends);
         for cause in &gone {
-            self.forget(address, cause, &left);
+            self.forget(address, cause);
         }
         if let Some(lease) = self.leases.get_mut(&address) {
             lease.causes = left;
@@ -709,9 +730,9 @@ impl LeaseTable {
     }
 
     /// A cause is gone from an address that has these `left`.
-    fn forget(&mut self, address: IpAddr, cause: &Cause, left: &[Cause]) {
+    fn forget(&mut self, address: IpAddr, cause: &Cause) {
         self.entries -= cause.entries();
-        self.names.remove(address, cause, left);
+        self.names.remove(address, cause);
     }
 }
 

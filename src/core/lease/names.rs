@@ -15,6 +15,14 @@ use crate::core::name::Name;
 pub struct Place {
     hash: u32,
     address: IpAddr,
+    /// How often it stands among the causes: 64 of them, each with a chain of bounded length.
+    times: u16,
+}
+
+impl Place {
+    fn is_of(&self, hash: u32, address: IpAddr) -> bool {
+        self.hash == hash && self.address == address
+    }
 }
 
 /// The index: a place for each address and each hash of its causes' names, once. Bounded by the causes of the lease table. Names are chosen by whoever asks,
@@ -39,25 +47,24 @@ impl NameIndex {
     /// This is a cause of the address now.
     pub fn add(&mut self, address: IpAddr, cause: &Cause) {
         for name in cause.names() {
-            let place = Place { hash: self.hash(name), address };
-            if let Entry::Vacant(free) =
-                self.table.entry(spread(place.hash), |other| *other == place, |other| spread(other.hash))
-            {
-                free.insert(place);
+            let hash = self.hash(name);
+            let of = |other: &Place| other.is_of(hash, address);
+            match self.table.entry(spread(hash), of, |other| spread(other.hash)) {
+                Entry::Vacant(free) => drop(free.insert(Place { hash, address, times: 1 })),
+                Entry::Occupied(mut place) => place.get_mut().times = place.get().times.saturating_add(1),
             }
         }
     }
 
-    /// It is none any more; the address has these `left`.
-    pub fn remove(&mut self, address: IpAddr, cause: &Cause, left: &[Cause]) {
+    /// It is none any more.
+    pub fn remove(&mut self, address: IpAddr, cause: &Cause) {
         for name in cause.names() {
-            let place = Place { hash: self.hash(name), address };
-            // By the hash, not by the name: another name may have the same.
-            if left.iter().flat_map(Cause::names).any(|other| other == name || self.hash(other) == place.hash) {
-                continue;
-            }
-            if let Ok(found) = self.table.find_entry(spread(place.hash), |other| *other == place) {
-                found.remove();
+            let hash = self.hash(name);
+            if let Ok(mut found) = self.table.find_entry(spread(hash), |other| other.is_of(hash, address)) {
+                match found.get().times {
+                    0 | 1 => drop(found.remove()),
+                    times => found.get_mut().times = times.saturating_sub(1),
+                }
             }
         }
     }
@@ -81,11 +88,15 @@ impl NameIndex {
     /// What it would hold of these causes, in order.
     pub fn places_of<'a>(&self, causes: impl Iterator<Item = (IpAddr, &'a Cause)>) -> Vec<Place> {
         let places = |(address, cause): (IpAddr, &'a Cause)| {
-            cause.names().map(move |name| Place { hash: self.hash(name), address }).collect::<Vec<_>>()
+            cause.names().map(move |name| Place { hash: self.hash(name), address, times: 1 }).collect::<Vec<_>>()
         };
         let mut places: Vec<Place> = causes.flat_map(places).collect();
         places.sort_unstable();
-        places.dedup();
+        places.dedup_by(|other, place| {
+            let same = place.is_of(other.hash, other.address);
+            place.times += u16::from(same);
+            same
+        });
         places
     }
 }
