@@ -162,6 +162,21 @@ async fn a_zone_that_costs_too_much_is_kept_as_failed() {
     assert_eq!(look(&validator, &net, "www.nsec3.test", 1).await, Secure(0, vec![1, 2]));
 }
 
+/// Digests of one tag beside keys of one tag: each pair would be hashed.
+#[tokio::test]
+async fn of_many_digests_with_one_tag_a_few_count() {
+    for (wrong, expected) in [(3, Secure(0, vec![1, 2])), (8, Bogus(9))] {
+        let mut net = internet();
+        let right = net.zone("nsec.test").ds();
+        for number in 0..wrong {
+            // They come before the right one.
+            let digest = [&right[..4], &[0; 31], &[number]].concat();
+            net.zone("test").add("nsec.test", rtype::DS, &digest);
+        }
+        assert_eq!(fresh(&net, "www.nsec.test", 1).await, expected, "{wrong}");
+    }
+}
+
 /// RFC 9276 section 3.2: beyond the bound nothing is hashed, and the zone counts as unsigned where it denies something.
 #[tokio::test]
 async fn too_many_rounds_are_not_begun() {
