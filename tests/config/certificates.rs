@@ -77,6 +77,12 @@ fn certificates_and_keys_of_listeners_are_tried_before_they_are_needed() {
     );
     let (_, warnings) = accepted(&text.replace("DIR", &files.0.path().display().to_string()));
     assert!(warnings[0].help.as_ref().unwrap().contains("renew"));
+    let open = files
+        .found("[dns.tls]\ncertificate = \"DIR/guard.pem\"\nkey = \"DIR/guard.key\"\ndot = [\"0.0.0.0:853\"]\ndoq = [\"[::]:853\"]\n");
+    let refused = |place: &str| {
+        format!("{place} other hosts reach this address, and all of them get REFUSED: dns.clients has only loopback")
+    };
+    assert_eq!(open, [refused("8:8"), refused("9:8")]);
     let found = files.found("[dns.tls]\ndoh = [\"127.0.0.1:443\"]\n");
     assert_eq!(found, ["6:7 needs `certificate` in [dns.tls]", "6:7 needs `key` in [dns.tls]"]);
 }

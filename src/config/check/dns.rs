@@ -79,11 +79,19 @@ impl Checks<'_, '_> {
                 );
             }
         }
-        let for_others = dns.listen.iter().position(|addr| !addr.ip().to_canonical().is_loopback());
         let only_loopback = |net: &IpNet| net.network().is_loopback() && net.broadcast().is_loopback();
-        if let Some(index) = for_others.filter(|_| !dns.clients.is_empty() && dns.clients.iter().all(only_loopback)) {
+        let refuses_others = !dns.clients.is_empty() && dns.clients.iter().all(only_loopback);
+        let lists = [
+            ("dns.listen", &dns.listen),
+            ("dns.tls.dot", &dns.tls.dot),
+            ("dns.tls.doh", &dns.tls.doh),
+            ("dns.tls.doq", &dns.tls.doq),
+        ];
+        for (path, list) in lists.into_iter().filter(|_| refuses_others) {
+            let for_others = list.iter().position(|addr| !addr.ip().to_canonical().is_loopback());
+            let Some(index) = for_others else { continue };
             self.warning(
-                &format!("dns.listen[{index}]"),
+                &format!("{path}[{index}]"),
                 "other hosts reach this address, and all of them get REFUSED: dns.clients has only loopback",
                 "name their prefixes in `dns.clients`, or listen on loopback only",
             );
