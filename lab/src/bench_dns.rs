@@ -14,6 +14,7 @@ use signed::Zone;
 
 use crate::wait::wait_until;
 
+mod reload;
 mod signed;
 
 type AnyError = Box<dyn std::error::Error>;
@@ -308,7 +309,13 @@ pub fn run(binary: &Path, dir: &Path, only: &[&str]) -> Result<(), AnyError> {
         eprintln!("measuring {}", subject.called());
         all.push(measure(subject, binary, dir, &anchor)?);
     }
-    print(&all);
+    if !all.is_empty() {
+        print(&all);
+    }
+    if only.is_empty() || only.contains(&"reload") {
+        eprintln!("measuring reload");
+        reload::measure(binary, dir, &dir.join("hits"))?;
+    }
     Ok(())
 }
 
