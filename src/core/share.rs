@@ -118,13 +118,15 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// However three greedy holders take and give back, nobody ever holds more than a half, and somebody new finds room.
+        /// However three greedy holders take and give back, of whom the last counts for three, nobody ever holds more than its part, and somebody
+        /// new finds room.
         #[test]
         fn nobody_fills_a_table(steps in prop::collection::vec((0..3u8, prop::bool::weighted(0.9), 1..400usize), 1..200)) {
             let mut shares = Shares::default();
             let mut used = 0;
             for (name, takes, count) in steps {
-                let holder = Holder::of(&name);
+                let parts = if name == 2 { 3 } else { 1 };
+                let holder = Holder::of(&name).with_parts(parts);
                 for _ in 0..count {
                     if !takes && shares.of(holder) > 0 {
                         shares.remove(holder);
@@ -133,11 +135,13 @@ mod tests {
                         shares.add(holder);
                         used += 1;
                         let held = shares.of(holder);
-                        prop_assert!(held <= LEAST || held <= SIZE - used, "{held} of {used}");
+                        let parts = usize::from(parts);
+                        prop_assert!(held <= parts * LEAST.max(SIZE - used), "{held} of {used}");
                     }
                 }
             }
-            prop_assert_eq!((0..3u8).map(|name| shares.of(Holder::of(&name))).sum::<usize>(), used);
+            let all = [(0u8, 1), (1, 1), (2, 3)].map(|(name, parts)| Holder::of(&name).with_parts(parts));
+            prop_assert_eq!(all.into_iter().map(|holder| shares.of(holder)).sum::<usize>(), used);
             let new = Holder::of("new");
             for _ in 0..LEAST {
                 prop_assert!(used < SIZE && shares.may_take(new, 1, SIZE - used), "{used}");

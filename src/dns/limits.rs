@@ -211,6 +211,27 @@ mod tests {
     }
 
     #[test]
+    fn ten_thousand_honest_clients_all_find_places_beside_a_greedy_one() {
+        let limit = Limit::new(16_384, 16_384, 16);
+        let asked = |client: u32, domain: &str| {
+            Clients::default().claim_for(IpAddr::from(client.to_be_bytes()), domain.as_bytes())
+        };
+        let flood: Vec<Place> =
+            (0..20_000).filter_map(|_| limit.take(asked(0x0a00_0000, "silent.example")).ok()).collect();
+        assert_eq!(flood.len(), 8192);
+        // Half of them for one domain that everybody uses.
+        let domain = |n: u32| if n.is_multiple_of(2) { "cloud.example".to_owned() } else { format!("d{n}.example") };
+        let honest = |n: u32| limit.take(asked(0x0a01_0000 + n, &domain(n)));
+        let all: Vec<Place> = (0..5000).filter_map(|n| honest(n).ok()).collect();
+        assert_eq!(all.len(), 5000);
+        drop(flood);
+        let more: Vec<Place> = (5000..10_000).filter_map(|n| honest(n).ok()).collect();
+        assert_eq!(more.len(), 5000);
+        drop((all, more));
+        assert!(is_empty(&limit));
+    }
+
+    #[test]
     fn one_domain_leaves_places_to_others_whoever_asks_for_it() {
         let limit = Limit::new(1000, 1000, 16);
         let asked =
