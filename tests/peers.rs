@@ -305,6 +305,8 @@ fn a_router_that_reads_no_more_is_given_up() {
         ("router", FRR_CONF, "timers 3 9", "timers 0 0"),
         ("guard", CONFIG, "hold_time = \"9s\"", "hold_time = \"0s\"\nsend_hold_time = \"3s\""),
         ("guard", CONFIG, "[lease]\n", "[gate]\ndeadline = \"300ms\"\n\n[lease]\n"),
+        // One domain gets half of them, and that must be more than the buffers take.
+        ("guard", CONFIG, "max_routes = 10000", "max_routes = 20000"),
         // With another rule nothing more would be announced to a router that confirms nothing.
         ("guard", CONFIG, "confirm = \"probe\"", "confirm = \"sent\""),
     ];
