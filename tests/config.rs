@@ -11,14 +11,14 @@ use destguard::config::{self, Config, Report, Warning};
 const FILE: &str = "destguard.toml";
 
 fn refused(text: &str) -> Report {
-    match config::parse(Path::new(FILE), text) {
+    match config::parse(Path::new(FILE), &with_inside(text)) {
         Ok(_) => panic!("nothing wrong was found in:\n{text}"),
         Err(report) => report,
     }
 }
 
 fn accepted(text: &str) -> (Config, Vec<Warning>) {
-    match config::parse(Path::new(FILE), text) {
+    match config::parse(Path::new(FILE), &with_inside(text)) {
         Ok((config, warnings, _)) => (config, warnings),
         Err(report) => panic!("{report}"),
     }
@@ -51,13 +51,19 @@ address = \"192.0.2.254\"
 asn = 64513
 ";
 
+/// With a word on the network's own prefixes, at the end, where a file with peers has none; only its absence is a finding of its own.
+fn with_inside(text: &str) -> String {
+    let silent = text.contains("[[bgp.peer]]") && !text.contains("[addresses]");
+    if silent { format!("{text}\n[addresses]\ninside = []\n") } else { text.to_owned() }
+}
+
 /// `PEER` with one more line for the peer; the findings about it.
 fn peer_with(line: &str) -> Vec<String> {
     warnings_of(&format!("{PEER}{line}\n"))
 }
 
 fn warnings_of(text: &str) -> Vec<String> {
-    match config::parse(Path::new(FILE), text) {
+    match config::parse(Path::new(FILE), &with_inside(text)) {
         Ok((_, warnings, _)) => found(&warnings),
         Err(report) => found(&report.findings),
     }
@@ -287,7 +293,7 @@ fn two_sessions_to_one_router_have_one_key_where_the_guard_listens() {
         let text = PEER.replace("[bgp]\n", &format!("[bgp]\nno_export = false\nlisten = [{listen}]\n"));
         let observer = "name = \"back\"\naddress = \"192.0.2.254\"\nlocal_address = \"192.0.2.3\"\nasn = 64513\nrole = \"observer\"\n";
         let text = format!("{text}{first}confirm = \"reflect\"\nobserver = \"back\"\n[[bgp.peer]]\n{observer}{second}");
-        config::parse(Path::new(FILE), &text).map(|_| ()).map_err(|report| found(&report.findings))
+        config::parse(Path::new(FILE), &with_inside(&text)).map(|_| ()).map_err(|report| found(&report.findings))
     };
     let (one, two) = ("password = \"one\"\n", "password = \"two\"\n");
     assert_eq!(sessions("\"192.0.2.1:179\"", one, one), Ok(()));
@@ -481,7 +487,7 @@ fn a_password_that_everybody_can_read_is_warned_about() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("destguard.toml");
     std::fs::write(dir.path().join("secret"), "hunter2\n").unwrap();
-    std::fs::write(&file, format!("{PEER}password_file = \"secret\"\n")).unwrap();
+    std::fs::write(&file, with_inside(&format!("{PEER}password_file = \"secret\"\n"))).unwrap();
     std::fs::set_permissions(dir.path().join("secret"), std::fs::Permissions::from_mode(0o600)).unwrap();
     let (config, warnings, _) = config::load(&file).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
@@ -492,7 +498,7 @@ fn a_password_that_everybody_can_read_is_warned_about() {
     std::fs::set_permissions(dir.path().join("secret"), std::fs::Permissions::from_mode(0o644)).unwrap();
     assert!(found(&config::load(&file).unwrap().1)[0].contains("everybody on this host can read"));
 
-    std::fs::write(&file, format!("{PEER}password = \"hunter2\"\n")).unwrap();
+    std::fs::write(&file, with_inside(&format!("{PEER}password = \"hunter2\"\n"))).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     let warnings = config::load(&file).unwrap().1;
     assert!(found(&warnings)[0].starts_with("12:12 everybody on this host can read"), "{warnings:?}");
@@ -659,4 +665,13 @@ fn lists_and_groups_are_checked() {
          [[policy.group]]\nname = \"g\"\nclients = [\"10.1.0.0/16\"]\nlists = [\"a\"]\n"
     );
     assert_eq!(accepted(&text).1, []);
+}
+
+#[test]
+fn a_network_that_does_not_name_its_own_prefixes_is_warned() {
+    let Ok((_, warnings, _)) = config::parse(Path::new(FILE), PEER) else { panic!("it can be used") };
+    assert!(found(&warnings)[0].contains("addresses.inside is missing"), "{:?}", found(&warnings));
+    assert_eq!(warnings_of(&format!("{PEER}[addresses]\ninside = []\n")), [] as [&str; 0], "the operator's word");
+    let host_bits = format!("{PEER}[addresses]\ninside = [\"192.0.2.1/24\"]\n");
+    assert!(!warnings_of(&host_bits).is_empty());
 }

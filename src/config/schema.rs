@@ -290,6 +290,10 @@ pub struct Addresses {
     #[serde(with = "super::value::nets")]
     #[schemars(with = "Vec<String>")]
     pub never: Vec<IpNet>,
+    /// The network's own prefixes: opened only by what `open` or `policy.private` says. A route for one of them would draw its traffic out.
+    #[serde(with = "super::value::nets")]
+    #[schemars(with = "Vec<String>")]
+    pub inside: Vec<IpNet>,
     /// Whether answers may open addresses of well-known public resolvers.
     pub public_resolvers: PublicResolvers,
     /// The operator's own NAT64 prefix (/96): AAAA within it are judged by the IPv4 address inside and opened. Without it

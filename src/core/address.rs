@@ -1,5 +1,5 @@
 //! Which addresses may be opened at all: not those of the special-purpose registries, not the guard's own infrastructure, not what the
-//! operator forbade, not the well-known public resolvers. The operator's words lift the registries and the public resolvers only: `addresses.open` (already open, no lease needed),
+//! operator forbade, not the network's own prefixes, not the well-known public resolvers. The operator's words lift all but what is forbidden and the guard's own: `addresses.open` (already open, no lease needed),
 //! `policy.private` (for the names of one domain) and `addresses.nat64`.
 
 use std::collections::{HashMap, HashSet};
@@ -49,6 +49,8 @@ impl fmt::Display for Form {
 pub enum Reason {
     /// It lies in `addresses.never`.
     Never(IpNet),
+    /// It lies in `addresses.inside`.
+    Inside(IpNet),
     /// It is the guard's own: a peer, next hop, upstream, local address; the label says which.
     Infrastructure(String),
     /// It lies in a block of the special-purpose registries.
@@ -87,6 +89,7 @@ impl Reason {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Never(_) => "never",
+            Self::Inside(_) => "inside",
             Self::Infrastructure(_) => "infrastructure",
             Self::Special(_) | Self::NotGlobalUnicast => "special",
             Self::PublicResolver(_) => "public_resolver",
@@ -103,6 +106,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Never(net) => write!(f, "addresses.never holds {net}"),
+            Self::Inside(net) => write!(f, "of this network (addresses.inside holds {net})"),
             Self::Infrastructure(label) => write!(f, "the guard's own: {label}"),
             Self::Special(special) => write!(f, "{special}"),
             Self::PublicResolver(operator) => {
@@ -172,6 +176,7 @@ impl NetSet {
 #[derive(Clone, Debug)]
 pub struct AddressFilter {
     never: NetSet,
+    inside: NetSet,
     open: NetSet,
     infrastructure: HashMap<IpAddr, String>,
     private: Vec<Private>,
@@ -220,6 +225,7 @@ impl AddressFilter {
         }
         Ok(Self {
             never: config.addresses.never.iter().copied().collect(),
+            inside: config.addresses.inside.iter().copied().collect(),
             open: config.addresses.open.iter().copied().collect(),
             infrastructure: all,
             private,
@@ -276,6 +282,9 @@ impl AddressFilter {
 
     /// What only the operator's words lift.
     fn unwanted(&self, address: IpAddr) -> Option<Reason> {
+        if let Some(net) = self.inside.find(address) {
+            return Some(Reason::Inside(net));
+        }
         let public = || self.public_resolvers.find(address).and_then(|_| public_resolvers::operator(address));
         registries(address).or_else(|| public().map(Reason::PublicResolver))
     }

@@ -31,8 +31,17 @@ use crate::dns::Rules;
 use crate::sys::interfaces;
 
 /// Keys, and all below them, that a reload applies.
-const LIVE: [&str; 8] =
-    ["mode", "nftables.enforce", "bgp.enforce", "policy", "addresses.never", "addresses.nat64", "lease", "gate"];
+const LIVE: [&str; 9] = [
+    "mode",
+    "nftables.enforce",
+    "bgp.enforce",
+    "policy",
+    "addresses.never",
+    "addresses.inside",
+    "addresses.nat64",
+    "lease",
+    "gate",
+];
 
 /// How long after the gate's deadline an answer that was judged by old rules may still reach the core.
 pub(super) const LATE: Duration = Duration::from_secs(1);

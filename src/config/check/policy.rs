@@ -190,6 +190,15 @@ impl Checks<'_, '_> {
         let addresses = &self.config.addresses;
         self.prefixes("addresses.open", &addresses.open);
         self.prefixes("addresses.never", &addresses.never);
+        self.prefixes("addresses.inside", &addresses.inside);
+        self.unique("addresses.inside", &addresses.inside);
+        if !self.config.bgp.peer.is_empty() && !self.document.has("addresses.inside") {
+            self.warning(
+                "bgp.peer",
+                "addresses.inside is missing: an answer with an address of your own network becomes a host route that draws its traffic out",
+                "name the network's public prefixes, as in addresses.inside = [\"198.51.100.0/24\"], or write [] if there are none",
+            );
+        }
         self.unique("addresses.open", &addresses.open);
         self.unique("addresses.never", &addresses.never);
         for (index, net) in addresses.open.iter().enumerate() {

@@ -32,6 +32,25 @@ fn ordinary_addresses_need_a_lease() {
 }
 
 #[test]
+fn what_lies_inside_is_opened_by_the_operators_word_alone() {
+    let filter = filter(
+        "addresses.inside = [\"20.10.0.0/16\", \"2a01:db0::/32\"]\naddresses.open = [\"20.10.9.0/24\"]\naddresses.nat64 = \"2a02::/96\"\n\
+         [[policy.private]]\ndomain = \"dmz.example\"\nprefixes = [\"20.10.1.0/24\"]",
+    );
+    for address in ["20.10.0.10", "20.10.1.1", "2a01:db0::1", "2a02::140a:a", "2002:140a:a::1"] {
+        let reason = judge(&filter, address).unwrap_err();
+        let words = reason.to_string();
+        assert!(words.contains("of this network (addresses.inside holds "), "{address}: {words}");
+    }
+    assert_eq!(judge(&filter, "20.11.0.1"), Ok(Admitted::Lease));
+    assert_eq!(judge(&filter, "20.10.9.1"), Ok(Admitted::AlreadyOpen));
+    let within = |address| filter.judge(ip(address), &name("www.dmz.example"), &[]);
+    assert_eq!(within("20.10.1.1"), Ok(Admitted::Lease));
+    assert!(within("20.10.2.1").is_err(), "outside the prefixes of its entry");
+    assert!(filter.judge(ip("20.10.1.1"), &name("www.dmz.example"), &[name("attacker.test")]).is_err());
+}
+
+#[test]
 fn special_purpose_addresses_are_filtered() {
     let filter = filter("");
     let special = [
