@@ -1,7 +1,7 @@
 //! Seats of connections. Where there is none left, the one that has been idle for longest among those of whoever has most goes first.
 //!
 //! A client that has its part already gives up its own oldest idle connection for a new one; so does the greatest holder when all seats are taken and
-//! somebody comes who has fewer. Connections with a question in flight are never closed for others. A handshake that isn't over is idle.
+//! somebody comes who has fewer. Its own go only after a rest of [`REST`], so that who opens connections without end is refused, which is cheap. Connections with a question in flight are never closed for others. A handshake that isn't over is idle.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -80,9 +80,13 @@ struct Known {
     told: Notify,
 }
 
+/// A host's own connection is given up for another of its own only when it was idle for so long. (Tests open theirs in a row.)
+const REST: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 250 });
+
 /// All seats of some transports.
 pub struct Seats {
     limit: Arc<Limit>,
+    rest: Duration,
     next: AtomicU64,
     /// By client; nobody is in it without a seat.
     taken: Mutex<HashMap<Holder, HashMap<u64, Arc<Known>>>>,
@@ -99,8 +103,12 @@ impl Seats {
     /// At most so many, and so many of one host.
     #[must_use]
     pub fn new(most: usize, most_per_host: usize) -> Arc<Self> {
+        Self::resting(most, most_per_host, REST)
+    }
+
+    fn resting(most: usize, most_per_host: usize, rest: Duration) -> Arc<Self> {
         let limit = Limit::new(most, most_per_host, most_per_host.min(LEAST));
-        Arc::new(Self { limit, next: AtomicU64::new(0), taken: Mutex::default() })
+        Arc::new(Self { limit, rest, next: AtomicU64::new(0), taken: Mutex::default() })
     }
 
     /// How many are taken, by whom.
@@ -163,7 +171,9 @@ impl Seats {
             };
             let idle = seats.into_iter().flatten().filter(|(_, known)| meant(known));
             let idle = idle.filter_map(|(number, known)| Some(((known.activity.idle_since()?, *number), known)));
-            idle.min_by_key(|(since, _)| *since).map(|(_, known)| known.clone())
+            let rest = if turn == Turn::Greatest { Duration::ZERO } else { self.rest };
+            let oldest = idle.min_by_key(|(since, _)| *since);
+            oldest.filter(|((since, _), _)| since.elapsed() >= rest).map(|(_, known)| known.clone())
         };
         let Some(victim) = victim else { return false };
         victim.displaced.store(true, Ordering::Relaxed);
@@ -246,6 +256,19 @@ mod tests {
         assert!(take(of([192, 0, 2, 1])).is_none(), "all of its own are in use");
         drop((busy, own, fourth, other));
         assert_eq!((seats.limit().taken(), seats.taken().len()), (0, 0));
+    }
+
+    #[test]
+    fn a_host_that_opens_without_end_is_refused_until_its_own_have_rested() {
+        let seats = Seats::resting(8, 2, Duration::from_secs(3600));
+        let take = |last| seats.take(of([192, 0, 2, last]), || ()).ok();
+        let own: Vec<Seat> = (0..2).filter_map(|_| take(1)).collect();
+        assert!(own.len() == 2 && take(1).is_none() && !own.iter().any(is_over));
+        let others: Vec<Seat> = (2..8).filter_map(take).collect();
+        assert_eq!(others.len(), 6);
+        let last = take(9).unwrap();
+        assert!(own.iter().filter(|seat| is_over(seat)).count() == 1, "for others it goes at once");
+        drop((own, others, last));
     }
 
     #[test]
