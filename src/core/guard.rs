@@ -641,8 +641,8 @@ impl Guard {
                 if needed < plan || self.enforcers.lacks_route_session() {
                     self.hurry.insert(*address);
                 }
-            } else if needed != Generation::default() {
-                // It is about to be used again: whether the routers still have it is looked at soon.
+            } else if needed != Generation::default() && needed < plan && self.enforcers.has(EnforcerKind::Route) {
+                // What was announced before is about to be used again: whether the routers still have it is looked at soon.
                 self.hurry.insert(*address);
             }
         }
