@@ -133,7 +133,7 @@ fn a_list_that_changes_closes_what_it_forbids_and_a_broken_one_changes_nothing()
     assert_eq!(world.ask("one.test").rcode(), dns::NXDOMAIN);
 
     // Broken, and the host starts anew: the last list that could be read serves.
-    world.replace(&format!("two.test\n{}\n", "x".repeat(3000)));
+    world.replace("two.test\none..test\n");
     gateway.stop();
     gateway.start().unwrap();
     assert!(wait_until(LONG, || world.guard("status")["state"] == "degraded"), "{}", world.lab.logs());
