@@ -32,6 +32,8 @@ mod names;
 
 /// Most causes of one address.
 pub const CAUSES_PER_ADDRESS: usize = 64;
+/// Questions of an address that outlive the process; the rest comes back with the next answer.
+pub const ASKED: usize = 16;
 /// Most clients of one cause.
 pub const CLIENTS_PER_CAUSE: usize = 16;
 
@@ -195,14 +197,12 @@ impl Lease {
         }
     }
 
-    /// The questions, each with the aliases behind it, without doubles, in order.
+    /// The questions, each with the aliases behind it, without doubles, in order; of more than [`ASKED`] the last.
     #[must_use]
     pub fn asked(&self) -> Vec<Arc<[Name]>> {
         let of = |cause: &Cause| cause.names().cloned().collect::<Arc<[Name]>>();
-        if let [cause] = self.causes.as_slice() {
-            return vec![of(cause)];
-        }
-        let set: BTreeSet<Arc<[Name]>> = self.causes.iter().map(of).collect();
+        let last = self.causes.iter().rev().take(ASKED);
+        let set: BTreeSet<Arc<[Name]>> = last.map(of).collect();
         set.into_iter().collect()
     }
 

@@ -20,7 +20,7 @@ use crate::core::name::Name;
 use crate::core::policy::view::MOST_GROUPS;
 
 /// Questions kept per record; the rest is for `explain` only and comes back with the next answer.
-const NAMES: usize = 16;
+const NAMES: usize = crate::core::lease::ASKED;
 /// Aliases kept per record, of all its questions.
 const ALIASES: usize = 32;
 /// In place of a name's length, which is never zero: the name behind it is an alias.
