@@ -61,9 +61,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
         let fits = match &records[found.record].data {
             RecordData::A(address) => found.address == IpAddr::V4(*address) && qtype == 1,
             RecordData::Aaaa(address) => found.address == IpAddr::V6(*address) && qtype == 28,
-            RecordData::Svcb { priority: 1.., ipv4hint, .. } => {
-                ipv4hint.iter().any(|hint| found.address == IpAddr::V4(*hint))
-            }
+            RecordData::Svcb { ipv4hint, .. } => ipv4hint.iter().any(|hint| found.address == IpAddr::V4(*hint)),
             _ => false,
         };
         assert!(fits, "{found:?}");

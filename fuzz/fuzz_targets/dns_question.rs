@@ -2,8 +2,8 @@
 #![no_main]
 
 use destguard::core::name::Name;
-use destguard::dns::codec::reply::{self, ReplyHead, udp_limit};
 use destguard::dns::codec::query::{Parsed, parse};
+use destguard::dns::codec::reply::{self, ReplyHead, udp_limit};
 use destguard::dns::codec::wire::HEADER;
 
 libfuzzer_sys::fuzz_target!(|packet: &[u8]| {

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use destguard::dns::codec::response::Response;
 use destguard::dns::upstream::judgement::{Fault, Judgement, Manner};
 use destguard::dns::upstream::race::{Choice, End, Order, QUERIES, Race, TOTAL, Trouble};
 
@@ -36,7 +37,7 @@ fn judgement(octet: u8) -> Judgement {
         0 => Judgement::Elsewhere(fault),
         1 => Judgement::Otherwise(Manner::STREAM, fault),
         2 => Judgement::Otherwise(Manner::PLAIN, fault),
-        _ if octet & 7 == 0 => Judgement::Useful(Box::default()),
+        _ if octet & 7 == 0 => Judgement::Useful(Response::default()),
         _ => Judgement::Useless,
     }
 }

@@ -13,8 +13,8 @@ use destguard::core::local_names::LocalNames;
 use destguard::core::name::Name;
 use destguard::core::policy::Policy;
 use destguard::dns::Rules;
-use destguard::dns::resolver::draft::{Kind, draft};
 use destguard::dns::codec::response::read;
+use destguard::dns::resolver::draft::{Kind, draft};
 use destguard::dns::upstream::query::Query;
 
 static RULES: LazyLock<Rules> = LazyLock::new(|| {
@@ -28,7 +28,8 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let [choice, message @ ..] = input else { return };
     let name = Name::from_wire(b"\x01a\x04test\x00").expect("a name");
     let qtype = [1u16, 28, 65, 5, 15, 64, 255, 46][usize::from(choice & 7)];
-    let query = Query { name, qtype, dnssec_ok: choice & 8 != 0, checking_disabled: false, plain: false, whose: Claim::NOBODY };
+    let query =
+        Query { name, qtype, dnssec_ok: choice & 8 != 0, checking_disabled: false, plain: false, whose: Claim::NOBODY };
     let draft = draft(&query, message, &RULES, 0.into());
     if !matches!(draft.kind, Kind::Answer) {
         assert!(draft.again.is_none(), "a refusal opens nothing");

@@ -9,9 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use destguard::config::schema::Dnssec;
 use destguard::core::answer::{Question, bind, bind_aliases};
 use destguard::core::client::Claim;
-use destguard::dns::resolver::draft::Checked;
 use destguard::dns::codec::response::Response;
 use destguard::dns::metrics::Metrics;
+use destguard::dns::resolver::draft::Checked;
 use destguard::dns::validate::{Budget, Validator};
 
 use outside::{AskError, Name, Pick, Query, Source, rtype};
@@ -19,10 +19,10 @@ use zones::{DAY, Denial, Internet, Reply, Rr, Zone, name};
 
 mod outside {
     pub use destguard::core::name::Name;
+    pub use destguard::dns::codec::wire::rtype;
     pub use destguard::dns::upstream::AskError;
     pub use destguard::dns::upstream::query::Query;
     pub use destguard::dns::validate::{Pick, Source};
-    pub use destguard::dns::codec::wire::rtype;
 }
 
 #[allow(dead_code)]
