@@ -103,12 +103,15 @@ impl Clients {
     #[must_use]
     pub fn claim(&self, address: IpAddr) -> Claim {
         let address = address.to_canonical();
+        // Once each: this is done for every question that isn't answered from the cache.
         let (host, client) = if address.is_loopback() {
             (Holder::of(&address), Holder::of("this host"))
         } else if let Some(station) = self.stations.get(&address) {
-            (Holder::of(station), Holder::of(station))
+            let host = Holder::of(station);
+            (host, host)
         } else {
-            (Holder::of(&address), Holder::of(&prefix(address)))
+            let (host, prefix) = (Holder::of(&address), prefix(address));
+            (host, if prefix == address { host } else { Holder::of(&prefix) })
         };
         let parts = if self.parts.is_empty() { 1 } else { self.parts.find(address).map_or(1, |(_, parts)| parts) };
         Claim { host: host.with_parts(parts), client: client.with_parts(parts), domain: Holder::NOBODY }
@@ -118,8 +121,8 @@ impl Clients {
     #[must_use]
     pub fn claim_for(&self, address: IpAddr, domain: &[u8]) -> Claim {
         let claim = self.claim(address);
-        let program = Holder::of(&(address, domain));
-        let client = if address.to_canonical().is_loopback() { program } else { claim.client };
+        let is_program = address.to_canonical().is_loopback();
+        let client = if is_program { Holder::of(&(address, domain)) } else { claim.client };
         Claim { client, domain: Holder::of(domain), ..claim }
     }
 }
