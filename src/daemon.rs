@@ -34,7 +34,6 @@ use crate::enforce::bgp::{self, BgpEnforcer};
 use crate::enforce::{self, Enforcer as _, nftables};
 use crate::store::journal::LeaseJournal;
 use crate::sys::clock::Clock;
-use crate::sys::interfaces;
 
 pub mod exceptions;
 pub mod judge;
@@ -193,14 +192,13 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         LeaseJournal::open(&config.state.dir, Some(spare.as_ref()), clock, config.lease.max.0, linger)
             .map_err(RunError::failed)?;
     let health = journal.health();
-    let own = interfaces::addresses()
-        .map_err(|error| RunError::Failed(format!("this host's addresses can't be read: {error}")))?;
+    let here = rules::here(&config).map_err(RunError::Failed)?;
     let lists = Lists::start(&config);
     let exceptions = exceptions::ExceptionState::open(config.state.dir.clone(), clock);
-    let made = rules::rules(&config, &lists, &own).map_err(RunError::Failed)?;
+    let made = rules::rules(&config, &lists, &here).map_err(RunError::Failed)?;
     let rules = Arc::new(ArcSwap::from_pointee(made.with_exceptions(&exceptions.current())));
     let sockets = dns::bind(&config).map_err(RunError::failed)?;
-    let listening = Listening::bind(&config, own.clone())?;
+    let listening = Listening::bind(&config, here.clone())?;
     let mut enforcers = Enforcers::new(&config, clock, !restored.is_empty())?;
     if let Some(nft) = &mut enforcers.nftables {
         nft.listening(&own_listeners(&config, sockets.ports(), listening.ports()));
@@ -306,7 +304,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     served.push(tokio::spawn(lists::follow(shared.clone())));
     served.push(tokio::spawn(exceptions::follow(shared.clone())));
     served.push(tokio::spawn(neighbours::follow(shared.clone())));
-    served.push(tokio::spawn(listening::follow(shared.clone(), own)));
+    served.push(tokio::spawn(listening::follow(shared.clone(), here)));
     tracing::info!(listen = ?resolver.addresses(), "destguard answers");
     notify(&[sd_notify::NotifyState::Ready]);
 

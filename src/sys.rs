@@ -10,7 +10,9 @@ pub mod log;
 pub mod memory;
 pub mod neighbours;
 pub mod netlink;
+pub mod on_link;
 pub mod poll;
+pub mod rtnetlink;
 pub mod udp;
 
 /// Firewall mark on every socket that the guard opens towards its upstreams, peers and clients. The nftables ruleset lets

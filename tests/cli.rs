@@ -232,7 +232,7 @@ fn tcp_ao_is_in_force_or_the_guard_does_not_run() {
     let dir = tempfile::tempdir().unwrap();
     let (file, socket) = (dir.path().join("destguard.toml"), dir.path().join("control.sock"));
     let text = format!(
-        "[dns]\nlisten = [\"127.0.0.1:0\"]\n[[dns.upstream]]\nurl = \"udp://127.0.0.1:9\"\n[state]\ndir = \"{}\"\n[bgp]\nasn = \
+        "[dns]\nlisten = [\"127.0.0.1:0\"]\n[[dns.upstream]]\nurl = \"udp://127.0.0.1:9\"\n[state]\ndir = \"{}\"\n[addresses]\ninside = []\n[bgp]\nasn = \
          64512\nrouter_id = \"192.0.2.2\"\nnext_hop_ipv4 = \"192.0.2.1\"\nlisten = [\"127.0.0.1:0\"]\n[[bgp.peer]]\nname = \
          \"edge1\"\naddress = \"127.0.0.77\"\nasn = 64513\npassive = true\nfamilies = [\"ipv4\"]\npassword = \"lab\"\ntcp_ao = \
          \"aes-128-cmac-96\"\n",
@@ -274,7 +274,7 @@ fn a_reload_with_another_state_directory_is_refused() {
     let write = |state: &str| {
         let text = format!(
             "[dns]\nlisten = [\"127.0.0.1:0\"]\n[[dns.upstream]]\nurl = \"udp://127.0.0.1:9\"\n[state]\ndir = \"{}\"\n\
-             [bgp]\nasn = 64512\nrouter_id = \"192.0.2.2\"\nnext_hop_ipv4 = \"192.0.2.1\"\nlisten = [\"127.0.0.1:0\"]\n\
+             [addresses]\ninside = []\n[bgp]\nasn = 64512\nrouter_id = \"192.0.2.2\"\nnext_hop_ipv4 = \"192.0.2.1\"\nlisten = [\"127.0.0.1:0\"]\n\
              [[bgp.peer]]\nname = \"edge1\"\naddress = \"127.0.0.77\"\nasn = 64513\npassive = true\nfamilies = [\"ipv4\"]\n",
             path(state)
         );

@@ -668,9 +668,15 @@ fn lists_and_groups_are_checked() {
 }
 
 #[test]
-fn a_network_that_does_not_name_its_own_prefixes_is_warned() {
-    let Ok((_, warnings, _)) = config::parse(Path::new(FILE), PEER) else { panic!("it can be used") };
-    assert!(found(&warnings)[0].contains("addresses.inside is missing"), "{:?}", found(&warnings));
+fn a_network_that_does_not_name_its_own_prefixes_is_refused() {
+    let Err(report) = config::parse(Path::new(FILE), PEER) else { panic!("nobody named them") };
+    assert!(found(&report.findings)[0].contains("addresses.inside is missing"), "{report}");
+    assert!(report.findings[0].help.as_ref().is_some_and(|help| help.contains("or write []")), "{report}");
+    // Without routers nothing is drawn out.
+    assert!(config::parse(Path::new(FILE), BASE).is_ok());
+    let both = "[addresses]\ninside = [\"198.51.100.0/24\"]\n[[policy.private]]\ndomain = \"dmz.test\"\nprefixes = [\"198.51.100.128/25\"]\n";
+    let warned = warnings_of(&format!("{PEER}{both}"));
+    assert!(warned[0].contains("makes a host route inside your network"), "{warned:?}");
     assert_eq!(warnings_of(&format!("{PEER}[addresses]\ninside = []\n")), [] as [&str; 0], "the operator's word");
     let host_bits = format!("{PEER}[addresses]\ninside = [\"192.0.2.1/24\"]\n");
     assert!(!warnings_of(&host_bits).is_empty());

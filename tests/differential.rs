@@ -83,7 +83,7 @@ fn start(dir: &Path, server: usize) -> Running {
                  [lease]\nnew_per_client = \"100000/s\"\nnew_per_domain = \"100000/s\"\nper_answer = 256\nmax = \"14d\"\n\
                  [bgp]\nenforce = false\nasn = 64512\nrouter_id = \"192.0.2.1\"\nnext_hop_ipv4 = \"192.0.2.1\"\n\
                  next_hop_ipv6 = \"2001:db8::1\"\n\
-                 [[bgp.peer]]\nname = \"nobody\"\naddress = \"127.0.0.9\"\nasn = 64512\nmax_routes = 2000000\n\
+                 [[bgp.peer]]\nname = \"nobody\"\naddress = \"127.0.0.9\"\nasn = 64512\nmax_routes = 2000000\n[addresses]\ninside = []\n\
                  [state]\ndir = \"{}/state\"\n",
                 own.display()
             );

@@ -93,7 +93,7 @@ fn an_address_that_comes_later_is_served_when_it_comes_and_named_until_then() {
     let more = "[dns.tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\ndot = [\"10.0.2.77:853\"]\ndoh = [\"10.0.2.77:443\"]\n\
                 doq = [\"10.0.2.77:853\"]\n\n[http]\nlisten = [\"10.0.2.77:8080\"]\n\n[bgp]\nasn = 64512\nrouter_id = \"10.0.2.1\"\n\
                 next_hop_ipv4 = \"10.0.2.2\"\nnext_hop_ipv6 = \"fd00:2::2\"\nlisten = [\"10.0.2.77:179\"]\n\n[[bgp.peer]]\nname = \"later\"\naddress = \"10.0.2.200\"\n\
-                asn = 64513\npassive = true\nrequired = false\n\n[nftables]";
+                asn = 64513\npassive = true\nrequired = false\n\n[addresses]\ninside = []\n\n[nftables]";
     let clients = ("clients = [\"127.0.0.0/8\"", "clients = [\"10.0.0.0/8\", \"fd00::/16\", \"127.0.0.0/8\"");
     let world = World::up(&[(LISTEN, listen), clients, ("[nftables]", more)]);
     write_certificate(world.host());

@@ -148,6 +148,7 @@ impl Guard {
         let config = format!(
             "[dns]\nlisten = [\"127.0.0.1:{port}\"]\nworkers = 1\n[[dns.upstream]]\nurl = \"udp://{}\"\n\
              [[policy.private]]\ndomain = \"test\"\nprefixes = [\"203.0.113.0/24\", \"198.51.100.0/24\"]\n\
+             [addresses]\ninside = []\n\
              [bgp]\nasn = 64512\nrouter_id = \"192.0.2.2\"\nnext_hop_ipv4 = \"192.0.2.1\"\nlinger = \"0s\"\n\
              [[bgp.peer]]\nname = \"edge1\"\naddress = \"127.0.0.1\"\nport = {}\nasn = 64513\nfamilies = [\"ipv4\"]\n{confirm}\n{more}",
             upstream.address,

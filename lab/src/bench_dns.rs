@@ -139,6 +139,9 @@ asn = 64512
 required = true
 families = ["ipv4"]
 max_routes = 2000000
+
+[addresses]
+inside = []
 "#;
 
 const ENFORCED: &str = "[nftables]\nmode = \"local\"";

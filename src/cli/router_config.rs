@@ -32,6 +32,9 @@ const SPECIAL_IPV4: [&str; 9] = [
 /// Likewise for IPv6.
 const SPECIAL_IPV6: [&str; 4] = ["::/16", "fc00::/7", "fe80::/10", "ff00::/8"];
 
+/// Permitted or not, prefix, least length, most length.
+type Rule<N> = (bool, N, u8, u8);
+
 /// One session, seen from the router.
 #[derive(Debug)]
 pub struct Side {
@@ -77,6 +80,10 @@ pub struct Side {
     private4: Vec<Ipv4Net>,
     /// Likewise.
     private6: Vec<Ipv6Net>,
+    /// The network's own prefixes: no host route within them is taken.
+    inside4: Vec<Ipv4Net>,
+    /// Likewise.
+    inside6: Vec<Ipv6Net>,
     /// The most routes of a family; above the guard's own budget, so that it is never reached in good order.
     limit: usize,
 }
@@ -114,6 +121,7 @@ impl Side {
         };
         let (exact4, exact6) = split(open.iter().copied().chain(upstreams()));
         let (private4, private6) = split(private());
+        let (inside4, inside6) = split(config.addresses.inside.iter().copied());
         let takes = |family| peer.families.contains(&family);
         Ok(Self {
             name: peer.name.clone(),
@@ -137,6 +145,8 @@ impl Side {
             exact6,
             private4,
             private6,
+            inside4,
+            inside6,
             limit: peer.max_routes.saturating_add((peer.max_routes / 10).max(100)),
         })
     }
@@ -145,23 +155,33 @@ impl Side {
         self.router_asn == self.guard_asn
     }
 
-    /// The rules for IPv4 in order: permitted or not, prefix, least length, most length.
-    fn rules4(&self) -> Vec<(bool, Ipv4Net, u8, u8)> {
+    /// The rules for IPv4 in order.
+    fn rules4(&self) -> Vec<Rule<Ipv4Net>> {
         let exact = self.exact4.iter().map(|net| (true, *net, net.prefix_len(), net.prefix_len()));
         let private = self.private4.iter().map(|net| (true, *net, 32, 32));
         let special = SPECIAL_IPV4.iter().filter_map(|net| net.parse().ok());
-        let special = special.map(|net: Ipv4Net| (false, net, net.prefix_len(), 32));
-        exact.chain(private).chain(special).chain([(true, Ipv4Net::default(), 32, 32)]).collect()
+        let denied = self.inside4.iter().copied().chain(special);
+        let denied = denied.map(|net: Ipv4Net| (false, net, net.prefix_len(), 32));
+        exact.chain(private).chain(denied).chain([(true, Ipv4Net::default(), 32, 32)]).collect()
     }
 
     /// Likewise for IPv6.
-    fn rules6(&self) -> Vec<(bool, Ipv6Net, u8, u8)> {
+    fn rules6(&self) -> Vec<Rule<Ipv6Net>> {
         let exact = self.exact6.iter().map(|net| (true, *net, net.prefix_len(), net.prefix_len()));
         let private = self.private6.iter().map(|net| (true, *net, 128, 128));
         let special = SPECIAL_IPV6.iter().filter_map(|net| net.parse().ok());
-        let special = special.map(|net: Ipv6Net| (false, net, net.prefix_len(), 128));
-        exact.chain(private).chain(special).chain([(true, Ipv6Net::default(), 128, 128)]).collect()
+        let denied = self.inside6.iter().copied().chain(special);
+        let denied = denied.map(|net: Ipv6Net| (false, net, net.prefix_len(), 128));
+        exact.chain(private).chain(denied).chain([(true, Ipv6Net::default(), 128, 128)]).collect()
     }
+}
+
+/// The rules of one family as sets, for routers that know no order within one: what is taken first, then what is refused, then what is taken of the rest.
+fn in_sets<N: std::fmt::Display + Clone>(rules: &[Rule<N>]) -> [(&'static str, bool, Vec<Rule<N>>); 3] {
+    let first = rules.iter().take_while(|rule| rule.0).cloned().collect();
+    let refused = rules.iter().filter(|rule| !rule.0).cloned().collect();
+    let rest = rules.iter().skip_while(|rule| rule.0).filter(|rule| rule.0).cloned().collect();
+    [("own", true, first), ("deny", false, refused), ("allow", true, rest)]
 }
 
 fn split(nets: impl Iterator<Item = IpNet>) -> (Vec<Ipv4Net>, Vec<Ipv6Net>) {

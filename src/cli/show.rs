@@ -70,6 +70,9 @@ pub fn status(status: &Status, colour: bool) -> String {
         let count = number(answers.would_refuse);
         out.push_str(&format!("audit    {count} would have been refused or answered in part: `destguard denied`\n"));
     }
+    if !status.inside.is_empty() {
+        out.push_str(&format!("inside   {}\n", clean(&status.inside.join(", "))));
+    }
     if !status.enforcers.is_empty() {
         let mut table = Table::new(&["enforcer", "state", "since", "holds", "of", "required", "last error"]);
         for enforcer in &status.enforcers {

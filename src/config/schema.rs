@@ -278,6 +278,17 @@ pub enum PublicResolvers {
     Allow,
 }
 
+/// What becomes of addresses that this host reaches without a router.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLink {
+    /// Their prefixes are the network's own, as those of `inside`.
+    #[default]
+    Inside,
+    /// Like any other.
+    Ignore,
+}
+
 /// `[addresses]`
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -294,6 +305,8 @@ pub struct Addresses {
     #[serde(with = "super::value::nets")]
     #[schemars(with = "Vec<String>")]
     pub inside: Vec<IpNet>,
+    /// Whether the prefixes on this host's own links are the network's own too.
+    pub on_link: OnLink,
     /// Whether answers may open addresses of well-known public resolvers.
     pub public_resolvers: PublicResolvers,
     /// The operator's own NAT64 prefix (/96): AAAA within it are judged by the IPv4 address inside and opened. Without it

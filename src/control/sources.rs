@@ -154,6 +154,11 @@ pub trait Sources: Send + Sync + 'static {
         0
     }
 
+    /// Prefixes of the network itself, in words.
+    fn inside(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What is not well, or soon won't be, though nothing is wrong yet.
     fn warnings(&self) -> Vec<String> {
         Vec::new()

@@ -53,6 +53,9 @@ pub struct Status {
     /// What is not well, or soon won't be, though the guard does what it should: nothing of it changes `state` or `/ready`.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// Prefixes of the network itself, of which answers open nothing: configured ones and on-link ones, each with its cause. Absent: there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inside: Vec<String>,
     /// Since the daemon started.
     pub uptime_seconds: u64,
     /// Of the lease table.

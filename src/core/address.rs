@@ -1,6 +1,9 @@
 //! Which addresses may be opened at all: not those of the special-purpose registries, not the guard's own infrastructure, not what the
 //! operator forbade, not the network's own prefixes, not the well-known public resolvers. The operator's words lift all but what is forbidden and the guard's own: `addresses.open` (already open, no lease needed),
 //! `policy.private` (for the names of one domain) and `addresses.nat64`.
+//!
+//! What may not be opened may still be told: this host's own addresses are reached without a lease ([`Admitted::Here`]), so that its own public name is
+//! answered; those of special-purpose space by `policy.private` alone.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -51,6 +54,8 @@ pub enum Reason {
     Never(IpNet),
     /// It lies in `addresses.inside`.
     Inside(IpNet),
+    /// It lies in a prefix on this link of the host.
+    OnLink(IpNet, String),
     /// It is the guard's own: a peer, next hop, upstream, local address; the label says which.
     Infrastructure(String),
     /// It lies in a block of the special-purpose registries.
@@ -89,7 +94,7 @@ impl Reason {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Never(_) => "never",
-            Self::Inside(_) => "inside",
+            Self::Inside(_) | Self::OnLink(..) => "inside",
             Self::Infrastructure(_) => "infrastructure",
             Self::Special(_) | Self::NotGlobalUnicast => "special",
             Self::PublicResolver(_) => "public_resolver",
@@ -107,6 +112,9 @@ impl fmt::Display for Reason {
         match self {
             Self::Never(net) => write!(f, "addresses.never holds {net}"),
             Self::Inside(net) => write!(f, "of this network (addresses.inside holds {net})"),
+            Self::OnLink(net, interface) => {
+                write!(f, "of this network ({net} is on-link at {interface}, addresses.on_link)")
+            }
             Self::Infrastructure(label) => write!(f, "the guard's own: {label}"),
             Self::Special(special) => write!(f, "{special}"),
             Self::PublicResolver(operator) => {
@@ -130,6 +138,18 @@ pub enum Admitted {
     Lease,
     /// It lies in `addresses.open`: no lease, no budget.
     AlreadyOpen,
+    /// It is this host's own, and reached without a lease.
+    Here,
+}
+
+/// An address that the guard itself needs.
+#[derive(Clone, Debug)]
+struct Own {
+    label: String,
+    /// Of an interface of this host.
+    here: bool,
+    /// Of an upstream and of nothing else.
+    upstream: bool,
 }
 
 /// `[[policy.private]]`, read.
@@ -137,6 +157,12 @@ pub enum Admitted {
 struct Private {
     domain: Name,
     prefixes: Vec<IpNet>,
+}
+
+impl Private {
+    fn holds(&self, address: IpAddr) -> bool {
+        self.prefixes.iter().any(|net| net.contains(&address))
+    }
 }
 
 /// Prefixes, asked by hash: one probe for each prefix length in use, however many prefixes there are.
@@ -177,8 +203,13 @@ impl NetSet {
 pub struct AddressFilter {
     never: NetSet,
     inside: NetSet,
+    on_link: NetSet,
+    /// The interface of each prefix in `on_link`.
+    links: HashMap<IpNet, String>,
     open: NetSet,
-    infrastructure: HashMap<IpAddr, String>,
+    infrastructure: HashMap<IpAddr, Own>,
+    /// Routers are told routes; one for an upstream might cut the guard off from it.
+    announces: bool,
     private: Vec<Private>,
     nat64: Option<Ipv6Net>,
     public_resolvers: NetSet,
@@ -217,17 +248,27 @@ impl AddressFilter {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let mut all = HashMap::new();
+        let mut all: HashMap<IpAddr, Own> = HashMap::new();
         for (address, label) in infrastructure.into_iter().chain(own.iter().cloned()) {
             if !address.is_unspecified() {
-                all.entry(plain(address)).or_insert(label);
+                let upstream = label.starts_with(UPSTREAM);
+                let known = all.entry(plain(address)).or_insert(Own { label, here: false, upstream });
+                known.upstream &= upstream;
+            }
+        }
+        for (address, _) in own {
+            if let Some(known) = all.get_mut(&plain(*address)) {
+                known.here = true;
             }
         }
         Ok(Self {
             never: config.addresses.never.iter().copied().collect(),
             inside: config.addresses.inside.iter().copied().collect(),
+            on_link: NetSet::default(),
+            links: HashMap::new(),
             open: config.addresses.open.iter().copied().collect(),
             infrastructure: all,
+            announces: !config.bgp.peer.is_empty(),
             private,
             nat64: config.addresses.nat64,
             public_resolvers: match config.addresses.public_resolvers {
@@ -235,6 +276,20 @@ impl AddressFilter {
                 PublicResolvers::Allow => NetSet::default(),
             },
         })
+    }
+
+    /// With prefixes that are on-link, each with its interface: they are the network's own.
+    #[must_use]
+    pub fn with_on_link<'a>(mut self, nets: impl IntoIterator<Item = (&'a IpNet, &'a String)>) -> Self {
+        self.links = nets.into_iter().map(|(net, interface)| (net.trunc(), interface.clone())).collect();
+        self.on_link = self.links.keys().copied().collect();
+        self
+    }
+
+    /// Whether an address lies in `addresses.open`, and nothing forbids it.
+    #[must_use]
+    pub fn is_open(&self, address: IpAddr) -> bool {
+        self.open.find(address).is_some() && self.never.find(address).is_none()
     }
 
     /// Whether an address may be opened for `question` over the aliases `chain` (all of them).
@@ -249,8 +304,8 @@ impl AddressFilter {
         if self.open.find(address).is_some() {
             return Ok(Admitted::AlreadyOpen);
         }
-        if let Some(reason) = forbidden {
-            return Err(reason);
+        if let Some(own) = self.infrastructure.get(&address) {
+            return self.judge_own(own, address, question, chain);
         }
         let embedded = self.embedded(address);
         if let Some((form, inner)) = embedded
@@ -264,10 +319,16 @@ impl AddressFilter {
         match embedded {
             Some((Form::Nat64, inner)) if self.is_private(IpAddr::V4(inner), question, chain) => Ok(Admitted::Lease),
             // The operator's own prefix, whatever the registries say of it.
-            Some((form @ (Form::Nat64 | Form::SixToFour), inner)) => match self.unwanted(IpAddr::V4(inner)) {
-                None => Ok(Admitted::Lease),
-                Some(reason) => Err(Reason::Embedded { form, inner, reason: Box::new(reason) }),
-            },
+            Some((form @ (Form::Nat64 | Form::SixToFour), inner)) => {
+                // A 6to4 prefix may be the network's own; that of a translator is so by its nature.
+                if let Some(reason) = self.of_this_network(address).filter(|_| form == Form::SixToFour) {
+                    return Err(reason);
+                }
+                match self.unwanted(IpAddr::V4(inner)) {
+                    None => Ok(Admitted::Lease),
+                    Some(reason) => Err(Reason::Embedded { form, inner, reason: Box::new(reason) }),
+                }
+            }
             _ => self.unwanted(address).map_or(Ok(Admitted::Lease), Err),
         }
     }
@@ -277,24 +338,44 @@ impl AddressFilter {
         if let Some(net) = self.never.find(address) {
             return Some(Reason::Never(net));
         }
-        self.infrastructure.get(&address).map(|label| Reason::Infrastructure(label.clone()))
+        self.infrastructure.get(&address).map(|own| Reason::Infrastructure(own.label.clone()))
+    }
+
+    /// The guard's own addresses are never opened. This host's are told, in special-purpose space by the operator's word; so an upstream's is opened
+    /// (a home router has a page of its own) where no router is told routes.
+    fn judge_own(&self, own: &Own, address: IpAddr, question: &Name, chain: &[Name]) -> Result<Admitted, Reason> {
+        let private = self.is_private(address, question, chain);
+        if own.here && (private || registries(address).is_none()) {
+            Ok(Admitted::Here)
+        } else if own.upstream && private && !self.announces {
+            Ok(Admitted::Lease)
+        } else {
+            Err(Reason::Infrastructure(own.label.clone()))
+        }
+    }
+
+    /// Why an address is the network's own.
+    fn of_this_network(&self, address: IpAddr) -> Option<Reason> {
+        let on_link = || {
+            let net = self.on_link.find(address)?;
+            Some(Reason::OnLink(net, self.links.get(&net)?.clone()))
+        };
+        self.inside.find(address).map(Reason::Inside).or_else(on_link)
     }
 
     /// What only the operator's words lift.
     fn unwanted(&self, address: IpAddr) -> Option<Reason> {
-        if let Some(net) = self.inside.find(address) {
-            return Some(Reason::Inside(net));
+        if let Some(reason) = self.of_this_network(address) {
+            return Some(reason);
         }
         let public = || self.public_resolvers.find(address).and_then(|_| public_resolvers::operator(address));
         registries(address).or_else(|| public().map(Reason::PublicResolver))
     }
 
     fn is_private(&self, address: IpAddr, question: &Name, chain: &[Name]) -> bool {
-        self.private.iter().any(|private| {
-            private.prefixes.iter().any(|net| net.contains(&address))
-                && question.is_within(&private.domain)
-                && chain.iter().all(|name| name.is_within(&private.domain))
-        })
+        // Each name by an entry of its own: whoever may point there may also point to another who may.
+        let may = |name: &Name| self.private.iter().any(|entry| entry.holds(address) && name.is_within(&entry.domain));
+        may(question) && chain.iter().all(may)
     }
 
     /// Entries of `policy.private`, by their place in the configuration, that hold this address or the IPv4 address inside, each with its domain.
@@ -358,6 +439,9 @@ fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
+/// How the label of an upstream begins.
+const UPSTREAM: &str = "upstream ";
+
 /// The guard's own addresses that the configuration names: peers, local addresses, next hops, router id, upstreams, listeners. Each with the
 /// key that named it.
 ///
@@ -368,7 +452,7 @@ pub fn infrastructure(config: &Config) -> Result<Vec<(IpAddr, String)>, Vec<Poli
     let mut errors = Vec::new();
     for (place, upstream) in config.dns.upstream.iter().enumerate() {
         match upstream.url.parse::<UpstreamUrl>() {
-            Ok(url) => all.push((url.addr.ip(), format!("upstream {}", upstream.url))),
+            Ok(url) => all.push((url.addr.ip(), format!("{UPSTREAM}{}", upstream.url))),
             Err(reason) => errors.push(PolicyError {
                 key: format!("dns.upstream[{place}].url"),
                 text: upstream.url.clone(),

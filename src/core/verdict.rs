@@ -56,7 +56,7 @@ pub struct Answer {
     /// The kept records whose hints must be rewritten.
     pub hints: Vec<HintEdit>,
     /// What must be in force first, each address once. Empty: the answer needs no lease (no address in it, or all of them in
-    /// `addresses.open`).
+    /// `addresses.open` or this host's own).
     pub grants: Vec<Grant>,
     /// Addresses that pass without lease.
     pub already_open: Vec<IpAddr>,
@@ -278,8 +278,10 @@ impl<'a> Sieve<'a> {
         for (found, admitted) in passed {
             match admitted {
                 Admitted::Lease => self.grant(found.address, found.ttl),
-                Admitted::AlreadyOpen if open.insert(found.address) => self.already_open.push(found.address),
-                Admitted::AlreadyOpen => {}
+                Admitted::AlreadyOpen | Admitted::Here if open.insert(found.address) => {
+                    self.already_open.push(found.address);
+                }
+                Admitted::AlreadyOpen | Admitted::Here => {}
             }
         }
         Judged::Answer(Answer {

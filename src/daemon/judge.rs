@@ -110,9 +110,15 @@ pub fn tried(rules: &Rules, name: &Name, tried: explain::Tried, written: Written
         addresses.push(TriedAddress { address, verdict: "allowed".to_owned(), reason: None, rule, place });
     }
     for address in tried.already_open {
-        let rule = Some("addresses.open".to_owned());
-        let place = (written.place)("addresses.open");
-        addresses.push(TriedAddress { address, verdict: "always open".to_owned(), reason: None, rule, place });
+        let judged = always_open(rules, address, written);
+        let reason = judged.rule.is_none().then_some(judged.reason);
+        addresses.push(TriedAddress {
+            address,
+            verdict: judged.verdict,
+            reason,
+            rule: judged.rule,
+            place: judged.place,
+        });
     }
     for (address, why) in tried.removed {
         let reason = Some(why.to_string());
@@ -160,7 +166,7 @@ fn judge_answer(
     let response = verdict::Response { question: &asked, records: &records, noerror: true, dnssec_ok: false };
     let plain = |verdict: &str, reason| Judgement { verdict: verdict.to_owned(), reason, rule: None, place: None };
     match verdict::judge_for(rules.views.policy(view), &rules.filter, response, None) {
-        Judged::Answer(answer) if answer.grants.is_empty() => always_open(address, written),
+        Judged::Answer(answer) if answer.grants.is_empty() => always_open(rules, address, written),
         Judged::Answer(_) => match rules.filter.lifted_by(address, question) {
             None => plain("allowed", format!("an answer for {question} may open it")),
             Some(entry) => {
@@ -188,8 +194,12 @@ fn judge_answer(
     }
 }
 
-fn always_open(address: IpAddr, written: Written<'_>) -> Judgement {
+fn always_open(rules: &Rules, address: IpAddr, written: Written<'_>) -> Judgement {
     const KEY: &str = "addresses.open";
+    if !rules.filter.is_open(address) {
+        let reason = format!("{address} is an address of this host, which is reached without a lease");
+        return Judgement { verdict: "always open".to_owned(), reason, ..Judgement::default() };
+    }
     Judgement {
         verdict: "always open".to_owned(),
         reason: format!("{address} lies in {KEY}"),
@@ -275,7 +285,7 @@ fn named(rule: Option<RuleRef>, written: Written<'_>) -> (String, Option<String>
 fn judge_address(rules: &Rules, address: IpAddr, view: Option<ViewId>, written: Written<'_>) -> Judgement {
     // The root lies in no private domain: what is judged is an answer to a name without exceptions.
     let judged = match rules.filter.judge(address, &Name::root(), &[]) {
-        Ok(Admitted::AlreadyOpen) => always_open(address, written),
+        Ok(Admitted::AlreadyOpen | Admitted::Here) => always_open(rules, address, written),
         Ok(Admitted::Lease) => {
             let key = rules.filter.lifted_by(address, &Name::root()).map(|entry| format!("policy.private[{entry}]"));
             let place = key.as_deref().and_then(written.place);
@@ -347,7 +357,7 @@ mod tests {
 
     fn rules_of(text: &str) -> Rules {
         let config: Config = toml::from_str(text).unwrap();
-        rules(&config, &Lists::load(&config, &Lists::default()).unwrap(), &[]).unwrap()
+        rules(&config, &Lists::load(&config, &Lists::default()).unwrap(), &Default::default()).unwrap()
     }
 
     fn judged(rules: &Rules, subject: &str) -> Judgement {

@@ -19,8 +19,9 @@ use crate::dns::Listeners;
 use crate::dns::listen::late::{is_there, not_here, not_served};
 use crate::enforce::bgp::BgpStatus;
 use crate::sys::endpoint::{self, Endpoint, Zone};
+use crate::sys::interfaces::Here;
 use crate::sys::netlink::Socket as Netlink;
-use crate::sys::{MARK, interfaces};
+use crate::sys::{MARK, on_link};
 
 /// How often this host's own addresses are read anew although the kernel told of no change.
 const INTERFACES: Duration = Duration::from_secs(10);
@@ -49,15 +50,15 @@ pub struct Listening {
     bgp: Vec<Endpoint>,
     /// Whom the guard itself reaches on one interface only.
     others: Vec<(String, Zone)>,
-    own: Mutex<Vec<IpAddr>>,
+    here: Mutex<Here>,
 }
 
 impl Listening {
-    /// Binds the listeners of `http.listen`; `own`: this host's addresses. Must be called on the runtime.
+    /// Binds the listeners of `http.listen`; `here`: this host's addresses. Must be called on the runtime.
     ///
     /// # Errors
     /// One can't be bound although its address may be there.
-    pub fn bind(config: &Config, own: Vec<IpAddr>) -> Result<Self, RunError> {
+    pub fn bind(config: &Config, here: Here) -> Result<Self, RunError> {
         let mark = (config.nftables.mode != NftablesMode::Off).then_some(MARK);
         let mut http = Vec::new();
         for address in &config.http.listen {
@@ -70,7 +71,12 @@ impl Listening {
             http.push(one);
         }
         let (bgp, others) = (config.bgp.listen.clone(), others(config));
-        Ok(Self { http: Mutex::new(http), mark, bgp, others, own: Mutex::new(own) })
+        Ok(Self { http: Mutex::new(http), mark, bgp, others, here: Mutex::new(here) })
+    }
+
+    /// This host as it was read last.
+    pub fn here(&self) -> Here {
+        self.here.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn http(&self) -> std::sync::MutexGuard<'_, Vec<Http>> {
@@ -109,7 +115,7 @@ impl Listening {
 
     /// What isn't reached although the file says so: what is wrong, and what only may be.
     pub fn missing(&self, dns: &Listeners, bgp: Option<&BgpStatus>) -> (Vec<String>, Vec<String>) {
-        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let own = self.here().addresses;
         let mut all = dns.missing(&own);
         let not_bound = bgp.map(BgpStatus::not_bound).unwrap_or_default();
         for address in &self.bgp {
@@ -181,13 +187,25 @@ impl Http {
     }
 }
 
-/// Tells of changes of interfaces and addresses.
+/// Links, addresses, routes and prefixes that a router advertises.
+const GROUPS: [u32; 6] = [
+    libc::RTNLGRP_LINK,
+    libc::RTNLGRP_IPV4_IFADDR,
+    libc::RTNLGRP_IPV6_IFADDR,
+    libc::RTNLGRP_IPV4_ROUTE,
+    libc::RTNLGRP_IPV6_ROUTE,
+    libc::RTNLGRP_IPV6_PREFIX,
+];
+
+/// Tells of changes of interfaces, addresses and what is on-link.
 struct Changes(Option<AsyncFd<Netlink>>);
 
 impl Changes {
     fn new() -> Self {
         let opened = Netlink::open(libc::NETLINK_ROUTE, 1 << 20).and_then(|socket| {
-            for group in [libc::RTNLGRP_LINK, libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR] {
+            // A router's table may change all the time; what is on-link no routing daemon makes.
+            socket.ignore_routes_but_of(&on_link::PROTOCOLS)?;
+            for group in GROUPS {
                 socket.join(i32::try_from(group).unwrap_or_default())?;
             }
             socket.watched()
@@ -220,8 +238,8 @@ impl Changes {
     }
 }
 
-/// Keeps this host's own addresses out of what may be opened, and serves what is to be listened on, also when they change.
-pub async fn follow(shared: Arc<Shared>, mut known: Vec<IpAddr>) {
+/// Keeps this host's own addresses and what is on-link out of what may be opened, and serves what is to be listened on, also when they change.
+pub async fn follow(shared: Arc<Shared>, mut known: Here) {
     let changes = Changes::new();
     let mut tick = tokio::time::interval(INTERFACES);
     loop {
@@ -229,14 +247,14 @@ pub async fn follow(shared: Arc<Shared>, mut known: Vec<IpAddr>) {
             _ = tick.tick() => {}
             () = changes.next() => tokio::time::sleep(GATHERED).await,
         }
-        let now = match interfaces::addresses() {
+        let now = match rules::here(&shared.config().0) {
             Ok(now) => now,
             Err(error) => {
-                tracing::warn!(%error, "this host's addresses can't be read; the last known ones are used");
+                tracing::warn!(%error, "what was known last is used");
                 continue;
             }
         };
-        shared.listening.own.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&now);
+        shared.listening.here.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&now);
         shared.listeners.look();
         shared.listening.look(&shared);
         if now != known {

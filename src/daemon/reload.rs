@@ -18,6 +18,7 @@ use super::sources::Shared;
 use crate::config::schema::NftablesMode;
 use crate::config::{self, Config};
 use crate::control::types::Reloaded;
+use crate::core::address::Admitted;
 use crate::core::event::{Event, RevokeTarget};
 use crate::core::groups::Groups;
 use crate::core::guard::Guard;
@@ -28,16 +29,16 @@ use crate::core::policy::list::LocalData;
 use crate::core::policy::view::ViewId;
 use crate::core_task::CoreHandle;
 use crate::dns::Rules;
-use crate::sys::interfaces;
 
 /// Keys, and all below them, that a reload applies.
-const LIVE: [&str; 9] = [
+const LIVE: [&str; 10] = [
     "mode",
     "nftables.enforce",
     "bgp.enforce",
     "policy",
     "addresses.never",
     "addresses.inside",
+    "addresses.on_link",
     "addresses.nat64",
     "lease",
     "gate",
@@ -114,8 +115,8 @@ pub async fn apply_lists(shared: &Shared, lists: Lists) -> Result<(), String> {
 
 /// From here on new questions and cached answers are judged by the new rules, and enforcers block or don't; then what the old ones opened is closed.
 async fn apply(shared: &Shared, config: &Config, lists: Lists) -> Result<(), String> {
-    let own = interfaces::addresses().map_err(|error| format!("this host's addresses can't be read: {error}"))?;
-    let rules = Arc::new(rules::rules(config, &lists, &own)?.with_exceptions(&shared.exceptions.current()));
+    let here = rules::here(config)?;
+    let rules = Arc::new(rules::rules(config, &lists, &here)?.with_exceptions(&shared.exceptions.current()));
     let groups = Arc::new(Groups::new(config)?);
     let (old, _) = shared.config();
     let (before, old_groups) = (shared.rules.load_full(), Arc::new(Groups::new(&old)?));
@@ -258,7 +259,7 @@ fn forbidden(guard: &Guard, rules: &Rules) -> Forbidden {
         for alias in chain {
             *names.entry((alias, true)).or_insert(false) |= allowed(&|policy| !policy.judge_alias(alias).denies());
         }
-        let open = rules.filter.judge(address, question, chain).is_ok()
+        let open = may_be_open(rules, address, question, chain)
             && allowed(&|policy| own(policy).unwrap_or(true))
             && allowed(&|policy| !policy.judge_answer(address).is_some_and(|verdict| verdict.denies()));
         *addresses.entry(address).or_insert(false) |= open;
@@ -271,7 +272,7 @@ fn forbidden(guard: &Guard, rules: &Rules) -> Forbidden {
         let own = policy.local_data(question).map(|data| is_of(*address, chain, data));
         !(own.unwrap_or_else(|| !policy.judge(question).denies())
             && chain.iter().all(|alias| !policy.judge_alias(alias).denies())
-            && rules.filter.judge(*address, question, chain).is_ok()
+            && may_be_open(rules, *address, question, chain)
             && !policy.judge_answer(*address).is_some_and(|verdict| verdict.denies()))
     });
     let clients = judged.map(|(id, question, _)| (id, question.clone())).collect();
@@ -280,6 +281,11 @@ fn forbidden(guard: &Guard, rules: &Rules) -> Forbidden {
         names: denied.into_iter().cloned().collect(),
         addresses: addresses.into_iter().filter(|(_, open)| !open).map(|(address, _)| address).collect(),
     }
+}
+
+/// Whether the filter lets a lease stand. What has become this host's own needs none.
+fn may_be_open(rules: &Rules, address: IpAddr, question: &Name, chain: &[Name]) -> bool {
+    matches!(rules.filter.judge(address, question, chain), Ok(Admitted::Lease | Admitted::AlreadyOpen))
 }
 
 /// Whether an address that was opened over `chain` may come of a list's own answer.
@@ -313,6 +319,7 @@ pub async fn close_what_is_forbidden(core: &CoreHandle, rules: Arc<Rules>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::interfaces::Here;
 
     #[test]
     fn changes_are_shown_by_key_and_secrets_are_not() {
@@ -350,7 +357,7 @@ mod tests {
         );
         let config: Config = toml::from_str(&text).unwrap();
         let lists = Lists::load(&config, &Lists::default()).unwrap();
-        let rules = rules::rules(&config, &lists, &[]).unwrap();
+        let rules = rules::rules(&config, &lists, &Here::default()).unwrap();
         let (lease, gate) = (config.lease.clone(), config.gate.clone());
         let settings = Settings { lease, gate, linger: config.bgp.linger.0 };
         let shared = Guard::new(settings.clone(), Vec::new());
@@ -403,7 +410,7 @@ mod tests {
              [[policy.private]]\ndomain = \".\"\nprefixes = [\"203.0.113.0/24\"]\n",
         )
         .unwrap();
-        let rules = rules::rules(&config, &Lists::default(), &[]).unwrap();
+        let rules = rules::rules(&config, &Lists::default(), &Here::default()).unwrap();
         let guard = Guard::new(
             Settings { lease: config.lease.clone(), gate: config.gate.clone(), linger: Duration::ZERO },
             Vec::new(),

@@ -4,21 +4,31 @@ use std::net::IpAddr;
 
 use super::lists::Lists;
 use crate::config::Config;
+use crate::config::schema::OnLink;
 use crate::core::address::AddressFilter;
 use crate::core::local_names::LocalNames;
 use crate::core::policy::PolicyError;
 use crate::core::policy::view::Views;
 use crate::dns::Rules;
+use crate::sys::interfaces::{self, Here};
 
-/// Policy and filter of `config` with its lists; `interfaces` are this host's own addresses, which are never opened.
+/// This host as the filter is to know it.
+///
+/// # Errors
+/// It can't be read.
+pub fn here(config: &Config) -> Result<Here, String> {
+    interfaces::here(config.addresses.on_link == OnLink::Inside)
+}
+
+/// Policy and filter of `config` with its lists; `here`: this host's own addresses and what is on-link are never opened.
 ///
 /// # Errors
 /// Every value that can't be used, one a line.
-pub fn rules(config: &Config, lists: &Lists, interfaces: &[IpAddr]) -> Result<Rules, String> {
+pub fn rules(config: &Config, lists: &Lists, here: &Here) -> Result<Rules, String> {
     let own: Vec<(IpAddr, String)> =
-        interfaces.iter().map(|address| (*address, "an address of this host".to_owned())).collect();
+        here.addresses.iter().map(|address| (*address, "an address of this host".to_owned())).collect();
     let policy = Views::new(config, &lists.tables());
-    let filter = AddressFilter::new(config, &own);
+    let filter = AddressFilter::new(config, &own).map(|filter| filter.with_on_link(&here.on_link.nets));
     match (policy, filter) {
         (Ok(policy), Ok(filter)) => {
             Ok(Rules::new(policy, filter, LocalNames::new(config), &config.lease).auditing(config.audits()))

@@ -109,6 +109,8 @@ pub const LEFT_BEHIND: &str = "nftables.mode is \"off\", but the table inet dest
 
 /// Behind a verdict that denies, in audit.
 const ONLY_NOTED: &str = "; the guard is in audit, so that this is only noted and the answer leaves whole";
+/// Most prefixes of the network itself that `status` shows.
+const MOST_INSIDE: usize = 64;
 /// Most errors that `status` shows.
 const ERRORS: usize = 8;
 
@@ -177,12 +179,25 @@ impl Sources for Shared {
         troubles
     }
 
+    fn inside(&self) -> Vec<String> {
+        let (config, _) = self.config();
+        let configured = config.addresses.inside.iter().map(|net| format!("{net} (addresses.inside)"));
+        let on_link = self.listening.here().on_link.nets;
+        let on_link = on_link.iter().map(|(net, interface)| format!("{net} (on-link at {interface})"));
+        configured.chain(on_link).take(MOST_INSIDE).collect()
+    }
+
     fn warnings(&self) -> Vec<String> {
         let unlocked = self.nftables.as_ref().and_then(nftables::Disarmer::unlocked).map(|why| {
             format!("when another program flushes the ruleset, the host is open until the table is back (Linux 5.12 can do better): {why}")
         });
+        let here = self.listening.here();
+        let too_large = here.on_link.too_large.iter().map(|(net, interface)| {
+            format!("{net} is on-link at {interface}: too large to be this network's own, so that addresses.inside must name what is")
+        });
+        let too_large: Vec<String> = too_large.take(ERRORS).collect();
         let disk = self.disk().into_iter().chain(self.exceptions.trouble());
-        disk.chain(self.missing().1).chain(unlocked).collect()
+        disk.chain(self.missing().1).chain(unlocked).chain(too_large).collect()
     }
 
     fn exceptions(&self) -> Vec<types::Exception> {

@@ -4,6 +4,28 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::on_link;
+
+/// Where this host is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Here {
+    /// Its own addresses, without doubles, in order.
+    pub addresses: Vec<IpAddr>,
+    /// What it reaches without a router; nothing where that isn't asked for.
+    pub on_link: on_link::Found,
+}
+
+/// Both, or the addresses alone.
+///
+/// # Errors
+/// One can't be read; says which.
+pub fn here(with_on_link: bool) -> Result<Here, String> {
+    let addresses = addresses().map_err(|error| format!("this host's addresses can't be read: {error}"))?;
+    let on_link = if with_on_link { on_link::read() } else { Ok(on_link::Found::default()) };
+    let on_link = on_link.map_err(|error| format!("this host's on-link prefixes can't be read: {error}"))?;
+    Ok(Here { addresses, on_link })
+}
+
 /// Every address of every interface of this network namespace, without doubles, in order.
 ///
 /// # Errors

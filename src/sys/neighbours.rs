@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use tokio::io::unix::AsyncFd;
 
 use super::netlink::Socket;
+use super::rtnetlink::{self, Message, messages, number};
 use crate::core::client::{Station, Stations};
 
 /// Most addresses that are remembered; those beyond are as if not on link.
@@ -15,10 +16,7 @@ const MOST: usize = 65_536;
 const BUFFER: i32 = 1 << 20;
 /// The kernel's parts of a dump are no longer.
 const PART: usize = 64 * 1024;
-/// A dump has ended by then.
-const DUMP_MILLIS: i32 = 2000;
 
-const HEADER: usize = 16;
 const NDMSG: usize = 12;
 /// States in which the kernel knows the address: reachable, stale, delay, probe, permanent.
 const KNOWN: u16 = 0x02 | 0x04 | 0x08 | 0x10 | 0x80;
@@ -89,69 +87,16 @@ impl Neighbours {
 
     fn read_all(&mut self) -> io::Result<()> {
         self.stations.clear();
-        let socket = self.socket.get_ref();
-        socket.send(&dump())?;
-        loop {
-            if !socket.wait(DUMP_MILLIS)? {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            let octets = match socket.receive(&mut self.room) {
-                Ok(octets) => octets.unwrap_or_default(),
-                // What was lost is in the dump.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => continue,
-                Err(error) => return Err(error),
-            };
-            for message in messages(octets) {
-                match i32::from(message.kind) {
-                    libc::NLMSG_DONE => return Ok(()),
-                    libc::NLMSG_ERROR => {
-                        let code = message.body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                        return Err(io::Error::from_raw_os_error(code.saturating_neg()));
-                    }
-                    _ => {
-                        note(&mut self.stations, &message);
-                    }
-                }
-            }
-        }
+        let (socket, stations) = (self.socket.get_ref(), &mut self.stations);
+        rtnetlink::dump(socket, &mut self.room, libc::RTM_GETNEIGH, &[0; NDMSG], |message| {
+            note(stations, message);
+        })
     }
-}
-
-/// RTM_GETNEIGH for all families.
-fn dump() -> Vec<u8> {
-    let length = u32::try_from(HEADER + NDMSG).unwrap_or(0);
-    let flags = u16::try_from(libc::NLM_F_REQUEST | libc::NLM_F_DUMP).unwrap_or(0);
-    let mut out = length.to_ne_bytes().to_vec();
-    out.extend(libc::RTM_GETNEIGH.to_ne_bytes());
-    out.extend(flags.to_ne_bytes());
-    out.resize(HEADER + NDMSG, 0);
-    out
-}
-
-/// A netlink message without its header.
-struct Message<'a> {
-    kind: u16,
-    body: &'a [u8],
-}
-
-/// A number in host order.
-fn number<const N: usize>(octets: &[u8], at: usize) -> Option<[u8; N]> {
-    octets.get(at..)?.first_chunk().copied()
-}
-
-fn messages(mut octets: &[u8]) -> impl Iterator<Item = Message<'_>> {
-    std::iter::from_fn(move || {
-        let length = usize::try_from(u32::from_ne_bytes(number(octets, 0)?)).ok()?;
-        let kind = u16::from_ne_bytes(number(octets, 4)?);
-        let body = octets.get(HEADER..length)?;
-        octets = octets.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Message { kind, body })
-    })
 }
 
 /// Takes in one word on one neighbour. Whether that changes anything.
 fn note(stations: &mut Stations, message: &Message<'_>) -> bool {
-    let Some((address, station)) = neighbour(message.body) else { return false };
+    let Some((address, station)) = neighbour(message) else { return false };
     match (message.kind, station) {
         (libc::RTM_NEWNEIGH, Some(station)) => {
             let fits = stations.len() < MOST || stations.contains_key(&address);
@@ -164,22 +109,13 @@ fn note(stations: &mut Stations, message: &Message<'_>) -> bool {
 }
 
 /// The address of a `ndmsg`, and its station where the kernel knows it.
-fn neighbour(body: &[u8]) -> Option<(IpAddr, Option<Station>)> {
-    let interface = u32::from_ne_bytes(number(body, 4)?);
-    let state = u16::from_ne_bytes(number(body, 8)?);
+fn neighbour(message: &Message<'_>) -> Option<(IpAddr, Option<Station>)> {
+    let interface = u32::from_ne_bytes(number(message.body, 4)?);
+    let state = u16::from_ne_bytes(number(message.body, 8)?);
     let (mut address, mut link) = (None, None);
-    let mut at = NDMSG;
-    while let Some(length) = number(body, at).map(|length| usize::from(u16::from_ne_bytes(length))) {
-        let kind = u16::from_ne_bytes(number(body, at.saturating_add(2))?);
-        let value = body.get(at.saturating_add(4)..at.saturating_add(length))?;
+    for (kind, value) in message.attributes(NDMSG) {
         match kind {
-            NDA_DST => {
-                address = match value.len() {
-                    4 => number::<4>(value, 0).map(IpAddr::from),
-                    16 => number::<16>(value, 0).map(IpAddr::from),
-                    _ => None,
-                };
-            }
+            NDA_DST => address = rtnetlink::address(value),
             NDA_LLADDR => {
                 let mut octets = [0; 8];
                 octets.iter_mut().zip(value).for_each(|(octet, value)| *octet = *value);
@@ -187,7 +123,6 @@ fn neighbour(body: &[u8]) -> Option<(IpAddr, Option<Station>)> {
             }
             _ => {}
         }
-        at = at.saturating_add(length.next_multiple_of(4)).max(at.saturating_add(4));
     }
     let known = state & KNOWN != 0;
     Some((address?, link.filter(|_| known).map(|octets| Station { interface, octets })))
@@ -195,6 +130,7 @@ fn neighbour(body: &[u8]) -> Option<(IpAddr, Option<Station>)> {
 
 #[cfg(test)]
 mod tests {
+    use super::rtnetlink::HEADER;
     use super::*;
 
     /// As the kernel writes it.
@@ -244,7 +180,7 @@ mod tests {
             told(&mut stations, &whole[..end]);
         }
         for end in 0..whole.len() - HEADER {
-            neighbour(&whole[HEADER..HEADER + end]);
+            neighbour(&Message { kind: new, body: &whole[HEADER..HEADER + end] });
         }
         assert!(stations.is_empty());
     }

@@ -71,6 +71,11 @@ impl Socket {
         self.set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)
     }
 
+    /// Has the kernel dump only what a request's fixed part names, where it can (Linux 4.20).
+    pub fn strict(&self) {
+        let _ignored = self.set(libc::SOL_NETLINK, libc::NETLINK_GET_STRICT_CHK, 1);
+    }
+
     /// Has the kernel drop what `port` caused before it is queued here.
     ///
     /// # Errors
@@ -78,20 +83,42 @@ impl Socket {
     pub fn ignore_port(&self, port: u32) -> io::Result<()> {
         // BPF loads words in network order; the header's port (octet 12) is in host order.
         let seen = u32::from_be_bytes(port.to_ne_bytes());
-        let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
-            code: u16::try_from(code).unwrap_or(u16::MAX),
-            jt,
-            jf,
-            k,
-        };
-        let mut program = [
+        self.attach(&mut [
             step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 12),
             step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, seen),
             step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
             step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        ])
+    }
+
+    /// Has the kernel drop changes of routes that others than `protocols` made, before they are queued here.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn ignore_routes_but_of(&self, protocols: &[u8]) -> io::Result<()> {
+        let (equal, back) = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::BPF_RET | libc::BPF_K);
+        // Types are in host order, and BPF loads them in network order.
+        let seen = |kind: u16| u32::from(u16::from_be_bytes(kind.to_ne_bytes()));
+        let mut program = vec![
+            step(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, 4),
+            step(equal, 2, 0, seen(libc::RTM_NEWROUTE)),
+            step(equal, 1, 0, seen(libc::RTM_DELROUTE)),
+            step(back, 0, 0, u32::MAX),
+            // `rtm_protocol`, behind the header of 16 octets.
+            step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 16 + 5),
         ];
-        let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
-        // SAFETY: `filter` points to `program`, four instructions that live across the call; the kernel copies them.
+        for protocol in protocols {
+            program.push(step(equal, 0, 1, u32::from(*protocol)));
+            program.push(step(back, 0, 0, u32::MAX));
+        }
+        program.push(step(back, 0, 0, 0));
+        self.attach(&mut program)
+    }
+
+    fn attach(&self, program: &mut [libc::sock_filter]) -> io::Result<()> {
+        let len = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
+        // SAFETY: `filter` points to `program`, so many instructions that live across the call; the kernel copies them.
         let done = unsafe {
             libc::setsockopt(
                 self.fd.as_raw_fd(),
@@ -209,6 +236,11 @@ pub fn interface_index(name: &str) -> Option<u32> {
     // SAFETY: the pointer is that of a live, zero-terminated string.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
     (index != 0).then_some(index)
+}
+
+/// One instruction of BPF.
+fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: u16::try_from(code).unwrap_or(u16::MAX), jt, jf, k }
 }
 
 fn check(result: i32) -> io::Result<()> {

@@ -14,7 +14,7 @@ const DESTGUARD: &str = env!("CARGO_BIN_EXE_destguard");
 const DNS: &str = "[dns]\nlisten = [\"127.0.0.1:0\"]\n[[dns.upstream]]\nurl = \"udp://127.0.0.1:9\"\n";
 /// A peer that never comes.
 const PEER: &str = "[bgp]\nasn = 64512\nrouter_id = \"192.0.2.2\"\nnext_hop_ipv4 = \"192.0.2.1\"\nlisten = [\"127.0.0.1:0\"]\n\
-                    [[bgp.peer]]\nname = \"edge1\"\naddress = \"127.0.0.77\"\nasn = 64513\npassive = true\nfamilies = [\"ipv4\"]\n";
+                    [[bgp.peer]]\nname = \"edge1\"\naddress = \"127.0.0.77\"\nasn = 64513\npassive = true\nfamilies = [\"ipv4\"]\n[addresses]\ninside = []\n";
 
 struct Daemon {
     directory: tempfile::TempDir,

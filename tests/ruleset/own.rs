@@ -96,6 +96,8 @@ address = "10.9.1.3"
 asn = 64512
 families = ["ipv4"]
 bfd = true
+[addresses]
+inside = []
 [state]
 dir = "DIR/state"
 "#;

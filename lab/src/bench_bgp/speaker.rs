@@ -188,7 +188,7 @@ fn stdin(process: &mut Owned) -> Result<ChildStdin, AnyError> {
 
 fn destguard(plan: &Plan<'_>, log: &File) -> Result<Speaker, AnyError> {
     let mut config = format!(
-        "[[dns.upstream]]\nurl = \"udp://192.0.2.53\"\n[nftables]\nmode = \"off\"\n[bgp]\nasn = {ASN}\nrouter_id = \"192.0.2.1\"\n\
+        "[[dns.upstream]]\nurl = \"udp://192.0.2.53\"\n[nftables]\nmode = \"off\"\n[addresses]\ninside = []\n[bgp]\nasn = {ASN}\nrouter_id = \"192.0.2.1\"\n\
          next_hop_ipv4 = \"192.0.2.1\"\nnext_hop_ipv6 = \"2001:db8:ffff::1\"\ncommunities = [\"64512:100\"]\nno_export = false\n\
          announce_open = false\nannounce_upstreams = false\n"
     );

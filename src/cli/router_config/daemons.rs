@@ -1,8 +1,8 @@
 //! GoBGP 3 and OpenBGPD.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
-use super::{Side, Written, quoted, word};
+use super::{Rule, Side, Written, in_sets, quoted, word};
 
 /// GoBGP keeps routes in its RIB; what brings them into a forwarding table is another's affair.
 pub(super) fn gobgp(out: &mut String, side: &Side) -> Written {
@@ -55,45 +55,52 @@ pub(super) fn gobgp(out: &mut String, side: &Side) -> Written {
         )?;
         writeln!(out, "    [neighbors.afi-safis.prefix-limit.config]\n      max-prefixes = {limit}")?;
     }
-    let four = side.rules4().into_iter().map(|(permit, net, least, most)| (4, permit, net.to_string(), least, most));
-    let six = side.rules6().into_iter().map(|(permit, net, least, most)| (6, permit, net.to_string(), least, most));
-    let rules: Vec<_> = four.chain(six).collect();
     writeln!(out, "[[defined-sets.neighbor-sets]]\n  neighbor-set-name = \"destguard\"")?;
     let full = if side.guard.is_ipv4() { 32 } else { 128 };
     writeln!(out, "  neighbor-info-list = [\"{guard}/{full}\"]")?;
-    for (set, family, wanted) in [("allow4", 4, true), ("deny4", 4, false), ("allow6", 6, true), ("deny6", 6, false)] {
-        writeln!(out, "[[defined-sets.prefix-sets]]\n  prefix-set-name = \"destguard-{set}\"")?;
-        for (_, _, net, least, most) in rules.iter().filter(|rule| rule.0 == family && rule.1 == wanted) {
+    let mut statements = String::new();
+    if let Some(hop) = &hops[0].1 {
+        gobgp_sets(out, &mut statements, 4, &in_sets(&side.rules4()), hop)?;
+    }
+    if let Some(hop) = &hops[1].1 {
+        gobgp_sets(out, &mut statements, 6, &in_sets(&side.rules6()), hop)?;
+    }
+    writeln!(out, "[[policy-definitions]]\n  name = \"destguard-{name}\"")?;
+    out.push_str(&statements);
+    Ok(())
+}
+
+/// Each set, and the statement that asks it.
+fn gobgp_sets<N: Display>(
+    out: &mut String,
+    statements: &mut String,
+    family: u8,
+    sets: &[(&'static str, bool, Vec<Rule<N>>)],
+    hop: &str,
+) -> Written {
+    for (set, permit, rules) in sets.iter().filter(|(_, _, rules)| !rules.is_empty()) {
+        writeln!(out, "[[defined-sets.prefix-sets]]\n  prefix-set-name = \"destguard-{set}{family}\"")?;
+        for (_, net, least, most) in rules {
             writeln!(out, "  [[defined-sets.prefix-sets.prefix-list]]")?;
             writeln!(out, "    ip-prefix = \"{net}\"\n    masklength-range = \"{least}..{most}\"")?;
         }
-    }
-    writeln!(
-        out,
-        "# Special-purpose space is refused as a whole here; take a prefix out of the deny sets if you named it yourself."
-    )?;
-    writeln!(out, "[[policy-definitions]]\n  name = \"destguard-{name}\"")?;
-    for (family, hop) in [("4", &hops[0].1), ("6", &hops[1].1)] {
-        let Some(hop) = hop else { continue };
-        for set in ["deny", "allow"] {
-            writeln!(out, "  [[policy-definitions.statements]]\n    name = \"{set}{family}\"")?;
+        writeln!(statements, "  [[policy-definitions.statements]]\n    name = \"{set}{family}\"")?;
+        writeln!(
+            statements,
+            "    [policy-definitions.statements.conditions.match-neighbor-set]\n      neighbor-set = \"destguard\""
+        )?;
+        writeln!(
+            statements,
+            "    [policy-definitions.statements.conditions.match-prefix-set]\n      prefix-set = \"destguard-{set}{family}\""
+        )?;
+        if *permit {
             writeln!(
-                out,
-                "    [policy-definitions.statements.conditions.match-neighbor-set]\n      neighbor-set = \"destguard\""
+                statements,
+                "    [policy-definitions.statements.conditions.bgp-conditions]\n      next-hop-in-list = [\"{hop}\"]"
             )?;
-            writeln!(
-                out,
-                "    [policy-definitions.statements.conditions.match-prefix-set]\n      prefix-set = \"destguard-{set}{family}\""
-            )?;
-            if set == "allow" {
-                writeln!(
-                    out,
-                    "    [policy-definitions.statements.conditions.bgp-conditions]\n      next-hop-in-list = [\"{hop}\"]"
-                )?;
-            }
-            let action = if set == "allow" { "accept-route" } else { "reject-route" };
-            writeln!(out, "    [policy-definitions.statements.actions]\n      route-disposition = \"{action}\"")?;
         }
+        let action = if *permit { "accept-route" } else { "reject-route" };
+        writeln!(statements, "    [policy-definitions.statements.actions]\n      route-disposition = \"{action}\"")?;
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! Routers from vendors, after their manuals.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
-use super::{Side, Written, prefix_lists, quoted, word};
+use super::{Rule, Side, Written, in_sets, prefix_lists, quoted, word};
 
 /// Junos OS, as `set` commands.
 pub(super) fn junos(out: &mut String, side: &Side) -> Written {
@@ -216,20 +216,9 @@ pub(super) fn srlinux(out: &mut String, side: &Side) -> Written {
         writeln!(out, "{instance} static-routes route {default} next-hop-group destguard-null")?;
     }
     let policy = "set / routing-policy";
-    let four = side.rules4().into_iter().map(|(permit, net, least, most)| (4, permit, net.to_string(), least, most));
-    let six = side.rules6().into_iter().map(|(permit, net, least, most)| (6, permit, net.to_string(), least, most));
-    for (family, permit, net, least, most) in four.chain(six) {
-        let set = if permit { "allow" } else { "deny" };
-        writeln!(out, "{policy} prefix-set destguard-{set}{family} prefix {net} mask-length-range {least}..{most}")?;
-    }
-    writeln!(out, "# a prefix of your own within special-purpose space: take it out of the deny set")?;
     writeln!(out, "{policy} policy destguard-in default-action policy-result reject")?;
-    for (at, set, result) in
-        [(10, "deny4", "reject"), (20, "deny6", "reject"), (30, "allow4", "accept"), (40, "allow6", "accept")]
-    {
-        writeln!(out, "{policy} policy destguard-in statement {at} match prefix-set destguard-{set}")?;
-        writeln!(out, "{policy} policy destguard-in statement {at} action policy-result {result}")?;
-    }
+    srlinux_sets(out, policy, 4, &in_sets(&side.rules4()))?;
+    srlinux_sets(out, policy, 6, &in_sets(&side.rules6()))?;
     writeln!(out, "{policy} policy destguard-out default-action policy-result reject")?;
     let bgp = format!("{instance} protocols bgp");
     writeln!(out, "{bgp} autonomous-system {}\n{bgp} group destguard peer-as {}", side.router_asn, side.guard_asn)?;
@@ -262,6 +251,27 @@ pub(super) fn srlinux(out: &mut String, side: &Side) -> Written {
         if used {
             writeln!(out, "{neighbor} afi-safi {family} prefix-limit-received max-received-routes {}", side.limit)?;
         }
+    }
+    Ok(())
+}
+
+/// Each set, and the statement that asks it.
+fn srlinux_sets<N: Display>(
+    out: &mut String,
+    policy: &str,
+    family: u8,
+    sets: &[(&'static str, bool, Vec<Rule<N>>)],
+) -> Written {
+    for (place, (set, permit, rules)) in sets.iter().enumerate().filter(|(_, (_, _, rules))| !rules.is_empty()) {
+        for (_, net, least, most) in rules {
+            writeln!(
+                out,
+                "{policy} prefix-set destguard-{set}{family} prefix {net} mask-length-range {least}..{most}"
+            )?;
+        }
+        let statement = format!("{policy} policy destguard-in statement {}", place * 20 + 10 + usize::from(family));
+        writeln!(out, "{statement} match prefix-set destguard-{set}{family}")?;
+        writeln!(out, "{statement} action policy-result {}", if *permit { "accept" } else { "reject" })?;
     }
     Ok(())
 }

@@ -7,12 +7,16 @@ use ipnet::IpNet;
 use super::Checks;
 use crate::config::list_file;
 use crate::config::schema::{Action, Group, ListFormat, PolicyList};
+use crate::core::address;
 use crate::core::groups::GroupCommunities;
 use crate::core::policy::list::Report;
 use crate::core::policy::{self, ListFile, PolicyError, Table, view};
+use crate::sys::on_link;
 
 /// Longest name of a group; it is kept beside each lease.
 const GROUP_NAME: usize = 64;
+/// Most prefixes that an error suggests.
+const SUGGESTED: usize = 4;
 /// Octets of communities that an UPDATE of 4096 has room for beside all else.
 const COMMUNITIES: usize = 3072;
 
@@ -186,19 +190,48 @@ impl Checks<'_, '_> {
         }
     }
 
+    /// A host route is more specific than all that a router knows of its own network.
+    fn inside_is_named(&mut self) {
+        let addresses = &self.config.addresses;
+        if self.config.bgp.peer.is_empty() {
+            return;
+        }
+        if !self.document.has("addresses.inside") {
+            let here = on_link();
+            let example =
+                if here.is_empty() { "\"198.51.100.0/24\"".to_owned() } else { format!("\"{}\"", here.join("\", \"")) };
+            let whose = if here.is_empty() { "" } else { " (on-link at this host)" };
+            self.error_with(
+                "bgp.peer",
+                "addresses.inside is missing: an answer with an address of your own network would become a host route that draws its traffic out",
+                &format!(
+                    "name the network's public prefixes, as in addresses.inside = [{example}]{whose}, or write [] if there are none"
+                ),
+            );
+            return;
+        }
+        for (index, private) in self.config.policy.private.iter().enumerate() {
+            for (at, net) in private.prefixes.iter().enumerate() {
+                let Some(inside) = addresses.inside.iter().find(|inside| inside.contains(net) || net.contains(*inside))
+                else {
+                    continue;
+                };
+                self.warning(
+                    &format!("policy.private[{index}].prefixes[{at}]"),
+                    format!("{net}: an answer for {} makes a host route inside your network ({inside})", private.domain),
+                    "where routers reach it by themselves, write it into addresses.open, with bgp.announce_open = false",
+                );
+            }
+        }
+    }
+
     pub(super) fn addresses(&mut self) {
         let addresses = &self.config.addresses;
         self.prefixes("addresses.open", &addresses.open);
         self.prefixes("addresses.never", &addresses.never);
         self.prefixes("addresses.inside", &addresses.inside);
         self.unique("addresses.inside", &addresses.inside);
-        if !self.config.bgp.peer.is_empty() && !self.document.has("addresses.inside") {
-            self.warning(
-                "bgp.peer",
-                "addresses.inside is missing: an answer with an address of your own network becomes a host route that draws its traffic out",
-                "name the network's public prefixes, as in addresses.inside = [\"198.51.100.0/24\"], or write [] if there are none",
-            );
-        }
+        self.inside_is_named();
         self.unique("addresses.open", &addresses.open);
         self.unique("addresses.never", &addresses.never);
         for (index, net) in addresses.open.iter().enumerate() {
@@ -224,6 +257,13 @@ impl Checks<'_, '_> {
             self.error("addresses.nat64", format!("{nat64} is not a /96"));
         }
     }
+}
+
+/// What this host has on-link of the public address space, for a suggestion.
+fn on_link() -> Vec<String> {
+    let found = on_link::read().unwrap_or_default();
+    let public = found.nets.into_keys().filter(|net| address::special::find(net.addr()).is_none());
+    public.take(SUGGESTED).map(|net| net.to_string()).collect()
 }
 
 /// What is wrong with a list, and what of it can't be served. How many records a name has shows only when the rules are put together.

@@ -419,7 +419,7 @@ pub fn config(upstreams: &[&Upstream], more: &str) -> Config {
 
 pub fn rules(config: &Config) -> Rules {
     let lists = crate::daemon::lists::Lists::load(config, &Default::default()).unwrap();
-    crate::daemon::rules::rules(config, &lists, &[]).unwrap()
+    crate::daemon::rules::rules(config, &lists, &Default::default()).unwrap()
 }
 
 impl World {

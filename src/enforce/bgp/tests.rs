@@ -12,7 +12,7 @@ const ROUTER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
 fn config(bgp: &str) -> Config {
     let text = format!(
-        "[[dns.upstream]]\nurl = \"udp://192.0.2.53\"\n[nftables]\nmode = \"off\"\n[addresses]\nopen = [\"10.88.0.0/16\", \"9.9.9.9\", \"2001:db8:88::/48\"]\n{bgp}"
+        "[[dns.upstream]]\nurl = \"udp://192.0.2.53\"\n[nftables]\nmode = \"off\"\n[addresses]\ninside = []\nopen = [\"10.88.0.0/16\", \"9.9.9.9\", \"2001:db8:88::/48\"]\n{bgp}"
     );
     match crate::config::parse(Path::new("test.toml"), &text) {
         Ok((config, ..)) => config,
