@@ -287,6 +287,8 @@ pub enum JournalRecord {
     Lease(StoredLease),
     /// A lease was closed early.
     Closed(std::net::IpAddr),
+    /// A name was revoked.
+    Revoked(crate::core::name::Name),
     /// Of a pair of client and address.
     Pair(PairRecord),
 }

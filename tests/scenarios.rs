@@ -29,7 +29,7 @@ use destguard::config::schema::{Gate, Lease, OnDeadline};
 use destguard::config::value::Span;
 use destguard::core::event::{
     Admission, Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, Grant, LeaseHandle, Output,
-    RevokeTarget, StoredLease, Ticket,
+    QueryPath, RevokeTarget, StoredLease, Ticket,
 };
 use destguard::core::explain::LeaseFilter;
 use destguard::core::guard::{Guard, Settings};
@@ -197,11 +197,17 @@ impl Player {
             "forbid" => Event::Forbid(rest.iter().map(|word| name(word)).collect()),
             "restore" => {
                 let (address, ends) = rest[0].split_once('@').unwrap();
-                let names = rest[1..].iter().map(|word| word.split('>').map(name).collect()).collect();
+                let path = |word: &&str| {
+                    let (question, chain) = word.split_once('>').unwrap_or((word, ""));
+                    let chain = chain.split('>').filter(|alias| !alias.is_empty()).map(name).collect();
+                    QueryPath { question: name(question), chain, ends: moment(ends) }
+                };
+                let paths = rest[1..].iter().map(path).collect();
                 Event::Restore(vec![StoredLease {
                     address: address.parse().unwrap(),
                     ends: moment(ends),
-                    names,
+                    paths,
+                    adds: false,
                     groups: Vec::new(),
                 }])
             }
@@ -308,10 +314,11 @@ impl Player {
                     format!("refuse {}: {refusal:?}", ticket.0)
                 }
                 Output::Journal(lease) => {
-                    let names: Vec<_> =
-                        lease.names.iter().filter_map(|names| names.first()).map(Name::to_string).collect();
-                    format!("journal {}@{} {}", lease.address, show(lease.ends), names.join(" "))
+                    let names: Vec<_> = lease.paths.iter().map(|path| path.question.to_string()).collect();
+                    let verb = if lease.adds { "journal add" } else { "journal" };
+                    format!("{verb} {}@{} {}", lease.address, show(lease.ends), names.join(" "))
                 }
+                Output::JournalRevoked(name) => format!("journal revoked {name}"),
                 Output::JournalClosed(address) => format!("journal closed {address}"),
                 Output::JournalPair(record) => format!("journal pair {record:?}"),
                 Output::CutFlows(address) => format!("cut {address}"),

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -62,6 +62,9 @@ pub struct Grant {
     pub ttl: u32,
 }
 
+/// Those of an answer; most have one, which needs no memory of its own.
+pub type Grants = SmallVec<[Grant; 1]>;
+
 /// A judged answer that asks for its addresses to be opened.
 #[derive(Clone, Debug)]
 pub struct Admission {
@@ -78,7 +81,7 @@ pub struct Admission {
     /// Registrable domain of the question, for budgets.
     pub domain: Name,
     /// What to open; never empty.
-    pub grants: Arc<[Grant]>,
+    pub grants: Grants,
     /// All of it or nothing: the answer can't be given in part.
     pub whole: bool,
 }
@@ -156,6 +159,33 @@ pub enum RevokeTarget {
     Name(Name),
 }
 
+/// A question and the aliases behind it, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryPath {
+    /// The question's name.
+    pub question: Name,
+    /// The aliases.
+    pub chain: Arc<[Name]>,
+    /// The latest end that anybody was told.
+    pub ends: Moment,
+}
+
+impl QueryPath {
+    /// Whether it is the same question, answered by the same way.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.question == other.question && self.chain == other.chain
+    }
+
+    /// The question and its aliases.
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        std::iter::once(&self.question).chain(&*self.chain)
+    }
+}
+
+/// Those of a lease; most have one.
+pub type QueryPaths = SmallVec<[QueryPath; 1]>;
+
 /// A lease as it survives a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredLease {
@@ -163,10 +193,28 @@ pub struct StoredLease {
     pub address: IpAddr,
     /// End of the lease, already converted to the monotonic clock and checked against `lease.max`.
     pub ends: Moment,
-    /// The questions that caused it, each with the aliases behind it.
-    pub names: Vec<Arc<[Name]>>,
+    /// The questions that caused it, the last [`ASKED`](super::lease::ASKED) of them.
+    pub paths: QueryPaths,
+    /// Of the questions these are only the new ones: those that the record before had count as well.
+    pub adds: bool,
     /// Names of the groups whose communities its route bears, and the end of the lease for each.
     pub groups: Vec<(String, Moment)>,
+}
+
+impl StoredLease {
+    /// With the questions of the record `before` it, where it adds to that.
+    #[must_use]
+    pub fn joined_to(mut self, before: Option<Self>) -> Self {
+        if let (true, Some(before)) = (self.adds, before) {
+            let own = std::mem::take(&mut self.paths);
+            self.paths = before.paths.into_iter().filter(|path| !own.iter().any(|other| other.is_same(path))).collect();
+            self.paths.extend(own);
+            let over = self.paths.len().saturating_sub(super::lease::ASKED);
+            self.paths.drain(..over);
+        }
+        self.adds = false;
+        self
+    }
 }
 
 /// What the core wants done, in order.
@@ -190,6 +238,8 @@ pub enum Output {
     Journal(StoredLease),
     /// A lease was closed early; to be on disk as well.
     JournalClosed(IpAddr),
+    /// A name was revoked: what is on disk of it must not count any more, be it in the table or not.
+    JournalRevoked(Name),
     /// The same of a pair of client and address.
     JournalPair(PairRecord),
     /// Live flows to this address are to be cut (revoke). A later [`Change::Open`] or [`Change::Extend`] of it ends the cut.
@@ -253,24 +303,33 @@ pub struct LeaseHandle(Arc<LeaseShared>);
 /// Those of an answer; most have one or two addresses.
 pub type LeaseHandles = SmallVec<[LeaseHandle; 2]>;
 
+/// One for each lease: its size matters.
 #[derive(Debug)]
 struct LeaseShared {
-    address: IpAddr,
-    in_force: AtomicBool,
-    ends: AtomicU64,
+    /// IPv4 as mapped into IPv6: no mapped address is ever leased as such.
+    address: [u8; 16],
+    /// The end in milliseconds, and [`IN_FORCE`].
+    state: AtomicU64,
 }
+
+/// Set while the address is in force. Ends stay below it.
+const IN_FORCE: u64 = 1 << 63;
 
 impl LeaseHandle {
     /// A handle that is not in force yet.
     #[must_use]
     pub fn new(address: IpAddr, ends: Moment) -> Self {
-        Self(Arc::new(LeaseShared { address, in_force: AtomicBool::new(false), ends: AtomicU64::new(ends.0) }))
+        let address = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+            IpAddr::V6(address) => address.octets(),
+        };
+        Self(Arc::new(LeaseShared { address, state: AtomicU64::new(ends.0.min(IN_FORCE - 1)) }))
     }
 
     /// The leased address.
     #[must_use]
     pub fn address(&self) -> IpAddr {
-        self.0.address
+        IpAddr::from(self.0.address).to_canonical()
     }
 
     /// Whether both show the same.
@@ -282,22 +341,29 @@ impl LeaseHandle {
     /// The end of the lease.
     #[must_use]
     pub fn ends(&self) -> Moment {
-        Moment(self.0.ends.load(Ordering::Acquire))
+        Moment(self.0.state.load(Ordering::Acquire) & !IN_FORCE)
     }
 
     /// Whether the address is open at every required enforcer and will stay so for at least `margin`.
     #[must_use]
     pub fn in_force_for(&self, now: Moment, margin: Duration) -> bool {
-        self.0.in_force.load(Ordering::Acquire) && self.ends() >= now.plus(margin)
+        let state = self.0.state.load(Ordering::Acquire);
+        state & IN_FORCE != 0 && Moment(state & !IN_FORCE) >= now.plus(margin)
     }
 
     /// Core only.
     pub(in crate::core) fn set_in_force(&self, value: bool) {
-        self.0.in_force.store(value, Ordering::Release);
+        if value {
+            self.0.state.fetch_or(IN_FORCE, Ordering::AcqRel);
+        } else {
+            self.0.state.fetch_and(!IN_FORCE, Ordering::AcqRel);
+        }
     }
 
     /// Core only. Never moves earlier except by closing, which clears `in_force` first.
     pub(in crate::core) fn set_ends(&self, ends: Moment) {
-        self.0.ends.store(ends.0, Ordering::Release);
+        // The core alone writes: nothing changes between these two.
+        let in_force = self.0.state.load(Ordering::Acquire) & IN_FORCE;
+        self.0.state.store(ends.0.min(IN_FORCE - 1) | in_force, Ordering::Release);
     }
 }

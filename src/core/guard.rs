@@ -25,8 +25,8 @@ use super::budget::{BUCKETS, Buckets};
 use super::client::Clients;
 use super::ended::{End, EndedLeases};
 use super::event::{
-    Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, LeaseHandles, Output, Refusal,
-    RevokeTarget, StoredLease, Ticket,
+    Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, LeaseHandles, Output, QueryPaths,
+    Refusal, RevokeTarget, StoredLease, Ticket,
 };
 use super::explain::Counts;
 use super::gate::{Gate, Needs, Waiting};
@@ -83,10 +83,12 @@ pub struct Guard {
     through: Vec<(Ticket, Waiting)>,
     syncs: BTreeSet<EnforcerId>,
     cuts: BTreeSet<IpAddr>,
+    /// To be written: causes that the table forgot for want of room are on disk. Bounded by what a batch revokes.
+    revoked: BTreeSet<Name>,
     /// Answers wait for these, which earlier plans opened.
     hurry: BTreeSet<IpAddr>,
     clients: Buckets<Holder>,
-    domains: Buckets<Name>,
+    domains: Buckets<Holder>,
     /// Answers that wait for tokens of these.
     pub(super) queue: Queue,
     outputs: VecDeque<Output>,
@@ -122,6 +124,7 @@ impl Guard {
             through: Vec::new(),
             syncs: BTreeSet::new(),
             cuts: BTreeSet::new(),
+            revoked: BTreeSet::new(),
             hurry: BTreeSet::new(),
             outputs: VecDeque::new(),
             decisions: VecDeque::new(),
@@ -189,6 +192,7 @@ impl Guard {
             Event::Revoke(RevokeTarget::Name(name)) => {
                 self.take_pairs_back(std::slice::from_ref(&name));
                 self.take_back(&name, true);
+                self.revoked.insert(name);
             }
             Event::Forbid(names) => {
                 self.take_pairs_back(&names);
@@ -275,7 +279,8 @@ impl Guard {
 
     /// Every lease as it survives a restart, in the order of addresses.
     pub fn stored(&self) -> impl Iterator<Item = StoredLease> {
-        self.table.iter().map(|(address, lease)| stored(address, lease, self.settings.linger, &self.groups))
+        let (linger, groups) = (self.settings.linger, &self.groups);
+        self.table.iter().map(move |(address, lease)| stored(address, lease, lease.paths(), linger, groups))
     }
 
     /// Opens an address, or gives its lease one more cause. An end only moves later here.
@@ -292,13 +297,13 @@ impl Guard {
 
     fn grant_lease(&mut self, address: IpAddr, ends: Moment, cause: Cause) {
         let known = self.table.get(address).map(|lease| (lease.is_active(), lease.ends));
-        let new_question = match known {
+        match known {
             None => {
                 let told = self.marks.take_removed(address);
                 self.table.open(address, ends, cause, told, self.now);
                 self.ended.forget(address);
                 self.counts.opened += 1;
-                true
+                self.marks.journal(address);
             }
             Some((active, known)) => {
                 let moves = !active || ends >= known.plus(LEAST_EXTENSION);
@@ -306,18 +311,20 @@ impl Guard {
                     self.table.set_end(address, ends, self.now);
                     *(if active { &mut self.counts.extended } else { &mut self.counts.opened }) += 1;
                 }
+                let path = cause.path();
                 let new_question = self.table.add_cause(address, cause, self.now);
+                // What lingers is on disk as ended: only a whole record opens it there.
+                if !active {
+                    self.marks.journal(address);
+                } else if moves || new_question {
+                    self.marks.asked(address, path);
+                }
                 if !moves {
-                    if new_question {
-                        self.marks.journal(address);
-                    }
                     return;
                 }
-                new_question
             }
-        };
-        debug_assert!(new_question || known.is_some());
-        self.marks.change_and_journal(address);
+        }
+        self.marks.change(address);
     }
 
     /// Ends the leases and lingering routes that are due.
@@ -517,7 +524,9 @@ impl Guard {
     fn plan(&mut self) {
         let next = Generation(self.generation.0 + 1);
         let (mut timed, mut routes) = (Vec::new(), Vec::new());
-        let (mut changed, mut records) = (Vec::new(), Vec::new());
+        let mut changed = Vec::new();
+        let mut records: Vec<Output> =
+            std::mem::take(&mut self.revoked).into_iter().map(Output::JournalRevoked).collect();
         let required = Required {
             timed: self.enforcers.requires(EnforcerKind::Timed),
             route: self.enforcers.requires(EnforcerKind::Route),
@@ -551,7 +560,11 @@ impl Guard {
                     records.push(Output::JournalClosed(address));
                 }
                 records.push(match lease {
-                    Some(lease) => Output::Journal(stored(address, lease, self.settings.linger, &self.groups)),
+                    Some(lease) => {
+                        let paths = if mark.whole { lease.paths() } else { mark.paths };
+                        let stored = stored(address, lease, paths, self.settings.linger, &self.groups);
+                        Output::Journal(StoredLease { adds: !mark.whole, ..stored })
+                    }
                     None => Output::JournalClosed(address),
                 });
             }
@@ -728,12 +741,12 @@ impl Guard {
 }
 
 /// A lease as it survives a restart.
-fn stored(address: IpAddr, lease: &Lease, linger: Duration, groups: &Groups) -> StoredLease {
+fn stored(address: IpAddr, lease: &Lease, paths: QueryPaths, linger: Duration, groups: &Groups) -> StoredLease {
     // What lingers is on disk as what has ended, so that its route survives a restart.
     let ends = lease.lingers.map_or(lease.ends, |until| until.minus(linger));
     let shares = lease.shares.iter();
     let groups = shares.map(|share| (groups.name(share.group).to_owned(), share.ends)).collect();
-    StoredLease { address, ends, names: lease.asked(), groups }
+    StoredLease { address, ends, paths, adds: false, groups }
 }
 
 /// Takes note of a set of groups that was told in place of another.
@@ -760,7 +773,7 @@ fn client_buckets(lease: &LeaseSettings) -> Buckets<Holder> {
     Buckets::new(lease.new_per_client, lease.burst_per_client, BUCKETS)
 }
 
-fn domain_buckets(lease: &LeaseSettings) -> Buckets<Name> {
+fn domain_buckets(lease: &LeaseSettings) -> Buckets<Holder> {
     Buckets::new(lease.new_per_domain, lease.burst_per_domain, BUCKETS)
 }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
-use super::event::{Generation, LeaseHandle};
+use super::event::{Generation, LeaseHandle, QueryPath, QueryPaths};
 use super::groups::{Group, GroupSet};
 use super::moment::Moment;
 use super::name::Name;
@@ -61,6 +61,8 @@ pub struct Cause {
     pub clients: Clients,
     /// The latest end that anybody was told; also of clients that are forgotten.
     pub ends: Moment,
+    /// A hash of the question's name, which the table sets: most causes differ in it, and it needs no look at the name.
+    pub tag: u32,
 }
 
 impl Cause {
@@ -70,10 +72,17 @@ impl Cause {
     }
 
     fn same(&self, other: &Self) -> bool {
-        self.question == other.question
+        self.tag == other.tag
+            && self.question == other.question
             && self.qtype == other.qtype
             && self.chain == other.chain
             && self.group == other.group
+    }
+
+    /// The question and its aliases, as they are kept on disk.
+    #[must_use]
+    pub fn path(&self) -> QueryPath {
+        QueryPath { question: self.question.clone(), chain: self.chain.clone(), ends: self.ends }
     }
 
     /// What it counts against the table's bound.
@@ -197,13 +206,18 @@ impl Lease {
         }
     }
 
-    /// The questions, each with the aliases behind it, without doubles, in order; of more than [`ASKED`] the last.
+    /// The questions without doubles; of more than [`ASKED`] the last.
     #[must_use]
-    pub fn asked(&self) -> Vec<Arc<[Name]>> {
-        let of = |cause: &Cause| cause.names().cloned().collect::<Arc<[Name]>>();
-        let last = self.causes.iter().rev().take(ASKED);
-        let set: BTreeSet<Arc<[Name]>> = last.map(of).collect();
-        set.into_iter().collect()
+    pub fn paths(&self) -> QueryPaths {
+        let mut paths = QueryPaths::new();
+        for path in self.causes.iter().rev().take(ASKED).map(Cause::path) {
+            match paths.iter_mut().find(|other| other.is_same(&path)) {
+                Some(known) => known.ends = known.ends.max(path.ends),
+                None => paths.push(path),
+            }
+        }
+        paths.reverse();
+        paths
     }
 
     /// Question names, without doubles, in order.
@@ -395,8 +409,9 @@ impl LeaseTable {
     }
 
     /// Opens an address that is not in the table.
-    pub fn open(&mut self, address: IpAddr, ends: Moment, cause: Cause, told: Told, now: Moment) {
+    pub fn open(&mut self, address: IpAddr, ends: Moment, mut cause: Cause, told: Told, now: Moment) {
         debug_assert!(!self.leases.contains_key(&address));
+        cause.tag = self.names.tag(&cause.question);
         self.entries += cause.entries();
         self.names.add(address, &cause);
         let lease = Lease {
@@ -602,12 +617,13 @@ impl LeaseTable {
     ///
     /// Over a bound the cause (or client) that ends first is forgotten, be it the new one. The lease's own end does not
     /// change by that: it is kept apart from the causes, and the cause that ends last is never forgotten.
-    pub fn add_cause(&mut self, address: IpAddr, cause: Cause, now: Moment) -> bool {
+    pub fn add_cause(&mut self, address: IpAddr, mut cause: Cause, now: Moment) -> bool {
         let Some(lease) = self.leases.get_mut(&address) else { return false };
+        cause.tag = self.names.tag(&cause.question);
         let mut causes = std::mem::take(&mut lease.causes);
         let (mut new_question, mut known, mut ended) = (true, None, false);
         for (place, other) in causes.iter().enumerate() {
-            if other.question == cause.question && other.chain == cause.chain {
+            if other.tag == cause.tag && other.question == cause.question && other.chain == cause.chain {
                 new_question = false;
                 if other.same(&cause) {
                     known = Some(place);

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::event::{Change, Generation};
+use super::event::{Change, Generation, QueryPath, QueryPaths};
 use super::groups::GroupSet;
+use super::lease::ASKED;
 use super::moment::Moment;
 
 /// A lease's end is not moved for less than this: what it would gain is not worth a round trip to the kernel and a
@@ -108,12 +109,16 @@ pub fn difference(address: IpAddr, told: Told, wanted: Wanted, generation: Gener
 }
 
 /// What is due for an address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
     /// It may need a change.
     pub change: bool,
     /// It must be written to disk, or its closing.
     pub journal: bool,
+    /// Questions that have opened it, or made it last longer, since it was last written.
+    pub paths: QueryPaths,
+    /// All its questions are to be written, not these alone.
+    pub whole: bool,
     /// A part of it was taken back: what was on disk before must not count any more, whatever becomes of the record that says so.
     pub anew: bool,
 }
@@ -132,20 +137,31 @@ impl Marks {
         self.due.entry(address).or_default().change = true;
     }
 
-    /// The address must be written to disk, or its closing.
+    /// The address must be written to disk with all its questions, or its closing.
     pub fn journal(&mut self, address: IpAddr) {
-        self.due.entry(address).or_default().journal = true;
+        let mark = self.due.entry(address).or_default();
+        (mark.journal, mark.whole) = (true, true);
     }
 
-    /// Both.
-    pub fn change_and_journal(&mut self, address: IpAddr) {
+    /// The address was asked for by this question, which must be written to disk.
+    pub fn asked(&mut self, address: IpAddr, path: QueryPath) {
         let mark = self.due.entry(address).or_default();
-        (mark.change, mark.journal) = (true, true);
+        mark.journal = true;
+        // What gets longer than all that is kept is written as such.
+        mark.whole |= mark.paths.len() >= ASKED;
+        if mark.whole {
+            return;
+        }
+        match mark.paths.iter_mut().find(|other| other.is_same(&path)) {
+            Some(known) => known.ends = known.ends.max(path.ends),
+            None => mark.paths.push(path),
+        }
     }
 
     /// Likewise; a part of it was taken back.
     pub fn taken_back(&mut self, address: IpAddr) {
-        self.due.insert(address, Mark { change: true, journal: true, anew: true });
+        let mark = self.due.entry(address).or_default();
+        (mark.change, mark.journal, mark.whole, mark.anew) = (true, true, true, true);
     }
 
     /// What is on disk of the address is what it should be.

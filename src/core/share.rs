@@ -7,7 +7,8 @@
 //! What a holder takes beyond half its threshold is to be short-lived ([`Shares::is_great`]): so the greatest shrink first.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher as _, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::sync::LazyLock;
 
 /// What a holder may have as long as there is room at all: a page or two.
 pub const LEAST: usize = 128;
@@ -15,6 +16,30 @@ pub const LEAST: usize = 128;
 /// Who holds what: by hash, so that it costs little to remember, and how many it counts for. Nobody's things are counted for nobody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Holder(u64);
+
+/// Draws the hashes of this process: nobody outside can choose a name that falls to another's.
+static NAMED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// For tables of [`Holder`], which is a hash already: its bits, with the parts at the low end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OfHolder(u64);
+
+impl Hasher for OfHolder {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, octets: &[u8]) {
+        octets.iter().for_each(|octet| self.write_u64(u64::from(*octet)));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = self.0.rotate_left(8) ^ value.rotate_left(u64::BITS - PARTS);
+    }
+}
+
+/// Makes them.
+pub type HashHolder = BuildHasherDefault<OfHolder>;
 
 /// Where the parts stand in a [`Holder`].
 const PARTS: u32 = 56;
@@ -26,9 +51,7 @@ impl Holder {
     /// Of what names it.
     #[must_use]
     pub fn of(name: &(impl Hash + ?Sized)) -> Self {
-        let mut hasher = DefaultHasher::new();
-        name.hash(&mut hasher);
-        Self(hasher.finish() >> (64 - PARTS)).with_parts(1)
+        Self(NAMED.hash_one(name) >> (64 - PARTS)).with_parts(1)
     }
 
     /// The same, counting for so many; one at least.
@@ -65,7 +88,7 @@ pub fn may_hold(holder: Holder, then: usize, free: usize, least: usize) -> bool 
 /// How much each holder has of a table. No larger than the table.
 #[derive(Debug, Default)]
 pub struct Shares {
-    held: HashMap<Holder, usize>,
+    held: HashMap<Holder, usize, HashHolder>,
 }
 
 impl Shares {

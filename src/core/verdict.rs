@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::address::{AddressFilter, Admitted, Reason};
 use super::answer::{self, BindError, Bound, Kept, Origin, Question, Record, RecordData, rtype, svcparam};
-use super::event::Grant;
+use super::event::{Grant, Grants};
 use super::name::Name;
 use super::places::Places;
 use super::policy::{Effect, Policy, RuleRef, Verdict};
@@ -57,7 +57,7 @@ pub struct Answer {
     pub hints: Vec<HintEdit>,
     /// What must be in force first, each address once. Empty: the answer needs no lease (no address in it, or all of them in
     /// `addresses.open` or this host's own).
-    pub grants: Vec<Grant>,
+    pub grants: Grants,
     /// Addresses that pass without lease.
     pub already_open: Vec<IpAddr>,
     /// The aliases, in order, without the question.
@@ -160,7 +160,7 @@ pub fn unjudged(response: Response<'_>) -> Answer {
     Answer {
         keep,
         hints: Vec::new(),
-        grants: Vec::new(),
+        grants: Grants::new(),
         already_open: Vec::new(),
         chain,
         removed: Vec::new(),
@@ -192,7 +192,7 @@ struct Sieve<'a> {
     response: Response<'a>,
     only: Option<Family>,
     chain: Vec<Name>,
-    grants: Vec<Grant>,
+    grants: Grants,
     place_of: Places<usize>,
     already_open: Vec<IpAddr>,
     removed: Vec<Removed>,
@@ -215,7 +215,7 @@ impl<'a> Sieve<'a> {
             response,
             only,
             chain: bound.chain.clone(),
-            grants: Vec::new(),
+            grants: Grants::new(),
             place_of: Places::default(),
             already_open: Vec::new(),
             removed: Vec::new(),

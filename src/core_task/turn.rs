@@ -222,6 +222,7 @@ impl Core {
                 Output::Decide { ticket, decision } => out.decisions.push((ticket, decision)),
                 Output::Journal(lease) => out.records.push(JournalRecord::Lease(lease)),
                 Output::JournalClosed(address) => out.records.push(JournalRecord::Closed(address)),
+                Output::JournalRevoked(name) => out.records.push(JournalRecord::Revoked(name)),
                 Output::JournalPair(record) => out.records.push(JournalRecord::Pair(record)),
                 Output::CutFlows(address) => {
                     let cut = |place| (Driver::Timed(place), Command::CutFlows(address));

@@ -14,7 +14,7 @@ use std::time::Duration;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use crate::core::event::{Grant, LeaseHandles};
+use crate::core::event::{Grants, LeaseHandles};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::pairs;
@@ -162,7 +162,7 @@ pub struct Readmission {
     /// Aliases from the question to the addresses.
     pub chain: Arc<[Name]>,
     /// Addresses with the TTLs they had when the entry was stored.
-    pub grants: Arc<[Grant]>,
+    pub grants: Grants,
     /// The answer can't be given in part.
     pub whole: bool,
 }
@@ -248,7 +248,7 @@ pub struct Entry {
     /// For a new admission near the end of the leases; `None` without addresses.
     pub again: Option<Readmission>,
     /// Extended error that goes with it.
-    pub ede: Option<Ede>,
+    pub ede: Option<Box<Ede>>,
     /// What it counts as.
     pub outcome: Outcome,
     /// In audit: what enforcement would have made of it.
@@ -257,11 +257,17 @@ pub struct Entry {
     pub generation: u64,
     /// How often it was served; counts to [`POPULAR`] only.
     pub uses: AtomicU32,
-    /// Of a stale answer: when the true one ended.
-    pub ended: Option<Moment>,
+    /// When the true answer ends: of a stale one earlier than `expires`.
+    pub ended: Moment,
 }
 
 impl Entry {
+    /// Whether the true answer ended before it.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.ended < self.expires
+    }
+
     /// Whether it may be served as it is.
     #[must_use]
     pub fn is_in_force(&self, now: Moment, margin: Duration) -> bool {
@@ -311,10 +317,10 @@ impl Entry {
             let names: usize = again.chain.iter().map(|name| name.wire().len().saturating_add(32)).sum();
             names
                 .saturating_add(again.question.wire().len())
-                .saturating_add(again.grants.len().saturating_mul(24))
+                .saturating_add(again.grants.len().saturating_sub(1).saturating_mul(24))
                 .saturating_add(64)
         });
-        let words = self.ede.as_ref().map_or(0, |ede| ede.text.len());
+        let words = self.ede.as_ref().map_or(0, |ede| ede.text.len().saturating_add(32));
         let would = self.would.as_ref().map_or(0, |would| would.words.len().saturating_add(would.ede.text.len() + 80));
         OVERHEAD
             .saturating_add(words)
@@ -434,7 +440,7 @@ impl Cache {
 
     /// Whether an entry is of no use any more, not even as a stale answer.
     fn is_over(&self, entry: &Entry, now: Moment) -> bool {
-        entry.ended.unwrap_or(entry.expires).plus(self.stale) <= now
+        entry.ended.plus(self.stale) <= now
     }
 
     /// The entry for `key`, also when it has ended, but not longer ago than stale answers are kept.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::core::client::Claim;
-use crate::core::share::{Holder, may_hold};
+use crate::core::share::{HashHolder, Holder, may_hold};
 
 /// Parts with a lock of their own.
 const SHARDS: usize = 16;
@@ -21,7 +21,7 @@ pub struct Limit {
     most_per_host: usize,
     least: usize,
     /// Somebody is in it only while holding something, so that its size is bounded by `most`.
-    holders: [Mutex<HashMap<Holder, usize>>; SHARDS],
+    holders: [Mutex<HashMap<Holder, usize, HashHolder>>; SHARDS],
 }
 
 /// Why there is no place.
@@ -112,7 +112,7 @@ impl Limit {
         }
     }
 
-    fn shard(&self, holder: Holder) -> Option<&Mutex<HashMap<Holder, usize>>> {
+    fn shard(&self, holder: Holder) -> Option<&Mutex<HashMap<Holder, usize, HashHolder>>> {
         self.holders.get(holder.spread(SHARDS))
     }
 

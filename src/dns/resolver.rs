@@ -236,7 +236,7 @@ impl Resolver {
         let kept = self.kept(&key, rules.generation, now);
         if let Some(entry) = kept.as_ref().filter(|entry| rules.audit || entry.is_in_force(now, rules.lease_min)) {
             let (octets, ttls) = (entry.message.octets(), entry.message.ttls());
-            let fits = reply::render(octets, ttls, entry.age(now), &head, entry.ede.as_ref(), out);
+            let fits = reply::render(octets, ttls, entry.age(now), &head, entry.ede.as_deref(), out);
             turn.hits += 1;
             if !fits {
                 self.note_too_long(client, question.name.wire(), question.qtype);

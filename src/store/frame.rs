@@ -29,8 +29,8 @@ const BOOT_ID: usize = 36;
 const HEAD: usize = 8 + BOOT_ID + 8 + 8 + 4 + 4 + 4;
 /// Octets of a frame before its record.
 const FRAME: usize = 4 + 4 + 2 + 4;
-/// The least that a revocation takes in a file: two frames with a tag and an IPv4 address.
-const LEAST_REVOCATION: usize = 2 * (FRAME + 6);
+/// The least that a revocation takes in a file: two frames with a tag and the shortest name.
+const LEAST_REVOCATION: usize = 2 * (FRAME + 2);
 
 /// What a file says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -265,7 +265,7 @@ fn read_old(octets: &[u8]) -> Stored {
 #[must_use]
 pub fn copies(record: &Record) -> usize {
     match record {
-        Record::Closed { .. } | Record::PairClosed { .. } => 2,
+        Record::Closed { .. } | Record::Revoked { .. } | Record::PairClosed { .. } => 2,
         Record::Lease { .. } | Record::Pair { .. } | Record::Time { .. } => 1,
     }
 }

@@ -25,6 +25,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -32,9 +33,10 @@ use super::frame::{self, Head, Stored};
 use super::health::{Health, Trouble};
 use super::past::{is_by_wall, restore, restore_pairs};
 use super::place::{Lock, LockError, Place};
-use super::record::{GroupRecord, Record};
-use crate::core::event::StoredLease;
+use super::record::{GroupRecord, PathRecord, Record};
+use crate::core::event::{QueryPath, StoredLease};
 use crate::core::moment::Moment;
+use crate::core::name::Name;
 use crate::core::pairs::{PairRecord, StoredPair};
 use crate::core_task::{Alive, Journal, JournalRecord};
 use crate::sys::clock::{Clock, Outside};
@@ -649,14 +651,24 @@ impl Clocks<'_> {
         let boot = |moment| self.shifted(self.outside.since_boot, moment);
         let wall = |moment| self.shifted(self.outside.wall, moment);
         match entry {
-            JournalRecord::Lease(StoredLease { address, ends, names, groups }) => {
+            JournalRecord::Lease(StoredLease { address, ends, paths, adds, groups }) => {
                 let group = |(name, ends)| GroupRecord { name, ends_boot: boot(ends), ends_wall: wall(ends) };
                 let groups = groups.into_iter().map(group).collect();
-                Record::Lease { address, written, ends_boot: boot(ends), ends_wall: wall(ends), names, groups }
+                let before_end = |told: Moment| u32::try_from(told.until(ends).as_millis()).unwrap_or(u32::MAX);
+                let path =
+                    |QueryPath { question, chain, ends }| PathRecord { question, chain, before_end: before_end(ends) };
+                let paths = paths.into_iter().map(path).collect();
+                Record::Lease { address, written, ends_boot: boot(ends), ends_wall: wall(ends), paths, adds, groups }
             }
             JournalRecord::Closed(address) => Record::Closed { address },
+            JournalRecord::Revoked(name) => Record::Revoked { name },
             JournalRecord::Pair(PairRecord::Open(StoredPair { client, address, ends, names })) => {
-                Record::Pair { address, client, written, ends_boot: boot(ends), ends_wall: wall(ends), names }
+                let path = |names: &Arc<[Name]>| {
+                    let (question, chain) = names.split_first()?;
+                    Some(PathRecord { question: question.clone(), chain: Arc::from(chain), before_end: 0 })
+                };
+                let paths = names.iter().filter_map(path).collect();
+                Record::Pair { address, client, written, ends_boot: boot(ends), ends_wall: wall(ends), paths }
             }
             JournalRecord::Pair(PairRecord::Closed((address, client))) => Record::PairClosed { address, client },
         }

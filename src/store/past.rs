@@ -9,9 +9,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::frame::{Entry, Stored};
-use super::record::Record;
-use crate::core::event::StoredLease;
+use super::record::{PathRecord, Record};
+use crate::core::event::{QueryPath, StoredLease};
 use crate::core::moment::Moment;
+use crate::core::name::Name;
 use crate::core::pairs::{PairId, StoredPair};
 use crate::sys::clock::Outside;
 
@@ -24,25 +25,54 @@ pub fn restore(
     linger: Duration,
 ) -> HashMap<IpAddr, StoredLease> {
     let past = Past::new(stored, outside, now, max);
-    let mut live = HashMap::new();
+    // Each with the number of revoked names before its last record.
+    let mut live: HashMap<IpAddr, (StoredLease, usize)> = HashMap::new();
+    let mut revoked: HashMap<&Name, usize> = HashMap::new();
+    let mut revocations = 0;
     for entry in &stored.entries {
         match entry {
             Entry::Gap => live.clear(),
             Entry::Record(Record::Closed { address }) => {
                 live.remove(address);
             }
-            Entry::Record(Record::Lease { address, written, ends_boot, ends_wall, names, groups }) => {
+            Entry::Record(Record::Revoked { name }) => {
+                revocations += 1;
+                revoked.insert(name, revocations);
+            }
+            Entry::Record(Record::Lease { address, written, ends_boot, ends_wall, paths, adds, groups }) => {
                 let end = |ends_boot: u64, ends_wall: u64| past.end(*written, ends_boot, ends_wall);
                 let groups =
                     groups.iter().map(|group| (group.name.clone(), end(group.ends_boot, group.ends_wall))).collect();
                 let ends = end(*ends_boot, *ends_wall);
-                live.insert(*address, StoredLease { address: *address, ends, names: names.clone(), groups });
+                let path = |path: &PathRecord| QueryPath {
+                    question: path.question.clone(),
+                    chain: path.chain.clone(),
+                    ends: ends.minus(Duration::from_millis(u64::from(path.before_end))),
+                };
+                let paths = paths.iter().map(path).collect();
+                let lease = StoredLease { address: *address, ends, paths, adds: *adds, groups };
+                let before = live.remove(address).map(|(before, since)| without(before, &revoked, since));
+                live.insert(*address, (lease.joined_to(before), revocations));
             }
             Entry::Record(Record::Pair { .. } | Record::PairClosed { .. } | Record::Time { .. }) => {}
         }
     }
-    live.retain(|_, lease: &mut StoredLease| lease.ends.plus(linger) > now);
-    live
+    let left = live.into_iter().filter_map(|(address, (lease, since))| {
+        let asked = !lease.paths.is_empty();
+        let lease = without(lease, &revoked, since);
+        let alive = lease.ends.plus(linger) > now && (!asked || !lease.paths.is_empty());
+        alive.then_some((address, lease))
+    });
+    left.collect()
+}
+
+/// Without the questions that bear a name that was revoked after this many others.
+fn without(mut lease: StoredLease, revoked: &HashMap<&Name, usize>, since: usize) -> StoredLease {
+    if !revoked.is_empty() {
+        let is_revoked = |name: &Name| revoked.get(name).is_some_and(|number| *number > since);
+        lease.paths.retain(|path| !path.names().any(is_revoked));
+    }
+    lease
 }
 
 /// Likewise the pairs of client and address.
@@ -55,12 +85,16 @@ pub fn restore_pairs(stored: &Stored, outside: &Outside, now: Moment, max: Durat
             Entry::Record(Record::PairClosed { address, client }) => {
                 live.remove(&(*address, *client));
             }
-            Entry::Record(Record::Pair { address, client, written, ends_boot, ends_wall, names }) => {
+            Entry::Record(Record::Pair { address, client, written, ends_boot, ends_wall, paths }) => {
                 let ends = past.end(*written, *ends_boot, *ends_wall);
-                let pair = StoredPair { client: *client, address: *address, ends, names: names.clone() };
+                let names =
+                    paths.iter().map(|path| std::iter::once(&path.question).chain(&*path.chain).cloned().collect());
+                let pair = StoredPair { client: *client, address: *address, ends, names: names.collect() };
                 live.insert((*address, *client), pair);
             }
-            Entry::Record(Record::Lease { .. } | Record::Closed { .. } | Record::Time { .. }) => {}
+            Entry::Record(
+                Record::Lease { .. } | Record::Closed { .. } | Record::Revoked { .. } | Record::Time { .. },
+            ) => {}
         }
     }
     live.retain(|_, pair: &mut StoredPair| pair.ends > now);

@@ -6,15 +6,19 @@
 //!  | tag | written | ends, boot | ends, wall | address | names ... |
 //!  +-----+---------+------------+------------+---------+-----------+
 //! ```
-//! Integers are big-endian, times milliseconds. `written` is the wall clock at writing. An address is its length (4 or 16) and its octets; a name
-//! is its length and its uncompressed wire form; an alias stands behind its question, with an octet of zero in front. A lease whose route bears communities of groups has another tag, and between address and names
-//! the number of groups and of each the length of its name, the name, and its own two ends. A pair of client and address is a lease with another
-//! tag and the client's address behind the other.
+//! Integers are big-endian, times milliseconds. `written` is the wall clock at writing. An address is its length (4 or 16) and its octets. Behind it stands the
+//! number of groups whose communities the route bears, and of each the length of its name, the name, and its own two ends. A name is its length and its
+//! uncompressed wire form; behind a question stand four octets, by how much its own end comes before the lease's; an alias stands behind its question, with an
+//! octet of zero in front. A lease with the tag for additions has only the questions that came since the record before it for its address; behind a closing,
+//! or alone, it counts like any other. A revoked name is its wire form. A pair of client and address has the client's address behind the other, no groups, and no ends of
+//! questions.
 //!
 //! What is around a record in the file is [`super::frame`]'s; before version 4 it was its length in two octets and its crc32c in four.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use crate::core::name::Name;
 use crate::core::policy::view::MOST_GROUPS;
@@ -25,12 +29,16 @@ const NAMES: usize = crate::core::lease::ASKED;
 const ALIASES: usize = 32;
 /// In place of a name's length, which is never zero: the name behind it is an alias.
 const ALIAS: u8 = 0;
-const LEASE: u8 = 1;
-const CLOSED: u8 = 2;
+/// A lease as earlier versions wrote it: its questions have no ends of their own; with groups, and without.
+const PLAIN_LEASE: u8 = 1;
 const LEASE_OF_GROUPS: u8 = 3;
+const CLOSED: u8 = 2;
 const PAIR: u8 = 4;
 const PAIR_CLOSED: u8 = 5;
 const TIME: u8 = 6;
+const LEASE: u8 = 7;
+const LEASE_ADDS: u8 = 8;
+const REVOKED: u8 = 9;
 /// Octets before a record of an earlier version.
 pub const OLD_HEAD: usize = 6;
 
@@ -45,6 +53,20 @@ pub struct GroupRecord {
     pub ends_wall: u64,
 }
 
+/// A question of a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathRecord {
+    /// Its name.
+    pub question: Name,
+    /// The aliases behind it, in order.
+    pub chain: Arc<[Name]>,
+    /// Milliseconds by which its own end comes before the lease's.
+    pub before_end: u32,
+}
+
+/// Those of a record; most have one.
+pub type PathRecords = SmallVec<[PathRecord; 1]>;
+
 /// A record as it is in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
@@ -58,8 +80,10 @@ pub enum Record {
         ends_boot: u64,
         /// End of the lease on the wall clock.
         ends_wall: u64,
-        /// The questions that caused it, each with the aliases behind it.
-        names: Vec<Arc<[Name]>>,
+        /// The questions that caused it.
+        paths: PathRecords,
+        /// Only the new ones of these: those of the record before count as well.
+        adds: bool,
         /// Groups whose communities the route bears.
         groups: Vec<GroupRecord>,
     },
@@ -67,6 +91,11 @@ pub enum Record {
     Closed {
         /// The closed address.
         address: IpAddr,
+    },
+    /// A name was revoked: no lease is open for it, as question or alias.
+    Revoked {
+        /// The name.
+        name: Name,
     },
     /// An address was opened for a client alone, or for longer.
     Pair {
@@ -80,8 +109,8 @@ pub enum Record {
         ends_boot: u64,
         /// The end on the wall clock.
         ends_wall: u64,
-        /// The questions that caused it, each with the aliases behind it.
-        names: Vec<Arc<[Name]>>,
+        /// The questions that caused it.
+        paths: PathRecords,
     },
     /// It was closed for this client early.
     PairClosed {
@@ -100,41 +129,43 @@ pub enum Record {
 /// Appends `record` to `out`.
 pub fn encode(record: &Record, out: &mut Vec<u8>) {
     match record {
-        Record::Lease { address, written, ends_boot, ends_wall, names, groups } => {
+        Record::Lease { address, written, ends_boot, ends_wall, paths, adds, groups } => {
             let groups: Vec<(u8, &GroupRecord)> = groups
                 .iter()
                 .filter_map(|group| Some((u8::try_from(group.name.len()).ok()?, group)))
                 .take(MOST_GROUPS)
                 .collect();
-            out.push(if groups.is_empty() { LEASE } else { LEASE_OF_GROUPS });
+            out.push(if *adds { LEASE_ADDS } else { LEASE });
             for time in [written, ends_boot, ends_wall] {
                 out.extend_from_slice(&time.to_be_bytes());
             }
             put_address(*address, out);
-            if !groups.is_empty() {
-                out.push(u8::try_from(groups.len()).unwrap_or(u8::MAX));
-            }
+            out.push(u8::try_from(groups.len()).unwrap_or(u8::MAX));
             for (len, group) in groups {
                 out.push(len);
                 out.extend_from_slice(group.name.as_bytes());
                 out.extend_from_slice(&group.ends_boot.to_be_bytes());
                 out.extend_from_slice(&group.ends_wall.to_be_bytes());
             }
-            put_names(names, out);
+            put_paths(paths, true, out);
         }
-        Record::Pair { address, client, written, ends_boot, ends_wall, names } => {
+        Record::Pair { address, client, written, ends_boot, ends_wall, paths } => {
             out.push(PAIR);
             for time in [written, ends_boot, ends_wall] {
                 out.extend_from_slice(&time.to_be_bytes());
             }
             put_address(*address, out);
             put_address(*client, out);
-            put_names(names, out);
+            put_paths(paths, false, out);
         }
         Record::PairClosed { address, client } => {
             out.push(PAIR_CLOSED);
             put_address(*address, out);
             put_address(*client, out);
+        }
+        Record::Revoked { name } => {
+            out.push(REVOKED);
+            out.extend_from_slice(name.wire());
         }
         Record::Closed { address } => {
             out.push(CLOSED);
@@ -164,14 +195,14 @@ pub fn decode_old(octets: &[u8]) -> Option<(Record, usize)> {
 pub fn decode(payload: &[u8]) -> Option<Record> {
     let (&tag, mut rest) = payload.split_first()?;
     let record = match tag {
-        LEASE | LEASE_OF_GROUPS => {
+        PLAIN_LEASE | LEASE_OF_GROUPS | LEASE | LEASE_ADDS => {
             let written = take_time(&mut rest)?;
             let ends_boot = take_time(&mut rest)?;
             let ends_wall = take_time(&mut rest)?;
             let address = take_address(&mut rest)?;
-            let groups = if tag == LEASE { Vec::new() } else { take_groups(&mut rest)? };
-            let names = take_names(rest)?;
-            Record::Lease { address, written, ends_boot, ends_wall, names, groups }
+            let groups = if tag == PLAIN_LEASE { Vec::new() } else { take_groups(&mut rest)? };
+            let paths = take_paths(rest, matches!(tag, LEASE | LEASE_ADDS))?;
+            Record::Lease { address, written, ends_boot, ends_wall, paths, adds: tag == LEASE_ADDS, groups }
         }
         PAIR => {
             let written = take_time(&mut rest)?;
@@ -179,9 +210,10 @@ pub fn decode(payload: &[u8]) -> Option<Record> {
             let ends_wall = take_time(&mut rest)?;
             let address = take_address(&mut rest)?;
             let client = take_address(&mut rest)?;
-            Record::Pair { address, client, written, ends_boot, ends_wall, names: take_names(rest)? }
+            Record::Pair { address, client, written, ends_boot, ends_wall, paths: take_paths(rest, false)? }
         }
         PAIR_CLOSED => Record::PairClosed { address: take_address(&mut rest)?, client: take_address(&mut rest)? },
+        REVOKED => Record::Revoked { name: Name::from_wire(rest).ok()? },
         CLOSED => Record::Closed { address: take_address(&mut rest)? },
         TIME => Record::Time { written: take_time(&mut rest)? },
         _ => return None,
@@ -202,36 +234,51 @@ fn put_address(address: IpAddr, out: &mut Vec<u8>) {
     }
 }
 
-fn put_names(all: &[Arc<[Name]>], out: &mut Vec<u8>) {
+/// `ends`: each question with its own.
+fn put_paths(all: &[PathRecord], ends: bool, out: &mut Vec<u8>) {
     let mut room = ALIASES;
     let put = |name: &Name, out: &mut Vec<u8>| {
         // A wire name is at most 255 octets by construction.
         out.push(u8::try_from(name.wire().len()).unwrap_or(u8::MAX));
         out.extend_from_slice(name.wire());
     };
-    for (question, aliases) in all.iter().take(NAMES).filter_map(|names| names.split_first()) {
+    for PathRecord { question, chain, before_end } in all.iter().take(NAMES) {
         put(question, out);
-        for alias in aliases.iter().take(room) {
+        if ends {
+            out.extend_from_slice(&before_end.to_be_bytes());
+        }
+        for alias in chain.iter().take(room) {
             out.push(ALIAS);
             put(alias, out);
         }
-        room = room.saturating_sub(aliases.len());
+        room = room.saturating_sub(chain.len());
     }
 }
 
-fn take_names(mut rest: &[u8]) -> Option<Vec<Arc<[Name]>>> {
-    let mut all: Vec<Vec<Name>> = Vec::new();
+fn take_paths(mut rest: &[u8], ends: bool) -> Option<PathRecords> {
+    let mut all: SmallVec<[(Name, Vec<Name>, u32); 1]> = SmallVec::new();
     while let Some((&first, tail)) = rest.split_first() {
         let (len, tail) = if first == ALIAS { tail.split_first()? } else { (&first, tail) };
         let (wire, next) = tail.split_at_checked(usize::from(*len))?;
         let name = Name::from_wire(wire).ok()?;
-        match first {
-            ALIAS => all.last_mut()?.push(name),
-            _ => all.push(vec![name]),
-        }
         rest = next;
+        if first == ALIAS {
+            all.last_mut()?.1.push(name);
+            continue;
+        }
+        let mut before_end = 0;
+        if ends {
+            let (octets, next) = rest.split_first_chunk::<4>()?;
+            (before_end, rest) = (u32::from_be_bytes(*octets), next);
+        }
+        all.push((name, Vec::new(), before_end));
     }
-    Some(all.into_iter().map(Arc::from).collect())
+    let path = |(question, chain, before_end): (Name, Vec<Name>, u32)| PathRecord {
+        question,
+        chain: chain.into(),
+        before_end,
+    };
+    Some(all.into_iter().map(path).collect())
 }
 
 fn take_groups(rest: &mut &[u8]) -> Option<Vec<GroupRecord>> {
@@ -339,32 +386,66 @@ pub mod tests {
             ends_wall,
         });
         let groups = prop_oneof![Just(Vec::new()), prop::collection::vec(group, 0..5)];
-        let names = prop::collection::vec(prop::collection::vec(name, 1..3).prop_map(Arc::from), 0..NAMES);
+        let path = |ends: bool| {
+            let before_end = if ends { any::<u32>().boxed() } else { Just(0).boxed() };
+            let path = (name.clone(), prop::collection::vec(name.clone(), 0..2), before_end)
+                .prop_map(|(question, chain, before_end)| PathRecord { question, chain: chain.into(), before_end });
+            prop::collection::vec(path, 0..NAMES).prop_map(PathRecords::from_vec)
+        };
         prop_oneof![
-            (any::<[IpAddr; 2]>(), any::<[u64; 3]>(), names.clone()).prop_map(
-                |([address, client], [written, ends_boot, ends_wall], names)| Record::Pair {
+            (any::<[IpAddr; 2]>(), any::<[u64; 3]>(), path(false)).prop_map(
+                |([address, client], [written, ends_boot, ends_wall], paths)| Record::Pair {
                     address,
                     client,
                     written,
                     ends_boot,
                     ends_wall,
-                    names
+                    paths
                 }
             ),
             any::<[IpAddr; 2]>().prop_map(|[address, client]| Record::PairClosed { address, client }),
-            (any::<IpAddr>(), any::<[u64; 3]>(), names, groups).prop_map(
-                |(address, [written, ends_boot, ends_wall], names, groups)| Record::Lease {
+            (any::<IpAddr>(), any::<[u64; 3]>(), path(true), any::<bool>(), groups).prop_map(
+                |(address, [written, ends_boot, ends_wall], paths, adds, groups)| Record::Lease {
                     address,
                     written,
                     ends_boot,
                     ends_wall,
-                    names,
+                    paths,
+                    adds,
                     groups
                 }
             ),
             any::<IpAddr>().prop_map(|address| Record::Closed { address }),
+            name.clone().prop_map(|name| Record::Revoked { name }),
             any::<u64>().prop_map(|written| Record::Time { written }),
         ]
+    }
+
+    #[test]
+    fn leases_of_earlier_versions_have_no_ends_of_their_questions() {
+        let times = [1u64, 2, 3].map(u64::to_be_bytes).concat();
+        let names = b"\x03\x01a\x00\x00\x03\x01b\x00\x03\x01c\x00";
+        let path = |question: &str, chain: &[&str]| PathRecord {
+            question: question.parse().unwrap(),
+            chain: chain.iter().map(|name| name.parse::<Name>().unwrap()).collect(),
+            before_end: 0,
+        };
+        let paths: PathRecords = smallvec::smallvec![path("a", &["b"]), path("c", &[])];
+        for groups in [&b""[..], b"\x01\x04kids\x00\x00\x00\x00\x00\x00\x00\x05\x00\x00\x00\x00\x00\x00\x00\x06"] {
+            let tag = if groups.is_empty() { PLAIN_LEASE } else { LEASE_OF_GROUPS };
+            let octets = [&[tag][..], &times, &[4, 192, 0, 2, 1], groups, names].concat();
+            let kids = GroupRecord { name: "kids".to_owned(), ends_boot: 5, ends_wall: 6 };
+            let wanted = Record::Lease {
+                address: IpAddr::from([192, 0, 2, 1]),
+                written: 1,
+                ends_boot: 2,
+                ends_wall: 3,
+                paths: paths.clone(),
+                adds: false,
+                groups: if groups.is_empty() { vec![] } else { vec![kids] },
+            };
+            assert_eq!(decode(&octets), Some(wanted));
+        }
     }
 
     proptest! {

@@ -168,8 +168,7 @@ impl Guard {
         if let Some(refusal) = short.take_if(|_| whole) {
             return Choice::Refuse(refusal);
         }
-        let [key, _] = holders;
-        let domain = asked.admission.domain.clone();
+        let [key, domain] = holders;
         let ready = |guard: &Self, cost: Cost| {
             let client = guard.clients.ready(&key, cost.client, guard.now);
             let domain = guard.domains.ready(&domain, cost.domain, guard.now);
@@ -210,16 +209,16 @@ impl Guard {
     }
 
     fn take_tokens(&mut self, asked: &Asked, cost: Cost) {
-        let [client, _] = &asked.holders;
+        let [client, domain] = &asked.holders;
         self.clients.take(client, cost.client, self.now);
-        self.domains.take(&asked.admission.domain, cost.domain, self.now);
+        self.domains.take(domain, cost.domain, self.now);
     }
 
     fn give_back(&mut self, asked: &Asked, cost: Cost) {
         if !cost.is_zero() {
-            let [client, _] = &asked.holders;
+            let [client, domain] = &asked.holders;
             self.clients.give_back(client, cost.client);
-            self.domains.give_back(&asked.admission.domain, cost.domain);
+            self.domains.give_back(domain, cost.domain);
         }
     }
 
@@ -298,6 +297,7 @@ impl Guard {
                 group,
                 clients: smallvec::smallvec![(admission.client, *ends)],
                 ends: *ends,
+                tag: 0,
             };
             self.grant(*address, *ends, cause);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Guard;
 use super::admit::SHORTEST;
-use crate::core::event::{EnforcerKind, StoredLease};
+use crate::core::event::{EnforcerKind, QueryPath, StoredLease};
 use crate::core::lease::{ByFamily, Cause, Clients};
 use crate::core::name::Name;
 use crate::core::pairs::Pairs;
@@ -47,9 +47,8 @@ impl Guard {
     /// ago comes back as a lingering route: a restart must not cut flows that would go on without it.
     pub(super) fn restore(&mut self, mut leases: Vec<StoredLease>) {
         leases.sort_by_key(|lease| std::cmp::Reverse((lease.ends, lease.address)));
-        let direct: Arc<[Name]> = Arc::from([]);
         let longest = self.now.plus(self.settings.lease.max.0.max(SHORTEST));
-        for StoredLease { address, ends, names, groups } in leases {
+        for StoredLease { address, ends, mut paths, groups, .. } in leases {
             let ends = ends.min(longest);
             let lingers = ends.plus(self.settings.linger);
             let alive = ends > self.now;
@@ -70,15 +69,16 @@ impl Guard {
                 continue;
             }
             // A record without names can only come from elsewhere; the root stands for "unknown".
-            let names = if names.is_empty() { vec![Arc::from([Name::root()])] } else { names };
-            let first = names.first().and_then(|names| names.first());
-            let domain = first.map_or(Holder::NOBODY, |name| Holder::of(registrable(name).wire()));
+            if paths.is_empty() {
+                paths.push(QueryPath { question: Name::root(), chain: Arc::default(), ends });
+            }
+            let first = paths.first();
+            let domain = first.map_or(Holder::NOBODY, |path| Holder::of(registrable(&path.question).wire()));
             let is_new = lease.is_none();
-            for names in &names {
-                let Some((question, chain)) = names.split_first() else { continue };
-                let chain = if chain.is_empty() { direct.clone() } else { Arc::from(chain) };
-                let question = question.clone();
-                let cause = Cause { question, qtype: None, chain, group: None, clients: Clients::new(), ends };
+            for QueryPath { question, chain, ends: told } in paths {
+                let told = told.min(ends);
+                let cause =
+                    Cause { question, qtype: None, chain, group: None, clients: Clients::new(), ends: told, tag: 0 };
                 if alive {
                     self.grant(address, ends, cause);
                 } else if self.table.get(address).is_some() {

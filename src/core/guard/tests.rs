@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::value::{Rate, Span};
-use crate::core::event::{Admission, Grant};
+use crate::core::event::{Admission, Grant, QueryPath};
 use crate::core::explain::EnforcerState;
 use crate::core::gate::MOST_WAITING;
 
+mod checks;
 mod clients;
 mod properties;
 
@@ -442,7 +443,8 @@ fn what_was_restored_ends_earlier_once_the_clock_is_set_right_and_what_was_asked
     let stored = |last: u8| StoredLease {
         address: address(last),
         ends: seconds(100),
-        names: vec![Arc::from([name(last)])],
+        paths: smallvec::smallvec![QueryPath { question: name(last), chain: Arc::default(), ends: seconds(100) }],
+        adds: false,
         groups: Vec::new(),
     };
     guard.handle(Event::Restore(vec![stored(1), stored(2), stored(3)]), Moment(1000));

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
+use smallvec::SmallVec;
 
 use super::Cause;
 use crate::core::name::Name;
@@ -39,15 +40,21 @@ fn spread(hash: u32) -> u64 {
 }
 
 impl NameIndex {
-    fn hash(&self, name: &Name) -> u32 {
+    /// What [`Cause::tag`] is to be for this question.
+    #[must_use]
+    pub fn tag(&self, name: &Name) -> u32 {
         let hash = self.hasher.hash_one(name.wire());
         u32::try_from(hash >> 32).unwrap_or(0)
     }
 
+    /// Of the question and its aliases.
+    fn hashes(&self, cause: &Cause) -> SmallVec<[u32; 4]> {
+        std::iter::once(cause.tag).chain(cause.chain.iter().map(|name| self.tag(name))).collect()
+    }
+
     /// This is a cause of the address now.
     pub fn add(&mut self, address: IpAddr, cause: &Cause) {
-        for name in cause.names() {
-            let hash = self.hash(name);
+        for hash in self.hashes(cause) {
             let of = |other: &Place| other.is_of(hash, address);
             match self.table.entry(spread(hash), of, |other| spread(other.hash)) {
                 Entry::Vacant(free) => drop(free.insert(Place { hash, address, times: 1 })),
@@ -58,8 +65,7 @@ impl NameIndex {
 
     /// It is none any more.
     pub fn remove(&mut self, address: IpAddr, cause: &Cause) {
-        for name in cause.names() {
-            let hash = self.hash(name);
+        for hash in self.hashes(cause) {
             if let Ok(mut found) = self.table.find_entry(spread(hash), |other| other.is_of(hash, address)) {
                 match found.get().times {
                     0 | 1 => drop(found.remove()),
@@ -71,7 +77,7 @@ impl NameIndex {
 
     /// Addresses that the name may have caused; those that it did are among them, once each.
     pub fn candidates(&self, name: &Name) -> impl Iterator<Item = IpAddr> + use<'_> {
-        let hash = self.hash(name);
+        let hash = self.tag(name);
         self.table.iter_hash(spread(hash)).filter(move |place| place.hash == hash).map(|place| place.address)
     }
 }
@@ -88,7 +94,7 @@ impl NameIndex {
     /// What it would hold of these causes, in order.
     pub fn places_of<'a>(&self, causes: impl Iterator<Item = (IpAddr, &'a Cause)>) -> Vec<Place> {
         let places = |(address, cause): (IpAddr, &'a Cause)| {
-            cause.names().map(move |name| Place { hash: self.hash(name), address, times: 1 }).collect::<Vec<_>>()
+            cause.names().map(move |name| Place { hash: self.tag(name), address, times: 1 }).collect::<Vec<_>>()
         };
         let mut places: Vec<Place> = causes.flat_map(places).collect();
         places.sort_unstable();

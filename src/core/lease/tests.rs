@@ -17,6 +17,7 @@ fn cause(question: &str, chain: &[&str], client: u32, ends: u64) -> Cause {
         group: None,
         clients: smallvec::smallvec![(IpAddr::V4(Ipv4Addr::from_bits(client)), Moment(ends))],
         ends: Moment(ends),
+        tag: 0,
     }
 }
 

@@ -118,7 +118,7 @@ fn kept(list: &[usize]) -> Vec<Kept> {
 #[test]
 fn a_good_answer_passes_whole() {
     let answer = Case::new("w.test", rtype::A, &[cname("w.test", "x.test"), a("x.test", "20.8.8.8")]).answer();
-    assert_eq!(answer.grants, [Grant { address: ip("20.8.8.8"), ttl: 300 }]);
+    assert_eq!(answer.grants[..], [Grant { address: ip("20.8.8.8"), ttl: 300 }]);
     assert_eq!(answer.keep, kept(&[0, 1]));
     assert_eq!(answer.chain, [name("x.test")]);
     assert!(answer.removed.is_empty() && answer.hints.is_empty() && answer.already_open.is_empty());
@@ -253,12 +253,12 @@ fn the_same_address_with_two_ttls_is_one_grant_with_the_larger() {
     records[0].ttl = 60;
     records[2].ttl = 30;
     let answer = Case::new("w.test", rtype::A, &records).answer();
-    assert_eq!(answer.grants, [Grant { address: ip("20.8.8.8"), ttl: 300 }]);
+    assert_eq!(answer.grants[..], [Grant { address: ip("20.8.8.8"), ttl: 300 }]);
     let mut hints =
         [https("w.test", ".", &[], &["20.8.8.8"], &[]), https("w.test", ".", &[], &["20.8.8.8", "20.8.8.8"], &[])];
     hints[0].ttl = 60;
     let answer = Case::new("w.test", rtype::HTTPS, &hints).answer();
-    assert_eq!(answer.grants, [Grant { address: ip("20.8.8.8"), ttl: 300 }]);
+    assert_eq!(answer.grants[..], [Grant { address: ip("20.8.8.8"), ttl: 300 }]);
     assert_eq!(answer.keep, kept(&[0, 1]));
 }
 

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::core::event::Grants;
 
 fn entry(key: &Key, octets: usize, expires: u64, generation: u64) -> Arc<Entry> {
     Arc::new(Entry {
@@ -14,7 +15,7 @@ fn entry(key: &Key, octets: usize, expires: u64, generation: u64) -> Arc<Entry> 
         would: None,
         generation,
         uses: AtomicU32::new(0),
-        ended: None,
+        ended: Moment(expires),
     })
 }
 
@@ -108,11 +109,11 @@ fn what_an_entry_says_and_for_whom_counts_as_well() {
             question: question.clone(),
             qtype: 1,
             chain: Arc::default(),
-            grants: Arc::default(),
+            grants: Grants::new(),
             whole: false,
         };
         let mut entry = Arc::into_inner(entry(&key(1), 100, 1000, 1)).unwrap();
-        (entry.again, entry.ede) = (Some(again), Some(Ede::new(0, text)));
+        (entry.again, entry.ede) = (Some(again), Some(Box::new(Ede::new(0, text))));
         entry.cost()
     };
     let short = of(&Name::root(), "");

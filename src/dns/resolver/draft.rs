@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::core::address::Reason;
 use crate::core::answer::{Kept, Question, Record, RecordData, effective_ttl, svcparam};
-use crate::core::event::{Grant, LeaseHandles, Refusal};
+use crate::core::event::{Grant, Grants, LeaseHandles, Refusal};
 use crate::core::name::Name;
 use crate::core::policy::list::LocalData;
 use crate::core::policy::view::ViewId;
@@ -153,7 +153,7 @@ impl Draft {
     pub fn only(&self, query: &Query, leases: &LeaseHandles, words: String) -> Self {
         let Some(again) = &self.again else { return self.clone() };
         let is_open = |address: IpAddr| leases.iter().any(|lease| lease.address() == address);
-        let grants: Arc<[Grant]> = again.grants.iter().copied().filter(|grant| is_open(grant.address)).collect();
+        let grants: Grants = again.grants.iter().copied().filter(|grant| is_open(grant.address)).collect();
         let left = |address: IpAddr| grants.iter().any(|grant| grant.address == address);
         // What it was built from is in it.
         let body = response::read(&self.body.octets).ok().and_then(|response| {
@@ -400,7 +400,7 @@ fn build(query: &Query, response: &response::Response, answer: Answer) -> Draft 
         let whole = is_whole(query, response, &answer.keep);
         // Most answers have no alias, and the empty list needs no memory.
         let chain = if answer.chain.is_empty() { Arc::default() } else { answer.chain.into() };
-        Readmission { question: query.name.clone(), qtype: query.qtype, chain, grants: answer.grants.into(), whole }
+        Readmission { question: query.name.clone(), qtype: query.qtype, chain, grants: answer.grants, whole }
     });
     Draft { body, keep, again, ede, kind: Kind::Answer, unrelated: answer.dropped, would: None }
 }

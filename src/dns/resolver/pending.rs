@@ -329,7 +329,7 @@ impl Resolver {
             self.metrics.forwarded_seconds.observe(now.saturating_duration_since(asker.since).as_secs_f64());
             self.post(&asker.route, outbox, |out| {
                 let (octets, ttls) = (entry.message.octets(), entry.message.ttls());
-                if !reply::render(octets, ttls, age, &head, entry.ede.as_ref(), out) {
+                if !reply::render(octets, ttls, age, &head, entry.ede.as_deref(), out) {
                     self.note_too_long(asker.client, query.name.wire(), query.qtype);
                 }
             });

@@ -273,18 +273,19 @@ fn finish(mut draft: Draft, leases: Option<LeaseHandles>, kept: Kept<'_>) -> Ent
         reply::cap_ttls(&mut draft.body, left);
         keep = keep.min(left);
     }
+    let expires = now.plus(Duration::from_secs(u64::from(keep)));
     Entry {
         message: Message::new(key, &draft.body),
         stored: now,
-        expires: now.plus(Duration::from_secs(u64::from(keep))),
+        expires,
         leases,
         again: draft.again,
-        ede: draft.ede,
+        ede: draft.ede.map(Box::new),
         outcome: outcome_of(&draft.kind),
         would: draft.would,
         generation,
         uses: AtomicU32::new(0),
-        ended: None,
+        ended: expires,
     }
 }
 

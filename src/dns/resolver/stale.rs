@@ -46,11 +46,11 @@ pub fn revive(key: &Key, entry: &Entry, now: Moment, audit: bool) -> Option<Entr
         leases: entry.leases.clone(),
         // Nothing is admitted for it.
         again: None,
-        ede: Some(Ede::new(if absent { code::STALE_NXDOMAIN } else { code::STALE }, "no upstream answers")),
+        ede: Some(Box::new(Ede::new(if absent { code::STALE_NXDOMAIN } else { code::STALE }, "no upstream answers"))),
         outcome: Outcome::Released,
         would: entry.would.clone(),
         generation: entry.generation,
         uses: AtomicU32::new(u32::MAX),
-        ended: Some(entry.ended.unwrap_or(entry.expires)),
+        ended: entry.ended,
     })
 }

@@ -43,7 +43,7 @@ impl Resolver {
                 self.release(query, &entry, self.finish(&pending), &mut Outbox::Now);
                 return;
             }
-            if entry.ended.is_some() && stale::is_open(&entry, now) {
+            if entry.is_stale() && stale::is_open(&entry, now) {
                 self.metrics.stale.inc();
                 self.release(query, &entry, self.finish(&pending), &mut Outbox::Now);
                 return;
@@ -200,7 +200,7 @@ fn draft_again(entry: &Entry, now: Moment) -> Option<Draft> {
         body,
         keep,
         again: Some(again),
-        ede: entry.ede.clone(),
+        ede: entry.ede.as_deref().cloned(),
         kind: Kind::Answer,
         unrelated: 0,
         would: None,

@@ -4,18 +4,20 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
+use super::super::record::PathRecord;
 use super::super::record::tests::records;
 use super::*;
 
 const SECRET: u64 = 0x1122_3344_5566_7788;
 
-fn lease(last: u8, names: Vec<std::sync::Arc<[crate::core::name::Name]>>) -> Record {
+fn lease(last: u8, paths: Vec<PathRecord>) -> Record {
     Record::Lease {
         address: IpAddr::from([203, 0, 113, last]),
         written: 1,
         ends_boot: 2,
         ends_wall: 3,
-        names,
+        paths: paths.into(),
+        adds: false,
         groups: vec![],
     }
 }
@@ -51,7 +53,8 @@ fn what_others_named_is_never_taken_for_a_frame() {
     wire.extend(&inner);
     wire.push(0);
     let name = crate::core::name::Name::from_wire(&wire).unwrap();
-    let (mut octets, places) = file(&[lease(1, vec![std::sync::Arc::from([name])]), lease(2, vec![])], 0);
+    let (mut octets, places) =
+        file(&[lease(1, vec![PathRecord { question: name, chain: [].into(), before_end: 0 }]), lease(2, vec![])], 0);
     octets[places[0] + 12] ^= 1;
     let stored = read(&octets);
     assert_eq!(stored.entries, [Entry::Record(lease(2, vec![]))]);

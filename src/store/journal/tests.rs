@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use super::super::frame::Entry;
 use super::super::place::FILE;
+use super::super::record::PathRecords;
 use super::*;
+use crate::core::event::QueryPaths;
 use crate::core::name::Name;
 use crate::core::pairs::PairId;
 
@@ -24,8 +26,14 @@ fn names() -> Arc<[Name]> {
     ["www.shop.test", "edge.cdn.test"].map(|name| name.parse().unwrap()).into()
 }
 
+/// The same as a lease has it.
+fn paths(ends: Moment) -> QueryPaths {
+    let (question, chain) = names().split_first().map(|(question, chain)| (question.clone(), chain.into())).unwrap();
+    smallvec::smallvec![QueryPath { question, chain, ends }]
+}
+
 fn lease(last: u8, ends: Moment) -> StoredLease {
-    StoredLease { address: address(last), ends, names: vec![names()], groups: Vec::new() }
+    StoredLease { address: address(last), ends, paths: paths(ends), adds: false, groups: Vec::new() }
 }
 
 fn open(directory: &Path, clock: Clock) -> (LeaseJournal, Vec<StoredLease>) {
@@ -45,6 +53,7 @@ impl Kept {
             match record {
                 JournalRecord::Lease(lease) => drop(self.leases.insert(lease.address, lease.clone())),
                 JournalRecord::Closed(address) => drop(self.leases.remove(address)),
+                JournalRecord::Revoked(_) => {}
                 JournalRecord::Pair(PairRecord::Open(pair)) => {
                     self.pairs.insert((pair.address, pair.client), pair.clone());
                 }
@@ -92,7 +101,7 @@ fn leases_come_back_with_their_ends_and_closed_ones_do_not() {
     let (_journal, restored) = open(directory.path(), clock);
     assert_eq!(restored.len(), 1);
     assert_eq!(restored[0].address, address(2));
-    assert_eq!(restored[0].names, lease(2, ends).names);
+    assert!(restored[0].paths[0].is_same(&lease(2, ends).paths[0]));
     assert_about(restored[0].ends, clock.now().plus(Duration::from_secs(300)));
 }
 
@@ -151,7 +160,8 @@ fn a_clock_step_within_one_boot_changes_nothing() {
             written: outside.wall,
             ends_boot,
             ends_wall: outside.wall + 300_000,
-            names: vec![],
+            paths: PathRecords::new(),
+            adds: false,
             groups: vec![],
         };
         let stepped = Outside { wall: outside.wall.checked_add_signed(wall_step).unwrap(), ..outside.clone() };
@@ -160,6 +170,49 @@ fn a_clock_step_within_one_boot_changes_nothing() {
         assert_eq!(live[&address(1)].ends, Moment(1_300_000));
         assert!(!is_by_wall(&stored, &stepped, now), "nor does a later one");
     }
+}
+
+/// A record that says only what is new, as an address behind a CDN has many: the file grows by a question, not by all of them.
+#[test]
+fn a_question_more_is_a_small_record_and_joins_those_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Clock::start();
+    let now = clock.now();
+    let later = |seconds| now.plus(Duration::from_secs(seconds));
+    let question = |number: u32| format!("q{number}.shop.test").parse::<Name>().unwrap();
+    let adds = |last: u8, number: u32, seconds| {
+        let paths =
+            smallvec::smallvec![QueryPath { question: question(number), chain: Arc::default(), ends: later(40) }];
+        JournalRecord::Lease(StoredLease { adds: true, paths, ..lease(last, later(seconds)) })
+    };
+    let mut journal = open(directory.path(), clock).0;
+    journal
+        .write(vec![JournalRecord::Lease(lease(1, later(60))), JournalRecord::Lease(lease(2, later(60)))], None, now)
+        .unwrap();
+    let before = std::fs::metadata(directory.path().join(FILE)).unwrap().len();
+    for number in 0..20 {
+        journal.write(vec![adds(1, number, 60 + u64::from(number))], None, now).unwrap();
+    }
+    let grown = std::fs::metadata(directory.path().join(FILE)).unwrap().len() - before;
+    assert!(grown / 20 < 100, "{grown}");
+    // Taken back: what came before doesn't count any more.
+    journal.write(vec![adds(2, 1, 90), JournalRecord::Closed(address(2)), adds(2, 2, 80)], None, now).unwrap();
+    journal.write(vec![adds(3, 3, 60), adds(3, 4, 60), adds(4, 4, 60)], None, now).unwrap();
+    journal.write(vec![JournalRecord::Revoked(question(4)), adds(3, 5, 60)], None, now).unwrap();
+    drop(journal);
+    let (journal, restored) = open(directory.path(), clock);
+    drop(journal);
+    let asked = |lease: &StoredLease| lease.paths.iter().map(|path| path.question.to_string()).collect::<Vec<_>>();
+    let last: Vec<String> = (5..20).map(|number| question(number).to_string()).collect();
+    assert_eq!(asked(&restored[0]), last, "the last sixteen, of which one was revoked");
+    assert_about(restored[0].ends, later(79));
+    assert_eq!(asked(&restored[1]), [question(2).to_string()]);
+    assert_about(restored[1].ends, later(80));
+    assert_eq!(asked(&restored[2]), [3, 5].map(|number| question(number).to_string()), "also where nothing was known");
+    assert_eq!(restored.len(), 3, "what only the revoked name opened is closed");
+    restored[2].paths.iter().for_each(|path| assert_about(path.ends, later(40)));
+    let again = open(directory.path(), clock).1;
+    assert_eq!(again.iter().map(asked).collect::<Vec<_>>(), restored.iter().map(asked).collect::<Vec<_>>());
 }
 
 #[test]
@@ -172,7 +225,8 @@ fn a_boot_clock_that_starts_again_within_one_boot_lengthens_nothing() {
         written: 10_000_000_000,
         ends_boot: since_boot + 300_000,
         ends_wall: 10_000_300_000,
-        names: vec![],
+        paths: PathRecords::new(),
+        adds: false,
         groups: vec![],
     };
     let outside = Outside { boot_id: "b".into(), since_boot: 5_000, wall: 10_000_010_000 };
@@ -201,7 +255,8 @@ fn after_a_reboot_the_wall_clock_counts_and_never_lengthens() {
         written: 5_000_000,
         ends_boot: 9,
         ends_wall,
-        names: vec![],
+        paths: PathRecords::new(),
+        adds: false,
         groups: vec![],
     };
     let outside = |wall| Outside { boot_id: "new".into(), since_boot: 1, wall };
@@ -357,7 +412,8 @@ fn journals_of_older_versions_are_read() {
         written: outside.wall,
         ends_boot: outside.since_boot + 300_000,
         ends_wall: outside.wall + 300_000,
-        names: vec![names()],
+        paths: PathRecords::new(),
+        adds: false,
         groups: vec![],
     };
     let records = [lease(1), lease(2), Record::Closed { address: address(1) }, lease(3)];

@@ -307,7 +307,16 @@ impl World {
                     assert_eq!(pairs, ideal, "the full state is what all changes make");
                     self.queue.push_back(Command::Sync(generation, leases, pairs));
                 }
-                Output::Journal(lease) => drop(self.leases_on_disk.insert(lease.address, lease)),
+                Output::Journal(lease) => {
+                    let before = self.leases_on_disk.remove(&lease.address);
+                    let joined = lease.joined_to(before);
+                    self.leases_on_disk.insert(joined.address, joined);
+                }
+                Output::JournalRevoked(name) => {
+                    self.leases_on_disk
+                        .values_mut()
+                        .for_each(|lease| lease.paths.retain(|path| !path.names().any(|other| *other == name)));
+                }
                 Output::JournalClosed(address) => drop(self.leases_on_disk.remove(&address)),
                 Output::JournalPair(PairRecord::Open(pair)) => {
                     self.pairs_on_disk.insert((pair.address, pair.client), pair);

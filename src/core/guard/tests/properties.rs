@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::checks::{changed, check_plan, check_stored};
 use super::{CAPACITY, ROUTE_BUDGET, name, settings, specs};
 use crate::config::value::{Rate, Span};
-use crate::core::event::{Admission, Grant, LeaseHandle};
+use crate::core::event::{Admission, Grant, LeaseHandle, QueryPath};
 use crate::core::groups::GroupCommunities;
 use crate::core::guard::*;
 use crate::enforce::memory::Held;
@@ -621,7 +622,15 @@ impl World {
                     assert_eq!(leases, ideal, "the full state is what all changes make");
                     self.enforcers[0].queue.push_back(Told::Sync(generation, leases));
                 }
-                Output::Journal(lease) => drop(self.journal.insert(lease.address, lease)),
+                Output::Journal(lease) => {
+                    let before = self.journal.remove(&lease.address);
+                    let joined = lease.joined_to(before);
+                    self.journal.insert(joined.address, joined);
+                }
+                Output::JournalRevoked(name) => {
+                    let revoked = |path: &QueryPath| path.names().any(|other| *other == name);
+                    self.journal.values_mut().for_each(|lease| lease.paths.retain(|path| !revoked(path)));
+                }
                 Output::JournalClosed(address) => drop(self.journal.remove(&address)),
                 Output::CutFlows(_) => {}
                 Output::JournalPair(record) => panic!("leases are for everybody: {record:?}"),
@@ -667,6 +676,7 @@ impl World {
         let table = &self.guard.table;
         assert!(table.len() <= CAPACITY.min(ROUTE_BUDGET), "more leases than the capacity or a peer's budget");
         table.check_consistency();
+        check_stored(&self.journal, table, self.now);
         self.guard.unproven.check_consistency(table);
         self.guard.enforcers.check_consistency(table);
         assert!(self.guard.gate.len() <= self.waiting.len());
@@ -720,22 +730,6 @@ impl World {
             }
         }
     }
-}
-
-fn changed(change: &Change) -> IpAddr {
-    match change {
-        Change::Open { address, .. }
-        | Change::Extend { address, .. }
-        | Change::Close { address }
-        | Change::Announce { address, .. }
-        | Change::ForClient { address, .. } => *address,
-    }
-}
-
-fn check_plan(changes: &[Change]) {
-    let addresses: BTreeSet<IpAddr> = changes.iter().map(changed).collect();
-    assert!(!changes.is_empty(), "an empty plan");
-    assert_eq!(addresses.len(), changes.len(), "an address occurs twice in a plan");
 }
 
 /// Ends, and what was in force, before an operation.
