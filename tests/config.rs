@@ -252,6 +252,77 @@ fn rules_on_a_peer() {
     }
 }
 
+/// What a reflector says proves nothing of the routers behind it: those must show it, each in a way of its own.
+#[test]
+fn a_reflectors_word_is_refused_unless_its_edges_confirm() {
+    const LACKS: &str = "\"edge1\" forwards nothing, so its word (confirm = \"acked\") says nothing of the routers behind it: answers would \
+                         leave before those forward";
+    let behind = "forwards = false\n[[bgp.edge]]\nname = \"e1\"\naddress = \"192.0.2.201\"";
+    let watch = "[[bgp.peer]]\nname = \"w1\"\naddress = \"192.0.2.201\"\nasn = 64512\nrole = \"observer\"";
+    for (lines, messages) in [
+        ("forwards = false".to_owned(), vec![format!("12:12 {LACKS}")]),
+        (
+            "forwards = false\nconfirm = \"refresh\"".to_owned(),
+            vec![format!("12:12 {}", LACKS.replace("acked", "refresh"))],
+        ),
+        (format!("forwards = false\nobservers = [\"w1\"]\n{watch}\nrequired = false"), vec![format!("12:12 {LACKS}")]),
+        (format!("{behind}\nrequired = false"), vec![format!("12:12 {LACKS}")]),
+        (
+            format!("confirm = \"probe\"\n{behind}"),
+            vec!["12:11 \"probe\" asks whether this router forwards, and with forwards = false it doesn't".to_owned()],
+        ),
+        (
+            format!("forwards = false\nobservers = [\"w2\", \"edge1\"]\n{watch}"),
+            vec![
+                "13:14 there is no peer called \"w2\"".to_owned(),
+                "13:20 \"edge1\" is not an observer; set role = \"observer\" on it".to_owned(),
+                "18:8 no peer names \"w1\" as its observer".to_owned(),
+            ],
+        ),
+        (
+            format!("{behind}\nprobe_ttl = 3"),
+            vec!["16:13 3: 1 is answered by the router, 2 by the hop behind it".to_owned()],
+        ),
+        (
+            behind.replace(".201", ".254"),
+            vec!["15:11 is the address of peer \"edge1\", which forwards nothing".to_owned()],
+        ),
+        (behind.replace("\"e1\"", "\"edge1\""), vec!["14:8 \"edge1\" is the name of bgp.peer[0] already".to_owned()]),
+        (behind.to_owned(), vec![]),
+        (format!("forwards = false\nobservers = [\"w1\"]\n{watch}\nrequired = true"), vec![]),
+        (format!("observers = [\"w1\"]\n{watch}"), vec![]),
+    ] {
+        let found = peer_with(&lines);
+        let found: Vec<&String> = found.iter().filter(|line| !lines.contains("w2") || !line.contains(LACKS)).collect();
+        assert_eq!(found, messages.iter().collect::<Vec<_>>(), "{lines}");
+    }
+    let external = format!("forwards = false\nobservers = [\"w1\"]\n{}", watch.replace("64512", "64513"));
+    let found = peer_with(&external);
+    assert!(
+        found.len() == 1 && found[0].contains("\"w1\" is external: routers send it no route with NO_EXPORT"),
+        "{found:?}"
+    );
+    let text = PEER.replace("[[bgp.peer]]", "communities = [\"65535:65282\"]\n[[bgp.peer]]");
+    let found = warnings_of(&format!("{text}{behind}\n"));
+    assert!(
+        found.len() == 1 && found[0].contains("NO_ADVERTISE keeps \"edge1\" from passing the routes on"),
+        "{found:?}"
+    );
+    let alone = format!("{BASE}[[bgp.edge]]\nname = \"e1\"\naddress = \"192.0.2.201\"\n");
+    assert!(warnings_of(&alone).iter().any(|line| line.contains("there is no [[bgp.peer]] that gets routes")));
+}
+
+/// A session with oneself never comes up; a routing daemon on this host has loopback.
+#[test]
+fn this_host_is_no_peer_of_its_own() {
+    let own = destguard::sys::interfaces::addresses().unwrap();
+    for address in own.iter().filter(|address| !address.is_loopback() && address.is_ipv4()) {
+        let found = warnings_of(&format!("{}\n", PEER.replace("192.0.2.254", &address.to_string())));
+        assert!(found.iter().any(|line| line.contains("is an address of this host itself")), "{address}: {found:?}");
+    }
+    assert_eq!(warnings_of(&PEER.replace("192.0.2.254", "127.0.0.1")), [""; 0]);
+}
+
 #[test]
 fn bfd_is_checked() {
     for (lines, messages) in [

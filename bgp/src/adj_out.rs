@@ -125,6 +125,25 @@ impl AdjOut {
         Ok(adj_out)
     }
 
+    /// The same for a session that is sent nothing and yet follows the table, since others bring its router the routes.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn following(mut self, config: &SpeakerConfig) -> Result<Self, EncodeError> {
+        let families = config.announced().intersection(self.context.families);
+        let ipv6 = config.next_hop_ipv6.map(IpAddr::V6);
+        let context = EncodeContext { extended_next_hop: true, ..self.context };
+        self.hops = Hops {
+            v4: config.next_hop_ipv4.map(IpAddr::V4).or(ipv6).filter(|_| families.ipv4 && config.announce),
+            v6: ipv6.filter(|_| families.ipv6 && config.announce),
+        };
+        self.v4 = Hops::block(self.hops.v4, Family::Ipv4, &context, &self.attributes)?;
+        self.v6 = Hops::block(self.hops.v6, Family::Ipv6, &context, &self.attributes)?;
+        self.context = context;
+        self.count_hosts();
+        Ok(self)
+    }
+
     /// Makes what the table's classes need. Must be called under the same lock as the [`crate::table::Table::take`] of a batch that is to be
     /// encoded. Costs nothing where no class is new.
     ///

@@ -91,6 +91,10 @@ pub struct PeerConfig {
     pub patience: Duration,
     /// Whether it gets routes.
     pub role: Role,
+    /// Whether it forwards packets itself; a route reflector or a route server doesn't, and its word says nothing of the routers behind it.
+    pub forwards: bool,
+    /// For [`Role::Observer`]: its router is an edge, and what it sends on this session is that router's word on the whole table.
+    pub watches: bool,
     /// Our role towards an external peer (RFC 9234); `None` sends none. The session comes up only with a peer that has the counterpart or
     /// says nothing.
     pub bgp_role: Option<BgpRole>,
@@ -163,6 +167,13 @@ impl SpeakerConfig {
         }
     }
 
+    /// Peers whose sessions bring edges their routes: those that don't forward themselves, or all where there are none.
+    #[must_use]
+    pub fn feeds(&self, peer: &PeerConfig) -> bool {
+        let reflects = |peer: &PeerConfig| peer.role == Role::Enforcer && !peer.forwards;
+        peer.role == Role::Enforcer && (reflects(peer) || !self.peers.iter().any(reflects))
+    }
+
     /// IPv4 routes have the IPv6 next hop, with peers that can (RFC 8950).
     #[must_use]
     pub fn ipv4_over_ipv6(&self) -> bool {
@@ -178,6 +189,12 @@ impl SpeakerConfig {
 }
 
 impl PeerConfig {
+    /// Whether nothing is sent to it, and yet it says what it has of the table.
+    #[must_use]
+    pub fn follows(&self) -> bool {
+        self.role == Role::Edge || (self.role == Role::Observer && self.watches)
+    }
+
     /// A peer with defaults: port 179, active, hold time 90 s, both families, `acked` without settle.
     #[must_use]
     pub fn new(name: impl Into<String>, address: IpAddr, asn: u32) -> Self {
@@ -203,6 +220,8 @@ impl PeerConfig {
             probe_ttl: 1,
             patience: Duration::from_millis(800),
             role: Role::Enforcer,
+            forwards: true,
+            watches: false,
             bgp_role: None,
             bfd: None,
         }
@@ -245,6 +264,9 @@ pub enum Role {
     Enforcer,
     /// Gets none.
     Observer,
+    /// Has no session: a router that gets the routes from others than us, and is asked by probes alone. It is up as long as there is a
+    /// session with one of those.
+    Edge,
 }
 
 /// A password that no log shows.

@@ -11,7 +11,7 @@
 //! The mutex around the table is held to put changes in and to take one batch out, never across an await. A peer task that the caller's event channel
 //! keeps waiting stops serving its peer until there is room, so the caller must always read.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,11 +23,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::adj_out::AdjOut;
-use crate::config::{Confirm, PeerConfig, SpeakerConfig};
+use crate::config::{Confirm, PeerConfig, Role, SpeakerConfig};
 use crate::session::Stop;
 use crate::status::PeerStatus;
-use crate::table::Table;
 use crate::table::classes::Want;
+use crate::table::{ReaderId, Table};
 use crate::wire::iana::Families;
 
 use self::observed::Observed;
@@ -172,6 +172,8 @@ struct Shared {
     bfd: bfd::Watches,
     /// Per peer; only those of observers are ever filled.
     observed: Vec<Mutex<Observed>>,
+    /// Established sessions that bring edges their routes, by the peer's index.
+    feeders: Mutex<BTreeMap<usize, ReaderId>>,
     /// The peer whose task is to panic next.
     #[cfg(test)]
     fault: std::sync::atomic::AtomicUsize,
@@ -187,6 +189,10 @@ struct Shared {
 impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn feeders(&self) -> MutexGuard<'_, BTreeMap<usize, ReaderId>> {
+        self.feeders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The style of a session: sessions of one style share what was encoded.
@@ -348,6 +354,7 @@ impl Speaker {
         let shared = Arc::new(Shared {
             bfd: watches.clone(),
             observed: config.peers.iter().map(|_| Mutex::default()).collect(),
+            feeders: Mutex::default(),
             status: config.peers.iter().map(|peer| Mutex::new(PeerStatus::new(peer, now))).collect(),
             hurried: Mutex::default(),
             patience: AtomicU64::new(0),
@@ -433,6 +440,11 @@ impl Drop for Speaker {
 /// What can be found out before anything runs.
 fn check(config: &SpeakerConfig) -> Result<(), StartError> {
     for peer in &config.peers {
+        if peer.role == Role::Edge {
+            let source = peer::check(peer);
+            source.map_err(|source| StartError::Option { peer: peer.name.clone(), source })?;
+            continue;
+        }
         if peer.passive && !config.listen.iter().any(|address| address.is_ipv4() == peer.address.is_ipv4()) {
             return Err(StartError::NoListener { peer: peer.name.clone() });
         }

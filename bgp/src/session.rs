@@ -63,6 +63,11 @@ const CONNECTIONS: usize = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(u32);
 
+impl ConnectionId {
+    /// That of no connection.
+    pub const NONE: Self = Self(u32::MAX);
+}
+
 /// What the driver is to do, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {

@@ -106,6 +106,8 @@ pub struct PeerStatus {
     pub asn: u32,
     /// As configured.
     pub role: Role,
+    /// Whether its word on routes counts: not that of an observer of another peer.
+    pub confirms: bool,
     /// As configured.
     pub confirm: Confirm,
     /// What is waited after a confirmation now.
@@ -203,6 +205,7 @@ impl PeerStatus {
             address: peer.address,
             asn: peer.asn,
             role: peer.role,
+            confirms: peer.role != Role::Observer || peer.watches,
             confirm: peer.confirm,
             settle: peer.settle,
             state: State::Idle,

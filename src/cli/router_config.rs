@@ -15,6 +15,7 @@ mod bird;
 mod daemons;
 mod frr;
 mod groups;
+mod passing;
 mod vendors;
 
 /// IPv4 space that no host route of the guard may lie in unless the configuration says otherwise (RFC 6890 and successors).
@@ -248,6 +249,10 @@ pub fn generate(config: &Config, kind: RouterKind, peer: Option<&str>) -> Result
         .and_then(|()| groups::write(&mut out, kind, comment(kind), &side, config))
         // Writing to a string can't fail.
         .map_err(|error| error.to_string())?;
+        if passing::passes_on(each) {
+            let words = passing::WORDS.map(|line| format!("{} {line}\n", comment(kind)));
+            out = words.concat() + &passing::let_pass(&out);
+        }
     }
     Ok(out)
 }

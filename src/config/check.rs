@@ -14,6 +14,7 @@ use crate::core::policy::name_from_user;
 
 mod bgp;
 mod dns;
+mod edges;
 mod host;
 mod policy;
 
@@ -58,7 +59,9 @@ impl Checks<'_, '_> {
     /// A guard without enforcer would resolve and block nothing.
     fn something_enforces(&mut self) {
         let peers = &self.config.bgp.peer;
+        let edges = &self.config.bgp.edge;
         let enforced = self.config.nftables.mode != NftablesMode::Off
+            || (!peers.is_empty() && edges.iter().any(|edge| edge.required))
             || peers.iter().any(|peer| peer.required && peer.role == Role::Enforcer);
         if enforced || !self.sound(&["nftables.mode", "bgp.peer"]) {
             return;

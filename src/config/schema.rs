@@ -516,6 +516,8 @@ pub struct Bgp {
     pub shutdown_drain: Span,
     /// The routers.
     pub peer: Vec<Peer>,
+    /// Routers that others bring the routes to.
+    pub edge: Vec<Edge>,
 }
 
 impl Default for Bgp {
@@ -538,6 +540,7 @@ impl Default for Bgp {
             long_lived_graceful_restart: Span::secs(0),
             shutdown_drain: Span::secs(0),
             peer: Vec::new(),
+            edge: Vec::new(),
         }
     }
 }
@@ -682,6 +685,12 @@ pub struct Peer {
     /// For `reflect`: the peer entry on which the router sends routes back.
     #[serde(default)]
     pub observer: Option<String>,
+    /// Whether it forwards packets itself; a route reflector or route server doesn't, and its word says nothing of the routers behind it.
+    #[serde(default = "defaults::yes")]
+    pub forwards: bool,
+    /// Peer entries with role = "observer", each on a router behind this one: what it sends there is in force on it.
+    #[serde(default)]
+    pub observers: Vec<String>,
     /// TTL of data-path probes: 1 is answered by the router, 2 by its next hop (for routers that answer before they look the route up).
     #[serde(default = "defaults::probe_ttl")]
     pub probe_ttl: u8,
@@ -703,6 +712,29 @@ pub struct Peer {
     /// Multihop BFD: for internal peers that are not adjacent, and for FRR with `ttl_security`; `multihop` implies it.
     #[serde(default)]
     pub bfd_multihop: bool,
+}
+
+/// `[[bgp.edge]]`: a router that forwards and gets the routes from others, so that it has no session with the guard. It is asked by probes.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Edge {
+    /// As shown to users; unique among peers and edges.
+    pub name: String,
+    /// Its address on a link of this host; a link-local one names its interface.
+    #[schemars(with = "String")]
+    pub address: Host,
+    /// Our address there, where there are several.
+    #[serde(default)]
+    pub local_address: Option<IpAddr>,
+    /// Of which routes it is asked.
+    #[serde(default = "defaults::families")]
+    pub families: Vec<Family>,
+    /// Answers wait for it.
+    #[serde(default = "defaults::yes")]
+    pub required: bool,
+    /// TTL of the probes: 1 is answered by the router, 2 by its next hop.
+    #[serde(default = "defaults::probe_ttl")]
+    pub probe_ttl: u8,
 }
 
 mod defaults {

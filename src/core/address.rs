@@ -465,6 +465,7 @@ pub fn infrastructure(config: &Config) -> Result<Vec<(IpAddr, String)>, Vec<Poli
         all.push((*peer.address, format!("bgp.peer {}", peer.name)));
         all.extend(peer.local_address.map(|address| (address, format!("local_address of bgp.peer {}", peer.name))));
     }
+    all.extend(bgp.edge.iter().map(|edge| (*edge.address, format!("bgp.edge {}", edge.name))));
     all.extend(bgp.router_id.map(|address| (IpAddr::V4(address), "bgp.router_id".to_owned())));
     all.extend(bgp.next_hop_ipv4.map(|address| (IpAddr::V4(address), "bgp.next_hop_ipv4".to_owned())));
     all.extend(bgp.next_hop_ipv6.map(|address| (IpAddr::V6(address), "bgp.next_hop_ipv6".to_owned())));

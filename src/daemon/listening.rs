@@ -158,7 +158,10 @@ fn others(config: &Config) -> Vec<(String, Zone)> {
     let peers = config.bgp.peer.iter();
     let peers =
         peers.filter_map(|peer| Some((format!("bgp.peer {} ({})", peer.name, peer.address), peer.address.zone()?)));
-    upstreams.chain(peers).collect()
+    let edges = config.bgp.edge.iter();
+    let edges =
+        edges.filter_map(|edge| Some((format!("bgp.edge {} ({})", edge.name, edge.address), edge.address.zone()?)));
+    upstreams.chain(peers).chain(edges).collect()
 }
 
 impl Http {

@@ -35,6 +35,7 @@ use crate::core::groups::{self, GroupSet, Groups};
 use crate::enforce::{Command, Reports};
 
 mod confirmations;
+mod edges;
 pub mod metrics;
 #[cfg(test)]
 mod tests;
@@ -118,24 +119,21 @@ impl BgpEnforcer {
             restarting: restarting || !open.is_empty(),
             // Only the guard's own packet filter asks for it, and setting it needs a capability.
             mark: (config.nftables.mode != NftablesMode::Off).then_some(crate::sys::MARK),
-            peers: bgp.peer.iter().map(|entry| peer(entry, config.gate.deadline.0)).collect::<Result<_, _>>()?,
+            peers: edges::peers(bgp, config.gate.deadline.0)?,
         };
         let mut ids = Vec::new();
         let mut specs = Vec::new();
-        for peer in &bgp.peer {
-            if peer.role == schema::Role::Observer {
-                ids.push(None);
-                continue;
-            }
+        for spec in edges::specs(bgp, &open) {
             let offset = u16::try_from(specs.len()).unwrap_or(u16::MAX);
-            ids.push(Some(EnforcerId(first.0.saturating_add(offset))));
-            specs.push(spec(bgp, peer, &open));
+            ids.push(spec.as_ref().map(|_| EnforcerId(first.0.saturating_add(offset))));
+            specs.extend(spec);
         }
         let limits = bgp.peer.iter().map(|peer| {
             let observer = peer.observer.clone().filter(|_| peer.confirm == schema::Confirm::Reflect);
             Limits { required: peer.required, max_routes: peer.max_routes, observer }
         });
-        let limits = limits.collect();
+        let edge = |edge: &schema::Edge| Limits { required: edge.required, max_routes: 0, observer: None };
+        let limits = limits.chain(bgp.edge.iter().map(edge)).collect();
         let groups = Arc::new(Groups::new(config).map_err(BgpError::Value)?);
         Ok(Some(Self {
             config: speaker,
@@ -463,7 +461,9 @@ impl BgpStatus {
 fn shown(status: &PeerStatus, Limits { required, max_routes, observer }: &Limits, now: Instant) -> types::Peer {
     let settle = status.settle.as_millis();
     let confirm = match (status.role, settle) {
+        (Role::Observer, _) if status.confirms => format!("{} (edge)", status.confirm),
         (Role::Observer, _) => "observer".to_owned(),
+        (Role::Edge, _) => format!("{} (edge)", status.confirm),
         (Role::Enforcer, 0) => status.confirm.to_string(),
         (Role::Enforcer, _) => format!("{} + {settle}ms", status.confirm),
     };
@@ -478,13 +478,13 @@ fn shown(status: &PeerStatus, Limits { required, max_routes, observer }: &Limits
         would_advertise: None,
         confirm,
         confirm_latency_ms: median,
-        confirmations: (status.role == Role::Enforcer).then(|| confirmations::shown(status)),
+        confirmations: status.confirms.then(|| confirmations::shown(status)),
         capabilities: status.capabilities.iter().map(|name| (*name).to_owned()).collect(),
         last_error: status.warning.clone().or_else(|| status.last_error.as_ref().map(|(reason, _)| reason.clone())),
         unconfirmed: status.warning.clone().filter(|_| status.is_failing),
         warning: status.warning.clone().filter(|_| !status.is_failing),
         observer: observer.clone(),
-        required: *required && status.role == Role::Enforcer,
+        required: *required && status.confirms,
         max_routes: *max_routes,
         received: types::Received {
             messages: status.received.messages,
@@ -530,6 +530,8 @@ fn peer(peer: &schema::Peer, deadline: Duration) -> Result<PeerConfig, BgpError>
         schema::Confirm::Sent => Confirm::Sent,
         schema::Confirm::Acked => Confirm::Acked,
         schema::Confirm::Refresh => Confirm::Refresh,
+        // Where only its edges are observed, the router itself shows nothing.
+        schema::Confirm::Reflect if peer.observer.is_none() => Confirm::Acked,
         schema::Confirm::Reflect => Confirm::Reflect,
         schema::Confirm::Probe => Confirm::Probe,
     };
@@ -554,27 +556,24 @@ fn peer(peer: &schema::Peer, deadline: Duration) -> Result<PeerConfig, BgpError>
         multihop: peer.multihop,
         hold_time: peer.hold_time.0,
         send_hold: peer.send_hold_time.0,
-        families: peer
-            .families
-            .iter()
-            .map(|family| match family {
-                schema::Family::Ipv4 => Family::Ipv4,
-                schema::Family::Ipv6 => Family::Ipv6,
-            })
-            .collect(),
+        families: families(&peer.families),
         confirm,
         settle: match peer.settle {
+            // What forwards nothing answers no probe, and there is nothing to wait for.
+            Settle::Auto if !peer.forwards => Duration::ZERO,
             Settle::Auto => destguard_bgp::confirm::learn::START,
             Settle::Fixed(span) => span.0,
         },
-        learn: peer.settle == Settle::Auto,
-        observer: peer.observer.clone(),
+        learn: peer.settle == Settle::Auto && peer.forwards,
+        observer: peer.observer.clone().filter(|_| confirm == Confirm::Reflect),
         probe_ttl: peer.probe_ttl,
         patience: patience(deadline),
         role: match peer.role {
             schema::Role::Enforcer => Role::Enforcer,
             schema::Role::Observer => Role::Observer,
         },
+        forwards: peer.forwards,
+        watches: false,
         bgp_role: peer.bgp_role.map(|role| match role {
             schema::BgpRole::Provider => BgpRole::Provider,
             schema::BgpRole::RouteServer => BgpRole::RouteServer,
@@ -588,6 +587,14 @@ fn peer(peer: &schema::Peer, deadline: Duration) -> Result<PeerConfig, BgpError>
             multihop: peer.bfd_multihop,
         }),
     })
+}
+
+fn families(names: &[schema::Family]) -> Families {
+    let family = |family: &schema::Family| match family {
+        schema::Family::Ipv4 => Family::Ipv4,
+        schema::Family::Ipv6 => Family::Ipv6,
+    };
+    names.iter().map(family).collect()
 }
 
 /// The port that BFD packets to a peer go to.

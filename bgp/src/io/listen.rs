@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::sys;
-use crate::config::{PeerConfig, SpeakerConfig};
+use crate::config::{PeerConfig, Role, SpeakerConfig};
 
 /// First and longest wait after an accept that failed for want of descriptors or memory.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -114,7 +114,8 @@ fn hand_over(
     peers: &[mpsc::Sender<TcpStream>],
 ) -> Result<(), &'static str> {
     let local = stream.local_addr().map_err(|_| "it is gone already")?.ip();
-    let mut theirs = config.peers.iter().zip(peers).filter(|(peer, _)| is_from(peer, from)).peekable();
+    let mut theirs =
+        config.peers.iter().zip(peers).filter(|(peer, _)| peer.role != Role::Edge && is_from(peer, from)).peekable();
     if theirs.peek().is_none() {
         return Err("no such peer");
     }

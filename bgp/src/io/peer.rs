@@ -3,10 +3,8 @@
 use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -29,9 +27,12 @@ use crate::wire::iana::{Cease, Families};
 use crate::wire::message::Notification;
 
 mod confirming;
+mod edge;
+mod up;
 
 use self::confirming::Evidence;
 pub(super) use self::confirming::check;
+use self::edge::Nudge;
 
 /// Reads from a connection that can't be written to any more.
 const LAST_WORDS: usize = 4;
@@ -73,6 +74,7 @@ impl Place {
     /// A defect on purpose, at a bad moment: while the table is locked.
     #[cfg(test)]
     fn fail_if_told(&self) {
+        use std::sync::atomic::Ordering;
         let told = self.shared.fault.compare_exchange(self.index, usize::MAX, Ordering::SeqCst, Ordering::SeqCst);
         if told.is_ok() {
             let _table = self.shared.table();
@@ -101,6 +103,9 @@ struct Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.shared.table().detach(self.id);
+        let id = self.id;
+        self.shared.feeders().retain(|_, reader| *reader != id);
+        self.shared.changed.send_replace(());
     }
 }
 
@@ -109,6 +114,8 @@ struct Up {
     connection: ConnectionId,
     reader: Reader,
     adj_out: AdjOut,
+    /// It is sent the routes; else it follows them, see [`PeerConfig::follows`].
+    sends: bool,
     style: u32,
     /// Configured to be announced here, but not negotiated.
     missing: Families,
@@ -140,6 +147,7 @@ struct Task {
     bfd: Option<watch::Receiver<BfdStatus>>,
     bfd_failures: u64,
     evidence: Evidence,
+    nudge: Nudge,
     /// What the log has of the peer's trouble.
     logged: String,
 }
@@ -166,6 +174,7 @@ pub(super) async fn run(
     let evidence = Evidence::new(&config, &peer);
     let mut task = Task {
         logged: String::new(),
+        nudge: Nudge::default(),
         evidence,
         place,
         config,
@@ -197,7 +206,7 @@ pub(super) async fn run(
             return;
         }
         let deadline = task.deadline();
-        let up = task.up.is_some();
+        let up = task.up.is_some() || task.is_edge();
         let looking = task.up.as_ref().is_some_and(|up| up.looking);
         let Task { connections, connecting, fine, busy, bfd, evidence, .. } = &mut task;
         let ready = poll_fn(|context| {
@@ -307,11 +316,16 @@ impl Task {
             self.session.handle_timeout(now);
         }
         self.heed_bfd(now);
+        self.heed_feeders(now).await;
+        // Before anything that was heard is taken in: others sent it on only after it was in the table.
+        self.follow(now);
         self.carry_out().await;
         self.be_patient();
         self.drain(now);
         self.fill(now);
+        self.follow(now);
         self.ask(now);
+        self.nudge(now);
         self.flush(now);
         // A write may have failed and so ended the session.
         self.carry_out().await;
@@ -369,95 +383,13 @@ impl Task {
                 Output::Refresh(family) => {
                     let Some(up) = &mut self.up else { continue };
                     tracing::debug!(peer = self.place.name(), %family, "the peer asks for a replay");
-                    if up.adj_out.families().contains(family) {
+                    if up.sends && up.adj_out.families().contains(family) {
                         self.place.shared.table().refresh(up.reader.id, family);
                     } else {
                         // Asked again before it was sent, once is enough.
                         up.bare.insert(family);
                     }
                 }
-            }
-        }
-    }
-
-    async fn came_up(&mut self, id: ConnectionId, negotiated: &Negotiated) {
-        let Some(peer) = self.peer().cloned() else { return };
-        tracing::info!(peer = peer.name, hold_time = negotiated.hold_time, "BGP session up");
-        let mut ends = BytesMut::new();
-        let draining = self.place.shared.draining.load(Ordering::SeqCst);
-        let adj_out = AdjOut::new(&self.config, &peer, negotiated, draining)
-            .and_then(|adj_out| adj_out.bare_ends(&mut ends).map(|()| adj_out));
-        let adj_out = match adj_out {
-            Ok(adj_out) => adj_out,
-            Err(error) => {
-                let reason = format!("the configured attributes can't be sent: {error}");
-                self.session.abort(id, &Notification::cease(Cease::OutOfResources), reason, Instant::now());
-                return;
-            }
-        };
-        if let Some(connection) = self.connection(id) {
-            connection.push(ends.freeze());
-        }
-        let missing = missing(&self.config, &peer, adj_out.families());
-        if !missing.is_empty() {
-            let families: Vec<String> = missing.iter().map(|family| family.to_string()).collect();
-            tracing::warn!(
-                peer = peer.name,
-                "the peer doesn't take {}, although it is configured",
-                families.join(", ")
-            );
-        }
-        self.evidence.fresh();
-        let reader = self.place.shared.table().attach(adj_out.families());
-        self.up = Some(Up {
-            connection: id,
-            reader: Reader { shared: Arc::clone(&self.place.shared), id: reader },
-            style: self.place.shared.style(&adj_out),
-            adj_out,
-            missing,
-            bare: Families::NONE,
-            draining,
-            confirmer: Confirmer::new(
-                &peer,
-                negotiated,
-                self.evidence.settle(&peer),
-                self.evidence.lost_session(),
-                Instant::now(),
-            )
-            .leading_to(
-                [self.config.next_hop_ipv4.map(IpAddr::V4), self.config.next_hop_ipv6.map(IpAddr::V6)],
-                Instant::now(),
-            ),
-            look: LOOK.0,
-            looking: false,
-        });
-        if let Some(mut status) = self.place.shared.status(self.place.index) {
-            status.established += 1;
-            status.confirmed = None;
-        }
-        self.publish();
-        self.place.tell(What::Up { missing }).await;
-    }
-
-    /// Announces everything again, with other attributes, once the speaker is to go.
-    fn drain(&mut self, now: Instant) {
-        if !self.place.shared.draining.load(Ordering::SeqCst) || self.up.as_ref().is_none_or(|up| up.draining) {
-            return;
-        }
-        let (Some(peer), Some(negotiated)) = (self.peer().cloned(), self.session.negotiated().cloned()) else { return };
-        let adj_out = AdjOut::new(&self.config, &peer, &negotiated, true);
-        let Some(up) = &mut self.up else { return };
-        match adj_out {
-            Ok(adj_out) => {
-                up.draining = true;
-                up.style = self.place.shared.style(&adj_out);
-                up.adj_out = adj_out;
-                self.place.shared.table().again(up.reader.id);
-            }
-            Err(error) => {
-                let reason = format!("GRACEFUL_SHUTDOWN can't be sent: {error}");
-                let id = up.connection;
-                self.session.abort(id, &Notification::cease(Cease::OutOfResources), reason, now);
             }
         }
     }
@@ -551,6 +483,10 @@ impl Task {
         if connection.queued() < READY {
             std::mem::take(&mut up.bare).iter().for_each(|family| up.adj_out.empty_replay(family, &mut octets));
         }
+        if !up.sends {
+            connection.push(octets.freeze());
+            return;
+        }
         self.more = false;
         while connection.queued() + octets.len() < READY {
             let learned;
@@ -640,12 +576,14 @@ impl Task {
 
     async fn confirm(&mut self, now: Instant) {
         let Some(up) = &mut self.up else { return };
-        let Some(connection) = self.connections.iter().find(|connection| connection.id == up.connection) else {
-            return;
+        let connection = self.connections.iter().find(|connection| connection.id == up.connection);
+        let written = match connection {
+            _ if !up.sends => u64::MAX,
+            Some(connection) => connection.written(),
+            None => return,
         };
-        let written = connection.written();
         up.confirmer.progress(written, 0, now);
-        if up.confirmer.wants_acks() {
+        if let Some(connection) = connection.filter(|_| up.confirmer.wants_acks()) {
             up.confirmer.progress(written, connection.acknowledged(), now);
         }
         Self::note_evident(up, &mut self.evidence, now);
@@ -699,7 +637,8 @@ impl Task {
         let closing = self.connections.iter().filter_map(Connection::closing);
         let settling = self.up.as_ref().and_then(|up| up.confirmer.poll_timeout());
         let trial = self.evidence.poll_timeout().filter(|_| self.up.is_some());
-        closing.chain(settling).chain(trial).chain(self.session.poll_timeout()).min()
+        let nudge = self.nudge.due().filter(|_| self.up.is_some());
+        closing.chain(settling).chain(trial).chain(nudge).chain(self.session.poll_timeout()).min()
     }
 
     /// What keeps a session from coming up, once for each cause.
@@ -715,8 +654,12 @@ impl Task {
     fn publish(&self) {
         let advertised = self.up.as_ref().map(|up| self.place.shared.table().advertised(up.reader.id));
         let Some(mut status) = self.place.shared.status(self.place.index) else { return };
-        (status.state, status.since) = self.session.state();
-        if status.last_error.as_ref().map(|(_, at)| at) != self.session.last_error().map(|(_, at)| at) {
+        (status.state, status.since) = match self.is_edge() {
+            true => self.edge_state((status.state, status.since)),
+            false => self.session.state(),
+        };
+        let newest = self.session.last_error().map(|(_, at)| at);
+        if status.last_error.as_ref().map(|(_, at)| at) != newest && !self.is_edge() {
             status.last_error = self.session.last_error().cloned();
         }
         status.received = self.session.counts();
@@ -754,7 +697,7 @@ fn encode(up: &Up, batch: &Batch, out: &mut BytesMut) -> Result<(), EncodeError>
 /// Families of which the peer is meant to get routes and doesn't.
 fn missing(config: &SpeakerConfig, peer: &PeerConfig, gets: Families) -> Families {
     let mut missing = Families::NONE;
-    if config.announce && peer.role == Role::Enforcer {
+    if config.announce && (peer.role == Role::Enforcer || peer.follows()) {
         missing = peer.families.intersection(config.announced());
         for family in gets.iter() {
             missing.remove(family);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
-use crate::config::PeerConfig;
+use crate::config::{PeerConfig, Role};
 
 pub mod tcp_ao;
 
@@ -172,7 +172,8 @@ pub fn listener(address: SocketAddr, peers: &[PeerConfig], mark: Option<u32>) ->
     if let Some(mark) = mark {
         named("the firewall mark can't be set", socket.set_mark(mark))?;
     }
-    let ours = || peers.iter().filter(|peer| peer.address.is_ipv4() == address.is_ipv4());
+    let connects = |peer: &&PeerConfig| peer.role != Role::Edge && peer.address.is_ipv4() == address.is_ipv4();
+    let ours = || peers.iter().filter(connects);
     for (at, peer) in ours().enumerate() {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("peer {}: {error}", peer.name));
         // The kernel knows keys by the other end's address: two sessions to one router have one here.

@@ -37,7 +37,7 @@ fn other_key(one: &Peer, other: &Peer) -> bool {
 }
 
 /// An address that a host can have, as others see it.
-fn unicast(ip: IpAddr) -> bool {
+pub(super) fn unicast(ip: IpAddr) -> bool {
     let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
     !(ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || broadcast)
 }
@@ -125,6 +125,7 @@ impl Checks<'_, '_> {
                 &format!("write [::]:{}; a peer is known by its own address", address.port()),
             );
         }
+        self.edges();
         if bgp.peer.is_empty() {
             return;
         }
@@ -176,14 +177,7 @@ impl Checks<'_, '_> {
             let path = format!("bgp.peer[{index}]");
             let name_path = format!("{path}.name");
             if self.sound(&[&name_path]) {
-                let plain = !peer.name.is_empty()
-                    && peer.name.len() <= 64
-                    && peer.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-                if !plain {
-                    self.error(&name_path, "a name has 1 to 64 letters, digits, \"-\", \"_\" and \".\"");
-                } else if matches!(peer.name.as_str(), "nftables" | "state") {
-                    self.error(&name_path, format!("\"{}\" is the name of something else in the guard", peer.name));
-                }
+                self.plain_name(&name_path, &peer.name);
                 if let Some(first) = names.insert(&peer.name, index) {
                     self.error(&name_path, format!("\"{}\" is the name of bgp.peer[{first}] already", peer.name));
                 }
@@ -212,12 +206,15 @@ impl Checks<'_, '_> {
             self.peer(&path, peer);
         }
         for (index, peer) in bgp.peer.iter().enumerate().filter(|(_, peer)| peer.role == Role::Observer) {
-            let watched = bgp.peer.iter().any(|other| other.observer.as_deref() == Some(&peer.name));
+            let watched = bgp
+                .peer
+                .iter()
+                .any(|other| other.observer.as_deref() == Some(&peer.name) || other.observers.contains(&peer.name));
             if !watched {
                 self.warning(
                     &format!("bgp.peer[{index}].role"),
                     format!("no peer names \"{}\" as its observer", peer.name),
-                    "set `observer` on the peer it watches",
+                    "name it as `observer` of the peer it watches, or among the `observers` of the reflector behind which it is",
                 );
             }
         }
@@ -229,6 +226,7 @@ impl Checks<'_, '_> {
         if peer.address.is_unspecified() || peer.address.is_multicast() {
             self.error(&key("address"), format!("{} is not the address of a router", peer.address));
         }
+        self.not_this_host(&key("address"), *peer.address);
         if unusable_asn(peer.asn) {
             self.error(&key("asn"), format!("{} is reserved, no speaker can have it", peer.asn));
         }
@@ -396,18 +394,20 @@ impl Checks<'_, '_> {
         let key = |key: &str| format!("{path}.{key}");
         let bgp = &self.config.bgp;
         if peer.role == Role::Observer {
-            for given in ["confirm", "settle", "max_routes", "observer", "probe_ttl"] {
+            for given in ["confirm", "settle", "max_routes", "observer", "observers", "forwards", "probe_ttl"] {
                 if self.document.has(&key(given)) {
                     self.error(&key(given), format!("`{given}` has no meaning for an observer, which gets no routes"));
                 }
             }
-            if peer.required && self.document.has(&key("required")) {
+            let counts = bgp.peer.iter().any(|other| other.observers.contains(&peer.name));
+            if peer.required && self.document.has(&key("required")) && !counts {
                 self.error(&key("required"), "an observer gets no routes, so it can't confirm any");
             }
             return;
         }
+        self.reflector(path, peer);
         match (&peer.observer, peer.confirm) {
-            (None, Confirm::Reflect) => {
+            (None, Confirm::Reflect) if peer.observers.is_empty() => {
                 self.error_with(
                     &key("confirm"),
                     "\"reflect\" needs an `observer`",
@@ -436,7 +436,7 @@ impl Checks<'_, '_> {
                 "set bgp.no_export = false and let the router export these routes to the observer alone, or make both sessions internal",
             );
         }
-        if peer.confirm == Confirm::Probe && peer.multihop.is_some() {
+        if peer.confirm == Confirm::Probe && peer.multihop.is_some() && peer.forwards {
             self.error_with(
                 &key("confirm"),
                 "\"probe\" needs an adjacent router: its packets are handed to the router on the link",
@@ -453,6 +453,7 @@ impl Checks<'_, '_> {
         if peer.settle == Settle::Auto
             && peer.confirm != Confirm::Probe
             && peer.required
+            && peer.forwards
             && room < LEARNT
             && self.sound(&["gate.deadline"])
         {
@@ -466,7 +467,7 @@ impl Checks<'_, '_> {
                 "raise gate.deadline to 1s, or set a duration that is known to be enough",
             );
         }
-        let early = matches!(peer.confirm, Confirm::Sent | Confirm::Acked);
+        let early = matches!(peer.confirm, Confirm::Sent | Confirm::Acked) && peer.forwards;
         if early
             && self.document.has(&key("settle"))
             && peer.settle == Settle::Fixed(crate::config::value::Span(Duration::ZERO))

@@ -1,6 +1,5 @@
 //! What the peers' confirmations look like, for operators and for Prometheus.
 
-use destguard_bgp::config::Role;
 use destguard_bgp::status::{Latency, PeerStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
@@ -45,7 +44,7 @@ struct Confirmations(BgpStatus);
 impl Collector for Confirmations {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let sessions = self.0.sessions();
-        let enforcers = || sessions.iter().filter(|session| session.role == Role::Enforcer);
+        let enforcers = || sessions.iter().filter(|session| session.confirms);
         let mut family = encoder.encode_descriptor(
             "bgp_confirm_seconds",
             "From a change of the route table to its being confirmed by the peer, settle included",

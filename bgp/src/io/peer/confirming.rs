@@ -79,11 +79,11 @@ struct Trial {
 impl Evidence {
     pub(super) fn new(config: &SpeakerConfig, peer: &PeerConfig) -> Self {
         let mut evidence = Self { patience: peer.patience, ..Self::default() };
-        if peer.role != Role::Enforcer {
+        if peer.role == Role::Observer && !peer.watches {
             return evidence;
         }
-        evidence.observer =
-            peer.observer.as_ref().and_then(|name| config.peers.iter().position(|other| other.name == *name));
+        let seen_by = if peer.watches { Some(&peer.name) } else { peer.observer.as_ref() };
+        evidence.observer = seen_by.and_then(|name| config.peers.iter().position(|other| other.name == *name));
         if peer.confirm == Confirm::Probe || peer.learn {
             match Prober::new(peer) {
                 Ok(prober) => evidence.prober = Some(prober),
@@ -377,7 +377,11 @@ impl Task {
             up.confirmer.hurry(address, since, now);
         }
         for net in up.confirmer.send_again(now) {
-            shared.table().resend(up.reader.id, net);
+            let mut table = shared.table();
+            table.resend(up.reader.id, net);
+            if !up.sends {
+                shared.feeders().values().for_each(|reader| table.resend(*reader, net));
+            }
             self.busy = true;
         }
         evidence.tell_lost(peer, &missing, now);
@@ -555,7 +559,7 @@ pub(super) fn hears(peer: &PeerConfig) -> bool {
 /// # Errors
 /// Without CAP_NET_RAW, probes.
 pub(in crate::io) fn check(peer: &PeerConfig) -> io::Result<()> {
-    if peer.role == Role::Enforcer && peer.confirm == Confirm::Probe {
+    if peer.role != Role::Observer && peer.confirm == Confirm::Probe {
         Prober::new(peer)
             .map_err(|error| io::Error::new(error.kind(), format!("confirm = \"probe\" can't send probes: {error}")))?;
     }
