@@ -192,6 +192,72 @@ fn router_configurations_hold_what_makes_them_safe() {
     assert_eq!(without.status.code(), Some(1));
 }
 
+/// What the file says of networks, confirmation and passwords is in what every router gets.
+#[test]
+fn router_configurations_follow_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("destguard.toml");
+    let example = std::fs::read_to_string("examples/network-wide.toml").unwrap();
+    let inside = "inside = [\"192.0.2.0/24\", \"2001:db8::/48\"]";
+    assert!(example.contains(inside));
+    let generate = |kind: &str, config: &str| {
+        std::fs::write(&file, config).unwrap();
+        destguard(&["router-config", kind, "--peer", "edge1", "--config", file.to_str().unwrap()])
+    };
+    let text = |kind: &str, config: &str| String::from_utf8(generate(kind, config).stdout).unwrap();
+    let reflect = "confirm = \"reflect\"\nobserver = \"watch\"";
+    let watched = example.replacen("confirm = \"acked\"", reflect, 1)
+        + "[[bgp.peer]]\nname = \"watch\"\nrole = \"observer\"\naddress = \"192.0.2.254\"\nasn = 64512\nlocal_address = \"192.0.2.3\"\n";
+    for (kind, four, six) in [
+        ("frr", "deny 203.0.0.0/16 le 32", "deny 2a01::/20 le 128"),
+        ("bird", "203.0.0.0/16{16,32} ] then reject", "2a01::/20{20,128} ] then reject"),
+        (
+            "gobgp",
+            "ip-prefix = \"203.0.0.0/16\"\n    masklength-range = \"16..32\"",
+            "2a01::/20\"\n    masklength-range = \"20..128\"",
+        ),
+        ("openbgpd", "prefix 203.0.0.0/16 prefixlen 16 - 32", "prefix 2a01::/20 prefixlen 20 - 128"),
+        ("junos", "203.0.0.0/16 prefix-length-range /16-/32", "2a01::/20 prefix-length-range /20-/128"),
+        ("iosxr", "(203.0.0.0/16 le 32) then\n    drop", "(2a01::/20 le 128) then\n    drop"),
+        ("eos", "deny 203.0.0.0/16 le 32", "deny 2a01::/20 le 128"),
+        ("srlinux", "prefix 203.0.0.0/16 mask-length-range 16..32", "prefix 2a01::/20 mask-length-range 20..128"),
+        (
+            "routeros",
+            "if (dst in 203.0.0.0/16 && dst-len in 16-32) { reject }",
+            "2a01::/20 && dst-len in 20-128) { reject }",
+        ),
+    ] {
+        let own = text(kind, &example.replace(inside, "inside = [\"203.0.0.0/16\", \"2a01::/20\"]"));
+        assert!(own.contains(four) && own.contains(six), "{kind}:\n{own}");
+        let plain = text(kind, &example);
+        let run = ["frr", "bird", "gobgp", "openbgpd"].contains(&kind);
+        assert_eq!(plain.contains("EXPERIMENTAL"), !run, "{kind}");
+        assert!(
+            plain.contains("edge1_192_0_2_2") || kind == "openbgpd",
+            "two guards can be told apart: {kind}\n{plain}"
+        );
+        assert!(
+            plain.contains("Remove every other default route") && plain.contains("Back, with your old default"),
+            "{kind}"
+        );
+        // GoBGP can't add it, and where the router sends routes back nobody may.
+        let keeps = |text: &str| {
+            let lines = text.lines().filter(|line| !line.contains("they bear no"));
+            lines.map(|line| line.to_lowercase().replace('_', "-")).any(|line| line.contains("no-advertise"))
+        };
+        assert_eq!(keeps(&plain), kind != "gobgp", "{kind}");
+        let reflecting = text(kind, &watched);
+        assert!(!keeps(&reflecting) && reflecting.contains("192.0.2.3"), "{kind}:\n{reflecting}");
+    }
+    let quoted = example.replacen("ttl_security = true\n", "password = 'say \"it\"'\n", 1);
+    for (kind, taken) in [("gobgp", true), ("openbgpd", true), ("frr", false), ("bird", false), ("iosxr", false)] {
+        let output = generate(kind, &quoted);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.success(), taken, "{kind}: {said}");
+        assert_eq!(said.contains("the password of peer \"edge1\" can't be written for this router"), !taken, "{said}");
+    }
+}
+
 /// The programs' own parsers (packages frr and bird2).
 #[test]
 fn frr_and_bird_take_what_is_generated_for_them() {
@@ -204,8 +270,9 @@ fn frr_and_bird_take_what_is_generated_for_them() {
         example
             .replace(
                 "asn = 64513\nlocal_address = \"192.0.2.2\"\nttl_security = true\n",
-                "asn = 64513\nmultihop = 3\npassive = true\n",
+                "asn = 64513\nmultihop = 3\npassive = true\nbfd = true\n",
             )
+            .replace("confirm = \"acked\"", "confirm = \"refresh\"")
             .replace("[bgp]\n", "[bgp]\nlisten = [\"192.0.2.2:179\"]\n"),
     ];
     let over_ipv6 = example.replace("next_hop_ipv4 = ", "#next_hop_ipv4 = ");

@@ -68,6 +68,9 @@ fn lab(
     let upstreams = ["192.0.2.53:53", "[2001:db8:53::53]:53"].map(|at| at.parse().unwrap());
     let dns = Server::start(lab.node("internet"), &upstreams).unwrap();
     let echo = EchoServer::start(lab.node("internet"), PORT).unwrap();
+    if text.contains("10.0.3.3") {
+        lab.node("guard").ok("ip addr add 10.0.3.3/24 dev eth1").unwrap();
+    }
     lab.node("guard").start().unwrap();
     let established = || {
         let output =
@@ -116,9 +119,79 @@ protocol static own6 { ipv6; route 2001:db8:53::53/128 via fd00:2::2; }\n";
     names_open_the_way("bird", "bird.clab.yml", "router/bird.conf", own, &without);
 }
 
+/// Passwords whose characters mean something in the router's grammar, written so that the router has the very same.
+fn a_strange_password(kind: &str, password: &str) -> (String, String) {
+    let (old, new) = ("password = \"lab-secret\"".to_owned(), format!("password = {}", toml::Value::from(password)));
+    assert!(std::fs::read_to_string(format!("lab/{kind}/guard/destguard.toml")).unwrap().contains(&old));
+    (old, new)
+}
+
+#[test]
+fn on_frr_with_a_strange_password() {
+    let own = "ip route 192.0.2.53/32 10.0.2.2\nipv6 route 2001:db8:53::53/128 fd00:2::2\n";
+    let (old, new) = a_strange_password("frr", "#a\"b\\c'd!$%{\\");
+    names_open_the_way("frr", "frr.clab.yml", "router/frr.conf", own, &[(&old, &new)]);
+}
+
+#[test]
+fn on_bird_with_a_strange_password() {
+    let own = "protocol static own4 { ipv4; route 192.0.2.53/32 via 10.0.2.2; }
+protocol static own6 { ipv6; route 2001:db8:53::53/128 via fd00:2::2; }\n";
+    let (old, new) = a_strange_password("bird", " a \\n b\\'#$%{  \\");
+    names_open_the_way("bird", "bird.clab.yml", "router/bird.conf", own, &[(&old, &new)]);
+}
+
+/// FRR answers a ROUTE-REFRESH at once because it has something to send; every answer waits for that.
+#[test]
+fn on_frr_with_refresh() {
+    let own = "ip route 192.0.2.53/32 10.0.2.2\nipv6 route 2001:db8:53::53/128 fd00:2::2\n";
+    let edits = [("confirm = \"probe\"", "confirm = \"refresh\"")];
+    let (lab, _dns, _echo, _dir) = lab("frr", "frr.clab.yml", "router/frr.conf", own, &edits);
+    let guard: SocketAddr = "10.0.3.2:53".parse().unwrap();
+    let peer = || {
+        let output = lab.node("guard").command(env!("CARGO_BIN_EXE_destguard")).args(["peers", "--json"]).output();
+        let peers: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap_or_default();
+        peers["peers"][0].clone()
+    };
+    let ask = |n: u32| dns::ask(guard, &format!("n{n}.many.test"), dns::A, ANSWER);
+    let told = |n: u32| ask(n).is_ok_and(|answer| !answer.addresses().is_empty());
+    let client = lab.node("client");
+    // FRR takes its time with the first refresh of a session.
+    assert!(wait_until(LONG, || client.in_namespace(|| told(0)).unwrap()), "{}{}", peer(), lab.logs());
+    let took = client.in_namespace(|| {
+        let each = (1..40).map(|n| {
+            let answer = ask(n).unwrap();
+            assert!(!answer.addresses().is_empty(), "{:?}", answer.message);
+            answer.seen.duration_since(answer.asked)
+        });
+        let mut took: Vec<Duration> = each.collect();
+        took.sort_unstable();
+        took[took.len() / 2]
+    });
+    // Without something to send it answers with its next KEEPALIVE, 3 s apart here.
+    assert!(took.unwrap() < Duration::from_millis(500), "{}", peer());
+}
+
+/// The router sends each route back on the observer's session, which the generated file has too.
+fn names_come_back(kind: &str, file: &str, own: &str, confirm: &str, deadline: &str) {
+    let confirmed = "confirm = \"reflect\"\nsettle = \"0s\"\nobserver = \"watch\"\n[[bgp.peer]]\nname = \"watch\"\nrole = \"observer\"\naddress = \"10.0.3.1\"\n\
+         asn = 65010\nlocal_address = \"10.0.3.3\"\npassword = \"lab-secret\"\nttl_security = true\n";
+    let gate = format!("[gate]\ndeadline = \"{deadline}\"\n\n[bgp]\nno_export = false\n");
+    let confirm = format!("{confirm}\nsettle = \"0s\"\n");
+    let edits = [(confirm.as_str(), confirmed), ("[bgp]\n", &gate)];
+    let topology = format!("{kind}.clab.yml");
+    let (lab, _dns, _echo, _dir) = lab(kind, &topology, file, own, &edits);
+    let guard: SocketAddr = "10.0.3.2:53".parse().unwrap();
+    let asked = || dns::ask(guard, "n7.many.test", dns::A, ANSWER).is_ok_and(|answer| !answer.addresses().is_empty());
+    let told = || lab.node("client").in_namespace(asked).unwrap();
+    assert!(wait_until(LONG, told), "{}", lab.logs());
+    let connected = lab.node("client").in_namespace(|| tcp::connect(many_v4(7).into(), PORT, FIRST_SYN)).unwrap();
+    assert!(connected.is_ok(), "{}", lab.logs());
+}
+
 /// A router whose RIB is all that can be seen: what was asked is in it with its next hop, and nothing else.
-fn names_reach_the_rib(kind: &str, file: &str, commands: [&str; 2]) {
-    let (lab, _dns, _echo, _dir) = lab(kind, &format!("{kind}.clab.yml"), file, "", &[]);
+fn names_reach_the_rib(kind: &str, file: &str, commands: [&str; 2], edits: &[(&str, &str)]) {
+    let (lab, _dns, _echo, _dir) = lab(kind, &format!("{kind}.clab.yml"), file, "", edits);
     let guard: SocketAddr = "10.0.3.2:53".parse().unwrap();
     let router = lab.node("router");
     let of =
@@ -139,10 +212,37 @@ fn names_reach_the_rib(kind: &str, file: &str, commands: [&str; 2]) {
 
 #[test]
 fn on_gobgp() {
-    names_reach_the_rib("gobgp", "router/gobgpd.toml", ["gobgp global rib -a ipv4", "gobgp global rib -a ipv6"]);
+    names_reach_the_rib("gobgp", "router/gobgpd.toml", ["gobgp global rib -a ipv4", "gobgp global rib -a ipv6"], &[]);
 }
 
 #[test]
 fn on_openbgpd() {
-    names_reach_the_rib("openbgpd", "router/bgpd.conf", ["bgpctl show rib inet", "bgpctl show rib inet6"]);
+    names_reach_the_rib("openbgpd", "router/bgpd.conf", ["bgpctl show rib inet", "bgpctl show rib inet6"], &[]);
+}
+
+#[test]
+fn on_gobgp_with_a_strange_password() {
+    let (old, new) = a_strange_password("gobgp", "a \"b\\c' d#$%{\\");
+    let commands = ["gobgp global rib -a ipv4", "gobgp global rib -a ipv6"];
+    names_reach_the_rib("gobgp", "router/gobgpd.toml", commands, &[(&old, &new)]);
+}
+
+#[test]
+fn on_openbgpd_with_a_strange_password() {
+    let (old, new) = a_strange_password("openbgpd", "a \"b'c\" d#$%{");
+    let commands = ["bgpctl show rib inet", "bgpctl show rib inet6"];
+    names_reach_the_rib("openbgpd", "router/bgpd.conf", commands, &[(&old, &new)]);
+}
+
+#[test]
+fn on_bird_with_reflect() {
+    let own = "protocol static own4 { ipv4; route 192.0.2.53/32 via 10.0.2.2; }
+protocol static own6 { ipv6; route 2001:db8:53::53/128 via fd00:2::2; }\n";
+    names_come_back("bird", "router/bird.conf", own, "confirm = \"refresh\"", "1s");
+}
+
+#[test]
+fn on_frr_with_reflect() {
+    let own = "ip route 192.0.2.53/32 10.0.2.2\nipv6 route 2001:db8:53::53/128 fd00:2::2\n";
+    names_come_back("frr", "router/frr.conf", own, "confirm = \"probe\"", "3s");
 }

@@ -9,13 +9,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::RouterKind;
-use crate::config::schema::{AoAlgorithm, Config, Family, Peer, Role};
+use crate::config::schema::{AoAlgorithm, Config, Confirm, Family, Peer, Role};
 
 mod bird;
 mod daemons;
 mod frr;
 mod groups;
+mod header;
 mod passing;
+mod password;
+mod routeros;
+mod srlinux;
 mod vendors;
 
 /// IPv4 space that no host route of the guard may lie in unless the configuration says otherwise (RFC 6890 and successors).
@@ -30,6 +34,8 @@ const SPECIAL_IPV4: [&str; 9] = [
     "224.0.0.0/4",
     "240.0.0.0/4",
 ];
+/// Most characters of a peer's name in names that routers limit.
+const LONGEST_NAME: usize = 24;
 /// Likewise for IPv6.
 const SPECIAL_IPV6: [&str; 4] = ["::/16", "fc00::/7", "fe80::/10", "ff00::/8"];
 
@@ -41,6 +47,16 @@ type Rule<N> = (bool, N, u8, u8);
 pub struct Side {
     /// The peer's name in the guard's file.
     name: String,
+    /// What every name in the router's configuration ends with: peer and guard, so that two guards can be told apart.
+    tag: String,
+    /// Whether routes are to go no further than this router: not where it is to send them back.
+    no_advertise: bool,
+    /// Whether the router must send the guard a route, so that it answers a ROUTE-REFRESH at once.
+    beacon: bool,
+    /// The session on which the router sends the guard's routes back.
+    watch: Option<Watch>,
+    /// Whether the guard's routes are to be kept while it restarts.
+    graceful: bool,
     /// The router's AS.
     router_asn: u32,
     /// The guard's AS.
@@ -51,7 +67,7 @@ pub struct Side {
     guard: IpAddr,
     /// Whether `guard` is a guess.
     guessed: bool,
-    /// TCP-MD5.
+    /// TCP-MD5, as the router's grammar takes it.
     password: Option<String>,
     /// TCP-AO in place of TCP-MD5, to be entered by hand: what its password is for, the ids as the router sends and receives them.
     tcp_ao: Option<(AoAlgorithm, u8, u8)>,
@@ -89,8 +105,40 @@ pub struct Side {
     limit: usize,
 }
 
+/// The observer's session.
+#[derive(Debug)]
+struct Watch {
+    /// The guard's address.
+    guard: IpAddr,
+    password: Option<String>,
+    /// Whether the guard waits for the router to connect.
+    waits: bool,
+}
+
+impl Watch {
+    fn of(config: &Config, peer: &Peer, kind: RouterKind) -> Result<Option<Self>, String> {
+        let Some(name) = peer.observer.as_ref().filter(|_| peer.confirm == Confirm::Reflect) else { return Ok(None) };
+        let observer = config.bgp.peer.iter().find(|each| each.name == *name);
+        let Some((observer, guard)) = observer.and_then(|each| Some((each, each.local_address?))) else {
+            return Err(format!(
+                "peer \"{name}\" has no local_address: the router must know where to send routes back"
+            ));
+        };
+        Ok(Some(Self { guard, password: password_of(observer, kind)?, waits: observer.passive }))
+    }
+}
+
+/// TCP-MD5's password of a session.
+fn password_of(peer: &Peer, kind: RouterKind) -> Result<Option<String>, String> {
+    let password = crate::config::peer_password(peer)
+        .map_err(|error| format!("the password of peer \"{}\" can't be read: {error}", peer.name))?;
+    let password = password.filter(|_| peer.tcp_ao.is_none());
+    let written = password.map(|password| password::written(kind, &password)).transpose();
+    written.map_err(|why| format!("the password of peer \"{}\" can't be written for this router: {why}", peer.name))
+}
+
 impl Side {
-    fn of(config: &Config, peer: &Peer) -> Result<Self, String> {
+    fn of(config: &Config, peer: &Peer, kind: RouterKind) -> Result<Self, String> {
         let bgp = &config.bgp;
         let (Some(guard_asn), Some(router_id)) = (bgp.asn, bgp.router_id) else {
             return Err("bgp.asn and bgp.router_id are needed".to_owned());
@@ -105,8 +153,6 @@ impl Side {
                 ));
             }
         };
-        let password = crate::config::peer_password(peer)
-            .map_err(|error| format!("the password of peer \"{}\" can't be read: {error}", peer.name))?;
         let open = if bgp.announce_open { config.addresses.open.as_slice() } else { &[] };
         let private = || config.policy.private.iter().flat_map(|private| private.prefixes.iter().copied());
         let upstreams = || {
@@ -126,12 +172,21 @@ impl Side {
         let takes = |family| peer.families.contains(&family);
         Ok(Self {
             name: peer.name.clone(),
+            tag: format!(
+                "{}_{}",
+                word(&peer.name).chars().take(LONGEST_NAME).collect::<String>(),
+                word(&guard.to_string())
+            ),
+            no_advertise: !passing::passes_on(peer),
+            beacon: peer.confirm == Confirm::Refresh,
+            watch: Watch::of(config, peer, kind)?,
+            graceful: !bgp.graceful_restart.0.is_zero(),
             router_asn: peer.asn,
             guard_asn,
             router: *peer.address,
             guard,
             guessed,
-            password: password.filter(|_| peer.tcp_ao.is_none()),
+            password: password_of(peer, kind)?,
             tcp_ao: peer.tcp_ao.map(|algorithm| (algorithm, peer.tcp_ao_recv_id, peer.tcp_ao_send_id)),
             gtsm: peer.ttl_security,
             multihop: peer.multihop,
@@ -150,6 +205,14 @@ impl Side {
             inside6,
             limit: peer.max_routes.saturating_add((peer.max_routes / 10).max(100)),
         })
+    }
+
+    /// What the router's BGP identifier may be.
+    fn router_id(&self) -> String {
+        match self.router {
+            IpAddr::V4(router) => router.to_string(),
+            IpAddr::V6(_) => "A.B.C.D".to_owned(),
+        }
     }
 
     fn internal(&self) -> bool {
@@ -224,7 +287,7 @@ pub fn generate(config: &Config, kind: RouterKind, peer: Option<&str>) -> Result
         if each.role == Role::Observer {
             return Err(format!("peer \"{}\" is an observer; it gets no routes", each.name));
         }
-        let side = Side::of(config, each)?;
+        let side = Side::of(config, each, kind)?;
         if side.tcp_ao.is_some() && matches!(kind, RouterKind::Frr | RouterKind::Gobgp | RouterKind::Openbgpd) {
             return Err(format!(
                 "peer \"{}\" has tcp_ao, which this router doesn't know; use TCP-MD5 instead",
@@ -234,7 +297,7 @@ pub fn generate(config: &Config, kind: RouterKind, peer: Option<&str>) -> Result
         if !out.is_empty() {
             out.push('\n');
         }
-        header(&mut out, kind, &side, config);
+        header::write(&mut out, kind, &side, config);
         match kind {
             RouterKind::Frr => frr::write(&mut out, &side),
             RouterKind::Bird => bird::write(&mut out, &side),
@@ -243,16 +306,12 @@ pub fn generate(config: &Config, kind: RouterKind, peer: Option<&str>) -> Result
             RouterKind::Junos => vendors::junos(&mut out, &side),
             RouterKind::Iosxr => vendors::iosxr(&mut out, &side),
             RouterKind::Eos => vendors::eos(&mut out, &side),
-            RouterKind::Srlinux => vendors::srlinux(&mut out, &side),
-            RouterKind::Routeros => vendors::routeros(&mut out, &side),
+            RouterKind::Srlinux => srlinux::write(&mut out, &side),
+            RouterKind::Routeros => routeros::write(&mut out, &side),
         }
         .and_then(|()| groups::write(&mut out, kind, comment(kind), &side, config))
         // Writing to a string can't fail.
         .map_err(|error| error.to_string())?;
-        if passing::passes_on(each) {
-            let words = passing::WORDS.map(|line| format!("{} {line}\n", comment(kind)));
-            out = words.concat() + &passing::let_pass(&out);
-        }
     }
     Ok(out)
 }
@@ -261,56 +320,6 @@ fn comment(kind: RouterKind) -> &'static str {
     match kind {
         RouterKind::Frr | RouterKind::Iosxr | RouterKind::Eos => "!",
         _ => "#",
-    }
-}
-
-/// What to know before pasting.
-fn header(out: &mut String, kind: RouterKind, side: &Side, config: &Config) {
-    let comment = comment(kind);
-    let mut lines = vec![
-        format!(
-            "Router \"{}\" ({}, AS {}): its side of the session with destguard.",
-            side.name, side.router, side.router_asn
-        ),
-        "It null-routes everything it has no better route for. Paste it from a place that the router reaches without"
-            .to_owned(),
-        "its default route, and keep routes to your own networks and to the next hop.".to_owned(),
-    ];
-    if !config.bgp.announce_upstreams {
-        lines.push(
-            "The guard's own way to its upstreams must not cross this router, or set bgp.announce_upstreams."
-                .to_owned(),
-        );
-    }
-    if let Some((algorithm, send, recv)) = side.tcp_ao {
-        let algorithm = match algorithm {
-            AoAlgorithm::HmacSha1 => "HMAC-SHA-1-96",
-            AoAlgorithm::Aes128Cmac => "AES-128-CMAC-96",
-        };
-        lines.push(format!(
-            "TCP-AO protects the session: enter its key by hand, {algorithm}, the router sends id {send} and receives id {recv}."
-        ));
-    }
-    match (side.hop4_over_ipv6, kind) {
-        (Some(_), RouterKind::Frr) => lines.push(
-            "IPv4 routes come with the IPv6 next hop (RFC 8950). FRR 8.4 takes them on sessions over IPv6 only.".to_owned(),
-        ),
-        (Some(_), RouterKind::Bird) | (None, _) => {}
-        (Some(hop), _) => lines.push(format!(
-            "IPv4 routes come with the IPv6 next hop {hop} (RFC 8950): what follows takes none of them; add it by hand where this router can."
-        )),
-    }
-    if side.guessed {
-        lines.push(format!(
-            "{} is bgp.router_id: set local_address on the peer if the guard connects from another.",
-            side.guard
-        ));
-    }
-    if !matches!(kind, RouterKind::Frr | RouterKind::Bird | RouterKind::Gobgp | RouterKind::Openbgpd) {
-        lines.push("Written after the vendor's manual, not run in the lab: read it before you paste it.".to_owned());
-    }
-    for line in lines {
-        out.push_str(&format!("{comment} {line}\n"));
     }
 }
 
@@ -348,15 +357,16 @@ fn ge_le(length: u8, least: u8, most: u8) -> String {
 
 /// Cisco-like prefix lists for both families: "ip prefix-list NAME seq N permit ...".
 fn prefix_lists(out: &mut String, side: &Side) -> Written {
+    let tag = side.tag.as_str();
     for (index, (permit, net, least, most)) in side.rules4().into_iter().enumerate() {
         let action = if permit { "permit" } else { "deny" };
         let range = ge_le(net.prefix_len(), least, most);
-        writeln!(out, "ip prefix-list DESTGUARD4 seq {} {action} {net}{range}", (index + 1) * 5)?;
+        writeln!(out, "ip prefix-list DESTGUARD4-{tag} seq {} {action} {net}{range}", (index + 1) * 5)?;
     }
     for (index, (permit, net, least, most)) in side.rules6().into_iter().enumerate() {
         let action = if permit { "permit" } else { "deny" };
         let range = ge_le(net.prefix_len(), least, most);
-        writeln!(out, "ipv6 prefix-list DESTGUARD6 seq {} {action} {net}{range}", (index + 1) * 5)?;
+        writeln!(out, "ipv6 prefix-list DESTGUARD6-{tag} seq {} {action} {net}{range}", (index + 1) * 5)?;
     }
     Ok(())
 }

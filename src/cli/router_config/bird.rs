@@ -2,13 +2,13 @@
 
 use std::fmt::{Display, Write};
 
-use super::{Side, Written, quoted, word};
+use super::{Rule, Side, Written};
 
 /// `gateway direct` matters: with `gateway recursive` a next hop that only the null route covers makes BIRD install the host
 /// route as a null route and confirm it. A multihop session can't have it; its next hops are looked up in a table without the
 /// null route and without the guard's own routes.
 pub(super) fn write(out: &mut String, side: &Side) -> Written {
-    let name = word(&side.name);
+    let name = side.tag.as_str();
     writeln!(out, "# Leave out what your bird.conf has already: router id, device, direct, kernel.")?;
     match side.router {
         std::net::IpAddr::V4(router) => writeln!(out, "router id {router};")?,
@@ -36,13 +36,13 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
         }
     }
     if let Some(hop) = side.next_hop4 {
-        filter(out, &format!("destguard_{name}_in4"), &side.rules4(), hop)?;
+        filter(out, &format!("destguard_{name}_in4"), &side.rules4(), hop, side.no_advertise)?;
     }
     if let Some(hop) = side.hop4_over_ipv6 {
-        filter(out, &format!("destguard_{name}_in4"), &side.rules4(), hop)?;
+        filter(out, &format!("destguard_{name}_in4"), &side.rules4(), hop, side.no_advertise)?;
     }
     if let Some(hop) = side.next_hop6 {
-        filter(out, &format!("destguard_{name}_in6"), &side.rules6(), hop)?;
+        filter(out, &format!("destguard_{name}_in6"), &side.rules6(), hop, side.no_advertise)?;
     }
     if side.bfd.is_some() {
         writeln!(out, "protocol bfd destguard_{name}_bfd {{ }}")?;
@@ -51,7 +51,7 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
     writeln!(out, "  local {} as {};", side.router, side.router_asn)?;
     writeln!(out, "  neighbor {} as {};", side.guard, side.guard_asn)?;
     if let Some(password) = &side.password {
-        writeln!(out, "  password {};", quoted(password))?;
+        writeln!(out, "  password {password};")?;
     }
     match side.multihop {
         Some(hops) => writeln!(out, "  multihop {hops};")?,
@@ -72,6 +72,9 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
     if !side.guard_waits {
         writeln!(out, "  passive on;")?;
     }
+    if side.graceful {
+        writeln!(out, "  graceful restart aware;")?;
+    }
     for (family, used) in families {
         if used {
             writeln!(out, "  ipv{family} {{")?;
@@ -89,14 +92,47 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
             writeln!(out, "  }};")?;
         }
     }
+    writeln!(out, "}}")?;
+    watch(out, side, families)
+}
+
+/// The session on which the guard sees what is in force: what came from it goes back, and nothing else.
+fn watch(out: &mut String, side: &Side, families: [(&str, bool); 2]) -> Written {
+    let Some(watch) = &side.watch else { return Ok(()) };
+    let name = side.tag.as_str();
+    writeln!(out, "protocol bgp destguard_{name}_back {{")?;
+    writeln!(out, "  local {} as {};", side.router, side.router_asn)?;
+    writeln!(out, "  neighbor {} as {};", watch.guard, side.guard_asn)?;
+    if let Some(password) = &watch.password {
+        writeln!(out, "  password {password};")?;
+    }
+    match side.multihop {
+        Some(hops) => writeln!(out, "  multihop {hops};")?,
+        None => writeln!(out, "  direct;")?,
+    }
+    if side.gtsm {
+        writeln!(out, "  ttl security on;")?;
+    }
+    if side.internal() {
+        writeln!(out, "  rr client;")?;
+    }
+    if !watch.waits {
+        writeln!(out, "  passive on;")?;
+    }
+    for (family, _) in families.iter().filter(|(_, used)| *used) {
+        let hop = if *family == "4" && side.hop4_over_ipv6.is_some() { " extended next hop on;" } else { "" };
+        writeln!(out, "  ipv{family} {{ import none; export where proto = \"destguard_{name}\";{hop} }};")?;
+    }
     writeln!(out, "}}")
 }
 
 /// The rules in order; the first that matches decides.
-fn filter<N: Display>(out: &mut String, name: &str, rules: &[(bool, N, u8, u8)], hop: impl Display) -> Written {
+fn filter<N: Display>(out: &mut String, name: &str, rules: &[Rule<N>], hop: impl Display, keep: bool) -> Written {
     writeln!(out, "filter {name} {{")?;
     writeln!(out, "  if bgp_next_hop != {hop} then reject \"next hop is not destguard's: \", bgp_next_hop;")?;
-    writeln!(out, "  bgp_community.add((65535, 65282)); # NO_ADVERTISE")?;
+    if keep {
+        writeln!(out, "  bgp_community.add((65535, 65282)); # NO_ADVERTISE")?;
+    }
     for (permit, net, least, most) in rules {
         let action = if *permit { "accept" } else { "reject" };
         writeln!(out, "  if net ~ [ {net}{{{least},{most}}} ] then {action};")?;
