@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use lab::wait_until;
@@ -13,9 +13,13 @@ use lab::wait_until;
 #[path = "nftables/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
+#[path = "encrypted/programs.rs"]
+mod programs;
 #[path = "differential/script.rs"]
 #[allow(dead_code)]
 mod script;
+
+use programs::{Running, certificates, run, write};
 
 /// For the script, which draws nothing here.
 pub fn random(state: &mut u64) -> u64 {
@@ -28,50 +32,6 @@ const GUARD: &str = "127.0.0.10";
 /// The version whose wheels this was written with.
 const AIOQUIC: &str = "aioquic==1.2.0";
 
-struct Running {
-    name: &'static str,
-    child: Child,
-    log: PathBuf,
-}
-
-impl Running {
-    fn start(dir: &Path, name: &'static str, command: &str) -> Self {
-        let (program, arguments) = command.split_once(' ').unwrap();
-        let log = dir.join(format!("{name}.log"));
-        let out = std::fs::File::create(&log).unwrap();
-        let mut command = Command::new(program);
-        command.args(arguments.split(' ')).current_dir(dir).stdin(Stdio::null());
-        let child = command.stdout(out.try_clone().unwrap()).stderr(out).spawn().unwrap();
-        Self { name, child, log }
-    }
-
-    fn log(&self) -> String {
-        format!("{}:\n{}", self.name, std::fs::read_to_string(&self.log).unwrap())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended already; waiting tells either way.
-        drop(self.child.kill());
-        self.child.wait().unwrap();
-    }
-}
-
-/// An authority (ca.pem), and a certificate for "server.example" and "guard.example" (own.pem, own.key).
-fn certificates(dir: &Path) {
-    let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let issuer = rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap();
-    std::fs::write(dir.join("ca.pem"), issuer.pem()).unwrap();
-    let names = vec!["server.example".to_owned(), "guard.example".to_owned()];
-    let mut params = rcgen::CertificateParams::new(names).unwrap();
-    params.distinguished_name.push(rcgen::DnType::CommonName, "server.example");
-    let key = rcgen::KeyPair::generate().unwrap();
-    std::fs::write(dir.join("own.pem"), params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
-    std::fs::write(dir.join("own.key"), key.serialize_pem()).unwrap();
-}
-
 /// A Python with aioquic: made once, kept with what else was built.
 fn python() -> PathBuf {
     let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("aioquic");
@@ -83,18 +43,6 @@ fn python() -> PathBuf {
         run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:", AIOQUIC]));
     }
     python
-}
-
-/// Standard output of what must succeed.
-fn run(command: &mut Command) -> String {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    text
-}
-
-fn write(dir: &Path, name: &str, text: &str) {
-    std::fs::write(dir.join(name), text.replace("DIR", &dir.display().to_string())).unwrap();
 }
 
 /// The last octets of the addresses that a name has at the server; empty when the answer is another, or none.
@@ -211,7 +159,7 @@ fn other_programs_speak_tls_https_and_quic_with_the_guard_both_ways() {
     let server = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/encrypted/doq_server.py");
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path();
-    certificates(dir);
+    certificates(dir, &[("own", &["server.example", "guard.example"])]);
     for name in ["state", "kresd", "kresd-run"] {
         std::fs::create_dir(dir.join(name)).unwrap();
     }
