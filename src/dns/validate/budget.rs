@@ -32,6 +32,8 @@ pub struct Budget {
     pub spent: Option<&'static str>,
 }
 
+/// What [`Budget::queries`] counts.
+const QUERIES: &str = "queries";
 /// Octets below which a signature counts once: so much is hashed in about the time of the arithmetic.
 const SHORT: usize = 16 << 10;
 /// The most that one signature counts: a set of 64 KiB on the wire may be a megabyte when each record has its whole name.
@@ -49,9 +51,9 @@ impl Budget {
         Self { queries: 48, signatures: 96, failures: 16, hashes: 20_000, checked: 0, wrong: 0, spent: None };
 
     pub(super) fn query(&mut self) -> Result<(), Failure> {
-        let spent = || Failure::unknown("too many queries for one answer".to_owned(), None);
-        self.queries = self.queries.checked_sub(1).ok_or_else(spent)?;
-        Ok(())
+        let left = self.queries.checked_sub(1);
+        self.queries = left.unwrap_or(0);
+        self.or_too_much(left, QUERIES)
     }
 
     /// One signature over so many octets, of so many units, is about to be checked.
@@ -91,6 +93,11 @@ impl Budget {
         let Some(what) = self.spent else { return Ok(()) };
         let text = format!("too many {what} for one answer");
         Err(Failure { limit: Some(Limit::Answer), ..Failure::bogus(code::DNSSEC_BOGUS, text) })
+    }
+
+    /// Whether it was queries that there were too many of. Each name needs two at most: which one came too late says nothing of it.
+    pub(super) fn is_out_of_queries(&self) -> bool {
+        self.spent == Some(QUERIES)
     }
 
     /// Whether what is left would do for nearly any answer: who spends it is to blame alone.

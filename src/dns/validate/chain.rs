@@ -264,7 +264,7 @@ impl Validator {
                 Ok(known)
             }
             // This question's own limits say nothing of the name.
-            Err(failure) if failure.unreached == Some(None) && work.budget.queries == 0 => Err(failure),
+            Err(failure) if work.budget.is_out_of_queries() => Err(failure),
             Err(failure) if work.limit() == Some(Limit::Busy) => Err(failure),
             Err(failure) if work.limit().is_some() && !before.is_ample() => Err(failure),
             Err(failure) => {

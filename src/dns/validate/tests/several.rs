@@ -162,6 +162,32 @@ async fn many_questions_into_a_broken_zone_ask_for_its_keys_a_few_times() {
     assert_eq!(shared.1.0.iter().map(keys).sum::<usize>(), 3, "of anyone, and of each");
 }
 
+/// More queries than one answer may cost: a name of a hundred labels whose signature is gone. No other upstream is asked for as many.
+#[tokio::test]
+async fn too_many_queries_are_not_made_again_elsewhere() {
+    let mut net = internet();
+    let deep = format!("{}nsec.test", "a.".repeat(100));
+    net.zone("nsec.test").address(&deep, 3);
+    let validator = validator(&net);
+    let zones = std::sync::Arc::new(net);
+    let upstream = || {
+        let zones = zones.clone();
+        let mut upstream = Internet::new(Vec::new());
+        upstream.tamper = Box::new(move |query, reply| {
+            *reply = zones.reply(query);
+            if query.qtype == 1 {
+                reply.strip_signatures();
+            }
+        });
+        upstream
+    };
+    let source = Several(vec![upstream(), upstream(), upstream()]);
+    let seen = seen(&validator, &source, &deep, 1).await;
+    assert_eq!(seen, TooMuch("too many queries for one answer".to_owned()));
+    assert_eq!(validator.metrics.validation_retries.get(), 0);
+    assert!(source.0[1..].iter().all(|other| other.asked.lock().unwrap().is_empty()));
+}
+
 /// What costs too much costs as much again wherever the same zones are to be had.
 #[tokio::test]
 async fn what_costs_too_much_is_asked_of_nobody_else() {
