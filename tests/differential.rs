@@ -98,7 +98,7 @@ fn start(dir: &Path, server: usize) -> Running {
                  chroot: \"\"\n pidfile: \"\"\n module-config: \"iterator\"\n do-not-query-localhost: no\n hide-version: yes\n \
                  hide-identity: yes\n max-udp-size: 1232\n edns-buffer-size: 1232\n outgoing-range: 2048\n \
                  num-queries-per-thread: 1024\n incoming-num-tcp: 256\n outgoing-num-tcp: 256\n \
-                 cache-max-ttl: 1209600\n infra-cache-max-rtt: 400\nremote-control:\n \
+                 cache-max-ttl: 604800\n infra-cache-max-rtt: 400\nremote-control:\n \
                  control-enable: no\nforward-zone:\n name: \".\"\n forward-addr: 127.0.0.1@{port}\n"
             );
             for (kind, upstream) in bad {
@@ -109,7 +109,7 @@ fn start(dir: &Path, server: usize) -> Running {
         _ => {
             let mut text = format!(
                 "net.listen('{at}', 53, {{ kind = 'dns' }})\nnet.bufsize(1232)\ntrust_anchors.remove('.')\n\
-                 cache.open(100 * MB, 'lmdb://{}')\ncache.max_ttl(1209600)\n",
+                 cache.open(100 * MB, 'lmdb://{}')\ncache.max_ttl(604800)\n",
                 own.display()
             );
             for (kind, upstream) in bad {

@@ -217,10 +217,13 @@ pub struct Bound {
     pub duplicates: usize,
 }
 
-/// TTL by RFC 2181 section 8: with the top bit set it is 0.
+/// The longest that anything is kept or told to last, a week (RFC 8767 section 4).
+pub const LONGEST_TTL: u32 = 7 * 24 * 3600;
+
+/// TTL by RFC 2181 section 8: with the top bit set it is 0. At most [`LONGEST_TTL`].
 #[must_use]
 pub fn effective_ttl(raw: u32) -> u32 {
-    if raw > 0x7fff_ffff { 0 } else { raw }
+    if raw > 0x7fff_ffff { 0 } else { raw.min(LONGEST_TTL) }
 }
 
 /// Binds the ANSWER section of a NOERROR response. `records` may stand in any order.

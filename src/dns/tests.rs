@@ -3,6 +3,7 @@
 mod abuse;
 mod audit;
 mod budgets;
+mod dialogues;
 mod dnssec;
 mod edges;
 mod encrypted;

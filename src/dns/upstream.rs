@@ -228,6 +228,16 @@ impl Upstreams {
         name.suffixes().find_map(|suffix| self.by_domain.get(suffix)).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether some names have other servers than others.
+    pub(in crate::dns) fn are_divided(&self) -> bool {
+        self.by_domain.len() > 1
+    }
+
+    /// Whether the same servers are asked for both names.
+    pub(in crate::dns) fn are_same_for(&self, one: &Name, other: &Name) -> bool {
+        self.group(one) == self.group(other)
+    }
+
     /// The servers for a question: those for its name; a DS record stands in the zone above its name, which other servers may serve.
     fn group_for(&self, query: &Query) -> &[usize] {
         let above = if query.qtype == rtype::DS { query.name.parent() } else { None };

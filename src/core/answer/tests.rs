@@ -334,8 +334,11 @@ fn signatures_stay_only_with_what_they_cover() {
 }
 
 #[test]
-fn ttl_with_the_top_bit_is_zero() {
-    assert_eq!(effective_ttl(0x7fff_ffff), 0x7fff_ffff);
+fn ttl_with_the_top_bit_is_zero_and_none_is_longer_than_a_week() {
+    assert_eq!(
+        (effective_ttl(604_800), effective_ttl(604_801), effective_ttl(0x7fff_ffff)),
+        (604_800, 604_800, 604_800)
+    );
     assert_eq!(effective_ttl(0x8000_0000), 0);
     assert_eq!(effective_ttl(u32::MAX), 0);
     let bound = bind(&ask("www.example", rtype::A), &[a("www.example", u32::MAX, "192.0.2.1")]).unwrap();

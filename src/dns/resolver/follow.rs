@@ -2,6 +2,9 @@
 //! a zone may answer with the alias alone. The guard asks for where it leads as for any question, and joins the answers: they are bound and judged as
 //! if they had come at once.
 //!
+//! The same where an alias leads into a domain that other upstreams are for: what is there only they may say, whatever those who named it add. A public
+//! resolver doesn't know the inside of a divided domain, and one domain's servers have no say in others'.
+//!
 //! A name that the policy denies, or that is answered here, is not asked for. One question makes [`MOST`] more at most, within the time that it had
 //! from its beginning.
 
@@ -56,7 +59,8 @@ impl Source for Following<'_> {
         self.client
     }
 
-    async fn complete(&self, query: &Query, response: Response, whom: Pick) -> Result<Checked, AskError> {
+    async fn complete(&self, query: &Query, mut response: Response, whom: Pick) -> Result<Checked, AskError> {
+        cut_at_border(query, &mut response, self.upstreams);
         if left_off(query, &response, &self.rules.load(), self.view).is_none() {
             return Ok(Checked::Response(response));
         }
@@ -77,14 +81,61 @@ impl Following<'_> {
                 return Ok(Checked::Refused("unbound", ede));
             }
             self.metrics.aliases_followed.inc();
-            let more = self.ask(&Query { name: next.clone(), ..query.clone() }, whom).await?;
+            let query = Query { name: next.clone(), ..query.clone() };
+            let more = self.ask(&query, whom).await?;
             asked.push(next);
-            match response::read(&more) {
-                Ok(more) => join(&mut response, more),
-                Err(_) => return Ok(Checked::Malformed),
-            }
+            let Ok(mut more) = response::read(&more) else { return Ok(Checked::Malformed) };
+            cut_at_border(&query, &mut more, self.upstreams);
+            join(&mut response, more);
         }
     }
+}
+
+fn is_alias(record: &Record) -> bool {
+    matches!(record.data, RecordData::Cname(_) | RecordData::Dname(_))
+}
+
+/// Of a response whose aliases lead to where other upstreams are asked: the names before that.
+fn before_border(query: &Query, response: &Response, upstreams: &Upstreams) -> Option<Vec<Name>> {
+    // Nearly every response ends here.
+    if !upstreams.are_divided() || !response.answers.iter().any(is_alias) {
+        return None;
+    }
+    if response.truncated || matches!(query.qtype, rtype::CNAME | rtype::DS) {
+        return None;
+    }
+    let question = Question { name: query.name.clone(), qtype: query.qtype, qclass: answer::CLASS_IN };
+    let bound = match response.rcode {
+        rcode::NOERROR => answer::bind(&question, &response.answers),
+        _ => answer::bind_aliases(&question, &response.answers),
+    };
+    let chain = bound.ok().filter(|bound| !bound.overlong)?.chain;
+    let border = chain.iter().position(|name| !upstreams.are_same_for(&query.name, name))?;
+    Some(std::iter::once(query.name.clone()).chain(chain.into_iter().take(border)).collect())
+}
+
+/// Whether a response must be completed: its aliases lead to where it says nothing, or where others have the say.
+#[must_use]
+pub fn is_incomplete(query: &Query, response: &Response, upstreams: &Upstreams, rules: &Rules, view: ViewId) -> bool {
+    before_border(query, response, upstreams).is_some() || left_off(query, response, rules, view).is_some()
+}
+
+/// Takes out of a response what it says beyond the border of a domain with upstreams of its own: it leaves off there.
+fn cut_at_border(query: &Query, response: &mut Response, upstreams: &Upstreams) {
+    let Some(names) = before_border(query, response, upstreams) else { return };
+    let keeps = |record: &Record| {
+        let above = matches!(record.rtype, rtype::DNAME | rtype::RRSIG)
+            && names.iter().any(|name| name.is_within(&record.owner));
+        above || names.contains(&record.owner)
+    };
+    let kept: Vec<bool> = response.answers.iter().map(keeps).collect();
+    let mut each = kept.iter();
+    response.answers.retain(|_| each.next() == Some(&true));
+    let mut each = kept.iter();
+    response.rdata.retain(|_| each.next() == Some(&true));
+    forget_end(response);
+    // The code is that of the end (RFC 6604).
+    response.rcode = rcode::NOERROR;
 }
 
 /// The name at which the aliases of a response end, if nothing is said of it there and it may be asked for.
@@ -95,12 +146,11 @@ pub fn left_off(query: &Query, response: &Response, rules: &Rules, view: ViewId)
         return None;
     }
     let records = || response.answers.iter();
-    let is_alias = |record: &&Record| matches!(record.data, RecordData::Cname(_) | RecordData::Dname(_));
-    if !records().any(|record| is_alias(&record)) {
+    if !records().any(is_alias) {
         return None;
     }
     // Data beside an alias is not at its end; nor is data of an owner that no alias leads to.
-    let beside = |owner: &Name| records().any(|record| is_alias(&record) && record.owner == *owner);
+    let beside = |owner: &Name| records().any(|record| is_alias(record) && record.owner == *owner);
     let led_to = |owner: &Name| records().any(|record| matches!(&record.data, RecordData::Cname(to) if to == owner));
     if records().any(|record| record.rtype == query.qtype && led_to(&record.owner) && !beside(&record.owner)) {
         return None;
@@ -122,13 +172,17 @@ pub fn left_off(query: &Query, response: &Response, rules: &Rules, view: ViewId)
     ((rules.audit || !denied) && !own).then(|| end.clone())
 }
 
-/// Makes one answer of two: its end, and what proves it, is that of the second.
-fn join(first: &mut Response, second: Response) {
-    // What a zone on the way denies of itself proves wildcards; its SOA says nothing of the end.
-    first.authority.retain(|record| {
+/// What a zone on the way denies of itself proves wildcards; its SOA says nothing of the end.
+fn forget_end(response: &mut Response) {
+    response.authority.retain(|record| {
         let kind = if record.rtype == rtype::RRSIG { u16_at(&record.rdata, 0) } else { Some(record.rtype) };
         kind != Some(rtype::SOA)
     });
+}
+
+/// Makes one answer of two: its end, and what proves it, is that of the second.
+fn join(first: &mut Response, second: Response) {
+    forget_end(first);
     first.authority.extend(second.authority);
     first.answers.extend(second.answers);
     first.rdata.extend(second.rdata);

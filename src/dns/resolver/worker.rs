@@ -26,7 +26,7 @@ use crate::core::event::{Admission, Decision, Refusal};
 use crate::core_task::{Mailbox, NotTaken};
 use crate::dns::codec::ede::{Ede, code};
 use crate::dns::resolver::draft::{Audience, Checked, Draft, draft_checked};
-use crate::dns::resolver::follow::left_off;
+use crate::dns::resolver::follow::is_incomplete;
 use crate::dns::resolver::pending::{Outbox, Pending, Route};
 use crate::dns::resolver::settle::Opened;
 use crate::dns::resolver::{Missed, Resolver, Turn};
@@ -411,8 +411,9 @@ impl Forwarder {
             Err(error) => Ok(Ok(Draft::unanswered(query, error))),
             // A defect in judging one answer must not take the worker with it.
             Ok(checked) => std::panic::catch_unwind(AssertUnwindSafe(|| {
-                let left_off = |response: &_| left_off(query, response, &rules, view).is_some();
-                if matches!(&checked, Checked::Response(response) if left_off(response)) {
+                let upstreams = &resolver.upstreams;
+                let incomplete = |response: &_| is_incomplete(query, response, upstreams, &rules, view);
+                if matches!(&checked, Checked::Response(response) if incomplete(response)) {
                     return Err(checked);
                 }
                 Ok(draft_checked(query, checked, &rules, Audience::from(&pending.key)))
