@@ -465,6 +465,10 @@ fn other_rules() {
             "[dns]\nlisten = [\"192.0.2.53:53\"]\nclients = [\"192.0.2.0/24\"]\n",
             "2:7 192.0.2.53:53 is this guard itself",
         ),
+        (
+            "[dns]\nvirtual_addresses = [\"10.0.0.53\"]\n",
+            "6:22 nothing listens on 10.0.0.53: no dns.listen, dns.tls, http.listen or bgp.listen names it",
+        ),
         ("[dns]\nclients = []\n", "6:11 no client may ask; every question would be refused"),
         ("[dns]\nclients = [\"192.0.2.1/24\"]\n", "6:12 192.0.2.1/24 has bits set behind its prefix length"),
         ("[lease]\nmin = \"2h\"\nmax = \"1h\"\n", "6:7 lease.min (2h) is longer than lease.max (1h)"),
@@ -515,6 +519,7 @@ fn other_rules() {
         found(&refused(&gateway).findings),
         ["4:8 `nftables.inside` is missing: a gateway must know which interfaces it guards"]
     );
+    accepted(&format!("{BASE}[http]\nlisten = [\"10.0.0.53:80\"]\n[dns]\nvirtual_addresses = [\"10.0.0.53\"]\n"));
     accepted(&format!("{gateway}inside = [\"lan0\"]\nredirect_dns = true\nscope = \"client\"\n"));
     let url = BASE.replace("udp://192.0.2.53", "udp://resolver.example");
     let report = refused(&url);

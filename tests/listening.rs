@@ -133,6 +133,29 @@ fn an_address_that_comes_later_is_served_when_it_comes_and_named_until_then() {
     world.until("all is well", || world.status()["state"] == "enforcing");
 }
 
+/// The backup of a VRRP pair: it is ready to take over, which is what keepalived asks it.
+#[test]
+fn the_backup_of_a_virtual_address_is_ready() {
+    let listen = "listen = [\"127.0.0.1:53\", \"10.0.2.77:53\"]\nvirtual_addresses = [\"10.0.2.77\"]";
+    let more = "[http]\nlisten = [\"127.0.0.1:8080\", \"10.0.2.77:8080\"]\n\n[nftables]";
+    let clients = ("clients = [\"127.0.0.0/8\"", "clients = [\"10.0.0.0/8\", \"127.0.0.0/8\"");
+    let world = World::up(&[(LISTEN, listen), clients, ("[nftables]", more)]);
+    world.start();
+    let ready = || world.host().ok("curl -sf http://127.0.0.1:8080/ready").is_ok();
+    world.until("/ready", ready);
+    assert!(!world.says("10.0.2.77", ""), "{}", world.status());
+    for key in ["dns.listen: 10.0.2.77:53", "http.listen: 10.0.2.77:8080"] {
+        assert!(world.lines("warnings").iter().any(|line| line.contains(key)), "{key}: {}", world.status());
+    }
+    world.host().ok("ip addr add 10.0.2.77/24 dev eth1").unwrap();
+    world.until("an answer", || world.answers("internet", "10.0.2.77:53".parse().unwrap()));
+    world.until("no warning", || !world.lines("warnings").iter().any(|line| line.contains("10.0.2.77")));
+    // It goes to the other host again.
+    world.host().ok("ip addr del 10.0.2.77/24 dev eth1").unwrap();
+    world.until("the warning", || world.lines("warnings").iter().any(|line| line.contains("10.0.2.77")));
+    assert!(ready() && world.status()["state"] == "enforcing", "{}", world.status());
+}
+
 /// `fe80::77%late0` before there is `late0`, and when it was taken away and came again with another number.
 #[test]
 fn an_interface_is_named_and_may_come_later() {

@@ -56,6 +56,8 @@ pub struct Dns {
     /// UDP and TCP listeners.
     #[schemars(with = "Vec<String>")]
     pub listen: Vec<Endpoint>,
+    /// Addresses of listeners, of any kind, that move between hosts (VRRP, CARP): not to have them now is no trouble.
+    pub virtual_addresses: Vec<IpAddr>,
     /// Who may ask; others get REFUSED.
     #[schemars(with = "Vec<String>")]
     pub clients: Vec<IpNet>,
@@ -81,6 +83,7 @@ impl Default for Dns {
             listen: [SocketAddr::from((Ipv4Addr::LOCALHOST, 53)), SocketAddr::from((Ipv6Addr::LOCALHOST, 53))]
                 .map(Endpoint::from)
                 .to_vec(),
+            virtual_addresses: Vec::new(),
             clients: ["127.0.0.0/8", "::1/128"].iter().filter_map(|net| net.parse().ok()).collect(),
             workers: 0,
             local_names: true,

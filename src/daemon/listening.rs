@@ -48,6 +48,8 @@ pub struct Listening {
     http: Mutex<Vec<Http>>,
     mark: Option<u32>,
     bgp: Vec<Endpoint>,
+    /// Those that other hosts may have.
+    moving: Vec<IpAddr>,
     /// Whom the guard itself reaches on one interface only.
     others: Vec<(String, Zone)>,
     here: Mutex<Here>,
@@ -71,7 +73,8 @@ impl Listening {
             http.push(one);
         }
         let (bgp, others) = (config.bgp.listen.clone(), others(config));
-        Ok(Self { http: Mutex::new(http), mark, bgp, others, here: Mutex::new(here) })
+        let moving = config.dns.virtual_addresses.clone();
+        Ok(Self { http: Mutex::new(http), mark, bgp, moving, others, here: Mutex::new(here) })
     }
 
     /// This host as it was read last.
@@ -135,7 +138,9 @@ impl Listening {
         }
         // The default listens on ::1, and nobody misses that on a host without IPv6.
         let no_ipv6 = !own.iter().any(IpAddr::is_ipv6);
-        let is_wrong = |address: &Endpoint| !(no_ipv6 && address.is_ipv6() && address.ip().is_loopback());
+        let is_wrong = |address: &Endpoint| {
+            !(no_ipv6 && address.is_ipv6() && address.ip().is_loopback() || self.moving.contains(&address.ip()))
+        };
         let (wrong, odd): (Vec<_>, Vec<_>) = all.into_iter().partition(|(address, _)| is_wrong(address));
         let words = |all: Vec<(Endpoint, String)>| all.into_iter().map(|(_, words)| words).collect::<Vec<_>>();
         let mut wrong = words(wrong);

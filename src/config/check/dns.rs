@@ -66,6 +66,7 @@ impl Checks<'_, '_> {
                 }
             }
         }
+        self.virtual_addresses();
         if dns.clients.is_empty() {
             self.error("dns.clients", "no client may ask; every question would be refused");
         }
@@ -104,6 +105,21 @@ impl Checks<'_, '_> {
         }
         self.upstreams();
         self.dnssec();
+    }
+
+    /// One that no listener names would be a slip of the pen, and its listener would keep `/ready` at 503.
+    fn virtual_addresses(&mut self) {
+        let config = self.config;
+        let tls = &config.dns.tls;
+        let lists = [&config.dns.listen, &tls.dot, &tls.doh, &tls.doq, &config.http.listen, &config.bgp.listen];
+        for (index, address) in config.dns.virtual_addresses.iter().enumerate() {
+            if !lists.iter().any(|list| list.iter().any(|endpoint| endpoint.ip() == *address)) {
+                self.error(
+                    &format!("dns.virtual_addresses[{index}]"),
+                    format!("nothing listens on {address}: no dns.listen, dns.tls, http.listen or bgp.listen names it"),
+                );
+            }
+        }
     }
 
     fn dnssec(&mut self) {
