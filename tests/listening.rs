@@ -156,6 +156,22 @@ fn the_backup_of_a_virtual_address_is_ready() {
     assert!(ready() && world.status()["state"] == "enforcing", "{}", world.status());
 }
 
+/// A container or a small host: no file names protocols and services.
+#[test]
+fn a_host_without_the_names_of_protocols_is_guarded() {
+    let modes = [
+        ("mode = \"local\"", "mode = \"both\"\ninside = [\"eth9\"]\nredirect_dns = true"),
+        ("[nftables]", "[nftables]"),
+    ];
+    for edit in modes {
+        let world = World::up(&[edit]);
+        world.host().ok("rm /etc/protocols /etc/services").unwrap();
+        world.start();
+        world.until("an answer", || world.answers("host", "127.0.0.1:53".parse().unwrap()));
+        world.until("all is well", || world.status()["state"] == "enforcing");
+    }
+}
+
 /// `fe80::77%late0` before there is `late0`, and when it was taken away and came again with another number.
 #[test]
 fn an_interface_is_named_and_may_come_later() {

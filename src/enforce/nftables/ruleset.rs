@@ -232,7 +232,7 @@ impl Ruleset {
             return;
         }
         let timeout = u32::try_from(ADOPT.as_secs()).ok();
-        let tcp = Elem { val: Box::new(word("tcp")), timeout, ..Elem::default() };
+        let tcp = Elem { val: Box::new(number(TCP)), timeout, ..Elem::default() };
         transaction.objects.to_mut().push(add(NfListObject::Element(Element {
             family: NfFamily::INet,
             table: TABLE.into(),
@@ -362,7 +362,7 @@ impl Ruleset {
         }
         if settings.enforce {
             let reset = Reject::new(Some(RejectType::TCPReset), None);
-            self.rule("deny", "reset", vec![is(meta(MetaKey::L4proto), word("tcp")), Statement::Reject(Some(reset))]);
+            self.rule("deny", "reset", vec![is(meta(MetaKey::L4proto), number(TCP)), Statement::Reject(Some(reset))]);
             self.rule("deny", "prohibit", vec![prohibit()]);
         } else {
             self.rule("deny", "audit", vec![accept()]);
@@ -408,7 +408,7 @@ impl Ruleset {
                 accept(),
             ],
         );
-        self.rule(chain, "igmp", vec![is(meta(MetaKey::L4proto), word("igmp")), accept()]);
+        self.rule(chain, "igmp", vec![is(meta(MetaKey::L4proto), number(IGMP)), accept()]);
         self.rule(
             chain,
             "dhcp4",

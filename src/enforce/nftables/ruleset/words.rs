@@ -147,14 +147,19 @@ pub(in crate::enforce::nftables) fn prefix(net: IpNet) -> Expression<'static> {
 }
 
 pub(in crate::enforce::nftables) fn listener_element((transport, port): (Transport, u16)) -> Expression<'static> {
-    Expression::Named(NamedExpression::Concat(vec![word(transport_name(transport)), number(u32::from(port))]))
+    Expression::Named(NamedExpression::Concat(vec![transport_number(transport), number(u32::from(port))]))
 }
 
-pub(in crate::enforce::nftables) fn transport_name(transport: Transport) -> &'static str {
-    match transport {
-        Transport::Tcp => "tcp",
-        Transport::Udp => "udp",
-    }
+/// As IANA numbers them. `nft` finds their names in `/etc/protocols`, which small hosts and containers lack.
+pub(in crate::enforce::nftables) const IGMP: u32 = 2;
+pub(in crate::enforce::nftables) const TCP: u32 = 6;
+pub(in crate::enforce::nftables) const UDP: u32 = 17;
+
+fn transport_number(transport: Transport) -> Expression<'static> {
+    number(match transport {
+        Transport::Tcp => TCP,
+        Transport::Udp => UDP,
+    })
 }
 
 pub(in crate::enforce::nftables) fn own_element(own: OwnTraffic) -> Expression<'static> {
@@ -164,7 +169,7 @@ pub(in crate::enforce::nftables) fn own_element(own: OwnTraffic) -> Expression<'
     };
     Expression::Named(NamedExpression::Concat(vec![
         Expression::String(address.into()),
-        word(transport_name(own.transport)),
+        transport_number(own.transport),
         Expression::Number(u32::from(own.port)),
     ]))
 }
@@ -222,7 +227,7 @@ pub(in crate::enforce::nftables) fn is_ipv6() -> Statement<'static> {
 }
 
 pub(in crate::enforce::nftables) fn tcp_or_udp() -> Statement<'static> {
-    is(meta(MetaKey::L4proto), set_of(["tcp", "udp"].into_iter().map(word)))
+    is(meta(MetaKey::L4proto), set_of([TCP, UDP].into_iter().map(number)))
 }
 
 pub(in crate::enforce::nftables) fn counted(name: &'static str) -> Statement<'static> {
