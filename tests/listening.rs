@@ -25,10 +25,10 @@ struct World {
 impl World {
     /// `edits` change the configuration of the single host; it isn't started.
     fn up(edits: &[(&str, &str)]) -> Self {
-        let lab = Lab::builder("lab/single/single.clab.yml").destguard(BINARY).hold("host").up().unwrap();
+        let lab = Lab::builder("lab/single/single.clab.yml").destguard(BINARY).hold("laptop").up().unwrap();
         let upstreams = ["192.0.2.53:53", "[2001:db8:53::53]:53"].map(|at| at.parse().unwrap());
         let dns = dns::Server::start(lab.node("internet"), &upstreams).unwrap();
-        let host = lab.node("host");
+        let host = lab.node("laptop");
         let mut text = host.file(CONFIG).unwrap();
         for (from, to) in edits {
             assert!(text.contains(from), "{from:?} is not in {CONFIG}");
@@ -40,7 +40,7 @@ impl World {
     }
 
     fn host(&self) -> &Node {
-        self.lab.node("host")
+        self.lab.node("laptop")
     }
 
     fn start(&self) {
@@ -98,7 +98,7 @@ fn an_address_that_comes_later_is_served_when_it_comes_and_named_until_then() {
     let world = World::up(&[(LISTEN, listen), clients, ("[nftables]", more)]);
     write_certificate(world.host());
     world.start();
-    world.until("the start", || world.answers("host", "127.0.0.1:53".parse().unwrap()));
+    world.until("the start", || world.answers("laptop", "127.0.0.1:53".parse().unwrap()));
     let all = [
         "dns.listen: 10.0.2.77:53",
         "dns.listen: [fd00:2::77]:53",
@@ -167,7 +167,7 @@ fn a_host_without_the_names_of_protocols_is_guarded() {
         let world = World::up(&[edit]);
         world.host().ok("rm /etc/protocols /etc/services").unwrap();
         world.start();
-        world.until("an answer", || world.answers("host", "127.0.0.1:53".parse().unwrap()));
+        world.until("an answer", || world.answers("laptop", "127.0.0.1:53".parse().unwrap()));
         world.until("all is well", || world.status()["state"] == "enforcing");
     }
 }
@@ -182,7 +182,7 @@ fn an_interface_is_named_and_may_come_later() {
         ("[nftables]", "[http]\nlisten = [\"[fe80::77%late0]:8080\"]\n\n[nftables]"),
     ]);
     world.start();
-    world.until("the start", || world.answers("host", "127.0.0.1:53".parse().unwrap()));
+    world.until("the start", || world.answers("laptop", "127.0.0.1:53".parse().unwrap()));
     for key in ["dns.listen", "http.listen"] {
         assert!(
             world.says(&format!("{key}: [fe80::77%late0]"), "there is no interface late0 now"),
@@ -199,7 +199,7 @@ fn an_interface_is_named_and_may_come_later() {
         let shown = world.host().ok("ip -o link show late0").unwrap();
         let index: u32 = shown.split(':').next().unwrap().parse().unwrap();
         let at = |port| SocketAddr::from(SocketAddrV6::new("fe80::77".parse().unwrap(), port, 0, index));
-        world.until("an answer", || world.answers("host", at(53)));
+        world.until("an answer", || world.answers("laptop", at(53)));
         let http = || TcpStream::connect_timeout(&at(8080), ANSWER).is_ok();
         world.until("HTTP", || world.host().in_namespace(http).unwrap());
         world.until("no reason", || !world.says("late0", ""));
@@ -225,9 +225,9 @@ fn an_upstream_names_its_interface_which_may_come_later() {
     world.until("the reason", || {
         world.says("dns.upstream udp://[fe80::53%late0]:53", "there is no interface late0 now")
     });
-    assert!(!world.answers("host", "127.0.0.1:53".parse().unwrap()));
+    assert!(!world.answers("laptop", "127.0.0.1:53".parse().unwrap()));
     world.host().ok("ip link set eth1 down && ip link set eth1 name late0 && ip link set late0 up").unwrap();
-    world.until("an answer", || world.answers("host", "127.0.0.1:53".parse().unwrap()));
+    world.until("an answer", || world.answers("laptop", "127.0.0.1:53".parse().unwrap()));
     world.until("no reason", || !world.says("late0", ""));
 }
 
@@ -241,11 +241,11 @@ fn the_default_addresses_serve_a_host_whose_ipv6_is_off() {
     };
     ipv6(1);
     world.start();
-    world.until("an answer", || world.answers("host", "127.0.0.1:53".parse().unwrap()));
+    world.until("an answer", || world.answers("laptop", "127.0.0.1:53".parse().unwrap()));
     world.until("enforcing", || world.status()["state"] == "enforcing");
     assert!(world.lines("warnings").iter().any(|line| line.contains("dns.listen: [::1]:53")), "{}", world.status());
     ipv6(0);
-    world.until("an answer", || world.answers("host", "[::1]:53".parse().unwrap()));
+    world.until("an answer", || world.answers("laptop", "[::1]:53".parse().unwrap()));
     world.until("no warning", || !world.lines("warnings").iter().any(|line| line.contains("[::1]:53")));
 }
 
@@ -264,7 +264,7 @@ fn the_default_addresses_serve_a_host_whose_kernel_has_no_ipv6() {
     // SAFETY: between fork and exec only system calls are made.
     let mut guard = unsafe { command.pre_exec(without_ipv6) }.spawn().unwrap();
     let logged = || std::fs::read_to_string(&log).unwrap_or_default();
-    let well = || world.answers("host", "127.0.0.1:53".parse().unwrap()) && world.status()["state"] == "enforcing";
+    let well = || world.answers("laptop", "127.0.0.1:53".parse().unwrap()) && world.status()["state"] == "enforcing";
     let well = wait_until(LONG, well);
     let said = world.lines("warnings");
     let status = world.status();

@@ -75,6 +75,8 @@ pub fn daemons(
             guard.prepare.push("install -d -m 755 /run/destguard /var/lib/destguard".to_owned());
             Ok(guard)
         }
+        // What the far side serves is scripted ([`crate::dns::Server`], [`crate::tcp::EchoServer`]).
+        "internet" => Ok(Daemons::default()),
         "host" => match &settings.cmd {
             Some(cmd) => Ok(just("cmd", &["/bin/sh", "-c", &format!("exec {cmd}")], "", 1)),
             None => Ok(Daemons::default()),

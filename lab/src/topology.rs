@@ -11,6 +11,9 @@ use serde::Deserialize;
 
 use crate::error::Error;
 
+/// What ends of links may be called that are no nodes: the machine itself, its bridge, and so on.
+const RESERVED: [&str; 6] = ["host", "mgmt-net", "macvlan", "vxlan", "vxlan-stitch", "dummy"];
+
 /// A topology, merged and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
@@ -43,6 +46,10 @@ pub struct NodeSettings {
     pub entrypoint: Option<String>,
     /// The program's arguments.
     pub cmd: Option<String>,
+    /// As a container it may do everything. Here every node may do what root may in its namespaces.
+    pub privileged: bool,
+    /// What it may do besides as a container.
+    pub cap_add: Vec<String>,
 }
 
 /// `host:inside[:ro]`
@@ -98,6 +105,8 @@ struct RawNode {
     entrypoint: Option<String>,
     cmd: Option<String>,
     network_mode: Option<String>,
+    privileged: Option<bool>,
+    cap_add: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -139,6 +148,9 @@ impl RawNode {
         text(&mut self.entrypoint, &other.entrypoint);
         text(&mut self.cmd, &other.cmd);
         text(&mut self.network_mode, &other.network_mode);
+        self.privileged = other.privileged.or(self.privileged);
+        self.cap_add
+            .extend(other.cap_add.iter().filter(|name| !self.cap_add.contains(name)).cloned().collect::<Vec<_>>());
         self.exec.extend(other.exec.iter().cloned());
         self.binds.extend(other.binds.iter().cloned());
         self.env.extend(other.env.clone());
@@ -170,6 +182,9 @@ impl Topology {
         for (name, node) in raw.nodes {
             if !valid_name(&name) {
                 return Err(format!("node name {name:?}: letters, digits, - and _ only, at most 32"));
+            }
+            if RESERVED.contains(&name.as_str()) {
+                return Err(format!("node name {name:?}: in links it means something else to containerlab"));
             }
             let node = node.unwrap_or_default();
             let kind = node.kind.clone().or_else(|| raw.defaults.kind.clone());
@@ -230,6 +245,9 @@ fn settle(raw: RawNode, kind: String, directory: &Path) -> Result<NodeSettings, 
         sysctls: strings(raw.sysctls),
         entrypoint: raw.entrypoint,
         cmd: raw.cmd,
+        // containerlab's default.
+        privileged: raw.privileged.unwrap_or(true),
+        cap_add: raw.cap_add,
     })
 }
 

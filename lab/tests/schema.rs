@@ -198,6 +198,7 @@ fn every_topology_is_containerlabs_and_ours() {
         assert_eq!(file.file_name().unwrap().to_str().unwrap(), format!("{}.clab.yml", topology.name));
         assert_eq!(directory.to_str().unwrap(), topology.name);
         for (name, node) in &topology.nodes {
+            assert!(!node.privileged && node.cap_add.contains(&"NET_ADMIN".to_owned()), "{}: {name}", file.display());
             for bind in &node.binds {
                 assert!(bind.host.exists(), "{name}: {}", bind.host.display());
             }

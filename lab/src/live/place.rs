@@ -85,7 +85,7 @@ impl Place {
 
     fn guard(self) -> &'static str {
         match self.kind {
-            Kind::Single => "host",
+            Kind::Single => "laptop",
             Kind::Gateway | Kind::GatewayClient => "gateway",
             Kind::Frr | Kind::Bird => "guard",
         }
@@ -149,7 +149,7 @@ impl Site {
         };
         let client = |node: &str, servers| Client { node: lab.node(node).clone(), servers };
         let clients = match place.kind {
-            Kind::Single => vec![client("host", servers("127.0.0.1", "::1")?)],
+            Kind::Single => vec![client("laptop", servers("127.0.0.1", "::1")?)],
             Kind::Gateway | Kind::GatewayClient => vec![
                 client("client", servers("10.0.1.1", "fd00:1::1")?),
                 client("client2", servers("10.0.4.1", "fd00:4::1")?),

@@ -10,6 +10,8 @@ topology:
     env: {A: defaults, B: defaults, C: defaults, D: 1}
     sysctls: {net.ipv4.ip_forward: 0}
     exec: ["one"]
+    privileged: false
+    cap-add: [NET_ADMIN]
     binds: ["d:/etc/x", "d:/etc/y"]
   kinds:
     linux:
@@ -25,6 +27,7 @@ topology:
       group: g
       env: {D: node}
       sysctls: {net.ipv4.ip_forward: 1}
+      cap-add: [NET_ADMIN, SYS_ADMIN]
       exec: ["four $$HOME"]
       binds: ["n:/etc/x:ro"]
     b:
@@ -47,6 +50,8 @@ fn the_most_specific_setting_wins_and_lists_append() {
     assert_eq!(a.exec, ["one", "two", "three", "four $HOME"]);
     let binds: Vec<_> = a.binds.iter().map(|b| (b.host.to_str().unwrap(), b.inside.to_str().unwrap())).collect();
     assert_eq!(binds, [("/lab/d", "/etc/y"), ("/lab/n", "/etc/x")]);
+    assert!(!a.privileged);
+    assert_eq!(a.cap_add, ["NET_ADMIN", "SYS_ADMIN"]);
     let b = &topology.nodes["b"];
     assert_eq!((b.image.as_str(), b.env["D"].as_str()), ("from-defaults", "1"));
     assert_eq!(topology.links[0][1], Endpoint { node: "b".into(), interface: "eth1".into() });
@@ -69,6 +74,7 @@ fn what_is_not_honoured_is_refused() {
         ("n:/etc/x:ro", "n:/etc/x:z", "ro or rw"),
         ("n:/etc/x:ro", "n:etc/x", "not absolute"),
         ("    b:\n", "    b/c:\n", "node name"),
+        ("    b:\n", "    host:\n", "something else to containerlab"),
     ] {
         let text = BASE.replacen(from, to, 1);
         assert_ne!(text, BASE, "{from}");
