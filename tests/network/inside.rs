@@ -97,6 +97,15 @@ fn what_comes_on_link_is_inside_at_once_and_what_goes_is_not() {
     assert!(is_told("other.example"));
     let warnings = world.ask_guard("status")["warnings"].to_string();
     assert!(warnings.contains("128.0.0.0/2 is on-link at eth1: too large"), "{warnings}");
+    // Who has not said what is inside is told what to write.
+    let silent = guard.file(CONFIG).unwrap().replace("inside = []", "");
+    guard.write("/etc/destguard/silent.toml", &silent).unwrap();
+    let mut check = guard.command(env!("CARGO_BIN_EXE_destguard"));
+    check.args(["check", "--config", "/etc/destguard/silent.toml"]);
+    let check = check.output().unwrap();
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert_eq!(check.status.code(), Some(2), "{said}");
+    assert!(said.contains("addresses.inside = [\"45.10.9.0/24\"] (on-link at this host)"), "{said}");
 }
 
 #[test]
@@ -107,4 +116,27 @@ fn on_link_prefixes_are_like_others_where_the_operator_says_so() {
     world.node("guard").ok("ip addr add 45.10.7.1/24 dev eth1").unwrap();
     assert_eq!(world.resolve("client", "other.example", dns::A).addresses(), [other]);
     assert_eq!(world.ask_guard("status")["inside"], Value::Null);
+}
+
+/// The upstream of a gateway is a router with a page of its own: the operator allows its name and address.
+#[test]
+fn on_the_gateway_the_page_of_the_router_that_is_the_upstream_is_reached() {
+    let page = IpAddr::from([192, 0, 2, 53]);
+    let allowed =
+        "[[policy.private]]\ndomain = \"router.test\"\nprefixes = [\"192.0.2.53/32\"]\n\n[[policy.private]]\n";
+    let world = World::up(GATEWAY, &[("[[policy.private]]\n", allowed)]);
+    for name in ["router.test", "rebind.test"] {
+        world.dns.set_addresses(name, 60, &[page]);
+    }
+    assert_eq!(
+        world.resolve("client", "rebind.test", dns::A).addresses(),
+        [] as [IpAddr; 0],
+        "nobody allowed that name"
+    );
+    assert!(!world.connects("client", page));
+    assert_eq!(world.resolve("client", "router.test", dns::A).addresses(), [page]);
+    assert!(world.connects("client", page), "{}", world.lab.logs());
+    let past = || dns::ask(SocketAddr::new(page, 53), "n1.many.test", dns::A, FIRST_SYN);
+    let answer = world.node("client").in_namespace(past).unwrap();
+    assert!(answer.is_err(), "its resolver is not: {answer:?}");
 }
