@@ -1,6 +1,9 @@
 //! What routers confirm, and what is made of it: probes, reflections, refreshes and learnt settle times against real routers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "confirm/words.rs"]
+mod words;
+
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -672,43 +675,6 @@ fn a_router_on_a_link_local_address_is_reached_by_the_name_of_the_link() {
         let mut session = Session::start(config).await;
         let said = |session: &Session| session.status().last_error.map(|(why, _)| why).unwrap_or_default();
         session.until("the cause", |session| said(session).contains("there is no interface nosuch0 now")).await;
-        session.stop().await;
-    });
-    lab.down().unwrap();
-}
-
-/// GoBGP has no RFC 7313: the prefix that it exports is the echo. With a full table instead of one prefix nothing is confirmed.
-#[test]
-fn gobgp_echoes_its_beacon_and_a_full_table_is_refused() {
-    let lab = lab(("gobgp", "/etc/gobgp/gobgpd.toml"), &[]);
-    let router = lab.node("router");
-    let beacons = |verb: &str, all: std::ops::Range<u32>| {
-        let lines = all.map(|number| format!("gobgp global rib {verb} 198.18.{number}.0/24"));
-        router.ok(&lines.collect::<Vec<_>>().join(" && ")).unwrap();
-    };
-    in_guard(&lab, || async move {
-        let mut session = Session::start(config(Confirm::Refresh)).await;
-        session.handle.apply(1, [(address("203.0.113.1"), true)]);
-        session.until("the reason", |session| session.unable.is_some()).await;
-        assert!(session.unable.as_ref().unwrap().contains("exports no prefix to us that could be its echo"));
-        assert!(session.warning().starts_with("nothing is confirmed: "), "{}", session.warning());
-        beacons("add", 0..1);
-        session.until("the echo", |session| session.confirmed[0] >= Some(1)).await;
-        for generation in 2..=10 {
-            session.handle.apply(generation, [(address(&format!("203.0.113.{generation}")), true)]);
-            session.until("the echo", |session| session.confirmed[0] >= Some(generation)).await;
-            assert!(router.ok("gobgp global rib").unwrap().contains(&format!("203.0.113.{generation}/32")));
-        }
-        beacons("add", 1..20);
-        session.until("the refusal", |session| session.unable.is_some()).await;
-        assert!(session.unable.as_ref().unwrap().contains("exports more than 16 routes to us"));
-        session.handle.apply(11, [(address("203.0.113.200"), true)]);
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        session.until("nothing", |_| true).await;
-        assert!(session.unable.is_some() && session.confirmed[0] < Some(11), "{}", session.logs);
-        beacons("del", 1..20);
-        session.until("the echo again", |session| session.confirmed[0] >= Some(11)).await;
-        assert_eq!(session.status().warning, None);
         session.stop().await;
     });
     lab.down().unwrap();

@@ -82,6 +82,8 @@ pub struct PeerConfig {
     pub settle: Duration,
     /// `settle` follows what occasional data-path probes show.
     pub learn: bool,
+    /// Whether occasional data-path probes look if it forwards what it confirmed by its word alone, where they can be sent.
+    pub samples: bool,
     /// For [`Confirm::Reflect`]: the name of the peer on whose session the router sends routes back.
     pub observer: Option<String>,
     /// TTL of data-path probes: 1 is answered by the router, 2 by its next hop.
@@ -216,6 +218,7 @@ impl PeerConfig {
             confirm: Confirm::Acked,
             settle: Duration::ZERO,
             learn: false,
+            samples: false,
             observer: None,
             probe_ttl: 1,
             patience: Duration::from_millis(800),

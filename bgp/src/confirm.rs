@@ -256,6 +256,9 @@ impl Confirmer {
     /// For prefixes that are announced from now on.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
+        if let Some(barrier) = &mut self.barrier {
+            barrier.expect_within(patience);
+        }
     }
 
     /// What is waited now.
@@ -434,8 +437,19 @@ impl Confirmer {
                 )))
             }
             Some(why) => Some(Warning::failing(format!("nothing is confirmed: {why}"))),
+            None if barrier.slow().is_some() && !barrier.is_silent() => {
+                let took = barrier.slow().unwrap_or_default().as_millis();
+                Some(Warning::failing(format!(
+                    "the router answers a ROUTE-REFRESH (EoRR) after {took} ms only, and answers are given up before: FRR sends it with its next \
+                     KEEPALIVE unless it exports a prefix to the guard (a beacon, as router-config writes it); or raise gate.deadline"
+                )))
+            }
             None if barrier.is_silent() => {
-                Some(Warning::failing("the router doesn't answer ROUTE-REFRESH; nothing is confirmed".to_owned()))
+                Some(Warning::failing(
+                    "the router doesn't answer ROUTE-REFRESH; nothing is confirmed (FRR answers in time when it exports a beacon, as \
+                     router-config writes it)"
+                        .to_owned(),
+                ))
             }
             None => None,
         }
@@ -610,6 +624,12 @@ impl Confirmer {
     pub fn outstanding(&self) -> (usize, usize) {
         let closing = if self.probes_each() { 0 } else { self.closing.len() };
         (self.awaited.len().1, closing)
+    }
+
+    /// Whether something was sent that is not evident yet.
+    #[must_use]
+    pub fn lags(&self) -> bool {
+        !self.marks.is_empty()
     }
 
     /// The newest generation that is evident, settled or not.

@@ -535,6 +535,7 @@ fn peer(peer: &schema::Peer, deadline: Duration) -> Result<PeerConfig, BgpError>
         schema::Confirm::Reflect => Confirm::Reflect,
         schema::Confirm::Probe => Confirm::Probe,
     };
+    let one_by_one = matches!(confirm, Confirm::Reflect | Confirm::Probe);
     Ok(PeerConfig {
         name: peer.name.clone(),
         address: *peer.address,
@@ -565,6 +566,7 @@ fn peer(peer: &schema::Peer, deadline: Duration) -> Result<PeerConfig, BgpError>
             Settle::Fixed(span) => span.0,
         },
         learn: peer.settle == Settle::Auto && peer.forwards,
+        samples: peer.role == schema::Role::Enforcer && peer.forwards && peer.multihop.is_none() && !one_by_one,
         observer: peer.observer.clone().filter(|_| confirm == Confirm::Reflect),
         probe_ttl: peer.probe_ttl,
         patience: patience(deadline),

@@ -35,6 +35,9 @@ const BURST: u32 = 32;
 const EARN: Duration = Duration::from_millis(5);
 /// A router has this long to send its own table before it is asked all the same.
 const TABLE: Duration = Duration::from_millis(500);
+/// A router whose answer took too long is asked again after this, to see whether it still does, and believed after so many quick answers.
+const SLOW_AGAIN: Duration = Duration::from_secs(2);
+const QUICK: u32 = 3;
 /// A router without RFC 7313 has this long to show its beacon.
 const BEACON: Duration = Duration::from_secs(5);
 
@@ -115,6 +118,14 @@ pub struct Barrier {
     silent: bool,
     /// There was more than could be remembered.
     overflowed: bool,
+    /// An answer of use comes within this.
+    patience: Duration,
+    /// When what was just answered was asked.
+    timing: Option<Instant>,
+    /// How long the last answer took that came too late, and the quick ones since.
+    slow: Option<(Duration, u32)>,
+    /// When it is asked for the sake of that alone.
+    measure: Option<Instant>,
 }
 
 /// Why a router isn't asked.
@@ -155,7 +166,32 @@ impl Barrier {
             refused,
             silent: false,
             overflowed: false,
+            patience: Duration::from_millis(800),
+            timing: None,
+            slow: None,
+            measure: None,
         }
+    }
+
+    /// Later answers come too late for whoever waits.
+    pub fn expect_within(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// How long the router's answers take, when that is too long.
+    #[must_use]
+    pub fn slow(&self) -> Option<Duration> {
+        self.slow.map(|(took, _)| took)
+    }
+
+    fn time(&mut self, now: Instant) {
+        let Some(took) = self.timing.take().map(|asked| now.saturating_duration_since(asked)) else { return };
+        self.slow = match self.slow {
+            _ if took > self.patience => Some((took, 0)),
+            Some((took, quick)) if quick + 1 < QUICK => Some((took, quick + 1)),
+            _ => None,
+        };
+        self.measure = self.slow.map(|_| now + SLOW_AGAIN);
     }
 
     /// Asks for each family only after its End-of-RIB, or [`TABLE`] after the session came up.
@@ -211,6 +247,8 @@ impl Barrier {
             return None;
         }
         self.earn(now);
+        self.time(now);
+        let measures = self.measure.is_some_and(|at| at <= now);
         for family in self.families.iter() {
             let wanted = self.lines[index(family)].wanted;
             let asks = self.asks(family);
@@ -243,8 +281,9 @@ impl Barrier {
                     return None;
                 }
                 None if line.echoed < wanted && possible && line.busy.is_some_and(|until| now < until) => {}
-                None if line.echoed < wanted && possible && tokens > 0 => {
+                None if (line.echoed < wanted || measures) && possible && tokens > 0 => {
                     line.asked = Some(Asked::new(now, end));
+                    self.measure = None;
                     self.tokens -= 1;
                     return Some(Ask::Refresh(asks));
                 }
@@ -283,7 +322,7 @@ impl Barrier {
                 }
             }
         };
-        self.families.iter().filter_map(due).min()
+        self.families.iter().filter_map(due).chain(self.measure).min()
     }
 
     /// BoRR came.
@@ -358,6 +397,7 @@ impl Barrier {
     fn answered(&mut self, family: Family) {
         let line = &mut self.lines[index(family)];
         if let Some(asked) = line.asked.take() {
+            self.timing = Some(asked.first);
             line.echoed = line.echoed.max(asked.covers).max(1);
             line.stray(asked, 1);
             self.silent = false;
@@ -567,6 +607,27 @@ mod tests {
         assert_eq!(barrier.poll_timeout(), Some(start + AGAIN_MOST));
         assert!(!barrier.is_silent());
         assert_eq!(barrier.poll(start + AGAIN_MOST, 10), Some(Ask::Refresh(V4)), "no EoRR at all");
+    }
+
+    #[test]
+    fn answers_that_come_too_late_are_said_and_looked_at_again() {
+        let start = Instant::now();
+        let mut barrier = Barrier::new(Families { ipv4: true, ipv6: false }, true, true, start);
+        barrier.want([10, 0]);
+        assert_eq!(barrier.poll(start, 10), Some(Ask::Refresh(V4)));
+        barrier.begin(V4);
+        barrier.end(V4);
+        assert_eq!((barrier.poll(start + 900 * MS, 10), barrier.slow()), (None, Some(900 * MS)));
+        let mut now = start + 900 * MS;
+        for quick in 1..=QUICK {
+            now += SLOW_AGAIN;
+            assert_eq!(barrier.poll_timeout(), Some(now), "nobody waits, and it is asked all the same");
+            assert_eq!(barrier.poll(now, 10), Some(Ask::Refresh(V4)));
+            echo(&mut barrier, V4);
+            assert_eq!(barrier.poll(now, 10), None);
+            assert_eq!(barrier.slow().is_none(), quick == QUICK);
+        }
+        assert_eq!(barrier.poll_timeout(), None);
     }
 
     #[test]

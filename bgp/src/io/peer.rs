@@ -28,6 +28,7 @@ use crate::wire::message::Notification;
 
 mod confirming;
 mod edge;
+mod sampling;
 mod up;
 
 use self::confirming::Evidence;
@@ -583,6 +584,10 @@ impl Task {
             None => return,
         };
         up.confirmer.progress(written, 0, now);
+        if let Some(connection) = connection.filter(|_| up.sends && self.evidence.is_to_look(up.confirmer.lags(), now))
+        {
+            self.evidence.acknowledged(written, connection.acknowledged(), now);
+        }
         if let Some(connection) = connection.filter(|_| up.confirmer.wants_acks()) {
             up.confirmer.progress(written, connection.acknowledged(), now);
         }
@@ -606,6 +611,7 @@ impl Task {
                 // Of what is confirmed one by one each is counted by itself.
                 if let Some(latency) = confirmed.latency.filter(|_| !one_by_one) {
                     status.latency.add(latency);
+                    self.evidence.timed(latency);
                 }
             }
             while let Some((one, news)) = up.confirmer.poll_held(now) {

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use super::super::observed::Observed;
 use super::super::prober::Prober;
 use super::super::{Shared, What};
+use super::sampling::Sampling;
 use super::{Task, Up};
 use crate::config::{Confirm, PeerConfig, Role, SpeakerConfig};
 use crate::confirm::awaited::{Announced, Awaited};
@@ -18,7 +19,7 @@ use crate::confirm::learn::{self, Learner};
 use crate::confirm::refresh::Ask;
 use crate::confirm::{Confirmer, Seen, Warning};
 use crate::session::Heard;
-use crate::table::Batch;
+use crate::table::{Batch, index};
 use crate::wire::EncodeContext;
 use crate::wire::iana::{Families, Family};
 use crate::wire::message::{Message, RefreshSubtype, RouteRefresh};
@@ -37,6 +38,10 @@ const MISSED: u32 = 3;
 const ANSWERS: usize = 64;
 /// Between two lines of the log on routes that the router took back.
 const SAID: Duration = Duration::from_secs(1);
+/// Between two looks at what the router's TCP acknowledged, while something is not evident.
+const LOOK: Duration = Duration::from_millis(500);
+/// A router's TCP that acknowledges nothing for so long is said to be stuck.
+const STUCK: Duration = Duration::from_secs(2);
 /// Words of the observer taken in one go.
 const WORDS: usize = 4096;
 
@@ -52,6 +57,12 @@ pub(super) struct Evidence {
     observer: Option<usize>,
     /// Prefixes in a row that were given up since one was confirmed, and the last of them.
     pub(super) lost: (u32, Option<IpNet>),
+    /// Next hops of both families.
+    hops: [Option<IpAddr>; 2],
+    sampling: Sampling,
+    /// Whole confirmations that came behind the gate's deadline in a row, how long the last took, and whether any came in time.
+    late: (u32, Duration, bool),
+    stuck: Stuck,
     trial: Option<Trial>,
     next_trial: Option<Instant>,
     recent: (Option<Instant>, usize, usize),
@@ -68,8 +79,20 @@ pub(super) struct Evidence {
     told: (Option<Instant>, usize),
 }
 
+/// Whether the router's TCP acknowledges what it is sent.
+#[derive(Default)]
+struct Stuck {
+    /// The next look.
+    next: Option<Instant>,
+    /// Octets that were acknowledged when something was outstanding, and since when it is no more than that.
+    since: Option<(u64, Instant)>,
+    /// How many were outstanding.
+    octets: u64,
+}
+
 /// An address that is probed to learn.
 struct Trial {
+    net: IpNet,
     generation: Option<u64>,
     evident: Option<Instant>,
     backlog: usize,
@@ -78,7 +101,8 @@ struct Trial {
 
 impl Evidence {
     pub(super) fn new(config: &SpeakerConfig, peer: &PeerConfig) -> Self {
-        let mut evidence = Self { patience: peer.patience, ..Self::default() };
+        let hops = [config.next_hop_ipv4.map(IpAddr::V4), config.next_hop_ipv6.map(IpAddr::V6)];
+        let mut evidence = Self { patience: peer.patience, hops, ..Self::default() };
         if peer.role == Role::Observer && !peer.watches {
             return evidence;
         }
@@ -89,8 +113,69 @@ impl Evidence {
                 Ok(prober) => evidence.prober = Some(prober),
                 Err(error) => evidence.no_prober = Some(format!("no data-path probes: {error}")),
             }
+        } else if peer.samples {
+            match Prober::new(peer) {
+                Ok(prober) => evidence.prober = Some(prober),
+                Err(error) => tracing::debug!(peer = peer.name, %error, "no data-path probes"),
+            }
         }
         evidence
+    }
+
+    /// A generation as a whole was confirmed so long after it was announced.
+    pub(super) fn timed(&mut self, latency: Duration) {
+        let (late, last, in_time) = &mut self.late;
+        // Patience is a part of the deadline.
+        if latency > self.patience.mul_f64(1.25) {
+            (*late, *last) = (late.saturating_add(1), latency);
+        } else {
+            (*late, *in_time) = (0, true);
+        }
+    }
+
+    /// Whether to look now at what the router's TCP has; `lags`: something is not evident yet.
+    pub(super) fn is_to_look(&mut self, lags: bool, now: Instant) -> bool {
+        if !lags {
+            self.stuck = Stuck::default();
+            return false;
+        }
+        let due = self.stuck.next.is_none_or(|at| at <= now);
+        if due {
+            self.stuck.next = Some(now + LOOK);
+        }
+        due
+    }
+
+    /// The router's TCP has so many octets of those that were written.
+    pub(super) fn acknowledged(&mut self, written: u64, acked: u64, now: Instant) {
+        self.stuck.octets = written.saturating_sub(acked);
+        self.stuck.since = match self.stuck.since {
+            _ if acked >= written => None,
+            Some((before, since)) if before == acked => Some((before, since)),
+            _ => Some((acked, now)),
+        };
+    }
+
+    /// What keeps confirmations from coming in time.
+    fn lateness(&self, peer: &PeerConfig, now: Instant) -> Option<Warning> {
+        if let Some((_, since)) = self.stuck.since.filter(|(_, since)| now >= *since + STUCK) {
+            return Some(Warning::failing(format!(
+                "its TCP has acknowledged nothing for {} s, {} octets are on their way: packets are lost; large ones alone, so that the path MTU is \
+                 smaller than this link's and nothing says so (ICMP filtered)?",
+                now.saturating_duration_since(since).as_secs(),
+                self.stuck.octets
+            )));
+        }
+        let (late, took, in_time) = self.late;
+        let wanted = if in_time { 2 } else { 1 };
+        (late >= wanted).then(|| {
+            Warning::failing(format!(
+                "it confirms after {} ms (confirm = \"{}\"), and answers are given up after {} ms: raise gate.deadline, or find what is slow",
+                took.as_millis(),
+                peer.confirm,
+                self.patience.mul_f64(1.25).as_millis()
+            ))
+        })
     }
 
     /// The next address that the router was seen to forward to.
@@ -135,7 +220,7 @@ impl Evidence {
     /// Sends the probes that are due; without a prober they are lost, and what is waited for is given up like any other.
     fn probe(&mut self, confirmer: &mut Confirmer, now: Instant) {
         let trial = self.trial.iter_mut().flat_map(|trial| trial.awaited.probes(now)).map(|net| net.addr());
-        let due: Vec<IpAddr> = confirmer.probes(now).into_iter().chain(trial).collect();
+        let due: Vec<IpAddr> = confirmer.probes(now).into_iter().chain(trial).chain(self.sampling.probe(now)).collect();
         if let Some(prober) = &mut self.prober {
             due.into_iter().for_each(|address| prober.send(address, now));
         }
@@ -164,6 +249,7 @@ impl Evidence {
     /// A session came up.
     pub(super) fn fresh(&mut self) {
         self.trial = None;
+        (self.sampling, self.late, self.stuck) = Default::default();
         self.lost = (0, None);
         self.word = 0;
         self.compare = false;
@@ -171,8 +257,9 @@ impl Evidence {
 
     /// When there is something to do for a trial.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let trial = self.trial.as_ref()?;
-        trial.awaited.next_probe().into_iter().chain(trial.awaited.next_end()).min()
+        let trial = self.trial.as_ref().map(|trial| &trial.awaited);
+        let trial = trial.and_then(|awaited| awaited.next_probe().into_iter().chain(awaited.next_end()).min());
+        [trial, self.sampling.poll_timeout(), self.stuck.next].into_iter().flatten().min()
     }
 
     /// What the operator should know, the worst first; `none`: the observer has none of our routes.
@@ -186,7 +273,7 @@ impl Evidence {
             return Some(Warning::failing(text));
         }
         let Some((count, last, all)) = confirmer.lacking(none) else {
-            return confirmer.warning().or_else(|| self.warning(peer));
+            return confirmer.warning().or_else(|| self.lateness(peer, now)).or_else(|| self.warning(peer, now));
         };
         Some(match (peer.confirm, all) {
             (Confirm::Reflect, true) => Warning::failing(format!(
@@ -204,7 +291,7 @@ impl Evidence {
     }
 
     /// What else the operator should know.
-    fn warning(&self, peer: &PeerConfig) -> Option<Warning> {
+    fn warning(&self, peer: &PeerConfig, now: Instant) -> Option<Warning> {
         let problem = self.prober.as_ref().and_then(Prober::problem);
         let cause = "does the next hop resolve through the null route, does the router filter the routes, does it answer no probes?";
         match (self.lost, &self.no_prober) {
@@ -224,6 +311,9 @@ impl Evidence {
                 return Some(Warning { text, is_failing: count >= MISSED });
             }
             _ => {}
+        }
+        if let Some(warning) = self.sampling.warning(now).filter(|warning| warning.is_failing || !peer.learn) {
+            return Some(warning);
         }
         if !peer.learn || peer.confirm == Confirm::Probe {
             return None;
@@ -391,8 +481,14 @@ impl Task {
         }
         evidence.probe(&mut up.confirmer, now);
         if evidence.trial.as_mut().is_some_and(|trial| trial.awaited.give_up(now, |_| false).is_some()) {
-            evidence.trial = None;
+            let missed = evidence.trial.take().map(|trial| trial.net);
             evidence.learner.missed();
+            // Probes that could not be sent say nothing.
+            let sent = evidence.prober.as_ref().is_some_and(|prober| prober.problem().is_none());
+            if let Some(net) = missed.filter(|_| sent) {
+                let hop = evidence.hops[index(Family::of(net.addr()))];
+                evidence.sampling.unanswered(net, hop, now);
+            }
         }
         let mut refused = Vec::new();
         let holds = |net| with_observed(shared, observer, |observed| observed.has(net)).unwrap_or(false);
@@ -442,7 +538,10 @@ impl Task {
         {
             let after = trial.evident.map_or(Duration::ZERO, |evident| now.saturating_duration_since(evident));
             evidence.learner.answered(after, trial.backlog);
+            evidence.sampling.forwards();
             evidence.trial = None;
+        } else {
+            evidence.sampling.answered(address, now);
         }
     }
 
@@ -504,7 +603,7 @@ pub(super) fn announce(
         None => up.confirmer.batch(batch, generation, offset, None, now),
     }
     up.confirmer.set_settle(evidence.settle(peer));
-    if !peer.learn || peer.confirm == Confirm::Probe || evidence.prober.is_none() {
+    if !(peer.learn || peer.samples) || peer.confirm == Confirm::Probe || evidence.prober.is_none() {
         return;
     }
     if let Some(trial) = &mut evidence.trial {
@@ -522,9 +621,11 @@ pub(super) fn announce(
     let host = hosts.rfind(|net| net.prefix_len() == net.max_prefix_len());
     if let Some(net) = host
         && evidence.trial.is_none()
+        && !evidence.sampling.is_busy()
         && evidence.next_trial.is_none_or(|at| at <= now)
     {
-        let missed = evidence.learner.counts().1.min(6);
+        let sure = evidence.sampling.missed();
+        let missed = if sure > 0 { sure.saturating_sub(MISSED) } else { evidence.learner.counts().1 }.min(6);
         evidence.next_trial = Some(now + TRIAL * TRIALS_MOST.min(1 << missed));
         let mut awaited = Awaited::new();
         let announced = Announced {
@@ -538,7 +639,7 @@ pub(super) fn announce(
         };
         awaited.announce(net, announced, now);
         let backlog = evidence.backlog();
-        evidence.trial = Some(Trial { generation: None, evident: None, backlog, awaited });
+        evidence.trial = Some(Trial { net, generation: None, evident: None, backlog, awaited });
     }
 }
 
