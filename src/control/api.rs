@@ -223,8 +223,8 @@ async fn explain(Extract(app): Extract<App>, query: Result<Query<ExplainQuery>, 
         }
     };
     // A lease that some enforcer still has to confirm is not open.
-    let held = addresses.iter().any(|address| address.state != crate::core::explain::LeaseState::Pending);
-    let open = held || now.verdict == "always open";
+    let leased = addresses.iter().any(|address| address.state != crate::core::explain::LeaseState::Pending);
+    let open = leased || now.verdict == "always open";
     let addresses = addresses.into_iter().map(Into::into).collect();
     reply(Explained { query: of, open, now, addresses, answers, ended, refused })
 }

@@ -118,7 +118,7 @@ pub struct LeaseCounts {
     pub ipv4: usize,
     /// Of them IPv6.
     pub ipv6: usize,
-    /// Not yet held by every required enforcer.
+    /// Not yet open at every required enforcer.
     pub pending: usize,
     /// Ended, with a route that stays a while.
     pub lingering: usize,
@@ -460,7 +460,7 @@ pub struct Hold {
     pub required: bool,
     /// As in [`Lease::enforcers`].
     pub state: String,
-    /// For how long it has held the address.
+    /// For how long the address has been open there.
     pub since_seconds: Option<u64>,
 }
 
