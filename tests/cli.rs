@@ -227,8 +227,15 @@ fn router_configurations_follow_the_file() {
             "2a01::/20 && dst-len in 20-128) { reject }",
         ),
     ] {
-        let own = text(kind, &example.replace(inside, "inside = [\"203.0.0.0/16\", \"2a01::/20\"]"));
+        let own = text(
+            kind,
+            &example.replace(inside, "inside = [\"203.0.0.0/16\", \"2a01::/20\"]\nnat64 = \"2a01:64::/96\""),
+        );
         assert!(own.contains(four) && own.contains(six), "{kind}:\n{own}");
+        // OpenBGPD's last rule decides.
+        let translated = own.find("2a01:64::/96").unwrap();
+        let refused = own.find("2a01::/20").unwrap();
+        assert_eq!(translated < refused, kind != "openbgpd", "{kind}: the translator's prefix is taken:\n{own}");
         let plain = text(kind, &example);
         let run = ["frr", "bird", "gobgp", "openbgpd"].contains(&kind);
         assert_eq!(plain.contains("EXPERIMENTAL"), !run, "{kind}");
@@ -294,7 +301,9 @@ fn frr_and_bird_take_what_is_generated_for_them() {
             .replace("[bgp]\n", "[bgp]\nlisten = [\"192.0.2.2:179\"]\n"),
     ];
     let over_ipv6 = example.replace("next_hop_ipv4 = ", "#next_hop_ipv4 = ");
-    let variants = [variants.as_slice(), &[over_ipv6]].concat();
+    let on_one_link =
+        example.replace("\"192.0.2.254\"", "\"fe80::fe%lo\"").replacen("\"192.0.2.2\"\nttl", "\"fe80::2\"\nttl", 1);
+    let variants = [variants.as_slice(), &[over_ipv6, on_one_link]].concat();
     for (index, variant) in variants.iter().enumerate() {
         assert!(index == 0 || *variant != example);
         std::fs::write(&file, variant).unwrap();

@@ -93,7 +93,7 @@ pub struct Side {
     exact4: Vec<Ipv4Net>,
     /// Likewise.
     exact6: Vec<Ipv6Net>,
-    /// Prefixes within which host routes are taken although they are special.
+    /// Prefixes within which host routes are taken although they are special or inside.
     private4: Vec<Ipv4Net>,
     /// Likewise.
     private6: Vec<Ipv6Net>,
@@ -154,7 +154,9 @@ impl Side {
             }
         };
         let open = if bgp.announce_open { config.addresses.open.as_slice() } else { &[] };
-        let private = || config.policy.private.iter().flat_map(|private| private.prefixes.iter().copied());
+        // A translator's prefix may well be part of the network's own.
+        let nat64 = config.addresses.nat64.map(IpNet::from);
+        let private = || config.policy.private.iter().flat_map(|private| private.prefixes.iter().copied()).chain(nat64);
         let upstreams = || {
             let addresses = config.dns.upstream.iter().filter_map(|upstream| {
                 upstream
@@ -213,6 +215,11 @@ impl Side {
             IpAddr::V4(router) => router.to_string(),
             IpAddr::V6(_) => "A.B.C.D".to_owned(),
         }
+    }
+
+    /// Whether the session is on one link, whose name at the router the guard doesn't know.
+    fn link_local(&self) -> bool {
+        matches!(self.guard, IpAddr::V6(guard) if guard.is_unicast_link_local())
     }
 
     fn internal(&self) -> bool {

@@ -393,6 +393,27 @@ mod tests {
     }
 
     #[test]
+    fn an_own_address_needs_no_lease_and_one_on_link_is_inside() {
+        let text = "[[policy.private]]\ndomain = \"lan.test\"\nprefixes = [\"45.10.1.0/24\"]\n";
+        let config: Config = toml::from_str(text).unwrap();
+        let nets = [
+            ("45.10.0.0/24".parse().unwrap(), "eth0".to_owned()),
+            ("45.10.1.0/24".parse().unwrap(), "eth1".to_owned()),
+        ];
+        let on_link = crate::sys::on_link::Found { nets: nets.into(), ..Default::default() };
+        let here = crate::sys::interfaces::Here { addresses: vec!["45.10.0.1".parse().unwrap()], on_link };
+        let rules = rules(&config, &Lists::load(&config, &Lists::default()).unwrap(), &here).unwrap();
+        let now = judged(&rules, "45.10.0.1");
+        assert_eq!((now.verdict.as_str(), now.rule), ("always open", None));
+        assert!(now.reason.contains("an address of this host, which is reached without a lease"), "{}", now.reason);
+        let now = judged(&rules, "45.10.0.2");
+        assert_eq!(now.verdict, "filtered");
+        assert!(now.reason.contains("45.10.0.0/24 is on-link at eth0"), "{}", now.reason);
+        let now = judged(&rules, "45.10.1.2");
+        assert_eq!((now.verdict.as_str(), now.rule.as_deref()), ("allowed", Some("policy.private[0]")));
+    }
+
+    #[test]
     fn addresses_that_a_list_denies_in_answers_are_not_called_allowed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("zone");

@@ -50,6 +50,9 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
     writeln!(out, "protocol bgp destguard_{name} {{")?;
     writeln!(out, "  local {} as {};", side.router, side.router_asn)?;
     writeln!(out, "  neighbor {} as {};", side.guard, side.guard_asn)?;
+    if side.link_local() {
+        writeln!(out, "  interface \"INTERFACE\";")?;
+    }
     if let Some(password) = &side.password {
         writeln!(out, "  password {password};")?;
     }

@@ -25,6 +25,9 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
     }
     writeln!(out, " neighbor {guard} remote-as {}", side.guard_asn)?;
     writeln!(out, " neighbor {guard} description destguard")?;
+    if side.link_local() {
+        writeln!(out, " neighbor {guard} interface INTERFACE")?;
+    }
     session(out, side, &guard.to_string(), side.password.as_deref())?;
     if side.hop4_over_ipv6.is_some() {
         writeln!(out, " neighbor {guard} capability extended-nexthop")?;

@@ -51,6 +51,15 @@ pub(super) fn write(out: &mut String, kind: RouterKind, side: &Side, config: &Co
     if !side.no_advertise {
         lines.extend(passing::WORDS.map(str::to_owned));
     }
+    if side.link_local() {
+        lines.push(match kind {
+            RouterKind::Frr | RouterKind::Bird => {
+                "The session is on one link: the router's interface towards the guard goes in place of INTERFACE."
+                    .to_owned()
+            }
+            _ => format!("The session is on one link: {} needs the router's interface beside it, by hand.", side.guard),
+        });
+    }
     if side.guessed {
         lines.push(format!(
             "{} is bgp.router_id: set local_address on the peer if the guard connects from another.",
