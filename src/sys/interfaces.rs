@@ -1,10 +1,12 @@
-//! The addresses of this host's interfaces, as the kernel shows them under `/proc/net`.
+//! The addresses of this host's interfaces, as the kernel tells them.
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
+use super::netlink::Socket;
 use super::on_link;
+use super::rtnetlink::{self, Message};
 
 /// Where this host is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,9 +31,9 @@ pub fn here(with_on_link: bool) -> Result<Here, String> {
 /// Every address of every interface of this network namespace, without doubles, in order.
 ///
 /// # Errors
-/// `/proc/net` can't be read.
+/// The kernel's.
 pub fn addresses() -> io::Result<Vec<IpAddr>> {
-    let mut all: Vec<IpAddr> = ipv4(&fs::read_to_string("/proc/net/fib_trie")?).map(IpAddr::V4).collect();
+    let mut all = ipv4()?;
     match fs::read_to_string("/proc/net/if_inet6") {
         Ok(text) => all.extend(ipv6(&text).map(IpAddr::V6)),
         // A kernel without IPv6.
@@ -43,17 +45,24 @@ pub fn addresses() -> io::Result<Vec<IpAddr>> {
     Ok(all)
 }
 
-/// The host prefixes of type LOCAL: a line `|-- 192.0.2.1` followed by `/32 host LOCAL`.
-fn ipv4(fib_trie: &str) -> impl Iterator<Item = Ipv4Addr> {
-    let mut leaf: Option<Ipv4Addr> = None;
-    fib_trie.lines().filter_map(move |line| {
-        let line = line.trim_start();
-        if let Some(address) = line.strip_prefix("|-- ") {
-            leaf = address.trim().parse().ok();
-            return None;
-        }
-        if line.starts_with("/32 host LOCAL") { leaf } else { None }
-    })
+/// The routes to this host itself: an address of an interface that is down has none. The kernel picks them out, however many others there are.
+fn ipv4() -> io::Result<Vec<IpAddr>> {
+    let socket = Socket::open(libc::NETLINK_ROUTE, 1 << 20)?;
+    socket.strict();
+    let mut body = [0; on_link::ROUTE];
+    (body[0], body[7]) = (u8::try_from(libc::AF_INET).unwrap_or_default(), libc::RTN_LOCAL);
+    let mut all = Vec::new();
+    let mut room = vec![0; rtnetlink::PART];
+    rtnetlink::dump(&socket, &mut room, libc::RTM_GETROUTE, &body, |message| all.extend(own(message)))?;
+    Ok(all)
+}
+
+/// Where a route of type LOCAL leads to one address.
+fn own(message: &Message<'_>) -> Option<IpAddr> {
+    let (length, kind) = (*message.body.get(1)?, *message.body.get(7)?);
+    let is_one = message.kind == libc::RTM_NEWROUTE && kind == libc::RTN_LOCAL && length == 32;
+    let to = message.attributes(on_link::ROUTE).find(|(kind, _)| *kind == on_link::RTA_DST)?.1;
+    rtnetlink::address(to).filter(|_| is_one)
 }
 
 /// The first field of each line: 32 hexadecimal digits.
@@ -70,9 +79,18 @@ mod tests {
 
     #[test]
     fn local_addresses_are_found_and_others_are_not() {
-        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 192.0.2.0\n        /24 link UNICAST\nLocal:\n     \
-                    |-- 192.0.2.1\n        /32 host LOCAL\n     |-- 192.0.2.255\n        /32 link BROADCAST\n";
-        assert_eq!(ipv4(trie).collect::<Vec<_>>(), [Ipv4Addr::new(192, 0, 2, 1)]);
+        let route = |length: u8, kind: u8| {
+            let mut body = vec![2, length, 0, 0, 255, 2, 254, kind, 0, 0, 0, 0];
+            body.extend([8u16.to_ne_bytes(), on_link::RTA_DST.to_ne_bytes()].concat());
+            body.extend([192, 0, 2, 1]);
+            body
+        };
+        let of = |body: &[u8]| own(&Message { kind: libc::RTM_NEWROUTE, body });
+        assert_eq!(of(&route(32, libc::RTN_LOCAL)), Some(IpAddr::from([192, 0, 2, 1])));
+        assert_eq!(of(&route(24, libc::RTN_LOCAL)), None, "a whole prefix is no address of an interface");
+        assert_eq!(of(&route(32, libc::RTN_BROADCAST)), None);
+        assert_eq!(of(&route(32, libc::RTN_UNICAST)), None);
+        assert_eq!(of(&route(32, libc::RTN_LOCAL)[..14]), None);
         let six = "20010db8000000000000000000000001 02 40 00 80     eth0\nbroken line\n";
         assert_eq!(ipv6(six).collect::<Vec<_>>(), ["2001:db8::1".parse::<Ipv6Addr>().unwrap()]);
     }

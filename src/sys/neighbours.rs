@@ -14,8 +14,6 @@ use crate::core::client::{Station, Stations};
 const MOST: usize = 65_536;
 /// Of notifications that wait for us. When it overflows, the table is read anew.
 const BUFFER: i32 = 1 << 20;
-/// The kernel's parts of a dump are no longer.
-const PART: usize = 64 * 1024;
 
 const NDMSG: usize = 12;
 /// States in which the kernel knows the address: reachable, stale, delay, probe, permanent.
@@ -38,7 +36,7 @@ impl Neighbours {
     pub fn open() -> io::Result<Self> {
         let socket = Socket::open(libc::NETLINK_ROUTE, BUFFER)?;
         socket.join(i32::try_from(libc::RTNLGRP_NEIGH).unwrap_or(3))?;
-        let mut all = Self { socket: socket.watched()?, stations: HashMap::new(), room: vec![0; PART] };
+        let mut all = Self { socket: socket.watched()?, stations: HashMap::new(), room: vec![0; rtnetlink::PART] };
         all.read_all()?;
         Ok(all)
     }

@@ -16,8 +16,6 @@ use ipnet::IpNet;
 use super::netlink::Socket;
 use super::rtnetlink::{self, Message, number};
 
-/// The kernel's parts of a dump are no longer.
-const PART: usize = 64 * 1024;
 /// Most prefixes that are taken.
 pub const MOST: usize = 65_536;
 /// Larger prefixes are ways to everywhere.
@@ -28,14 +26,14 @@ const LEAST_IPV6: u8 = 16;
 /// Of `struct ifinfomsg`, `struct ifaddrmsg` and `struct rtmsg`.
 const LINK: usize = 16;
 const ADDRESS: usize = 8;
-const ROUTE: usize = 12;
+pub(super) const ROUTE: usize = 12;
 
 const IFLA_IFNAME: u16 = 3;
 const IFA_ADDRESS: u16 = 1;
 const IFA_FLAGS: u16 = 8;
 /// The address made no route to its prefix.
 const IFA_F_NOPREFIXROUTE: u32 = 0x200;
-const RTA_DST: u16 = 1;
+pub(super) const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 /// Gateway, several ways, gateway of another family, encapsulation: not on-link.
 const FAR: [u16; 4] = [5, 9, 18, 22];
@@ -70,7 +68,7 @@ impl Interface {
 /// # Errors
 /// The system's.
 pub fn read() -> io::Result<Found> {
-    let mut room = vec![0; PART];
+    let mut room = vec![0; rtnetlink::PART];
     let socket = Socket::open(libc::NETLINK_ROUTE, 1 << 20)?;
     let mut interfaces = HashMap::new();
     rtnetlink::dump(&socket, &mut room, libc::RTM_GETLINK, &[0; LINK], |message| {

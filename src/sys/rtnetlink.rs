@@ -7,6 +7,8 @@ use super::netlink::Socket;
 
 /// A dump has ended by then.
 const DUMP_MILLIS: i32 = 2000;
+/// The kernel's parts of a dump are no longer.
+pub const PART: usize = 64 * 1024;
 /// Of `struct nlmsghdr`.
 pub const HEADER: usize = 16;
 
@@ -57,8 +59,8 @@ pub fn messages(mut octets: &[u8]) -> impl Iterator<Item = Message<'_>> {
     })
 }
 
-/// Asks for all of one kind (`RTM_GET...`), `body` being the fixed part of the request, and hands each message to `take`. `room`: 64 KiB, since the
-/// kernel's parts of a dump are no longer.
+/// Asks for all of one kind (`RTM_GET...`), `body` being the fixed part of the request, and hands each message to `take`. `room`:
+/// [`PART`] octets.
 ///
 /// # Errors
 /// The system's.
