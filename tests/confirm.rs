@@ -1,6 +1,8 @@
 //! What routers confirm, and what is made of it: probes, reflections, refreshes and learnt settle times against real routers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "confirm/two_guards.rs"]
+mod two_guards;
 #[path = "confirm/words.rs"]
 mod words;
 
@@ -14,6 +16,7 @@ use destguard_bgp::confirm::learn;
 use destguard_bgp::io::{PeerEvent, Speaker, SpeakerHandle, What};
 use destguard_bgp::session::Stop;
 use destguard_bgp::status::{PeerStatus, State};
+use destguard_bgp::wire::iana::Families;
 use ipnet::IpNet;
 use lab::{Lab, Node, dns, wait_until};
 use tokio::sync::mpsc;

@@ -346,7 +346,7 @@ fn attributes(config: &SpeakerConfig, peer: &PeerConfig, negotiated: &Negotiated
         local_pref: (!external).then_some(local_pref),
         otc: (external && marks).then_some(config.asn),
         communities,
-        large_communities: config.large_communities.iter().copied().map(large).collect(),
+        large_communities: config.large_communities.iter().copied().chain(config.mark_of_guard()).map(large).collect(),
         ..Attributes::default()
     }
 }

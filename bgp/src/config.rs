@@ -7,6 +7,9 @@ use std::time::Duration;
 use crate::wire::iana::Families;
 pub use crate::wire::iana::Role as BgpRole;
 
+/// The function of a large community that names a guard by its router id: "dgrd".
+pub const GUARD: u32 = 0x6467_7264;
+
 /// Ourselves. One per speaker.
 #[derive(Clone, Debug)]
 pub struct SpeakerConfig {
@@ -167,6 +170,13 @@ impl SpeakerConfig {
             mark: None,
             peers: Vec::new(),
         }
+    }
+
+    /// A large community on every route that tells whose it is, where observers are to tell our paths from another guard's.
+    #[must_use]
+    pub fn mark_of_guard(&self) -> Option<[u32; 3]> {
+        let observed = self.peers.iter().any(|peer| peer.role == Role::Observer);
+        observed.then_some([self.asn, GUARD, self.router_id.to_bits()])
     }
 
     /// Peers whose sessions bring edges their routes: those that don't forward themselves, or all where there are none.

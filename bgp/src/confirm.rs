@@ -9,7 +9,7 @@
 //! as a whole follows when none of its prefixes is waited for any more. They also show what a router has taken back
 //! ([`Confirmer::lost`]): the observer says so, and probes look at each route again in turn ([`recheck`]).
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,6 +43,10 @@ const AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 const AGAIN_SOON: Duration = Duration::from_secs(1);
 /// With so many routes, all of them lost are one thing.
 const SEVERAL: usize = 3;
+/// Most new addresses in one go that are probed before they are announced.
+const LOOKS: usize = 64;
+/// So long after a session came up the router may still have a path of the session before.
+const STALE: Duration = Duration::from_secs(10);
 /// Most such addresses remembered before they are announced; others wait for their turn.
 const EARLY: usize = 4096;
 
@@ -120,6 +124,8 @@ pub struct Seen<'a> {
     pub word: u64,
     /// Whether the router sends it this prefix now.
     pub has: &'a dyn Fn(IpNet) -> bool,
+    /// What it bears, when it is another guard's path.
+    pub another: &'a dyn Fn(IpNet) -> Option<Arc<Extra>>,
     /// What announced routes of a class bear.
     pub bears: &'a dyn Fn(u16) -> Option<Arc<Extra>>,
 }
@@ -162,6 +168,11 @@ pub struct Confirmer {
     again_after: Duration,
     /// Some of them are to be sent before that.
     sooner: Vec<IpNet>,
+    /// In force by another guard's path, as far as can be told: these go when that one goes, whether ours was taken or not. At most as many as
+    /// there are routes.
+    borrowed: HashSet<IpNet>,
+    /// New addresses of which it is to be looked whether the router forwards to them already.
+    looks: Vec<IpAddr>,
     /// Per family; for [`Confirm::Probe`].
     recheck: [Recheck; 2],
     /// What is seen earlier may be left from the session before.
@@ -220,6 +231,8 @@ impl Confirmer {
             again: None,
             again_after: AGAIN.0,
             sooner: Vec::new(),
+            borrowed: HashSet::new(),
+            looks: Vec::new(),
             recheck: [Recheck::new(None, now), Recheck::new(None, now)],
             clean: now,
             unavailable: false,
@@ -300,7 +313,9 @@ impl Confirmer {
             self.recheck(net.addr()).forget(net.addr());
             self.taken_back.remove(&net);
             self.lacking.remove(&net);
-            self.closing.withdrawn(net, seen.map(|seen| seen.word), now);
+            // Of a path that isn't the router's best nobody hears that it goes.
+            let unseen = self.borrowed.remove(&net) || seen.is_some_and(|seen| (seen.another)(net).is_some());
+            self.closing.withdrawn(net, seen.filter(|_| !unseen).map(|seen| seen.word), now);
         }
         // The router asked to hear everything again: what was confirmed is, and what is waited for is already.
         if batch.replay == Some(Replay::Refresh) {
@@ -317,6 +332,17 @@ impl Confirmer {
                 continue;
             }
             let old = self.closing.old_until(net).filter(|_| self.probes_each());
+            if self.probes_each() && !replayed && old.is_none() && now >= self.clean && self.looks.len() < LOOKS {
+                self.looks.push(net.addr());
+            }
+            let wants = seen.filter(|_| class != PLAIN).and_then(|seen| (seen.bears)(class));
+            if self.is_anothers(net, wants.as_deref(), replayed, seen, now) {
+                let mut announced = Announced::at(generation, now);
+                (announced.replayed, announced.wants) = (replayed, wants);
+                self.awaited.announce(net, announced, now);
+                self.borrow(net, now);
+                continue;
+            }
             let has = seen.is_some_and(|seen| (seen.has)(net));
             let again = has || self.awaited.has(net);
             let announced = Announced {
@@ -327,7 +353,8 @@ impl Confirmer {
                 // It was in force, and stays announced whether the router takes it again or not.
                 replayed: replayed || self.lacking.contains_key(&net),
                 quiet: has || self.closing.owes(net),
-                shows: seen.filter(|_| again && class != PLAIN).and_then(|seen| (seen.bears)(class)),
+                shows: wants.clone().filter(|_| again),
+                wants,
             };
             if self.probes_each() {
                 self.recheck(net.addr()).forget(net.addr());
@@ -341,6 +368,67 @@ impl Confirmer {
                 self.awaited.hurry(net, until, now);
             }
         }
+    }
+
+    /// Whether the router had this prefix, with these communities, from another guard before we announced it, and so forwards to it.
+    fn is_anothers(
+        &self,
+        net: IpNet,
+        wants: Option<&Extra>,
+        replayed: bool,
+        seen: Option<Seen<'_>>,
+        now: Instant,
+    ) -> bool {
+        let Some(seen) = seen.filter(|seen| (seen.has)(net) && self.rule == Confirm::Reflect) else { return false };
+        // Where no mark tells it: nothing of ours can be left of it by now.
+        let untold = wants.is_none()
+            && !replayed
+            && !self.closing.owes(net)
+            && !self.lacking.contains_key(&net)
+            && !self.awaited.has(net);
+        match (seen.another)(net) {
+            Some(bears) => wants.is_none_or(|wants| bears.covers(wants)),
+            None => untold && now >= self.clean + STALE,
+        }
+    }
+
+    /// It is in force by another guard's path.
+    fn borrow(&mut self, net: IpNet, now: Instant) {
+        self.borrowed.insert(net);
+        if let Some(ended) = self.awaited.arrived(net, u64::MAX, now) {
+            self.hold(ended, now);
+        }
+    }
+
+    /// The router sends another guard's path for this prefix: it forwards to it, and what it had of ours isn't what it uses. The end of a withdrawal
+    /// of ours, if that was owed.
+    pub fn reflected_another(&mut self, net: IpNet, bears: &Extra, now: Instant) {
+        self.taken_back.remove(&net);
+        self.closing.settled(net);
+        if self.awaited.has(net) && self.awaited.wanted(net, bears) {
+            self.borrow(net, now);
+        }
+    }
+
+    /// Addresses that were just announced: to be probed before the router hears of it.
+    pub fn looks(&mut self) -> Vec<IpAddr> {
+        std::mem::take(&mut self.looks)
+    }
+
+    /// The router forwarded to this address before we announced it.
+    pub fn forwarded_before(&mut self, address: IpAddr, now: Instant) {
+        let net = IpNet::from(address);
+        if self.probes_each() && self.awaited.has(net) {
+            self.borrowed.insert(net);
+            self.recheck(address).borrowed(address);
+            self.forwarded(address, now);
+        }
+    }
+
+    /// Routes that are in force by another guard's path.
+    #[must_use]
+    pub fn borrowed(&self) -> usize {
+        self.borrowed.len()
     }
 
     /// Everything up to `stamp.generation` is encoded before octet `offset` of the stream. Repeating a generation does nothing.
@@ -473,6 +561,7 @@ impl Confirmer {
             return self.closing.seen(net, word, now);
         };
         self.taken_back.remove(&net);
+        self.borrowed.remove(&net);
         if self.closing.owes(net) || now < self.clean || !self.awaited.shown(net, bears) {
             self.awaited.doubtful(net, now);
         } else if let Some(ended) = self.awaited.arrived(net, word, now) {
@@ -502,6 +591,7 @@ impl Confirmer {
         if let Some(last) = lost.last() {
             self.last_lacking = Some(*last);
             self.lacking.extend(lost.iter().map(|net| (*net, None)));
+            self.borrowed.retain(|net| !lost.contains(net));
             self.sooner.extend(&lost);
             self.again_after = AGAIN.0;
             let lacking = &self.lacking;

@@ -136,6 +136,8 @@ pub struct PeerStatus {
     pub unverified: usize,
     /// Withdrawals that the observer should hear of and hasn't.
     pub closing: usize,
+    /// Routes that are in force by another guard's path, as far as can be told.
+    pub borrowed: usize,
     /// From a withdrawal to its coming back from the observer.
     pub close_latency: Latency,
     /// What was learnt of the time that the router needs after its word: samples, median and 99th percentile.
@@ -220,6 +222,7 @@ impl PeerStatus {
             hold_time: None,
             unverified: 0,
             closing: 0,
+            borrowed: 0,
             close_latency: Latency::default(),
             learnt: None,
             confirmed: None,

@@ -421,6 +421,9 @@ pub fn confirmations(peers: &[Peer]) -> String {
         if confirmations.unverified > 0 {
             parts.push(format!("{} routes not verified yet", number(confirmations.unverified)));
         }
+        if confirmations.borrowed > 0 {
+            parts.push(format!("{} routes by another guard's path", number(confirmations.borrowed)));
+        }
         if confirmations.closing > 0 || confirmations.close_latency_ms.is_some() {
             let median =
                 confirmations.close_latency_ms.map_or_else(String::new, |median| format!(" (median {median}ms)"));

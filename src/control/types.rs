@@ -587,6 +587,9 @@ pub struct Confirmations {
     pub unverified: usize,
     /// Withdrawals that the observer hasn't heard of yet.
     pub closing: usize,
+    /// Routes in force by another guard's path: whether ours was taken shows only when that one goes.
+    #[serde(default)]
+    pub borrowed: usize,
     /// From a withdrawal to the observer's hearing of it, median, once known.
     pub close_latency_ms: Option<u64>,
 }

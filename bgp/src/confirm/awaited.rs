@@ -49,6 +49,26 @@ pub struct Announced {
     pub quiet: bool,
     /// It took the place of an announcement that bore something else: word that doesn't show this may be on that one.
     pub shows: Option<Arc<Extra>>,
+    /// It bears this beside what every route bears: another guard's path that doesn't is none for it.
+    pub wants: Option<Arc<Extra>>,
+}
+
+impl Announced {
+    /// At this generation, and looked at from now on.
+    #[must_use]
+    pub fn at(generation: u64, now: Instant) -> Self {
+        let patience = Duration::ZERO;
+        Self {
+            generation,
+            after: 0,
+            not_before: now,
+            patience,
+            replayed: false,
+            quiet: false,
+            shows: None,
+            wants: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -187,6 +207,13 @@ impl Awaited {
     pub fn shown(&self, net: IpNet, bears: &Extra) -> bool {
         let item = self.by_net.get(&net).and_then(|number| self.items.get(number));
         item.and_then(|item| item.announced.shows.as_ref()).is_none_or(|shows| bears.covers(shows))
+    }
+
+    /// Whether another guard's path with these communities is as good as the one that is waited for.
+    #[must_use]
+    pub fn wanted(&self, net: IpNet, bears: &Extra) -> bool {
+        let item = self.by_net.get(&net).and_then(|number| self.items.get(number));
+        item.and_then(|item| item.announced.wants.as_ref()).is_none_or(|wants| bears.covers(wants))
     }
 
     /// Word came that a prefix is in force.

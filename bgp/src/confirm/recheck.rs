@@ -41,6 +41,9 @@ const HALVED: Duration = Duration::from_secs(2);
 const RAISED: Duration = Duration::from_secs(60);
 /// Most addresses that are looked at out of their turn.
 const SOON: usize = 1024;
+/// Addresses that another guard's path holds are looked at in turn, so many of them in this time: they tell when that one goes.
+const CANARY: Duration = Duration::from_secs(1);
+const CANARIES: usize = 4;
 /// An address that was looked at within this isn't looked at out of its turn.
 const LATELY: Duration = Duration::from_secs(5);
 /// Between two attempts to learn whether the next hop can be the control.
@@ -83,6 +86,9 @@ pub struct Recheck {
     places: HashMap<IpAddr, usize>,
     next: usize,
     soon: VecDeque<IpAddr>,
+    /// In force by another guard's path, as far as can be told; and when some of them are to be looked at.
+    borrowed: VecDeque<IpAddr>,
+    canary: Instant,
     /// Asked for once, without answer yet.
     flying: HashSet<IpAddr>,
     ends: VecDeque<(Instant, IpAddr)>,
@@ -162,6 +168,8 @@ impl Recheck {
             places: HashMap::new(),
             next: 0,
             soon: VecDeque::new(),
+            borrowed: VecDeque::new(),
+            canary: now,
             flying: HashSet::new(),
             ends: VecDeque::new(),
             doubted: HashMap::new(),
@@ -259,6 +267,30 @@ impl Recheck {
         }
     }
 
+    /// This one is in force by another guard's path: whether ours would be shows only when that one goes.
+    pub fn borrowed(&mut self, address: IpAddr) {
+        self.borrowed.push_back(address);
+    }
+
+    /// Some of these are looked at next.
+    fn send_canaries(&mut self, now: Instant) {
+        if self.canary > now || self.borrowed.is_empty() {
+            return;
+        }
+        self.canary = now + CANARY;
+        for _ in 0..CANARIES.min(self.borrowed.len()) {
+            // Those that are gone are forgotten here; the others come again.
+            let Some(address) = self.borrowed.pop_front() else { return };
+            if !self.places.contains_key(&address) {
+                continue;
+            }
+            self.borrowed.push_back(address);
+            if !self.flying.contains(&address) && !self.doubted.contains_key(&address) && self.soon.len() < SOON {
+                self.soon.push_back(address);
+            }
+        }
+    }
+
     fn note_good(&mut self, address: IpAddr) {
         if self.good.back() == Some(&address) {
             return;
@@ -302,6 +334,7 @@ impl Recheck {
     pub fn probes(&mut self, now: Instant) -> Vec<IpAddr> {
         let mut due = Vec::new();
         self.pace.pass(self.ring.len(), now);
+        self.send_canaries(now);
         while let Some((at, address)) = self.ends.front().copied().filter(|(at, _)| *at <= now) {
             self.ends.pop_front();
             if self.flying.remove(&address) {
@@ -472,7 +505,8 @@ impl Recheck {
             }
         };
         let end = self.ends.front().map(|(at, _)| *at);
-        [regular, round, end].into_iter().flatten().min()
+        let canary = (!self.borrowed.is_empty()).then_some(self.canary);
+        [regular, round, end, canary].into_iter().flatten().min()
     }
 }
 

@@ -84,7 +84,7 @@ fn plain_class(_: u16) -> Option<Arc<Extra>> {
 }
 
 fn at_word(word: u64) -> Option<Seen<'static>> {
-    Some(Seen { word, has: &nothing, bears: &plain_class })
+    Some(Seen { word, has: &nothing, bears: &plain_class, another: &|_| None })
 }
 
 /// Single addresses that became confirmed, with their generations.
@@ -317,7 +317,7 @@ fn what_the_router_did_not_send_on_counts_when_it_is_quiet() {
     confirmer.batch(&hosts([1]), 1, 100, at_word(0), start);
     confirmer.reflected(net(1), Some(&Extra::default()), 1, start);
     assert_eq!(held(&mut confirmer, start), [(address(1), 1)]);
-    let seen = Seen { word: 1, has: &everything, bears: &plain_class };
+    let seen = Seen { word: 1, has: &everything, bears: &plain_class, another: &|_| None };
     confirmer.batch(&gone([1]), 2, 200, Some(seen), start);
     assert_eq!(confirmer.outstanding(), (0, 1), "not closed before the observer says so");
     confirmer.batch(&hosts([1]), 3, 300, Some(seen), start);
@@ -343,7 +343,7 @@ fn word_on_a_route_without_its_new_communities_does_not_count() {
     for in_flight in [true, false] {
         let start = Instant::now();
         let mut confirmer = plain(Confirm::Reflect, start);
-        let seen = Seen { word: 0, has: &nothing, bears: &bears };
+        let seen = Seen { word: 0, has: &nothing, bears: &bears, another: &|_| None };
         confirmer.batch(&announce(1), 1, 100, Some(seen), start);
         if in_flight {
             confirmer.batch(&announce(2), 2, 200, Some(seen), start);
@@ -352,7 +352,13 @@ fn word_on_a_route_without_its_new_communities_does_not_count() {
         } else {
             confirmer.reflected(net(1), Some(&first), 1, start);
             assert_eq!(held(&mut confirmer, start), [(address(1), 1)]);
-            confirmer.batch(&announce(2), 2, 200, Some(Seen { word: 1, has: &everything, bears: &bears }), start);
+            confirmer.batch(
+                &announce(2),
+                2,
+                200,
+                Some(Seen { word: 1, has: &everything, bears: &bears, another: &|_| None }),
+                start,
+            );
             confirmer.reflected(net(1), Some(&first), 2, start);
             assert_eq!(held(&mut confirmer, start), []);
         }
@@ -362,7 +368,7 @@ fn word_on_a_route_without_its_new_communities_does_not_count() {
     // A router that shows no communities to the observer must be quiet.
     let start = Instant::now();
     let mut confirmer = plain(Confirm::Reflect, start);
-    let seen = Seen { word: 0, has: &nothing, bears: &bears };
+    let seen = Seen { word: 0, has: &nothing, bears: &bears, another: &|_| None };
     confirmer.batch(&announce(1), 1, 100, Some(seen), start);
     confirmer.batch(&announce(2), 2, 200, Some(seen), start);
     confirmer.reflected(net(1), Some(&Extra::default()), 1, start);
@@ -375,7 +381,13 @@ fn word_on_a_route_without_its_new_communities_does_not_count() {
 fn a_withdrawn_route_that_the_router_keeps_is_said() {
     let start = Instant::now();
     let mut confirmer = plain(Confirm::Reflect, start);
-    confirmer.batch(&gone([1]), 2, 200, Some(Seen { word: 1, has: &everything, bears: &plain_class }), start);
+    confirmer.batch(
+        &gone([1]),
+        2,
+        200,
+        Some(Seen { word: 1, has: &everything, bears: &plain_class, another: &|_| None }),
+        start,
+    );
     let later = confirmer.poll_timeout().unwrap();
     assert_eq!(confirmer.give_up(later, everything), None);
     assert!(confirmer.warning().is_some_and(|it| !it.is_failing && it.text.starts_with("withdrawn but not closed")));
@@ -541,7 +553,7 @@ proptest! {
                     router.sent.push_back((which, announce.then_some(generation)));
                     let batch = if announce { hosts([which]) } else { gone([which]) };
                     let has = |other: IpNet| router.observed.iter().any(|which| net(*which) == other);
-                    confirmer.batch(&batch, generation, generation, Some(Seen { word: router.word, has: &has, bears: &plain_class }), now);
+                    confirmer.batch(&batch, generation, generation, Some(Seen { word: router.word, has: &has, bears: &plain_class, another: &|_| None }), now);
                     confirmer.encoded(stamp(generation, now), generation);
                     confirmer.progress(generation, 0, now);
                 }

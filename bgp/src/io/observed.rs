@@ -21,6 +21,19 @@ pub(super) struct Word {
     pub(super) net: IpNet,
     /// Announced, maybe again, with these communities; else withdrawn.
     pub(super) bears: Option<Arc<Extra>>,
+    /// It is another guard's path.
+    pub(super) another: bool,
+}
+
+/// Whose path a router sent back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// It bears our mark.
+    Ours,
+    /// It has our AS or our communities, as another guard's may have.
+    Untold,
+    /// Another's.
+    Another,
 }
 
 /// One observer's view. Each announcement and withdrawal it hears is a *word* with a number.
@@ -28,7 +41,7 @@ pub(super) struct Word {
 pub(super) struct Observed {
     newest: u64,
     by_net: HashMap<IpNet, u64>,
-    by_word: BTreeMap<u64, (IpNet, Arc<Extra>)>,
+    by_word: BTreeMap<u64, (IpNet, Arc<Extra>, bool)>,
     log: VecDeque<Word>,
     /// Heard while there was no room.
     lost: u64,
@@ -36,6 +49,8 @@ pub(super) struct Observed {
     whole: Families,
     /// So many tables were sent to their end, in all sessions.
     tables: u64,
+    /// Our mark comes through: what bears none is another's.
+    marked: bool,
 }
 
 impl Observed {
@@ -47,6 +62,18 @@ impl Observed {
     /// Whether the router sends this prefix now.
     pub(super) fn has(&self, net: IpNet) -> bool {
         self.by_net.contains_key(&net)
+    }
+
+    /// What the path that it sends bears, if that is another guard's.
+    pub(super) fn anothers(&self, net: IpNet) -> Option<Arc<Extra>> {
+        let word = self.by_net.get(&net).and_then(|word| self.by_word.get(word));
+        word.filter(|(_, _, another)| *another).map(|(_, bears, _)| Arc::clone(bears))
+    }
+
+    /// Whether a path is another's, by what is known of this session.
+    pub(super) fn tell(&mut self, whose: Whose) -> bool {
+        self.marked |= whose == Whose::Ours;
+        whose == Whose::Another || (whose == Whose::Untold && self.marked)
     }
 
     /// Whether the router sends none of ours, although it has sent a table to its end.
@@ -75,16 +102,16 @@ impl Observed {
         self.newest > word && self.log.front().is_none_or(|first| first.number > word.saturating_add(1))
     }
 
-    fn say(&mut self, net: IpNet, bears: Option<Arc<Extra>>) {
+    fn say(&mut self, net: IpNet, bears: Option<Arc<Extra>>, another: bool) {
         self.newest += 1;
         if self.log.len() >= LOG {
             self.log.pop_front();
         }
-        self.log.push_back(Word { number: self.newest, net, bears });
+        self.log.push_back(Word { number: self.newest, net, bears, another });
     }
 
-    /// The router announced it, maybe again.
-    pub(super) fn announced(&mut self, net: IpNet, bears: &Arc<Extra>) {
+    /// The router announced it, maybe again; `another`: a path of another guard.
+    pub(super) fn announced(&mut self, net: IpNet, bears: &Arc<Extra>, another: bool) {
         if let Some(word) = self.by_net.remove(&net) {
             self.by_word.remove(&word);
         }
@@ -92,16 +119,16 @@ impl Observed {
             self.lost += 1;
             return;
         }
-        self.say(net, Some(Arc::clone(bears)));
+        self.say(net, Some(Arc::clone(bears)), another);
         self.by_net.insert(net, self.newest);
-        self.by_word.insert(self.newest, (net, Arc::clone(bears)));
+        self.by_word.insert(self.newest, (net, Arc::clone(bears), another));
     }
 
     /// The router withdrew it.
     pub(super) fn withdrawn(&mut self, net: IpNet) {
         if let Some(word) = self.by_net.remove(&net) {
             self.by_word.remove(&word);
-            self.say(net, None);
+            self.say(net, None, false);
         }
     }
 
@@ -111,6 +138,7 @@ impl Observed {
         self.by_word.clear();
         self.log.clear();
         self.whole = Families::NONE;
+        self.marked = false;
     }
 
     /// At most `room` words after this one, oldest first. Where they aren't all kept, only those on what the router sends now.
@@ -123,10 +151,11 @@ impl Observed {
             }
             _ => {
                 let now = self.by_word.range(next..).take(room);
-                let word = |(number, (net, bears)): (&u64, &(IpNet, Arc<Extra>))| Word {
+                let word = |(number, (net, bears, another)): (&u64, &(IpNet, Arc<Extra>, bool))| Word {
                     number: *number,
                     net: *net,
                     bears: Some(Arc::clone(bears)),
+                    another: *another,
                 };
                 now.map(word).collect()
             }
@@ -146,7 +175,7 @@ mod tests {
     fn words_are_in_order_with_the_withdrawals() {
         let mut observed = Observed::default();
         for n in [1, 2, 1] {
-            observed.announced(net(n), &Arc::default());
+            observed.announced(net(n), &Arc::default(), false);
         }
         observed.withdrawn(net(2));
         observed.withdrawn(net(3));
@@ -157,7 +186,7 @@ mod tests {
         assert!(observed.has(net(1)) && !observed.has(net(2)));
         observed.clear();
         assert_eq!((observed.newest(), observed.after(0, 9).len()), (4, 0));
-        observed.announced(net(7), &Arc::default());
+        observed.announced(net(7), &Arc::default(), false);
         assert_eq!(observed.after(4, 9).len(), 1);
         assert_eq!(observed.after(0, 9).len(), 1, "what is left of it");
         assert!(
@@ -171,14 +200,28 @@ mod tests {
     }
 
     #[test]
+    fn a_path_without_our_mark_is_anothers_once_the_mark_came_through() {
+        let mut observed = Observed::default();
+        assert!(!observed.tell(Whose::Untold) && observed.tell(Whose::Another) && !observed.tell(Whose::Ours));
+        assert!(observed.tell(Whose::Untold));
+        observed.announced(net(1), &Arc::default(), true);
+        assert!(observed.has(net(1)) && observed.anothers(net(1)).is_some() && observed.after(0, 9)[0].another);
+        observed.announced(net(1), &Arc::default(), false);
+        assert!(observed.anothers(net(1)).is_none() && observed.anothers(net(2)).is_none());
+        observed.clear();
+        assert!(!observed.tell(Whose::Untold), "another session may take other ways");
+    }
+
+    #[test]
     fn who_lags_too_far_learns_what_there_is_now() {
         let mut observed = Observed::default();
-        observed.announced(net(1), &Arc::default());
+        observed.announced(net(1), &Arc::default(), false);
         for _ in 0..LOG {
-            observed.announced(net(2), &Arc::default());
+            observed.announced(net(2), &Arc::default(), false);
         }
         observed.withdrawn(net(1));
         let words = observed.after(0, 9);
-        assert_eq!(words, [Word { number: LOG as u64 + 1, net: net(2), bears: Some(Arc::default()) }]);
+        let last = Word { number: LOG as u64 + 1, net: net(2), bears: Some(Arc::default()), another: false };
+        assert_eq!(words, [last]);
     }
 }

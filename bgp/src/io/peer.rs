@@ -624,6 +624,7 @@ impl Task {
                 }
             }
             (status.unverified, status.closing) = up.confirmer.outstanding();
+            status.borrowed = up.confirmer.borrowed();
             if unable.is_some() {
                 status.confirmed = None;
             }

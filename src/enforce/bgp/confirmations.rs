@@ -29,6 +29,7 @@ pub(super) fn shown(status: &PeerStatus) -> types::Confirmations {
         }),
         unverified: status.unverified,
         closing: status.closing,
+        borrowed: status.borrowed,
         close_latency_ms: status.close_latency.quantile(0.5).map(millis),
     }
 }
@@ -64,13 +65,14 @@ impl Collector for Confirmations {
             Histogram(&session.close_latency).encode(family.encode_family(&[("peer", session.name.as_str())])?)?;
         }
         type Gauge = fn(&PeerStatus) -> usize;
-        let gauges: [(&str, &str, Gauge); 2] = [
+        let gauges: [(&str, &str, Gauge); 3] = [
             (
                 "bgp_unverified_routes",
                 "Routes of the table that the session started with, not confirmed yet",
                 |session| session.unverified,
             ),
             ("bgp_closing_routes", "Withdrawals that the observer hasn't heard of yet", |session| session.closing),
+            ("bgp_borrowed_routes", "Routes in force by another guard's path", |session| session.borrowed),
         ];
         for (metric, help, value) in gauges {
             let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Gauge)?;

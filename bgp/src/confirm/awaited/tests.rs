@@ -17,6 +17,7 @@ fn new(now: Instant) -> Announced {
         replayed: false,
         quiet: false,
         shows: None,
+        wants: None,
     }
 }
 

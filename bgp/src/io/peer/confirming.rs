@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use ipnet::IpNet;
 
-use super::super::observed::Observed;
-use super::super::prober::Prober;
+use super::super::observed::{Observed, Whose};
+use super::super::prober::{Forwards, Prober};
 use super::super::{Shared, What};
 use super::sampling::Sampling;
 use super::{Task, Up};
-use crate::config::{Confirm, PeerConfig, Role, SpeakerConfig};
+use crate::config::{Confirm, GUARD, PeerConfig, Role, SpeakerConfig};
 use crate::confirm::awaited::{Announced, Awaited};
 use crate::confirm::learn::{self, Learner};
 use crate::confirm::refresh::Ask;
 use crate::confirm::{Confirmer, Seen, Warning};
 use crate::session::Heard;
+use crate::table::classes::Extra;
 use crate::table::{Batch, index};
 use crate::wire::EncodeContext;
 use crate::wire::iana::{Families, Family};
@@ -42,6 +43,8 @@ const SAID: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(500);
 /// A router's TCP that acknowledges nothing for so long is said to be stuck.
 const STUCK: Duration = Duration::from_secs(2);
+/// Such a route leads nowhere (RFC 7999).
+const BLACKHOLE: u32 = 0xffff_029a;
 /// Words of the observer taken in one go.
 const WORDS: usize = 4096;
 
@@ -179,7 +182,7 @@ impl Evidence {
     }
 
     /// The next address that the router was seen to forward to.
-    pub(super) async fn answered(&self) -> IpAddr {
+    pub(super) async fn answered(&self) -> Forwards {
         match &self.prober {
             Some(prober) => prober.answered().await,
             None => std::future::pending().await,
@@ -344,6 +347,19 @@ impl Evidence {
     }
 }
 
+/// Whose path it is that a router sent back with this origin and these communities.
+fn whose(config: &SpeakerConfig, bears: &Extra, origin: Option<u32>) -> Whose {
+    let mut guards = bears.large().iter().filter(|[_, function, _]| *function == GUARD).peekable();
+    if guards.peek().is_some() {
+        let ours = config.mark_of_guard();
+        return if guards.any(|mark| Some(*mark) == ours) { Whose::Ours } else { Whose::Another };
+    }
+    let ours = origin == Some(config.asn)
+        || bears.standard().iter().any(|community| config.communities.contains(community))
+        || (origin.is_none() && config.communities.is_empty());
+    if ours { Whose::Untold } else { Whose::Another }
+}
+
 /// What the observer of a peer has heard, for a look while it is locked.
 fn with_observed<T>(shared: &Shared, observer: Option<usize>, look: impl FnOnce(&Observed) -> T) -> Option<T> {
     Some(look(&*shared.observed(observer?)?))
@@ -363,14 +379,23 @@ impl Task {
                 self.place.shared.changed.send_replace(());
                 return;
             };
-            let communities = bears.standard();
-            let ours = origin == Some(self.config.asn)
-                || communities.iter().any(|community| self.config.communities.contains(community))
-                || (origin.is_none() && self.config.communities.is_empty());
+            let whose = whose(&self.config, &bears, origin);
+            let blackhole = bears.standard().contains(&BLACKHOLE);
+            let kept: Vec<bool> = {
+                let table = self.place.shared.table();
+                announced.iter().map(|net| table.contains(*net)).collect()
+            };
             if let Some(mut observed) = self.place.shared.observed(self.place.index) {
                 withdrawn.iter().for_each(|net| observed.withdrawn(*net));
-                if ours {
-                    announced.iter().for_each(|net| observed.announced(*net, &bears));
+                let another = observed.tell(whose);
+                for (net, ours_too) in announced.iter().zip(kept) {
+                    let host = net.prefix_len() == net.max_prefix_len();
+                    if !another || (!blackhole && (host || ours_too)) {
+                        observed.announced(*net, &bears, another);
+                    } else {
+                        // What took the place of ours forwards nothing, or is none of our business.
+                        observed.withdrawn(*net);
+                    }
                 }
             }
             self.place.shared.changed.send_replace(());
@@ -446,6 +471,12 @@ impl Task {
                 let words = words.unwrap_or_default();
                 for word in &words {
                     evidence.word = word.number;
+                    if word.another {
+                        if let Some(bears) = &word.bears {
+                            up.confirmer.reflected_another(word.net, bears, now);
+                        }
+                        continue;
+                    }
                     let closed = up.confirmer.reflected(word.net, word.bears.as_deref(), word.number, now);
                     if let (Some(closed), Some(mut status)) = (closed, shared.status(self.place.index)) {
                         status.close_latency.add(closed);
@@ -519,20 +550,26 @@ impl Task {
     }
 
     /// The router forwards to this address.
-    pub(super) fn forwarded(&mut self, address: IpAddr) {
+    pub(super) fn forwarded(&mut self, answer: Forwards) {
         let now = Instant::now();
-        let mut next = Some(address);
+        let mut next = Some(answer);
         for _ in 0..ANSWERS {
-            let Some(address) = next else { return };
-            self.forwards(address, now);
+            let Some(answer) = next else { return };
+            self.forwards(answer, now);
             next = self.evidence.prober.as_ref().and_then(Prober::more);
         }
     }
 
-    fn forwards(&mut self, address: IpAddr, now: Instant) {
+    fn forwards(&mut self, Forwards { address, before }: Forwards, now: Instant) {
         let Some(up) = &mut self.up else { return };
-        up.confirmer.forwarded(address, now);
         let evidence = &mut self.evidence;
+        if before {
+            up.confirmer.forwarded_before(address, now);
+            // It would be answered for whether this router uses our routes or not.
+            evidence.trial.take_if(|trial| trial.net.addr() == address);
+            return;
+        }
+        up.confirmer.forwarded(address, now);
         if let Some(trial) = &mut evidence.trial
             && trial.awaited.arrived(IpNet::from(address), 1, now).is_some()
         {
@@ -597,12 +634,18 @@ pub(super) fn announce(
     match &seen {
         Some(observed) => {
             let bears = |class| up.adj_out.extra(class).cloned();
-            let seen = Seen { word: observed.newest(), has: &|net| observed.has(net), bears: &bears };
+            let another = |net| observed.anothers(net);
+            let seen =
+                Seen { word: observed.newest(), has: &|net| observed.has(net), another: &another, bears: &bears };
             up.confirmer.batch(batch, generation, offset, Some(seen), now);
         }
         None => up.confirmer.batch(batch, generation, offset, None, now),
     }
     up.confirmer.set_settle(evidence.settle(peer));
+    let looks = up.confirmer.looks();
+    if let Some(prober) = &mut evidence.prober {
+        looks.into_iter().for_each(|address| prober.look(address, now));
+    }
     if !(peer.learn || peer.samples) || peer.confirm == Confirm::Probe || evidence.prober.is_none() {
         return;
     }
@@ -636,8 +679,12 @@ pub(super) fn announce(
             replayed: false,
             quiet: false,
             shows: None,
+            wants: None,
         };
         awaited.announce(net, announced, now);
+        if let Some(prober) = &mut evidence.prober {
+            prober.look(net.addr(), now);
+        }
         let backlog = evidence.backlog();
         evidence.trial = Some(Trial { net, generation: None, evident: None, backlog, awaited });
     }
