@@ -246,3 +246,45 @@ fn on_frr_with_reflect() {
     let own = "ip route 192.0.2.53/32 10.0.2.2\nipv6 route 2001:db8:53::53/128 fd00:2::2\n";
     names_come_back("frr", "router/frr.conf", own, "confirm = \"probe\"", "3s");
 }
+
+/// Whatever the guard announces, the router takes no route for the network's own servers.
+fn inside_is_refused(kind: &str, file: &str, own: &str) {
+    let edits = [("inside = []", "inside = [\"45.10.0.0/24\"]"), ("confirm = ", "confirm = \"acked\" #")];
+    let (lab, dns, _echo, _dir) = lab(kind, &format!("{kind}.clab.yml"), file, own, &edits);
+    let (server, outside) = (IpAddr::from([45, 10, 0, 10]), IpAddr::from([45, 11, 0, 10]));
+    lab.node("router").ok("ip addr add 45.10.0.1/24 dev eth4").unwrap();
+    lab.node("client2").ok("ip addr add 45.10.0.10/24 dev eth1").unwrap();
+    let _server = EchoServer::start(lab.node("client2"), PORT).unwrap();
+    dns.set_addresses("evil.example", 60, &[server]);
+    dns.set_addresses("shop.example", 60, &[outside]);
+    // Somebody takes it out of the guard's file.
+    let guard = lab.node("guard");
+    let config = "/etc/destguard/destguard.toml";
+    let text = guard.file(config).unwrap();
+    guard.write(config, &text.replace("inside = [\"45.10.0.0/24\"]", "inside = []")).unwrap();
+    guard.ok(&format!("{} reload", env!("CARGO_BIN_EXE_destguard"))).unwrap();
+    let ask = |name: &str| {
+        let asked = || dns::ask("10.0.3.2:53".parse().unwrap(), name, dns::A, ANSWER);
+        lab.node("client").in_namespace(asked).unwrap().unwrap().addresses()
+    };
+    assert_eq!((ask("evil.example"), ask("shop.example")), (vec![server], vec![outside]), "{}", lab.logs());
+    let route = |to: IpAddr| lab.node("router").ok(&format!("ip route show exact {to}/32")).unwrap();
+    // What was announced after it is there, so it would be too.
+    assert!(wait_until(LONG, || route(outside).contains("10.0.2.2")), "{}", lab.logs());
+    assert_eq!(route(server), "");
+    let connected = lab.node("client").in_namespace(|| tcp::connect(server, PORT, FIRST_SYN)).unwrap();
+    assert!(connected.is_ok(), "{}", lab.logs());
+}
+
+#[test]
+fn on_frr_no_route_for_the_networks_own_is_taken() {
+    let own = "ip route 192.0.2.53/32 10.0.2.2\nipv6 route 2001:db8:53::53/128 fd00:2::2\n";
+    inside_is_refused("frr", "router/frr.conf", own);
+}
+
+#[test]
+fn on_bird_no_route_for_the_networks_own_is_taken() {
+    let own = "protocol static own4 { ipv4; route 192.0.2.53/32 via 10.0.2.2; }
+protocol static own6 { ipv6; route 2001:db8:53::53/128 via fd00:2::2; }\n";
+    inside_is_refused("bird", "router/bird.conf", own);
+}
