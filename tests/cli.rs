@@ -256,6 +256,23 @@ fn router_configurations_follow_the_file() {
         let reflecting = text(kind, &watched);
         assert!(!keeps(&reflecting) && reflecting.contains("192.0.2.3"), "{kind}:\n{reflecting}");
     }
+    // The observer's session by itself, for a router that has the routes from another.
+    std::fs::write(&file, &watched).unwrap();
+    for (kind, program, flags) in [("frr", "vtysh", ["-C", "-f"]), ("bird", "bird", ["-p", "-c"])] {
+        let back = stdout(&["router-config", kind, "--peer", "watch", "--config", file.to_str().unwrap()]);
+        assert!(
+            back.contains("192.0.2.3") && !back.contains("blackhole") && back.contains("watch_192_0_2_3"),
+            "{back}"
+        );
+        let router = dir.path().join("back");
+        let head = if kind == "bird" { "router id 192.0.2.254;\nprotocol device {}\n" } else { "" };
+        std::fs::write(&router, format!("{head}{back}")).unwrap();
+        let judged = Command::new(program).args(flags).arg(&router).output().unwrap();
+        let said = [judged.stdout, judged.stderr].concat();
+        assert!(judged.status.success(), "{program}: {}\n{back}", String::from_utf8_lossy(&said));
+    }
+    let output = destguard(&["router-config", "junos", "--peer", "watch", "--config", file.to_str().unwrap()]);
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("docs/confirmation.md"));
     let quoted = example.replacen("ttl_security = true\n", "password = 'say \"it\"'\n", 1);
     for (kind, taken) in [("gobgp", true), ("openbgpd", true), ("frr", false), ("bird", false), ("iosxr", false)] {
         let output = generate(kind, &quoted);

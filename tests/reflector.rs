@@ -283,3 +283,24 @@ fn no_generated_reflector_keeps_the_routes_to_itself() {
         assert_eq!(kept.collect::<Vec<_>>(), [""; 0], "{kind}");
     }
 }
+
+/// What `router-config` writes for the observer, on the edge itself in place of its own.
+#[test]
+fn an_edge_shows_what_it_has_as_router_config_writes_it() {
+    let world = World::up(FRR, &WATCH);
+    let (guard, edge) = (world.lab.node("guard"), world.lab.node("edge2"));
+    let generated = guard.ok(&format!("{BINARY} router-config bird --peer watch2 --config {CONFIG}")).unwrap();
+    let conf = edge.file("/etc/bird/bird.conf").unwrap();
+    let own = conf.split("# The session of the guard's observer").next().unwrap();
+    assert!(own.len() < conf.len());
+    edge.write("/etc/bird/bird.conf", &format!("{own}{generated}")).unwrap();
+    edge.ok("birdc configure").unwrap();
+    let up = || edge.ok("birdc show protocols").unwrap_or_default();
+    let shows = || up().lines().any(|line| line.starts_with("destguard_watch2") && line.contains("Established"));
+    assert!(wait_until(LONG, shows), "{}\n{}", up(), world.lab.logs());
+    let enforcing = || world.ask_guard("status")["state"] == "enforcing";
+    assert!(wait_until(LONG, enforcing), "{}\n{}", world.ask_guard("status"), world.lab.logs());
+    for rtype in [dns::A, dns::AAAA] {
+        assert_eq!(world.lost(rtype, 10), Vec::<String>::new(), "{}", world.lab.logs());
+    }
+}

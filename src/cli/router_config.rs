@@ -291,15 +291,27 @@ pub fn generate(config: &Config, kind: RouterKind, peer: Option<&str>) -> Result
     }
     let mut out = String::new();
     for each in chosen {
-        if each.role == Role::Observer {
-            return Err(format!("peer \"{}\" is an observer; it gets no routes", each.name));
-        }
         let side = Side::of(config, each, kind)?;
         if side.tcp_ao.is_some() && matches!(kind, RouterKind::Frr | RouterKind::Gobgp | RouterKind::Openbgpd) {
             return Err(format!(
                 "peer \"{}\" has tcp_ao, which this router doesn't know; use TCP-MD5 instead",
                 each.name
             ));
+        }
+        if each.role == Role::Observer {
+            header::back(&mut out, kind, &side);
+            let written = match kind {
+                RouterKind::Frr => frr::back(&mut out, &side),
+                RouterKind::Bird => bird::back(&mut out, &side),
+                _ => {
+                    return Err(format!(
+                        "peer \"{}\" is an observer: only for FRR and BIRD is its session written; docs/confirmation.md says what it must send",
+                        each.name
+                    ));
+                }
+            };
+            written.map_err(|error| error.to_string())?;
+            continue;
         }
         if !out.is_empty() {
             out.push('\n');

@@ -1,6 +1,7 @@
 //! BIRD 2.
 
 use std::fmt::{Display, Write};
+use std::net::IpAddr;
 
 use super::{Rule, Side, Written};
 
@@ -102,11 +103,38 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
 /// The session on which the guard sees what is in force: what came from it goes back, and nothing else.
 fn watch(out: &mut String, side: &Side, families: [(&str, bool); 2]) -> Written {
     let Some(watch) = &side.watch else { return Ok(()) };
+    let export = format!("where proto = \"destguard_{}\"", side.tag);
+    back_session(out, side, families, (watch.guard, watch.password.as_deref(), watch.waits), |_| export.clone())
+}
+
+/// A session that only sends back what this router has in force of the guard's routes, from whomever it has them.
+pub(super) fn back(out: &mut String, side: &Side) -> Written {
     let name = side.tag.as_str();
-    writeln!(out, "protocol bgp destguard_{name}_back {{")?;
+    let families = [("4", side.next_hop4.is_some() || side.hop4_over_ipv6.is_some()), ("6", side.next_hop6.is_some())];
+    if families[0].1 {
+        back_filter(out, &format!("destguard_{name}_back4"), &side.rules4())?;
+    }
+    if families[1].1 {
+        back_filter(out, &format!("destguard_{name}_back6"), &side.rules6())?;
+    }
+    let to = (side.guard, side.password.as_deref(), side.guard_waits);
+    back_session(out, side, families, to, |family| format!("filter destguard_{name}_back{family}"))
+}
+
+fn back_session(
+    out: &mut String,
+    side: &Side,
+    families: [(&str, bool); 2],
+    (to, password, waits): (IpAddr, Option<&str>, bool),
+    export: impl Fn(&str) -> String,
+) -> Written {
+    writeln!(out, "protocol bgp destguard_{}_back {{", side.tag)?;
     writeln!(out, "  local {} as {};", side.router, side.router_asn)?;
-    writeln!(out, "  neighbor {} as {};", watch.guard, side.guard_asn)?;
-    if let Some(password) = &watch.password {
+    writeln!(out, "  neighbor {to} as {};", side.guard_asn)?;
+    if side.link_local() {
+        writeln!(out, "  interface \"INTERFACE\";")?;
+    }
+    if let Some(password) = password {
         writeln!(out, "  password {password};")?;
     }
     match side.multihop {
@@ -119,14 +147,30 @@ fn watch(out: &mut String, side: &Side, families: [(&str, bool); 2]) -> Written 
     if side.internal() {
         writeln!(out, "  rr client;")?;
     }
-    if !watch.waits {
+    if !waits {
         writeln!(out, "  passive on;")?;
     }
     for (family, _) in families.iter().filter(|(_, used)| *used) {
         let hop = if *family == "4" && side.hop4_over_ipv6.is_some() { " extended next hop on;" } else { "" };
-        writeln!(out, "  ipv{family} {{ import none; export where proto = \"destguard_{name}\";{hop} }};")?;
+        writeln!(out, "  ipv{family} {{ import none; export {};{hop} }};", export(family))?;
     }
     writeln!(out, "}}")
+}
+
+fn back_filter<N: Display>(out: &mut String, name: &str, rules: &[Rule<N>]) -> Written {
+    writeln!(out, "filter {name} {{")?;
+    writeln!(out, "  if source != RTS_BGP then reject;")?;
+    steps(out, rules)?;
+    writeln!(out, "  reject;")?;
+    writeln!(out, "}}")
+}
+
+fn steps<N: Display>(out: &mut String, rules: &[Rule<N>]) -> Written {
+    for (permit, net, least, most) in rules {
+        let action = if *permit { "accept" } else { "reject" };
+        writeln!(out, "  if net ~ [ {net}{{{least},{most}}} ] then {action};")?;
+    }
+    Ok(())
 }
 
 /// The rules in order; the first that matches decides.
@@ -136,10 +180,7 @@ fn filter<N: Display>(out: &mut String, name: &str, rules: &[Rule<N>], hop: impl
     if keep {
         writeln!(out, "  bgp_community.add((65535, 65282)); # NO_ADVERTISE")?;
     }
-    for (permit, net, least, most) in rules {
-        let action = if *permit { "accept" } else { "reject" };
-        writeln!(out, "  if net ~ [ {net}{{{least},{most}}} ] then {action};")?;
-    }
+    steps(out, rules)?;
     writeln!(out, "  reject \"not a host route: \", net;")?;
     writeln!(out, "}}")
 }

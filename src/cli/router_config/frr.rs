@@ -66,14 +66,58 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
         }
         writeln!(out, "  neighbor {guard} maximum-prefix {} restart 1", side.limit)?;
         if let Some(watch) = &side.watch {
-            writeln!(out, "  neighbor {} activate", watch.guard)?;
-            writeln!(out, "  neighbor {} route-map DESTGUARD-OUT-{tag} in", watch.guard)?;
-            writeln!(out, "  neighbor {} route-map DESTGUARD{digit}-BACK-{tag} out", watch.guard)?;
-            if side.internal() {
-                writeln!(out, "  neighbor {} route-reflector-client", watch.guard)?;
-            }
+            back_family(out, side, watch.guard, family)?;
         }
         writeln!(out, " exit-address-family")?;
+    }
+    Ok(())
+}
+
+/// A session that only sends back what this router has in force of the guard's routes, from whomever it has them.
+pub(super) fn back(out: &mut String, side: &Side) -> Written {
+    let (guard, tag) = (side.guard, side.tag.as_str());
+    prefix_lists(out, side)?;
+    writeln!(out, "route-map DESTGUARD-OUT-{tag} deny 10")?;
+    back_policies(out, side)?;
+    writeln!(out, "router bgp {}", side.router_asn)?;
+    writeln!(out, " bgp suppress-fib-pending")?;
+    writeln!(out, " no bgp default ipv4-unicast")?;
+    writeln!(out, " neighbor {guard} remote-as {}", side.guard_asn)?;
+    writeln!(out, " neighbor {guard} description destguard, sent back to it")?;
+    session(out, side, &guard.to_string(), side.password.as_deref())?;
+    writeln!(out, " neighbor {guard} advertisement-interval 0")?;
+    if !side.guard_waits {
+        writeln!(out, " neighbor {guard} passive")?;
+    }
+    for (family, used) in families(side) {
+        if used {
+            writeln!(out, " address-family {family} unicast")?;
+            back_family(out, side, guard, family)?;
+            writeln!(out, " exit-address-family")?;
+        }
+    }
+    Ok(())
+}
+
+fn back_family(out: &mut String, side: &Side, to: std::net::IpAddr, family: &str) -> Written {
+    let (tag, digit) = (side.tag.as_str(), if family == "ipv4" { 4 } else { 6 });
+    writeln!(out, "  neighbor {to} activate")?;
+    writeln!(out, "  neighbor {to} route-map DESTGUARD-OUT-{tag} in")?;
+    writeln!(out, "  neighbor {to} route-map DESTGUARD{digit}-BACK-{tag} out")?;
+    if side.internal() {
+        writeln!(out, "  neighbor {to} route-reflector-client")?;
+    }
+    Ok(())
+}
+
+fn back_policies(out: &mut String, side: &Side) -> Written {
+    let tag = side.tag.as_str();
+    for (family, used) in families(side) {
+        if used {
+            let (digit, ip) = if family == "ipv4" { (4, "ip") } else { (6, "ipv6") };
+            writeln!(out, "route-map DESTGUARD{digit}-BACK-{tag} permit 10")?;
+            writeln!(out, " match {ip} address prefix-list DESTGUARD{digit}-{tag}")?;
+        }
     }
     Ok(())
 }
@@ -111,16 +155,7 @@ fn policies(out: &mut String, side: &Side) -> Written {
         keep(out)?;
     }
     writeln!(out, "route-map DESTGUARD-OUT-{tag} deny 10")?;
-    if side.watch.is_some() {
-        for (family, used) in families(side) {
-            if used {
-                let (digit, ip) = if family == "ipv4" { (4, "ip") } else { (6, "ipv6") };
-                writeln!(out, "route-map DESTGUARD{digit}-BACK-{tag} permit 10")?;
-                writeln!(out, " match {ip} address prefix-list DESTGUARD{digit}-{tag}")?;
-            }
-        }
-    }
-    Ok(())
+    if side.watch.is_some() { back_policies(out, side) } else { Ok(()) }
 }
 
 fn session(out: &mut String, side: &Side, at: &str, password: Option<&str>) -> Written {

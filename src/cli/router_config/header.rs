@@ -80,6 +80,21 @@ pub(super) fn write(out: &mut String, kind: RouterKind, side: &Side, config: &Co
     }
 }
 
+/// Of a session on which a router only sends routes back.
+pub(super) fn back(out: &mut String, kind: RouterKind, side: &Side) {
+    let comment = comment(kind);
+    for line in [
+        format!(
+            "Router \"{}\" ({}, AS {}): the session on which it shows destguard what it has in force. It takes nothing from it.",
+            side.name, side.router, side.router_asn
+        ),
+        "Whoever brings it the routes is configured elsewhere; they may bear neither NO_ADVERTISE nor, for an external session, NO_EXPORT."
+            .to_owned(),
+    ] {
+        out.push_str(&format!("{comment} {line}\n"));
+    }
+}
+
 /// The old default, which would let everything through, and how everything is taken back.
 fn ways_back(kind: RouterKind, side: &Side) -> Vec<String> {
     let (guard, asn, tag) = (side.guard, side.router_asn, side.tag.as_str());
