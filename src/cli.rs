@@ -3,6 +3,8 @@
 //! - This file: what can be typed, and what each exit code means.
 //! - [`ask`]: the commands that ask a running daemon. [`show`]: how its answers look to people.
 //! - [`live`]: what the guard would refuse on this host now.
+//! - [`init`]: a first configuration.
+//! - [`lock`]: the host before its guard runs, and the way back in.
 //! - [`configuration`]: the commands that need only the file. [`router_config`]: the router's side of it.
 
 use std::path::PathBuf;
@@ -15,7 +17,9 @@ use crate::daemon::{self, RunError, RunOptions};
 
 pub mod ask;
 pub mod configuration;
+pub mod init;
 pub mod live;
+pub mod lock;
 pub mod router_config;
 pub mod show;
 pub mod table;
@@ -79,6 +83,8 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         state_dir: Option<PathBuf>,
     },
+    /// Write a first configuration, in audit: asks, or takes the answers as flags; looks at this host, and says what it found.
+    Init(init::Wanted),
     /// Show every error and warning of the configuration file.
     Check {
         /// Say as well what the guard would refuse on this host now.
@@ -164,6 +170,14 @@ enum Command {
     Reload(Json),
     /// Remove the nftables table: the only command that opens the host.
     Disarm(Json),
+    /// Close the host before the daemon runs: the ruleset of the configuration, with empty sets. For the boot, before the network.
+    Lock {
+        /// Where the last configuration lies, should the file be unreadable, instead of the default state.dir.
+        #[arg(long, value_name = "DIR")]
+        state_dir: Option<PathBuf>,
+    },
+    /// Open the host, by whatever it was closed, as disarm does; says how to keep it open.
+    Unlock(Json),
     /// Stop the daemon, as SIGTERM does: with bgp.graceful_restart routers keep the routes until it is back.
     Stop {
         /// Routers drop the routes at once (after bgp.shutdown_drain), whatever bgp.graceful_restart says.
@@ -215,6 +229,12 @@ pub enum RouterKind {
     Routeros,
 }
 
+/// All that can be typed, for manuals and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -237,6 +257,7 @@ fn dispatch(cli: Cli) -> Exit {
     let daemon = ask::Daemon { socket };
     match command {
         Command::Run { state_dir } => run(RunOptions { config, state_dir, socket: daemon.socket }),
+        Command::Init(wanted) => init::init(&config, wanted),
         Command::Check { live: false, json: Json { json } } => configuration::check(&config, json),
         Command::Check { live: true, json: Json { json } } => live::check(&config, json),
         Command::Config(ConfigCommand::Default) => say(crate::config::default::TEXT),
@@ -254,6 +275,8 @@ fn dispatch(cli: Cli) -> Exit {
         }
         Command::Reload(Json { json }) => daemon.reload(json),
         Command::Disarm(Json { json }) => ask::Daemon::disarm(json),
+        Command::Lock { state_dir } => lock::lock(&config, state_dir),
+        Command::Unlock(Json { json }) => lock::unlock(json),
         Command::Stop { withdraw, json: Json { json } } => daemon.stop(withdraw, json),
         Command::RouterConfig { kind, peer } => configuration::router(&config, kind, peer.as_deref()),
     }

@@ -34,7 +34,9 @@ use crate::enforce::bgp::{self, BgpEnforcer};
 use crate::enforce::{self, Enforcer as _, nftables};
 use crate::store::journal::LeaseJournal;
 use crate::sys::clock::Clock;
+use crate::sys::privileges;
 
+pub mod early;
 pub mod exceptions;
 pub mod judge;
 pub mod listening;
@@ -46,6 +48,7 @@ pub mod rules;
 pub mod sources;
 pub mod switch;
 pub mod wall;
+pub mod watchdog;
 
 use listening::Listening;
 use lists::{ListState, Lists};
@@ -89,11 +92,16 @@ const STOPPING: Duration = Duration::from_secs(5);
 /// # Errors
 /// [`RunError`].
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
+    let (mut config, warnings, places) = config::load(&options.config).map_err(RunError::Config)?;
+    // Before there are threads: each has its own.
+    let given_up = privileges::give_up(&privileges::needed(&config));
     crate::sys::log::start().map_err(RunError::Failed)?;
+    if let Err(error) = given_up {
+        tracing::warn!(%error, "the daemon may do more than it needs");
+    }
     if !crate::sys::memory::few_heaps() {
         tracing::debug!("the allocator takes no settings");
     }
-    let (mut config, warnings, places) = config::load(&options.config).map_err(RunError::Config)?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -306,7 +314,9 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     served.push(tokio::spawn(neighbours::follow(shared.clone())));
     served.push(tokio::spawn(listening::follow(shared.clone(), here)));
     tracing::info!(listen = ?resolver.addresses(), "destguard answers");
+    early::keep(&options.config, &config.state.dir);
     notify(&[sd_notify::NotifyState::Ready]);
+    served.extend(watchdog::interval().map(|interval| tokio::spawn(watchdog::follow(core.clone(), interval))));
 
     let ended = wait_for_signals(&shared, core_task).await;
 

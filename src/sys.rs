@@ -12,6 +12,8 @@ pub mod neighbours;
 pub mod netlink;
 pub mod on_link;
 pub mod poll;
+pub mod private;
+pub mod privileges;
 pub mod rtnetlink;
 pub mod udp;
 

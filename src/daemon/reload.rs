@@ -99,6 +99,7 @@ pub async fn reload(shared: &Shared) -> Reloaded {
     if let Some(peers) = &shared.peers {
         peers.set_deadline(config.gate.deadline.0);
     }
+    super::early::keep(&shared.path, &config.state.dir);
     shared.set_config(config, places);
     let report = warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     Reloaded { applied: true, changes: shown, report }

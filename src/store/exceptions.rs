@@ -116,7 +116,7 @@ fn parse(octets: &[u8]) -> Result<Vec<Stored>, String> {
 pub fn write(directory: &Path, exceptions: &[Stored]) -> io::Result<()> {
     let body = serde_json::to_string_pretty(exceptions)?;
     let text = format!("{MAGIC} {:08x}\n{body}", crc32c(&[body.as_bytes()]));
-    std::fs::create_dir_all(directory)?;
+    crate::sys::private::directory(directory)?;
     let temporary = directory.join(TEMPORARY);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(text.as_bytes())?;

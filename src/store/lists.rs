@@ -78,7 +78,7 @@ pub fn keep(state: &Path, which: &Which, content: &[u8]) -> io::Result<()> {
         return Ok(());
     }
     let directory = state.join(DIRECTORY);
-    std::fs::create_dir_all(&directory)?;
+    crate::sys::private::directory(&directory)?;
     let name = which.file_name();
     let temporary = directory.join(format!("{name}.new"));
     let write = || {

@@ -48,7 +48,7 @@ impl Place {
     /// # Errors
     /// The file system's.
     pub fn make(&self) -> io::Result<()> {
-        fs::create_dir_all(&self.directory)
+        crate::sys::private::directory(&self.directory)
     }
 
     /// Writes a new file beside the old one.
@@ -206,7 +206,7 @@ impl Lock {
     /// [`LockError`].
     pub fn take(directory: &Path) -> Result<Self, LockError> {
         let path = Self::path(directory);
-        let made = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let made = OpenOptions::new().create(true).truncate(false).write(true).mode(OWNER_ONLY).open(&path);
         // Of a disk that takes nothing the old one will do.
         let file = made.or_else(|error| File::open(&path).map_err(|_| error)).map_err(LockError::Failed)?;
         match file.try_lock() {

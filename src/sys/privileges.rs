@@ -1,0 +1,118 @@
+//! What the daemon may do: only what its configuration needs, whoever starts it.
+//!
+//! | capability | kept for |
+//! |---|---|
+//! | CAP_NET_ADMIN | nftables, and the mark on the guard's own packets |
+//! | CAP_NET_RAW | `confirm = "probe"` |
+//! | CAP_NET_BIND_SERVICE | ports below 1024 |
+//!
+//! All others are given up before the first thread is started, for `nft` too, and no program it starts can gain any
+//! (`no_new_privs`).
+
+use std::collections::HashSet;
+
+use caps::{CapSet, Capability};
+
+use crate::config::schema::{Config, Confirm, NftablesMode};
+
+/// The last port that needs a capability (ip(7), `ip_unprivileged_port_start` as it comes).
+const LAST_PRIVILEGED: u16 = 1023;
+
+/// Why privileges could not be given up.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivilegeError {
+    /// The kernel's word on capabilities.
+    #[error("capabilities can't be given up: {0}")]
+    Capabilities(#[from] caps::errors::CapsError),
+    /// The kernel's word on `no_new_privs`.
+    #[error("no_new_privs can't be set: {0}")]
+    NoNewPrivileges(std::io::Error),
+}
+
+/// What this configuration needs.
+#[must_use]
+pub fn needed(config: &Config) -> HashSet<Capability> {
+    let mut needed = HashSet::new();
+    if config.nftables.mode != NftablesMode::Off {
+        needed.insert(Capability::CAP_NET_ADMIN);
+    }
+    if config.bgp.peer.iter().any(|peer| peer.confirm == Confirm::Probe) {
+        needed.insert(Capability::CAP_NET_RAW);
+    }
+    if ports(config).any(|port| (1..=LAST_PRIVILEGED).contains(&port)) {
+        needed.insert(Capability::CAP_NET_BIND_SERVICE);
+    }
+    needed
+}
+
+fn ports(config: &Config) -> impl Iterator<Item = u16> {
+    let (dns, tls) = (&config.dns, &config.dns.tls);
+    let plain = dns.listen.iter().chain(&tls.dot).chain(&tls.doh).chain(&tls.doq).map(|address| address.port());
+    plain
+        .chain(config.http.listen.iter().map(|address| address.port()))
+        .chain(config.bgp.listen.iter().map(|address| address.port()))
+}
+
+/// Gives up all but `needed`, for this thread and those it starts from now on. What it doesn't have to begin with stays missing.
+///
+/// # Errors
+/// [`PrivilegeError`].
+pub fn give_up(needed: &HashSet<Capability>) -> Result<(), PrivilegeError> {
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    let kept: HashSet<Capability> = permitted.intersection(needed).copied().collect();
+    if permitted.contains(&Capability::CAP_SETPCAP) {
+        caps::raise(None, CapSet::Effective, Capability::CAP_SETPCAP)?;
+        for capability in caps::read(None, CapSet::Bounding)?.difference(&kept) {
+            caps::drop(None, CapSet::Bounding, *capability)?;
+        }
+    }
+    // Ambient ones must be inheritable: what `nft` needs it gets so, where the daemon isn't root.
+    caps::clear(None, CapSet::Ambient)?;
+    caps::set(None, CapSet::Effective, &kept)?;
+    caps::set(None, CapSet::Inheritable, &kept)?;
+    caps::set(None, CapSet::Permitted, &kept)?;
+    caps::set(None, CapSet::Ambient, &kept)?;
+    no_new_privileges()
+}
+
+#[allow(unsafe_code)]
+fn no_new_privileges() -> Result<(), PrivilegeError> {
+    // SAFETY: prctl(2) takes no pointer for this option.
+    let set = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    if set == 0 { Ok(()) } else { Err(PrivilegeError::NoNewPrivileges(std::io::Error::last_os_error())) }
+}
+
+/// What this process may do now: for `status`.
+#[must_use]
+pub fn held() -> Vec<String> {
+    let mut held: Vec<String> = caps::read(None, CapSet::Permitted)
+        .map(|held| held.into_iter().map(|capability| capability.to_string()).collect())
+        .unwrap_or_default();
+    held.sort();
+    held
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn needs(text: &str) -> Vec<String> {
+        let config: Config = toml::from_str(text).unwrap();
+        let mut needed: Vec<String> = needed(&config).into_iter().map(|capability| capability.to_string()).collect();
+        needed.sort();
+        needed
+    }
+
+    #[test]
+    fn only_what_is_configured_is_needed() {
+        let (admin, raw, bind) = ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE");
+        assert_eq!(needs("[dns]\nlisten = [\"127.0.0.1:5353\"]\n"), [""; 0]);
+        assert_eq!(needs(""), [bind], "port 53");
+        assert_eq!(needs("[nftables]\nmode = \"local\"\n"), [admin, bind]);
+        let peer =
+            "[dns]\nlisten = [\"127.0.0.1:5353\"]\n[[bgp.peer]]\nname = \"r\"\naddress = \"192.0.2.1\"\nasn = 1\n";
+        assert_eq!(needs(peer), [""; 0], "BGP alone, from here");
+        assert_eq!(needs(&format!("{peer}confirm = \"probe\"\n")), [raw]);
+        assert_eq!(needs(&format!("{peer}[bgp]\nlisten = [\"192.0.2.2:179\"]\n")), [bind]);
+    }
+}
