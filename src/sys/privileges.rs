@@ -3,7 +3,7 @@
 //! | capability | kept for |
 //! |---|---|
 //! | CAP_NET_ADMIN | nftables, and the mark on the guard's own packets |
-//! | CAP_NET_RAW | `confirm = "probe"` |
+//! | CAP_NET_RAW | probes through routers: of what they confirmed, and by samples |
 //! | CAP_NET_BIND_SERVICE | ports below 1024 |
 //!
 //! All others are given up before the first thread is started, for `nft` too, and no program it starts can gain any
@@ -13,7 +13,7 @@ use std::collections::HashSet;
 
 use caps::{CapSet, Capability};
 
-use crate::config::schema::{Config, Confirm, NftablesMode};
+use crate::config::schema::{Config, Confirm, NftablesMode, Peer, Role};
 
 /// The last port that needs a capability (ip(7), `ip_unprivileged_port_start` as it comes).
 const LAST_PRIVILEGED: u16 = 1023;
@@ -36,13 +36,18 @@ pub fn needed(config: &Config) -> HashSet<Capability> {
     if config.nftables.mode != NftablesMode::Off {
         needed.insert(Capability::CAP_NET_ADMIN);
     }
-    if config.bgp.peer.iter().any(|peer| peer.confirm == Confirm::Probe) {
+    if !config.bgp.edge.is_empty() || config.bgp.peer.iter().any(probes) {
         needed.insert(Capability::CAP_NET_RAW);
     }
     if ports(config).any(|port| (1..=LAST_PRIVILEGED).contains(&port)) {
         needed.insert(Capability::CAP_NET_BIND_SERVICE);
     }
     needed
+}
+
+/// What a router confirms is looked at by probes, or tried by them now and then.
+fn probes(peer: &Peer) -> bool {
+    peer.role == Role::Enforcer && peer.forwards && peer.confirm != Confirm::Reflect
 }
 
 fn ports(config: &Config) -> impl Iterator<Item = u16> {
@@ -111,8 +116,9 @@ mod tests {
         assert_eq!(needs("[nftables]\nmode = \"local\"\n"), [admin, bind]);
         let peer =
             "[dns]\nlisten = [\"127.0.0.1:5353\"]\n[[bgp.peer]]\nname = \"r\"\naddress = \"192.0.2.1\"\nasn = 1\n";
-        assert_eq!(needs(peer), [""; 0], "BGP alone, from here");
+        assert_eq!(needs(peer), [raw], "routes are tried by samples");
+        assert_eq!(needs(&format!("{peer}forwards = false\n")), [""; 0], "BGP alone, from here");
         assert_eq!(needs(&format!("{peer}confirm = \"probe\"\n")), [raw]);
-        assert_eq!(needs(&format!("{peer}[bgp]\nlisten = [\"192.0.2.2:179\"]\n")), [bind]);
+        assert_eq!(needs(&format!("{peer}[bgp]\nlisten = [\"192.0.2.2:179\"]\n")), [bind, raw]);
     }
 }
