@@ -378,7 +378,8 @@ pub fn peers(peers: &[Peer], colour: bool) -> String {
         table.row([
             peer.name.clone(),
             peer.address.to_string(),
-            peer.asn.to_string(),
+            // An edge has no session that would tell.
+            if peer.asn == 0 { "-".to_owned() } else { peer.asn.to_string() },
             peer.state.clone(),
             duration(peer.since_seconds),
             peer.bfd.as_ref().map_or_else(|| "-".to_owned(), Bfd::words),

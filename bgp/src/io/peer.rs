@@ -615,7 +615,7 @@ impl Task {
                 }
             }
             while let Some((one, news)) = up.confirmer.poll_held(now) {
-                self.evidence.lost = (0, None);
+                (self.evidence.lost, self.evidence.any_held) = ((0, None), true);
                 if let Some(latency) = one.latency {
                     status.latency.add(latency);
                 }

@@ -110,6 +110,28 @@ fn audit_announces_no_prefix_of_the_operators_either() {
     assert!(!enforcer(&config).enforce);
 }
 
+/// What stands behind a reflector: an observed edge and a probed one, each with its own word.
+#[test]
+fn edges_are_enforcers_of_their_own() {
+    let config = with_peer(
+        "forwards = false\nobservers = [\"w1\"]\n[[bgp.peer]]\nname = \"w1\"\naddress = \"192.0.2.201\"\nasn = 64512\n\
+         role = \"observer\"\nrequired = false\n[[bgp.edge]]\nname = \"e1\"\naddress = \"192.0.2.202\"\nfamilies = [\"ipv4\"]\n",
+    );
+    let enforcer = enforcer(&config);
+    let specs: Vec<_> = enforcer.specs().iter().map(|spec| (spec.name.as_str(), spec.required, spec.ipv6)).collect();
+    assert_eq!(specs, [("edge1", true, true), ("w1", false, true), ("e1", true, false)]);
+    assert_eq!(enforcer.ids, [3, 4, 5].map(|id| Some(EnforcerId(id))));
+    let [reflector, observer, edge] = enforcer.config.peers.as_slice() else { panic!("{:?}", enforcer.config.peers) };
+    // Nothing is waited for, and nothing learnt, at a box that forwards nothing.
+    assert_eq!((reflector.settle, reflector.learn, reflector.samples), (Duration::ZERO, false, false));
+    assert!(observer.follows() && observer.role == Role::Observer && observer.confirm == Confirm::Reflect);
+    assert_eq!((edge.role, edge.confirm, edge.families.ipv6), (Role::Edge, Confirm::Probe, false));
+    assert!(enforcer.config.feeds(reflector) && !enforcer.config.feeds(edge));
+    assert_eq!(enforcer.config.mark_of_guard(), Some([64512, 0x6467_7264, 0xc000_0202]));
+    let plain = super::tests::enforcer(&with_peer("settle = \"5ms\"\n"));
+    assert!(plain.config.peers[0].samples && plain.config.mark_of_guard().is_none());
+}
+
 #[test]
 fn observers_are_no_enforcers() {
     let mut config = with_peer("");

@@ -58,6 +58,8 @@ pub(super) struct Evidence {
     /// [`PeerConfig::patience`], or what it was changed to.
     patience: Duration,
     observer: Option<usize>,
+    /// Any prefix was confirmed by itself in this session.
+    pub(super) any_held: bool,
     /// Prefixes in a row that were given up since one was confirmed, and the last of them.
     pub(super) lost: (u32, Option<IpNet>),
     /// Next hops of both families.
@@ -253,6 +255,7 @@ impl Evidence {
     pub(super) fn fresh(&mut self) {
         self.trial = None;
         (self.sampling, self.late, self.stuck) = Default::default();
+        self.any_held = false;
         self.lost = (0, None);
         self.word = 0;
         self.compare = false;
@@ -310,8 +313,8 @@ impl Evidence {
                     (_, Some(problem)) => format!("{count} routes in a row not confirmed: {problem}"),
                     _ => format!("acknowledged but not forwarded: {count} routes in a row, {net} the last: {cause}"),
                 };
-                // One or two may be filtered, or have a target that nobody forwards to.
-                return Some(Warning { text, is_failing: count >= MISSED });
+                // One or two may be filtered, or have a target that nobody forwards to, where others were confirmed.
+                return Some(Warning { text, is_failing: count >= MISSED || !self.any_held });
             }
             _ => {}
         }
