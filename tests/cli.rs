@@ -282,6 +282,44 @@ fn router_configurations_follow_the_file() {
     }
 }
 
+/// One router with two guards: both texts are one configuration, whose names don't meet.
+#[test]
+fn one_router_takes_what_is_generated_for_two_guards() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("destguard.toml");
+    let example = std::fs::read_to_string("examples/network-wide.toml").unwrap();
+    let other = example
+        .replace("\"192.0.2.2\"", "\"192.0.2.3\"")
+        .replace("next_hop_ipv4 = \"192.0.2.1\"", "next_hop_ipv4 = \"192.0.2.9\"");
+    let text = |kind: &str, config: &str| {
+        std::fs::write(&file, config).unwrap();
+        stdout(&["router-config", kind, "--peer", "edge1", "--config", file.to_str().unwrap()])
+    };
+    for (kind, program, flags) in [("frr", "vtysh", ["-C", "-f"]), ("bird", "bird", ["-p", "-c"])] {
+        let (first, second) = (text(kind, &example), text(kind, &other));
+        let second = match kind {
+            "bird" => second.split_once("# From here on it is this guard's alone.\n").unwrap().1.to_owned(),
+            _ => second,
+        };
+        // Lists and policies with one name would become one.
+        let named = |text: &str| -> std::collections::BTreeSet<String> {
+            let words = text
+                .lines()
+                .filter(|line| !line.starts_with('!') && !line.starts_with('#'))
+                .flat_map(str::split_whitespace);
+            let names = words.filter(|word| word.to_lowercase().starts_with("destguard") && word.contains("edge1"));
+            names.map(|word| word.trim_end_matches([';', '{', '}']).to_owned()).collect()
+        };
+        let both: Vec<String> = named(&first).intersection(&named(&second)).cloned().collect();
+        assert!(both.is_empty() && !named(&first).is_empty(), "{kind}: {both:?}");
+        let router = dir.path().join(kind);
+        std::fs::write(&router, format!("{first}{second}")).unwrap();
+        let judged = Command::new(program).args(flags).arg(&router).output().unwrap();
+        let said = [judged.stdout, judged.stderr].concat();
+        assert!(judged.status.success(), "{program}: {}\n{first}{second}", String::from_utf8_lossy(&said));
+    }
+}
+
 /// The labs of routers that no test runs: their files hold what is printed today.
 #[test]
 fn the_labs_of_vendors_hold_what_is_printed() {

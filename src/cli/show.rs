@@ -71,7 +71,9 @@ pub fn status(status: &Status, colour: bool) -> String {
         out.push_str(&format!("audit    {count} would have been refused or answered in part: `destguard denied`\n"));
     }
     if !status.inside.is_empty() {
-        out.push_str(&format!("inside   {}\n", clean(&status.inside.join(", "))));
+        let (shown, rest) = status.inside.split_at(status.inside.len().min(SHOWN_INSIDE));
+        let more = if rest.is_empty() { String::new() } else { format!(" and {} more (--json)", rest.len()) };
+        out.push_str(&format!("inside   {}{more}\n", clean(&shown.join(", "))));
     }
     if !status.enforcers.is_empty() {
         let mut table = Table::new(&["enforcer", "state", "since", "holds", "of", "required", "last error"]);
@@ -139,6 +141,9 @@ pub fn status(status: &Status, colour: bool) -> String {
     }
     out
 }
+
+/// Prefixes of the network itself on one line.
+const SHOWN_INSIDE: usize = 6;
 
 /// A table of leases.
 #[must_use]

@@ -10,7 +10,10 @@ use super::{Rule, Side, Written};
 /// null route and without the guard's own routes.
 pub(super) fn write(out: &mut String, side: &Side) -> Written {
     let name = side.tag.as_str();
-    writeln!(out, "# Leave out what your bird.conf has already: router id, device, direct, kernel.")?;
+    writeln!(
+        out,
+        "# Leave out what your bird.conf has already: router id, device, direct, kernel, and the null routes of another guard."
+    )?;
     match side.router {
         std::net::IpAddr::V4(router) => writeln!(out, "router id {router};")?,
         std::net::IpAddr::V6(_) => writeln!(out, "# router id A.B.C.D;")?,
@@ -24,6 +27,7 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
     }
     writeln!(out, "protocol static destguard_null4 {{ ipv4; route 0.0.0.0/0 blackhole; }}")?;
     writeln!(out, "protocol static destguard_null6 {{ ipv6; route ::/0 blackhole; }}")?;
+    writeln!(out, "# From here on it is this guard's alone.")?;
     let recursive = side.multihop.is_some();
     let families = [("4", side.next_hop4.is_some() || side.hop4_over_ipv6.is_some()), ("6", side.next_hop6.is_some())];
     for (family, used) in families {
