@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::value::Span;
+use crate::daemon::reload::Wish;
 use crate::daemon::{self, RunError, RunOptions};
 
 pub mod ask;
@@ -166,8 +167,21 @@ enum Command {
         #[command(flatten)]
         json: Json,
     },
-    /// Check the file, print the difference, apply it.
-    Reload(Json),
+    /// Check the file, print the difference, apply it; what needs a restart is named.
+    Reload {
+        /// Only print the difference.
+        #[arg(long, conflicts_with = "confirm")]
+        dry_run: bool,
+        /// Go back by itself after so long ("5m"), unless `destguard confirm` comes first.
+        #[arg(long, value_name = "DURATION")]
+        confirm: Option<Span>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Keep a change that is on trial (reload --confirm).
+    Confirm(Json),
+    /// Go back to what was in force before the last reload; once more: forth again.
+    Undo(Json),
     /// Remove the nftables table: the only command that opens the host.
     Disarm(Json),
     /// Close the host before the daemon runs: the ruleset of the configuration, with empty sets. For the boot, before the network.
@@ -273,7 +287,11 @@ fn dispatch(cli: Cli) -> Exit {
         Command::Allow { of, client, span, undo: _, json: Json { json } } => {
             daemon.except("allow", &of, client, span, json)
         }
-        Command::Reload(Json { json }) => daemon.reload(json),
+        Command::Reload { dry_run, confirm, json: Json { json } } => {
+            daemon.reload(Wish { dry_run, confirm: confirm.map(|span| span.0) }, json)
+        }
+        Command::Confirm(Json { json }) => daemon.confirm(json),
+        Command::Undo(Json { json }) => daemon.undo(json),
         Command::Disarm(Json { json }) => ask::Daemon::disarm(json),
         Command::Lock { state_dir } => lock::lock(&config, state_dir),
         Command::Unlock(Json { json }) => lock::unlock(json),

@@ -38,6 +38,7 @@ use crate::sys::privileges;
 
 pub mod early;
 pub mod exceptions;
+pub mod history;
 pub mod judge;
 pub mod listening;
 pub mod lists;
@@ -94,7 +95,12 @@ const STOPPING: Duration = Duration::from_secs(5);
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
     let (mut config, warnings, places) = config::load(&options.config).map_err(RunError::Config)?;
     // Before there are threads: each has its own.
-    let given_up = privileges::give_up(&privileges::needed(&config));
+    let mut needed = privileges::needed(&config);
+    if config.nftables.mode == NftablesMode::Off && nftables::is_left_behind() {
+        // To say so, and to take it away when the operator wants that.
+        needed.insert(privileges::LEFT_BEHIND);
+    }
+    let given_up = privileges::give_up(&needed);
     crate::sys::log::start().map_err(RunError::Failed)?;
     if let Err(error) = given_up {
         tracing::warn!(%error, "the daemon may do more than it needs");
@@ -302,6 +308,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         switches,
         registry: Mutex::new(registry),
         stop: Arc::default(),
+        history: history::History::default(),
     });
     let mut served = vec![tokio::spawn(control.serve(shared.clone()))];
     served.extend(name.map(|name| tokio::spawn(name.serve(shared.clone()))));
@@ -311,6 +318,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     served.extend(packets.map(tokio::spawn));
     served.push(tokio::spawn(lists::follow(shared.clone())));
     served.push(tokio::spawn(exceptions::follow(shared.clone())));
+    served.push(tokio::spawn(history::follow(shared.clone())));
     served.push(tokio::spawn(neighbours::follow(shared.clone())));
     served.push(tokio::spawn(listening::follow(shared.clone(), here)));
     tracing::info!(listen = ?resolver.addresses(), "destguard answers");
@@ -374,9 +382,9 @@ async fn wait_for_signals(shared: &Arc<Shared>, mut core_task: JoinHandle<()>) -
             _ = interrupt.recv() => return Ok(()),
             () = shared.stop.notified() => return Ok(()),
             _ = hangup.recv() => {
-                let outcome = reload::reload(shared).await;
+                let outcome = reload::reload(shared, reload::Wish::default()).await;
                 if outcome.applied {
-                    tracing::info!(changes = ?outcome.changes, "the configuration was reloaded");
+                    tracing::info!(changes = ?outcome.changes, needs_restart = ?outcome.needs_restart, "the configuration was reloaded");
                 } else {
                     tracing::error!("the old configuration stays:\n{}", outcome.report);
                 }

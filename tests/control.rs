@@ -24,6 +24,7 @@ use destguard::core::explain::{
 };
 use destguard::core::name::Name;
 use destguard::core_task::Stopped;
+use destguard::daemon::reload::Wish;
 
 /// A core with fixed leases.
 struct FakeCore {
@@ -232,17 +233,13 @@ impl Sources for Fake {
         Ok("# EOF\n".to_owned())
     }
 
-    fn reload(&self) -> Later<'_, Reloaded> {
+    fn reload(&self, _: Wish) -> Later<'_, Reloaded> {
         Box::pin(async {
             let [begun, done] = &self.reloads;
             begun.fetch_add(1, Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(self.reload_takes.load(Ordering::SeqCst))).await;
             done.fetch_add(1, Ordering::SeqCst);
-            Reloaded {
-                applied: false,
-                changes: Vec::new(),
-                report: "destguard.toml:1:1: error: unknown key `x`".to_owned(),
-            }
+            Reloaded { report: "destguard.toml:1:1: error: unknown key `x`".to_owned(), ..Reloaded::default() }
         })
     }
 }

@@ -9,9 +9,11 @@ use super::{Exit, complain, complain_plainly, say, show, table};
 use crate::config::value::Span;
 use crate::control::client::{self, ClientError, escape};
 use crate::control::namespace::{self, Holder};
+use crate::control::types::Confirmed;
 use crate::control::types::{
     DeniedPage, Disarmed, Excepted, Explained, Leases, Peers, Reloaded, Revoked, Status, Stopping, Versioned,
 };
+use crate::daemon::reload::Wish;
 use crate::enforce::nftables;
 
 /// How long `denied --follow` lets the daemon wait for news, in seconds.
@@ -193,8 +195,28 @@ impl Daemon {
 
     /// `reload`: a refused file is a configuration error, as with `check`.
     #[must_use]
-    pub fn reload(&self, json: bool) -> Exit {
-        let (text, exit) = match self.ask(Method::POST, "/api/v1/reload") {
+    pub fn reload(&self, wish: Wish, json: bool) -> Exit {
+        let confirm = wish.confirm.map(|wait| format!("&confirm={}", wait.as_secs())).unwrap_or_default();
+        self.put(&format!("/api/v1/reload?dry_run={}{confirm}", wish.dry_run), json)
+    }
+
+    /// `undo`
+    #[must_use]
+    pub fn undo(&self, json: bool) -> Exit {
+        self.put("/api/v1/undo", json)
+    }
+
+    /// `confirm`
+    #[must_use]
+    pub fn confirm(&self, json: bool) -> Exit {
+        finish(self.ask(Method::POST, "/api/v1/confirm").and_then(|text| {
+            let Confirmed { message } = decode(&text)?;
+            if json { encode(Confirmed { message }) } else { Ok(message) }
+        }))
+    }
+
+    fn put(&self, path: &str, json: bool) -> Exit {
+        let (text, exit) = match self.ask(Method::POST, path) {
             Ok(text) => (text, Exit::Done),
             Err(Failure::Client(ClientError::Refused { code: StatusCode::UNPROCESSABLE_ENTITY, body, .. })) => {
                 (body, Exit::Usage)
@@ -212,11 +234,22 @@ impl Daemon {
             for change in &reloaded.changes {
                 out.push_str(&format!("  {}\n", table::clean(change)));
             }
-            out.push_str(match (reloaded.applied, reloaded.changes.is_empty()) {
-                (true, true) => "nothing differs\n",
-                (true, false) => "applied\n",
-                (false, _) => "not applied: the old configuration stays in force\n",
+            out.push_str(match (reloaded.applied, reloaded.dry_run, reloaded.changes.is_empty()) {
+                (true, _, true) => "nothing differs\n",
+                (true, _, false) => "applied\n",
+                (false, true, true) => "nothing would change\n",
+                (false, true, false) => "would be applied\n",
+                (false, false, _) => "not applied: the old configuration stays in force\n",
             });
+            if !reloaded.needs_restart.is_empty() {
+                out.push_str("these need a restart, and keep their values until then:\n");
+                for change in &reloaded.needs_restart {
+                    out.push_str(&format!("  {}\n", table::clean(change)));
+                }
+            }
+            if let Some(seconds) = reloaded.goes_back_in_seconds {
+                out.push_str(&format!("on trial: destguard confirm within {seconds} s, or it is taken back\n"));
+            }
             Ok(out)
         });
         match finish(shown) {

@@ -3,7 +3,7 @@
 //! | route | method | over TCP too |
 //! |---|---|---|
 //! | `/api/v1/status`, `/api/v1/leases?of=&after=&limit=`, `/api/v1/explain?of=&client=`, `/api/v1/peers`, `/api/v1/denied?after=&wait=` | GET | yes |
-//! | `/api/v1/revoke?of=`, `/api/v1/deny?of=&for=`, `/api/v1/allow?of=&for=&client=`, `/api/v1/reload`, `/api/v1/disarm`, `/api/v1/stop?withdraw=` | POST | no |
+//! | `/api/v1/revoke?of=`, `/api/v1/deny?of=&for=`, `/api/v1/allow?of=&for=&client=`, `/api/v1/reload?dry_run=&confirm=`, `/api/v1/undo`, `/api/v1/confirm`, `/api/v1/disarm`, `/api/v1/stop?withdraw=` | POST | no |
 //! | `/metrics`, `/health`, `/ready` | GET | yes |
 //! | `/` (the page for a browser) | GET | only there |
 
@@ -28,12 +28,14 @@ use super::types::{
     Stays, Stopping, Tried, Versioned,
 };
 use crate::config::schema::Action;
+use crate::control::types::Confirmed;
 use crate::core::event::RevokeTarget;
 use crate::core::explain::{LeaseFilter, LeaseView};
 use crate::core::name::Name;
 use crate::core::policy::{Pattern, name_from_user};
 use crate::core_task::Stopped;
 use crate::daemon::exceptions::Change;
+use crate::daemon::reload::Wish;
 
 /// Most leases of one page; a page is made on the core's own task, so it must be short.
 pub const PAGE: usize = 1000;
@@ -100,6 +102,8 @@ pub fn control(sources: Arc<dyn Sources>) -> Router {
         .route("/api/v1/deny", post(deny))
         .route("/api/v1/allow", post(allow))
         .route("/api/v1/reload", post(reload))
+        .route("/api/v1/undo", post(undo))
+        .route("/api/v1/confirm", post(confirm))
         .route("/api/v1/disarm", post(disarm))
         .route("/api/v1/stop", post(stop))
         .with_state(App { sources, started: Instant::now(), trusted: true })
@@ -371,10 +375,36 @@ async fn whole<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static
     done.map_err(|error| ApiError(StatusCode::INTERNAL_SERVER_ERROR, format!("the attempt failed: {error}")))
 }
 
-async fn reload(Extract(app): Extract<App>) -> Result<Response, ApiError> {
-    let outcome: Reloaded = whole(async move { app.sources.reload().await }).await?;
-    let code = if outcome.applied { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+async fn reload(Extract(app): Extract<App>, Query(words): Query<ReloadWords>) -> Result<Response, ApiError> {
+    let wish = Wish { dry_run: words.dry_run, confirm: words.confirm.map(Duration::from_secs) };
+    told(whole(async move { app.sources.reload(wish).await }).await?)
+}
+
+/// What can be said of a reload.
+#[derive(Deserialize)]
+struct ReloadWords {
+    #[serde(default)]
+    dry_run: bool,
+    /// Seconds.
+    confirm: Option<u64>,
+}
+
+async fn undo(Extract(app): Extract<App>) -> Result<Response, ApiError> {
+    told(whole(async move { app.sources.undo().await }).await?)
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "what handlers return")]
+fn told(outcome: Reloaded) -> Result<Response, ApiError> {
+    let done = outcome.applied || outcome.dry_run;
+    let code = if done { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
     Ok((code, Json(Versioned::new(outcome))).into_response())
+}
+
+async fn confirm(Extract(app): Extract<App>) -> Reply<Confirmed> {
+    match app.sources.confirm() {
+        Ok(message) => reply(Confirmed { message }),
+        Err(error) => Err(ApiError(StatusCode::CONFLICT, error)),
+    }
 }
 
 async fn disarm(Extract(app): Extract<App>) -> Reply<Disarmed> {

@@ -13,6 +13,7 @@ use crate::core::explain::{Counts, EndedView, EnforcerView, Explanation, Known, 
 use crate::core::name::Name;
 use crate::core_task::{CoreHandle, Stopped};
 use crate::daemon::exceptions::Change;
+use crate::daemon::reload::Wish;
 
 /// Something that comes later.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -189,9 +190,23 @@ pub trait Sources: Send + Sync + 'static {
     }
 
     /// Checks the file, prints the difference, applies it; on any error the old configuration stays.
-    fn reload(&self) -> Later<'_, Reloaded> {
+    fn reload(&self, _wish: Wish) -> Later<'_, Reloaded> {
         let report = "this daemon can't reload".to_owned();
-        Box::pin(async { Reloaded { applied: false, changes: Vec::new(), report } })
+        Box::pin(async { Reloaded { report, ..Reloaded::default() } })
+    }
+
+    /// Goes back to what was in force before the last change.
+    fn undo(&self) -> Later<'_, Reloaded> {
+        let report = "this daemon can't reload".to_owned();
+        Box::pin(async { Reloaded { report, ..Reloaded::default() } })
+    }
+
+    /// The change on trial stays.
+    ///
+    /// # Errors
+    /// There is none.
+    fn confirm(&self) -> Result<String, String> {
+        Err("this daemon can't reload".to_owned())
     }
 
     /// Ends the daemon soon after the answer; `withdraw`: routers are to drop its routes at once.

@@ -748,10 +748,26 @@ pub struct Excepted {
 pub struct Reloaded {
     /// Whether the new configuration is in force.
     pub applied: bool,
-    /// What differs, one line each.
+    /// Nothing was to be applied, only said.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// What differs and can be in force at once, one line each.
     pub changes: Vec<String>,
+    /// What keeps its value until a restart, one line each.
+    #[serde(default)]
+    pub needs_restart: Vec<String>,
+    /// Seconds after which it is taken back, unless it is confirmed.
+    #[serde(default)]
+    pub goes_back_in_seconds: Option<u64>,
     /// Errors and warnings, as `check` prints them.
     pub report: String,
+}
+
+/// `confirm`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Confirmed {
+    /// What was done.
+    pub message: String,
 }
 
 /// `disarm`

@@ -1,7 +1,7 @@
 //! A new configuration in a running daemon: checked, compared, applied; on any error the old one stays.
 //!
-//! What can change without a restart is what [`LIVE`] lists. A change of any other key is refused and named, so that nobody
-//! believes in force what is not.
+//! What can change without a restart is what [`with_live`] takes over. A change of any other key is named and waits for a restart, so that nobody
+//! believes in force what is not; it keeps no other key from being applied.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,12 +11,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use serde_json::Value;
 
+use super::history::Former;
 use super::lists::Lists;
 use super::neighbours;
 use super::rules;
 use super::sources::Shared;
-use crate::config::schema::NftablesMode;
-use crate::config::{self, Config};
+use crate::config::schema::{Addresses, NftablesMode};
+use crate::config::{self, Config, Places};
 use crate::control::types::Reloaded;
 use crate::core::address::Admitted;
 use crate::core::event::{Event, RevokeTarget};
@@ -30,25 +31,20 @@ use crate::core::policy::view::ViewId;
 use crate::core_task::CoreHandle;
 use crate::dns::Rules;
 
-/// Keys, and all below them, that a reload applies.
-const LIVE: [&str; 10] = [
-    "mode",
-    "nftables.enforce",
-    "bgp.enforce",
-    "policy",
-    "addresses.never",
-    "addresses.inside",
-    "addresses.on_link",
-    "addresses.nat64",
-    "lease",
-    "gate",
-];
-
 /// How long after the gate's deadline an answer that was judged by old rules may still reach the core.
 pub(super) const LATE: Duration = Duration::from_secs(1);
 
-/// Reads the file anew, and every list that changed.
-pub async fn reload(shared: &Shared) -> Reloaded {
+/// How a reload is to go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Only say what would change.
+    pub dry_run: bool,
+    /// Go back after so long, unless it is confirmed.
+    pub confirm: Option<Duration>,
+}
+
+/// Reads the file anew, and every list that changed. What needs a restart keeps its value and is named; the rest is applied.
+pub async fn reload(shared: &Shared, wish: Wish) -> Reloaded {
     let _applying = shared.applying.lock().await;
     let path = shared.path.clone();
     // Off the runtime's threads: lists may be large.
@@ -60,22 +56,68 @@ pub async fn reload(shared: &Shared) -> Reloaded {
         Ok(loaded) => loaded,
         Err(report) => return refused(Vec::new(), report.to_string()),
     };
-    let (old, _) = shared.config();
+    let before = shared.config();
+    let (old, _) = &before;
     // Given on the command line, it stands above the file's: not a change.
     if let Some(directory) = &shared.state_dir {
         config.state.dir.clone_from(directory);
     }
-    let changes = match difference(&old, &config) {
-        Ok(changes) => changes,
-        Err(error) => return refused(Vec::new(), format!("the configurations can't be compared: {error}")),
+    let wanted = with_live(old, &config);
+    let (changes, needs_restart) = match (difference(old, &wanted), difference(&wanted, &config)) {
+        (Ok(changes), Ok(apart)) => (lines(&changes), apart),
+        (Err(error), _) | (_, Err(error)) => {
+            return refused(Vec::new(), format!("the configurations can't be compared: {error}"));
+        }
     };
-    let dead: Vec<&str> =
-        changes.keys().map(String::as_str).filter(|key| !is_live(key) || outgrows(key, &old, &config)).collect();
-    let shown: Vec<String> = changes.iter().map(|(key, change)| format!("{key}: {change}")).collect();
-    if !dead.is_empty() {
-        let keys = dead.join(", ");
-        return refused(shown, format!("these keys need a restart, nothing was applied: {keys}"));
+    let keys: Vec<String> = needs_restart.keys().cloned().collect();
+    let needs_restart = lines(&needs_restart);
+    let report = warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    if wish.dry_run {
+        return Reloaded { applied: false, dry_run: true, changes, needs_restart, report, ..Reloaded::default() };
     }
+    if let Err(error) = put(shared, wanted, places).await {
+        return Reloaded { needs_restart, ..refused(changes, error) };
+    }
+    super::early::keep(&shared.path, &old.state.dir);
+    if !changes.is_empty() || wish.confirm.is_some() {
+        shared.history.changed(before, wish.confirm, keys);
+    } else {
+        shared.history.set_apart(keys);
+    }
+    let goes_back_in = wish.confirm.map(|wait| wait.as_secs());
+    Reloaded { applied: true, changes, needs_restart, report, goes_back_in_seconds: goes_back_in, dry_run: false }
+}
+
+/// Goes back to what was in force before the last change; once more: to the change.
+pub async fn undo(shared: &Shared) -> Reloaded {
+    let Some(former) = shared.history.before() else {
+        return refused(Vec::new(), "nothing was changed since the start".to_owned());
+    };
+    match go_back(shared, former).await {
+        Ok(changes) => {
+            let report =
+                format!("{} still says otherwise: mend it before the next reload or start", shared.path.display());
+            Reloaded { applied: true, changes, report, ..Reloaded::default() }
+        }
+        Err(error) => refused(Vec::new(), error),
+    }
+}
+
+/// Puts a former configuration in force; returns what changed.
+///
+/// # Errors
+/// Why it isn't.
+pub async fn go_back(shared: &Shared, (config, places): Former) -> Result<Vec<String>, String> {
+    let _applying = shared.applying.lock().await;
+    let before = shared.config();
+    let changes = difference(&before.0, &config).map_err(|error| error.to_string())?;
+    put(shared, config, places).await?;
+    shared.history.changed(before, None, changes.keys().cloned().collect());
+    Ok(lines(&changes))
+}
+
+/// Puts a configuration in force that differs from the one before in live keys alone.
+async fn put(shared: &Shared, config: Config, places: Places) -> Result<(), String> {
     let known = shared.lists.lists();
     let read = move || {
         let lists = Lists::load(&config, &known);
@@ -83,26 +125,39 @@ pub async fn reload(shared: &Shared) -> Reloaded {
     };
     let (config, lists) = match tokio::task::spawn_blocking(read).await {
         Ok((config, Ok(lists))) => (config, lists),
-        Ok((_, Err(errors))) => return refused(shown, errors.join("\n")),
-        Err(error) => return refused(shown, format!("reading the lists failed: {error}")),
+        Ok((_, Err(errors))) => return Err(errors.join("\n")),
+        Err(error) => return Err(format!("reading the lists failed: {error}")),
     };
-    if let Err(error) = apply(shared, &config, lists).await {
-        return refused(shown, error);
-    }
+    apply(shared, &config, lists).await?;
     let settings = Box::new((config.lease.clone(), config.gate.clone()));
-    if let Err(error) = shared.core.tell(Event::Settings(settings)).await {
-        return refused(shown, error.to_string());
-    }
-    if let Err(error) = neighbours::learn(shared, |known| known.with_parts(&config)).await {
-        return refused(shown, error.to_string());
-    }
+    shared.core.tell(Event::Settings(settings)).await.map_err(|error| error.to_string())?;
+    neighbours::learn(shared, |known| known.with_parts(&config)).await.map_err(|error| error.to_string())?;
     if let Some(peers) = &shared.peers {
         peers.set_deadline(config.gate.deadline.0);
     }
-    super::early::keep(&shared.path, &config.state.dir);
     shared.set_config(config, places);
-    let report = warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    Reloaded { applied: true, changes: shown, report }
+    Ok(())
+}
+
+/// What of `new` can be in force without a restart; the rest is `old`'s.
+fn with_live(old: &Config, new: &Config) -> Config {
+    let mut wanted = old.clone();
+    wanted.mode = new.mode;
+    wanted.nftables.enforce = new.nftables.enforce;
+    wanted.bgp.enforce = new.bgp.enforce;
+    wanted.policy = new.policy.clone();
+    wanted.addresses = Addresses { open: old.addresses.open.clone(), ..new.addresses.clone() };
+    wanted.lease = new.lease.clone();
+    wanted.gate = new.gate.clone();
+    // The kernel's sets were made for so many leases, and can't grow while they are in use.
+    if old.nftables.mode != NftablesMode::Off {
+        wanted.lease.capacity = new.lease.capacity.min(old.lease.capacity);
+    }
+    wanted
+}
+
+fn lines(changes: &BTreeMap<String, String>) -> Vec<String> {
+    changes.iter().map(|(key, change)| format!("{key}: {change}")).collect()
 }
 
 /// Puts other lists in force. The caller holds [`Shared::applying`].
@@ -179,16 +234,7 @@ async fn close_now_and_later(core: CoreHandle, rules: Arc<ArcSwap<Rules>>, late:
 }
 
 fn refused(changes: Vec<String>, report: String) -> Reloaded {
-    Reloaded { applied: false, changes, report }
-}
-
-fn is_live(key: &str) -> bool {
-    LIVE.iter().any(|live| key.strip_prefix(live).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '['])))
-}
-
-/// The kernel's sets were made for so many leases, and can't grow while they are in use.
-fn outgrows(key: &str, old: &Config, new: &Config) -> bool {
-    key == "lease.capacity" && old.nftables.mode != NftablesMode::Off && new.lease.capacity > old.lease.capacity
+    Reloaded { changes, report, ..Reloaded::default() }
 }
 
 /// "key: old -> new" for every value that differs. Secrets show that they changed only.
@@ -449,22 +495,24 @@ mod tests {
     }
 
     #[test]
-    fn only_the_listed_keys_are_live() {
-        assert!(is_live("policy.deny[3]") && is_live("addresses.never[0]") && is_live("policy"));
-        assert!(is_live("gate.deadline") && is_live("lease.per_answer"));
-        assert!(is_live("lease.min") && is_live("lease.grace") && is_live("lease.capacity") && !is_live("leases"));
-        let with = |mode, capacity| {
-            let mut config = Config::default();
-            config.nftables.mode = mode;
-            config.lease.capacity = capacity;
-            config
-        };
-        for (mode, capacity, dead) in
-            [(NftablesMode::Off, 9, false), (NftablesMode::Local, 9, true), (NftablesMode::Local, 3, false)]
-        {
-            assert_eq!(outgrows("lease.capacity", &with(mode, 5), &with(mode, capacity)), dead, "{mode:?} {capacity}");
-        }
-        assert!(is_live("mode") && is_live("nftables.enforce") && is_live("bgp.enforce") && !is_live("nftables.mode"));
-        assert!(!is_live("policyx") && !is_live("addresses.open[0]") && !is_live("dns.listen[0]"));
+    fn what_needs_a_restart_keeps_its_value_and_the_rest_is_taken_over() {
+        let parse = |text: &str| toml::from_str::<Config>(text).unwrap();
+        let old = parse("[lease]\ncapacity = 50\n[nftables]\nmode = \"local\"\n");
+        let new = parse(
+            "mode = \"audit\"\n[dns]\nlisten = [\"127.0.0.1:5353\"]\n[lease]\ncapacity = 90\nmin = \"90s\"\n\
+             [policy]\ndeny = [\"evil.example\"]\n[addresses]\nopen = [\"192.0.2.1\"]\ninside = [\"198.51.100.0/24\"]\n\
+             [nftables]\nmode = \"both\"\nenforce = false\n[gate]\ndeadline = \"2s\"\n",
+        );
+        let wanted = with_live(&old, &new);
+        let keys = |one: &Config, other: &Config| difference(one, other).unwrap().into_keys().collect::<Vec<_>>();
+        assert_eq!(
+            keys(&old, &wanted),
+            ["addresses.inside[0]", "gate.deadline", "lease.min", "mode", "nftables.enforce", "policy.deny[0]"]
+        );
+        let waits = keys(&wanted, &new);
+        assert_eq!(waits, ["addresses.open[0]", "dns.listen[0]", "dns.listen[1]", "lease.capacity", "nftables.mode"]);
+        assert_eq!(with_live(&old, &parse("[lease]\ncapacity = 30\n")).lease.capacity, 30, "less is no matter");
+        let free = parse("[lease]\ncapacity = 50\n");
+        assert_eq!(with_live(&free, &new).lease.capacity, 90, "without nftables nothing keeps it");
     }
 }

@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::exceptions::{self, ExceptionState};
+use super::history::History;
 use super::listening::Listening;
 use super::lists::ListState;
 use super::switch::Switches;
@@ -25,6 +26,7 @@ use crate::control::types::{self, Judgement, List, LoggedError, Peer, Reloaded, 
 use crate::core::explain::{Counts, EnforcerView};
 use crate::core::name::Name;
 use crate::core_task::CoreHandle;
+use crate::daemon::reload::Wish;
 use crate::dns::codec::wire::rtype;
 use crate::dns::upstream::UpstreamStatus;
 use crate::dns::{Listeners, Rules, View};
@@ -76,6 +78,8 @@ pub struct Shared {
     pub registry: Mutex<Registry>,
     /// Told when the operator wants the daemon to end.
     pub stop: Arc<tokio::sync::Notify>,
+    /// What was in force before.
+    pub history: History,
 }
 
 impl Shared {
@@ -197,7 +201,13 @@ impl Sources for Shared {
         });
         let too_large: Vec<String> = too_large.take(ERRORS).collect();
         let disk = self.disk().into_iter().chain(self.exceptions.trouble());
-        disk.chain(self.missing().1).chain(unlocked).chain(too_large).collect()
+        let trial = self.history.trial().map(|left| {
+            format!("a change is on trial: `destguard confirm` within {} s, or it is taken back", left.as_secs())
+        });
+        let apart = self.history.apart();
+        let apart = (!apart.is_empty())
+            .then(|| format!("the file says other things than are in force, of: {}", apart.join(", ")));
+        disk.chain(self.missing().1).chain(unlocked).chain(too_large).chain(trial).chain(apart).collect()
     }
 
     fn exceptions(&self) -> Vec<types::Exception> {
@@ -277,8 +287,19 @@ impl Sources for Shared {
         crate::metrics::encode(&registry).map_err(|error| error.to_string())
     }
 
-    fn reload(&self) -> Later<'_, Reloaded> {
-        Box::pin(reload::reload(self))
+    fn reload(&self, wish: Wish) -> Later<'_, Reloaded> {
+        Box::pin(reload::reload(self, wish))
+    }
+
+    fn undo(&self) -> Later<'_, Reloaded> {
+        Box::pin(reload::undo(self))
+    }
+
+    fn confirm(&self) -> Result<String, String> {
+        match self.history.confirm() {
+            true => Ok("confirmed: the change stays".to_owned()),
+            false => Err("no change waits to be confirmed".to_owned()),
+        }
     }
 
     fn stop(&self, withdraw: bool) -> Result<String, String> {

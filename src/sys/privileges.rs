@@ -2,7 +2,7 @@
 //!
 //! | capability | kept for |
 //! |---|---|
-//! | CAP_NET_ADMIN | nftables, and the mark on the guard's own packets |
+//! | CAP_NET_ADMIN | nftables, the mark on the guard's own packets, and a table that an earlier run left behind |
 //! | CAP_NET_RAW | probes through routers: of what they confirmed, and by samples |
 //! | CAP_NET_BIND_SERVICE | ports below 1024 |
 //!
@@ -17,6 +17,9 @@ use crate::config::schema::{Config, Confirm, NftablesMode, Peer, Role};
 
 /// The last port that needs a capability (ip(7), `ip_unprivileged_port_start` as it comes).
 const LAST_PRIVILEGED: u16 = 1023;
+
+/// What a table of an earlier run needs, to be seen and taken away.
+pub const LEFT_BEHIND: Capability = Capability::CAP_NET_ADMIN;
 
 /// Why privileges could not be given up.
 #[derive(Debug, thiserror::Error)]
