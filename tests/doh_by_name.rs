@@ -1,5 +1,6 @@
-//! Programs that people use, behind a gateway and with the guard as their only resolver, load a page over DNS over HTTPS that they know by
-//! name alone (`https://guard.example.test/dns-query`): Chromium in secure mode, Firefox in TRR mode 3, curl, Node and Python. In network namespaces.
+//! Programs that people use load a page over DNS over HTTPS that they know by name alone (`https://guard.example.test/dns-query`), the guard being their
+//! only resolver: Chromium in secure mode, Firefox in TRR mode 3, curl, Node and Python. Behind a gateway, and on a host that guards itself. In network
+//! namespaces.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -39,7 +40,33 @@ fn addresses(program: &str) -> [[IpAddr; 2]; 2] {
     })
 }
 
+/// Where the programs run.
+#[derive(Clone, Copy)]
+struct Place {
+    file: &'static str,
+    guard: &'static str,
+    client: &'static str,
+    resolver: &'static str,
+    doh: &'static str,
+}
+
+const GATEWAY: Place = Place {
+    file: "lab/gateway/gateway.clab.yml",
+    guard: "gateway",
+    client: "client",
+    resolver: "10.0.1.1",
+    doh: "\"0.0.0.0:443\", \"[::]:443\"",
+};
+const LAPTOP: Place = Place {
+    file: "lab/single/single.clab.yml",
+    guard: "laptop",
+    client: "laptop",
+    resolver: "127.0.0.1",
+    doh: "\"127.0.0.1:443\", \"[::1]:443\"",
+};
+
 struct World {
+    place: Place,
     lab: Lab,
     dns: Server,
     site: lab::Process,
@@ -47,12 +74,12 @@ struct World {
 }
 
 impl World {
-    fn up() -> Self {
+    fn up(place: Place) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let dir = directory.path();
         programs::certificates(dir, &[("guard", &["guard.example.test"]), ("site", &["*.example.test"])]);
-        let lab = Lab::builder("lab/gateway/gateway.clab.yml").destguard(BINARY).hold("gateway").up().unwrap();
-        let (internet, gateway) = (lab.node("internet"), lab.node("gateway"));
+        let lab = Lab::builder(place.file).destguard(BINARY).hold(place.guard).up().unwrap();
+        let (internet, gateway) = (lab.node("internet"), lab.node(place.guard));
         let upstreams = ["192.0.2.53:53", "[2001:db8:53::53]:53"].map(|at| at.parse().unwrap());
         let dns = Server::start(internet, &upstreams).unwrap();
         for program in PROGRAMS {
@@ -65,14 +92,15 @@ impl World {
             .spawn("python3", &[&format!("{HELPERS}/site.py"), &format!("{at}/site.pem"), &format!("{at}/site.key")]);
         let more = format!(
             "[http]\nlisten = [\"127.0.0.1:8080\"]\n[dns.tls]\ncertificate = \"{at}/guard.pem\"\nkey = \"{at}/guard.key\"\n\
-             doh = [\"0.0.0.0:443\", \"[::]:443\"]\n\n[nftables]"
+             doh = [{}]\n\n[nftables]",
+            place.doh
         );
         gateway.write(CONFIG, &gateway.file(CONFIG).unwrap().replace("[nftables]", &more)).unwrap();
         gateway.start().unwrap();
         let (internet, gateway) = (internet.clone(), gateway.clone());
-        let world = Self { lab, dns, site: site.unwrap(), directory };
+        let world = Self { place, lab, dns, site: site.unwrap(), directory };
         let client = world.client();
-        client.write("/etc/resolv.conf", "nameserver 10.0.1.1\n").unwrap();
+        client.write("/etc/resolv.conf", &format!("nameserver {}\n", place.resolver)).unwrap();
         client.write("/etc/nsswitch.conf", "hosts: files dns\n").unwrap();
         let ready = || {
             let status = gateway.command(BINARY).args(["status", "--json"]).output().unwrap();
@@ -87,7 +115,7 @@ impl World {
     }
 
     fn client(&self) -> &Node {
-        self.lab.node("client")
+        self.lab.node(self.place.client)
     }
 
     fn path(&self, name: &str) -> String {
@@ -100,7 +128,7 @@ impl World {
 
     /// Questions that came over DoH.
     fn asked_over_https(&self) -> u64 {
-        let metrics = self.lab.node("gateway").ok("curl -s http://127.0.0.1:8080/metrics").unwrap();
+        let metrics = self.lab.node(self.place.guard).ok("curl -s http://127.0.0.1:8080/metrics").unwrap();
         let line =
             metrics.lines().find(|line| line.starts_with("destguard_dns_encrypted_questions_total{transport=\"doh\"}"));
         line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
@@ -173,9 +201,8 @@ fn authority(world: &World) -> String {
     body(&std::fs::read_to_string(world.directory.path().join("ca.pem")).unwrap())
 }
 
-#[test]
-fn programs_without_window_load_a_page() {
-    let world = World::up();
+fn programs_without_window(place: Place) {
+    let world = World::up(place);
     let (authority, url) = (world.path("ca.pem"), |program| format!("https://{}/", page(program)));
     world.loads("curl", &["curl", "-sS", "--cacert", &authority, "--doh-url", DOH, &url("curl")], false);
     let script = format!("{HELPERS}/doh_client.py");
@@ -184,9 +211,8 @@ fn programs_without_window_load_a_page() {
     world.loads("node", &["node", &script, DOH, &page("node")], false);
 }
 
-#[test]
-fn browsers_load_a_page() {
-    let world = World::up();
+fn browsers(place: Place) {
+    let world = World::up(place);
     std::fs::create_dir(world.directory.path().join("home")).unwrap();
     let policy = serde_json::json!({
         "DnsOverHttpsMode": "secure",
@@ -213,4 +239,24 @@ fn browsers_load_a_page() {
     let words = ["firefox-esr", "--headless", "--no-remote", "--profile", &profile, "--screenshot", &picture, &url];
     world.loads("firefox", &words, true);
     assert!(Path::new(&picture).exists());
+}
+
+#[test]
+fn programs_without_window_load_a_page_behind_a_gateway() {
+    programs_without_window(GATEWAY);
+}
+
+#[test]
+fn programs_without_window_load_a_page_on_a_host_that_guards_itself() {
+    programs_without_window(LAPTOP);
+}
+
+#[test]
+fn browsers_load_a_page_behind_a_gateway() {
+    browsers(GATEWAY);
+}
+
+#[test]
+fn browsers_load_a_page_on_a_host_that_guards_itself() {
+    browsers(LAPTOP);
 }

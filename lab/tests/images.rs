@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -129,6 +130,16 @@ fn recipes_hold_what_the_labs_need() {
             };
             assert!(text.contains("203.0.113.0/24") && text.contains("2001:db8:ff::/48"), "{}", file.display());
         }
+    }
+}
+
+/// What can't be shown is said before anything is built.
+#[test]
+fn containers_says_what_it_can_not_show() {
+    for (lab, says) in [("ceos", "ceos needs its vendor's image"), ("nothing", "no lab \"nothing\" in lab/")] {
+        let output = Command::new(here().join("containers")).arg(lab).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && text.contains(says), "{lab}: {text}");
     }
 }
 
