@@ -36,6 +36,9 @@ impl<S: Subscriber> Layer<S> for Recent {
         }
         let mut line = Line::default();
         event.record(&mut line);
+        // Indented lines show a place in a file; without them it is one line.
+        let told: Vec<&str> = line.message.lines().take_while(|line| !line.starts_with(' ')).collect();
+        line.message = told.join(" ");
         line.message.push_str(&line.fields);
         let cut =
             (0..=LONGEST.min(line.message.len())).rev().find(|at| line.message.is_char_boundary(*at)).unwrap_or(0);
@@ -84,12 +87,15 @@ mod tests {
                 tracing::error!(number, "many");
             }
             tracing::warn!(path = %"/x", octets = 3, "one");
+            tracing::error!("panicked at x.rs:1:2:\nwhy");
+            tracing::warn!("x.toml:3:1: warning: what\n    3 | key = 5\n      | ^^^\n      = help");
             tracing::error!("{}", "long ".repeat(200));
         });
         let seen: Vec<String> = recent().into_iter().map(|(_, line)| line).collect();
         assert_eq!(seen.len(), KEPT);
         assert_eq!(seen[0].len(), LONGEST);
-        assert_eq!((seen[1].as_str(), seen[2].as_str()), ("one path=/x octets=3", "many number=49"));
+        assert_eq!((seen[1].as_str(), seen[2].as_str()), ("x.toml:3:1: warning: what", "panicked at x.rs:1:2: why"));
+        assert_eq!((seen[3].as_str(), seen[4].as_str()), ("one path=/x octets=3", "many number=49"));
         assert_eq!(seen.iter().filter(|line| line.starts_with("one")).count(), 1);
     }
 }
