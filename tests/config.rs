@@ -597,6 +597,14 @@ fn the_number_of_findings_is_bounded() {
     assert_eq!(refused(&text).findings.len(), 100);
 }
 
+/// Seen with Chromium 156 and Firefox 153: the first keeps an answer for a minute whatever its TTL, the second connects by it until a minute after its
+/// end, while it asks anew.
+#[test]
+fn by_default_an_address_is_open_for_as_long_as_browsers_use_it() {
+    let lease = accepted(BASE).0.lease;
+    assert!(lease.min.0.as_secs() >= 60 && lease.grace.0.as_secs() > 60, "{lease:?}");
+}
+
 #[test]
 fn the_default_file_says_the_defaults() {
     let written: Config = toml::from_str(config::default::TEXT).unwrap();

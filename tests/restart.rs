@@ -68,7 +68,7 @@ fn what_ended_while_the_host_slept_is_closed_when_it_wakes() {
         host.wait("the kernel's element goes", |_| !elements().contains_key(&SHORT));
         // The other one lasts as long as it would have.
         let left = elements()[&LONG];
-        assert!((HOUR - 300..=HOUR + 60).contains(&left), "{left} s left of two hours, one of them slept away");
+        assert!((HOUR - 300..=HOUR + 90).contains(&left), "{left} s left of two hours, one of them slept away");
         assert_eq!(host.leased(), [LONG]);
         // What was kept of the answer is over too.
         assert_eq!(host.upstream.times_asked("short.test"), 1);
@@ -112,8 +112,8 @@ fn a_clock_that_is_set_right_after_a_reboot_ends_what_is_over_by_it() {
         host.set_clocks(0, 3600);
         host.wait("it is closed", |host| !elements().contains_key(&SHORT) && !host.leased().contains(&SHORT));
         let left = elements();
-        assert!((HOUR - 300..=HOUR + 60).contains(&left[&LONG]), "{left:?}: two hours, one of them passed");
-        assert!((300..=660).contains(&left[&OTHER]), "{left:?}: what is answered since is by no clock on the wall");
+        assert!((HOUR - 300..=HOUR + 90).contains(&left[&LONG]), "{left:?}: two hours, one of them passed");
+        assert!((300..=690).contains(&left[&OTHER]), "{left:?}: what is answered since is by no clock on the wall");
     });
 }
 

@@ -326,7 +326,7 @@ pub struct Lease {
     pub min: Span,
     /// The longest a lease lasts from its answer.
     pub max: Span,
-    /// Added to every TTL.
+    /// Added to every TTL: Firefox connects to what it knows until a minute after its end, and asks anew meanwhile.
     pub grace: Span,
     /// Most addresses leased at once, lingering routes included.
     pub capacity: usize,
@@ -348,7 +348,7 @@ impl Default for Lease {
         Self {
             min: Span::secs(60),
             max: Span::secs(24 * 3600),
-            grace: Span::secs(30),
+            grace: Span::secs(75),
             capacity: 100_000,
             per_answer: 16,
             new_per_client: a_second(50),

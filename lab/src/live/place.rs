@@ -106,7 +106,7 @@ impl Place {
     /// What the configuration promises.
     #[must_use]
     pub fn terms(self) -> Terms {
-        let (min, grace, linger) = if self.short { (2, 1, 3) } else { (60, 30, 600) };
+        let (min, grace, linger) = if self.short { (2, 1, 3) } else { (60, 75, 600) };
         Terms {
             min: Duration::from_secs(min),
             grace: Duration::from_secs(grace),
