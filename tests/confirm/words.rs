@@ -108,6 +108,40 @@ fn a_router_whose_eorr_comes_late_is_said_to_be_late() {
     lab.down().unwrap();
 }
 
+/// Of a session on which not one address was confirmed the first that is given up says enough: nobody waits for more of them.
+#[test]
+fn a_router_that_forwards_nothing_is_said_to_with_the_first_address() {
+    let filter = "filter guard4_in { if net.len != 32 then";
+    let lab = lab(
+        BIRD,
+        &[
+            PASSIVE,
+            (filter, &format!("filter guard4_in {{ if net ~ [ 198.18.0.0/15+ ] then reject; {}", &filter[18..])),
+        ],
+    );
+    answer_all(lab.node("router"));
+    in_guard(&lab, || async {
+        let mut session = Session::start(config(Confirm::Probe)).await;
+        session.first().await;
+        session.handle.apply(1, [(host(1), true)]);
+        session.until("the refusal", |session| session.refused[0].contains(&host(1))).await;
+        session.until("the cause", |session| session.status().is_failing).await;
+        assert!(
+            session.warning().starts_with("acknowledged but not forwarded: 1 routes in a row"),
+            "{}",
+            session.warning()
+        );
+        // Where others are confirmed one may be filtered on purpose.
+        session.handle.apply(2, [(address("203.0.113.7"), true)]);
+        session.until("another", |session| session.holds(0, address("203.0.113.7"), 2)).await;
+        session.handle.apply(3, [(host(2), true)]);
+        session.until("the second refusal", |session| session.refused[0].contains(&host(2))).await;
+        assert!(!session.status().is_failing, "{}", session.warning());
+        session.stop().await;
+    });
+    lab.down().unwrap();
+}
+
 /// Large packets are lost on the way, and no router says so: the session stays up on its KEEPALIVEs until the hold time is over.
 #[test]
 fn a_path_that_loses_large_packets_is_named() {
