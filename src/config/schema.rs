@@ -740,43 +740,7 @@ pub struct Edge {
     pub probe_ttl: u8,
 }
 
-mod defaults {
-    use super::{Family, Span};
-
-    pub fn port() -> u16 {
-        179
-    }
-    pub fn share() -> u8 {
-        1
-    }
-    pub fn ao_id() -> u8 {
-        1
-    }
-    pub fn hold_time() -> Span {
-        Span::secs(90)
-    }
-    pub fn send_hold_time() -> Span {
-        Span::secs(480)
-    }
-    pub fn families() -> Vec<Family> {
-        vec![Family::Ipv4, Family::Ipv6]
-    }
-    pub fn max_routes() -> usize {
-        50_000
-    }
-    pub fn probe_ttl() -> u8 {
-        1
-    }
-    pub fn yes() -> bool {
-        true
-    }
-    pub fn bfd_interval() -> Span {
-        Span(std::time::Duration::from_millis(300))
-    }
-    pub fn bfd_multiplier() -> u8 {
-        3
-    }
-}
+mod defaults;
 
 /// `[state]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::core::event::{Change, StoredLease};
+use crate::core::groups::{GroupCommunities, Groups};
 use crate::core::guard::LeaseTable;
 use crate::core::lease::Lease;
 use crate::core::moment::Moment;
@@ -38,4 +39,21 @@ pub fn check_stored(journal: &BTreeMap<IpAddr, StoredLease>, table: &LeaseTable,
             assert!(stored.paths.iter().any(|other| other.is_same(path)), "{address}: {path:?} isn't on disk");
         }
     }
+}
+
+/// Carries out what a plan says of communities.
+pub fn mark(bears: &mut BTreeMap<IpAddr, GroupCommunities>, changes: &[Change], groups: &Groups) {
+    for change in changes {
+        match change {
+            Change::Open { address, .. } => drop(bears.insert(*address, GroupCommunities::default())),
+            Change::Announce { address, groups: set, .. } => drop(bears.insert(*address, groups.communities(*set))),
+            Change::Close { address } => drop(bears.remove(address)),
+            Change::Extend { .. } | Change::ForClient { .. } => {}
+        }
+    }
+}
+
+pub fn covers(borne: &GroupCommunities, needed: &GroupCommunities) -> bool {
+    needed.standard.iter().all(|community| borne.standard.contains(community))
+        && needed.large.iter().all(|community| borne.large.contains(community))
 }

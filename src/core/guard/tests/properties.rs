@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::checks::{changed, check_plan, check_stored};
+use super::checks::{changed, check_plan, check_stored, covers, mark};
 use super::{CAPACITY, ROUTE_BUDGET, name, settings, specs};
 use crate::config::value::{Rate, Span};
 use crate::core::event::{Admission, Grant, LeaseHandle, QueryPath};
@@ -198,23 +198,6 @@ struct World {
     askers: BTreeMap<Ticket, IpAddr>,
     /// With what the route must bear for it.
     handles: Vec<(LeaseHandle, GroupCommunities)>,
-}
-
-/// Carries out what a plan says of communities.
-fn mark(bears: &mut BTreeMap<IpAddr, GroupCommunities>, changes: &[Change], groups: &Groups) {
-    for change in changes {
-        match change {
-            Change::Open { address, .. } => drop(bears.insert(*address, GroupCommunities::default())),
-            Change::Announce { address, groups: set, .. } => drop(bears.insert(*address, groups.communities(*set))),
-            Change::Close { address } => drop(bears.remove(address)),
-            Change::Extend { .. } | Change::ForClient { .. } => {}
-        }
-    }
-}
-
-fn covers(borne: &GroupCommunities, needed: &GroupCommunities) -> bool {
-    needed.standard.iter().all(|community| borne.standard.contains(community))
-        && needed.large.iter().all(|community| borne.large.contains(community))
 }
 
 impl World {
