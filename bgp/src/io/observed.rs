@@ -10,6 +10,8 @@ use crate::wire::iana::{Families, Family};
 
 /// Most prefixes kept; more are not noticed.
 const MOST: usize = 1 << 20;
+/// Most of them that are others': a router that sends its whole table takes no more memory.
+const OTHERS: usize = 1 << 17;
 /// Most words kept for those who haven't looked yet; who lags more learns only what there is now.
 const LOG: usize = 1 << 16;
 
@@ -51,6 +53,8 @@ pub(super) struct Observed {
     tables: u64,
     /// Our mark comes through: what bears none is another's.
     marked: bool,
+    /// Prefixes of others among those that the router sends.
+    others: usize,
 }
 
 impl Observed {
@@ -112,13 +116,15 @@ impl Observed {
 
     /// The router announced it, maybe again; `another`: a path of another guard.
     pub(super) fn announced(&mut self, net: IpNet, bears: &Arc<Extra>, another: bool) {
-        if let Some(word) = self.by_net.remove(&net) {
-            self.by_word.remove(&word);
-        }
-        if self.by_net.len() >= MOST {
+        let full = self.by_net.len() >= MOST || (another && self.others >= OTHERS);
+        if full && !(self.by_net.contains_key(&net) && self.anothers(net).is_some() == another) {
+            // What it takes the place of is gone all the same.
             self.lost += 1;
+            self.withdrawn(net);
             return;
         }
+        self.forget(net);
+        self.others += usize::from(another);
         self.say(net, Some(Arc::clone(bears)), another);
         self.by_net.insert(net, self.newest);
         self.by_word.insert(self.newest, (net, Arc::clone(bears), another));
@@ -126,10 +132,17 @@ impl Observed {
 
     /// The router withdrew it.
     pub(super) fn withdrawn(&mut self, net: IpNet) {
-        if let Some(word) = self.by_net.remove(&net) {
-            self.by_word.remove(&word);
+        if self.forget(net) {
             self.say(net, None, false);
         }
+    }
+
+    /// Returns whether it was there.
+    fn forget(&mut self, net: IpNet) -> bool {
+        let Some(word) = self.by_net.remove(&net) else { return false };
+        let another = self.by_word.remove(&word).is_some_and(|(_, _, another)| another);
+        self.others -= usize::from(another);
+        true
     }
 
     /// The session ended: nothing is known.
@@ -139,6 +152,7 @@ impl Observed {
         self.log.clear();
         self.whole = Families::NONE;
         self.marked = false;
+        self.others = 0;
     }
 
     /// At most `room` words after this one, oldest first. Where they aren't all kept, only those on what the router sends now.
@@ -208,8 +222,26 @@ mod tests {
         assert!(observed.has(net(1)) && observed.anothers(net(1)).is_some() && observed.after(0, 9)[0].another);
         observed.announced(net(1), &Arc::default(), false);
         assert!(observed.anothers(net(1)).is_none() && observed.anothers(net(2)).is_none());
+        assert_eq!(observed.others, 0);
         observed.clear();
         assert!(!observed.tell(Whose::Untold), "another session may take other ways");
+    }
+
+    #[test]
+    fn others_have_a_bound_of_their_own() {
+        let mut observed = Observed::default();
+        observed.announced(net(1), &Arc::default(), false);
+        let other = |n: usize| IpNet::from(std::net::IpAddr::from(u32::try_from(n).unwrap().to_be_bytes()));
+        for n in 0..OTHERS {
+            observed.announced(other(n), &Arc::default(), true);
+        }
+        observed.announced(net(1), &Arc::default(), true);
+        assert!(!observed.has(net(1)), "ours is gone, and there is no room for what came");
+        observed.announced(net(1), &Arc::default(), false);
+        observed.announced(other(7), &Arc::default(), true);
+        assert!(observed.has(net(1)) && observed.has(other(7)));
+        observed.withdrawn(other(7));
+        assert_eq!(observed.others, OTHERS - 1);
     }
 
     #[test]

@@ -50,11 +50,13 @@ fn watches(bgp: &Bgp, entry: &schema::Peer) -> bool {
 
 /// The budget is that of the peers that bring it the routes.
 fn behind(bgp: &Bgp, name: &str, families: &[schema::Family], required: bool) -> EnforcerSpec {
+    let routers = bgp.peer.iter().filter(|peer| peer.role == schema::Role::Enforcer);
+    let budgets = routers.map(|peer| peer.max_routes);
     EnforcerSpec {
         name: name.to_owned(),
         kind: EnforcerKind::Route,
         required,
-        max_addresses: usize::MAX,
+        max_addresses: budgets.min().unwrap_or(usize::MAX),
         ipv4: families.contains(&schema::Family::Ipv4) && (bgp.next_hop_ipv4.is_some() || bgp.next_hop_ipv6.is_some()),
         ipv6: families.contains(&schema::Family::Ipv6) && bgp.next_hop_ipv6.is_some(),
     }

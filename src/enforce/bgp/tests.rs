@@ -121,6 +121,7 @@ fn edges_are_enforcers_of_their_own() {
     let specs: Vec<_> = enforcer.specs().iter().map(|spec| (spec.name.as_str(), spec.required, spec.ipv6)).collect();
     assert_eq!(specs, [("edge1", true, true), ("w1", false, true), ("e1", true, false)]);
     assert_eq!(enforcer.ids, [3, 4, 5].map(|id| Some(EnforcerId(id))));
+    assert_eq!(enforcer.specs()[2].max_addresses, 50_000, "as many as the reflector may bring it");
     let [reflector, observer, edge] = enforcer.config.peers.as_slice() else { panic!("{:?}", enforcer.config.peers) };
     // Nothing is waited for, and nothing learnt, at a box that forwards nothing.
     assert_eq!((reflector.settle, reflector.learn, reflector.samples), (Duration::ZERO, false, false));
