@@ -89,8 +89,9 @@ struct Player {
 
 impl Default for Player {
     fn default() -> Self {
-        let settings =
-            Settings { lease: Lease::default(), gate: Gate::default(), linger: std::time::Duration::from_secs(600) };
+        // The dialogues' own times: they are about the core, not about what a file without these keys gets.
+        let lease = Lease { grace: Span::secs(30), ..Lease::default() };
+        let settings = Settings { lease, gate: Gate::default(), linger: std::time::Duration::from_secs(600) };
         Self { settings, specs: Vec::new(), guard: None, handles: BTreeMap::new(), seen: Vec::new() }
     }
 }
