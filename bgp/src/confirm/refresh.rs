@@ -30,9 +30,12 @@ const NUDGES: [Duration; 3] = [Duration::from_millis(2), Duration::from_millis(2
 const AGAIN: Duration = Duration::from_secs(1);
 /// Longest time between two repetitions.
 const AGAIN_MOST: Duration = Duration::from_secs(8);
-/// Requests that may follow each other at once, and the time in which one more is earned.
+/// Requests that may follow each other at once.
 const BURST: u32 = 32;
-const EARN: Duration = Duration::from_millis(5);
+/// The time in which one more is earned: [`REST`] times what the last answer took, so that a router spends a fifth of its time on them at most,
+/// within these bounds.
+const EARN: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(5));
+const REST: u32 = 4;
 /// A router has this long to send its own table before it is asked all the same.
 const TABLE: Duration = Duration::from_millis(500);
 /// A router whose answer took too long is asked again after this, to see whether it still does, and believed after so many quick answers.
@@ -114,6 +117,8 @@ pub struct Barrier {
     up: Instant,
     tokens: u32,
     earned: Instant,
+    /// In which one more token is earned.
+    pace: Duration,
     refused: Option<Refusal>,
     silent: bool,
     /// There was more than could be remembered.
@@ -163,6 +168,7 @@ impl Barrier {
             up: now,
             tokens: BURST,
             earned: now,
+            pace: EARN.1,
             refused,
             silent: false,
             overflowed: false,
@@ -186,6 +192,7 @@ impl Barrier {
 
     fn time(&mut self, now: Instant) {
         let Some(took) = self.timing.take().map(|asked| now.saturating_duration_since(asked)) else { return };
+        self.pace = took.saturating_mul(REST).clamp(EARN.0, EARN.1);
         self.slow = match self.slow {
             _ if took > self.patience => Some((took, 0)),
             Some((took, quick)) if quick + 1 < QUICK => Some((took, quick + 1)),
@@ -294,9 +301,9 @@ impl Barrier {
     }
 
     fn earn(&mut self, now: Instant) {
-        while self.tokens < BURST && self.earned + EARN <= now {
+        while self.tokens < BURST && self.earned + self.pace <= now {
             self.tokens += 1;
-            self.earned += EARN;
+            self.earned += self.pace;
         }
         if self.tokens == BURST {
             self.earned = now;
@@ -317,7 +324,7 @@ impl Barrier {
                 (None, Some(stray)) => Some(stray.until.unwrap_or(self.up)),
                 (None, None) if !self.enhanced && line.beacon.is_none() => Some(self.up + BEACON),
                 (None, None) => {
-                    let earned = (self.tokens == 0).then_some(self.earned + EARN);
+                    let earned = (self.tokens == 0).then_some(self.earned + self.pace);
                     line.busy.into_iter().chain(earned).max()
                 }
             }
@@ -502,20 +509,32 @@ mod tests {
 
     #[test]
     fn requests_are_limited_in_rate() {
-        let start = Instant::now();
-        let mut barrier = Barrier::new(Families::ALL, true, true, start);
-        let mut asked = 0u32;
-        for millis in 0..1000 {
-            let now = start + MS * millis;
-            barrier.want([u64::from(millis) + 1, 0]);
-            if barrier.poll(now, u64::from(millis) + 1) == Some(Ask::Refresh(V4)) {
-                asked += 1;
-                echo(&mut barrier, V4);
-            } else {
-                assert!(barrier.poll_timeout().is_some_and(|at| at > now && at <= now + EARN));
+        // A router that needs 2 ms for each, and one that has answered a quarter of one later.
+        for (takes, least, most) in [(2, 198, 202), (0, 990, 1010)] {
+            let start = Instant::now();
+            let mut barrier = Barrier::new(Families::ALL, true, true, start);
+            let (mut asked, mut answer) = (0u32, None);
+            for step in 0..4000 {
+                let now = start + MS / 4 * step;
+                if answer.is_some_and(|at| at <= now) {
+                    echo(&mut barrier, V4);
+                    answer = None;
+                }
+                barrier.want([u64::from(step) + 1, 0]);
+                match barrier.poll(now, u64::from(step) + 1) {
+                    Some(Ask::Refresh(V4)) => {
+                        asked += 1;
+                        answer = Some(now + MS * takes);
+                    }
+                    Some(_) => {}
+                    None => assert!(barrier.poll_timeout().is_some_and(|at| at > now && at <= now + NUDGES[2])),
+                }
+                if takes == 0 && answer.take().is_some() {
+                    echo(&mut barrier, V4);
+                }
             }
+            assert!((BURST + least..=BURST + most).contains(&asked), "{takes} ms: {asked}");
         }
-        assert!((BURST + 198..=BURST + 202).contains(&asked), "{asked}");
     }
 
     #[test]
@@ -643,7 +662,7 @@ mod tests {
         }
         barrier.want([0, 100]);
         assert_eq!(barrier.poll(start, 100), None, "too many at once");
-        assert_eq!(barrier.poll_timeout(), Some(start + EARN));
-        assert_eq!(barrier.poll(start + EARN, 100), Some(Ask::Refresh(V4)));
+        assert_eq!(barrier.poll_timeout(), Some(start + EARN.0));
+        assert_eq!(barrier.poll(start + EARN.0, 100), Some(Ask::Refresh(V4)));
     }
 }
