@@ -16,6 +16,7 @@ usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdi
        lab destroy --all-stale                 removes labs left behind by killed runs
        lab demo --destguard BINARY             show what destguard does, on the FRR lab
        lab bench --destguard BINARY            measure what the guard costs
+       lab first-syns --destguard BINARY       connect at once after each of thousands of answers, through BIRD and FRR
        lab bench-start --destguard BINARY [STARTS]
                                                measure how long a start with 100,000 leases takes
        lab bench-dns --destguard BINARY --in EMPTY-DIRECTORY [NAME]...
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         ["destroy", "--all-stale"] => destroy_stale().map_err(Into::into),
         ["demo", "--destguard", binary] => demo(binary),
         ["bench", "--destguard", binary] => bench(binary),
+        ["first-syns", "--destguard", binary] => first_syns(binary),
         ["bench-start", "--destguard", binary, starts @ ..] => bench_start(binary, starts),
         ["bench-dns", "--destguard", binary, "--in", dir, only @ ..] => bench_dns(binary, dir, only),
         ["soak", "--destguard", binary, "--in", dir, seconds] => soak(binary, dir, seconds),
@@ -109,6 +111,10 @@ fn demo(binary: &str) -> Result<(), AnyError> {
 
 fn bench(binary: &str) -> Result<(), AnyError> {
     lab::bench::run(&PathBuf::from(binary).canonicalize()?)
+}
+
+fn first_syns(binary: &str) -> Result<(), AnyError> {
+    lab::bench::first_syns::run(&PathBuf::from(binary).canonicalize()?)
 }
 
 fn bench_start(binary: &str, starts: &[&str]) -> Result<(), AnyError> {
