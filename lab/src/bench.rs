@@ -87,14 +87,19 @@ pub fn run(binary: &Path) -> Result<(), Box<dyn std::error::Error>> {
 /// Brings a place up, with room for `capacity` leases.
 pub(crate) fn up(place: &Place, binary: &Path, capacity: u32) -> Result<(Lab, Server), Box<dyn std::error::Error>> {
     let lab = Lab::builder(place.file).destguard(binary).hold(place.guard).up()?;
-    let dns = Server::start(lab.node("internet"), &[UPSTREAM.parse()?])?;
     let guard = lab.node(place.guard);
     let text = guard
         .file(CONFIG)?
         .replace("\"1000/s\"", "\"1000000/s\"")
         .replace("[lease]", &format!("[lease]\ncapacity = {capacity}"));
     guard.write(CONFIG, &text)?;
-    guard.start()?;
+    answering(lab, place)
+}
+
+/// Starts the far side's names and the guard, and waits until it answers.
+fn answering(lab: Lab, place: &Place) -> Result<(Lab, Server), Box<dyn std::error::Error>> {
+    let dns = Server::start(lab.node("internet"), &[UPSTREAM.parse()?])?;
+    lab.node(place.guard).start()?;
     // Until answers flow: a peer's session may not be up yet.
     let server: SocketAddr = place.server.parse()?;
     let answers = || {
