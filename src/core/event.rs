@@ -193,12 +193,21 @@ pub struct StoredLease {
     pub address: IpAddr,
     /// End of the lease, already converted to the monotonic clock and checked against `lease.max`.
     pub ends: Moment,
-    /// The questions that caused it, the last [`ASKED`](super::lease::ASKED) of them.
+    /// The questions that caused it; of more than [`ASKED`](super::lease::ASKED) those that end last.
     pub paths: QueryPaths,
     /// Of the questions these are only the new ones: those that the record before had count as well.
     pub adds: bool,
     /// Names of the groups whose communities its route bears, and the end of the lease for each.
     pub groups: Vec<(String, Moment)>,
+}
+
+/// Of more than [`ASKED`](super::lease::ASKED) those that end last, and of those that end alike the last in order: one at least lasts as long as the lease.
+fn keep_the_last(paths: &mut QueryPaths) {
+    while paths.len() > super::lease::ASKED
+        && let Some((first, _)) = paths.iter().enumerate().min_by_key(|(_, path)| path.ends)
+    {
+        paths.remove(first);
+    }
 }
 
 impl StoredLease {
@@ -209,8 +218,7 @@ impl StoredLease {
             let own = std::mem::take(&mut self.paths);
             self.paths = before.paths.into_iter().filter(|path| !own.iter().any(|other| other.is_same(path))).collect();
             self.paths.extend(own);
-            let over = self.paths.len().saturating_sub(super::lease::ASKED);
-            self.paths.drain(..over);
+            keep_the_last(&mut self.paths);
         }
         self.adds = false;
         self

@@ -209,17 +209,21 @@ impl Lease {
         }
     }
 
-    /// The questions without doubles; of more than [`ASKED`] the last.
+    /// The questions without doubles; of more than [`ASKED`] those that end last.
     #[must_use]
     pub fn paths(&self) -> QueryPaths {
+        let mut causes: SmallVec<[&Cause; 1]> = self.causes.iter().collect();
+        if causes.len() > ASKED {
+            causes.sort_by_key(|cause| cause.ends);
+            causes.drain(..causes.len() - ASKED);
+        }
         let mut paths = QueryPaths::new();
-        for path in self.causes.iter().rev().take(ASKED).map(Cause::path) {
+        for path in causes.into_iter().map(Cause::path) {
             match paths.iter_mut().find(|other| other.is_same(&path)) {
                 Some(known) => known.ends = known.ends.max(path.ends),
                 None => paths.push(path),
             }
         }
-        paths.reverse();
         paths
     }
 

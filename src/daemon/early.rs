@@ -78,7 +78,7 @@ fn http(config: &Config) -> Vec<u16> {
 
 /// Keeps a copy of the configuration that is in force now. That it can't be kept is only said.
 pub fn keep(path: &Path, state_dir: &Path) {
-    let kept = std::fs::read(path).and_then(|text| crate::sys::private::replace(&state_dir.join(LAST), &text));
+    let kept = std::fs::read(path).and_then(|text| crate::sys::private::replace(&state_dir.join(LAST), &[&text]));
     if let Err(error) = kept {
         tracing::warn!(%error, directory = %state_dir.display(), "the configuration in force can't be kept for `destguard lock`");
     }

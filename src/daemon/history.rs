@@ -20,6 +20,11 @@ use crate::config::{Config, Places};
 /// A configuration that was in force, and where its values stand.
 pub type Former = (Config, Places);
 
+/// The longest that a change may be on trial.
+const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+/// A change that could not be taken back is tried again after this.
+const AGAIN: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Default)]
 struct Inner {
     /// What `undo` goes back to.
@@ -47,7 +52,7 @@ impl History {
         let mut inner = self.inner();
         // Changes on top of one that nobody confirmed go back together with it.
         let last = inner.trial.take().map(|(former, _)| former);
-        inner.trial = trial.map(|trial| (last.unwrap_or_else(|| before.clone()), Instant::now() + trial));
+        inner.trial = trial.map(|trial| (last.unwrap_or_else(|| before.clone()), Instant::now() + trial.min(LONGEST)));
         inner.before = Some(before);
         inner.apart = apart;
         drop(inner);
@@ -84,6 +89,11 @@ impl History {
         self.inner().apart = apart;
     }
 
+    /// It could not be taken back yet; unless something else is in force meanwhile, it is tried again.
+    fn try_again(&self, former: Former) {
+        self.inner().trial.get_or_insert((former, Instant::now() + AGAIN));
+    }
+
     fn due(&self) -> Option<Instant> {
         self.inner().trial.as_ref().map(|(_, until)| *until)
     }
@@ -112,9 +122,12 @@ pub async fn follow(shared: Arc<Shared>) {
             () = shared.history.changed.notified() => continue,
         }
         let Some(former) = shared.history.overdue() else { continue };
-        match reload::go_back(&shared, former).await {
+        match reload::go_back(&shared, former.clone()).await {
             Ok(changes) => tracing::warn!(?changes, "nobody confirmed the reload: what was in force before is again"),
-            Err(error) => tracing::error!(%error, "nobody confirmed the reload, and it can't be taken back"),
+            Err(error) => {
+                tracing::error!(%error, "nobody confirmed the reload, and it can't be taken back yet");
+                shared.history.try_again(former);
+            }
         }
     }
 }
@@ -138,6 +151,7 @@ mod tests {
         let (long, none) = (Some(Duration::from_secs(3600)), Some(Duration::ZERO));
         let history = History::default();
         assert!(!history.confirm() && history.before().is_none() && history.overdue().is_none());
+        history.changed(former(1), Some(Duration::MAX), vec![]);
         history.changed(former(1), long, vec![]);
         assert!(history.overdue().is_none() && history.trial().is_some());
         history.changed(former(2), none, vec!["dns.listen".to_owned()]);

@@ -3,10 +3,9 @@
 //! Ends are kept on two clocks, as those of leases are. After a reboot the wall clock counts. Where that is behind the time of writing, as on a
 //! machine without a clock, an exception that allows is over, and one that denies lasts as long as it did when it was written.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,7 +16,6 @@ use crate::config::schema::Action;
 use crate::sys::clock::Outside;
 
 const FILE: &str = "exceptions";
-const TEMPORARY: &str = "exceptions.new";
 const BAD: &str = "exceptions.bad";
 const MAGIC: &str = "destguard exceptions 1";
 /// Octets read at most: many times what the most of them take.
@@ -117,12 +115,7 @@ pub fn write(directory: &Path, exceptions: &[Stored]) -> io::Result<()> {
     let body = serde_json::to_string_pretty(exceptions)?;
     let text = format!("{MAGIC} {:08x}\n{body}", crc32c(&[body.as_bytes()]));
     crate::sys::private::directory(directory)?;
-    let temporary = directory.join(TEMPORARY);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, directory.join(FILE))?;
-    File::open(directory)?.sync_all()
+    crate::sys::private::replace(&directory.join(FILE), &[text.as_bytes()])
 }
 
 #[cfg(test)]

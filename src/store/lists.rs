@@ -4,10 +4,9 @@
 //! flushed and renamed over it. There is one for each list of the configuration; others are removed.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::record::crc32c;
@@ -79,22 +78,7 @@ pub fn keep(state: &Path, which: &Which, content: &[u8]) -> io::Result<()> {
     }
     let directory = state.join(DIRECTORY);
     crate::sys::private::directory(&directory)?;
-    let name = which.file_name();
-    let temporary = directory.join(format!("{name}.new"));
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(which.head(content).as_bytes())?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, directory.join(&name))?;
-        File::open(&directory)?.sync_all()
-    };
-    write().inspect_err(|_: &io::Error| {
-        // The disk may be full: half a copy takes room only.
-        if let Err(error) = std::fs::remove_file(&temporary) {
-            tracing::debug!(%error, "half a copy of a list stays");
-        }
-    })
+    crate::sys::private::replace(&directory.join(which.file_name()), &[which.head(content).as_bytes(), content])
 }
 
 /// Removes the copies of all other lists.

@@ -90,16 +90,6 @@ fn no_new_privileges() -> Result<(), PrivilegeError> {
     if set == 0 { Ok(()) } else { Err(PrivilegeError::NoNewPrivileges(std::io::Error::last_os_error())) }
 }
 
-/// What this process may do now: for `status`.
-#[must_use]
-pub fn held() -> Vec<String> {
-    let mut held: Vec<String> = caps::read(None, CapSet::Permitted)
-        .map(|held| held.into_iter().map(|capability| capability.to_string()).collect())
-        .unwrap_or_default();
-    held.sort();
-    held
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

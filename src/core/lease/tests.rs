@@ -157,3 +157,19 @@ fn a_name_has_each_address_until_its_last_cause_goes() {
     }
     assert_eq!(table.addresses_of(&name("alias.test")), [] as [IpAddr; 0]);
 }
+
+#[test]
+fn of_many_questions_the_longest_goes_to_disk_however_long_ago_it_was_asked() {
+    let mut table = open(10, cause("first.test", &[], 1, 900_000));
+    for index in 0..40u64 {
+        table.add_cause(HERE, cause(&format!("q{index}.test"), &[], 1, 1000), START);
+    }
+    let paths = table.get(HERE).unwrap().paths();
+    assert_eq!(paths.len(), ASKED);
+    assert_eq!(
+        paths.iter().map(|path| path.ends).max(),
+        Some(Moment(900_000)),
+        "or the lease would end with the others"
+    );
+    assert!(paths.iter().any(|path| path.question == name("q39.test")));
+}
