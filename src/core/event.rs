@@ -202,7 +202,7 @@ pub struct StoredLease {
 }
 
 /// Of more than [`ASKED`](super::lease::ASKED) those that end last, and of those that end alike the last in order: one at least lasts as long as the lease.
-fn keep_the_last(paths: &mut QueryPaths) {
+pub fn keep_the_last(paths: &mut QueryPaths) {
     while paths.len() > super::lease::ASKED
         && let Some((first, _)) = paths.iter().enumerate().min_by_key(|(_, path)| path.ends)
     {

@@ -20,7 +20,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
-use super::event::{Generation, LeaseHandle, QueryPath, QueryPaths};
+use super::event::{Generation, LeaseHandle, QueryPath, QueryPaths, keep_the_last};
 use super::groups::{Group, GroupSet};
 use super::moment::Moment;
 use super::name::Name;
@@ -209,21 +209,17 @@ impl Lease {
         }
     }
 
-    /// The questions without doubles; of more than [`ASKED`] those that end last.
+    /// The questions without doubles, each until its last cause ends; of more than [`ASKED`] those that end last.
     #[must_use]
     pub fn paths(&self) -> QueryPaths {
-        let mut causes: SmallVec<[&Cause; 1]> = self.causes.iter().collect();
-        if causes.len() > ASKED {
-            causes.sort_by_key(|cause| cause.ends);
-            causes.drain(..causes.len() - ASKED);
-        }
         let mut paths = QueryPaths::new();
-        for path in causes.into_iter().map(Cause::path) {
-            match paths.iter_mut().find(|other| other.is_same(&path)) {
-                Some(known) => known.ends = known.ends.max(path.ends),
-                None => paths.push(path),
+        for cause in &self.causes {
+            match paths.iter_mut().find(|known| known.question == cause.question && known.chain == cause.chain) {
+                Some(known) => known.ends = known.ends.max(cause.ends),
+                None => paths.push(cause.path()),
             }
         }
+        keep_the_last(&mut paths);
         paths
     }
 

@@ -173,3 +173,13 @@ fn of_many_questions_the_longest_goes_to_disk_however_long_ago_it_was_asked() {
     );
     assert!(paths.iter().any(|path| path.question == name("q39.test")));
 }
+
+#[test]
+fn a_question_of_many_kinds_takes_one_place_on_disk() {
+    let mut table = open(10, cause("short.test", &[], 1, 5000));
+    for qtype in 0..40 {
+        table.add_cause(HERE, Cause { qtype: Some(qtype), ..cause("long.test", &[], 1, 900_000) }, START);
+    }
+    let asked: Vec<Name> = table.get(HERE).unwrap().paths().into_iter().map(|path| path.question).collect();
+    assert_eq!(asked, [name("short.test"), name("long.test")], "none is left out for the doubles of another");
+}
