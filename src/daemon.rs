@@ -156,7 +156,7 @@ impl Enforcers {
 }
 
 /// Where the guard itself connects to.
-fn own_traffic(config: &Config) -> Vec<nftables::OwnTraffic> {
+pub fn own_traffic(config: &Config) -> Vec<nftables::OwnTraffic> {
     let mut own = Vec::new();
     for upstream in &config.dns.upstream {
         // A URL that can't be read was refused by the check.
@@ -214,8 +214,9 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     let sockets = dns::bind(&config).map_err(RunError::failed)?;
     let listening = Listening::bind(&config, here.clone())?;
     let mut enforcers = Enforcers::new(&config, clock, !restored.is_empty())?;
+    let listeners = own_listeners(&config, sockets.ports(), listening.ports());
     if let Some(nft) = &mut enforcers.nftables {
-        nft.listening(&own_listeners(&config, sockets.ports(), listening.ports()));
+        nft.listening(&listeners);
         nft.install().map_err(RunError::failed)?;
     }
     let left_out = enforcers.nftables.as_ref().map(|nft| nft.left_out().to_vec()).unwrap_or_default();
@@ -237,7 +238,8 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
     let pairs = journal.take_pairs();
     let restored_by = journal.restored_by().filter(|_| !restored.is_empty());
     let mut tasks = Vec::new();
-    let mut switches = switch::Switches::new(&config);
+    let own = nftables::Own { traffic: own_traffic(&config), listeners };
+    let mut switches = switch::Switches::new(&config).with_own(own);
     let mut drivers = Drivers { timed: Vec::new(), routes: None, journal: Some(Box::new(journal)) };
     let mut kernel = None;
     if let Some(nft) = enforcers.nftables {

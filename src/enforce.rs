@@ -50,6 +50,13 @@ pub enum Command {
         /// Who waits.
         done: oneshot::Sender<Result<(), String>>,
     },
+    /// The guard's own traffic is this from now on; only for packets. `done`: as above.
+    Own {
+        /// All of it.
+        own: nftables::Own,
+        /// Who waits.
+        done: oneshot::Sender<Result<(), String>>,
+    },
     /// What groups mean from now on; only for routes.
     Groups(Arc<Groups>),
     /// All that was restored from an earlier run has been told. What was taken over from that run and isn't among it may go.

@@ -291,6 +291,7 @@ async fn obey(
                     speaker.set_open(if enforce { open } else { &[] });
                     drop(done.send(Ok(())));
                 }
+                Command::Own { done, .. } => drop(done.send(Ok(()))),
                 Command::Restored => speaker.filled(),
                 // A withdrawn route cuts flows anyway; there is no more that a speaker could do.
                 Command::CutFlows(_) => {}

@@ -120,7 +120,7 @@ impl Memory {
                 held.sync(&leases, &pairs);
                 vec![Event::Applied { enforcer, generation }]
             }
-            Command::Enforce { done, .. } => {
+            Command::Enforce { done, .. } | Command::Own { done, .. } => {
                 drop(done.send(Ok(())));
                 Vec::new()
             }

@@ -82,6 +82,15 @@ pub struct OwnTraffic {
     pub port: u16,
 }
 
+/// All traffic of the guard itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// What it connects to.
+    pub traffic: Vec<OwnTraffic>,
+    /// The ports that it answers from: its replies pass also where nothing is tracked.
+    pub listeners: Vec<(Transport, u16)>,
+}
+
 /// Packets and octets that passed a named counter since the table was installed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {

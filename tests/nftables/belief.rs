@@ -461,6 +461,34 @@ fn until_the_table_is_back_only_what_was_there_goes_on() {
 }
 
 #[test]
+fn the_guards_own_traffic_changes_while_leases_stay() {
+    use destguard::enforce::nftables::{Own, OwnTraffic, Transport};
+    alone(|| {
+        let _peer = host_and_peer();
+        let mut running = Running::start(&local(), &LEASES);
+        let upstream = |last| OwnTraffic { address: [10, 9, 1, last].into(), transport: Transport::Tcp, port: 80 };
+        let tell = |traffic: Vec<OwnTraffic>, port| {
+            let (done, outcome) = tokio::sync::oneshot::channel();
+            running.send(Command::Own { own: Own { traffic, listeners: vec![(Transport::Udp, port)] }, done });
+            outcome.blocking_recv().expect("an outcome").expect("switched");
+        };
+        let has = |set: &str, what: &str| run(&format!("nft list set inet destguard {set}")).contains(what);
+        let leased = run("nft list set inet destguard lease4 | grep -c expires");
+        for (last, port) in [(4, 5354), (5, 5355)] {
+            tell(vec![upstream(last)], port);
+            assert!(has("own4", &format!("10.9.1.{last} . tcp . 80")) && has("own_ports", &format!("udp . {port}")));
+            assert!(!has("own4", &format!("10.9.1.{} ", 9 - last)));
+            assert_eq!(run("nft list set inet destguard lease4 | grep -c expires"), leased);
+            assert!(run("nft list tables").contains("destguard_lock"));
+        }
+        run("nft flush ruleset");
+        running.expect("it is put back", |event| matches!(event, Event::Lost { .. }));
+        assert!(has("own4", "10.9.1.5 . tcp . 80") && has("own_ports", "udp . 5355"));
+        running.stop();
+    });
+}
+
+#[test]
 fn audit_locks_nothing() {
     alone(|| {
         let _peer = host_and_peer();

@@ -26,7 +26,7 @@ use super::blueprint::Blueprint;
 use super::elements::{Features, Key, Set, Timeout};
 use super::error::NftError;
 use super::kernel::Kernel;
-use super::ruleset::CUT_CAPACITY;
+use super::ruleset::{self, CUT_CAPACITY};
 use super::watch::Watch;
 use super::written::Written;
 use super::{Disarmer, Installer, conntrack, lock, probe, tracking};
@@ -385,6 +385,13 @@ impl Driver {
                     // Who asked may have gone away.
                     drop(done.send(outcome));
                 }
+                Command::Own { own, done } => {
+                    let outcome = self.switch(|settings| {
+                        settings.own.clone_from(&own.traffic);
+                        settings.listeners.clone_from(&own.listeners);
+                    });
+                    drop(done.send(outcome));
+                }
                 // It has asked for the full state, which follows anyway; only routes are hurried and have groups.
                 Command::Restored | Command::Hurry(_) | Command::Groups(_) => {}
                 Command::Sync { generation, leases, pairs } => {
@@ -425,15 +432,20 @@ impl Driver {
             // It refuses what the rules that only count don't judge.
             self.settings.disarmer.unlock();
         }
-        let switched = self.switch(before, enforce);
+        let switched = self.switch(|settings| settings.enforce = enforce);
+        if switched.is_ok() {
+            tracing::warn!(enforce, "nftables {}", if enforce { "blocks" } else { "blocks nothing: audit" });
+        }
         if !matches!(self.state, State::Broken { .. }) {
             self.lock();
         }
         switched
     }
 
-    fn switch(&mut self, before: bool, enforce: bool) -> Result<(), String> {
-        self.installer.change(|settings| settings.enforce = enforce);
+    /// Puts the ruleset of other settings in force in one transaction: what is leased, and every flow, stays. On an error the old one stays.
+    fn switch(&mut self, change: impl FnOnce(&mut ruleset::Settings)) -> Result<(), String> {
+        let before = self.installer.settings().clone();
+        self.installer.change(change);
         if self.is_disarmed() {
             return Ok(());
         }
@@ -442,7 +454,7 @@ impl Driver {
             let blueprint = self.blueprint.take();
             self.repair();
             if let State::Broken { .. } = self.state {
-                self.installer.change(|settings| settings.enforce = before);
+                self.installer.change(|settings| *settings = before);
                 self.blueprint = blueprint;
                 return Err("the table inet destguard is being repaired".to_owned());
             }
@@ -458,10 +470,9 @@ impl Driver {
         let Err(error) = switched else {
             self.blueprint = self.installer.blueprint.take();
             self.installation += 1;
-            tracing::warn!(enforce, "nftables {}", if enforce { "blocks" } else { "blocks nothing: audit" });
             return Ok(());
         };
-        self.installer.change(|settings| settings.enforce = before);
+        self.installer.change(|settings| *settings = before);
         if !matches!(error, NftError::Nft { .. }) {
             // It may be in force, or not: the old rules are installed again.
             self.lose_for(&error);

@@ -29,6 +29,10 @@ impl Installer {
         self.ruleset = Ruleset::of(&self.settings);
     }
 
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Whether it blocks, or only counts and logs.
     pub(super) fn enforces(&self) -> bool {
         self.settings.enforce
