@@ -631,7 +631,8 @@ impl Unproven {
             lease.held = Some(lease.held.map_or(ends, |before| before.max(ends)).min(lease.ends));
             if let Some(told) = lease.told.timed {
                 if told.last <= held {
-                    lease.held = Some(told.ends);
+                    // Made earlier since, and not planned yet: the next plan says so.
+                    lease.held = Some(told.ends.min(lease.ends));
                 } else {
                     lease.unproven_timed = Some((told.last, told.ends));
                     self.timed.insert((told.last, address));

@@ -48,8 +48,10 @@ impl Guard {
     pub(super) fn restore(&mut self, mut leases: Vec<StoredLease>) {
         leases.sort_by_key(|lease| std::cmp::Reverse((lease.ends, lease.address)));
         let longest = self.now.plus(self.settings.lease.max.0.max(SHORTEST));
-        for StoredLease { address, ends, mut paths, groups, .. } in leases {
-            let ends = ends.min(longest);
+        for StoredLease { address, ends: stored, mut paths, groups, .. } in leases {
+            let ends = stored.min(longest);
+            // What is shorter now than on disk is written again.
+            let shorter = ends < stored || paths.iter().any(|path| path.ends > ends);
             let lingers = ends.plus(self.settings.linger);
             let alive = ends > self.now;
             if !alive && (lingers <= self.now || !self.enforcers.has(EnforcerKind::Route)) {
@@ -92,7 +94,11 @@ impl Guard {
                 self.table.hold(address, [Holder::NOBODY, domain]);
             }
             // Where it was read from.
-            self.marks.is_on_disk(address);
+            if shorter {
+                self.marks.journal(address);
+            } else {
+                self.marks.is_on_disk(address);
+            }
             if !alive {
                 self.table.linger(address, lingers);
                 self.marks.change(address);

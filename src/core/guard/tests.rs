@@ -483,6 +483,56 @@ fn what_was_restored_ends_earlier_once_the_clock_is_set_right_and_what_was_asked
 }
 
 #[test]
+fn what_a_shorter_longest_lease_cuts_at_the_start_is_cut_on_disk_as_well() {
+    let mut settings = settings();
+    settings.lease.max = Span::secs(60);
+    let mut guard = Guard::new(settings, specs().into_iter().take(1).collect());
+    let seconds = |seconds| Moment(1000).plus(Duration::from_secs(seconds));
+    let stored = |last: u8, ends| StoredLease {
+        address: IpAddr::from([198, 51, 100, last]),
+        ends: seconds(ends),
+        paths: smallvec::smallvec![QueryPath { question: name(last), chain: Arc::default(), ends: seconds(ends) }],
+        adds: false,
+        groups: Vec::new(),
+    };
+    guard.handle(Event::Restore(vec![stored(1, 100), stored(2, 50)]), Moment(1000));
+    let outputs = std::iter::from_fn(|| guard.poll_output());
+    let written: Vec<StoredLease> =
+        outputs.filter_map(|output| if let Output::Journal(lease) = output { Some(lease) } else { None }).collect();
+    assert_eq!(written.len(), 1, "what is as it was needs no record");
+    assert!(!written[0].adds);
+    assert_eq!((written[0].ends, written[0].paths[0].ends), (seconds(60), seconds(60)));
+}
+
+#[test]
+fn a_word_on_an_earlier_plan_brings_back_no_end_that_was_taken_back_since() {
+    let mut guard = Guard::new(settings(), specs().into_iter().take(1).collect());
+    for (number, ttl) in [(1, 0), (2, 3600)] {
+        let admission = Admission {
+            whole: false,
+            ticket: Ticket(u64::from(number)),
+            client: IpAddr::from([192, 0, 2, 1]),
+            question: name(number),
+            qtype: 1,
+            chain: Arc::default(),
+            domain: name(number),
+            grants: [Grant { address: IpAddr::from([198, 51, 100, 1]), ttl }].into(),
+        };
+        guard.handle(Event::Admit(admission), Moment(1000));
+    }
+    let plans = std::iter::from_fn(|| guard.poll_output()).filter_map(|output| match output {
+        Output::ApplyTimed { generation, .. } => Some(generation),
+        _ => None,
+    });
+    let generation = plans.last().unwrap();
+    // In one batch: the shorter end is not planned yet.
+    guard.handle(Event::Forbid(vec![name(2)]), Moment(1000));
+    guard.handle(Event::Applied { enforcer: EnforcerId(0), generation }, Moment(1000));
+    let lease = guard.table.get(IpAddr::from([198, 51, 100, 1])).unwrap();
+    assert!(lease.handle.ends() <= lease.ends, "believed until {:?}, ends at {:?}", lease.handle.ends(), lease.ends);
+}
+
+#[test]
 fn an_enforcer_that_has_not_reported_is_so_since_the_start_and_not_since_the_clock_began() {
     let month = Duration::from_secs(30 * 86_400);
     let mut guard = Guard::new(settings(), specs());
