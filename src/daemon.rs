@@ -44,6 +44,7 @@ pub mod listening;
 pub mod lists;
 pub mod neighbours;
 pub mod packets;
+pub mod process;
 pub mod reload;
 pub mod rules;
 pub mod sources;
@@ -53,6 +54,7 @@ pub mod watchdog;
 
 use listening::Listening;
 use lists::{ListState, Lists};
+use process::confined;
 use sources::Shared;
 
 /// What `destguard run` was told.
@@ -101,9 +103,13 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
         needed.insert(privileges::LEFT_BEHIND);
     }
     let given_up = privileges::give_up(&needed);
+    if let Some(directory) = &options.state_dir {
+        config.state.dir.clone_from(directory);
+    }
+    let process = confined(&config, &options.socket, given_up.err());
     crate::sys::log::start().map_err(RunError::Failed)?;
-    if let Err(error) = given_up {
-        tracing::warn!(%error, "the daemon may do more than it needs");
+    for why in &process.troubles {
+        tracing::warn!("the daemon may do more than it needs: {why}");
     }
     if !crate::sys::memory::few_heaps() {
         tracing::debug!("the allocator takes no settings");
@@ -111,14 +117,11 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    if let Some(directory) = &options.state_dir {
-        config.state.dir.clone_from(directory);
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| RunError::Failed(format!("the runtime can't be started: {error}")))?;
-    let outcome = runtime.block_on(guarded(options, config, places));
+    let outcome = runtime.block_on(guarded(options, config, places, process));
     // Nothing that is left may keep the process: what matters has been awaited.
     runtime.shutdown_timeout(Duration::from_millis(200));
     crate::sys::log::finish();
@@ -189,7 +192,12 @@ fn own_listeners(config: &Config, (tcp, udp): (Vec<u16>, Vec<u16>), http: Vec<u1
     tcp.chain(udp.into_iter().map(|port| (nftables::Transport::Udp, port))).collect()
 }
 
-async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result<(), RunError> {
+async fn guarded(
+    options: &RunOptions,
+    config: Config,
+    places: Places,
+    process: process::Process,
+) -> Result<(), RunError> {
     let name = match config.nftables.mode {
         NftablesMode::Off => None,
         _ => NamespaceName::take().await.map_err(RunError::failed)?,
@@ -311,6 +319,7 @@ async fn guarded(options: &RunOptions, config: Config, places: Places) -> Result
         registry: Mutex::new(registry),
         stop: Arc::default(),
         history: history::History::default(),
+        process,
     });
     let mut served = vec![tokio::spawn(control.serve(shared.clone()))];
     served.extend(name.map(|name| tokio::spawn(name.serve(shared.clone()))));

@@ -2,6 +2,7 @@
 
 pub mod bundles;
 pub mod clock;
+pub mod confine;
 pub mod connected;
 pub mod disk;
 pub mod endpoint;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use destguard::control::sources::{CoreView, Later, Sources, Subject};
 use destguard::control::types::{
-    Advertised, Bfd, Confirmations, Judgement, Learnt, LoggedError, Peer, Received, Reloaded, Upstream,
+    Advertised, Bfd, Confirmations, Judgement, Learnt, LoggedError, Peer, Process, Received, Reloaded, Upstream,
 };
 use destguard::control::{ControlSocket, DeniedKind, DeniedLog, serve_tcp};
 use destguard::core::event::RevokeTarget;
@@ -157,6 +157,15 @@ impl Sources for Fake {
 
     fn denied_count(&self) -> u64 {
         7
+    }
+
+    fn process(&self) -> Process {
+        Process {
+            uid: 998,
+            capabilities: vec!["CAP_NET_ADMIN".to_owned()],
+            system_calls: "confined".to_owned(),
+            files: "the kernel has no landlock".to_owned(),
+        }
     }
 
     fn peers(&self) -> Vec<Peer> {
@@ -327,6 +336,7 @@ fn status_keeps_its_shape() {
                 "detection_ms": 900, "last_down": "control detection time expired", "failures": 1, "discarded": 0,
                 "last_discard": null}}],
             "lists": [], "exceptions": [],
+            "process": {"uid": 998, "capabilities": ["CAP_NET_ADMIN"], "system_calls": "confined", "files": "the kernel has no landlock"},
             "errors": [{"seconds_ago": 61, "message": "edge1: hold timer expired"}],
         })
     );
@@ -342,6 +352,7 @@ fn status_fits_one_screen_and_foreign_words_do_not_steer_the_terminal() {
 
 leases   1,203 of 100,000 (IPv4 1,200, IPv6 3), 2 pending, 10 lingering
 answers  12,345 released, 7 denied, 5 refused, 1 held now, 4 gate timeouts
+process  uid 998, CAP_NET_ADMIN, system calls confined, writing not: the kernel has no landlock
 
 enforcer  state     since   holds  of       required  last error
 nftables  in-force  3h 12m  1,203  100,000  yes       -

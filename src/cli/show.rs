@@ -3,8 +3,8 @@
 use super::table::{Table, Tone, clean, duration, number, paint, time};
 use crate::config::schema::Action;
 use crate::control::types::{
-    AddressExplained, Advertised, Bfd, CauseClient, Denied, EndedLease, Excepted, Explained, Judgement, Lease, Peer,
-    Revoked, State, Status, Stays, Tried,
+    AddressExplained, Advertised, Bfd, CONFINED, CauseClient, Denied, EndedLease, Excepted, Explained, Judgement,
+    Lease, Peer, Process, Revoked, State, Status, Stays, Tried,
 };
 
 fn or_dash(text: Option<&String>) -> String {
@@ -70,6 +70,7 @@ pub fn status(status: &Status, colour: bool) -> String {
         let count = number(answers.would_refuse);
         out.push_str(&format!("audit    {count} would have been refused or answered in part: `destguard denied`\n"));
     }
+    out.push_str(&process(&status.process));
     if !status.inside.is_empty() {
         let (shown, rest) = status.inside.split_at(status.inside.len().min(SHOWN_INSIDE));
         let more = if rest.is_empty() { String::new() } else { format!(" and {} more (--json)", rest.len()) };
@@ -216,6 +217,24 @@ pub fn explained(explained: &Explained, colour: bool) -> String {
 }
 
 /// "4 s ago", "3m 10s ago".
+fn process(process: &Process) -> String {
+    // A daemon of an earlier version says nothing of it.
+    if process.system_calls.is_empty() {
+        return String::new();
+    }
+    let capabilities =
+        if process.capabilities.is_empty() { "no capabilities".to_owned() } else { process.capabilities.join(" ") };
+    let mut parts = vec![format!("uid {}", process.uid), capabilities];
+    match (process.system_calls.as_str(), process.files.as_str()) {
+        (CONFINED, CONFINED) => parts.push("system calls and writing confined".to_owned()),
+        (CONFINED, why) => parts.push(format!("system calls confined, writing not: {why}")),
+        (why, CONFINED) => parts.push(format!("writing confined, system calls not: {why}")),
+        (calls, files) if calls == files => parts.push(format!("not confined: {calls}")),
+        (calls, files) => parts.push(format!("not confined: {calls}; {files}")),
+    }
+    format!("process  {}\n", clean(&parts.join(", ")))
+}
+
 fn ago(seconds: u64) -> String {
     if seconds < 60 { format!("{seconds} s ago") } else { format!("{} ago", duration(seconds)) }
 }

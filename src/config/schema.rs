@@ -13,11 +13,13 @@ use super::value::{Rate, Size, Span};
 use crate::sys::endpoint::{Endpoint, Host};
 
 /// The whole file.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Whether the guard blocks, or only says what it would block.
     pub mode: Mode,
+    /// Whether the daemon gives up system calls and places to write to that it doesn't need.
+    pub confine: bool,
     /// The resolver that clients use.
     pub dns: Dns,
     /// Which names may be asked.
@@ -36,6 +38,24 @@ pub struct Config {
     pub state: State,
     /// Metrics, health and the web page over TCP.
     pub http: Http,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            confine: true,
+            dns: Dns::default(),
+            policy: Policy::default(),
+            addresses: Addresses::default(),
+            lease: Lease::default(),
+            gate: Gate::default(),
+            nftables: Nftables::default(),
+            bgp: Bgp::default(),
+            state: State::default(),
+            http: Http::default(),
+        }
+    }
 }
 
 /// Whether the guard blocks.

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use super::denied::DeniedLog;
-use super::types::{self, Judgement, List, LoggedError, Peer, Reloaded, Tried, Upstream};
+use super::types::{self, Judgement, List, LoggedError, Peer, Process, Reloaded, Tried, Upstream};
 use crate::core::event::{Event, RevokeTarget};
 use crate::core::explain::{Counts, EndedView, EnforcerView, Explanation, Known, LeaseFilter, LeaseView};
 use crate::core::name::Name;
@@ -153,6 +153,11 @@ pub trait Sources: Send + Sync + 'static {
     /// Forgets kept answers that have this name as question or alias; returns how many.
     fn forget_answers(&self, _name: &Name) -> usize {
         0
+    }
+
+    /// What the daemon's process may do.
+    fn process(&self) -> Process {
+        Process::default()
     }
 
     /// Prefixes of the network itself, in words.

@@ -31,6 +31,7 @@ pub async fn status(sources: &dyn Sources, uptime: Duration) -> Result<Status, S
         reasons: found.reasons,
         warnings: found.warnings,
         inside: sources.inside(),
+        process: sources.process(),
         uptime_seconds: uptime.as_secs(),
         leases: LeaseCounts {
             active: counts.ipv4.saturating_add(counts.ipv6),

@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::config::schema::Action;
 use crate::core::explain;
 
+mod process;
+
+pub use process::{CONFINED, Process};
+
 /// In every object at the top, as `version`.
 pub const VERSION: u32 = 1;
 
@@ -56,6 +60,9 @@ pub struct Status {
     /// Prefixes of the network itself, of which answers open nothing: configured ones and on-link ones, each with its cause. Absent: there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inside: Vec<String>,
+    /// What the daemon's process may do.
+    #[serde(default)]
+    pub process: Process,
     /// Since the daemon started.
     pub uptime_seconds: u64,
     /// Of the lease table.

@@ -16,13 +16,14 @@ use super::exceptions::{self, ExceptionState};
 use super::history::History;
 use super::listening::Listening;
 use super::lists::ListState;
+use super::process::Process;
 use super::switch::Switches;
 use super::{judge, reload};
 use crate::config::schema::{NftablesMode, OnDeadline};
 use crate::config::{Config, Places};
-use crate::control::DeniedLog;
 use crate::control::sources::{CoreView, Later, Sources, Subject};
 use crate::control::types::{self, Judgement, List, LoggedError, Peer, Reloaded, Tried, Upstream};
+use crate::control::DeniedLog;
 use crate::core::explain::{Counts, EnforcerView};
 use crate::core::name::Name;
 use crate::core_task::CoreHandle;
@@ -80,6 +81,8 @@ pub struct Shared {
     pub stop: Arc<tokio::sync::Notify>,
     /// What was in force before.
     pub history: History,
+    /// What the process may do.
+    pub process: Process,
 }
 
 impl Shared {
@@ -183,6 +186,10 @@ impl Sources for Shared {
         troubles
     }
 
+    fn process(&self) -> types::Process {
+        self.process.view()
+    }
+
     fn inside(&self) -> Vec<String> {
         let (config, _) = self.config();
         let configured = config.addresses.inside.iter().map(|net| format!("{net} (addresses.inside)"));
@@ -200,6 +207,7 @@ impl Sources for Shared {
             format!("{net} is on-link at {interface}: too large to be this network's own, so that addresses.inside must name what is")
         });
         let too_large: Vec<String> = too_large.take(ERRORS).collect();
+        let process = self.process.troubles.iter().map(|why| format!("the daemon may do more than it needs: {why}"));
         let disk = self.disk().into_iter().chain(self.exceptions.trouble());
         let trial = self.history.trial().map(|left| {
             format!("a change is on trial: `destguard confirm` within {} s, or it is taken back", left.as_secs())
@@ -207,7 +215,7 @@ impl Sources for Shared {
         let apart = self.history.apart();
         let apart = (!apart.is_empty())
             .then(|| format!("the file says other things than are in force, of: {}", apart.join(", ")));
-        disk.chain(self.missing().1).chain(unlocked).chain(too_large).chain(trial).chain(apart).collect()
+        disk.chain(process).chain(self.missing().1).chain(unlocked).chain(too_large).chain(trial).chain(apart).collect()
     }
 
     fn exceptions(&self) -> Vec<types::Exception> {

@@ -83,6 +83,14 @@ pub fn give_up(needed: &HashSet<Capability>) -> Result<(), PrivilegeError> {
     no_new_privileges()
 }
 
+/// The user this process runs as.
+#[must_use]
+#[allow(unsafe_code)]
+pub fn user() -> u32 {
+    // SAFETY: geteuid(2) takes nothing and can't fail.
+    unsafe { libc::geteuid() }
+}
+
 #[allow(unsafe_code)]
 fn no_new_privileges() -> Result<(), PrivilegeError> {
     // SAFETY: prctl(2) takes no pointer for this option.

@@ -11,7 +11,7 @@ use super::TABLE;
 use super::error::NftError;
 
 /// Where `nft` may be. Fixed, since what runs with our privileges must not depend on `PATH`.
-const PLACES: [&str; 6] =
+pub const PLACES: [&str; 6] =
     ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/bin/nft", "/usr/local/sbin/nft", "/run/current-system/sw/bin/nft"];
 /// The oldest version whose JSON knows all that the ruleset uses.
 const AT_LEAST: (u32, u32) = (1, 0);

@@ -1,0 +1,58 @@
+//! What the daemon's own process may do, and what `status` says of it.
+
+use std::path::{Path, PathBuf};
+
+use caps::CapSet;
+
+use crate::config::Config;
+use crate::config::schema::NftablesMode;
+use crate::control::types;
+use crate::sys::confine::{Confined, Needs, confine};
+use crate::sys::privileges::PrivilegeError;
+
+/// How far the process was confined when it started.
+#[derive(Debug, Default)]
+pub struct Process {
+    confined: Confined,
+    /// What went wrong with that, in words: a warning, where the kernel could do it.
+    pub troubles: Vec<String>,
+}
+
+/// Confines the process, where the configuration wants it; before there are threads.
+#[must_use]
+pub fn confined(config: &Config, socket: &Path, not_given_up: Option<PrivilegeError>) -> Process {
+    let troubles: Vec<String> = not_given_up.iter().map(ToString::to_string).collect();
+    if !config.confine {
+        let off = || Some("confine is false".to_owned());
+        return Process { confined: Confined { calls: off(), files: off() }, troubles };
+    }
+    let beside = match socket.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let made = crate::sys::private::directory(&config.state.dir)
+        .map_err(|error| format!("{}: {error}", config.state.dir.display()))
+        .and_then(|()| std::fs::create_dir_all(&beside).map_err(|error| format!("{}: {error}", beside.display())));
+    // Other modes of nftables come by reload, when nothing can be taken back any more.
+    let nft = config.nftables.mode != NftablesMode::Off;
+    let writes = made.map(|()| vec![config.state.dir.as_path(), beside.as_path()]);
+    let confined = confine(&Needs { writes, nft });
+    Process { confined, troubles }
+}
+
+impl Process {
+    /// As it is now.
+    #[must_use]
+    pub fn view(&self) -> types::Process {
+        let capabilities = caps::read(None, CapSet::Permitted);
+        let mut names: Vec<String> =
+            capabilities.unwrap_or_default().into_iter().map(|capability| capability.to_string()).collect();
+        names.sort_unstable();
+        types::Process {
+            uid: crate::sys::privileges::user(),
+            capabilities: names,
+            system_calls: self.confined.calls.clone().unwrap_or_else(|| types::CONFINED.to_owned()),
+            files: self.confined.files.clone().unwrap_or_else(|| types::CONFINED.to_owned()),
+        }
+    }
+}
