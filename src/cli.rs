@@ -4,6 +4,7 @@
 //! - [`ask`]: the commands that ask a running daemon. [`show`]: how its answers look to people.
 //! - [`live`]: what the guard would refuse on this host now.
 //! - [`init`]: a first configuration.
+//! - [`log`]: the query log.
 //! - [`lock`]: the host before its guard runs, and the way back in.
 //! - [`configuration`]: the commands that need only the file. [`router_config`]: the router's side of it.
 
@@ -21,6 +22,7 @@ pub mod configuration;
 pub mod init;
 pub mod live;
 pub mod lock;
+pub mod log;
 pub mod router_config;
 pub mod show;
 pub mod table;
@@ -128,6 +130,8 @@ enum Command {
         #[command(flatten)]
         json: Json,
     },
+    /// Show the last questions, and what became of each.
+    Log(log::Wanted),
     /// Close an address, or all that a name alone opened, now.
     Revoke {
         /// What to close.
@@ -282,6 +286,7 @@ fn dispatch(cli: Cli) -> Exit {
         Command::Explain { of, client, json: Json { json } } => daemon.explain(&of, client, json),
         Command::Peers(Json { json }) => daemon.peers(json),
         Command::Denied { follow, json: Json { json } } => daemon.denied(follow, json),
+        Command::Log(wanted) => daemon.log(&wanted),
         Command::Revoke { of, json: Json { json } } => daemon.revoke(&of, json),
         Command::Deny { of, span, undo: _, json: Json { json } } => daemon.except("deny", &of, None, span, json),
         Command::Allow { of, client, span, undo: _, json: Json { json } } => {

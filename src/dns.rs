@@ -39,7 +39,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::config::schema::{self, NftablesMode};
 use crate::config::upstream::UpstreamUrl;
-use crate::control::DeniedLog;
+use crate::control::{DeniedLog, QueryLog};
 use crate::core::address::AddressFilter;
 use crate::core::client::Clients;
 use crate::core::local_names::LocalNames;
@@ -273,6 +273,12 @@ impl View {
         self.0.cache.forget(name)
     }
 
+    /// The last questions.
+    #[must_use]
+    pub fn query_log(&self) -> QueryLog {
+        self.0.query_log.clone()
+    }
+
     /// Who clients are, as the listeners see it.
     #[must_use]
     pub fn whom(&self) -> &Arc<ArcSwap<Clients>> {
@@ -328,6 +334,11 @@ pub fn start(
         upstreams: Upstreams::new(&config.dns.upstream, mark, &metrics)?,
         validator: validate::Validator::new(&config.dns.dnssec, &metrics).map_err(DnsError::TrustAnchor)?,
         cache,
+        query_log: {
+            let log = QueryLog::default();
+            log.keep(config.log.queries);
+            log
+        },
         refusals: Refusals::new(denied, metrics.refusals_unnoted.clone()),
         backlog: listen::unsent::Backlog::new(metrics.stream_backlog.clone()),
         metrics,

@@ -551,3 +551,73 @@ fn a_stderr_that_nobody_reads_stops_nothing() {
     reader.read_to_string(&mut text).unwrap();
     assert_eq!(text.trim(), "", "the pipe was full");
 }
+
+#[test]
+fn every_question_and_its_fate_are_in_the_log() {
+    let names: [(&str, &[&str]); 3] =
+        [("shop.test", &["203.0.113.5"]), ("evil.shop.test", &["203.0.113.6"]), ("inside.test", &["192.168.7.7"])];
+    let (upstream, router) = (Upstream::start(&names), Router::start());
+    let policy = "[policy]\ndeny = [\"evil.shop.test\"]\n";
+    let mut guard = Guard::start(&upstream, &router, ACKED, policy);
+    guard.enforcing();
+    for name in ["shop.test", "shop.test", "evil.shop.test", "inside.test", "localhost", "nowhere.test"] {
+        guard.ask(name);
+    }
+    guard.ask_from("127.0.0.2", "shop.test");
+    let asked = |words: &[&str]| {
+        let page = guard.json(&[&["log"], words].concat());
+        let one =
+            |asked: &Value| ["name", "fate", "rcode"].map(|key| asked[key].as_str().unwrap().to_owned()).join(" ");
+        page["asked"].as_array().unwrap().iter().map(one).collect::<Vec<_>>()
+    };
+    let all = [
+        "shop.test released NOERROR",
+        "shop.test cached NOERROR",
+        "evil.shop.test denied NXDOMAIN",
+        "inside.test filtered NOERROR",
+        "localhost local NOERROR",
+        "nowhere.test released NXDOMAIN",
+        "shop.test cached NOERROR",
+    ];
+    assert_eq!(asked(&[]), all, "{}", guard.text(&["log"]));
+    assert_eq!(asked(&["--client", "127.0.0.2"]), all[6..]);
+    assert_eq!(asked(&["--name", "shop.test", "--client", "127.0.0.1/32"]), all[..3]);
+    assert_eq!(asked(&["--address", "203.0.113.5"]).len(), 3);
+    assert_eq!(asked(&["--fate", "denied", "--since", "1h"]), all[2..3]);
+    assert_eq!(asked(&["--limit", "1"]), all[6..]);
+    let text = guard.text(&["log", "--fate", "denied"]);
+    assert!(text.contains("evil.shop.test A  denied NXDOMAIN: evil.shop.test (policy.deny[0])"), "{text}");
+    for wrong in [["--fate", "lost"], ["--client", "nobody"], ["--name", "a..b"]] {
+        assert_eq!(guard.command(&[&["log"][..], &wrong].concat()).status.code(), Some(2), "{wrong:?}");
+    }
+
+    // A follower sees what comes, once each.
+    let mut follower = Command::new(env!("CARGO_BIN_EXE_destguard"))
+        .arg("--socket")
+        .arg(guard.socket())
+        .args(["log", "--follow", "--json", "--name", "shop.test"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(follower.stdout.take().unwrap()));
+    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!((0..4).map(|_| next()["version"].clone()).collect::<Vec<_>>(), [1; 4]);
+    guard.ask("other.test");
+    guard.ask("evil.shop.test");
+    assert_eq!(next()["name"], "evil.shop.test");
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+
+    // A reload hides names, and keeps none at all.
+    let reload = |more: &str| {
+        guard.write(more);
+        assert!(guard.command(&["reload"]).status.success(), "{}", guard.text(&["reload"]));
+    };
+    reload("[log]\nhide = [\"names\", \"clients\"]\n");
+    let text = guard.text(&["log", "--json"]);
+    assert!(!text.contains("shop") && !text.contains("127.0.0") && !text.contains("203.0.113"), "{text}");
+    assert_eq!(guard.command(&["log", "--name", "shop.test"]).status.code(), Some(2));
+    reload("[log]\nqueries = 0\n");
+    assert!(guard.text(&["log"]).contains("log.queries is 0"));
+    guard.kill();
+}

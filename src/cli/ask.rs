@@ -17,7 +17,7 @@ use crate::daemon::reload::Wish;
 use crate::enforce::nftables;
 
 /// How long `denied --follow` lets the daemon wait for news, in seconds.
-const NEWS: u32 = 15;
+pub const NEWS: u32 = 15;
 
 /// The daemon behind a control socket.
 #[derive(Debug)]
@@ -27,14 +27,17 @@ pub struct Daemon {
 }
 
 /// Why there is nothing to show.
-enum Failure {
+pub enum Failure {
+    /// The daemon, or the way to it.
     Client(ClientError),
     /// Something on this side.
     Here(String),
 }
 
 impl Failure {
-    fn exit(self) -> Exit {
+    /// Says it.
+    #[must_use]
+    pub fn exit(self) -> Exit {
         match self {
             Self::Client(error @ ClientError::Unreachable { .. }) => complain_plainly(&error, Exit::Unreachable),
             Self::Client(error @ ClientError::Refused { code: StatusCode::BAD_REQUEST, .. }) => {
@@ -52,7 +55,7 @@ impl From<ClientError> for Failure {
     }
 }
 
-fn decode<T: DeserializeOwned>(text: &str) -> Result<T, Failure> {
+pub(super) fn decode<T: DeserializeOwned>(text: &str) -> Result<T, Failure> {
     serde_json::from_str::<Versioned<T>>(text)
         .map(|versioned| versioned.body)
         .map_err(|error| Failure::Here(format!("the daemon answered what this version does not understand: {error}")))
@@ -62,7 +65,7 @@ fn encode<T: serde::Serialize>(body: T) -> Result<String, Failure> {
     serde_json::to_string_pretty(&Versioned::new(body)).map_err(|error| Failure::Here(error.to_string()))
 }
 
-fn finish(text: Result<String, Failure>) -> Exit {
+pub(super) fn finish(text: Result<String, Failure>) -> Exit {
     match text {
         Ok(text) => say(&text),
         Err(failure) => failure.exit(),
@@ -70,12 +73,12 @@ fn finish(text: Result<String, Failure>) -> Exit {
 }
 
 impl Daemon {
-    fn ask(&self, method: Method, path: &str) -> Result<String, Failure> {
+    pub(super) fn ask(&self, method: Method, path: &str) -> Result<String, Failure> {
         Ok(runtime()?.block_on(client::ask(&self.socket, method, path))?)
     }
 
     /// Asks, and shows the answer to people or as it came to scripts.
-    fn show<T: DeserializeOwned + serde::Serialize>(
+    pub(super) fn show<T: DeserializeOwned + serde::Serialize>(
         &self,
         method: Method,
         path: &str,

@@ -118,6 +118,13 @@ pub fn time(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day_of_month:02} {:02}:{:02}:{:02}Z", rest / 3_600, rest / 60 % 60, rest % 60)
 }
 
+/// The same with milliseconds, of milliseconds since 1970.
+#[must_use]
+pub fn millis_of_day(millis: u64) -> String {
+    let whole = time(millis / 1000);
+    format!("{}.{:03}Z", whole.trim_end_matches('Z'), millis % 1000)
+}
+
 /// "1,204".
 #[must_use]
 pub fn number(value: impl TryInto<u64>) -> String {

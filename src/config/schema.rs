@@ -36,6 +36,8 @@ pub struct Config {
     pub bgp: Bgp,
     /// What survives a restart.
     pub state: State,
+    /// The query log.
+    pub log: Log,
     /// Metrics, health and the web page over TCP.
     pub http: Http,
 }
@@ -53,6 +55,7 @@ impl Default for Config {
             nftables: Nftables::default(),
             bgp: Bgp::default(),
             state: State::default(),
+            log: Log::default(),
             http: Http::default(),
         }
     }
@@ -761,6 +764,9 @@ pub struct Edge {
 }
 
 mod defaults;
+mod log;
+
+pub use log::{Hide, Log};
 
 /// `[state]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]

@@ -37,6 +37,8 @@ use crate::core_task::Stopped;
 use crate::daemon::exceptions::Change;
 use crate::daemon::reload::Wish;
 
+mod log;
+
 /// Most leases of one page; a page is made on the core's own task, so it must be short.
 pub const PAGE: usize = 1000;
 /// Most addresses that `explain` shows of one name.
@@ -98,6 +100,8 @@ fn routes() -> Router<App> {
 /// Everything, for the unix socket.
 pub fn control(sources: Arc<dyn Sources>) -> Router {
     routes()
+        // Who asks for what is the operator's to know.
+        .route("/api/v1/log", get(log::log))
         .route("/api/v1/revoke", post(revoke))
         .route("/api/v1/deny", post(deny))
         .route("/api/v1/allow", post(allow))

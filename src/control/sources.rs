@@ -7,7 +7,9 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use super::denied::DeniedLog;
+use super::query_log::QueryLog;
 use super::types::{self, Judgement, List, LoggedError, Peer, Process, Reloaded, Tried, Upstream};
+use crate::config::schema::Hide;
 use crate::core::event::{Event, RevokeTarget};
 use crate::core::explain::{Counts, EndedView, EnforcerView, Explanation, Known, LeaseFilter, LeaseView};
 use crate::core::name::Name;
@@ -153,6 +155,11 @@ pub trait Sources: Send + Sync + 'static {
     /// Forgets kept answers that have this name as question or alias; returns how many.
     fn forget_answers(&self, _name: &Name) -> usize {
         0
+    }
+
+    /// The query log, and what of it readers don't learn.
+    fn query_log(&self) -> (QueryLog, Vec<Hide>) {
+        (QueryLog::default(), Vec::new())
     }
 
     /// What the daemon's process may do.

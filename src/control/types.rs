@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::config::schema::Action;
 use crate::core::explain;
 
+mod asked;
 mod process;
 
+pub use asked::{Asked, AskedPage};
 pub use process::{CONFINED, Process};
 
 /// In every object at the top, as `version`.

@@ -135,6 +135,7 @@ async fn put(shared: &Shared, config: Config, places: Places) -> Result<(), Stri
     if let Some(peers) = &shared.peers {
         peers.set_deadline(config.gate.deadline.0);
     }
+    shared.dns.query_log().keep(config.log.queries);
     shared.set_config(config, places);
     Ok(())
 }
@@ -149,6 +150,7 @@ fn with_live(old: &Config, new: &Config) -> Config {
     wanted.addresses = Addresses { open: old.addresses.open.clone(), ..new.addresses.clone() };
     wanted.lease = new.lease.clone();
     wanted.gate = new.gate.clone();
+    wanted.log = new.log.clone();
     // The kernel's sets were made for so many leases, and can't grow while they are in use.
     if old.nftables.mode != NftablesMode::Off {
         wanted.lease.capacity = new.lease.capacity.min(old.lease.capacity);

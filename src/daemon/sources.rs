@@ -19,11 +19,11 @@ use super::lists::ListState;
 use super::process::Process;
 use super::switch::Switches;
 use super::{judge, reload};
-use crate::config::schema::{NftablesMode, OnDeadline};
+use crate::config::schema::{Hide, NftablesMode, OnDeadline};
 use crate::config::{Config, Places};
 use crate::control::sources::{CoreView, Later, Sources, Subject};
 use crate::control::types::{self, Judgement, List, LoggedError, Peer, Reloaded, Tried, Upstream};
-use crate::control::DeniedLog;
+use crate::control::{DeniedLog, QueryLog};
 use crate::core::explain::{Counts, EnforcerView};
 use crate::core::name::Name;
 use crate::core_task::CoreHandle;
@@ -184,6 +184,11 @@ impl Sources for Shared {
         troubles.extend(self.missing().0);
         troubles.extend(self.left_out.iter().map(|feature| feature.effect().to_owned()));
         troubles
+    }
+
+    fn query_log(&self) -> (QueryLog, Vec<Hide>) {
+        let hide = self.config.lock().unwrap_or_else(PoisonError::into_inner).0.log.hide.clone();
+        (self.dns.query_log(), hide)
     }
 
     fn process(&self) -> types::Process {

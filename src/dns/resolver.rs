@@ -33,6 +33,8 @@ use super::refusals::Refusals;
 use super::upstream::Upstreams;
 use super::upstream::query::Query;
 use super::validate::Validator;
+use crate::control::QueryLog;
+use crate::control::query_log::Fate;
 use crate::core::client::{Claim, Clients};
 use crate::core::local_names::Local;
 use crate::core::moment::Moment;
@@ -50,6 +52,7 @@ use crate::sys::clock::Clock;
 use audit::Requests;
 use ddr::Designated;
 use draft::Draft;
+use noted::{Asked, End};
 use pending::Waiters;
 
 pub(in crate::dns) mod audit;
@@ -58,6 +61,7 @@ pub mod draft;
 pub mod explain;
 pub(in crate::dns) mod follow;
 pub mod local;
+pub(in crate::dns) mod noted;
 pub(in crate::dns) mod pending;
 pub(in crate::dns) mod settle;
 pub mod stale;
@@ -134,6 +138,7 @@ pub struct Resolver {
     pub(in crate::dns) cache: Arc<Cache>,
     pub(in crate::dns) metrics: Metrics,
     pub(in crate::dns) refusals: Refusals,
+    pub(in crate::dns) query_log: QueryLog,
     pub(in crate::dns) in_flight: Arc<Limit>,
     pub(in crate::dns) backlog: Backlog,
     pub(in crate::dns) waiters: Waiters,
@@ -212,6 +217,8 @@ impl Resolver {
             let ede = Ede::new(code::PROHIBITED, "not in dns.clients");
             self.metrics.refuse("client");
             self.note(client, question.name.wire(), question.qtype, "client", &ede);
+            let end = End { fate: Fate::Refused, rcode: rcode::REFUSED, why: Some(&ede.text) };
+            self.log(Asked::now(&question, client, stream), &end);
             reply::error(rcode::REFUSED, &head, Some(&ede), out);
             return Handled::Reply;
         }
@@ -249,6 +256,7 @@ impl Resolver {
             if self.prefetch && !noted && entry.wants_prefetch(now) {
                 self.prefetch(key, &question, client);
             }
+            self.log_entry(Asked::now(&question, client, stream), entry, Fate::Cached, None);
             if entry.outcome == Outcome::Released {
                 turn.released += 1;
                 self.note_filtered(entry, client, question.name.wire(), question.qtype);
@@ -265,6 +273,9 @@ impl Resolver {
         if let Some((local, why)) = self.answered_here(rules, policy, &name, question.qtype, turn.local) {
             self.metrics.local.inc();
             let (body, ede) = local::reply(&name, question.qtype, &local, why);
+            let code = body.octets.get(3).map_or(0, |flags| u16::from(flags & 0x0f));
+            let end = End { fate: Fate::Local, rcode: code, why: Some(why) };
+            self.log(Asked::now(&question, client, stream), &end);
             reply::render(&body.octets, body.ttls.iter().copied(), 0, &head, Some(&ede), out);
             return Handled::Reply;
         }
@@ -400,10 +411,14 @@ impl Resolver {
         self.metrics.denied.inc();
         self.metrics.refuse("policy");
         self.refusals.push(client, &query.name, query.qtype, "policy", &words, code::BLOCKED);
+        let asked = Asked::now(question, client, stream);
         if effect == Effect::Drop {
+            self.log(asked, &End { fate: Fate::Denied, rcode: rcode::NOERROR, why: Some(&words) });
             return Some(Handled::Silence);
         }
-        let draft = Draft::denied(&query, effect, words);
+        let draft = Draft::denied(&query, effect, words.clone());
+        let code = draft.body.octets.get(3).map_or(0, |flags| u16::from(flags & 0x0f));
+        self.log(asked, &End { fate: Fate::Denied, rcode: code, why: Some(&words) });
         reply::render(&draft.body.octets, draft.body.ttls.iter().copied(), 0, &head, draft.ede.as_ref(), out);
         Some(Handled::Reply)
     }

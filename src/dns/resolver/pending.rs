@@ -11,6 +11,7 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::EntryRef;
 use tokio::sync::mpsc;
 
+use crate::control::query_log::Fate;
 use crate::core::event::Refusal;
 use crate::core::name::Name;
 use crate::core::policy::list::LocalData;
@@ -23,6 +24,7 @@ use crate::dns::codec::reply::{self, ReplyTo};
 use crate::dns::codec::wire::rcode;
 use crate::dns::limits::{Full, Place};
 use crate::dns::listen::unsent::Reply;
+use crate::dns::resolver::noted::{Asked, End};
 use crate::dns::resolver::{Missed, Resolver, head_of};
 use crate::dns::upstream::query::Query;
 use crate::sys::udp::{self, Local, Sending};
@@ -64,6 +66,13 @@ pub struct Asker {
 }
 
 impl Asker {
+    /// As the query log has it.
+    pub(in crate::dns) fn asked<'a>(&self, query: &'a Query, now: Instant) -> Asked<'a> {
+        let (name, took) = (query.name.wire(), now.saturating_duration_since(self.since));
+        let stream = matches!(self.route, Route::Stream(..));
+        Asked { client: self.client, stream, name, qtype: query.qtype, took }
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         let same_route = match (&self.route, &other.route) {
             (Route::Udp { peer, .. }, Route::Udp { peer: other, .. }) => peer == other,
@@ -177,6 +186,8 @@ impl Resolver {
                 self.metrics.refuse(reason);
                 let ede = Ede::new(code::OTHER, text);
                 self.note(client, question.name.wire(), question.qtype, reason, &ede);
+                let end = End { fate: Fate::Refused, rcode: rcode::SERVFAIL, why: Some(text) };
+                self.log(Asked::now(question, client, stream), &end);
                 let mut out = Vec::with_capacity(128);
                 reply::error(rcode::SERVFAIL, &head, Some(&ede), &mut out);
                 self.send(&route, out);
@@ -302,7 +313,7 @@ impl Resolver {
         for asker in &askers {
             self.note_filtered(entry, asker.client, query.name.wire(), query.qtype);
         }
-        self.reply_all(query, entry, askers, outbox);
+        self.reply_all(query, entry, askers, None, outbox);
     }
 
     pub(in crate::dns) fn refuse_all(
@@ -318,14 +329,15 @@ impl Resolver {
             self.metrics.refuse(reason);
             self.refusals.push(asker.client, &query.name, query.qtype, reason, words, ede);
         }
-        self.reply_all(query, entry, askers, outbox);
+        self.reply_all(query, entry, askers, Some(words), outbox);
     }
 
-    fn reply_all(&self, query: &Query, entry: &Entry, askers: Vec<Asker>, outbox: &mut Outbox<'_>) {
+    fn reply_all(&self, query: &Query, entry: &Entry, askers: Vec<Asker>, why: Option<&str>, outbox: &mut Outbox<'_>) {
         let now = outbox.now();
         let age = entry.age(self.clock.now());
         for asker in askers {
             let head = asker.to.head();
+            self.log_entry(asker.asked(query, now), entry, Fate::Released, why);
             self.metrics.forwarded_seconds.observe(now.saturating_duration_since(asker.since).as_secs_f64());
             self.post(&asker.route, outbox, |out| {
                 let (octets, ttls) = (entry.message.octets(), entry.message.ttls());
@@ -346,7 +358,10 @@ impl Resolver {
         outbox: &mut Outbox<'_>,
     ) {
         let (ede, reason) = ede::of_refusal(refusal);
+        let now = outbox.now();
         for asker in askers {
+            let end = End { fate: Fate::Refused, rcode: rcode::SERVFAIL, why: Some(&ede.text) };
+            self.log(asker.asked(query, now), &end);
             self.metrics.gate_refused.inc();
             self.metrics.refuse(reason);
             if matches!(refusal, Refusal::Deadline { .. }) {

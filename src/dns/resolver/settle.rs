@@ -6,14 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
+use crate::control::query_log::Fate;
 use crate::core::event::{Admission, Decision, Grant, LeaseHandle, LeaseHandles, Refusal, Ticket};
 use crate::core::moment::Moment;
 use crate::core::policy::registrable;
 use crate::dns::cache::{Entry, Key, Message, Outcome, Readmission};
 use crate::dns::codec::ede::code;
 use crate::dns::codec::reply;
+use crate::dns::codec::wire::rcode;
 use crate::dns::resolver::Resolver;
 use crate::dns::resolver::draft::{Draft, Kind, words_for_short};
+use crate::dns::resolver::noted::End;
 use crate::dns::resolver::pending::{Asker, Outbox, Pending, Route};
 use crate::dns::upstream::query::Query;
 
@@ -194,6 +197,8 @@ impl Resolver {
                     self.metrics.denied.inc();
                     self.metrics.refuse("policy");
                     self.refusals.push(asker.client, &query.name, query.qtype, "policy", words, code::BLOCKED);
+                    let end = End { fate: Fate::Denied, rcode: rcode::NOERROR, why: Some(words) };
+                    self.log(asker.asked(query, outbox.now()), &end);
                 }
             }
             Kind::Failed(reason, words) => self.refuse_all(query, &entry, askers, (reason, words), outbox),
@@ -203,6 +208,8 @@ impl Resolver {
                 let words = ("truncated", "the whole answer can't be had");
                 self.refuse_all(query, &entry, streams, words, outbox);
                 for asker in datagrams {
+                    let end = End { fate: Fate::Failed, rcode: rcode::NOERROR, why: Some(words.1) };
+                    self.log(asker.asked(query, outbox.now()), &end);
                     self.post(&asker.route, outbox, |out| reply::truncated(&asker.to.head(), None, out));
                 }
             }

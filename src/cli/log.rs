@@ -1,0 +1,135 @@
+//! `log`: the last questions, and what became of each.
+
+use std::net::IpAddr;
+
+use clap::Args;
+use hyper::Method;
+
+use super::ask::{Daemon, Failure, NEWS, decode, finish};
+use super::table::{clean, millis_of_day};
+use super::{Exit, complain};
+use crate::config::value::Span;
+use crate::control::client::escape;
+use crate::control::types::{Asked, AskedPage, Versioned};
+
+/// Which of them.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Wanted {
+    /// Of this client, or of those of this prefix.
+    #[arg(long, value_name = "ADDRESS|PREFIX")]
+    client: Option<String>,
+    /// For this name, and those below it.
+    #[arg(long)]
+    name: Option<String>,
+    /// Whose answer holds this address.
+    #[arg(long)]
+    address: Option<IpAddr>,
+    /// Not older than this: "10m", "1h".
+    #[arg(long, value_name = "DURATION")]
+    since: Option<Span>,
+    /// What became of them: released, cached, local, denied, filtered, refused, failed.
+    #[arg(long)]
+    fate: Option<String>,
+    /// So many at most, the newest; up to 1000.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Keep showing what comes.
+    #[arg(long)]
+    follow: bool,
+    /// Print JSON: one object, or with --follow one object a question.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Wanted {
+    fn query(&self) -> String {
+        let mut query = String::new();
+        let texts =
+            [("client", self.client.as_deref()), ("name", self.name.as_deref()), ("fate", self.fate.as_deref())];
+        for (key, value) in texts.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+            query.push_str(&format!("&{key}={}", escape(value)));
+        }
+        if let Some(address) = self.address {
+            query.push_str(&format!("&address={}", escape(&address.to_string())));
+        }
+        if let Some(since) = self.since {
+            query.push_str(&format!("&since={}", since.0.as_secs()));
+        }
+        if let Some(limit) = self.limit {
+            query.push_str(&format!("&limit={limit}"));
+        }
+        query
+    }
+}
+
+impl Daemon {
+    /// `log`; with `--follow` until it is interrupted or the reader goes away.
+    #[must_use]
+    pub fn log(&self, wanted: &Wanted) -> Exit {
+        let query = wanted.query();
+        if !wanted.follow {
+            return self.show(Method::GET, &format!("/api/v1/log?after=0{query}"), wanted.json, |page: &AskedPage| {
+                if page.asked.is_empty() { "no question\n".to_owned() } else { lines(&page.asked) }
+            });
+        }
+        let (mut after, mut wait, mut first) = (0, 0, true);
+        loop {
+            // What was shown first may be old; what comes now is new whatever its age.
+            let page = self
+                .ask(Method::GET, &format!("/api/v1/log?after={after}&wait={wait}{query}"))
+                .and_then(|text| decode::<AskedPage>(&text));
+            let page = match page {
+                Ok(page) => page,
+                Err(failure) => return failure.exit(),
+            };
+            if page.lost && !first {
+                complain(&"more questions came than the log had room for: some are missing here", Exit::Done);
+            }
+            // A restarted daemon counts from the beginning.
+            (after, wait, first) = (page.next, NEWS, false);
+            if page.asked.is_empty() {
+                continue;
+            }
+            let text = if wanted.json { objects(page.asked) } else { Ok(lines(&page.asked)) };
+            match finish(text) {
+                Exit::Done => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+fn objects(asked: Vec<Asked>) -> Result<String, Failure> {
+    let one = |asked| serde_json::to_string(&Versioned::new(asked)).map_err(|error| Failure::Here(error.to_string()));
+    Ok(asked.into_iter().map(one).collect::<Result<Vec<_>, _>>()?.join("\n"))
+}
+
+/// A line each.
+fn lines(asked: &[Asked]) -> String {
+    let mut out = String::new();
+    for one in asked {
+        let plain = one.rcode == "NOERROR";
+        let rcode = if plain { String::new() } else { format!(" {}", clean(&one.rcode)) };
+        let why = one.why.as_deref().map(|why| format!(": {}", clean(why))).unwrap_or_default();
+        let took = if one.took_us == 0 { String::new() } else { format!(", {}", span(one.took_us)) };
+        let addresses: Vec<String> = one.addresses.iter().map(ToString::to_string).collect();
+        let addresses = if addresses.is_empty() { String::new() } else { format!("  -> {}", addresses.join(" ")) };
+        out.push_str(&format!(
+            "{}  {}  {} {}  {}{rcode}{took}{why}{addresses}\n",
+            millis_of_day(one.time_ms),
+            clean(&one.client),
+            clean(&one.name),
+            clean(&one.qtype),
+            clean(&one.fate)
+        ));
+    }
+    out
+}
+
+fn span(micros: u64) -> String {
+    if micros < 10_000 {
+        format!("{}.{} ms", micros / 1000, micros / 100 % 10)
+    } else {
+        format!("{} ms", micros / 1000)
+    }
+}

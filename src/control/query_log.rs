@@ -1,0 +1,279 @@
+//! The query log: the last questions and what became of each, in memory.
+//!
+//! Recording is for the hot path: one short lock of its own part, no notification, no memory beyond the entry. Readers ask for what came since, and
+//! followers look again in short steps.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use smallvec::SmallVec;
+
+use super::types::{Asked, AskedPage};
+use crate::config::schema::Hide;
+use crate::core::name::Name;
+
+/// Parts with a lock of their own, by client.
+const PARTS: usize = 16;
+/// How often a follower looks for news.
+const LOOK: Duration = Duration::from_millis(200);
+/// Entries of one page at most.
+pub const PAGE: usize = 1000;
+/// Octets of a name that need no memory of their own.
+const NAME_INLINE: usize = 40;
+
+/// What became of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Answered by an upstream's word, after the gate where it opens addresses.
+    Released,
+    /// Answered by a kept reply.
+    Cached,
+    /// Answered without asking anybody: special-use names, own names.
+    Local,
+    /// Denied by policy.
+    Denied,
+    /// All its addresses were filtered.
+    Filtered,
+    /// Refused by a budget, the gate or an enforcer.
+    Refused,
+    /// No upstream gave an answer that could be used.
+    Failed,
+}
+
+impl Fate {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Released, Self::Cached, Self::Local, Self::Denied, Self::Filtered, Self::Refused, Self::Failed];
+
+    /// Its word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::Cached => "cached",
+            Self::Local => "local",
+            Self::Denied => "denied",
+            Self::Filtered => "filtered",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Of a refusal whose reason has this label, as in the metrics.
+    #[must_use]
+    pub fn of_reason(reason: &str) -> Self {
+        match reason {
+            "policy" | "rewritten" => Self::Denied,
+            "filter" | "filtered" => Self::Filtered,
+            "upstream" | "bogus" | "dnssec" | "alias" | "truncated" => Self::Failed,
+            _ => Self::Refused,
+        }
+    }
+}
+
+/// What is kept of a question.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Milliseconds since 1970.
+    pub time: u64,
+    /// Who asked.
+    pub client: IpAddr,
+    /// "udp", "tcp", "tls", "https" or "quic".
+    pub over: &'static str,
+    /// The name, in lower-case wire form.
+    pub name: SmallVec<[u8; NAME_INLINE]>,
+    /// The type.
+    pub qtype: u16,
+    /// Of the reply.
+    pub rcode: u8,
+    /// What became of it.
+    pub fate: Fate,
+    /// Why, where that isn't plain: rule, budget, enforcer.
+    pub why: Option<Box<str>>,
+    /// From question to reply, in microseconds.
+    pub took: u32,
+    /// The addresses that it may use by that.
+    pub addresses: SmallVec<[IpAddr; 2]>,
+}
+
+#[derive(Debug, Default)]
+struct Part {
+    entries: VecDeque<(u64, Entry)>,
+    /// The highest number among forgotten entries.
+    forgotten: u64,
+}
+
+/// Whom and what a reader wants to see.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Clients of this prefix.
+    pub client: Option<IpNet>,
+    /// This name and those below it.
+    pub name: Option<Name>,
+    /// Answers that hold this address.
+    pub address: Option<IpAddr>,
+    /// With this fate.
+    pub fate: Option<Fate>,
+    /// Not older than this: milliseconds since 1970.
+    pub since: u64,
+}
+
+/// Shared by everybody who answers; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct QueryLog(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    parts: [Mutex<Part>; PARTS],
+    hasher: RandomState,
+    /// The newest entry.
+    number: AtomicU64,
+    /// Entries that a part keeps.
+    room: AtomicUsize,
+}
+
+impl Default for QueryLog {
+    fn default() -> Self {
+        let parts = std::array::from_fn(|_| Mutex::default());
+        Self(Arc::new(Shared {
+            parts,
+            hasher: RandomState::new(),
+            number: AtomicU64::new(0),
+            room: AtomicUsize::new(0),
+        }))
+    }
+}
+
+impl QueryLog {
+    /// Keeps so many entries; 0: none.
+    pub fn keep(&self, entries: usize) {
+        self.0.room.store(entries.div_ceil(PARTS), Ordering::Relaxed);
+        for part in &self.0.parts {
+            self.trim(&mut part.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// Whether anything is kept: what is only made for the log need not be made else.
+    #[must_use]
+    pub fn keeps(&self) -> bool {
+        self.0.room.load(Ordering::Relaxed) > 0
+    }
+
+    fn trim(&self, part: &mut Part) {
+        let room = self.0.room.load(Ordering::Relaxed);
+        while part.entries.len() > room
+            && let Some((number, _)) = part.entries.pop_front()
+        {
+            part.forgotten = number;
+        }
+    }
+
+    /// Keeps one more.
+    pub fn record(&self, entry: Entry) {
+        if !self.keeps() {
+            return;
+        }
+        let place = usize::try_from(self.0.hasher.hash_one(entry.client)).unwrap_or(0) % PARTS;
+        let Some(part) = self.0.parts.get(place) else { return };
+        let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+        // Numbered under the lock: a part is in order.
+        let number = self.0.number.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        part.entries.push_back((number, entry));
+        self.trim(&mut part);
+    }
+
+    /// What came behind the number `after`, oldest first, the newest `most` of it; `hide` says what the reader doesn't learn.
+    #[must_use]
+    pub fn since(&self, after: u64, wanted: &Wanted, most: usize, hide: &[Hide]) -> AskedPage {
+        // Read first: what comes meanwhile is for the next page.
+        let next = self.0.number.load(Ordering::Relaxed);
+        let mut found: Vec<(u64, Entry)> = Vec::new();
+        let mut lost = false;
+        for part in &self.0.parts {
+            let part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            lost |= part.forgotten > after && after > 0;
+            let news = part.entries.iter().rev().take_while(|(number, _)| *number > after);
+            let here = news.filter(|(number, entry)| *number <= next && wanted.has(entry)).take(most);
+            found.extend(here.cloned());
+        }
+        found.sort_unstable_by_key(|(number, _)| *number);
+        let surplus = found.len().saturating_sub(most);
+        let asked = found.drain(surplus..).map(|(number, entry)| self.told(number, entry, hide)).collect();
+        AskedPage { asked, next, lost: lost || (surplus > 0 && after > 0) }
+    }
+
+    fn told(&self, number: u64, entry: Entry, hide: &[Hide]) -> Asked {
+        let (names, clients) = (hide.contains(&Hide::Names), hide.contains(&Hide::Clients));
+        let name = if names {
+            self.hash(&entry.name)
+        } else {
+            Name::from_wire(&entry.name).map(|name| name.to_string()).unwrap_or_default()
+        };
+        let client = if clients { self.hash(entry.client.to_string().as_bytes()) } else { entry.client.to_string() };
+        Asked {
+            number,
+            time_ms: entry.time,
+            client,
+            over: entry.over.to_owned(),
+            name,
+            qtype: hickory_proto::rr::RecordType::from(entry.qtype).to_string(),
+            rcode: rcode(entry.rcode),
+            fate: entry.fate.as_str().to_owned(),
+            // It may hold the name.
+            why: entry.why.filter(|_| !names).map(String::from),
+            took_us: u64::from(entry.took),
+            addresses: if names { Vec::new() } else { entry.addresses.into_vec() },
+        }
+    }
+
+    /// The same for the same within this process, and nothing that can be traced back.
+    fn hash(&self, octets: &[u8]) -> String {
+        format!("#{:012x}", self.0.hasher.hash_one(octets) >> 16)
+    }
+
+    /// Returns once something came behind `after`.
+    pub async fn wait(&self, after: u64) {
+        while self.0.number.load(Ordering::Relaxed) <= after {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Names of the codes that replies bear (RFC 1035 section 4.1.1).
+fn rcode(code: u8) -> String {
+    const NAMES: [&str; 6] = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"];
+    NAMES.get(usize::from(code)).map_or_else(|| format!("RCODE{code}"), |name| (*name).to_owned())
+}
+
+impl Wanted {
+    fn has(&self, entry: &Entry) -> bool {
+        let below = |name: &Name| {
+            let (suffix, whole) = (name.wire(), &entry.name);
+            let at = whole.len().checked_sub(suffix.len());
+            at.is_some_and(|at| whole.get(at..) == Some(suffix) && is_boundary(whole, at))
+        };
+        entry.time >= self.since
+            && self.client.is_none_or(|net| net.contains(&entry.client))
+            && self.fate.is_none_or(|fate| fate == entry.fate)
+            && self.address.is_none_or(|address| entry.addresses.contains(&address))
+            && self.name.as_ref().is_none_or(below)
+    }
+}
+
+/// Whether a label begins here.
+fn is_boundary(wire: &[u8], at: usize) -> bool {
+    let mut place = 0;
+    while place < at {
+        let Some(len) = wire.get(place) else { return false };
+        place = place.saturating_add(usize::from(*len)).saturating_add(1);
+    }
+    place == at
+}
+
+#[cfg(test)]
+mod tests;
