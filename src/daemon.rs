@@ -320,6 +320,7 @@ async fn guarded(
         stop: Arc::default(),
         history: history::History::default(),
         process,
+        left: tokio::sync::Notify::new(),
     });
     let mut served = vec![tokio::spawn(control.serve(shared.clone()))];
     served.extend(name.map(|name| tokio::spawn(name.serve(shared.clone()))));
@@ -330,6 +331,7 @@ async fn guarded(
     served.push(tokio::spawn(lists::follow(shared.clone())));
     served.push(tokio::spawn(exceptions::follow(shared.clone())));
     served.push(tokio::spawn(history::follow(shared.clone())));
+    served.push(tokio::spawn(reload::upstreams::follow(shared.clone())));
     served.push(tokio::spawn(neighbours::follow(shared.clone())));
     served.push(tokio::spawn(listening::follow(shared.clone(), here)));
     tracing::info!(listen = ?resolver.addresses(), "destguard answers");

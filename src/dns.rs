@@ -54,6 +54,8 @@ use limits::Limit;
 use listen::Transport;
 use refusals::Refusals;
 use resolver::Resolver;
+use resolver::origin::{Origin, Setup};
+use resolver::pending::Waiters;
 use upstream::{UpstreamError, UpstreamStatus, Upstreams};
 
 pub mod cache;
@@ -69,6 +71,7 @@ pub mod upstream;
 pub mod validate;
 
 pub use listen::{Listeners, Sockets, bind};
+pub use resolver::origin::Change;
 
 /// What names and addresses are judged by. Replaced as a whole on a reload; what was cached under older ones counts no more.
 #[derive(Debug)]
@@ -255,7 +258,7 @@ impl View {
         let resolver = &self.0;
         let (cache_entries, cache_octets, _) = resolver.cache.usage();
         DnsStatus {
-            upstreams: resolver.upstreams.status(),
+            upstreams: resolver.origin.load().upstreams.status(),
             released: resolver.metrics.released.get(),
             denied: resolver.metrics.denied.get(),
             would_refuse: resolver.metrics.would_refuse_all.get(),
@@ -277,6 +280,19 @@ impl View {
     #[must_use]
     pub fn query_log(&self) -> QueryLog {
         self.0.query_log.clone()
+    }
+
+    /// Makes all that can fail of another configuration; nothing is in force yet.
+    ///
+    /// # Errors
+    /// [`DnsError`].
+    pub fn prepare(&self, config: &Config) -> Result<Change, DnsError> {
+        self.0.prepare(config)
+    }
+
+    /// Puts it in force, before the rules that are made of the same configuration; returns how to go back.
+    pub fn switch(&self, change: Change) -> Change {
+        self.0.switch(change)
     }
 
     /// Who clients are, as the listeners see it.
@@ -325,14 +341,15 @@ pub fn start(
     let designated = identity.clone().map(|identity| resolver::ddr::Designated::new(identity, &sockets.encrypted));
     let cache = Arc::new(cache::Cache::new(config.dns.cache.size.0).keeping(config.dns.cache.serve_stale.0));
     cache::metrics::register(registry, &cache);
+    let origin = Origin::first(config, mark, &metrics)?;
     let resolver = Arc::new(Resolver {
         rules,
-        clients: config.dns.clients.clone(),
         whom: Arc::new(ArcSwap::from_pointee(Clients::new(config))),
         core,
         clock,
-        upstreams: Upstreams::new(&config.dns.upstream, mark, &metrics)?,
-        validator: validate::Validator::new(&config.dns.dnssec, &metrics).map_err(DnsError::TrustAnchor)?,
+        waiters: Waiters::new(origin.epoch),
+        origin: Arc::new(ArcSwap::new(origin)),
+        setup: ArcSwap::from_pointee(Setup::new(config, None)),
         cache,
         query_log: {
             let log = QueryLog::default();
@@ -343,18 +360,16 @@ pub fn start(
         backlog: listen::unsent::Backlog::new(metrics.stream_backlog.clone()),
         metrics,
         in_flight: Limit::new(resolver::IN_FLIGHT, resolver::IN_FLIGHT, resolver::IN_FLIGHT_LEAST),
-        waiters: std::sync::Mutex::default(),
         requests: std::sync::Mutex::default(),
         behind: Limit::new(resolver::IN_FLIGHT, resolver::IN_FLIGHT, resolver::IN_FLIGHT_LEAST),
         designated,
         cookies: codec::cookie::Cookies::new(),
-        rate_limit: config.dns.rate_limit.map(rate::RateLimit::new),
-        prefetch: config.dns.cache.prefetch,
-        per_client: config.per_client(),
         runtime: tokio::runtime::Handle::current(),
     });
     let (stop_tasks, stopped) = watch::channel(false);
-    let (watched, mut stop_watching) = (resolver.upstreams.watch(), stopped.clone());
+    let origin = resolver.origin.clone();
+    let watched = Upstreams::watch(move || origin.load().upstreams.clone());
+    let mut stop_watching = stopped.clone();
     tokio::spawn(async move {
         tokio::select! {
             () = watched => {}

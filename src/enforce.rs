@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::core::event::{Change, Event, Generation};
@@ -54,6 +55,13 @@ pub enum Command {
     Own {
         /// All of it.
         own: nftables::Own,
+        /// Who waits.
+        done: oneshot::Sender<Result<(), String>>,
+    },
+    /// The prefixes that are announced without a lease, where it blocks; only for routes. `done`: as above.
+    Open {
+        /// All of them.
+        open: Vec<IpNet>,
         /// Who waits.
         done: oneshot::Sender<Result<(), String>>,
     },

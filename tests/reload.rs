@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -18,6 +21,10 @@ struct Guard {
 
 impl Guard {
     fn start() -> Self {
+        Self::start_with(|directory| write(directory, "60s", "127.0.0.1:0", ""))
+    }
+
+    fn start_with(write: impl FnOnce(&tempfile::TempDir)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let guard = |directory: &tempfile::TempDir| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_destguard"));
@@ -25,7 +32,7 @@ impl Guard {
             command.arg("--config").arg(directory.path().join("destguard.toml"));
             command
         };
-        write(&directory, "60s", "127.0.0.1:0", "");
+        write(&directory);
         let process = guard(&directory).arg("run").stderr(Stdio::null()).spawn().unwrap();
         let guard = Self { directory, process };
         eventually("it starts", || guard.run(&["peers"]).0);
@@ -81,13 +88,88 @@ fn eventually(what: &str, mut is: impl FnMut() -> bool) {
 }
 
 fn write(directory: &tempfile::TempDir, min: &str, listen: &str, more: &str) {
+    write_with(directory, "udp://127.0.0.1:9", min, listen, more);
+}
+
+fn write_with(directory: &tempfile::TempDir, upstream: &str, min: &str, listen: &str, more: &str) {
     let text = format!(
-        "[dns]\nlisten = [\"{listen}\"]\n[[dns.upstream]]\nurl = \"udp://127.0.0.1:9\"\n[lease]\nmin = \"{min}\"\n\
+        "[dns]\nlisten = [\"{listen}\"]\n[[dns.upstream]]\nurl = \"{upstream}\"\n[lease]\nmin = \"{min}\"\n\
          [state]\ndir = \"state\"\n[addresses]\ninside = []\n\
          [bgp]\nasn = 64512\nrouter_id = \"192.0.2.2\"\nnext_hop_ipv4 = \"192.0.2.1\"\nlisten = [\"127.0.0.1:0\"]\n\
          [[bgp.peer]]\nname = \"edge1\"\naddress = \"127.0.0.77\"\nasn = 64513\npassive = true\nfamilies = [\"ipv4\"]\n{more}"
     );
     std::fs::write(directory.path().join("destguard.toml"), text).unwrap();
+}
+
+/// An upstream that has this response code for everything; how many questions it had.
+fn upstream(rcode: u8) -> (String, Arc<AtomicUsize>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (url, asked) = (format!("udp://{}", socket.local_addr().unwrap()), Arc::new(AtomicUsize::new(0)));
+    let count = asked.clone();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1500];
+        while let Ok((len, peer)) = socket.recv_from(&mut buffer) {
+            count.fetch_add(1, Ordering::SeqCst);
+            // The question without EDNS; with a text, where that is no error.
+            let end = 12 + buffer[12..len].iter().position(|octet| *octet == 0).unwrap() + 5;
+            let mut reply = buffer[..end].to_vec();
+            reply[2..12].copy_from_slice(&[0x81, 0x80 | rcode, 0, 1, 0, u8::from(rcode == 0), 0, 0, 0, 0]);
+            if rcode == 0 {
+                reply.extend_from_slice(&[0xc0, 12, 0, 16, 0, 1, 0, 0, 1, 0, 0, 2, 1, b'x']);
+            }
+            drop(socket.send_to(&reply, peer));
+        }
+    });
+    (url, asked)
+}
+
+/// The response code of the answer to a question for text.
+fn ask(listener: &str, name: &str) -> u8 {
+    let mut question = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        question.push(u8::try_from(label.len()).unwrap());
+        question.extend_from_slice(label.as_bytes());
+    }
+    question.extend_from_slice(&[0, 0, 16, 0, 1]);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket.send_to(&question, listener).unwrap();
+    let mut reply = [0; 1500];
+    let len = socket.recv(&mut reply).unwrap();
+    assert!(len > 12 && reply[..2] == [7, 7]);
+    reply[3] & 15
+}
+
+#[test]
+fn other_upstreams_and_clients_need_no_restart() {
+    const LISTEN: &str = "127.0.0.1:45353";
+    let ((old, _), (new, asked)) = (upstream(3), upstream(0));
+    let guard = Guard::start_with(|directory| write_with(directory, &old, "60s", LISTEN, ""));
+    assert_eq!(ask(LISTEN, "www.example"), 3);
+    write_with(&guard.directory, &new, "60s", LISTEN, "");
+    let applied = guard.json(&["reload"]);
+    assert_eq!(texts(&applied["changes"]), [format!("dns.upstream[0].url: \"{old}\" -> \"{new}\"")]);
+    assert_eq!(applied["needs_restart"].as_array().unwrap().len(), 0);
+    assert_eq!(ask(LISTEN, "www.example"), 0, "nothing is kept of what the old one said");
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    assert_eq!(ask(LISTEN, "www.example"), 0);
+    // What judges nothing keeps the answers.
+    let text = std::fs::read_to_string(guard.directory.path().join("destguard.toml")).unwrap();
+    let file = guard.directory.path().join("destguard.toml");
+    std::fs::write(&file, text.replace("[dns]\n", "[dns]\nrate_limit = \"1000/s\"\n")).unwrap();
+    assert_eq!(texts(&guard.json(&["reload"])["changes"]), ["dns.rate_limit: not set -> \"1000/s\""]);
+    assert_eq!(ask(LISTEN, "www.example"), 0);
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "it is kept");
+    std::fs::write(&file, text.replace("[dns]\n", "[dns]\nclients = [\"192.0.2.0/24\"]\n")).unwrap();
+    guard.json(&["reload"]);
+    assert_eq!(ask(LISTEN, "www.example"), 5, "who may not ask any more is refused");
+    // One that can't be had leaves all as it was, and is named.
+    write_with(&guard.directory, "tls://127.0.0.1\"\nca = \"nowhere.pem", "60s", LISTEN, "");
+    let (done, words) = guard.run(&["reload"]);
+    assert!(!done && words.contains("nowhere.pem"), "{words}");
+    assert_eq!(ask(LISTEN, "www.example"), 5);
+    guard.json(&["undo"]);
+    assert_eq!(ask(LISTEN, "www.example"), 0);
 }
 
 const CHANGE: &str = "lease.min: \"1m\" -> \"70s\"";

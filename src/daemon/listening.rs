@@ -48,10 +48,6 @@ pub struct Listening {
     http: Mutex<Vec<Http>>,
     mark: Option<u32>,
     bgp: Vec<Endpoint>,
-    /// Those that other hosts may have.
-    moving: Vec<IpAddr>,
-    /// Whom the guard itself reaches on one interface only.
-    others: Vec<(String, Zone)>,
     here: Mutex<Here>,
 }
 
@@ -72,9 +68,8 @@ impl Listening {
             }
             http.push(one);
         }
-        let (bgp, others) = (config.bgp.listen.clone(), others(config));
-        let moving = config.dns.virtual_addresses.clone();
-        Ok(Self { http: Mutex::new(http), mark, bgp, moving, others, here: Mutex::new(here) })
+        let bgp = config.bgp.listen.clone();
+        Ok(Self { http: Mutex::new(http), mark, bgp, here: Mutex::new(here) })
     }
 
     /// This host as it was read last.
@@ -116,8 +111,8 @@ impl Listening {
         }
     }
 
-    /// What isn't reached although the file says so: what is wrong, and what only may be.
-    pub fn missing(&self, dns: &Listeners, bgp: Option<&BgpStatus>) -> (Vec<String>, Vec<String>) {
+    /// What isn't reached although the configuration in force says so: what is wrong, and what only may be.
+    pub fn missing(&self, config: &Config, dns: &Listeners, bgp: Option<&BgpStatus>) -> (Vec<String>, Vec<String>) {
         let own = self.here().addresses;
         let mut all = dns.missing(&own);
         let not_bound = bgp.map(BgpStatus::not_bound).unwrap_or_default();
@@ -139,12 +134,13 @@ impl Listening {
         // The default listens on ::1, and nobody misses that on a host without IPv6.
         let no_ipv6 = !own.iter().any(IpAddr::is_ipv6);
         let is_wrong = |address: &Endpoint| {
-            !(no_ipv6 && address.is_ipv6() && address.ip().is_loopback() || self.moving.contains(&address.ip()))
+            !(no_ipv6 && address.is_ipv6() && address.ip().is_loopback()
+                || config.dns.virtual_addresses.contains(&address.ip()))
         };
         let (wrong, odd): (Vec<_>, Vec<_>) = all.into_iter().partition(|(address, _)| is_wrong(address));
         let words = |all: Vec<(Endpoint, String)>| all.into_iter().map(|(_, words)| words).collect::<Vec<_>>();
         let mut wrong = words(wrong);
-        let gone = self.others.iter().filter_map(|(who, zone)| Some(format!("{who}: {}", zone.index().err()?)));
+        let gone = others(config).into_iter().filter_map(|(who, zone)| Some(format!("{who}: {}", zone.index().err()?)));
         wrong.extend(gone);
         (wrong, words(odd))
     }
@@ -155,6 +151,7 @@ impl Listening {
     }
 }
 
+/// Whom the guard itself reaches on one interface only.
 fn others(config: &Config) -> Vec<(String, Zone)> {
     let upstreams = config.dns.upstream.iter().filter_map(|upstream| {
         let url: UpstreamUrl = upstream.url.parse().ok()?;

@@ -88,6 +88,13 @@ impl Lists {
         if errors.is_empty() { Ok(Self(lists)) } else { Err(errors) }
     }
 
+    /// Whether these are the same tables, in the same order.
+    #[must_use]
+    pub fn are_same(&self, other: &Self) -> bool {
+        let same = |(one, other): (&Loaded, &Loaded)| Arc::ptr_eq(&one.table, &other.table);
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
+    }
+
     /// The tables, in the order of the configuration.
     #[must_use]
     pub fn tables(&self) -> Vec<Arc<Table>> {

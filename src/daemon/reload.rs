@@ -16,7 +16,7 @@ use super::lists::Lists;
 use super::neighbours;
 use super::rules;
 use super::sources::Shared;
-use crate::config::schema::{Addresses, NftablesMode};
+use crate::config::schema::NftablesMode;
 use crate::config::{self, Config, Places};
 use crate::control::types::Reloaded;
 use crate::core::address::Admitted;
@@ -30,6 +30,8 @@ use crate::core::policy::list::LocalData;
 use crate::core::policy::view::ViewId;
 use crate::core_task::CoreHandle;
 use crate::dns::Rules;
+
+pub mod upstreams;
 
 /// How long after the gate's deadline an answer that was judged by old rules may still reach the core.
 pub(super) const LATE: Duration = Duration::from_secs(1);
@@ -128,7 +130,15 @@ async fn put(shared: &Shared, config: Config, places: Places) -> Result<(), Stri
         Ok((_, Err(errors))) => return Err(errors.join("\n")),
         Err(error) => return Err(format!("reading the lists failed: {error}")),
     };
-    apply(shared, &config, lists).await?;
+    let change = shared.dns.prepare(&config).map_err(|error| error.to_string())?;
+    upstreams::reach(shared, &config).await?;
+    let former = shared.dns.switch(change);
+    let applied = apply(shared, &config, lists).await;
+    shared.left.notify_one();
+    if let Err(error) = applied {
+        shared.dns.switch(former);
+        return Err(error);
+    }
     let settings = Box::new((config.lease.clone(), config.gate.clone()));
     shared.core.tell(Event::Settings(settings)).await.map_err(|error| error.to_string())?;
     neighbours::learn(shared, |known| known.with_parts(&config)).await.map_err(|error| error.to_string())?;
@@ -144,15 +154,18 @@ async fn put(shared: &Shared, config: Config, places: Places) -> Result<(), Stri
 fn with_live(old: &Config, new: &Config) -> Config {
     let mut wanted = old.clone();
     wanted.mode = new.mode;
+    wanted.dns = upstreams::live(&old.dns, &new.dns);
+    (wanted.bgp.announce_open, wanted.bgp.announce_upstreams) = (new.bgp.announce_open, new.bgp.announce_upstreams);
     wanted.nftables.enforce = new.nftables.enforce;
     wanted.bgp.enforce = new.bgp.enforce;
     wanted.policy = new.policy.clone();
-    wanted.addresses = Addresses { open: old.addresses.open.clone(), ..new.addresses.clone() };
     wanted.lease = new.lease.clone();
     wanted.gate = new.gate.clone();
     wanted.log = new.log.clone();
+    wanted.addresses = new.addresses.clone();
     // The kernel's sets were made for so many leases, and can't grow while they are in use.
     if old.nftables.mode != NftablesMode::Off {
+        wanted.addresses.open.clone_from(&old.addresses.open);
         wanted.lease.capacity = new.lease.capacity.min(old.lease.capacity);
     }
     wanted
@@ -177,6 +190,9 @@ async fn apply(shared: &Shared, config: &Config, lists: Lists) -> Result<(), Str
     let rules = Arc::new(rules::rules(config, &lists, &here)?.with_exceptions(&shared.exceptions.current()));
     let groups = Arc::new(Groups::new(config)?);
     let (old, _) = shared.config();
+    // What judges alike is the same, so that kept answers stay.
+    let same = upstreams::judge_alike(&old, config) && shared.lists.lists().are_same(&lists);
+    let rules = if same && here == shared.listening.here() { shared.rules.load_full() } else { rules };
     let (before, old_groups) = (shared.rules.load_full(), Arc::new(Groups::new(&old)?));
     // Packets go first where less is to be blocked, and last where more is.
     if !config.nftables_enforces() {
@@ -501,7 +517,8 @@ mod tests {
         let parse = |text: &str| toml::from_str::<Config>(text).unwrap();
         let old = parse("[lease]\ncapacity = 50\n[nftables]\nmode = \"local\"\n");
         let new = parse(
-            "mode = \"audit\"\n[dns]\nlisten = [\"127.0.0.1:5353\"]\n[lease]\ncapacity = 90\nmin = \"90s\"\n\
+            "mode = \"audit\"\n[dns]\nlisten = [\"127.0.0.1:5353\"]\nworkers = 3\nlocal_names = false\n\
+             [dns.cache]\nsize = \"1MiB\"\n[dns.dnssec]\nvalidate = true\n[[dns.upstream]]\nurl = \"udp://192.0.2.53\"\n[lease]\ncapacity = 90\nmin = \"90s\"\n\
              [policy]\ndeny = [\"evil.example\"]\n[addresses]\nopen = [\"192.0.2.1\"]\ninside = [\"198.51.100.0/24\"]\n\
              [nftables]\nmode = \"both\"\nenforce = false\n[gate]\ndeadline = \"2s\"\n",
         );
@@ -509,12 +526,27 @@ mod tests {
         let keys = |one: &Config, other: &Config| difference(one, other).unwrap().into_keys().collect::<Vec<_>>();
         assert_eq!(
             keys(&old, &wanted),
-            ["addresses.inside[0]", "gate.deadline", "lease.min", "mode", "nftables.enforce", "policy.deny[0]"]
+            [
+                "addresses.inside[0]",
+                "dns.cache.size",
+                "dns.dnssec.validate",
+                "dns.local_names",
+                "dns.upstream[0].url",
+                "gate.deadline",
+                "lease.min",
+                "mode",
+                "nftables.enforce",
+                "policy.deny[0]"
+            ]
         );
         let waits = keys(&wanted, &new);
-        assert_eq!(waits, ["addresses.open[0]", "dns.listen[0]", "dns.listen[1]", "lease.capacity", "nftables.mode"]);
+        assert_eq!(
+            waits,
+            ["addresses.open[0]", "dns.listen[0]", "dns.listen[1]", "dns.workers", "lease.capacity", "nftables.mode"]
+        );
         assert_eq!(with_live(&old, &parse("[lease]\ncapacity = 30\n")).lease.capacity, 30, "less is no matter");
         let free = parse("[lease]\ncapacity = 50\n");
         assert_eq!(with_live(&free, &new).lease.capacity, 90, "without nftables nothing keeps it");
+        assert_eq!(with_live(&free, &new).addresses.open.len(), 1);
     }
 }

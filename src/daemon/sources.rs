@@ -83,6 +83,8 @@ pub struct Shared {
     pub history: History,
     /// What the process may do.
     pub process: Process,
+    /// Told when upstreams may be asked no more.
+    pub left: tokio::sync::Notify,
 }
 
 impl Shared {
@@ -99,7 +101,7 @@ impl Shared {
 
     /// Addresses of the file that nobody reaches: wrong ones, odd ones.
     fn missing(&self) -> (Vec<String>, Vec<String>) {
-        self.listening.missing(&self.listeners, self.peers.as_ref())
+        self.listening.missing(&self.config().0, &self.listeners, self.peers.as_ref())
     }
 
     /// What may soon be wrong with the disk that leases are kept on. What is wrong the journal says.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ipnet::IpNet;
 use tokio::sync::mpsc::WeakSender;
 use tokio::sync::oneshot;
 
@@ -75,7 +76,18 @@ impl Switches {
         Ok(())
     }
 
-    /// The prefixes that are announced without a lease.
+    /// The prefixes that are announced without a lease, where any are.
+    ///
+    /// # Errors
+    /// The speaker has stopped.
+    pub async fn open(&self, mut open: Vec<IpNet>) -> Result<(), String> {
+        open.sort_unstable();
+        open.dedup();
+        let command = |done| Command::Open { open, done };
+        tell(self.bgp.as_ref(), command).await.map_err(|error| format!("bgp: {error}"))
+    }
+
+    /// Whether prefixes are announced without a lease.
     ///
     /// # Errors
     /// The speaker has stopped.

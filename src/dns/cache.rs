@@ -7,13 +7,14 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
+use crate::config::value::{Size, Span};
 use crate::core::event::{Grants, LeaseHandles};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
@@ -386,9 +387,11 @@ impl Shard {
 /// The cache. Shared by all workers.
 pub struct Cache {
     shards: Box<[Mutex<Shard>]>,
-    per_shard: usize,
-    /// How long an entry that has ended is kept.
-    stale: Duration,
+    /// The most octets, of all.
+    size: AtomicU64,
+    per_shard: AtomicUsize,
+    /// How long an entry that has ended is kept, in milliseconds.
+    stale: AtomicU64,
     hasher: RandomState,
     evicted: AtomicU64,
 }
@@ -397,21 +400,49 @@ impl Cache {
     /// A cache of at most `octets`; 0 keeps nothing.
     #[must_use]
     pub fn new(octets: u64) -> Self {
-        let per_shard = usize::try_from(octets).unwrap_or(usize::MAX) / SHARDS;
-        Self {
+        let cache = Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            per_shard,
-            stale: Duration::ZERO,
+            size: AtomicU64::new(0),
+            per_shard: AtomicUsize::new(0),
+            stale: AtomicU64::new(0),
             hasher: RandomState::new(),
             evicted: AtomicU64::new(0),
-        }
+        };
+        cache.resize(octets, Duration::ZERO);
+        cache
     }
 
     /// Keeps what has ended so much longer, for [`Cache::stale`].
     #[must_use]
-    pub fn keeping(mut self, stale: Duration) -> Self {
-        self.stale = stale;
+    pub fn keeping(self, stale: Duration) -> Self {
+        self.stale.store(u64::try_from(stale.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self
+    }
+
+    /// From now on at most so many octets, and what has ended for so long. What finds no room any more goes at once.
+    pub fn resize(&self, octets: u64, stale: Duration) {
+        let per_shard = usize::try_from(octets).unwrap_or(usize::MAX) / SHARDS;
+        self.size.store(octets, Ordering::Relaxed);
+        self.stale.store(u64::try_from(stale.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if self.per_shard.swap(per_shard, Ordering::Relaxed) <= per_shard {
+            return;
+        }
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            while shard.octets > per_shard && shard.evict() {
+                self.evicted.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// What it was made for, or resized to.
+    #[must_use]
+    pub fn bounds(&self) -> (Size, Span) {
+        (Size(self.size.load(Ordering::Relaxed)), Span(self.kept_for()))
+    }
+
+    fn kept_for(&self) -> Duration {
+        Duration::from_millis(self.stale.load(Ordering::Relaxed))
     }
 
     fn shard(&self, key: &[u8]) -> (u64, Option<&Mutex<Shard>>) {
@@ -440,13 +471,13 @@ impl Cache {
 
     /// Whether an entry is of no use any more, not even as a stale answer.
     fn is_over(&self, entry: &Entry, now: Moment) -> bool {
-        entry.ended.plus(self.stale) <= now
+        entry.ended.plus(self.kept_for()) <= now
     }
 
     /// The entry for `key`, also when it has ended, but not longer ago than stale answers are kept.
     #[must_use]
     pub fn stale(&self, key: &Key, generation: u64, now: Moment) -> Option<Arc<Entry>> {
-        if self.stale.is_zero() {
+        if self.kept_for().is_zero() {
             return None;
         }
         let (hash, shard) = self.shard(key.octets());
@@ -459,7 +490,8 @@ impl Cache {
     pub fn put(&self, entry: Arc<Entry>, now: Moment) {
         let cost = entry.cost();
         let Ok(counted) = u32::try_from(cost) else { return };
-        if entry.expires <= now || cost > self.per_shard {
+        let per_shard = self.per_shard.load(Ordering::Relaxed);
+        if entry.expires <= now || cost > per_shard {
             return;
         }
         let (hash, shard) = self.shard(entry.message.key());
@@ -468,7 +500,7 @@ impl Cache {
         if let Some(old) = shard.find(hash, entry.message.key()) {
             shard.remove(old);
         }
-        while shard.octets.saturating_add(cost) > self.per_shard {
+        while shard.octets.saturating_add(cost) > per_shard {
             if !shard.evict() {
                 return;
             }

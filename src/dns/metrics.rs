@@ -159,6 +159,14 @@ fn latency() -> Histogram {
 }
 
 impl Metrics {
+    /// Takes away what is counted of one upstream alone.
+    pub fn forget_upstream(&self, url: &str) {
+        let label = Upstream { upstream: url.to_owned() };
+        for family in [&self.upstream_queries, &self.upstream_failures, &self.upstream_handshakes] {
+            family.remove(&label);
+        }
+    }
+
     /// New counters, registered.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! - `draft`: from response to judged reply. `stale`: answers beyond their end. `audit`: the same without refusing anything.
-//! - [`local`], [`ddr`]: names answered here. [`explain`]: what a question would get, without asking it in earnest.
+//! - `origin`: the upstreams and other keys of the configuration, replaced by a reload. [`local`], [`ddr`]: names answered here. [`explain`]: what a question would get, without asking it in earnest.
 //!
 //! Questions are identical when name, type and DO are. The core admits an answer for one of the clients that wait; only a refusal that
 //! concerns that client alone (its budget) makes it ask again for another of them.
@@ -22,17 +22,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use ipnet::IpNet;
 
 use super::Rules;
 use super::cache::{Cache, Entry, Key, Outcome};
 use super::limits::Limit;
 use super::metrics::Metrics;
-use super::rate::{Allowed, RateLimit};
+use super::rate::Allowed;
 use super::refusals::Refusals;
-use super::upstream::Upstreams;
 use super::upstream::query::Query;
-use super::validate::Validator;
 use crate::control::QueryLog;
 use crate::control::query_log::Fate;
 use crate::core::client::{Claim, Clients};
@@ -53,6 +50,7 @@ use audit::Requests;
 use ddr::Designated;
 use draft::Draft;
 use noted::{Asked, End};
+use origin::{Origin, Setup};
 use pending::Waiters;
 
 pub(in crate::dns) mod audit;
@@ -62,6 +60,7 @@ pub mod explain;
 pub(in crate::dns) mod follow;
 pub mod local;
 pub(in crate::dns) mod noted;
+pub(in crate::dns) mod origin;
 pub(in crate::dns) mod pending;
 pub(in crate::dns) mod settle;
 pub mod stale;
@@ -127,30 +126,25 @@ impl<'a> Turn<'a> {
 /// Everything a question meets. One for the daemon.
 pub struct Resolver {
     pub(in crate::dns) rules: Arc<ArcSwap<Rules>>,
-    pub(in crate::dns) clients: Vec<IpNet>,
     /// Who they are.
     pub(in crate::dns) whom: Arc<ArcSwap<Clients>>,
     pub(in crate::dns) core: CoreHandle,
     pub(in crate::dns) clock: Clock,
-    pub(in crate::dns) upstreams: Upstreams,
-    /// `None`: answers are taken as they come.
-    pub(in crate::dns) validator: Option<Validator>,
+    /// Changed together with the waiters, and read for a question while they are locked.
+    pub(in crate::dns) origin: Arc<ArcSwap<Origin>>,
+    pub(in crate::dns) setup: ArcSwap<Setup>,
     pub(in crate::dns) cache: Arc<Cache>,
     pub(in crate::dns) metrics: Metrics,
     pub(in crate::dns) refusals: Refusals,
     pub(in crate::dns) query_log: QueryLog,
     pub(in crate::dns) in_flight: Arc<Limit>,
     pub(in crate::dns) backlog: Backlog,
-    pub(in crate::dns) waiters: Waiters,
+    pub(in crate::dns) waiters: std::sync::Mutex<Waiters>,
     /// In audit: what the core is being asked about, and places for that.
     pub(in crate::dns) requests: Requests,
     pub(in crate::dns) behind: Arc<Limit>,
     pub(in crate::dns) designated: Option<Designated>,
     pub(in crate::dns) cookies: Cookies,
-    pub(in crate::dns) rate_limit: Option<RateLimit>,
-    pub(in crate::dns) prefetch: bool,
-    /// Addresses are open only for the clients that were answered with them: so is what is kept of them.
-    pub(in crate::dns) per_client: bool,
     pub(in crate::dns) runtime: tokio::runtime::Handle,
 }
 
@@ -158,7 +152,7 @@ impl Resolver {
     /// Whether this client may ask.
     #[must_use]
     pub fn admits(&self, client: IpAddr) -> bool {
-        self.clients.iter().any(|net| net.contains(&client))
+        self.setup.load().admits(client)
     }
 
     /// In whose parts it is counted what this client takes.
@@ -181,6 +175,7 @@ impl Resolver {
         out: &mut Vec<u8>,
     ) -> Handled<'a> {
         let (rules, now) = (turn.rules, turn.now);
+        let setup = self.setup.load();
         let mut question = match crate::dns::codec::query::parse(packet) {
             Parsed::Question(question) => question,
             Parsed::Drop => {
@@ -197,23 +192,23 @@ impl Resolver {
                     reject.rcode = rcode::BADCOOKIE;
                 }
                 // Nothing is worth a short reply here: real clients send real questions.
-                if self.allows(&mut reject.edns, client, stream, now) != Allowed::Whole {
+                if self.allows(&setup, &mut reject.edns, client, (stream, now)) != Allowed::Whole {
                     self.metrics.drop_packet("rate_limit");
                     return Handled::Drop;
                 }
-                if !self.admits(client) {
+                if !setup.admits(client) {
                     reject.rcode = rcode::REFUSED;
                 }
                 self.reject(&reject, client, stream, out);
                 return Handled::Reply;
             }
         };
-        let allowed = self.allows(&mut question.edns, client, stream, now);
+        let allowed = self.allows(&setup, &mut question.edns, client, (stream, now));
         let head = head_of(&question, stream);
         if allowed != Allowed::Whole {
             return self.limited(allowed, &question, &head, client, out);
         }
-        if !self.admits(client) {
+        if !setup.admits(client) {
             let ede = Ede::new(code::PROHIBITED, "not in dns.clients");
             self.metrics.refuse("client");
             self.note(client, question.name.wire(), question.qtype, "client", &ede);
@@ -239,7 +234,7 @@ impl Resolver {
         }
         let unchecked = self.unchecked(question.flags, question.qtype);
         let key = Key::new(question.name.wire(), question.qtype, dnssec_ok).unchecked(unchecked).in_view(view);
-        let key = if self.per_client { key.of_client(client) } else { key };
+        let key = if setup.per_client { key.of_client(client) } else { key };
         let kept = self.kept(&key, rules.generation, now);
         if let Some(entry) = kept.as_ref().filter(|entry| rules.audit || entry.is_in_force(now, rules.lease_min)) {
             let (octets, ttls) = (entry.message.octets(), entry.message.ttls());
@@ -253,7 +248,7 @@ impl Resolver {
                 noted = noted || self.would_judge_name(policy, &question, client, stream);
                 self.audit_hit(&key, entry, client, &question, noted);
             }
-            if self.prefetch && !noted && entry.wants_prefetch(now) {
+            if setup.prefetch && !noted && entry.wants_prefetch(now) {
                 self.prefetch(key, &question, client);
             }
             self.log_entry(Asked::now(&question, client, stream), entry, Fate::Cached, None);
@@ -330,15 +325,21 @@ impl Resolver {
 
     /// Whether the answer is given without validation, as the client wishes (CD): only where it can hold no address to open.
     pub(in crate::dns) fn unchecked(&self, flags: u16, qtype: u16) -> bool {
-        self.validator.is_some() && flags & flag::CD != 0 && !verdict::may_open(qtype)
+        self.origin.load().validator.is_some() && flags & flag::CD != 0 && !verdict::may_open(qtype)
     }
 
     /// Looks at the cookie, puts the one for the reply in its place, and says how long a reply may be. Whoever brings a valid cookie, or comes over
     /// a connection, is where it says it is.
-    fn allows(&self, edns: &mut Option<ClientEdns>, client: IpAddr, stream: bool, now: Moment) -> Allowed {
+    fn allows(
+        &self,
+        setup: &Setup,
+        edns: &mut Option<ClientEdns>,
+        client: IpAddr,
+        (stream, now): (bool, Moment),
+    ) -> Allowed {
         let cookie = edns.as_mut().and_then(|edns| edns.cookie.as_mut());
         let known = cookie.is_some_and(|cookie| self.cookies.check(cookie, client));
-        match &self.rate_limit {
+        match &setup.rate_limit {
             Some(limit) if !stream && !known => limit.take(client, now),
             _ => Allowed::Whole,
         }

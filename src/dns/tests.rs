@@ -18,6 +18,7 @@ mod listeners;
 mod local_names;
 mod policy;
 mod refusals;
+mod reload;
 mod secure;
 mod stale;
 mod story;

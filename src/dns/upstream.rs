@@ -30,11 +30,11 @@ use crate::core::name::Name;
 use crate::core::policy::name_from_user;
 use crate::dns::codec::response::Response;
 use crate::dns::codec::wire::rtype;
-use crate::sys::endpoint::Endpoint;
 use judgement::{Judgement, Manner, Sent, judge};
 use query::{Fit, Query, lower_question};
 use race::{Ask, Choice, End, Order, Race, Trouble};
-use server::{Link, Server};
+use server::{Link, Made, Server};
+use transport::dial::Target;
 use transport::udp_task::{Failure, Post};
 
 pub mod health;
@@ -116,13 +116,17 @@ fn framed(message: &[u8]) -> Vec<u8> {
     framed
 }
 
-/// All upstreams.
+/// All upstreams of one configuration. Another one's ([`Upstreams::renewed`]) share those servers with it that are configured alike.
 pub struct Upstreams {
-    mark: Option<u32>,
-    peers: Vec<Endpoint>,
+    /// In the order of the configuration.
     servers: Vec<Arc<Server>>,
-    /// Servers by the domain they are for, wire form; those for everything under the root.
+    /// By place: no two that there ever were have the same, so that what was asked of one that is gone is never taken for another's.
+    by_place: HashMap<usize, Arc<Server>>,
+    /// Places of servers by the domain they are for, wire form; those for everything under the root.
     by_domain: HashMap<Box<[u8]>, Vec<usize>>,
+    /// The next server's place.
+    next: usize,
+    post: Arc<Post>,
     /// Woken when a server is in trouble.
     troubled: Arc<Notify>,
 }
@@ -133,21 +137,36 @@ impl Upstreams {
     /// # Errors
     /// [`UpstreamError`]; `check` refuses all of these before.
     pub fn new(configured: &[schema::Upstream], mark: Option<u32>, metrics: &Metrics) -> Result<Self, UpstreamError> {
-        let mut parsed = Vec::new();
-        for upstream in configured {
-            parsed.push((upstream, upstream.url.parse::<UpstreamUrl>().map_err(UpstreamError::Url)?));
-        }
-        let mut upstreams = Self {
-            mark,
-            peers: parsed.iter().map(|(_, url)| url.addr).collect(),
+        let none = Self {
             servers: Vec::new(),
+            by_place: HashMap::new(),
             by_domain: HashMap::new(),
+            next: 0,
+            post: Arc::new(Post::new(metrics.clone())),
             troubled: Arc::new(Notify::new()),
         };
-        let post = Arc::new(Post::new(upstreams.peers().collect(), mark, metrics.clone()));
-        for (index, (upstream, url)) in parsed.iter().enumerate() {
-            let link = Link::new(upstream, url, (mark, &post), metrics)
-                .map_err(|problem| UpstreamError::Tls(upstream.url.clone(), problem))?;
+        none.renewed(configured, mark, metrics)
+    }
+
+    /// Those of another configuration. What is configured as before, but for the names that it is for, keeps its connections and what is known of it.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; nothing is changed then.
+    pub fn renewed(
+        &self,
+        configured: &[schema::Upstream],
+        mark: Option<u32>,
+        metrics: &Metrics,
+    ) -> Result<Self, UpstreamError> {
+        let mut upstreams = Self {
+            servers: Vec::new(),
+            by_place: HashMap::new(),
+            by_domain: HashMap::new(),
+            next: self.next,
+            post: self.post.clone(),
+            troubled: self.troubled.clone(),
+        };
+        for upstream in configured {
             let mut domains = Vec::new();
             for domain in &upstream.domains {
                 domains.push(name_from_user(domain).map_err(|_| UpstreamError::Domain(domain.clone()))?);
@@ -156,27 +175,74 @@ impl Upstreams {
                 domains.push(Name::root());
             }
             let probe = domains.first().cloned().unwrap_or_else(Name::root);
-            let troubled = upstreams.troubled.clone();
-            upstreams.servers.push(Arc::new(Server::new(index, upstream.url.clone(), link, probe, metrics, troubled)));
+            let server = self.server_for(upstream, mark, &mut upstreams, probe, metrics)?;
+            let place = server.place;
+            upstreams.by_place.insert(place, server.clone());
+            upstreams.servers.push(server);
             for domain in domains {
                 let group = upstreams.by_domain.entry(domain.wire().into()).or_default();
                 // Named twice, it is still one server: it must not be its own second choice.
-                if group.last() != Some(&index) {
-                    group.push(index);
+                if group.last() != Some(&place) {
+                    group.push(place);
                 }
             }
         }
         Ok(upstreams)
     }
 
-    /// Looks into troubles as long as it is polled: asks servers that are silent, or refuse, or are down, whether they live.
-    pub(in crate::dns) fn watch(&self) -> impl Future<Output = ()> + Send + 'static {
-        let (servers, troubled) = (self.servers.clone(), self.troubled.clone());
+    /// One that is there, where it is configured alike and not among `new` already; else a new one.
+    fn server_for(
+        &self,
+        upstream: &schema::Upstream,
+        mark: Option<u32>,
+        new: &mut Self,
+        probe: Name,
+        metrics: &Metrics,
+    ) -> Result<Arc<Server>, UpstreamError> {
+        let url: UpstreamUrl = upstream.url.parse().map_err(UpstreamError::Url)?;
+        let made = Made::of(upstream, mark);
+        let free = |server: &&Arc<Server>| *server.made == made && !new.by_place.contains_key(&server.place);
+        let same = self.servers.iter().filter(free).min_by_key(|server| server.probe != probe);
+        if let Some(same) = same {
+            return Ok(if same.probe == probe { same.clone() } else { Arc::new(same.probed_for(probe)) });
+        }
+        let target = Target { peer: url.addr, mark };
+        let link = Link::new(upstream, &url, (target, &new.post), metrics)
+            .map_err(|problem| UpstreamError::Tls(upstream.url.clone(), problem))?;
+        let place = new.next;
+        new.next = new.next.saturating_add(1);
+        Ok(Arc::new(Server::new((place, made), (target, link), probe, metrics, new.troubled.clone())))
+    }
+
+    /// Whether these are the same servers for the same names.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let places = |all: &Self| all.servers.iter().map(|server| server.place).collect::<Vec<_>>();
+        places(self) == places(other) && self.by_domain == other.by_domain
+    }
+
+    /// Their own counters aren't shown any more, but for those that `left` has too.
+    pub(in crate::dns) fn forget_metrics(&self, left: &Self, metrics: &Metrics) {
+        let gone = |server: &&Arc<Server>| left.servers.iter().all(|other| other.url != server.url);
+        for server in self.servers.iter().filter(gone) {
+            metrics.forget_upstream(&server.url);
+        }
+    }
+
+    /// Has somebody look after them who looks after others now.
+    pub(in crate::dns) fn wake(&self) {
+        self.troubled.notify_one();
+    }
+
+    /// Looks into troubles as long as it is polled: asks servers of the moment that are silent, or refuse, or are down, whether they live.
+    pub(in crate::dns) fn watch(now: impl Fn() -> Arc<Self> + Send + 'static) -> impl Future<Output = ()> + Send {
+        let current = now;
         async move {
             loop {
                 let now = Instant::now();
                 let mut next: Option<Instant> = None;
-                for server in &servers {
+                let upstreams = current();
+                for server in &upstreams.servers {
                     let (due, at) = {
                         let mut health = server.health();
                         (health.take_probe(now), health.probe_at())
@@ -195,31 +261,21 @@ impl Upstreams {
                 };
                 tokio::select! {
                     () = due => {}
-                    () = troubled.notified() => {}
+                    () = upstreams.troubled.notified() => {}
                 }
             }
         }
     }
 
-    /// What every socket to an upstream is marked with.
-    pub(in crate::dns) fn mark(&self) -> Option<u32> {
-        self.mark
-    }
-
-    /// Where each is, by its place.
-    pub(in crate::dns) fn peers(&self) -> impl Iterator<Item = (usize, Endpoint)> {
-        self.peers.iter().copied().enumerate()
-    }
-
     /// The server at this place.
     pub(in crate::dns) fn server(&self, place: usize) -> Option<&Arc<Server>> {
-        self.servers.get(place)
+        self.by_place.get(&place)
     }
 
     /// The group that `query` is for; `None` unless all of it is asked over UDP first.
     pub(in crate::dns) fn plain_group(&self, query: &Query) -> Option<&[usize]> {
         let group = self.group_for(query);
-        let plain = |place: &usize| matches!(self.servers.get(*place).map(|server| &server.link), Some(Link::Udp(..)));
+        let plain = |place: &usize| self.server(*place).is_some_and(|server| matches!(*server.link, Link::Udp(..)));
         (!group.is_empty() && group.iter().all(plain)).then_some(group)
     }
 
@@ -246,7 +302,7 @@ impl Upstreams {
 
     /// The order of the moment, without exploration; see [`explored`].
     pub(in crate::dns) fn order(&self, group: &[usize], now: Instant) -> Order {
-        let servers = group.iter().filter_map(|place| self.servers.get(*place));
+        let servers = group.iter().filter_map(|place| self.server(*place));
         let mut ranked: Vec<(bool, Duration, Choice)> = servers.map(|server| server.choice(now)).collect();
         ranked.sort_by_key(|(down, rank, choice)| (*down, choice.silent, *rank));
         let up = ranked.iter().filter(|(down, ..)| !down).count();
@@ -271,7 +327,7 @@ impl Upstreams {
     /// [`AskError`].
     pub async fn ask_one(&self, query: &Query, place: usize) -> Result<Asked, AskError> {
         let now = Instant::now();
-        let servers = self.group_for(query).iter().filter_map(|place| self.servers.get(*place));
+        let servers = self.group_for(query).iter().filter_map(|place| self.server(*place));
         let all: Vec<(bool, Duration, Choice)> = servers.map(|server| server.choice(now)).collect();
         let mut usable: Vec<Choice> = all.iter().filter(|(down, ..)| !down).map(|(_, _, choice)| *choice).collect();
         if usable.is_empty() {
@@ -300,7 +356,7 @@ impl Upstreams {
         loop {
             let now = Instant::now();
             while let Some(ask) = next.take().or_else(|| course.race.poll_ask(now)) {
-                let Some(server) = self.servers.get(ask.server) else { continue };
+                let Some(server) = self.server(ask.server) else { continue };
                 server.note_query();
                 asks.push(Asking { ask, sent: now, reply: Box::pin(server.exchange(ask, query)) });
             }
@@ -324,7 +380,7 @@ impl Upstreams {
                     lower_question(&mut message);
                     let manner = if query.plain { ask.manner.and(Manner::PLAIN) } else { ask.manner };
                     let judgement = judge(&message, fit, Sent { name: &query.name, qtype: query.qtype, manner });
-                    if let Some(server) = self.servers.get(ask.server) {
+                    if let Some(server) = self.server(ask.server) {
                         server.note_reply(now.saturating_duration_since(sent), now);
                     }
                     course.race.on_reply(ask.place, &judgement, &message);
@@ -343,14 +399,14 @@ impl Upstreams {
 
     /// See [`Server::note_late`].
     pub(in crate::dns) fn note_late(&self, place: usize, sent: Instant, name: &Name, now: Instant) {
-        if let Some(server) = self.servers.get(place) {
+        if let Some(server) = self.server(place) {
             server.note_late(sent, name, now);
         }
     }
 
     /// See [`Server::note_trouble`].
     pub(in crate::dns) fn note_trouble(&self, ask: Ask, trouble: Trouble, error: &str, name: &Name, now: Instant) {
-        if let Some(server) = self.servers.get(ask.server) {
+        if let Some(server) = self.server(ask.server) {
             tracing::debug!(upstream = %server.url, error, ?trouble, "a query has no reply");
             server.note_trouble(trouble, ask.manner, error, name, now);
         }
@@ -358,7 +414,7 @@ impl Upstreams {
 
     /// Takes what a race's winner taught.
     pub(in crate::dns) fn learn(&self, race: &Race, now: Instant) {
-        if let Some((server, manner)) = race.lesson().and_then(|(place, how)| Some((self.servers.get(place)?, how))) {
+        if let Some((server, manner)) = race.lesson().and_then(|(place, how)| Some((self.server(place)?, how))) {
             tracing::debug!(upstream = %server.url, ?manner, "the upstream wants to be asked in another manner");
             server.health().learn(manner, now);
         }
@@ -368,7 +424,7 @@ impl Upstreams {
     pub(in crate::dns) fn settle(&self, race: &Race, now: Instant) {
         let winner = race.winner();
         for (_, place, sent) in race.awaited().filter(|(_, place, _)| Some(*place) != winner) {
-            if let Some(server) = self.servers.get(place) {
+            if let Some(server) = self.server(place) {
                 server.note_given_up(now.saturating_duration_since(sent), winner.is_some());
             }
         }

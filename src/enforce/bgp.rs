@@ -166,7 +166,17 @@ impl BgpEnforcer {
         }
         let status = BgpStatus { speaker: handle, limits: Arc::from(self.limits), withdraw: Arc::default() };
         let marks = Marks { groups: self.groups, known: HashMap::new() };
-        Ok(RunningBgp { speaker, events, open: self.open, ids: self.ids, marks, status, graceful, drain: self.drain })
+        Ok(RunningBgp {
+            speaker,
+            events,
+            open: self.open,
+            enforce: self.enforce,
+            ids: self.ids,
+            marks,
+            status,
+            graceful,
+            drain: self.drain,
+        })
     }
 }
 
@@ -175,6 +185,7 @@ pub struct RunningBgp {
     speaker: Speaker,
     events: mpsc::Receiver<PeerEvent>,
     open: Vec<IpNet>,
+    enforce: bool,
     ids: Vec<Option<EnforcerId>>,
     marks: Marks,
     status: BgpStatus,
@@ -214,7 +225,7 @@ impl RunningBgp {
         );
         let events = tokio::spawn(events);
         let handle = self.speaker.handle();
-        obey(commands, &handle, &self.open, self.marks, &self.ids, &missing, &refusals, &wake).await;
+        obey(commands, &handle, (self.open, self.enforce), self.marks, &self.ids, &missing, &refusals, &wake).await;
         let how = if self.graceful && !self.status.withdraw.load(Ordering::SeqCst) {
             Stop::Restart
         } else {
@@ -257,7 +268,7 @@ impl Marks {
 async fn obey(
     mut commands: mpsc::Receiver<Command>,
     speaker: &SpeakerHandle,
-    open: &[IpNet],
+    (mut open, mut enforces): (Vec<IpNet>, bool),
     mut marks: Marks,
     ids: &[Option<EnforcerId>],
     missing: &Missing,
@@ -288,7 +299,13 @@ async fn obey(
                 Command::Groups(groups) => marks = Marks { groups, known: HashMap::new() },
                 Command::Enforce { enforce, done } => {
                     // The routes of leases come and go with the core's plans.
-                    speaker.set_open(if enforce { open } else { &[] });
+                    enforces = enforce;
+                    speaker.set_open(if enforces { &open } else { &[] });
+                    drop(done.send(Ok(())));
+                }
+                Command::Open { open: all, done } => {
+                    open = all;
+                    speaker.set_open(if enforces { &open } else { &[] });
                     drop(done.send(Ok(())));
                 }
                 Command::Own { done, .. } => drop(done.send(Ok(()))),
@@ -618,7 +635,10 @@ fn password_file(path: &std::path::Path) -> Result<Secret, BgpError> {
 }
 
 /// What is announced without any lease.
-fn open(config: &Config) -> Result<Vec<IpNet>, BgpError> {
+///
+/// # Errors
+/// An upstream's URL can't be read.
+pub fn open(config: &Config) -> Result<Vec<IpNet>, BgpError> {
     let mut open = Vec::new();
     if config.bgp.announce_open {
         open.extend(config.addresses.open.iter().map(IpNet::trunc));

@@ -120,7 +120,7 @@ impl Memory {
                 held.sync(&leases, &pairs);
                 vec![Event::Applied { enforcer, generation }]
             }
-            Command::Enforce { done, .. } | Command::Own { done, .. } => {
+            Command::Enforce { done, .. } | Command::Own { done, .. } | Command::Open { done, .. } => {
                 drop(done.send(Ok(())));
                 Vec::new()
             }

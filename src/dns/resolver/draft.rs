@@ -139,15 +139,6 @@ impl Draft {
         Self::failure(query, "upstream", Ede::new(code, text))
     }
 
-    /// One that was made in audit, and that enforcement would have refused, goes no further once the mode was switched.
-    #[must_use]
-    pub fn enforced(self, query: &Query) -> Self {
-        match self.would {
-            None => self,
-            Some(_) => Self::failure(query, "reloaded", Ede::new(code::OTHER, "the policy changed meanwhile")),
-        }
-    }
-
     /// The same with fewer addresses: only those that are open; `words` say why.
     #[must_use]
     pub fn only(&self, query: &Query, leases: &LeaseHandles, words: String) -> Self {

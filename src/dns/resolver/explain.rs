@@ -143,9 +143,10 @@ impl Resolver {
             let rule = verdict.rule.map(|rule| policy.describe(rule));
             return Tried::denied(qtype, name, effect, rule);
         }
+        let per_client = self.setup.load().per_client;
         let key = Key::new(name.wire(), qtype, false).in_view(view);
         let key = match client {
-            Some(client) if self.per_client => key.of_client(client),
+            Some(client) if per_client => key.of_client(client),
             _ => key,
         };
         if let Some(tried) = self.as_kept(&key, qtype, &rules) {
@@ -159,14 +160,16 @@ impl Resolver {
             plain: false,
             whose: Claim::NOBODY,
         };
-        let only = client.filter(|_| self.per_client).map(pairs::owner).filter(|owner| *owner != pairs::HOST);
+        let only = client.filter(|_| per_client).map(pairs::owner).filter(|owner| *owner != pairs::HOST);
         let whom = Audience { view, only: only.map(Family::of) };
         let data = policy.local_data(name).filter(|_| !rules.audit).map(<[LocalData]>::to_vec);
         let asking = client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let origin = self.origin.load_full();
         let asked = match data.as_deref().map(alias) {
-            None => Some(self.ask(&query, view, asking, false).await),
+            None => Some(self.ask(&origin, &query, view, asking, false).await),
             Some(Some(target)) => {
-                Some(self.ask(&Query { name: target.clone(), ..query.clone() }, view, asking, false).await)
+                let query = Query { name: target.clone(), ..query.clone() };
+                Some(self.ask(&origin, &query, view, asking, false).await)
             }
             Some(None) => None,
         };

@@ -25,12 +25,54 @@ use crate::dns::codec::wire::rcode;
 use crate::dns::limits::{Full, Place};
 use crate::dns::listen::unsent::Reply;
 use crate::dns::resolver::noted::{Asked, End};
+use crate::dns::resolver::origin::Origin;
 use crate::dns::resolver::{Missed, Resolver, head_of};
+use crate::dns::upstream::TOTAL;
 use crate::dns::upstream::query::Query;
 use crate::sys::udp::{self, Local, Sending};
 
-/// Who waits, by the octets of the question's [`Key`]. Bounded by the places in flight.
-pub(in crate::dns) type Waiters = Mutex<HashMap<Box<[u8]>, Vec<Asker>, RandomState>>;
+/// By the octets of the question's [`Key`].
+type Askers = HashMap<Box<[u8]>, Vec<Asker>, RandomState>;
+
+/// Who waits. Bounded by the places in flight.
+#[derive(Default)]
+pub(in crate::dns) struct Waiters {
+    epoch: u64,
+    now: Askers,
+    /// Who asked while other origins were in force, by their epochs; none is empty.
+    before: Vec<(u64, Askers)>,
+}
+
+impl Waiters {
+    /// For questions to origins of this epoch on.
+    pub(in crate::dns) fn new(epoch: u64) -> Mutex<Self> {
+        Mutex::new(Self { epoch, ..Self::default() })
+    }
+
+    fn of(&mut self, pending: &Pending) -> Option<&mut Vec<Asker>> {
+        let epoch = pending.origin.epoch;
+        let askers = if epoch == self.epoch {
+            &mut self.now
+        } else {
+            &mut self.before.iter_mut().find(|(other, _)| *other == epoch)?.1
+        };
+        askers.get_mut(pending.key.octets())
+    }
+
+    fn remove(&mut self, pending: &Pending) -> Option<Vec<Asker>> {
+        let epoch = pending.origin.epoch;
+        if epoch == self.epoch {
+            return self.now.remove(pending.key.octets());
+        }
+        let place = self.before.iter().position(|(other, _)| *other == epoch)?;
+        let (_, askers) = self.before.get_mut(place)?;
+        let removed = askers.remove(pending.key.octets());
+        if askers.is_empty() {
+            drop(self.before.swap_remove(place));
+        }
+        removed
+    }
+}
 
 /// How many of the last who joined a question are looked through for the same client's retransmission.
 const LOOK_BACK: usize = 16;
@@ -88,6 +130,8 @@ pub(in crate::dns) struct Pending {
     pub(in crate::dns) key: Key,
     /// What the key's view means.
     pub(in crate::dns) views: Arc<Views>,
+    /// Who is asked.
+    pub(in crate::dns) origin: Arc<Origin>,
     pub(in crate::dns) query: Query,
     pub(in crate::dns) sponsor: Option<Sponsor>,
     /// Nobody waits for it any more; who waits for the same question now has a pending of their own.
@@ -204,25 +248,70 @@ impl Resolver {
             limit: head.limit,
         };
         let asker = Asker { to, client, route, noted: missed.noted, place, since: now };
-        {
-            let mut waiters = self.waiters();
-            match waiters.entry_ref(key.octets()) {
-                EntryRef::Occupied(mut pending) => {
-                    let waiting = pending.get_mut();
-                    self.metrics.coalesced.inc();
-                    // A retransmission is answered once: by the reply to the first.
-                    if !waiting.iter().rev().take(LOOK_BACK).any(|other| other.is_same(&asker)) {
-                        waiting.push(asker);
-                    }
-                    return None;
-                }
-                EntryRef::Vacant(free) => drop(free.insert(vec![asker])),
-            }
-        }
-        self.metrics.in_flight.inc();
+        let origin = self.wait(&key, asker)?;
         let checking_disabled = key.is_unchecked();
         let query = Query { name, qtype: question.qtype, dnssec_ok, checking_disabled, plain: false, whose };
-        Some(Pending { resolver: self.clone(), key, views, query, sponsor: None, over: AtomicBool::new(false) })
+        let over = AtomicBool::new(false);
+        Some(Pending { resolver: self.clone(), key, views, origin, query, sponsor: None, over })
+    }
+
+    /// Lets somebody wait. Who is to be asked, unless that is done already.
+    fn wait(&self, key: &Key, asker: Asker) -> Option<Arc<Origin>> {
+        let mut waiters = self.waiters();
+        match waiters.now.entry_ref(key.octets()) {
+            EntryRef::Occupied(mut pending) => {
+                let waiting = pending.get_mut();
+                self.metrics.coalesced.inc();
+                // A retransmission is answered once: by the reply to the first.
+                if !waiting.iter().rev().take(LOOK_BACK).any(|other| other.is_same(&asker)) {
+                    waiting.push(asker);
+                }
+                return None;
+            }
+            EntryRef::Vacant(free) => drop(free.insert(vec![asker])),
+        }
+        self.metrics.in_flight.inc();
+        Some(self.origin.load_full())
+    }
+
+    /// Puts another origin in force: who asks from now on waits for what that says.
+    pub(in crate::dns) fn replace(&self, origin: Arc<Origin>) {
+        let mut waiters = self.waiters();
+        let (epoch, askers) = (waiters.epoch, std::mem::take(&mut waiters.now));
+        if !askers.is_empty() {
+            waiters.before.push((epoch, askers));
+        }
+        waiters.epoch = origin.epoch;
+        // After a change that was taken back at once some wait for it yet.
+        if let Some(place) = waiters.before.iter().position(|(other, _)| *other == origin.epoch) {
+            waiters.now = waiters.before.swap_remove(place).1;
+        }
+        self.origin.store(origin);
+    }
+
+    /// The rules changed while a question was on its way, so that nobody can say any more by which it was to be judged, or another one is to be asked:
+    /// whoever waits asks again, under those of now.
+    pub(in crate::dns) fn begin_anew(self: &Arc<Self>, pending: &Pending) {
+        let old = &pending.query;
+        for asker in self.finish(pending) {
+            if asker.since.elapsed() >= TOTAL {
+                self.metrics.refuse("reloaded");
+                let ede = Ede::new(code::OTHER, "the policy changed meanwhile");
+                self.refusals.push(asker.client, &old.name, old.qtype, "reloaded", &ede.text, ede.code);
+                let write = |out: &mut Vec<u8>| reply::error(rcode::SERVFAIL, &asker.to.head(), Some(&ede), out);
+                self.post(&asker.route, &mut Outbox::Now, write);
+                continue;
+            }
+            let views = self.rules.load().views.clone();
+            let key = Key::new(old.name.wire(), old.qtype, old.dnssec_ok).unchecked(pending.key.is_unchecked());
+            let key = key.in_view(views.of(asker.client));
+            let key = if self.setup.load().per_client { key.of_client(asker.client) } else { key };
+            let query = Query { whose: self.claim_for(asker.client, &old.name), ..old.clone() };
+            let Some(origin) = self.wait(&key, asker) else { continue };
+            let over = AtomicBool::new(false);
+            let again = Pending { resolver: self.clone(), key, views, origin, query, sponsor: None, over };
+            self.runtime.spawn(self.clone().run(again));
+        }
     }
 
     /// Asks again for what is about to end, on behalf of the client who used it last; nobody waits for it.
@@ -230,48 +319,44 @@ impl Resolver {
         let Ok(name) = Name::from_wire(question.name.wire()) else { return };
         let whose = self.claim_for(client, &name);
         let Ok(place) = self.in_flight.take(whose) else { return };
-        {
+        let views = self.rules.load().views.clone();
+        if views.of(client) != key.view() {
+            // Other groups since this packet arrived; then its entry is not to be renewed.
+            return;
+        }
+        let origin = {
             let mut waiters = self.waiters();
-            if waiters.contains_key(key.octets()) {
+            if waiters.now.contains_key(key.octets()) {
                 return;
             }
-            waiters.insert(key.octets().into(), Vec::new());
-        }
+            waiters.now.insert(key.octets().into(), Vec::new());
+            self.origin.load_full()
+        };
         self.metrics.in_flight.inc();
         self.metrics.cache_prefetches.inc();
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
         let checking_disabled = self.unchecked(question.flags, question.qtype);
         let query = Query { name, qtype: question.qtype, dnssec_ok, checking_disabled, plain: false, whose };
         let sponsor = Some(Sponsor { client, _place: place });
-        let views = self.rules.load().views.clone();
-        if views.of(client) != key.view() {
-            // Other groups since this packet arrived; then its entry is not to be renewed.
-            self.take_all(&key);
-            return;
-        }
         self.runtime.spawn(self.clone().run(Pending {
             resolver: self.clone(),
             key,
             views,
+            origin,
             query,
             sponsor,
             over: AtomicBool::new(false),
         }));
     }
 
-    fn waiters(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Vec<Asker>, RandomState>> {
+    fn waiters(&self) -> MutexGuard<'_, Waiters> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Everybody who waits for a pending, which is thereby over.
+    /// Everybody who waits for a pending, which is thereby over; later ones begin anew (and find the cache filled).
     pub(in crate::dns) fn finish(&self, pending: &Pending) -> Vec<Asker> {
         pending.over.store(true, Ordering::Relaxed);
-        self.take_all(&pending.key)
-    }
-
-    /// Everybody who waits for `key`; later ones begin anew (and find the cache filled).
-    pub(in crate::dns) fn take_all(&self, key: &Key) -> Vec<Asker> {
-        let taken = self.waiters().remove(key.octets());
+        let taken = self.waiters().remove(pending);
         if taken.is_some() {
             self.metrics.in_flight.dec();
         }
@@ -281,14 +366,14 @@ impl Resolver {
     /// A client that waits (or sponsors) and wasn't tried. Without one the pending ends here.
     pub(in crate::dns) fn next_client(&self, pending: &Pending, tried: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
         let mut waiters = self.waiters();
-        let waiting = waiters.get(pending.key.octets())?;
+        let waiting = waiters.of(pending)?;
         let sponsor = pending.sponsor.as_ref().map(|sponsor| sponsor.client);
         let next = waiting.iter().map(|asker| asker.client).chain(sponsor).find(|client| !tried(client));
         // One that was refused and asked again meanwhile is refused again.
         let next = next.or_else(|| waiting.first().map(|asker| asker.client));
         if next.is_none() {
             pending.over.store(true, Ordering::Relaxed);
-            waiters.remove(pending.key.octets());
+            waiters.remove(pending);
             self.metrics.in_flight.dec();
         }
         next
@@ -296,14 +381,14 @@ impl Resolver {
 
     /// On whose behalf a question is asked: who asked first, or for whom it is asked again.
     pub(in crate::dns) fn client_of(&self, pending: &Pending) -> IpAddr {
-        let first = self.waiters().get(pending.key.octets()).and_then(|waiting| Some(waiting.first()?.client));
+        let first = self.waiters().of(pending).and_then(|waiting| Some(waiting.first()?.client));
         let sponsor = pending.sponsor.as_ref().map(|sponsor| sponsor.client);
         first.or(sponsor).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     }
 
-    pub(in crate::dns) fn take_those_of(&self, key: &Key, client: IpAddr) -> Vec<Asker> {
+    pub(in crate::dns) fn take_those_of(&self, pending: &Pending, client: IpAddr) -> Vec<Asker> {
         let mut waiters = self.waiters();
-        let Some(waiting) = waiters.get_mut(key.octets()) else { return Vec::new() };
+        let Some(waiting) = waiters.of(pending) else { return Vec::new() };
         waiting.extract_if(.., |asker| asker.client == client).collect()
     }
 

@@ -30,7 +30,11 @@ impl Resolver {
             self.settle_audit(pending, draft, generation, outbox);
             return;
         }
-        let draft = draft.enforced(&pending.query);
+        if draft.would.is_some() {
+            // The mode was switched, and enforcement says otherwise.
+            self.begin_anew(pending);
+            return;
+        }
         let Some(again) = draft.again.clone() else {
             self.settle_without_gate(pending, draft, generation, outbox);
             return;
@@ -121,7 +125,7 @@ impl Resolver {
         let words = self.shorten_draft(&pending.query, &mut part, &opened);
         let kept = Kept { key: &pending.key, now, generation, grace: self.rules.load().lease_grace };
         let entry = finish(part, Some(opened.leases), kept);
-        let askers = self.take_those_of(&pending.key, client);
+        let askers = self.take_those_of(pending, client);
         self.note_short(&pending.query, &askers, words);
         self.release(&pending.query, &entry, askers, outbox);
     }
@@ -159,11 +163,11 @@ impl Resolver {
         }
         if self.rules.load().audit {
             let entry = closed(key, draft, generation, self.clock.now());
-            let askers = if for_client_only { self.take_those_of(key, client) } else { self.finish(pending) };
+            let askers = if for_client_only { self.take_those_of(pending, client) } else { self.finish(pending) };
             self.release_refused(query, &entry, refusal, askers, outbox);
             return for_client_only;
         }
-        let askers = if for_client_only { self.take_those_of(key, client) } else { self.finish(pending) };
+        let askers = if for_client_only { self.take_those_of(pending, client) } else { self.finish(pending) };
         self.refuse_at_gate(query, refusal, askers, outbox);
         for_client_only
     }

@@ -10,11 +10,11 @@ use crate::core::policy::view::ViewId;
 use crate::core::share::Holder;
 use crate::dns::Rules;
 use crate::dns::cache::Entry;
-use crate::dns::codec::ede::{Ede, code};
 use crate::dns::codec::reply;
 use crate::dns::resolver::Resolver;
 use crate::dns::resolver::draft::{Audience, Checked, Draft, Kind, alias, draft_checked, local};
 use crate::dns::resolver::follow::Following;
+use crate::dns::resolver::origin::Origin;
 use crate::dns::resolver::pending::{Outbox, Pending};
 use crate::dns::resolver::{settle, stale};
 use crate::dns::upstream::query::Query;
@@ -60,10 +60,11 @@ impl Resolver {
         let client = self.client_of(&pending);
         drop(rules);
         let asked = match &data {
-            None => Some(self.ask(query, view, client, hurry).await),
+            None => Some(self.ask(&pending.origin, query, view, client, hurry).await),
             Some(data) => match alias(data) {
                 Some(target) => {
-                    Some(self.ask(&Query { name: target.clone(), ..query.clone() }, view, client, hurry).await)
+                    let query = Query { name: target.clone(), ..query.clone() };
+                    Some(self.ask(&pending.origin, &query, view, client, hurry).await)
                 }
                 // A list's own addresses need nobody.
                 None => None,
@@ -75,8 +76,8 @@ impl Resolver {
     /// The rest of the way of a question whose race a worker began: with this query, which needs a stream.
     pub(in crate::dns) async fn resume(self: Arc<Self>, pending: Pending, race: Race, ask: Ask) {
         let until = race.ends_at();
-        let asked = match self.upstreams.run(race, &pending.query, Some(ask)).await {
-            Ok(asked) => self.complete(&pending.query, pending.key.view(), read(asked), until).await,
+        let asked = match pending.origin.upstreams.run(race, &pending.query, Some(ask)).await {
+            Ok(asked) => self.complete(&pending.origin, &pending.query, pending.key.view(), (read(asked), until)).await,
             Err(error) => Err(error),
         };
         self.answered(pending, Some(asked), None).await;
@@ -84,7 +85,7 @@ impl Resolver {
 
     /// The rest of the way of a question that a worker's forwarder could not bring to its end: its alias leads on.
     pub(in crate::dns) async fn resume_with(self: Arc<Self>, pending: Pending, checked: Checked, until: Instant) {
-        let asked = self.complete(&pending.query, pending.key.view(), checked, until).await;
+        let asked = self.complete(&pending.origin, &pending.query, pending.key.view(), (checked, until)).await;
         self.answered(pending, Some(asked), None).await;
     }
 
@@ -101,14 +102,20 @@ impl Resolver {
         // Judged by the rules of now: they may have changed while the upstream thought.
         let rules = self.rules.load_full();
         let same = pending.is_of(&rules, data.as_deref());
-        let draft = match (asked, &data) {
-            // Nobody can say any more whose rules these questions were to be judged by, or another question is to be asked.
-            _ if !same => Draft::failure(query, "reloaded", Ede::new(code::OTHER, "the policy changed meanwhile")),
+        if !same {
+            drop(rules);
+            self.begin_anew(&pending);
+            return;
+        }
+        let mut draft = match (asked, &data) {
             (Some(Err(error)), _) => Draft::unanswered(query, error),
             (Some(Ok(checked)), None) => draft_checked(query, checked, &rules, whom),
             (Some(Ok(checked)), Some(data)) => local(query, data, Some(checked), &rules, whom),
             (None, data) => local(query, data.as_deref().unwrap_or_default(), None, &rules, whom),
         };
+        if !self.is_current(&pending.origin) {
+            draft.keep = 0;
+        }
         // RFC 8767 section 4: what isn't NOERROR or NXDOMAIN refreshes nothing. An upstream that reaches nobody itself says SERVFAIL.
         let failed = failed || matches!(draft.kind, Kind::Failed("upstream_code", _));
         if failed && let Some(entry) = self.stale(&pending, &rules) {
@@ -139,6 +146,7 @@ impl Resolver {
     /// Asks the upstreams on behalf of a client and validates what they say; in a `hurry` when there is something stale to give instead.
     pub(in crate::dns) async fn ask(
         &self,
+        origin: &Origin,
         query: &Query,
         view: ViewId,
         client: IpAddr,
@@ -146,16 +154,16 @@ impl Resolver {
     ) -> Result<Checked, AskError> {
         let until = Instant::now() + TOTAL;
         let asked = async {
-            match &self.validator {
+            match &origin.validator {
                 // Its own time is for the keys, and for others when the answer is bogus.
                 Some(validator) if !query.checking_disabled => {
                     let following = Following {
                         client: self.claim_for(client, &query.name).client,
-                        ..self.following(view, until + validate::AGAIN)
+                        ..self.following(origin, view, until + validate::AGAIN)
                     };
                     validator.ask(&following, query).await
                 }
-                _ => self.complete(query, view, read(self.upstreams.ask(query).await?), until).await,
+                _ => self.complete(origin, query, view, (read(origin.upstreams.ask(query).await?), until)).await,
             }
         };
         if hurry {
@@ -167,20 +175,22 @@ impl Resolver {
     /// Asks for what a response leaves off at, until then.
     async fn complete(
         &self,
+        origin: &Origin,
         query: &Query,
         view: ViewId,
-        checked: Checked,
-        until: Instant,
+        (checked, until): (Checked, Instant),
     ) -> Result<Checked, AskError> {
         match checked {
-            Checked::Response(response) => self.following(view, until).complete(query, response, Pick::Anyone).await,
+            Checked::Response(response) => {
+                self.following(origin, view, until).complete(query, response, Pick::Anyone).await
+            }
             other => Ok(other),
         }
     }
 
-    fn following(&self, view: ViewId, until: Instant) -> Following<'_> {
+    fn following<'a>(&'a self, origin: &'a Origin, view: ViewId, until: Instant) -> Following<'a> {
         let client = Holder::NOBODY;
-        Following { upstreams: &self.upstreams, rules: &self.rules, view, metrics: &self.metrics, until, client }
+        Following { upstreams: &origin.upstreams, rules: &self.rules, view, metrics: &self.metrics, until, client }
     }
 }
 

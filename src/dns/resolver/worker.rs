@@ -24,9 +24,9 @@ use smallvec::SmallVec;
 
 use crate::core::event::{Admission, Decision, Refusal};
 use crate::core_task::{Mailbox, NotTaken};
-use crate::dns::codec::ede::{Ede, code};
 use crate::dns::resolver::draft::{Audience, Checked, Draft, draft_checked};
 use crate::dns::resolver::follow::is_incomplete;
+use crate::dns::resolver::origin::Origin;
 use crate::dns::resolver::pending::{Outbox, Pending, Route};
 use crate::dns::resolver::settle::Opened;
 use crate::dns::resolver::{Missed, Resolver, Turn};
@@ -103,8 +103,8 @@ pub struct Forwarder {
     mailbox: Arc<Mailbox>,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    /// Orders of this turn, by the address of their group.
-    orders: Vec<(usize, Arc<Order>)>,
+    /// Orders of this turn, by the origin and the address of their group in it.
+    orders: Vec<((u64, usize), Arc<Order>)>,
     /// For the core, at the end of the turn; it stays when the core has no room.
     batch: Vec<(u64, Admission)>,
     decisions: Vec<(u64, Decision)>,
@@ -124,7 +124,7 @@ impl Forwarder {
     pub fn new(resolver: Arc<Resolver>, socket: Arc<UdpSocket>, workers: usize) -> io::Result<Self> {
         let now = Instant::now();
         Ok(Self {
-            lines: UdpSockets::new(resolver.upstreams.peers(), resolver.upstreams.mark(), workers),
+            lines: UdpSockets::new(workers),
             resolver,
             socket,
             mailbox: Mailbox::new()?,
@@ -182,8 +182,9 @@ impl Forwarder {
             return;
         };
         let resolver = self.resolver.clone();
-        let group = resolver.upstreams.plain_group(&pending.query);
-        let plain = !missed.kept && !missed.local_data && resolver.validator.is_none();
+        let origin = pending.origin.clone();
+        let group = origin.upstreams.plain_group(&pending.query);
+        let plain = !missed.kept && !missed.local_data && origin.validator.is_none();
         let Some(group) = group.filter(|_| plain) else {
             resolver.runtime.spawn(resolver.clone().run(pending));
             return;
@@ -192,7 +193,7 @@ impl Forwarder {
             resolver.runtime.spawn(resolver.clone().run(pending));
             return;
         }
-        let order = explored(&self.order(group));
+        let order = explored(&self.order(&origin, group));
         let race = Race::new(order, pending.query.dnssec_ok, self.now);
         let asking = Asking { race, sent: SmallVec::new() };
         let forwarded = Box::new(Forwarded { pending, stage: Stage::Asking(asking) });
@@ -210,12 +211,12 @@ impl Forwarder {
     }
 
     /// This turn's order of a group.
-    fn order(&mut self, group: &[usize]) -> Arc<Order> {
-        let key = group.as_ptr().addr();
+    fn order(&mut self, origin: &Origin, group: &[usize]) -> Arc<Order> {
+        let key = (origin.epoch, group.as_ptr().addr());
         if let Some((_, order)) = self.orders.iter().find(|(other, _)| *other == key) {
             return order.clone();
         }
-        let order = Arc::new(self.resolver.upstreams.order(group, self.now));
+        let order = Arc::new(origin.upstreams.order(group, self.now));
         self.orders.push((key, order.clone()));
         order
     }
@@ -234,7 +235,7 @@ impl Forwarder {
         let forwarded = self.take_quietly(number)?;
         if let Stage::Asking(asking) = &forwarded.stage {
             self.give_up(number, asking);
-            self.resolver.upstreams.settle(&asking.race, self.now);
+            forwarded.pending.origin.upstreams.settle(&asking.race, self.now);
         }
         Some(forwarded)
     }
@@ -271,20 +272,19 @@ impl Forwarder {
                 self.hand_over(number, ask);
                 return;
             }
-            if let Some(server) = self.resolver.upstreams.server(ask.server) {
-                server.note_query();
-            }
+            let Some(server) = pending.origin.upstreams.server(ask.server) else { continue };
+            server.note_query();
             let plain = ask.manner.has(Manner::PLAIN).then(|| Query { plain: true, ..pending.query.clone() });
             let query = plain.as_ref().unwrap_or(&pending.query);
             let attempt = Attempt { owner: number, place: ask.place };
-            match self.lines.ask(&ask, query, attempt, now, poll) {
+            match self.lines.ask((&ask, server.target), query, attempt, now, poll) {
                 Ok(claim) => {
                     // A query that could not be sent leaves its place empty.
                     asking.sent.resize(ask.place, None);
                     asking.sent.push(Some(SentQuery { ask, claim, at: now }));
                 }
                 Err(error) => {
-                    let upstreams = &self.resolver.upstreams;
+                    let upstreams = &pending.origin.upstreams;
                     upstreams.note_trouble(ask, Trouble::Ours, &error.to_string(), &pending.query.name, now);
                     asking.race.on_error(ask.place, Trouble::Ours, now);
                 }
@@ -350,7 +350,7 @@ impl Forwarder {
             return;
         };
         let Some(SentQuery { ask, at, .. }) = asking.sent.get_mut(attempt.place).and_then(Option::take) else { return };
-        let upstreams = &self.resolver.upstreams;
+        let upstreams = &pending.origin.upstreams;
         if let Some(server) = upstreams.server(ask.server) {
             server.note_reply(now.saturating_duration_since(at), now);
         }
@@ -382,7 +382,7 @@ impl Forwarder {
             };
             let Some(lost) = asking.sent.get_mut(attempt.place).and_then(Option::take) else { continue };
             let words = io::Error::from(kind).to_string();
-            self.resolver.upstreams.note_trouble(lost.ask, trouble, &words, &pending.query.name, self.now);
+            pending.origin.upstreams.note_trouble(lost.ask, trouble, &words, &pending.query.name, self.now);
             asking.race.on_error(attempt.place, trouble, self.now);
             self.advance(attempt.owner, poll, sending);
         }
@@ -402,16 +402,18 @@ impl Forwarder {
         let query = &pending.query;
         let view = pending.key.view();
         let same = pending.is_of(&rules, None);
-        let judged = match asked {
-            // Nobody can say any more whose rules this was to be judged by, or it has another answer now.
-            _ if !same => {
-                let ede = Ede::new(code::OTHER, "the policy changed meanwhile");
-                Ok(Ok(Draft::failure(query, "reloaded", ede)))
+        if !same {
+            drop(rules);
+            if let Some(forwarded) = self.take(number) {
+                resolver.begin_anew(&forwarded.pending);
             }
+            return;
+        }
+        let judged = match asked {
             Err(error) => Ok(Ok(Draft::unanswered(query, error))),
             // A defect in judging one answer must not take the worker with it.
             Ok(checked) => std::panic::catch_unwind(AssertUnwindSafe(|| {
-                let upstreams = &resolver.upstreams;
+                let upstreams = &pending.origin.upstreams;
                 let incomplete = |response: &_| is_incomplete(query, response, upstreams, &rules, view);
                 if matches!(&checked, Checked::Response(response) if incomplete(response)) {
                     return Err(checked);
@@ -422,13 +424,14 @@ impl Forwarder {
         let generation = rules.generation;
         drop(rules);
         let until = asking.race.ends_at();
-        resolver.upstreams.settle(&asking.race, self.now);
+        pending.origin.upstreams.settle(&asking.race, self.now);
+        let kept = resolver.is_current(&pending.origin);
         for (place, _, _) in asking.race.awaited() {
             if let Some(sent) = asking.sent.get(place).copied().flatten() {
                 self.lines.give_up(sent.claim, Attempt { owner: number, place });
             }
         }
-        let draft = match judged {
+        let mut draft = match judged {
             Ok(Ok(draft)) => draft,
             Ok(Err(checked)) => {
                 if let Some(forwarded) = self.take_quietly(number) {
@@ -445,6 +448,9 @@ impl Forwarder {
                 return;
             }
         };
+        if !kept {
+            draft.keep = 0;
+        }
         if draft.unrelated > 0 {
             resolver.metrics.unrelated_records.inc_by(u64::try_from(draft.unrelated).unwrap_or(0));
         }
@@ -455,10 +461,13 @@ impl Forwarder {
             }
             return;
         }
-        let draft = match self.forwarded(number) {
-            Some(Forwarded { pending, .. }) => draft.enforced(&pending.query),
-            None => return,
-        };
+        if draft.would.is_some() {
+            // The mode was switched, and enforcement says otherwise.
+            if let Some(forwarded) = self.take_quietly(number) {
+                resolver.begin_anew(&forwarded.pending);
+            }
+            return;
+        }
         if draft.again.is_none() {
             if let Some(forwarded) = self.take_quietly(number) {
                 let outbox = &mut Outbox::Together(&self.socket, sending, self.now);
@@ -591,7 +600,7 @@ impl Forwarder {
             let Some(Forwarded { pending, stage: Stage::Asking(asking) }) = slot.forwarded.as_deref_mut() else {
                 continue;
             };
-            let upstreams = &self.resolver.upstreams;
+            let upstreams = &pending.origin.upstreams;
             asking.race.handle_timeout(now, |server, sent| upstreams.note_late(server, sent, &pending.query.name, now));
             self.advance(number, poll, sending);
         }

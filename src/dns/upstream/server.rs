@@ -46,10 +46,9 @@ impl Link {
     pub fn new(
         upstream: &schema::Upstream,
         url: &UpstreamUrl,
-        (mark, post): (Option<u32>, &Arc<Post>),
+        (target, post): (dial::Target, &Arc<Post>),
         metrics: &Metrics,
     ) -> Result<Self, String> {
-        let target = dial::Target { peer: url.addr, mark };
         let alpn: &[&[u8]] = match url.transport {
             Transport::Udp => {
                 let tcp = tcp::TcpClient::new(target, None, metrics.clone());
@@ -77,17 +76,42 @@ impl Link {
     }
 }
 
+/// What a server was made of: another one that is made of the same is the same.
+#[derive(Debug, PartialEq)]
+pub struct Made {
+    /// As configured; for which names it is doesn't matter.
+    upstream: schema::Upstream,
+    mark: Option<u32>,
+    /// Hashes of what its files hold.
+    files: [Option<u64>; 3],
+}
+
+impl Made {
+    /// Of this, and what its files hold now.
+    #[must_use]
+    pub fn of(upstream: &schema::Upstream, mark: Option<u32>) -> Self {
+        let files = [&upstream.ca, &upstream.client_certificate, &upstream.client_key];
+        // What can't be read is told of by who needs it.
+        let files = files.map(|path| std::fs::read(path.as_ref()?).ok().map(|octets| hash(&octets)));
+        Self { upstream: schema::Upstream { domains: Vec::new(), ..upstream.clone() }, mark, files }
+    }
+}
+
 /// One upstream.
 pub struct Server {
-    /// Its place among all.
+    /// Its number among all that there are and were.
     pub place: usize,
     /// As configured.
     pub url: String,
     /// How it is reached.
-    pub link: Link,
+    pub link: Arc<Link>,
+    /// Where it is.
+    pub target: dial::Target,
     /// What it is asked for to see whether it lives: the first domain that it is for.
     pub probe: Name,
-    health: Mutex<Health>,
+    /// What it was made of.
+    pub made: Arc<Made>,
+    health: Arc<Mutex<Health>>,
     metrics: Metrics,
     asked: Counter,
     failed: Counter,
@@ -98,18 +122,45 @@ pub struct Server {
 impl Server {
     /// Nothing is known of it.
     #[must_use]
-    pub fn new(place: usize, url: String, link: Link, probe: Name, metrics: &Metrics, troubled: Arc<Notify>) -> Self {
+    pub fn new(
+        (place, made): (usize, Made),
+        (target, link): (dial::Target, Link),
+        probe: Name,
+        metrics: &Metrics,
+        troubled: Arc<Notify>,
+    ) -> Self {
+        let url = made.upstream.url.clone();
         let label = metrics::Upstream { upstream: url.clone() };
         Self {
             asked: metrics.upstream_queries.get_or_create_owned(&label),
             failed: metrics.upstream_failures.get_or_create_owned(&label),
             place,
             url,
-            link,
+            link: Arc::new(link),
+            target,
             probe,
-            health: Mutex::default(),
+            made: Arc::new(made),
+            health: Arc::default(),
             metrics: metrics.clone(),
             troubled,
+        }
+    }
+
+    /// The same, with its connections and all that is known of it, asked for something else to see whether it lives.
+    #[must_use]
+    pub fn probed_for(&self, probe: Name) -> Self {
+        Self {
+            place: self.place,
+            url: self.url.clone(),
+            link: self.link.clone(),
+            target: self.target,
+            probe,
+            made: self.made.clone(),
+            health: self.health.clone(),
+            metrics: self.metrics.clone(),
+            asked: self.asked.clone(),
+            failed: self.failed.clone(),
+            troubled: self.troubled.clone(),
         }
     }
 
@@ -121,7 +172,7 @@ impl Server {
     /// It, as one that may be asked; whether it is down; what it is ranked by.
     #[must_use]
     pub fn choice(&self, now: Instant) -> (bool, Duration, Choice) {
-        let stream = !matches!(self.link, Link::Udp(..));
+        let stream = !matches!(*self.link, Link::Udp(..));
         let health = self.health();
         let manner = if stream { Manner::STREAM } else { Manner::USUAL }.and(health.manner(now));
         let choice = Choice {
@@ -139,8 +190,10 @@ impl Server {
     /// [`Failure`].
     pub async fn exchange(&self, ask: Ask, query: &Query) -> Result<(Vec<u8>, Fit), Failure> {
         let query = Query { plain: query.plain || ask.manner.has(Manner::PLAIN), ..query.clone() };
-        let replied = match &self.link {
-            Link::Udp(post, _) if !ask.manner.has(Manner::STREAM) => return post.exchange(ask, query).await,
+        let replied = match &*self.link {
+            Link::Udp(post, _) if !ask.manner.has(Manner::STREAM) => {
+                return post.exchange(ask, self.target, query).await;
+            }
             Link::Udp(_, client) => {
                 self.metrics.upstream_tcp_retries.inc();
                 client.exchange(&query).await
@@ -189,7 +242,7 @@ impl Server {
             Trouble::Theirs => {
                 let mut health = self.health();
                 health.on_failure(error);
-                if matches!(self.link, Link::Udp(..)) && manner.has(Manner::STREAM) {
+                if matches!(*self.link, Link::Udp(..)) && manner.has(Manner::STREAM) {
                     // What has no TCP lives all the same.
                     health.unlearn(Manner::STREAM);
                     return;

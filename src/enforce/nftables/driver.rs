@@ -392,6 +392,7 @@ impl Driver {
                     });
                     drop(done.send(outcome));
                 }
+                Command::Open { done, .. } => drop(done.send(Ok(()))),
                 // It has asked for the full state, which follows anyway; only routes are hurried and have groups.
                 Command::Restored | Command::Hurry(_) | Command::Groups(_) => {}
                 Command::Sync { generation, leases, pairs } => {

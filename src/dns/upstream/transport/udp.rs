@@ -22,8 +22,8 @@ use crate::dns::codec::wire::u16_at;
 use crate::dns::upstream::judgement::Manner;
 use crate::dns::upstream::query::{Fit, Query, fit, question_of};
 use crate::dns::upstream::race::{Ask, Trouble};
+use crate::dns::upstream::transport::dial::Target;
 use crate::sys::connected::{self, Received};
-use crate::sys::endpoint::Endpoint;
 use crate::sys::poll::Poll;
 use crate::sys::udp::want_receive_buffer;
 
@@ -140,7 +140,7 @@ impl Line {
 }
 
 struct Pool {
-    peer: Endpoint,
+    target: Target,
     /// The source address of its sockets, and since when that is known.
     local: Option<(IpAddr, Instant)>,
     slots: Vec<Option<usize>>,
@@ -159,8 +159,10 @@ pub fn trouble_of(kind: io::ErrorKind) -> Trouble {
 
 /// All sockets of one owner to all plain upstreams.
 pub struct UdpSockets {
-    mark: Option<u32>,
+    /// By the upstream's place. Of one that isn't asked any more nothing stays.
     pools: HashMap<usize, Pool>,
+    /// Of each pool.
+    slots: usize,
     lines: Vec<Option<Line>>,
     free: Vec<usize>,
     /// Those with something to be sent.
@@ -174,13 +176,10 @@ pub struct UdpSockets {
 impl UdpSockets {
     /// No socket is opened before the first query. `owners`: how many share the descriptors.
     #[must_use]
-    pub fn new(peers: impl Iterator<Item = (usize, Endpoint)>, mark: Option<u32>, owners: usize) -> Self {
-        let slots = (SLOTS / owners.max(1)).max(SLOTS_LEAST);
-        let pools = peers
-            .map(|(upstream, peer)| (upstream, Pool { peer, local: None, slots: vec![None; slots], current: None }));
+    pub fn new(owners: usize) -> Self {
         Self {
-            mark,
-            pools: pools.collect(),
+            pools: HashMap::new(),
+            slots: (SLOTS / owners.max(1)).max(SLOTS_LEAST),
             lines: Vec::new(),
             free: Vec::new(),
             full: Vec::new(),
@@ -189,18 +188,21 @@ impl UdpSockets {
         }
     }
 
-    /// Puts a query among what [`UdpSockets::flush`] sends. `poll` is to tell the token of a line: its place is added.
+    /// Puts a query to the upstream at `target` among what [`UdpSockets::flush`] sends. `poll` is to tell the token of a line: its place is added.
     ///
     /// # Errors
     /// No socket can be had.
     pub fn ask(
         &mut self,
-        ask: &Ask,
+        (ask, target): (&Ask, Target),
         query: &Query,
         attempt: Attempt,
         now: Instant,
         poll: (&Poll, u64),
     ) -> io::Result<Claim> {
+        let slots = self.slots;
+        let pool = || Pool { target, local: None, slots: vec![None; slots], current: None };
+        self.pools.entry(ask.server).or_insert_with(pool);
         let at = self.line(ask.server, ask.lost, now, poll)?;
         let line = self.lines.get_mut(at).and_then(Option::as_mut).ok_or(io::ErrorKind::NotFound)?;
         let id = Self::put(line, attempt, now, false, |id, out| {
@@ -428,6 +430,8 @@ impl UdpSockets {
             }
             self.close(at);
         }
+        let lines = &self.lines;
+        self.pools.retain(|upstream, _| lines.iter().flatten().any(|line| line.upstream == *upstream));
     }
 
     /// This turn's line to an upstream, opened or replaced where needed. With `lost` one that is younger, or to which something came since.
@@ -455,7 +459,7 @@ impl UdpSockets {
             return Ok(at);
         }
         let at = self.free.last().copied().unwrap_or(self.lines.len());
-        let opened = pool.peer.now().and_then(|peer| open_socket(peer, self.mark)).and_then(|socket| {
+        let opened = pool.target.peer.now().and_then(|peer| open_socket(peer, pool.target.mark)).and_then(|socket| {
             want_receive_buffer(socket.as_fd(), RECEIVE_BUFFER)?;
             poll.add(socket.as_fd(), token.saturating_add(u64::try_from(at).unwrap_or(u64::MAX)))?;
             let local = socket.local_addr()?.ip();

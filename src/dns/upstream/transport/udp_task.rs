@@ -21,9 +21,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::dns::metrics::Metrics;
 use crate::dns::upstream::query::{Fit, Query};
 use crate::dns::upstream::race::{Ask, Trouble};
+use crate::dns::upstream::transport::dial::Target;
 use crate::dns::upstream::transport::udp::{Attempt, Claim, Failed, UdpSockets};
 use crate::sys::connected::Received;
-use crate::sys::endpoint::Endpoint;
 use crate::sys::poll::Poll;
 
 /// Letters that wait to be sent.
@@ -56,34 +56,33 @@ type Outcome = Result<(Vec<u8>, Fit), Failure>;
 
 struct Letter {
     ask: Ask,
+    target: Target,
     query: Query,
     reply: oneshot::Sender<Outcome>,
 }
 
 /// Where letters are handed in. Nothing runs before the first.
 pub struct Post {
-    peers: Vec<(usize, Endpoint)>,
-    mark: Option<u32>,
     metrics: Metrics,
     queue: Mutex<Option<mpsc::Sender<Letter>>>,
 }
 
 impl Post {
-    /// For these upstreams.
+    /// For all upstreams.
     #[must_use]
-    pub fn new(peers: Vec<(usize, Endpoint)>, mark: Option<u32>, metrics: Metrics) -> Self {
-        Self { peers, mark, metrics, queue: Mutex::new(None) }
+    pub fn new(metrics: Metrics) -> Self {
+        Self { metrics, queue: Mutex::new(None) }
     }
 
-    /// Sends a query and waits for its response, for ever: the caller sets the time.
+    /// Sends a query to the upstream at `target` and waits for its response, for ever: the caller sets the time.
     ///
     /// # Errors
     /// [`Failure`]; among them "connection refused" when the upstream's host says so.
-    pub async fn exchange(&self, ask: Ask, query: Query) -> Outcome {
+    pub async fn exchange(&self, ask: Ask, target: Target, query: Query) -> Outcome {
         let (reply, replied) = oneshot::channel();
         let queue = self.queue()?;
         let ended = || io::Error::from(io::ErrorKind::ConnectionAborted);
-        queue.send(Letter { ask, query, reply }).await.map_err(|_| ended())?;
+        queue.send(Letter { ask, target, query, reply }).await.map_err(|_| ended())?;
         replied.await.unwrap_or_else(|_| Err(ended().into()))
     }
 
@@ -97,7 +96,7 @@ impl Post {
         let readable = poll.watched()?;
         let (sender, letters) = mpsc::channel(LETTERS);
         let office = Office {
-            lines: UdpSockets::new(self.peers.iter().copied(), self.mark, 1),
+            lines: UdpSockets::new(1),
             poll,
             waiting: HashMap::new(),
             number: 0,
@@ -156,13 +155,13 @@ impl Office {
     }
 
     fn take(&mut self, letter: Letter, now: Instant) {
-        let Letter { ask, query, reply } = letter;
+        let Letter { ask, target, query, reply } = letter;
         if reply.is_closed() {
             return;
         }
         self.number = self.number.wrapping_add(1);
         let attempt = Attempt { owner: self.number, place: 0 };
-        match self.lines.ask(&ask, &query, attempt, now, (&self.poll, TOKEN)) {
+        match self.lines.ask((&ask, target), &query, attempt, now, (&self.poll, TOKEN)) {
             Ok(claim) => drop(self.waiting.insert(self.number, (claim, reply))),
             // The asker may have given up.
             Err(error) => drop(reply.send(Err(Failure { trouble: Trouble::Ours, error }))),

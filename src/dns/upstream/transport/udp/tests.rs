@@ -1,8 +1,6 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::dns::metrics::Metrics;
-use crate::dns::upstream::Upstreams;
 
 const TOKEN: u64 = 2;
 
@@ -10,6 +8,7 @@ struct Bench {
     lines: UdpSockets,
     poll: Poll,
     upstream: UdpSocket,
+    target: Target,
     now: Instant,
 }
 
@@ -17,13 +16,10 @@ impl Bench {
     fn new() -> Self {
         let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
         upstream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let text = format!("[[dns.upstream]]\nurl = \"udp://{}\"\n", upstream.local_addr().unwrap());
-        let config: crate::config::Config = toml::from_str(&text).unwrap();
-        let metrics = Metrics::register(&mut crate::metrics::registry());
-        let upstreams = Upstreams::new(&config.dns.upstream, None, &metrics).unwrap();
         Self {
-            lines: UdpSockets::new(upstreams.peers(), None, 1),
+            lines: UdpSockets::new(1),
             poll: Poll::new().unwrap(),
+            target: Target { peer: upstream.local_addr().unwrap().into(), mark: None },
             upstream,
             now: Instant::now(),
         }
@@ -44,7 +40,7 @@ impl Bench {
         };
         let attempt = Attempt { owner, place: 0 };
         let ask = Ask { place: 0, server: 0, manner: Manner::USUAL, lost };
-        self.lines.ask(&ask, &query, attempt, self.now, (&self.poll, TOKEN)).unwrap()
+        self.lines.ask((&ask, self.target), &query, attempt, self.now, (&self.poll, TOKEN)).unwrap()
     }
 
     fn flush(&mut self) {
@@ -122,7 +118,7 @@ fn every_question_has_its_response_and_ports_change() {
 #[test]
 fn a_worn_socket_is_replaced_and_closed_after_its_last_reply() {
     let mut bench = Bench::new();
-    let slots = bench.lines.pools[&0].slots.len();
+    let slots = bench.lines.slots;
     for owner in 0..u64::try_from(slots).unwrap() * 40 {
         bench.ask(owner);
         bench.flush();
@@ -148,6 +144,7 @@ fn a_worn_socket_is_replaced_and_closed_after_its_last_reply() {
     bench.now += IDLE + Duration::from_millis(1);
     bench.lines.tidy(bench.now);
     assert_eq!(open(&bench), 0, "what serves nobody is closed");
+    assert!(bench.lines.pools.is_empty(), "and nothing stays of an upstream that isn't asked any more");
 }
 
 #[test]

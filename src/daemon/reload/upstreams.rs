@@ -1,0 +1,97 @@
+//! Other upstreams in a running daemon.
+//!
+//! ```text
+//!  way to the new ones open --> they are asked --> what is in flight to the old ones ends --> way to those closed
+//! ```
+//!
+//! Both ways are open meanwhile, so that a question that was asked of an old upstream has the same chance as without the reload. The way is the guard's
+//! own packet filter, and routers that null-route what isn't announced to them (`bgp.announce_upstreams`; `addresses.open` likewise).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::config::schema::Dns;
+use crate::daemon::own_traffic;
+use crate::daemon::sources::Shared;
+use crate::dns::upstream::TOTAL;
+use crate::enforce::bgp;
+
+/// How long a question may be on its way to an old upstream: twice its time, for one whose answer is looked at twice.
+const LATE: Duration = TOTAL.saturating_mul(2);
+
+/// What of `[dns]` can be in force without a restart.
+pub(super) fn live(old: &Dns, new: &Dns) -> Dns {
+    Dns { listen: old.listen.clone(), workers: old.workers, tls: old.tls.clone(), ..new.clone() }
+}
+
+/// Whether questions and kept answers are judged alike under both, so that what is kept stays.
+pub(super) fn judge_alike(old: &Config, new: &Config) -> bool {
+    let dns = Dns {
+        clients: new.dns.clients.clone(),
+        virtual_addresses: new.dns.virtual_addresses.clone(),
+        rate_limit: new.dns.rate_limit,
+        cache: new.dns.cache.clone(),
+        ..old.dns.clone()
+    };
+    Config { dns, gate: new.gate.clone(), ..old.clone() } == *new
+}
+
+/// Opens the way to the upstreams of a configuration, beside that to those in force. Before they are asked.
+///
+/// # Errors
+/// Why all is as it was.
+pub(super) async fn reach(shared: &Shared, config: &Config) -> Result<(), String> {
+    let traffic = own_traffic(config);
+    shared.switches.own(|own| own.traffic.extend(traffic)).await?;
+    let mut open = bgp::open(&shared.config().0).map_err(|error| error.to_string())?;
+    open.extend(bgp::open(config).map_err(|error| error.to_string())?);
+    shared.switches.open(open).await
+}
+
+/// Closes the way to those that aren't asked any more, once nothing was changed for as long as a question may be on its way.
+pub async fn follow(shared: Arc<Shared>) {
+    loop {
+        shared.left.notified().await;
+        while tokio::time::timeout(LATE, shared.left.notified()).await.is_ok() {}
+        let _applying = shared.applying.lock().await;
+        if let Err(error) = leave(&shared, &shared.config().0).await {
+            tracing::error!(%error, "the way to former upstreams stays open until the next reload");
+        }
+    }
+}
+
+async fn leave(shared: &Shared, config: &Config) -> Result<(), String> {
+    shared.switches.own(|own| own.traffic = own_traffic(config)).await?;
+    shared.switches.open(bgp::open(config).map_err(|error| error.to_string())?).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_judges_nothing_keeps_what_is_kept() {
+        let parse = |text: &str| toml::from_str::<Config>(text).unwrap();
+        let old = Config::default();
+        for same in [
+            "",
+            "[dns]\nclients = [\"192.0.2.0/24\"]\nrate_limit = \"5/s\"\nvirtual_addresses = [\"192.0.2.9\"]\n",
+            "[dns.cache]\nsize = \"1MiB\"\nprefetch = false\nserve_stale = \"1h\"\n[gate]\ndeadline = \"2s\"\n",
+        ] {
+            assert!(judge_alike(&old, &parse(same)), "{same}");
+        }
+        for other in [
+            "mode = \"audit\"\n",
+            "[policy]\ndeny = [\"a.test\"]\n",
+            "[addresses]\nopen = [\"192.0.2.1\"]\n",
+            "[lease]\ngrace = \"1s\"\n",
+            "[dns]\nlocal_names = false\n",
+            "[dns.dnssec]\nvalidate = true\n",
+            "[[dns.upstream]]\nurl = \"udp://192.0.2.1\"\n",
+            "[nftables]\nscope = \"client\"\n",
+        ] {
+            assert!(!judge_alike(&old, &parse(other)), "{other}");
+        }
+    }
+}
