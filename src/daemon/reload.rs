@@ -261,8 +261,18 @@ fn difference(old: &Config, new: &Config) -> Result<BTreeMap<String, String>, se
     flatten("", &serde_json::to_value(old)?, &mut before);
     flatten("", &serde_json::to_value(new)?, &mut after);
     let mut changes = BTreeMap::new();
+    // That a list has become empty, or is no longer, its other lines say; only of one that may be left out it is a value of its own.
+    let is_told = |key: &str, other: &BTreeMap<String, String>| {
+        let parent = key.rsplit_once('.').map_or("", |(parent, _)| parent);
+        let has = |start: String| other.range(start.clone()..).next().is_some_and(|(key, _)| key.starts_with(&start));
+        !has(format!("{key}[")) && has(format!("{parent}."))
+    };
     for key in before.keys().chain(after.keys()) {
         let (was, is) = (before.get(key), after.get(key));
+        let empty = |value: Option<&String>| value.is_some_and(|value| value == EMPTY);
+        if was.is_none() && empty(is) && !is_told(key, &before) || is.is_none() && empty(was) && !is_told(key, &after) {
+            continue;
+        }
         if was != is {
             let show = |value: Option<&String>| value.map_or("not set", String::as_str).to_owned();
             let change = if key.ends_with(".password") {
@@ -276,6 +286,9 @@ fn difference(old: &Config, new: &Config) -> Result<BTreeMap<String, String>, se
     Ok(changes)
 }
 
+/// How an empty list is shown.
+const EMPTY: &str = "[]";
+
 fn flatten(path: &str, value: &Value, out: &mut BTreeMap<String, String>) {
     match value {
         Value::Object(table) => {
@@ -284,6 +297,7 @@ fn flatten(path: &str, value: &Value, out: &mut BTreeMap<String, String>) {
                 flatten(&below, value, out);
             }
         }
+        Value::Array(list) if list.is_empty() => drop(out.insert(path.to_owned(), EMPTY.to_owned())),
         Value::Array(list) => {
             for (index, value) in list.iter().enumerate() {
                 flatten(&format!("{path}[{index}]"), value, out);
@@ -397,6 +411,19 @@ mod tests {
         assert_eq!(changes["lease.capacity"], "100000 -> 5");
         let peer = r#"{"name":"r","address":"192.0.2.1","asn":1,"password":"old"}"#;
         old.bgp.peer.push(serde_json::from_str(peer).unwrap());
+        let group = |lists| {
+            let mut config = Config::default();
+            config.policy.group.push(toml::from_str("name = \"g\"\nclients = [\"10.0.0.0/8\"]\n").unwrap());
+            config.policy.group[0].lists = lists;
+            config
+        };
+        let changes = difference(&group(None), &group(Some(Vec::new()))).unwrap();
+        assert_eq!(
+            changes.into_iter().collect::<Vec<_>>(),
+            [("policy.group[0].lists".to_owned(), "not set -> []".to_owned())]
+        );
+        assert_eq!(difference(&group(Some(Vec::new())), &group(None)).unwrap().len(), 1);
+        assert!(difference(&Config::default(), &group(None)).unwrap().keys().all(|key| !key.ends_with("deny")));
         let mut changed = old.clone();
         changed.bgp.peer[0].password = Some("new".to_owned());
         assert_eq!(difference(&old, &changed).unwrap()["bgp.peer[0].password"], "changed");

@@ -36,7 +36,11 @@ impl Switches {
 
     /// With what the ruleset was installed with.
     #[must_use]
-    pub fn with_own(mut self, own: nftables::Own) -> Self {
+    pub fn with_own(mut self, mut own: nftables::Own) -> Self {
+        own.traffic.sort_unstable();
+        own.traffic.dedup();
+        own.listeners.sort_unstable();
+        own.listeners.dedup();
         self.own = tokio::sync::Mutex::new(own);
         self
     }
