@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use lab::reload_soak::witness::Routes;
 use serde_json::Value;
 
 /// Longer than anything here takes.
@@ -170,6 +171,56 @@ fn other_upstreams_and_clients_need_no_restart() {
     assert_eq!(ask(LISTEN, "www.example"), 5);
     guard.json(&["undo"]);
     assert_eq!(ask(LISTEN, "www.example"), 0);
+}
+
+#[test]
+fn routers_hear_of_what_is_open_and_of_other_upstreams_without_a_restart() {
+    let (first, second) = ("192.0.2.77", "192.0.2.78");
+    let end = AtomicBool::new(false);
+    let (routes, listener) = (Routes::default(), TcpListener::bind("127.0.0.2:0").unwrap());
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let text = |upstream: &str, open: &str, more: &str| {
+        format!(
+            "[dns]\nlisten = [\"127.0.0.1:0\"]\n[[dns.upstream]]\nurl = \"udp://{upstream}\"\n[state]\ndir = \"state\"\n\
+             [addresses]\ninside = []\nopen = [\"{open}\"]\n\
+             [bgp]\nasn = 64512\nrouter_id = \"192.0.2.2\"\nnext_hop_ipv4 = \"192.0.2.1\"\n{more}\
+             [[bgp.peer]]\nname = \"watch\"\naddress = \"127.0.0.2\"\nport = {port}\nasn = 64513\nfamilies = [\"ipv4\"]\n"
+        )
+    };
+    let write = |directory: &tempfile::TempDir, text: String| {
+        std::fs::write(directory.path().join("destguard.toml"), text).unwrap();
+    };
+    let holds = |addresses: &[&str]| {
+        let all = addresses.iter().map(|address| address.parse().unwrap()).collect::<Vec<_>>();
+        routes.of(&all).iter().map(|story| story.announced > story.withdrawn).collect::<Vec<_>>()
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| routes.listen(&listener, &end));
+        let ended = EndAtLast(&end);
+        let guard = Guard::start_with(|directory| write(directory, text("198.51.100.53", first, "")));
+        eventually("what is open is announced", || holds(&[first]) == [true]);
+        write(&guard.directory, text("198.51.100.54", second, "announce_upstreams = true\n"));
+        let applied = guard.json(&["reload"]);
+        assert_eq!(applied["needs_restart"].as_array().unwrap().len(), 0, "{applied}");
+        eventually("what is new is announced", || holds(&[second, "198.51.100.54"]) == [true, true]);
+        eventually("what is over is withdrawn", || holds(&[first]) == [false]);
+        assert_eq!(holds(&[second, "198.51.100.53", "198.51.100.54"]), [true, false, true]);
+        assert_eq!(routes.sessions.load(Ordering::Relaxed), 1, "the session is the first one");
+        write(&guard.directory, text("198.51.100.54", second, "announce_open = false\n"));
+        guard.json(&["reload"]);
+        eventually("nothing is announced", || holds(&[second, "198.51.100.54"]) == [false, false]);
+        drop(ended);
+    });
+}
+
+/// Ends a thread however its scope is left.
+struct EndAtLast<'a>(&'a AtomicBool);
+
+impl Drop for EndAtLast<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 const CHANGE: &str = "lease.min: \"1m\" -> \"70s\"";

@@ -25,7 +25,8 @@
 //!
 //! What the `lab` program does beside:
 //! - [`demo`]: the story that `./lab/demo` shows; [`bench`]: what the guard costs; [`bench_start`]: how long it takes to begin again; [`bench_dns`]: its
-//!   resolver beside others; [`bench_bgp`]: its speaker beside others; [`soak`]: whether it grows;
+//!   resolver beside others; [`bench_bgp`]: its speaker beside others; [`soak`]: whether it grows; [`reload_soak`]: whether changes cost a
+//!   question;
 //!   [`live`]: whether every connect goes as promised; [`attack`]: whether a hostile client costs only itself; [`licences`]: what may be shipped.
 
 pub mod attack;
@@ -43,6 +44,7 @@ pub mod licences;
 pub mod live;
 pub mod node;
 pub mod process;
+pub mod reload_soak;
 pub mod routes;
 pub mod soak;
 mod sys;

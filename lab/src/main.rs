@@ -24,6 +24,9 @@ usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdi
                                                with nftables, \"=\": validating); lab/bench-dns runs it as needed
        lab soak --destguard BINARY --in EMPTY-DIRECTORY SECONDS
                                                load it and see that nothing grows; lab/soak runs it as needed
+       lab reload-soak --destguard BINARY --in EMPTY-DIRECTORY TIMES [KEY]...
+                                               change every key, or those that begin so, so often while clients ask;
+                                               lab/reload-soak runs it as needed
        lab live --destguard BINARY MINUTES [PLACE]...
                                                let people live behind it and judge every connect, at all places or those
                                                named: single, gateway, gateway-client, frr, bird, each also with \"-short\"
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         ["bench-start", "--destguard", binary, starts @ ..] => bench_start(binary, starts),
         ["bench-dns", "--destguard", binary, "--in", dir, only @ ..] => bench_dns(binary, dir, only),
         ["soak", "--destguard", binary, "--in", dir, seconds] => soak(binary, dir, seconds),
+        ["reload-soak", "--destguard", binary, "--in", dir, times, only @ ..] => reload_soak(binary, dir, times, only),
         ["attack", "--destguard", binary, "--in", dir, seconds, kinds @ ..] => attack(binary, dir, seconds, kinds),
         ["live", "--destguard", binary, minutes, places @ ..] => live(binary, minutes, places),
         ["bench-bgp", "--announcer", binary, "--in", dir, only @ ..] => bench_bgp(binary, dir, only),
@@ -141,6 +145,21 @@ fn soak(binary: &str, dir: &str, seconds: &str) -> Result<(), AnyError> {
     outcome.print();
     let growth = outcome.growth();
     if growth.is_empty() { Ok(()) } else { Err(growth.join("; ").into()) }
+}
+
+fn reload_soak(binary: &str, dir: &str, times: &str, only: &[&str]) -> Result<(), AnyError> {
+    let plan = lab::reload_soak::Plan {
+        binary: PathBuf::from(binary).canonicalize()?,
+        dir: PathBuf::from(dir).canonicalize()?,
+        times: times.parse()?,
+        rate: 500,
+        deadline: std::time::Duration::from_secs(1),
+        only: only.iter().map(ToString::to_string).collect(),
+    };
+    let outcome = lab::reload_soak::run(&plan)?;
+    outcome.print();
+    let wrong = outcome.wrong();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n     ").into()) }
 }
 
 fn attack(binary: &str, dir: &str, seconds: &str, kinds: &[&str]) -> Result<(), AnyError> {

@@ -325,7 +325,7 @@ impl Resolver {
 
     /// Whether the answer is given without validation, as the client wishes (CD): only where it can hold no address to open.
     pub(in crate::dns) fn unchecked(&self, flags: u16, qtype: u16) -> bool {
-        self.origin.load().validator.is_some() && flags & flag::CD != 0 && !verdict::may_open(qtype)
+        flags & flag::CD != 0 && !verdict::may_open(qtype) && self.origin.load().validator.is_some()
     }
 
     /// Looks at the cookie, puts the one for the reply in its place, and says how long a reply may be. Whoever brings a valid cookie, or comes over

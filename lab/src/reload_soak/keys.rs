@@ -1,0 +1,327 @@
+//! Every key of the configuration: what is changed about it while the guard runs, or why it isn't.
+//!
+//! `tests/reload_soak.rs` compares the list with the schema, so that no key comes without an entry here.
+
+/// What a change may touch of what was there before, so that it isn't called a fault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Touches {
+    /// Rules of the packet filter are made anew; leases stay in it.
+    pub packets: bool,
+    /// Routes of leases go or come with it.
+    pub routes: bool,
+}
+
+/// A key and what becomes of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// As in the schema.
+    pub key: &'static str,
+    /// What is tried.
+    pub trial: Trial,
+}
+
+/// What is tried with a key.
+#[derive(Clone, Copy, Debug)]
+pub enum Trial {
+    /// A reload applies it: the line of the file, and its values beside that of [`BASE`].
+    Applies(&'static str, &'static [&'static str], Touches),
+    /// It waits for a restart and keeps no other key from being applied: the line, another value.
+    Waits(&'static str, &'static str),
+    /// It names which one of several, or means something only together with another key, and is changed with that one.
+    With(&'static str),
+}
+
+use Trial::{Applies, Waits, With};
+
+const NOTHING: Touches = Touches { packets: false, routes: false };
+const PACKETS: Touches = Touches { packets: true, routes: false };
+const ROUTES: Touches = Touches { packets: false, routes: true };
+const BOTH: Touches = Touches { packets: true, routes: true };
+
+/// The file at first, a line each. `DIR` is the directory, `DEADLINE` the gate's.
+pub const BASE: &[(&str, &str)] = &[
+    ("dns.listen", r#"["127.0.0.1:5301"]"#),
+    ("dns.clients", r#"["127.0.0.0/8"]"#),
+    ("dns.upstream", r#"[{ url = "udp://127.0.0.1:5300" }]"#),
+    ("policy.allow", r#"["soak.example"]"#),
+    ("policy.private", r#"[{ domain = "soak.example", prefixes = ["10.0.0.0/8", "2001:db8::/32"] }]"#),
+    ("addresses.inside", "[]"),
+    ("lease.min", r#""5s""#),
+    ("lease.grace", r#""1s""#),
+    ("lease.capacity", "200000"),
+    ("lease.new_per_client", r#""1000000/s""#),
+    ("lease.new_per_domain", r#""1000000/s""#),
+    ("gate.deadline", r#""DEADLINE""#),
+    ("nftables", r#"{ mode = "local" }"#),
+    ("bgp.asn", "64512"),
+    ("bgp.router_id", r#""192.0.2.2""#),
+    ("bgp.next_hop_ipv4", r#""192.0.2.1""#),
+    ("bgp.next_hop_ipv6", r#""2001:db8:ffff::1""#),
+    ("bgp.linger", r#""2s""#),
+    ("bgp.listen", r#"["127.0.0.1:1791"]"#),
+    ("bgp.peer", r#"[{ name = "watch", address = "127.0.0.2", port = 1790, asn = 64513, settle = "0s" }]"#),
+    ("state.dir", r#""DIR/state""#),
+];
+
+macro_rules! beside {
+    ($more:literal) => {
+        concat!(r#"[{ url = "udp://127.0.0.1:5300" }, { domains = ["other.example"], "#, $more, " }]")
+    };
+}
+
+macro_rules! peers {
+    ($more:literal) => {
+        concat!(
+            r#"[{ name = "watch", address = "127.0.0.2", port = 1790, asn = 64513, settle = "0s" }, "#,
+            r#"{ name = "other", address = "127.0.0.3", asn = 64514, passive = true, required = false"#,
+            $more,
+            " }]"
+        )
+    };
+}
+
+macro_rules! observed {
+    ($more:literal) => {
+        concat!(
+            r#"[{ name = "watch", address = "127.0.0.2", port = 1790, asn = 64513, settle = "0s" }, "#,
+            r#"{ name = "other", address = "127.0.0.3", asn = 64512, passive = true, required = false"#,
+            $more,
+            r#" }, { name = "third", address = "127.0.0.4", asn = 64512, passive = true, required = false, role = "observer" }]"#
+        )
+    };
+}
+
+macro_rules! tls {
+    ($listeners:literal) => {
+        concat!(r#"{ certificate = "DIR/cert.pem", key = "DIR/key.pem", "#, $listeners, " }")
+    };
+}
+
+const EDGE: &str = r#"[{ name = "edge", address = "198.51.100.9", local_address = "198.51.100.8", families = ["ipv4"], required = false, probe_ttl = 2 }]"#;
+
+macro_rules! group {
+    ($more:literal) => {
+        concat!(r#"[{ name = "some", clients = ["127.0.1.3/32"], allow = ["soak.example"]"#, $more, " }]")
+    };
+}
+
+macro_rules! list {
+    ($more:literal) => {
+        concat!(r#"[{ path = "DIR/list", "#, $more, " }]")
+    };
+}
+
+const fn applies(key: &'static str, values: &'static [&'static str]) -> Key {
+    Key { key, trial: Applies(key, values, NOTHING) }
+}
+
+const fn part(key: &'static str, line: &'static str, values: &'static [&'static str]) -> Key {
+    Key { key, trial: Applies(line, values, NOTHING) }
+}
+
+const fn touching(key: &'static str, line: &'static str, values: &'static [&'static str], touches: Touches) -> Key {
+    Key { key, trial: Applies(line, values, touches) }
+}
+
+const fn waits(key: &'static str, line: &'static str, value: &'static str) -> Key {
+    Key { key, trial: Waits(line, value) }
+}
+
+const fn with(key: &'static str, other: &'static str) -> Key {
+    Key { key, trial: With(other) }
+}
+
+/// All of them; those that touch nothing first.
+pub const KEYS: &[Key] = &[
+    applies("dns.clients", &[r#"["127.0.0.0/8", "192.0.2.0/24"]"#]),
+    applies("dns.virtual_addresses", &[r#"["127.0.0.1"]"#]),
+    applies("dns.local_names", &["false"]),
+    applies("dns.rate_limit", &[r#""100000/s""#, r#""200000/s""#]),
+    applies("dns.cache.size", &[r#""1MiB""#, r#""128MiB""#]),
+    applies("dns.cache.prefetch", &["false"]),
+    applies("dns.cache.serve_stale", &[r#""1h""#]),
+    part("dns.dnssec.validate", "dns.dnssec", &[r#"{ validate = true, insecure = ["soak.example"] }"#]),
+    part(
+        "dns.dnssec.insecure",
+        "dns.dnssec",
+        &[
+            r#"{ validate = true, insecure = ["soak.example"] }"#,
+            r#"{ validate = true, insecure = ["soak.example", "other.example"] }"#,
+        ],
+    ),
+    part(
+        "dns.dnssec.trust_anchor",
+        "dns.dnssec",
+        &[
+            r#"{ validate = true, insecure = ["soak.example"], trust_anchor = ". IN DS 38696 8 2 683D2D0ACB8C9B712A1948B27F741219298D0A450D612C483AF444A4C0FB2B16" }"#,
+        ],
+    ),
+    applies("policy.default", &[r#""deny""#]),
+    applies("policy.allow", &[r#"["soak.example", "more.example"]"#]),
+    applies("policy.deny", &[r#"["denied.example"]"#, r#"["denied.example", "=other.example"]"#]),
+    part("policy.list.path", "policy.list", &[list!(r#"format = "domains", action = "deny""#)]),
+    part(
+        "policy.list.format",
+        "policy.list",
+        &[list!(r#"format = "domains", action = "deny""#), list!(r#"format = "adblock", action = "deny""#)],
+    ),
+    part(
+        "policy.list.action",
+        "policy.list",
+        &[list!(r#"format = "domains", action = "deny""#), list!(r#"format = "domains", action = "allow""#)],
+    ),
+    part("policy.list.name", "policy.list", &[list!(r#"name = "bad", format = "domains", action = "deny""#)]),
+    part(
+        "policy.list.everybody",
+        "policy.list",
+        &[list!(r#"name = "bad", everybody = true, format = "domains", action = "deny""#)],
+    ),
+    part("policy.group.name", "policy.group", &[group!("")]),
+    part(
+        "policy.group.clients",
+        "policy.group",
+        &[r#"[{ name = "some", clients = ["127.0.1.4/32", "127.0.1.5/32"] }]"#],
+    ),
+    part("policy.group.default", "policy.group", &[group!(r#", default = "deny""#)]),
+    part(
+        "policy.group.allow",
+        "policy.group",
+        &[r#"[{ name = "some", clients = ["127.0.1.3/32"], allow = ["a.example", "soak.example"] }]"#],
+    ),
+    part("policy.group.deny", "policy.group", &[group!(r#", deny = ["denied.example"]"#)]),
+    part("policy.group.lists", "policy.group", &[group!(""), group!(", lists = []")]),
+    part("policy.group.communities", "policy.group", &[group!(r#", communities = ["64512:7"]"#)]),
+    part("policy.group.share", "policy.group", &[group!(", share = 9")]),
+    part(
+        "policy.private.domain",
+        "policy.private",
+        &[
+            r#"[{ domain = "soak.example", prefixes = ["10.0.0.0/8", "2001:db8::/32"] }, { domain = "corp.example", prefixes = ["10.0.0.0/8"] }]"#,
+        ],
+    ),
+    part(
+        "policy.private.prefixes",
+        "policy.private",
+        &[r#"[{ domain = "soak.example", prefixes = ["10.0.0.0/8", "172.16.0.0/12", "2001:db8::/32"] }]"#],
+    ),
+    applies("addresses.never", &[r#"["198.51.100.0/24"]"#]),
+    applies("addresses.inside", &[r#"["198.51.100.0/24"]"#]),
+    applies("addresses.on_link", &[r#""ignore""#]),
+    applies("addresses.public_resolvers", &[r#""allow""#]),
+    applies("addresses.nat64", &[r#""2001:db8:64::/96""#]),
+    applies("lease.min", &[r#""6s""#, r#""4s""#]),
+    applies("lease.max", &[r#""12h""#]),
+    applies("lease.grace", &[r#""2s""#]),
+    applies("lease.per_answer", &["8"]),
+    applies("lease.new_per_client", &[r#""900000/s""#]),
+    applies("lease.burst_per_client", &["1000"]),
+    applies("lease.new_per_domain", &[r#""900000/s""#]),
+    applies("lease.burst_per_domain", &["2000"]),
+    applies("gate.deadline", &[r#""9s""#]),
+    applies("gate.on_deadline", &[r#""answer""#]),
+    // What needs a restart is named, and nothing else is kept from being applied.
+    waits("dns.listen", "dns.listen", r#"["127.0.0.1:5301", "127.0.0.1:5302"]"#),
+    waits("dns.workers", "dns.workers", "1"),
+    waits("dns.tls.certificate", "dns.tls", tls!(r#"dot = ["127.0.0.1:5853"]"#)),
+    waits("dns.tls.key", "dns.tls", tls!(r#"dot = ["127.0.0.1:5853"]"#)),
+    waits("dns.tls.dot", "dns.tls", tls!(r#"dot = ["127.0.0.1:5853"]"#)),
+    waits("dns.tls.doh", "dns.tls", tls!(r#"doh = ["127.0.0.1:5443"]"#)),
+    waits("dns.tls.doq", "dns.tls", tls!(r#"doq = ["127.0.0.1:5853"]"#)),
+    waits("addresses.open", "addresses.open", r#"["192.0.2.77"]"#),
+    waits("lease.capacity", "lease.capacity", "300000"),
+    waits("nftables.mode", "nftables", r#"{ mode = "both", inside = ["eth7"] }"#),
+    waits("nftables.inside", "nftables", r#"{ mode = "both", inside = ["eth7"] }"#),
+    waits("nftables.scope", "nftables", r#"{ mode = "both", inside = ["eth7"], scope = "client" }"#),
+    waits("nftables.redirect_dns", "nftables", r#"{ mode = "both", inside = ["eth7"], redirect_dns = true }"#),
+    waits("nftables.on_stop", "nftables", r#"{ mode = "local", on_stop = "remove" }"#),
+    waits("bgp.asn", "bgp.asn", "64999"),
+    waits("bgp.router_id", "bgp.router_id", r#""192.0.2.3""#),
+    waits("bgp.next_hop_ipv4", "bgp.next_hop_ipv4", r#""192.0.2.4""#),
+    waits("bgp.next_hop_ipv6", "bgp.next_hop_ipv6", r#""2001:db8:ffff::2""#),
+    waits("bgp.communities", "bgp.communities", r#"["64512:100"]"#),
+    waits("bgp.large_communities", "bgp.large_communities", r#"["64512:1:2"]"#),
+    waits("bgp.no_export", "bgp.no_export", "false"),
+    waits("bgp.local_pref", "bgp.local_pref", "200"),
+    waits("bgp.linger", "bgp.linger", r#""3s""#),
+    waits("bgp.listen", "bgp.listen", r#"["127.0.0.1:1791", "127.0.0.1:1793"]"#),
+    waits("bgp.graceful_restart", "bgp.graceful_restart", r#""60s""#),
+    waits("bgp.long_lived_graceful_restart", "bgp.long_lived_graceful_restart", r#""1h""#),
+    waits("bgp.shutdown_drain", "bgp.shutdown_drain", r#""1s""#),
+    waits("bgp.peer.name", "bgp.peer", peers!("")),
+    waits("bgp.peer.address", "bgp.peer", peers!("")),
+    waits("bgp.peer.asn", "bgp.peer", peers!("")),
+    waits("bgp.peer.port", "bgp.peer", peers!(", port = 1792")),
+    waits("bgp.peer.local_address", "bgp.peer", peers!(r#", local_address = "127.0.0.1""#)),
+    waits("bgp.peer.passive", "bgp.peer", peers!("")),
+    waits("bgp.peer.password", "bgp.peer", peers!(r#", password = "secret""#)),
+    waits("bgp.peer.password_file", "bgp.peer", peers!(r#", password_file = "DIR/secret""#)),
+    waits("bgp.peer.ttl_security", "bgp.peer", peers!(", ttl_security = true")),
+    waits("bgp.peer.multihop", "bgp.peer", peers!(", multihop = 3")),
+    waits("bgp.peer.hold_time", "bgp.peer", peers!(r#", hold_time = "60s""#)),
+    waits("bgp.peer.send_hold_time", "bgp.peer", peers!(r#", send_hold_time = "300s""#)),
+    waits("bgp.peer.families", "bgp.peer", peers!(r#", families = ["ipv4"]"#)),
+    waits("bgp.peer.max_routes", "bgp.peer", peers!(", max_routes = 40000")),
+    waits("bgp.peer.required", "bgp.peer", peers!("")),
+    waits("bgp.peer.confirm", "bgp.peer", peers!(r#", confirm = "sent""#)),
+    waits("bgp.peer.settle", "bgp.peer", peers!(r#", settle = "20ms""#)),
+    waits("bgp.peer.observer", "bgp.peer", observed!(r#", confirm = "reflect", observer = "third""#)),
+    waits("bgp.peer.forwards", "bgp.peer", observed!(r#", forwards = false, observers = ["third"]"#)),
+    waits("bgp.peer.observers", "bgp.peer", observed!(r#", forwards = false, observers = ["third"]"#)),
+    waits("bgp.peer.probe_ttl", "bgp.peer", peers!(", probe_ttl = 2")),
+    waits("bgp.peer.role", "bgp.peer", observed!(r#", forwards = false, observers = ["third"]"#)),
+    waits("bgp.peer.bgp_role", "bgp.peer", peers!(r#", bgp_role = "provider""#)),
+    waits("bgp.peer.bfd", "bgp.peer", peers!(", bfd = true")),
+    waits("bgp.peer.bfd_interval", "bgp.peer", peers!(r#", bfd = true, bfd_interval = "500ms""#)),
+    waits("bgp.peer.bfd_multiplier", "bgp.peer", peers!(", bfd = true, bfd_multiplier = 5")),
+    waits("bgp.peer.bfd_multihop", "bgp.peer", peers!(", bfd = true, bfd_multihop = true")),
+    // A kernel without TCP-AO refuses it, and most are.
+    with("bgp.peer.tcp_ao", "bgp.peer.password"),
+    with("bgp.peer.tcp_ao_send_id", "bgp.peer.password"),
+    with("bgp.peer.tcp_ao_recv_id", "bgp.peer.password"),
+    waits("bgp.edge.name", "bgp.edge", EDGE),
+    waits("bgp.edge.address", "bgp.edge", EDGE),
+    waits("bgp.edge.local_address", "bgp.edge", EDGE),
+    waits("bgp.edge.families", "bgp.edge", EDGE),
+    waits("bgp.edge.required", "bgp.edge", EDGE),
+    waits("bgp.edge.probe_ttl", "bgp.edge", EDGE),
+    waits("http.listen", "http.listen", r#"["127.0.0.1:5380"]"#),
+    waits("state.dir", "state.dir", r#""DIR/other""#),
+    // Behind these the packet filter's rules, or the routes, are others.
+    touching("bgp.announce_open", "bgp.announce_open", &["false"], ROUTES),
+    touching("bgp.announce_upstreams", "bgp.announce_upstreams", &["true"], ROUTES),
+    touching("bgp.enforce", "bgp.enforce", &["false"], ROUTES),
+    touching("dns.upstream.domains", "dns.upstream", &[beside!(r#"url = "udp://127.0.0.1:5310""#)], PACKETS),
+    touching(
+        "dns.upstream.url",
+        "dns.upstream",
+        &[r#"[{ url = "udp://127.0.0.1:5310" }]"#, r#"[{ url = "tcp://127.0.0.1:5300" }]"#],
+        PACKETS,
+    ),
+    touching(
+        "dns.upstream.server_name",
+        "dns.upstream",
+        &[beside!(r#"url = "tls://127.0.0.1:5390", server_name = "a.example""#)],
+        PACKETS,
+    ),
+    touching(
+        "dns.upstream.ca",
+        "dns.upstream",
+        &[beside!(r#"url = "tls://127.0.0.1:5390", ca = "DIR/cert.pem""#)],
+        PACKETS,
+    ),
+    touching(
+        "dns.upstream.pins",
+        "dns.upstream",
+        &[beside!(r#"url = "tls://127.0.0.1:5390", pins = ["sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]"#)],
+        PACKETS,
+    ),
+    touching(
+        "dns.upstream.client_certificate",
+        "dns.upstream",
+        &[beside!(r#"url = "tls://127.0.0.1:5390", client_certificate = "DIR/cert.pem", client_key = "DIR/key.pem""#)],
+        PACKETS,
+    ),
+    with("dns.upstream.client_key", "dns.upstream.client_certificate"),
+    touching("nftables.enforce", "nftables", &[r#"{ mode = "local", enforce = false }"#], PACKETS),
+    touching("mode", "mode", &[r#""audit""#], BOTH),
+];
