@@ -1,13 +1,14 @@
 //! The whole daemon in a namespace of its own.
 
 use std::io::Write;
+use std::net::UdpSocket;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
-use super::{Kernel, PATIENCE, alone, config, enforcer, eventually, nftables, run};
+use super::{Kernel, Namespace, PATIENCE, address, alone, config, enforcer, eventually, link, nftables, run};
 use destguard::config::schema::NftablesMode;
 
 const DESTGUARD: &str = env!("CARGO_BIN_EXE_destguard");
@@ -24,10 +25,13 @@ struct Daemon {
 impl Daemon {
     /// Runs once this returns.
     fn start(more: &str) -> Self {
+        Self::start_as(&format!("{DNS}{more}"))
+    }
+
+    fn start_as(text: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("destguard.toml");
-        let state = directory.path().join("state");
-        std::fs::write(&file, format!("{DNS}{more}[state]\ndir = \"{}\"\n", state.display())).expect("written");
+        write(directory.path(), text);
         let child = Command::new(DESTGUARD)
             .arg("--socket")
             .arg(socket(directory.path()))
@@ -43,6 +47,10 @@ impl Daemon {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
         daemon
+    }
+
+    fn write(&self, text: &str) {
+        write(self.directory.path(), text);
     }
 
     fn ask(&self, words: &[&str]) -> Output {
@@ -78,6 +86,12 @@ impl Drop for Daemon {
             drop(child.wait());
         }
     }
+}
+
+fn write(directory: &Path, text: &str) {
+    let state = directory.join("state");
+    let text = format!("{text}[state]\ndir = \"{}\"\n", state.display());
+    std::fs::write(directory.join("destguard.toml"), text).expect("written");
 }
 
 fn socket(directory: &Path) -> std::path::PathBuf {
@@ -216,5 +230,65 @@ fn a_stranger_who_takes_the_name_first_keeps_no_guard_from_starting() {
         let said = daemon.stop();
         assert!(said.contains("a stranger holds the name"), "{said}");
         drop(stranger);
+    });
+}
+
+/// Answers every question with an empty answer, in the calling thread's namespace.
+fn answer(address: &str) {
+    let socket = UdpSocket::bind(address).expect("bound");
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1500];
+        while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+            buffer[2..4].copy_from_slice(&[0x81, 0x80]);
+            drop(socket.send_to(&buffer[..length], peer));
+        }
+    });
+}
+
+/// Whether it is answered well, and not SERVFAIL.
+fn resolves(name: &str) -> bool {
+    let mut question = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in [name, "example"] {
+        question.push(u8::try_from(label.len()).expect("short"));
+        question.extend_from_slice(label.as_bytes());
+    }
+    question.extend_from_slice(&[0, 0, 16, 0, 1]);
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bound");
+    socket.set_read_timeout(Some(PATIENCE)).expect("set");
+    socket.send_to(&question, "127.0.0.1:5353").expect("sent");
+    let mut reply = [0; 1500];
+    socket.recv(&mut reply).expect("a reply");
+    reply[3] & 15 == 0
+}
+
+#[test]
+fn the_way_to_another_upstream_opens_before_it_is_asked_and_that_to_the_old_one_closes() {
+    alone(|| {
+        let far = Namespace::new();
+        link("up0", &far, "far0");
+        address("up0", 1, 1);
+        far.within(|| {
+            address("far0", 1, 53);
+            run("ip addr add 10.9.1.54/24 dev far0");
+            answer("10.9.1.53:53");
+            answer("10.9.1.54:53");
+        });
+        let text = |host: u8| {
+            format!(
+                "[dns]\nlisten = [\"127.0.0.1:5353\"]\n[[dns.upstream]]\nurl = \"udp://10.9.1.{host}\"\n[nftables]\nmode = \"local\"\n"
+            )
+        };
+        let daemon = Daemon::start_as(&text(53));
+        assert!(resolves("one"));
+        let guarded = |host: u8| run("nft list table inet destguard").contains(&format!("10.9.1.{host}"));
+        assert!(guarded(53) && !guarded(54));
+        daemon.write(&text(54));
+        let said = daemon.ask(&["reload"]);
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
+        assert!(resolves("two"), "the guard's own rules let it through");
+        assert!(guarded(54));
+        eventually("the old way closes", || !guarded(53));
+        assert!(resolves("three") && guarded(54));
+        daemon.stop();
     });
 }
