@@ -219,6 +219,8 @@ pub const KEYS: &[Key] = &[
     applies("lease.burst_per_domain", &["2000"]),
     applies("gate.deadline", &[r#""9s""#]),
     applies("gate.on_deadline", &[r#""answer""#]),
+    applies("log.queries", &["5000", "0"]),
+    applies("log.hide", &[r#"["clients"]"#, r#"["clients", "names"]"#]),
     // What needs a restart is named, and nothing else is kept from being applied.
     waits("dns.listen", "dns.listen", r#"["127.0.0.1:5301", "127.0.0.1:5302"]"#),
     waits("dns.workers", "dns.workers", "1"),
@@ -285,6 +287,7 @@ pub const KEYS: &[Key] = &[
     waits("bgp.edge.required", "bgp.edge", EDGE),
     waits("bgp.edge.probe_ttl", "bgp.edge", EDGE),
     waits("http.listen", "http.listen", r#"["127.0.0.1:5380"]"#),
+    waits("confine", "confine", "false"),
     waits("state.dir", "state.dir", r#""DIR/other""#),
     // Behind these the packet filter's rules, or the routes, are others.
     touching("bgp.announce_open", "bgp.announce_open", &["false"], ROUTES),

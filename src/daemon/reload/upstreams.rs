@@ -34,7 +34,7 @@ pub(super) fn judge_alike(old: &Config, new: &Config) -> bool {
         cache: new.dns.cache.clone(),
         ..old.dns.clone()
     };
-    Config { dns, gate: new.gate.clone(), ..old.clone() } == *new
+    Config { dns, gate: new.gate.clone(), log: new.log.clone(), ..old.clone() } == *new
 }
 
 /// Opens the way to the upstreams of a configuration, beside that to those in force. Before they are asked.
@@ -77,7 +77,7 @@ mod tests {
         for same in [
             "",
             "[dns]\nclients = [\"192.0.2.0/24\"]\nrate_limit = \"5/s\"\nvirtual_addresses = [\"192.0.2.9\"]\n",
-            "[dns.cache]\nsize = \"1MiB\"\nprefetch = false\nserve_stale = \"1h\"\n[gate]\ndeadline = \"2s\"\n",
+            "[dns.cache]\nsize = \"1MiB\"\nprefetch = false\nserve_stale = \"1h\"\n[gate]\ndeadline = \"2s\"\n[log]\nqueries = 5\n",
         ] {
             assert!(judge_alike(&old, &parse(same)), "{same}");
         }

@@ -298,6 +298,8 @@ impl Resolver {
                 self.metrics.refuse("reloaded");
                 let ede = Ede::new(code::OTHER, "the policy changed meanwhile");
                 self.refusals.push(asker.client, &old.name, old.qtype, "reloaded", &ede.text, ede.code);
+                let end = End { fate: Fate::Failed, rcode: rcode::SERVFAIL, why: Some(&ede.text) };
+                self.log(asker.asked(old, Instant::now()), &end);
                 let write = |out: &mut Vec<u8>| reply::error(rcode::SERVFAIL, &asker.to.head(), Some(&ede), out);
                 self.post(&asker.route, &mut Outbox::Now, write);
                 continue;
