@@ -85,6 +85,9 @@ enum Command {
         /// Where leases are kept, instead of state.dir.
         #[arg(long, value_name = "DIR")]
         state_dir: Option<PathBuf>,
+        /// Take the place of the daemon that runs: its sockets are handed over, no question is lost. Under systemd: systemctl restart.
+        #[arg(long)]
+        replace: bool,
     },
     /// Write a first configuration, in audit: asks, or takes the answers as flags; looks at this host, and says what it found.
     Init(init::Wanted),
@@ -274,7 +277,7 @@ fn dispatch(cli: Cli) -> Exit {
     let Cli { config, socket, command } = cli;
     let daemon = ask::Daemon { socket };
     match command {
-        Command::Run { state_dir } => run(RunOptions { config, state_dir, socket: daemon.socket }),
+        Command::Run { state_dir, replace } => run(RunOptions { config, state_dir, socket: daemon.socket, replace }),
         Command::Init(wanted) => init::init(&config, wanted),
         Command::Check { live: false, json: Json { json } } => configuration::check(&config, json),
         Command::Check { live: true, json: Json { json } } => live::check(&config, json),

@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::schema::{self, NftablesMode};
 use crate::config::{self, Config, Places};
-use crate::control::{ControlSocket, DeniedLog, NamespaceName};
+use crate::control::{self, ControlSocket, DeniedLog, NamespaceName};
 use crate::core::client::Clients;
 use crate::core::event::{EnforcerId, EnforcerSpec, Event};
 use crate::core::groups::Groups;
@@ -34,6 +34,7 @@ use crate::enforce::bgp::{self, BgpEnforcer};
 use crate::enforce::{self, Enforcer as _, nftables};
 use crate::store::journal::LeaseJournal;
 use crate::sys::clock::Clock;
+use crate::sys::handover::{self, Predecessor, Store};
 use crate::sys::privileges;
 
 pub mod early;
@@ -66,6 +67,8 @@ pub struct RunOptions {
     pub state_dir: Option<PathBuf>,
     /// Where the control socket goes.
     pub socket: PathBuf,
+    /// Takes the place of the daemon that runs there.
+    pub replace: bool,
 }
 
 /// Why the daemon did not start, or ended.
@@ -87,6 +90,10 @@ impl RunError {
 
 /// How long the kernel may take to hold the leases that were restored.
 const HOLDING: Duration = Duration::from_secs(10);
+/// How long questions that were taken may be waited for at the end. Those that come meanwhile wait for the next process.
+const DRAINING: Duration = Duration::from_secs(1);
+/// How long what belongs to one daemon at a time may be held by the one that was replaced.
+const LETTING_GO: Duration = Duration::from_secs(2);
 /// How long the enforcers may take to stop.
 const STOPPING: Duration = Duration::from_secs(5);
 
@@ -96,6 +103,9 @@ const STOPPING: Duration = Duration::from_secs(5);
 /// [`RunError`].
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
     let (mut config, warnings, places) = config::load(&options.config).map_err(RunError::Config)?;
+    // First: what systemd kept has fixed numbers; and whom we replace may be another user's.
+    let store = Arc::new(Store::new());
+    let replaced = if options.replace { replace(&options.socket, &store)? } else { None };
     // Before there are threads: each has its own.
     let mut needed = privileges::needed(&config);
     if config.nftables.mode == NftablesMode::Off && nftables::is_left_behind() {
@@ -121,7 +131,7 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(|error| RunError::Failed(format!("the runtime can't be started: {error}")))?;
-    let outcome = runtime.block_on(guarded(options, config, places, process));
+    let outcome = runtime.block_on(guarded(options, config, places, process, (store, replaced)));
     // Nothing that is left may keep the process: what matters has been awaited.
     runtime.shutdown_timeout(Duration::from_millis(200));
     crate::sys::log::finish();
@@ -186,10 +196,44 @@ pub fn own_traffic(config: &Config) -> Vec<nftables::OwnTraffic> {
 }
 
 /// The ports that the guard itself answers from.
-fn own_listeners(config: &Config, (tcp, udp): (Vec<u16>, Vec<u16>), http: Vec<u16>) -> Vec<(nftables::Transport, u16)> {
+pub fn own_listeners(
+    config: &Config,
+    (tcp, udp): (Vec<u16>, Vec<u16>),
+    http: Vec<u16>,
+) -> Vec<(nftables::Transport, u16)> {
     let bgp = config.bgp.listen.iter().map(|address| address.port());
     let tcp = tcp.into_iter().chain(http).chain(bgp).map(|port| (nftables::Transport::Tcp, port));
     tcp.chain(udp.into_iter().map(|port| (nftables::Transport::Udp, port))).collect()
+}
+
+/// Has the daemon that runs hand its sockets over and end; `None`: there is none.
+fn replace(socket: &std::path::Path, store: &Store) -> Result<Option<Predecessor>, RunError> {
+    let path = socket.to_owned();
+    let ask = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        let asked = runtime.block_on(control::client::ask(&path, hyper::Method::POST, "/api/v1/hand-over"));
+        asked.map(drop).map_err(|error| error.to_string())
+    };
+    if std::os::unix::net::UnixStream::connect(socket).is_err_and(|error| nobody_listens(&error)) {
+        return Ok(None);
+    }
+    handover::replace(socket, store, ask).map(Some).map_err(RunError::Failed)
+}
+
+fn nobody_listens(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
+}
+
+/// Opens what only one daemon may have, which the one before may be about to let go.
+async fn soon<T, E>(replacing: bool, mut open: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    let begun = std::time::Instant::now();
+    loop {
+        match open() {
+            Err(_) if replacing && begun.elapsed() < LETTING_GO => tokio::time::sleep(Duration::from_millis(5)).await,
+            opened => return opened,
+        }
+    }
 }
 
 async fn guarded(
@@ -197,7 +241,12 @@ async fn guarded(
     config: Config,
     places: Places,
     process: process::Process,
+    (store, replaced): (Arc<Store>, Option<Predecessor>),
 ) -> Result<(), RunError> {
+    let replacing = replaced.is_some();
+    if let Some(replaced) = replaced {
+        replaced.wait().map_err(RunError::Failed)?;
+    }
     let name = match config.nftables.mode {
         NftablesMode::Off => None,
         _ => NamespaceName::take().await.map_err(RunError::failed)?,
@@ -205,22 +254,22 @@ async fn guarded(
     let clock = Clock::start();
     // Only routes linger: without peers an ended lease is over, in memory and on disk.
     let linger = if config.bgp.peer.is_empty() { Duration::ZERO } else { config.bgp.linger.0 };
-    let control = ControlSocket::bind(&options.socket)
+    let control = soon(replacing, || ControlSocket::bind(&options.socket))
+        .await
         .map_err(|error| RunError::Failed(format!("{}: {error}", options.socket.display())))?;
     // Beside the socket, which this daemon alone has.
     let mut spare = options.socket.clone().into_os_string();
     spare.push(".leases");
-    let (mut journal, restored) =
-        LeaseJournal::open(&config.state.dir, Some(spare.as_ref()), clock, config.lease.max.0, linger)
-            .map_err(RunError::failed)?;
+    let open = || LeaseJournal::open(&config.state.dir, Some(spare.as_ref()), clock, config.lease.max.0, linger);
+    let (mut journal, restored) = soon(replacing, open).await.map_err(RunError::failed)?;
     let health = journal.health();
     let here = rules::here(&config).map_err(RunError::Failed)?;
     let lists = Lists::start(&config);
     let exceptions = exceptions::ExceptionState::open(config.state.dir.clone(), clock);
     let made = rules::rules(&config, &lists, &here).map_err(RunError::Failed)?;
     let rules = Arc::new(ArcSwap::from_pointee(made.with_exceptions(&exceptions.current())));
-    let sockets = dns::bind(&config).map_err(RunError::failed)?;
-    let listening = Listening::bind(&config, here.clone())?;
+    let sockets = dns::bind_or_take(&config, store.clone()).map_err(RunError::failed)?;
+    let listening = Listening::bind(&config, here.clone(), store.clone())?;
     let mut enforcers = Enforcers::new(&config, clock, !restored.is_empty())?;
     let listeners = own_listeners(&config, sockets.ports(), listening.ports());
     if let Some(nft) = &mut enforcers.nftables {
@@ -318,6 +367,8 @@ async fn guarded(
         switches,
         registry: Mutex::new(registry),
         stop: Arc::default(),
+        store: store.clone(),
+        successor: handover::successor(&options.socket),
         history: history::History::default(),
         process,
         left: tokio::sync::Notify::new(),
@@ -325,6 +376,7 @@ async fn guarded(
     let mut served = vec![tokio::spawn(control.serve(shared.clone()))];
     served.extend(name.map(|name| tokio::spawn(name.serve(shared.clone()))));
     shared.listening.look(&shared);
+    store.settle();
     served.push(tokio::spawn(core_metrics));
     served.extend(restored_by.map(|apart| tokio::spawn(wall::follow(core.clone(), apart, config.lease.max.0))));
     served.extend(packets.map(tokio::spawn));
@@ -344,6 +396,7 @@ async fn guarded(
     notify(&[sd_notify::NotifyState::Stopping]);
     served.iter().for_each(JoinHandle::abort);
     shared.listening.end();
+    resolver.drain(DRAINING).await;
     resolver.stop();
     drop(shared);
     stop(core, served, tasks, STOPPING + config.bgp.shutdown_drain.0).await;

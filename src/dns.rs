@@ -70,7 +70,7 @@ pub mod tls;
 pub mod upstream;
 pub mod validate;
 
-pub use listen::{Listeners, Sockets, bind};
+pub use listen::{Listeners, Sockets, bind, bind_or_take};
 pub use resolver::origin::Change;
 
 /// What names and addresses are judged by. Replaced as a whole on a reload; what was cached under older ones counts no more.
@@ -229,6 +229,11 @@ impl Running {
         View(self.resolver.clone())
     }
 
+    /// Takes no more questions and waits, at most so long, until those that were taken are answered. What comes waits in the kernel.
+    pub async fn drain(&self, most: Duration) {
+        self.listeners.drain(most).await;
+    }
+
     /// Stops the workers and waits for them (at most a fraction of a second). Questions that wait are dropped; their clients ask again.
     pub fn stop(mut self) {
         self.end();
@@ -338,7 +343,8 @@ pub fn start(
     }
     let metrics = metrics::Metrics::register(registry);
     let identity = identity(config)?;
-    let designated = identity.clone().map(|identity| resolver::ddr::Designated::new(identity, &sockets.encrypted));
+    let designated =
+        identity.clone().map(|identity| Arc::new(resolver::ddr::Designated::new(identity, &sockets.encrypted)));
     let cache = Arc::new(cache::Cache::new(config.dns.cache.size.0).keeping(config.dns.cache.serve_stale.0));
     cache::metrics::register(registry, &cache);
     let origin = Origin::first(config, mark, &metrics)?;
@@ -362,7 +368,7 @@ pub fn start(
         in_flight: Limit::new(resolver::IN_FLIGHT, resolver::IN_FLIGHT, resolver::IN_FLIGHT_LEAST),
         requests: std::sync::Mutex::default(),
         behind: Limit::new(resolver::IN_FLIGHT, resolver::IN_FLIGHT, resolver::IN_FLIGHT_LEAST),
-        designated,
+        designated: designated.into(),
         cookies: codec::cookie::Cookies::new(),
         runtime: tokio::runtime::Handle::current(),
     });
@@ -380,7 +386,7 @@ pub fn start(
         tokio::spawn(identity.clone().follow(resolver.metrics.clone(), stopped.clone()));
     }
     let (addresses, encrypted) = (sockets.addresses.clone(), sockets.encrypted.clone());
-    let listeners = Arc::new(Listeners::new(config, resolver.clone(), identity, mark, stopped));
+    let listeners = Arc::new(Listeners::new(config, resolver.clone(), identity, sockets.store.clone(), stopped));
     // Dropped on an error, it ends what it began.
     let running = Running { resolver, addresses, encrypted, listeners, stop_tasks };
     running.listeners.begin(sockets)?;

@@ -6,6 +6,7 @@ pub mod confine;
 pub mod connected;
 pub mod disk;
 pub mod endpoint;
+pub mod handover;
 pub mod interfaces;
 pub mod log;
 pub mod memory;

@@ -3,7 +3,7 @@
 //! | route | method | over TCP too |
 //! |---|---|---|
 //! | `/api/v1/status`, `/api/v1/leases?of=&after=&limit=`, `/api/v1/explain?of=&client=`, `/api/v1/peers`, `/api/v1/denied?after=&wait=` | GET | yes |
-//! | `/api/v1/revoke?of=`, `/api/v1/deny?of=&for=`, `/api/v1/allow?of=&for=&client=`, `/api/v1/reload?dry_run=&confirm=`, `/api/v1/undo`, `/api/v1/confirm`, `/api/v1/disarm`, `/api/v1/stop?withdraw=` | POST | no |
+//! | `/api/v1/revoke?of=`, `/api/v1/deny?of=&for=`, `/api/v1/allow?of=&for=&client=`, `/api/v1/reload?dry_run=&confirm=`, `/api/v1/undo`, `/api/v1/confirm`, `/api/v1/disarm`, `/api/v1/stop?withdraw=`, `/api/v1/hand-over` | POST | no |
 //! | `/metrics`, `/health`, `/ready` | GET | yes |
 //! | `/` (the page for a browser) | GET | only there |
 
@@ -110,6 +110,7 @@ pub fn control(sources: Arc<dyn Sources>) -> Router {
         .route("/api/v1/confirm", post(confirm))
         .route("/api/v1/disarm", post(disarm))
         .route("/api/v1/stop", post(stop))
+        .route("/api/v1/hand-over", post(hand_over))
         .with_state(App { sources, started: Instant::now(), trusted: true })
 }
 
@@ -430,6 +431,14 @@ async fn stop(Extract(app): Extract<App>, query: Result<Query<StopQuery>, QueryR
     match app.sources.stop(withdraw) {
         Ok(message) => reply(Stopping { message }),
         Err(error) => Err(ApiError(StatusCode::INTERNAL_SERVER_ERROR, error)),
+    }
+}
+
+async fn hand_over(Extract(app): Extract<App>) -> Reply<Stopping> {
+    match whole(async move { tokio::task::spawn_blocking(move || app.sources.hand_over()).await }).await? {
+        Ok(Ok(message)) => reply(Stopping { message }),
+        Ok(Err(error)) => Err(ApiError(StatusCode::CONFLICT, error)),
+        Err(error) => Err(ApiError(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
     }
 }
 

@@ -229,6 +229,14 @@ pub trait Sources: Send + Sync + 'static {
         Err("this daemon can't be stopped so".to_owned())
     }
 
+    /// Sends the sockets to the process that waits for them, and ends the daemon soon after the answer.
+    ///
+    /// # Errors
+    /// Why it goes on.
+    fn hand_over(&self) -> Result<String, String> {
+        Err("this daemon has no sockets".to_owned())
+    }
+
     /// Removes the nftables table.
     ///
     /// # Errors

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Type;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -17,8 +18,10 @@ use crate::config::{Config, UpstreamUrl};
 use crate::control;
 use crate::dns::Listeners;
 use crate::dns::listen::late::{is_there, not_here, not_served};
+use crate::dns::listen::new_stream;
 use crate::enforce::bgp::BgpStatus;
 use crate::sys::endpoint::{self, Endpoint, Zone};
+use crate::sys::handover::{self, Store};
 use crate::sys::interfaces::Here;
 use crate::sys::netlink::Socket as Netlink;
 use crate::sys::{MARK, on_link};
@@ -29,47 +32,83 @@ const INTERFACES: Duration = Duration::from_secs(10);
 const GATHERED: Duration = Duration::from_millis(50);
 /// Notifications taken in one go.
 const MOST: usize = 1024;
+/// The key of the file.
+const KEY: &str = "http.listen";
+/// `[::]` takes IPv4 too, as the system's setting has it by default.
+const V6_ONLY: bool = false;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
 /// One address of `http.listen`.
 struct Http {
     address: Endpoint,
+    /// With the real port.
+    actual: Option<SocketAddr>,
     /// Bound, not served yet.
     listener: Option<TcpListener>,
     /// The number of its interface, where it names one.
     index: Option<u32>,
     task: Option<JoinHandle<()>>,
+    /// As the next process gets it.
+    name: String,
     why: String,
+}
+
+impl Http {
+    fn new(address: Endpoint) -> Self {
+        Self { address, actual: None, listener: None, index: None, task: None, name: String::new(), why: String::new() }
+    }
+
+    fn port(&self) -> u16 {
+        self.actual.map_or(self.address.port(), |actual| actual.port())
+    }
+}
+
+/// Listeners that are bound and not served yet. Dropped, all is as before.
+pub struct Prepared {
+    listen: Vec<Endpoint>,
+    new: Vec<Http>,
+}
+
+impl Prepared {
+    /// The ports of those that are new.
+    #[must_use]
+    pub fn ports(&self) -> Vec<u16> {
+        self.new.iter().map(Http::port).collect()
+    }
 }
 
 /// See the module.
 pub struct Listening {
     http: Mutex<Vec<Http>>,
-    mark: Option<u32>,
+    mark: u32,
+    store: Arc<Store>,
     bgp: Vec<Endpoint>,
     here: Mutex<Here>,
+    /// What the listeners serve from.
+    shared: OnceLock<Weak<Shared>>,
 }
 
 impl Listening {
-    /// Binds the listeners of `http.listen`; `here`: this host's addresses. Must be called on the runtime.
+    /// Binds the listeners of `http.listen`, or takes them of the store; `here`: this host's addresses. Must be called on the runtime.
     ///
     /// # Errors
     /// One can't be bound although its address may be there.
-    pub fn bind(config: &Config, here: Here) -> Result<Self, RunError> {
-        let mark = (config.nftables.mode != NftablesMode::Off).then_some(MARK);
+    pub fn bind(config: &Config, here: Here, store: Arc<Store>) -> Result<Self, RunError> {
+        let mark = if config.nftables.mode == NftablesMode::Off { 0 } else { MARK };
         let mut http = Vec::new();
         for address in &config.http.listen {
-            let mut one = Http { address: *address, listener: None, index: None, task: None, why: String::new() };
-            match one.bind(mark) {
+            let mut one = Http::new(*address);
+            match one.bind(mark, false, &store) {
                 Ok(()) => {}
                 Err(error) if endpoint::is_absent(&error) => one.why = error.to_string(),
                 Err(error) => return Err(RunError::Failed(format!("http.listen: {address}: {error}"))),
             }
+            one.keep(&store);
             http.push(one);
         }
         let bgp = config.bgp.listen.clone();
-        Ok(Self { http: Mutex::new(http), mark, bgp, here: Mutex::new(here) })
+        Ok(Self { http: Mutex::new(http), mark, store, bgp, here: Mutex::new(here), shared: OnceLock::new() })
     }
 
     /// This host as it was read last.
@@ -83,27 +122,74 @@ impl Listening {
 
     /// The ports of `http.listen`.
     pub fn ports(&self) -> Vec<u16> {
-        let port = |one: &Http| one.listener.as_ref().and_then(|listener| listener.local_addr().ok());
-        self.http().iter().map(|one| port(one).map_or(one.address.port(), |actual| actual.port())).collect()
+        self.http().iter().map(Http::port).collect()
+    }
+
+    /// Binds what is new in this configuration.
+    ///
+    /// # Errors
+    /// In words, with key and address; nothing has changed then.
+    pub fn prepare(&self, config: &Config) -> Result<Prepared, String> {
+        let listen = config.http.listen.clone();
+        let before = self.http();
+        let goes: Vec<SocketAddr> =
+            before.iter().filter(|one| !listen.contains(&one.address)).map(|one| *one.address).collect();
+        let mut new = Vec::new();
+        for address in listen.iter().filter(|new| before.iter().all(|old| old.address != **new)) {
+            let mut one = Http::new(*address);
+            let meets = |old: &SocketAddr| {
+                let ips = old.ip() == address.ip() || old.ip().is_unspecified() || address.ip().is_unspecified();
+                ips && old.port() == address.port() && old.port() != 0
+            };
+            match one.bind(self.mark, goes.iter().any(meets), &self.store) {
+                Ok(()) => {}
+                Err(error) if endpoint::is_absent(&error) => one.why = error.to_string(),
+                Err(error) => return Err(format!("{KEY}: {address}: {error}")),
+            }
+            new.push(one);
+        }
+        Ok(Prepared { listen, new })
+    }
+
+    /// Serves what was prepared, and lets go what the configuration has no longer.
+    pub fn switch(&self, prepared: Prepared) {
+        let mut all = self.http();
+        let (stays, goes): (Vec<Http>, Vec<Http>) =
+            std::mem::take(&mut *all).into_iter().partition(|one| prepared.listen.contains(&one.address));
+        for mut one in goes {
+            one.end(&self.store);
+        }
+        *all = stays;
+        for mut one in prepared.new {
+            one.keep(&self.store);
+            all.push(one);
+        }
+        drop(all);
+        if let Some(shared) = self.shared.get().and_then(Weak::upgrade) {
+            self.look(&shared);
+        }
     }
 
     /// Serves what is bound, and binds what has become possible.
     pub fn look(&self, shared: &Arc<Shared>) {
+        let _ = self.shared.get_or_init(|| Arc::downgrade(shared));
         for one in self.http().iter_mut() {
             if let Some(index) = one.index
                 && one.address.zone().and_then(|zone| zone.index().ok()) != Some(index)
             {
-                one.end();
+                one.end(&self.store);
             }
-            if one.listener.is_none()
-                && one.task.is_none()
-                && let Err(error) = one.bind(self.mark)
-            {
-                let why = error.to_string();
-                if why != one.why {
-                    tracing::warn!(address = %one.address, "http.listen: not served yet: {why}");
+            if one.listener.is_none() && one.task.is_none() {
+                match one.bind(self.mark, false, &self.store) {
+                    Ok(()) => one.keep(&self.store),
+                    Err(error) => {
+                        let why = error.to_string();
+                        if why != one.why {
+                            tracing::warn!(address = %one.address, "http.listen: not served yet: {why}");
+                        }
+                        one.why = why;
+                    }
                 }
-                one.why = why;
             }
             if let Some(listener) = one.listener.take() {
                 one.task = Some(tokio::spawn(control::serve_tcp(listener, shared.clone())));
@@ -145,9 +231,9 @@ impl Listening {
         (wrong, words(odd))
     }
 
-    /// Ends the listeners.
+    /// Serves no more. The listeners stay, for the next process.
     pub fn end(&self) {
-        self.http().iter_mut().for_each(Http::end);
+        self.http().iter_mut().for_each(Http::pause);
     }
 }
 
@@ -167,28 +253,44 @@ fn others(config: &Config) -> Vec<(String, Zone)> {
 }
 
 impl Http {
-    fn bind(&mut self, mark: Option<u32>) -> io::Result<()> {
+    fn bind(&mut self, mark: u32, beside: bool, store: &Store) -> io::Result<()> {
         let address: SocketAddr = self.address.now()?;
         let index = self.address.zone().map(|zone| zone.index()).transpose()?;
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
+        let v6_only = address.is_ipv6() && V6_ONLY;
+        let socket = match store.take(KEY, address, Type::STREAM, v6_only).into_iter().next() {
+            Some(socket) => socket,
+            None => new_stream((address, v6_only), beside)?,
+        };
         socket.set_nonblocking(true)?;
-        endpoint::bind_ahead(&socket, address);
-        if let Some(mark) = mark {
+        if socket.mark()? != mark {
             let words = |error: io::Error| io::Error::new(error.kind(), format!("replies can't be marked: {error}"));
             socket.set_mark(mark).map_err(words)?;
         }
-        socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        (self.listener, self.index) = (Some(TcpListener::from_std(socket.into())?), index);
+        let listener = TcpListener::from_std(socket.into())?;
+        let actual = listener.local_addr()?;
+        self.name = handover::name(KEY, actual);
+        (self.listener, self.actual, self.index) = (Some(listener), Some(actual), index);
         Ok(())
     }
 
-    fn end(&mut self) {
+    /// Has the next process get it.
+    fn keep(&mut self, store: &Store) {
+        if let Some(listener) = &self.listener {
+            store.keep(&self.name, &[listener.as_fd()]);
+        }
+    }
+
+    fn pause(&mut self) {
         if let Some(task) = self.task.take() {
             task.abort();
         }
         (self.listener, self.index) = (None, None);
+    }
+
+    fn end(&mut self, store: &Store) {
+        self.pause();
+        store.let_go(&self.name);
     }
 }
 

@@ -31,6 +31,7 @@ use crate::core::policy::view::ViewId;
 use crate::core_task::CoreHandle;
 use crate::dns::Rules;
 
+pub mod listeners;
 pub mod upstreams;
 
 /// How long after the gate's deadline an answer that was judged by old rules may still reach the core.
@@ -131,14 +132,23 @@ async fn put(shared: &Shared, config: Config, places: Places) -> Result<(), Stri
         Err(error) => return Err(format!("reading the lists failed: {error}")),
     };
     let change = shared.dns.prepare(&config).map_err(|error| error.to_string())?;
-    upstreams::reach(shared, &config).await?;
-    let former = shared.dns.switch(change);
-    let applied = apply(shared, &config, lists).await;
+    let listeners = listeners::prepare(shared, &config).await?;
+    let reached = upstreams::reach(shared, &config).await;
+    let former = reached.is_ok().then(|| shared.dns.switch(change));
+    let applied = match reached {
+        Ok(()) => apply(shared, &config, lists).await,
+        Err(error) => Err(error),
+    };
     shared.left.notify_one();
     if let Err(error) = applied {
-        shared.dns.switch(former);
+        if let Some(former) = former {
+            shared.dns.switch(former);
+        }
+        drop(listeners);
+        listeners::forget_others(shared, &shared.config().0).await;
         return Err(error);
     }
+    listeners::switch(shared, &config, listeners).await;
     let settings = Box::new((config.lease.clone(), config.gate.clone()));
     shared.core.tell(Event::Settings(settings)).await.map_err(|error| error.to_string())?;
     neighbours::learn(shared, |known| known.with_parts(&config)).await.map_err(|error| error.to_string())?;
@@ -159,6 +169,7 @@ fn with_live(old: &Config, new: &Config) -> Config {
     wanted.nftables.enforce = new.nftables.enforce;
     wanted.bgp.enforce = new.bgp.enforce;
     wanted.policy = new.policy.clone();
+    listeners::live(&mut wanted, new);
     wanted.lease = new.lease.clone();
     wanted.gate = new.gate.clone();
     wanted.log = new.log.clone();
@@ -557,8 +568,11 @@ mod tests {
                 "addresses.inside[0]",
                 "dns.cache.size",
                 "dns.dnssec.validate",
+                "dns.listen[0]",
+                "dns.listen[1]",
                 "dns.local_names",
                 "dns.upstream[0].url",
+                "dns.workers",
                 "gate.deadline",
                 "lease.min",
                 "mode",
@@ -567,10 +581,7 @@ mod tests {
             ]
         );
         let waits = keys(&wanted, &new);
-        assert_eq!(
-            waits,
-            ["addresses.open[0]", "dns.listen[0]", "dns.listen[1]", "dns.workers", "lease.capacity", "nftables.mode"]
-        );
+        assert_eq!(waits, ["addresses.open[0]", "lease.capacity", "nftables.mode"]);
         assert_eq!(with_live(&old, &parse("[lease]\ncapacity = 30\n")).lease.capacity, 30, "less is no matter");
         let free = parse("[lease]\ncapacity = 50\n");
         assert_eq!(with_live(&free, &new).lease.capacity, 90, "without nftables nothing keeps it");

@@ -79,6 +79,10 @@ pub struct Shared {
     pub registry: Mutex<Registry>,
     /// Told when the operator wants the daemon to end.
     pub stop: Arc<tokio::sync::Notify>,
+    /// The sockets that the next process gets.
+    pub store: Arc<crate::sys::handover::Store>,
+    /// Where it waits for them.
+    pub successor: std::path::PathBuf,
     /// What was in force before.
     pub history: History,
     /// What the process may do.
@@ -109,6 +113,17 @@ impl Shared {
         let directory = self.config.lock().unwrap_or_else(PoisonError::into_inner).0.state.dir.clone();
         let room = disk::room(&directory).ok().filter(|room| room.percent >= disk::NEARLY && !room.is_full())?;
         Some(format!("the disk of the state directory {} is {} % full", directory.display(), room.percent))
+    }
+}
+
+impl Shared {
+    /// Once the answer to who wants it has left.
+    fn stop_soon(&self) {
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(ANSWERED).await;
+            stop.notify_one();
+        });
     }
 }
 
@@ -335,12 +350,18 @@ impl Sources for Shared {
             }
         };
         tracing::info!(withdraw, "stopped by the operator");
-        let stop = self.stop.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(ANSWERED).await;
-            stop.notify_one();
-        });
+        self.stop_soon();
         Ok(message)
+    }
+
+    fn hand_over(&self) -> Result<String, String> {
+        self.store.hand_over(&self.successor)?;
+        if let Some(nftables) = &self.nftables {
+            nftables.keep();
+        }
+        tracing::info!("another process takes over");
+        self.stop_soon();
+        Ok("the guard ends; its sockets are yours".to_owned())
     }
 
     fn disarm(&self) -> Later<'_, Result<String, String>> {

@@ -21,7 +21,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::Rules;
 use super::cache::{Cache, Entry, Key, Outcome};
@@ -143,7 +143,7 @@ pub struct Resolver {
     /// In audit: what the core is being asked about, and places for that.
     pub(in crate::dns) requests: Requests,
     pub(in crate::dns) behind: Arc<Limit>,
-    pub(in crate::dns) designated: Option<Designated>,
+    pub(in crate::dns) designated: ArcSwapOption<Designated>,
     pub(in crate::dns) cookies: Cookies,
     pub(in crate::dns) runtime: tokio::runtime::Handle,
 }
@@ -218,7 +218,7 @@ impl Resolver {
             return Handled::Reply;
         }
         if ddr::is_resolver_arpa(question.name.wire()) {
-            ddr::answer(self.designated.as_ref(), &question, turn.local, &head, out);
+            ddr::answer(self.designated.load().as_deref(), &question, turn.local, &head, out);
             return Handled::Reply;
         }
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
@@ -298,7 +298,7 @@ impl Resolver {
         asked: Option<IpAddr>,
     ) -> Option<(Local, &'static str)> {
         let own = || {
-            let own = self.designated.as_ref()?.own_name(name, qtype, asked)?;
+            let own = self.designated.load().as_ref()?.own_name(name, qtype, asked)?;
             let listed = !rules.audit && policy.effect(policy.judge(name)) == Effect::Data;
             (!listed).then_some((own, ddr::OWN_NAME))
         };

@@ -228,6 +228,8 @@ pub struct Disarmer(Arc<Armed>);
 #[derive(Debug, Default)]
 struct Armed {
     disarmed: AtomicBool,
+    /// Another process takes over: the table stays, whatever `nftables.on_stop` says.
+    kept: AtomicBool,
     /// See [`lock`]. Held while it is made or let go.
     lock: Mutex<Option<Kernel>>,
     /// Why there is none, though there should be.
@@ -270,6 +272,15 @@ impl Disarmer {
     fn unlock(&self) {
         self.0.unlocked.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.0.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// The table stays when the driver ends.
+    pub fn keep(&self) {
+        self.0.kept.store(true, Ordering::SeqCst);
+    }
+
+    fn keeps(&self) -> bool {
+        self.0.kept.load(Ordering::SeqCst)
     }
 
     /// Whether the table was removed so.

@@ -40,6 +40,17 @@ impl Poll {
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// Waits for it no longer.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: 0, u64: 0 };
+        // SAFETY: both descriptors are open, the event lives until after the call.
+        let done = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd.as_raw_fd(), &mut event) };
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     /// Lets a task wait until something is ready. Must be called within the runtime; it is told once of what is ready until all of it was taken.
     ///
     /// # Errors

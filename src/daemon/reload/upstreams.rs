@@ -32,9 +32,12 @@ pub(super) fn judge_alike(old: &Config, new: &Config) -> bool {
         virtual_addresses: new.dns.virtual_addresses.clone(),
         rate_limit: new.dns.rate_limit,
         cache: new.dns.cache.clone(),
+        listen: new.dns.listen.clone(),
+        workers: new.dns.workers,
+        tls: new.dns.tls.clone(),
         ..old.dns.clone()
     };
-    Config { dns, gate: new.gate.clone(), log: new.log.clone(), ..old.clone() } == *new
+    Config { dns, http: new.http.clone(), gate: new.gate.clone(), log: new.log.clone(), ..old.clone() } == *new
 }
 
 /// Opens the way to the upstreams of a configuration, beside that to those in force. Before they are asked.
@@ -77,6 +80,7 @@ mod tests {
         for same in [
             "",
             "[dns]\nclients = [\"192.0.2.0/24\"]\nrate_limit = \"5/s\"\nvirtual_addresses = [\"192.0.2.9\"]\n",
+            "[dns]\nlisten = [\"192.0.2.9:53\"]\nworkers = 3\n[dns.tls]\ndot = [\"192.0.2.9:853\"]\n[http]\nlisten = []\n",
             "[dns.cache]\nsize = \"1MiB\"\nprefetch = false\nserve_stale = \"1h\"\n[gate]\ndeadline = \"2s\"\n[log]\nqueries = 5\n",
         ] {
             assert!(judge_alike(&old, &parse(same)), "{same}");

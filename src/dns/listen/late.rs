@@ -1,36 +1,40 @@
 //! Listeners as they come and go: an interface that isn't there yet, or comes again; an address family that the kernel lacks.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use super::phase::{Mode, Phase};
 use super::tcp::{Connections, Speech};
-use super::{Failed, Sockets, Transport, bind_one, https, quic, quic_socket, tcp, tcp_listener, udp};
+use super::{At, Bound, Failed, Sockets, Transport, bind_plain, https, quic, quic_socket, stream, tcp, udp};
 use crate::config::Config;
 use crate::dns::resolver::Resolver;
 use crate::dns::{DnsError, tls};
 use crate::sys::endpoint::Endpoint;
+use crate::sys::handover::Store;
 
 /// One listener of the configuration.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// `None`: UDP and TCP.
-    transport: Option<Transport>,
+    pub(super) transport: Option<Transport>,
     /// Where.
     pub(super) address: Endpoint,
     v6_only: bool,
+    /// UDP threads.
+    workers: usize,
 }
 
 /// One that isn't there.
 #[derive(Clone, Debug)]
 pub struct Absent {
-    wanted: Wanted,
-    why: String,
+    pub(super) wanted: Wanted,
+    pub(super) why: String,
 }
 
 /// All of them, plain ones first.
@@ -42,13 +46,15 @@ pub(super) fn wanted(config: &Config) -> Vec<Wanted> {
         (Some(Transport::Https), &tls.doh),
         (Some(Transport::Quic), &tls.doq),
     ];
+    let workers = super::workers(config);
     let mut all = Vec::new();
     for (transport, list) in lists {
         for address in list {
             // [::] takes IPv4 too, unless an IPv4 listener wants the same port (0 is never the same).
             let port = address.port();
             let v6_only = port != 0 && list.iter().any(|other| other.is_ipv4() && other.port() == port);
-            all.push(Wanted { transport, address: *address, v6_only });
+            let workers = if transport.is_none() { workers } else { 0 };
+            all.push(Wanted { transport, address: *address, v6_only, workers });
         }
     }
     all
@@ -56,39 +62,35 @@ pub(super) fn wanted(config: &Config) -> Vec<Wanted> {
 
 impl Wanted {
     /// The key of the file.
-    fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         self.transport.map_or_else(|| "dns.listen".to_owned(), |one| format!("dns.tls.{}", one.label().transport))
     }
 
-    pub(super) fn bind(&self, workers: usize, sockets: &mut Sockets) -> Result<(), Failed> {
-        let Some(transport) = self.transport else {
-            let address = self.address.now().map_err(|error| ("udp", error))?;
-            return bind_one(address, self.v6_only, workers, sockets);
-        };
-        let bound = self.address.now().and_then(|address| {
-            Ok(if transport == Transport::Quic {
-                let socket = quic_socket(address, self.v6_only)?;
-                let actual = socket.local_addr()?;
-                sockets.quic.push(socket);
-                actual
-            } else {
-                let (listener, actual) = tcp_listener(address, self.v6_only)?;
-                sockets.streams.push((transport, listener));
-                actual
-            })
-        });
-        let actual = bound.map_err(|error| (transport.label().transport, error))?;
-        sockets.encrypted.push((transport, actual));
-        Ok(())
+    pub(super) fn at(&self, address: SocketAddr) -> At {
+        (address, self.v6_only)
     }
 
-    /// It is to be bound later.
-    pub(super) fn wait(self, why: &str, sockets: &mut Sockets) {
-        match self.transport {
-            None => sockets.addresses.push(*self.address),
-            Some(transport) => sockets.encrypted.push((transport, *self.address)),
-        }
-        sockets.absent.push(Absent { wanted: self, why: why.to_owned() });
+    /// `beside`: one of our own listeners has the address too.
+    pub(super) fn bind(&self, beside: bool, store: &Store) -> Result<Bound, Failed> {
+        let index = self.address.zone().map(|zone| zone.index()).transpose();
+        let transport = self.transport.map_or("udp", |transport| transport.label().transport);
+        let (index, address) =
+            index.and_then(|index| Ok((index, self.address.now()?))).map_err(|error| (transport, error))?;
+        let bound = match self.transport {
+            None => bind_plain(*self, address, (self.workers, beside), store)?,
+            Some(Transport::Quic) => {
+                let socket = quic_socket(&self.key(), self.at(address), beside, store);
+                let named = socket.and_then(|socket| Ok((socket.local_addr()?, socket)));
+                let (actual, socket) = named.map_err(|error| (transport, error))?;
+                Bound { quic: Some(socket), ..Bound::new(*self, actual) }
+            }
+            Some(_) => {
+                let bound = stream(&self.key(), self.at(address), beside, store);
+                let (listener, actual) = bound.map_err(|error| (transport, error))?;
+                Bound { tcp: Some(listener), ..Bound::new(*self, actual) }
+            }
+        };
+        Ok(Bound { index, ..bound })
     }
 
     pub(super) fn refused(&self, transport: &'static str, error: io::Error) -> DnsError {
@@ -100,32 +102,41 @@ impl Wanted {
     }
 }
 
-/// Listeners that are served on one interface, with what ends them when that goes.
-struct Zoned {
-    wanted: Wanted,
-    index: u32,
-    stop: Arc<AtomicBool>,
-    stopped: watch::Sender<bool>,
+/// One that is served.
+pub(super) struct Served {
+    pub(super) wanted: Wanted,
+    /// Of its interface, where it names one.
+    index: Option<u32>,
+    /// With the real port.
+    pub(super) actual: SocketAddr,
+    /// As the next process gets it.
+    pub(super) name: String,
+    pub(super) phase: Arc<Phase>,
+    pub(super) workers: Vec<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct State {
-    workers: Vec<JoinHandle<()>>,
-    absent: Vec<Absent>,
-    zoned: Vec<Zoned>,
+pub(super) struct State {
+    /// All that the configuration names.
+    pub(super) all: Vec<Wanted>,
+    /// The firewall mark of replies.
+    pub(super) mark: u32,
+    pub(super) identity: Option<Arc<tls::server::Identity>>,
+    pub(super) served: Vec<Served>,
+    pub(super) absent: Vec<Absent>,
+    /// Those that went: their sockets, of late, and connections may still be there.
+    pub(super) left: Vec<(Wanted, Instant, Arc<Phase>)>,
+    /// Threads of those that go.
+    pub(super) leaving: Vec<JoinHandle<()>>,
     started: usize,
 }
 
 /// Serves sockets, and looks after those that aren't there.
 pub struct Listeners {
-    resolver: Arc<Resolver>,
+    pub(super) resolver: Arc<Resolver>,
     connections: Arc<Connections>,
-    identity: Option<Arc<tls::server::Identity>>,
-    all: Vec<Wanted>,
-    workers: usize,
-    mark: Option<u32>,
-    stop: Arc<AtomicBool>,
-    stopped: watch::Receiver<bool>,
+    pub(super) store: Arc<Store>,
+    pub(super) stopped: watch::Receiver<bool>,
     state: Mutex<State>,
 }
 
@@ -135,88 +146,112 @@ impl Listeners {
         config: &Config,
         resolver: Arc<Resolver>,
         identity: Option<Arc<tls::server::Identity>>,
-        mark: Option<u32>,
+        store: Arc<Store>,
         stopped: watch::Receiver<bool>,
     ) -> Self {
-        Self {
-            resolver,
-            connections: Arc::new(Connections::default()),
-            identity,
-            all: wanted(config),
-            workers: super::workers(config),
-            mark,
-            stop: Arc::new(AtomicBool::new(false)),
-            stopped,
-            state: Mutex::default(),
-        }
+        let state = State { all: wanted(config), mark: super::mark(config), identity, ..State::default() };
+        let connections = Arc::new(Connections::default());
+        Self { resolver, connections, store, stopped, state: Mutex::new(state) }
+    }
+
+    pub(super) fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Serves what was bound at the start. Must be called on the runtime.
-    pub(in crate::dns) fn begin(&self, mut sockets: Sockets) -> Result<(), DnsError> {
-        let absent = std::mem::take(&mut sockets.absent);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.absent = absent;
-        self.serve(sockets, &mut state, &self.stop, &self.stopped)?;
+    pub(in crate::dns) fn begin(&self, sockets: Sockets) -> Result<(), DnsError> {
+        let mut state = self.state();
+        state.absent = sockets.absent;
+        for bound in sockets.bound {
+            self.serve(bound, &mut state)?;
+        }
         drop(state);
         self.look();
         Ok(())
     }
 
-    fn serve(
-        &self,
-        sockets: Sockets,
-        state: &mut State,
-        stop: &Arc<AtomicBool>,
-        stopped: &watch::Receiver<bool>,
-    ) -> Result<(), DnsError> {
+    pub(super) fn serve(&self, bound: Bound, state: &mut State) -> Result<(), DnsError> {
+        bound.keep(&self.store);
+        let phase = Arc::new(Phase::new().map_err(DnsError::Start)?);
+        let served = Served {
+            wanted: bound.wanted,
+            index: bound.index,
+            actual: bound.actual,
+            name: bound.name(),
+            phase,
+            workers: Vec::new(),
+        };
+        // Dropped on an error, it ends what it began.
+        let served = self.start(bound, served, state)?;
+        state.served.push(served);
+        Ok(())
+    }
+
+    fn start(&self, bound: Bound, mut served: Served, state: &mut State) -> Result<Served, DnsError> {
         let (resolver, connections) = (&self.resolver, &self.connections);
-        for listener in sockets.tcp {
+        let identity = state.identity.clone();
+        let tls = |alpn: &[&[u8]]| {
+            let identity =
+                identity.clone().ok_or_else(|| DnsError::Tls("certificate and key are missing".to_owned()))?;
+            tls::server::config(identity, alpn).map_err(|error| DnsError::Tls(error.to_string()))
+        };
+        if let Some(listener) = bound.tcp {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(DnsError::Start)?;
-            let task = tcp::serve(listener, Speech::Plain, resolver.clone(), connections.clone(), stopped.clone());
+            let speech = match bound.wanted.transport {
+                None => Speech::Plain,
+                Some(Transport::Https) => Speech::Https(TlsAcceptor::from(Arc::new(tls(&https::ALPN)?))),
+                Some(_) => Speech::Tls(TlsAcceptor::from(Arc::new(tls(&[b"dot"])?))),
+            };
+            let task = tcp::serve(listener, speech, resolver.clone(), connections.clone(), served.phase.clone());
             tokio::spawn(task);
         }
-        if let Some(identity) = &self.identity {
-            let tls = |alpn: &[&[u8]]| {
-                tls::server::config(identity.clone(), alpn).map_err(|error| DnsError::Tls(error.to_string()))
-            };
-            for (transport, listener) in sockets.streams {
-                let listener = tokio::net::TcpListener::from_std(listener).map_err(DnsError::Start)?;
-                let speech = match transport {
-                    Transport::Https => Speech::Https(TlsAcceptor::from(Arc::new(tls(&https::ALPN)?))),
-                    _ => Speech::Tls(TlsAcceptor::from(Arc::new(tls(&[b"dot"])?))),
-                };
-                tokio::spawn(tcp::serve(listener, speech, resolver.clone(), connections.clone(), stopped.clone()));
-            }
-            for socket in sockets.quic {
-                let endpoint = quic::endpoint(socket, tls(&[b"doq"])?)?;
-                tokio::spawn(quic::serve(endpoint, resolver.clone(), connections.clone(), stopped.clone()));
+        if let Some(socket) = bound.quic {
+            let own = socket.try_clone().map_err(DnsError::Start)?;
+            let endpoint = quic::endpoint(socket, tls(&[b"doq"])?)?;
+            let task = quic::serve((endpoint, own), resolver.clone(), connections.clone(), served.phase.clone());
+            tokio::spawn(task);
+        }
+        let workers = bound.udp.len();
+        for socket in bound.udp {
+            let worker = self.worker(socket, workers, &served.phase, state)?;
+            served.workers.push(worker);
+        }
+        if !bound.surplus.is_empty() {
+            let phase = Arc::new(Phase::new().map_err(DnsError::Start)?);
+            phase.enter(Mode::Leave);
+            for socket in bound.surplus {
+                let worker = self.worker(socket, workers, &phase, state)?;
+                state.leaving.push(worker);
             }
         }
-        let workers = sockets.udp.len();
-        for socket in sockets.udp {
-            let (resolver, stop) = (resolver.clone(), stop.clone());
-            let worker = udp::Worker::new(socket, resolver, workers).map_err(DnsError::Start)?;
-            let worker = std::thread::Builder::new()
-                .name(format!("dns-{}", state.started))
-                .spawn(move || worker.serve(&stop))
-                .map_err(DnsError::Start)?;
-            state.started += 1;
-            state.workers.push(worker);
-        }
-        Ok(())
+        Ok(served)
+    }
+
+    fn worker(
+        &self,
+        socket: UdpSocket,
+        workers: usize,
+        phase: &Arc<Phase>,
+        state: &mut State,
+    ) -> Result<JoinHandle<()>, DnsError> {
+        let worker =
+            udp::Worker::new(socket, self.resolver.clone(), workers, phase.clone()).map_err(DnsError::Start)?;
+        let thread = std::thread::Builder::new().name(format!("dns-{}", state.started));
+        state.started += 1;
+        thread.spawn(move || worker.serve()).map_err(DnsError::Start)
     }
 
     /// Binds what has become possible, and what came again with another number. Must be called on the runtime.
     pub fn look(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        for zoned in std::mem::take(&mut state.zoned) {
-            let now = zoned.wanted.address.zone().and_then(|zone| zone.index().ok());
-            if now == Some(zoned.index) {
-                state.zoned.push(zoned);
+        let mut state = self.state();
+        for served in std::mem::take(&mut state.served) {
+            let now = served.wanted.address.zone().and_then(|zone| zone.index().ok());
+            if now == served.index {
+                state.served.push(served);
                 continue;
             }
-            zoned.end();
-            state.absent.push(Absent { wanted: zoned.wanted, why: String::new() });
+            state.absent.push(Absent { wanted: served.wanted, why: String::new() });
+            self.store.let_go(&served.name);
         }
         for absent in std::mem::take(&mut state.absent) {
             if let Err(error) = self.try_again(&absent, &mut state) {
@@ -227,34 +262,14 @@ impl Listeners {
                 state.absent.push(Absent { wanted: absent.wanted, why: error });
             }
         }
-        // Threads of listeners that went have ended by themselves.
-        state.workers.retain(|worker| !worker.is_finished());
+        state.leaving.retain(|worker| !worker.is_finished());
     }
 
     fn try_again(&self, absent: &Absent, state: &mut State) -> Result<(), String> {
         let wanted = absent.wanted;
-        let index = wanted.address.zone().map(|zone| zone.index()).transpose().map_err(|error| error.to_string())?;
-        let mut sockets = Sockets::default();
-        wanted.bind(self.workers, &mut sockets).map_err(|(_, error)| error.to_string())?;
-        if let Some(mark) = self.mark {
-            sockets.mark(mark).map_err(|error| error.to_string())?;
-        }
-        match index {
-            None => self.serve(sockets, state, &self.stop, &self.stopped),
-            Some(index) => {
-                let stop = Arc::new(AtomicBool::new(false));
-                let (sender, stopped) = watch::channel(false);
-                let served = self.serve(sockets, state, &stop, &stopped);
-                let zoned = Zoned { wanted, index, stop, stopped: sender };
-                if served.is_ok() {
-                    state.zoned.push(zoned);
-                } else {
-                    zoned.end();
-                }
-                served
-            }
-        }
-        .map_err(|error| error.to_string())?;
+        let bound = wanted.bind(false, &self.store).map_err(|(_, error)| error.to_string())?;
+        bound.mark(state.mark).map_err(|error| error.to_string())?;
+        self.serve(bound, state).map_err(|error| error.to_string())?;
         tracing::info!(address = %wanted.address, "{}: served from now on", wanted.key());
         Ok(())
     }
@@ -267,7 +282,7 @@ impl Listeners {
         for absent in &state.absent {
             missing.push((absent.wanted.address, not_served(&absent.wanted.key(), absent.wanted.address, &absent.why)));
         }
-        for wanted in &self.all {
+        for wanted in &state.all {
             let waits = state
                 .absent
                 .iter()
@@ -279,13 +294,33 @@ impl Listeners {
         missing
     }
 
+    /// Takes no more questions, leaves what comes in the kernel, and waits until those that were taken are answered; at most so long.
+    pub(in crate::dns) async fn drain(&self, most: Duration) {
+        let phases: Vec<(Arc<Phase>, usize)> =
+            self.state().served.iter().map(|served| (served.phase.clone(), served.workers.len())).collect();
+        phases.iter().for_each(|(phase, _)| phase.enter(Mode::Pause));
+        self.state().left.iter().for_each(|(_, _, phase)| phase.close());
+        let drained = async {
+            while phases.iter().any(|(phase, workers)| phase.quiet() < *workers)
+                || self.resolver.in_flight.taken() > 0
+                || self.connections.any()
+            {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        if tokio::time::timeout(most, drained).await.is_err() {
+            tracing::info!(questions = self.resolver.in_flight.taken(), "not all questions were answered in time");
+        }
+    }
+
     /// Stops all and waits for the workers (at most a fraction of a second).
     pub(in crate::dns) fn end(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.zoned.drain(..).for_each(|zoned| zoned.end());
+        let mut state = self.state();
         state.absent.clear();
-        for worker in state.workers.drain(..) {
+        let served = std::mem::take(&mut state.served);
+        served.iter().for_each(|served| served.phase.enter(Mode::Stop));
+        state.left.drain(..).for_each(|(_, _, phase)| phase.enter(Mode::Stop));
+        for worker in served.into_iter().flat_map(|mut served| std::mem::take(&mut served.workers)) {
             if worker.join().is_err() {
                 tracing::error!("a DNS worker panicked");
             }
@@ -293,10 +328,12 @@ impl Listeners {
     }
 }
 
-impl Zoned {
-    fn end(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.stopped.send_replace(true);
+impl Drop for Served {
+    fn drop(&mut self) {
+        // One that leaves ends by itself.
+        if self.phase.mode() != Mode::Leave {
+            self.phase.enter(Mode::Stop);
+        }
     }
 }
 

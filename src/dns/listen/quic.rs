@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, EndpointConfig, Incoming, RecvStream, SendStream, TransportConfig, VarInt};
-use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::encrypted::{CONNECTIONS, CONNECTIONS_PER_CLIENT, HANDSHAKE, IDLE, LOOK, Transport, answer, idle_time};
+use super::phase::{Mode, Phase, close_to_new};
 use super::seats::{Busy, Seat};
 use super::tcp::Connections;
 use crate::dns::DnsError;
@@ -25,6 +25,8 @@ const QUESTION: Duration = Duration::from_secs(5);
 const WRITE: Duration = Duration::from_secs(10);
 /// What of replies may wait within QUIC on one connection, sent or not, until the client says that it has it.
 const SEND_WINDOW: u64 = 256 * 1024;
+/// How long a reply may take to be written once it is there.
+const LAST: Duration = Duration::from_millis(10);
 /// How long the end of all connections may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Two octets of length and the longest message.
@@ -60,13 +62,14 @@ pub fn endpoint(socket: UdpSocket, tls: rustls::ServerConfig) -> Result<Endpoint
         .map_err(DnsError::Start)
 }
 
-/// Accepts until `stop`.
+/// Accepts until the phase is over. `socket`: the endpoint's.
 pub async fn serve(
-    endpoint: Endpoint,
+    (endpoint, socket): (Endpoint, UdpSocket),
     resolver: Arc<Resolver>,
     connections: Arc<Connections>,
-    mut stop: watch::Receiver<bool>,
+    phase: Arc<Phase>,
 ) {
+    let mut stop = phase.over();
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
@@ -98,6 +101,20 @@ pub async fn serve(
             }
         }
     }
+    if phase.mode() == Mode::Leave
+        && let Err(error) = close_to_new(&socket)
+    {
+        tracing::debug!(%error, "a QUIC listener that goes");
+    }
+    drop(socket);
+    // What was asked is answered; who comes now tries again, and finds the next process.
+    let answered = async {
+        while resolver.in_flight.taken() > 0 {
+            tokio::time::sleep(LAST).await;
+        }
+        tokio::time::sleep(LAST).await;
+    };
+    drop(tokio::time::timeout(FAREWELL, answered).await);
     endpoint.close(code::NO_ERROR, b"");
     // Whoever isn't told in time will find out.
     drop(tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await);

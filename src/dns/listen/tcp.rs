@@ -5,7 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::encrypted::{self, HANDSHAKE, Transport};
 use super::https;
+use super::phase::{Mode, Phase};
 use super::seats::{Activity, Seat, Seats};
 use crate::dns::codec::wire::{TCP_KEEPALIVE, bears_option};
 use crate::dns::limits::Limit;
@@ -34,6 +35,10 @@ const IN_FLIGHT: usize = 128;
 const IDLE: Duration = Duration::from_secs(10);
 /// The same when three quarters of all connections are in use.
 const IDLE_CROWDED: Duration = Duration::from_secs(2);
+/// The same when the guard stops: what is on its way has come by then.
+const LAST: Duration = Duration::from_millis(50);
+/// The longest that a listener that goes accepts connections which are just arriving.
+const LEAVING: Duration = Duration::from_secs(1);
 /// A client that takes no reply for so long is cut off.
 const WRITE: Duration = Duration::from_secs(10);
 /// Replies are gathered into writes of about this size.
@@ -53,6 +58,11 @@ impl Connections {
     /// Those of all encrypted transports.
     pub(in crate::dns) fn encrypted(&self) -> &Arc<Seats> {
         &self.encrypted
+    }
+
+    /// Whether there is any.
+    pub(super) fn any(&self) -> bool {
+        [&self.clients, &self.strangers, &self.encrypted].iter().any(|seats| seats.limit().taken() > 0)
     }
 
     /// QUIC handshakes with an address that may be forged. They take none of its places.
@@ -101,23 +111,39 @@ struct Front {
     connections: Arc<Connections>,
     speech: Speech,
     stop: watch::Receiver<bool>,
+    /// Beside the listener, which may go before.
+    _phase: Arc<Phase>,
 }
 
-/// Accepts until `stop`; no error ends it.
+/// Accepts until the phase is over; no error ends it.
 pub async fn serve(
     listener: TcpListener,
     speech: Speech,
     resolver: Arc<Resolver>,
     connections: Arc<Connections>,
-    mut stop: watch::Receiver<bool>,
+    phase: Arc<Phase>,
 ) {
     let mut wait = BACK_OFF.0;
-    let front = Front { resolver: resolver.clone(), connections, speech, stop: stop.clone() };
+    let mut leaves = None;
+    let mut stop = phase.over();
+    let front = Front { resolver: resolver.clone(), connections, speech, stop: phase.closed(), _phase: phase.clone() };
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            // Stopped, or nobody is left who could stop it.
-            _ = stop.wait_for(|stop| *stop) => return,
+            accepted = listener.accept() => Some(accepted),
+            over = stop.wait_for(|stop| *stop) => { drop(over); None }
+        };
+        let accepted = match accepted {
+            Some(accepted) => accepted,
+            // Who waits to be accepted, or is just arriving, is served now where there will be no next process.
+            None if phase.mode() == Mode::Leave => {
+                let until = *leaves.get_or_insert_with(|| Instant::now() + LEAVING);
+                let wait = LAST.min(until.saturating_duration_since(Instant::now()));
+                match tokio::time::timeout(wait, listener.accept()).await {
+                    Ok(accepted) => accepted,
+                    Err(_) => return front.accept_the_rest(listener),
+                }
+            }
+            None => return,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -139,6 +165,18 @@ pub async fn serve(
 }
 
 impl Front {
+    /// At the end of the listener: the kernel resets whoever waits in one that is closed.
+    fn accept_the_rest(&self, listener: TcpListener) {
+        let Ok(listener) = listener.into_std() else { return };
+        while let Ok((stream, peer)) = listener.accept() {
+            let begun = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            match begun {
+                Ok(stream) => self.begin(stream, peer.ip().to_canonical()),
+                Err(error) => tracing::debug!(%error, "a last TCP connection"),
+            }
+        }
+    }
+
     /// Gives the connection a place and a task, if there is one.
     fn begin(&self, stream: TcpStream, client: IpAddr) {
         let admitted = self.resolver.admits(client);
@@ -272,10 +310,19 @@ where
         };
         // The writer gives places back; it closes the semaphore when the client takes no replies.
         let Ok(place) = free.acquire().await else { break Ok(()) };
-        let message = tokio::select! {
-            message = tokio::time::timeout(idle, next_message(&mut read)) => message,
-            _ = stop.wait_for(|stop| *stop) => break Ok(()),
-            () = seat.displaced() => break Ok(()),
+        let message = {
+            let next = next_message(&mut read);
+            tokio::pin!(next);
+            let in_time = tokio::select! {
+                message = tokio::time::timeout(idle, &mut next) => Some(message),
+                over = stop.wait_for(|stop| *stop) => { drop(over); None }
+                () = seat.displaced() => break Ok(()),
+            };
+            match in_time {
+                Some(message) => message,
+                // What the client has sent is answered.
+                None => tokio::time::timeout(LAST, next).await,
+            }
         };
         let message = match message {
             Ok(Ok(Some(message))) => message,

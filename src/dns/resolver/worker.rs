@@ -157,7 +157,9 @@ impl Forwarder {
         }
     }
 
-    fn waiting(&self) -> usize {
+    /// Questions that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
         self.slots.len().saturating_sub(self.free.len())
     }
 

@@ -235,14 +235,16 @@ async fn a_quic_connection_lives_by_its_questions_alone() {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let crowded = socket.local_addr().unwrap();
     let tls = crate::dns::tls::server::config(identity, &[b"doq"]).unwrap();
+    let own = socket.try_clone().unwrap();
     let endpoint = crate::dns::listen::quic::endpoint(socket, tls).unwrap();
     let connections = Arc::new(crate::dns::listen::tcp::Connections::default());
     let claim = |last: u8| crate::core::client::Clients::default().claim([192, 0, 2, last].into());
     let limit = connections.encrypted().limit();
     let crowd: Vec<_> = (0..25).map(|one| limit.take_some(claim(one), CONNECTIONS_PER_CLIENT).ok()).collect();
     assert!(crowd.iter().all(Option::is_some));
-    let (_stop, stopped) = tokio::sync::watch::channel(false);
-    tokio::spawn(crate::dns::listen::quic::serve(endpoint, world.running.resolver.clone(), connections, stopped));
+    let phase = Arc::new(crate::dns::listen::phase::Phase::new().unwrap());
+    let resolver = world.running.resolver.clone();
+    tokio::spawn(crate::dns::listen::quic::serve((endpoint, own), resolver, connections, phase));
 
     let (_endpoint, asking) = connect_quic(address(&world, Transport::Quic), &authority).await.unwrap();
     let (_other, opening) = connect_quic(address(&world, Transport::Quic), &authority).await.unwrap();

@@ -64,8 +64,8 @@ fn names_of(file: &Path, der: &rustls::pki_types::CertificateDer<'_>) -> Result<
 /// The identity that new connections get.
 #[derive(Debug)]
 pub struct Identity {
-    certificate: PathBuf,
-    key: PathBuf,
+    /// Certificate and key.
+    files: ArcSwap<(PathBuf, PathBuf)>,
     current: ArcSwap<Loaded>,
 }
 
@@ -76,7 +76,22 @@ impl Identity {
     /// See [`load`].
     pub fn open(certificate: &Path, key: &Path) -> Result<Arc<Self>, TlsError> {
         let current = ArcSwap::from_pointee(load(certificate, key)?);
-        Ok(Arc::new(Self { certificate: certificate.to_owned(), key: key.to_owned(), current }))
+        let files = ArcSwap::from_pointee((certificate.to_owned(), key.to_owned()));
+        Ok(Arc::new(Self { files, current }))
+    }
+
+    /// Whether it follows these files.
+    #[must_use]
+    pub fn is_of(&self, certificate: &Path, key: &Path) -> bool {
+        let files = self.files.load();
+        (files.0.as_path(), files.1.as_path()) == (certificate, key)
+    }
+
+    /// Shows what was read of other files, and follows these.
+    pub fn show(&self, certificate: &Path, key: &Path, loaded: Loaded) {
+        self.files.store(Arc::new((certificate.to_owned(), key.to_owned())));
+        self.current.store(Arc::new(loaded));
+        tracing::info!(certificate = %certificate.display(), "a new certificate is shown from now on");
     }
 
     /// What is shown now.
@@ -87,7 +102,10 @@ impl Identity {
 
     /// Follows the files until `stop`. A new pair that can't be used leaves the old one in place and says so once.
     pub async fn follow(self: Arc<Self>, metrics: Metrics, mut stop: watch::Receiver<bool>) {
-        let versions = |identity: &Self| (version(&identity.certificate), version(&identity.key));
+        let versions = |identity: &Self| {
+            let files = identity.files.load();
+            (version(&files.0), version(&files.1))
+        };
         // Taken after the files were read first: a change in between is found as none, so that they are read once more.
         let mut known = (None, None);
         loop {
@@ -104,10 +122,11 @@ impl Identity {
     }
 
     fn read_again(&self, metrics: &Metrics) {
-        match load(&self.certificate, &self.key) {
+        let files = self.files.load_full();
+        match load(&files.0, &files.1) {
             Ok(loaded) => {
                 if loaded.key.cert != self.current.load().key.cert {
-                    tracing::info!(certificate = %self.certificate.display(), "a new certificate is shown from now on");
+                    tracing::info!(certificate = %files.0.display(), "a new certificate is shown from now on");
                     metrics.certificate_reloads.inc();
                 }
                 self.current.store(Arc::new(loaded));

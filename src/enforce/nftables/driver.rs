@@ -597,7 +597,7 @@ impl Driver {
 
     fn stop(&mut self) {
         self.settings.disarmer.unlock();
-        if self.settings.on_stop == OnStop::Keep {
+        if self.settings.on_stop == OnStop::Keep || self.settings.disarmer.keeps() {
             return;
         }
         let removed = self.open().and_then(|()| match self.link.as_mut() {
