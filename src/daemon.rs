@@ -21,7 +21,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::config::schema::{self, NftablesMode};
+use crate::config::schema::NftablesMode;
 use crate::config::{self, Config, Places};
 use crate::control::{self, ControlSocket, DeniedLog, NamespaceName};
 use crate::core::client::Clients;
@@ -47,6 +47,7 @@ pub mod neighbours;
 pub mod packets;
 pub mod process;
 pub mod reload;
+pub mod routers;
 pub mod rules;
 pub mod sources;
 pub mod switch;
@@ -142,28 +143,32 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
 struct Enforcers {
     specs: Vec<EnforcerSpec>,
     nftables: Option<Box<nftables::Enforcer>>,
-    bgp: Option<BgpEnforcer>,
+    /// Also without peers: they may come.
+    bgp: BgpEnforcer,
 }
 
 impl Enforcers {
-    /// Makes them; nothing of the kernel or the network is touched yet. `restored`: leases of an earlier run are there.
-    fn new(config: &Config, clock: Clock, restored: bool) -> Result<Self, RunError> {
+    /// Makes them; nothing of the kernel or the network is touched yet. `restored`: leases of an earlier run are there; `own`: the guard's
+    /// own traffic.
+    fn new(config: &Config, clock: Clock, restored: bool, own: nftables::Own) -> Result<Self, RunError> {
         let mut specs = Vec::new();
         let id = |specs: &Vec<EnforcerSpec>| EnforcerId(u16::try_from(specs.len()).unwrap_or(u16::MAX));
         let mut nft = None;
         if config.nftables.mode != NftablesMode::Off {
-            let own = own_traffic(config);
+            let rules = switch::rules(config, own);
+            let made = nftables::Enforcer::new(&rules, clock, id(&specs)).map_err(RunError::failed)?;
             let capacity = config.lease.capacity;
-            let settings = schema::Nftables { enforce: config.nftables_enforces(), ..config.nftables.clone() };
-            let made = nftables::Enforcer::new(&settings, &config.addresses.open, &own, capacity, clock, id(&specs))
-                .map_err(RunError::failed)?;
             specs.push(nftables::Enforcer::spec(capacity));
             nft = Some(Box::new(made));
         }
-        let bgp = BgpEnforcer::new(config, id(&specs), restored).map_err(RunError::failed)?;
-        if let Some(bgp) = &bgp {
-            specs.extend_from_slice(bgp.specs());
-        }
+        let mut next = id(&specs).0;
+        let number = |_: &_, _: &str| {
+            let id = EnforcerId(next);
+            next = next.saturating_add(1);
+            id
+        };
+        let bgp = BgpEnforcer::with_ids(config, number, restored).map_err(RunError::failed)?;
+        specs.extend_from_slice(bgp.specs());
         Ok(Self { specs, nftables: nft, bgp })
     }
 }
@@ -252,8 +257,7 @@ async fn guarded(
         _ => NamespaceName::take().await.map_err(RunError::failed)?,
     };
     let clock = Clock::start();
-    // Only routes linger: without peers an ended lease is over, in memory and on disk.
-    let linger = if config.bgp.peer.is_empty() { Duration::ZERO } else { config.bgp.linger.0 };
+    let linger = routers::linger(&config);
     let control = soon(replacing, || ControlSocket::bind(&options.socket))
         .await
         .map_err(|error| RunError::Failed(format!("{}: {error}", options.socket.display())))?;
@@ -270,10 +274,10 @@ async fn guarded(
     let rules = Arc::new(ArcSwap::from_pointee(made.with_exceptions(&exceptions.current())));
     let sockets = dns::bind_or_take(&config, store.clone()).map_err(RunError::failed)?;
     let listening = Listening::bind(&config, here.clone(), store.clone())?;
-    let mut enforcers = Enforcers::new(&config, clock, !restored.is_empty())?;
     let listeners = own_listeners(&config, sockets.ports(), listening.ports());
+    let own = nftables::Own { traffic: own_traffic(&config), listeners };
+    let mut enforcers = Enforcers::new(&config, clock, !restored.is_empty(), own.clone())?;
     if let Some(nft) = &mut enforcers.nftables {
-        nft.listening(&listeners);
         nft.install().map_err(RunError::failed)?;
     }
     let left_out = enforcers.nftables.as_ref().map(|nft| nft.left_out().to_vec()).unwrap_or_default();
@@ -295,25 +299,22 @@ async fn guarded(
     let pairs = journal.take_pairs();
     let restored_by = journal.restored_by().filter(|_| !restored.is_empty());
     let mut tasks = Vec::new();
-    let own = nftables::Own { traffic: own_traffic(&config), listeners };
-    let mut switches = switch::Switches::new(&config).with_own(own);
+    let mut switches = switch::Switches::new(&config, own, left_out);
     let mut drivers = Drivers { timed: Vec::new(), routes: None, journal: Some(Box::new(journal)) };
     let mut kernel = None;
     if let Some(nft) = enforcers.nftables {
         let (sender, commands) = mpsc::channel(enforce::COMMANDS);
-        switches.nftables = Some(sender.downgrade());
+        switches.nftables = Some(switch::Packets::new(sender.downgrade(), &config));
         kernel = Some(nft.run(commands, reports.clone()));
         drivers.timed.push((EnforcerId(0), sender));
     }
-    let mut peers = None;
-    if let Some(bgp) = enforcers.bgp {
-        let running = bgp.start().await.map_err(RunError::failed)?;
-        peers = Some(running.status());
-        let (sender, commands) = mpsc::channel(enforce::COMMANDS);
-        switches.bgp = Some(sender.downgrade());
-        tasks.push(tokio::spawn(running.run(commands, reports.clone())));
-        drivers.routes = Some(sender);
-    }
+    let (sender, commands) = mpsc::channel(enforce::COMMANDS);
+    switches.bgp = Some(sender.downgrade());
+    let routers = routers::Routers::new(sender.downgrade(), &enforcers.bgp);
+    let running = enforcers.bgp.start().await.map_err(RunError::failed)?;
+    let peers = running.status();
+    tasks.push(tokio::spawn(running.run(commands, reports.clone())));
+    drivers.routes = Some(sender);
     drop(reports);
     let (core, task) = core_task(guard, drivers, inbox, clock);
     let core_task = tokio::spawn(task);
@@ -337,9 +338,7 @@ async fn guarded(
         nftables::metrics::register(&mut registry);
         packets = Some(packets::PacketMetrics::register(&mut registry));
     }
-    if let Some(peers) = &peers {
-        bgp::metrics::register(&mut registry, peers.clone());
-    }
+    bgp::metrics::register(&mut registry, peers.clone());
     let core_metrics = sources::core_metrics(&mut registry, core.clone(), health.clone());
     let lists = ListState::new(lists, &mut registry);
     let denied = DeniedLog::default();
@@ -361,8 +360,8 @@ async fn guarded(
         listening,
         denied,
         peers,
+        routers,
         nftables: disarmer,
-        left_out,
         journal: health,
         switches,
         registry: Mutex::new(registry),

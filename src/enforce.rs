@@ -65,6 +65,27 @@ pub enum Command {
         /// Who waits.
         done: oneshot::Sender<Result<(), String>>,
     },
+    /// The rules of another configuration; only for nftables. What is leased stays, and so does every flow. `done` hears when they are in force,
+    /// with what the kernel can't do of them, or why it is as before.
+    Rules {
+        /// In force from now on.
+        rules: Box<nftables::Rules>,
+        /// Who waits.
+        done: oneshot::Sender<Result<Vec<nftables::needs::Feature>, String>>,
+    },
+    /// Other peers, or another configuration of theirs; only for routes. `done` hears once all that can fail is done, or why it can't be; nothing is in
+    /// force yet.
+    PreparePeers {
+        /// All of it.
+        next: Box<bgp::BgpEnforcer>,
+        /// Who waits.
+        done: oneshot::Sender<Result<(), String>>,
+    },
+    /// What was prepared last is in force from now on; `done` hears when the peers were told.
+    ChangePeers {
+        /// Who waits.
+        done: oneshot::Sender<()>,
+    },
     /// What groups mean from now on; only for routes.
     Groups(Arc<Groups>),
     /// All that was restored from an earlier run has been told. What was taken over from that run and isn't among it may go.

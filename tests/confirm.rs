@@ -124,7 +124,7 @@ impl Session {
         while !met(self) {
             assert!(Instant::now() < deadline, "not in time: {what}; {:?}\n{}", self.handle.status(), self.logs);
             let Ok(event) = tokio::time::timeout(Duration::from_millis(20), self.events.recv()).await else { continue };
-            let PeerEvent { peer, what } = event.expect("the speaker runs");
+            let PeerEvent { peer, what, .. } = event.expect("the speaker runs");
             self.logs.push_str(&format!("{peer} {what:?}\n"));
             match what {
                 What::Up { .. } => {}

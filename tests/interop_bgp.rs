@@ -83,7 +83,7 @@ impl Session {
     async fn wait(&mut self, what: &str, mut met: impl FnMut(&What) -> bool) {
         let search = async {
             loop {
-                let PeerEvent { peer, what: event } = self.events.recv().await.expect("the speaker runs");
+                let PeerEvent { peer, what: event, .. } = self.events.recv().await.expect("the speaker runs");
                 // An observer's own session says little.
                 if peer != 0 {
                     continue;

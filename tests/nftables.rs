@@ -4,6 +4,8 @@
 
 #[path = "nftables/belief.rs"]
 mod belief;
+#[path = "nftables/changed.rs"]
+mod changed;
 #[path = "nftables/daemon.rs"]
 mod daemon;
 #[path = "nftables/gateway.rs"]
@@ -23,7 +25,7 @@ use destguard::core::event::{Change, EnforcerId, Event, Generation};
 use destguard::core::moment::Moment;
 use destguard::enforce::nftables::elements::{Features, Held, Key, Set, Timeout};
 use destguard::enforce::nftables::kernel::Kernel;
-use destguard::enforce::nftables::{self, Enforcer, NftError, OwnTraffic, Transport, probe};
+use destguard::enforce::nftables::{self, Enforcer, NftError, Own, OwnTraffic, Rules, Transport, probe};
 use destguard::enforce::{COMMANDS, Command, Enforcer as _};
 use destguard::sys::clock::Clock;
 use namespace::{Namespace, address, alone, link, run, without_privileges};
@@ -37,6 +39,10 @@ const CAPACITY: usize = 100;
 
 fn config(mode: NftablesMode) -> Nftables {
     Nftables { mode, inside: vec!["in0".to_owned()], ..Nftables::default() }
+}
+
+fn rules(config: &Nftables, capacity: usize) -> Rules {
+    Rules { config: config.clone(), open: Vec::new(), own: Own::default(), capacity }
 }
 
 fn local() -> Nftables {
@@ -54,7 +60,9 @@ fn enforcer_at(config: &Nftables, clock: Clock) -> Enforcer {
         OwnTraffic { address: "10.9.1.53".parse().expect("address"), transport: Transport::Udp, port: 53 },
         OwnTraffic { address: "2001:db8:1::53".parse().expect("address"), transport: Transport::Tcp, port: 53 },
     ];
-    Enforcer::new(config, &open, &own, CAPACITY, clock, ID).expect("nft")
+    let rules =
+        Rules { open: open.to_vec(), own: Own { traffic: own.to_vec(), ..Own::default() }, ..rules(config, CAPACITY) };
+    Enforcer::new(&rules, clock, ID).expect("nft")
 }
 
 /// A running driver in the calling thread's namespace.
@@ -431,7 +439,7 @@ fn a_new_daemon_takes_over_what_it_finds_without_a_gap() {
 
         // A changed configuration, and a changed size of the sets: the elements stay through the installation.
         let audit = Nftables { enforce: false, ..local() };
-        let mut other = Enforcer::new(&audit, &[], &[], CAPACITY * 2, Clock::start(), ID).expect("nft");
+        let mut other = Enforcer::new(&rules(&audit, CAPACITY * 2), Clock::start(), ID).expect("nft");
         other.install().expect("installed");
         assert!(left("10.9.1.3").is_some());
         enforcer(&local()).install().expect("installed");
@@ -727,7 +735,7 @@ fn without_privileges_the_error_says_what_is_missing() {
 fn the_full_state_of_a_large_network_is_one_transaction() {
     alone(|| {
         let many: u32 = 120_000;
-        let mut enforcer = Enforcer::new(&local(), &[], &[], many as usize, Clock::start(), ID).expect("nft");
+        let mut enforcer = Enforcer::new(&rules(&local(), many as usize), Clock::start(), ID).expect("nft");
         enforcer.install().expect("installed");
         let mut kernel = Kernel::open().expect("a socket");
         let elements: Vec<_> = (0..many)

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use destguard::config::schema::{Nftables, NftablesMode};
 use destguard::core::event::EnforcerId;
-use destguard::enforce::nftables::{Enforcer, OwnTraffic, Transport};
+use destguard::enforce::nftables::{Enforcer, Own, OwnTraffic, Rules, Transport};
 use destguard::sys::clock::Clock;
 use namespace::{Namespace, address, link, run};
 use traffic::{Met, alive, connect, open, serve};
@@ -41,7 +41,9 @@ fn enforcer(config: &Nftables) -> Enforcer {
         OwnTraffic { address, transport: Transport::Udp, port: 53 },
         OwnTraffic { address, transport: Transport::Tcp, port: 853 },
     ];
-    Enforcer::new(config, &[], &own, 100, Clock::start(), EnforcerId(0)).expect("nft")
+    let own = Own { traffic: own.to_vec(), ..Own::default() };
+    let rules = Rules { config: config.clone(), open: Vec::new(), own, capacity: 100 };
+    Enforcer::new(&rules, Clock::start(), EnforcerId(0)).expect("nft")
 }
 
 fn install(config: &Nftables) {

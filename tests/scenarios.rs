@@ -328,6 +328,7 @@ impl Player {
                     format!("hurry {}", addresses.join(" "))
                 }
                 Output::Groups(_) => "groups".to_owned(),
+                Output::RoutesAnew => "routes anew".to_owned(),
             });
         }
         seen

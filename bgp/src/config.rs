@@ -49,7 +49,7 @@ pub struct SpeakerConfig {
 }
 
 /// One peer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PeerConfig {
     /// As shown to users; unique.
     pub name: String,
@@ -105,6 +105,8 @@ pub struct PeerConfig {
     pub bgp_role: Option<BgpRole>,
     /// BFD beside the BGP session; see [`crate::bfd`].
     pub bfd: Option<BfdConfig>,
+    /// What the caller knows it by: each of its events bears it.
+    pub tag: u64,
 }
 
 /// TCP-AO with one peer: one key for both directions and all time.
@@ -192,6 +194,34 @@ impl SpeakerConfig {
         self.next_hop_ipv4.is_none() && self.next_hop_ipv6.is_some()
     }
 
+    /// Whether the session with this peer must begin anew when `new` takes the place of this configuration; so it is with one that isn't in both. What
+    /// every route bears needs none: routes are announced again, in place of what the peer has.
+    #[must_use]
+    pub fn restarts(&self, new: &Self, name: &str) -> bool {
+        let find = |config: &Self| {
+            let peer = config.peers.iter().find(|peer| peer.name == name && peer.role != Role::Gone)?;
+            Some(PeerConfig { tag: 0, patience: Duration::ZERO, ..peer.clone() })
+        };
+        let (Some(before), Some(after)) = (find(self), find(new)) else { return true };
+        let common = |config: &Self| {
+            let restart = (config.graceful_restart, config.long_lived);
+            (config.asn, config.router_id, restart, config.mark, config.announce, config.announced())
+        };
+        let hops = |config: &Self| (config.next_hop_ipv4, config.next_hop_ipv6);
+        // What is seen of a route, or behind the router, is compared with its next hop.
+        let looks = matches!(after.confirm, Confirm::Reflect | Confirm::Probe) || after.follows();
+        before != after
+            || common(self) != common(new)
+            || self.ipv4_over_ipv6() != new.ipv4_over_ipv6()
+            || (looks && hops(self) != hops(new))
+    }
+
+    /// What every route bears.
+    pub(crate) fn attributes(&self) -> impl PartialEq + '_ {
+        let communities = (&self.communities, &self.large_communities, self.mark_of_guard());
+        (communities, self.no_export, self.local_pref, self.next_hop_ipv4, self.next_hop_ipv6)
+    }
+
     /// Families with a next hop.
     #[must_use]
     pub fn announced(&self) -> Families {
@@ -237,6 +267,7 @@ impl PeerConfig {
             watches: false,
             bgp_role: None,
             bfd: None,
+            tag: 0,
         }
     }
 }
@@ -280,6 +311,8 @@ pub enum Role {
     /// Has no session: a router that gets the routes from others than us, and is asked by probes alone. It is up as long as there is a
     /// session with one of those.
     Edge,
+    /// It was removed, and its place is free.
+    Gone,
 }
 
 /// A password that no log shows.

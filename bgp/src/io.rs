@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -25,7 +25,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use crate::adj_out::AdjOut;
 use crate::config::{Confirm, PeerConfig, Role, SpeakerConfig};
 use crate::session::Stop;
-use crate::status::PeerStatus;
+use crate::status::{BfdStatus, PeerStatus};
 use crate::table::classes::Want;
 use crate::table::{ReaderId, Table};
 use crate::wire::iana::Families;
@@ -39,6 +39,7 @@ mod listen;
 mod observed;
 mod peer;
 mod prober;
+pub mod reconfigure;
 pub mod sys;
 #[cfg(test)]
 mod tests;
@@ -49,14 +50,20 @@ pub const EVENTS: usize = 1024;
 const HURRIED: usize = 4096;
 /// Accepted connections that wait for a peer's task.
 const ACCEPTED: usize = 4;
+/// Places for peers that come while the speaker runs, beside those that become free.
+const SPARE: usize = 1024;
+/// How long peers may take to be told that their sessions end.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// A peer task that panicked is started again after this.
 const REBIRTH: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(5) };
 
 /// What happened at a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerEvent {
-    /// Index into [`SpeakerConfig::peers`].
+    /// Its place: index into the [`SpeakerConfig::peers`] that the speaker was started with; of one that came later, another number.
     pub peer: usize,
+    /// [`PeerConfig::tag`]
+    pub tag: u64,
     /// What.
     pub what: What,
 }
@@ -129,6 +136,12 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// There were never so many peers.
+    #[error("peer {peer}: too many peers were added since the start")]
+    NoPlace {
+        /// Its name.
+        peer: String,
+    },
     /// A protection that can't be had.
     #[error("peer {peer}: {source}")]
     Option {
@@ -143,11 +156,21 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Speaker {
     shared: Arc<Shared>,
-    stop: watch::Sender<Option<Stop>>,
-    tasks: Vec<JoinHandle<()>>,
-    listeners: Vec<JoinHandle<()>>,
+    events: mpsc::Sender<PeerEvent>,
+    /// By place.
+    tasks: BTreeMap<usize, Running>,
+    listeners: BTreeMap<SocketAddr, JoinHandle<()>>,
     stop_bfd: watch::Sender<bool>,
-    bfd: Option<JoinHandle<()>>,
+    bfd_updates: mpsc::Sender<bfd::Update>,
+    bfd: JoinHandle<()>,
+}
+
+/// A peer's task.
+#[derive(Debug)]
+struct Running {
+    task: JoinHandle<()>,
+    stop: watch::Sender<Option<Stop>>,
+    tag: Arc<AtomicU64>,
 }
 
 /// How changes get in and status out. Cheap to clone, outlives the speaker.
@@ -156,7 +179,12 @@ pub struct SpeakerHandle(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    config: Arc<SpeakerConfig>,
+    /// In force. Each peer has a place, its index, for as long as it is there; places of peers that were removed are [`Role::Gone`].
+    config: Mutex<Arc<SpeakerConfig>>,
+    /// What there is at each place; as many as were ever used at the same time.
+    slots: Box<[OnceLock<Slot>]>,
+    /// The places in the order of the configuration.
+    order: Mutex<Vec<usize>>,
     table: Mutex<Table>,
     changed: watch::Sender<()>,
     /// The table is what it is to be: sessions may start. A process that restarts would otherwise send End-of-RIB behind an empty table,
@@ -167,11 +195,6 @@ struct Shared {
     /// Sets of attributes that sessions encode with; an index is a style. As many as there are different sets of
     /// negotiated capabilities at most.
     styles: Mutex<Vec<AdjOut>>,
-    status: Vec<Mutex<PeerStatus>>,
-    /// What BFD knows of each peer that has it.
-    bfd: bfd::Watches,
-    /// Per peer; only those of observers are ever filled.
-    observed: Vec<Mutex<Observed>>,
     /// Established sessions that bring edges their routes, by the peer's index.
     feeders: Mutex<BTreeMap<usize, ReaderId>>,
     /// The peer whose task is to panic next.
@@ -186,7 +209,45 @@ struct Shared {
     patience: AtomicU64,
 }
 
+/// What all may know of a peer.
+#[derive(Debug)]
+struct Slot {
+    status: Mutex<PeerStatus>,
+    /// What BFD knows of it, where it has it.
+    bfd: Mutex<Option<watch::Sender<BfdStatus>>>,
+    /// Only that of an observer is ever filled.
+    observed: Mutex<Observed>,
+    /// Where its task takes connections from.
+    door: Mutex<Option<mpsc::Sender<tokio::net::TcpStream>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Shared {
+    /// In force.
+    fn config(&self) -> Arc<SpeakerConfig> {
+        Arc::clone(&lock(&self.config))
+    }
+
+    fn slot(&self, place: usize) -> Option<&Slot> {
+        self.slots.get(place)?.get()
+    }
+
+    fn door(&self, place: usize) -> Option<mpsc::Sender<tokio::net::TcpStream>> {
+        lock(&self.slot(place)?.door).clone()
+    }
+
+    fn bfd(&self, place: usize) -> Option<watch::Sender<BfdStatus>> {
+        lock(&self.slot(place)?.bfd).clone()
+    }
+
+    /// Of each place of the configuration.
+    fn bfd_watches(&self) -> bfd::Watches {
+        (0..self.config().peers.len()).map(|place| self.bfd(place)).collect()
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -206,7 +267,7 @@ impl Shared {
     }
 
     fn observed(&self, peer: usize) -> Option<MutexGuard<'_, Observed>> {
-        self.observed.get(peer).map(|observed| observed.lock().unwrap_or_else(PoisonError::into_inner))
+        self.slot(peer).map(|slot| lock(&slot.observed))
     }
 
     /// Addresses that somebody waits for since there were `known` of them, and since when; how many there are now.
@@ -218,7 +279,7 @@ impl Shared {
     }
 
     fn status(&self, peer: usize) -> Option<MutexGuard<'_, PeerStatus>> {
-        self.status.get(peer).map(|status| status.lock().unwrap_or_else(PoisonError::into_inner))
+        self.slot(peer).map(|slot| lock(&slot.status))
     }
 }
 
@@ -234,10 +295,8 @@ impl SpeakerHandle {
     /// Whether any session is up.
     #[must_use]
     pub fn has_sessions(&self) -> bool {
-        let up = |status: &Mutex<PeerStatus>| {
-            status.lock().unwrap_or_else(PoisonError::into_inner).state == crate::status::State::Established
-        };
-        self.0.status.iter().any(up)
+        let slots = self.0.slots.iter().map_while(OnceLock::get);
+        slots.map(|slot| lock(&slot.status)).any(|status| status.state == crate::status::State::Established)
     }
 
     /// There is nothing to announce from before, or all of it is in: sessions of a process that restarts need not wait any longer.
@@ -268,7 +327,7 @@ impl SpeakerHandle {
     /// Somebody waits for these, or is about to use them: where addresses are confirmed one by one, these come first.
     pub fn hurry(&self, addresses: &[IpAddr]) {
         let one_by_one = |peer: &PeerConfig| matches!(peer.confirm, Confirm::Probe | Confirm::Reflect);
-        if !self.0.config.peers.iter().any(one_by_one) {
+        if !self.0.config().peers.iter().any(one_by_one) {
             return;
         }
         {
@@ -300,7 +359,8 @@ impl SpeakerHandle {
     /// All peers, in the order of the configuration.
     #[must_use]
     pub fn status(&self) -> Vec<PeerStatus> {
-        self.0.status.iter().map(|status| status.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+        let order = lock(&self.0.order).clone();
+        order.into_iter().filter_map(|place| Some(self.0.status(place)?.clone())).collect()
     }
 
     /// Routes in the table, IPv4 and IPv6.
@@ -351,11 +411,11 @@ impl Speaker {
         let watches = bfd::watches(&config);
         let driver = bfd::bind(&config, &watches)?;
         let now = Instant::now();
+        let slots = (0..config.peers.len() + SPARE).map(|_| OnceLock::new()).collect();
         let shared = Arc::new(Shared {
-            bfd: watches.clone(),
-            observed: config.peers.iter().map(|_| Mutex::default()).collect(),
+            slots,
+            order: Mutex::new((0..config.peers.len()).collect()),
             feeders: Mutex::default(),
-            status: config.peers.iter().map(|peer| Mutex::new(PeerStatus::new(peer, now))).collect(),
             hurried: Mutex::default(),
             patience: AtomicU64::new(0),
             table: Mutex::new(table),
@@ -364,34 +424,70 @@ impl Speaker {
             draining: AtomicBool::new(false),
             styles: Mutex::default(),
             waiting: waiting.clone(),
-            config: Arc::clone(&config),
+            config: Mutex::new(Arc::clone(&config)),
             #[cfg(test)]
             fault: std::sync::atomic::AtomicUsize::new(usize::MAX),
         });
         let stop_bfd = watch::Sender::new(false);
-        let bfd = driver
-            .map(|driver| tokio::spawn(bfd::keep_alive(driver, Arc::clone(&config), watches, stop_bfd.subscribe())));
+        let (bfd_updates, updates) = mpsc::channel(1);
+        let bfd = tokio::spawn(bfd::keep_alive(driver, Arc::clone(&shared), updates, stop_bfd.subscribe()));
         let (events, receiver) = mpsc::channel(EVENTS);
-        let stop = watch::Sender::new(None);
-        let mut doors = Vec::new();
-        let mut tasks = Vec::new();
-        for index in 0..config.peers.len() {
-            let (door, accepted) = mpsc::channel(ACCEPTED);
-            doors.push(door);
-            let place = peer::Place { shared: Arc::clone(&shared), index, events: events.clone() };
-            tasks.push(tokio::spawn(keep_alive(place, accepted, stop.subscribe())));
+        let mut speaker =
+            Self { shared, events, tasks: BTreeMap::new(), listeners: BTreeMap::new(), stop_bfd, bfd_updates, bfd };
+        for (place, (peer, watch)) in config.peers.iter().zip(watches).enumerate() {
+            speaker.take_in(place, peer, watch, now);
         }
-        let listeners = bound
-            .into_iter()
-            .map(|(address, listener)| {
-                let (config, doors) = (Arc::clone(&config), doors.clone());
-                match listener {
-                    Some(listener) => tokio::spawn(listen::accept(listener, config, doors)),
-                    None => tokio::spawn(listen::accept_later(address, config, doors, waiting.clone())),
-                }
-            })
-            .collect();
-        Ok((Self { shared, stop, tasks, listeners, stop_bfd, bfd }, receiver))
+        for place in 0..config.peers.len() {
+            speaker.begin(place, false);
+        }
+        bound.into_iter().for_each(|(address, listener)| speaker.listen(address, listener));
+        Ok((speaker, receiver))
+    }
+
+    /// Gives a peer its place.
+    fn take_in(&self, place: usize, peer: &PeerConfig, bfd: Option<watch::Sender<BfdStatus>>, now: Instant) {
+        let Some(slot) = self.shared.slots.get(place) else { return };
+        let fresh = || Slot {
+            status: Mutex::new(PeerStatus::new(peer, now)),
+            bfd: Mutex::default(),
+            observed: Mutex::default(),
+            door: Mutex::default(),
+        };
+        let slot = slot.get_or_init(fresh);
+        *lock(&slot.status) = PeerStatus::new(peer, now);
+        *lock(&slot.bfd) = bfd;
+        *lock(&slot.observed) = Observed::default();
+    }
+
+    /// Starts the task of a peer that has its place. `resumes`: see [`peer::Place`].
+    fn begin(&mut self, place: usize, resumes: bool) {
+        let config = self.shared.config();
+        let (Some(peer), Some(slot)) = (config.peers.get(place), self.shared.slot(place)) else { return };
+        if peer.role == Role::Gone {
+            return;
+        }
+        let (door, accepted) = mpsc::channel(ACCEPTED);
+        *lock(&slot.door) = Some(door);
+        let (stop, tag) = (watch::Sender::new(None), Arc::new(AtomicU64::new(peer.tag)));
+        let place_of = peer::Place {
+            shared: Arc::clone(&self.shared),
+            index: place,
+            name: peer.name.as_str().into(),
+            tag: Arc::clone(&tag),
+            resumes,
+            events: self.events.clone(),
+        };
+        let task = tokio::spawn(keep_alive(place_of, accepted, stop.subscribe()));
+        self.tasks.insert(place, Running { task, stop, tag });
+    }
+
+    fn listen(&mut self, address: SocketAddr, listener: Option<tokio::net::TcpListener>) {
+        let (shared, waiting) = (Arc::clone(&self.shared), self.shared.waiting.clone());
+        let task = match listener {
+            Some(listener) => tokio::spawn(listen::accept(listener, shared)),
+            None => tokio::spawn(listen::accept_later(address, shared, waiting)),
+        };
+        self.listeners.insert(address, task);
     }
 
     /// See [`SpeakerHandle`].
@@ -402,44 +498,54 @@ impl Speaker {
 
     /// Ends all sessions and waits until the peers were told, two seconds at most.
     pub async fn stop(mut self, how: Stop) {
-        for listener in &mut self.listeners {
-            listener.abort();
-            // Its port is free then.
-            if listener.await.is_err_and(|end| end.is_panic()) {
-                tracing::error!("a defect had ended a BGP listener");
-            }
+        for listener in self.listeners.values_mut() {
+            hang_up(listener).await;
         }
-        self.stop.send_replace(Some(how));
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(2);
-        for task in &mut self.tasks {
-            if tokio::time::timeout_at(deadline, &mut *task).await.is_err() {
-                tracing::warn!("a BGP session took too long to end");
-            }
+        let stops = self.tasks.values().map(|running| &running.stop);
+        stops.for_each(|stop| drop(stop.send_replace(Some(how.clone()))));
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        for running in self.tasks.values_mut() {
+            running.ended(deadline).await;
         }
         // Behind BGP, whose own word on why it ends shall be the first that the peer hears.
         self.stop_bfd.send_replace(true);
-        if let Some(task) = &mut self.bfd
-            && tokio::time::timeout_at(deadline, task).await.is_err()
-        {
+        if tokio::time::timeout_at(deadline, &mut self.bfd).await.is_err() {
             tracing::warn!("BFD took too long to end");
         }
     }
 }
 
+impl Running {
+    async fn ended(&mut self, deadline: tokio::time::Instant) {
+        if tokio::time::timeout_at(deadline, &mut self.task).await.is_err() {
+            tracing::warn!("a BGP session took too long to end");
+            self.task.abort();
+        }
+    }
+}
+
+/// Its port is free then.
+async fn hang_up(listener: &mut JoinHandle<()>) {
+    listener.abort();
+    if listener.await.is_err_and(|end| end.is_panic()) {
+        tracing::error!("a defect had ended a BGP listener");
+    }
+}
+
 impl Drop for Speaker {
     fn drop(&mut self) {
-        for listener in &self.listeners {
-            listener.abort();
-        }
-        for task in self.tasks.iter().chain(&self.bfd) {
-            task.abort();
-        }
+        self.listeners.values().for_each(JoinHandle::abort);
+        self.tasks.values().for_each(|running| running.task.abort());
+        self.bfd.abort();
     }
 }
 
 /// What can be found out before anything runs.
 fn check(config: &SpeakerConfig) -> Result<(), StartError> {
     for peer in &config.peers {
+        if peer.role == Role::Gone {
+            continue;
+        }
         if peer.role == Role::Edge {
             let source = peer::check(peer);
             source.map_err(|source| StartError::Option { peer: peer.name.clone(), source })?;

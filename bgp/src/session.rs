@@ -132,6 +132,10 @@ impl Heard {
 pub enum Stop {
     /// Cease, administrative shutdown, with a text for the peer's operator (RFC 9003). The peer drops our routes at once.
     Shutdown(String),
+    /// Cease, peer de-configured: it was removed from the configuration. It drops our routes at once.
+    Deconfigured,
+    /// Cease, other configuration change: its session begins anew. It drops our routes at once.
+    Changed,
     /// Just close: a peer with graceful restart keeps our routes for the restart time.
     Restart,
 }
@@ -263,11 +267,16 @@ impl Session {
         }
         let was_up = self.established().is_some();
         for connection in std::mem::take(&mut self.connections) {
-            if let Stop::Shutdown(text) = how {
-                let shutdown = Notification::shutdown(text);
+            let why = match how {
+                Stop::Shutdown(text) => Some(Notification::shutdown(text)),
+                Stop::Deconfigured => Some(Notification::cease(Cease::PeerDeconfigured)),
+                Stop::Changed => Some(Notification::cease(Cease::OtherConfigurationChange)),
+                Stop::Restart => None,
+            };
+            if let Some(why) = why {
                 // Where NOTIFICATIONs keep routes, only this one doesn't (RFC 8538 section 3).
                 let keeps = connection.negotiated.as_ref().is_some_and(|terms| terms.graceful_notification);
-                let notification = if keeps { Notification::hard_reset(&shutdown) } else { shutdown };
+                let notification = if keeps { Notification::hard_reset(&why) } else { why };
                 self.notify(connection.id, &notification);
             }
             self.outputs.push_back(Output::Close(connection.id));

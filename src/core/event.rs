@@ -18,7 +18,7 @@ use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
-/// Index of an enforcer in the list the core was built with.
+/// Names an enforcer. Those that the core was built with have their places in that list; one that came later has a number that no other had lately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EnforcerId(pub u16);
 
@@ -51,6 +51,17 @@ pub struct EnforcerSpec {
     pub ipv4: bool,
     /// See `ipv4`.
     pub ipv6: bool,
+}
+
+/// One of the enforcers that there are from now on.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// One that was there before, or a new one.
+    pub id: EnforcerId,
+    /// What it is from now on.
+    pub spec: EnforcerSpec,
+    /// A new one that gates nothing before it has acknowledged all that there was when it came. Then it gates, where that is required of it.
+    pub joins: bool,
 }
 
 /// One address of a judged answer.
@@ -129,6 +140,10 @@ pub enum Event {
     Forbid(Vec<Name>),
     /// Other times and limits for answers from now on; leases keep their ends, also those that a smaller capacity would not have let in.
     Settings(Box<(LeaseSettings, GateSettings)>),
+    /// Routes outlive their leases by so much from now on, those that linger already, too.
+    Linger(Duration),
+    /// All enforcers that there are from now on. What only one that is gone lacked is in force; leases that a new one lacks are not, unless it joins.
+    Enforcers(Vec<Listed>),
     /// Whether routes are announced from now on. Without it (audit) route enforcers hold nothing and gate nothing; leases stay, and are announced with
     /// the next plan once they are.
     Announce(bool),
@@ -228,6 +243,8 @@ impl StoredLease {
 /// What the core wants done, in order.
 #[derive(Debug)]
 pub enum Output {
+    /// There was no route enforcer, and now there is one: whatever was announced before is over. The plans behind it announce what is leased.
+    RoutesAnew,
     /// Changes for every timed enforcer; one for each address, and for each client of it, at most.
     ApplyTimed { generation: Generation, changes: Vec<Change> },
     /// Changes for the route table that all route enforcers share; one for each address at most. May bear the same generation as an

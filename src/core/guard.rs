@@ -165,6 +165,9 @@ impl Guard {
             Event::Admit(admission) => self.admit(admission),
             Event::Applied { enforcer, generation } => {
                 let generation = generation.min(self.generation);
+                if self.enforcers.joins(enforcer, generation, self.now) {
+                    self.follow_enforcers();
+                }
                 match self.enforcers.applied(enforcer, generation, self.now) {
                     Some((EnforcerKind::Timed, _)) => self.prove_timed(),
                     Some((EnforcerKind::Route, before)) if self.enforcers.is_required(enforcer) => {
@@ -202,6 +205,8 @@ impl Guard {
             Event::Restore(leases) => self.restore(leases),
             Event::RestorePairs(pairs) => self.restore_pairs(pairs),
             Event::Settings(settings) => self.set(settings.0, settings.1),
+            Event::Linger(linger) => self.set_linger(linger),
+            Event::Enforcers(list) => self.set_enforcers(list),
             Event::Announce(announces) => self.announce(announces),
             Event::Groups(groups) => self.regroup(groups),
             Event::RestoredEarlier(by) => self.end_restored_earlier(by),
@@ -221,6 +226,7 @@ impl Guard {
         }
         self.counts.capacity = lease.capacity;
         self.table.set_capacity(lease.capacity);
+        self.enforcers.set_timed_budget(lease.capacity);
         *own = lease;
         self.settings.gate = gate;
     }
@@ -437,13 +443,7 @@ impl Guard {
         }
         let addresses: Vec<IpAddr> = self.table.iter().map(|(address, _)| address).collect();
         addresses.into_iter().for_each(|address| self.marks.change(address));
-        // Who waits needs other things now.
-        let mut waiting = self.gate.take_all();
-        waiting.append(&mut self.through);
-        waiting.append(&mut self.fresh);
-        for (ticket, waiting) in waiting {
-            self.fresh.push((ticket, Waiting { leases: LeaseHandles::new(), needs: Needs::default(), ..waiting }));
-        }
+        self.ask_anew();
     }
 
     /// Takes a lease out of the table; the next plan closes it wherever it is still open.
@@ -470,6 +470,8 @@ impl Guard {
         self.fail_tickets_of(address, |_, _| Refusal::Revoked);
         self.fail_queued(|asked| asked.holds(address), &Refusal::Revoked);
         self.close(address, End::Revoked);
+        // What ended may be on disk, and would linger again after a restart with a longer linger.
+        self.marks.journal(address);
         // Also where there is no lease: a flow may have outlived it.
         self.cuts.insert(address);
     }
@@ -783,6 +785,7 @@ fn opens(changes: &[Change]) -> usize {
 
 mod admit;
 mod clients;
+mod enforcers;
 mod reports;
 mod restore;
 #[cfg(test)]

@@ -194,6 +194,11 @@ impl Marks {
         self.removed.get_mut(&address)
     }
 
+    /// Addresses that left the table since the last plan, of which enforcers believe what is `meant`.
+    pub fn removed_where(&self, meant: impl Fn(&Told) -> bool) -> Vec<IpAddr> {
+        self.removed.iter().filter(|(_, told)| meant(told)).map(|(address, _)| *address).collect()
+    }
+
     /// What enforcers believe of addresses that left the table since the last plan.
     pub fn removed_mut(&mut self) -> impl Iterator<Item = &mut Told> {
         self.removed.values_mut()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Bound;
 
-use super::event::{EnforcerId, EnforcerKind, EnforcerSpec, Generation};
+use super::event::{EnforcerId, EnforcerKind, EnforcerSpec, Generation, Listed};
 use super::explain::EnforcerState;
 use super::lease::{ByFamily, Lease, LeaseTable};
 use super::moment::Moment;
@@ -17,12 +17,16 @@ const REMEMBERED: usize = 1024;
 /// One enforcer and its last words.
 #[derive(Debug)]
 pub struct Enforcer {
+    /// Its name.
+    pub id: EnforcerId,
     /// As configured; the families as it last said.
     pub spec: EnforcerSpec,
     /// Whether IPv4, IPv6 are configured.
     configured: (bool, bool),
     /// Whether answers are to wait for it, as configured.
     gates: bool,
+    /// It gates nothing until it has acknowledged this.
+    joins_at: Option<Generation>,
     /// How far it is.
     pub state: EnforcerState,
     /// Since when; `None` = since before the guard heard of any time.
@@ -50,6 +54,47 @@ pub struct Enforcer {
 }
 
 impl Enforcer {
+    /// It has not reported yet.
+    fn new(id: EnforcerId, spec: EnforcerSpec, joins_at: Option<Generation>, since: Option<Moment>) -> Self {
+        Self {
+            id,
+            configured: (spec.ipv4, spec.ipv6),
+            gates: spec.required,
+            joins_at,
+            spec,
+            state: EnforcerState::Starting,
+            since,
+            behind_since: None,
+            acknowledged: None,
+            last_error: None,
+            repairs: BTreeMap::new(),
+            last_repair: None,
+            trusted_from: Generation(0),
+            history: VecDeque::new(),
+            ahead: BTreeMap::new(),
+            ahead_by_plan: BTreeSet::new(),
+            lacking: BTreeSet::new(),
+        }
+    }
+
+    /// Whether answers are to wait for it now.
+    fn decide(&mut self, announces: bool) {
+        let heard = self.spec.kind == EnforcerKind::Timed || announces;
+        self.spec.required = self.gates && heard && self.joins_at.is_none();
+    }
+
+    /// The same enforcer with another configuration.
+    fn become_as(&mut self, spec: EnforcerSpec) {
+        // What it said of its families counts as long as the same are configured.
+        let families = (self.configured == (spec.ipv4, spec.ipv6)).then_some((self.spec.ipv4, self.spec.ipv6));
+        self.configured = (spec.ipv4, spec.ipv6);
+        self.gates = spec.required;
+        self.spec = spec;
+        if let Some((ipv4, ipv6)) = families {
+            (self.spec.ipv4, self.spec.ipv6) = (ipv4, ipv6);
+        }
+    }
+
     /// Whether it holds an address that this plan opened.
     #[must_use]
     pub fn holds(&self, address: IpAddr, opened: Generation) -> bool {
@@ -105,6 +150,8 @@ impl Enforcer {
 #[derive(Debug)]
 pub struct Enforcers {
     all: Vec<Enforcer>,
+    /// Whether routes are announced.
+    announces: bool,
     timed_plans: VecDeque<(Generation, usize)>,
     route_plans: VecDeque<(Generation, usize)>,
 }
@@ -113,24 +160,44 @@ impl Enforcers {
     /// None has reported yet.
     #[must_use]
     pub fn new(specs: Vec<EnforcerSpec>) -> Self {
-        let all = specs.into_iter().map(|spec| Enforcer {
-            configured: (spec.ipv4, spec.ipv6),
-            gates: spec.required,
-            spec,
-            state: EnforcerState::Starting,
-            since: None,
-            behind_since: None,
-            acknowledged: None,
-            last_error: None,
-            repairs: BTreeMap::new(),
-            last_repair: None,
-            trusted_from: Generation(0),
-            history: VecDeque::new(),
-            ahead: BTreeMap::new(),
-            ahead_by_plan: BTreeSet::new(),
-            lacking: BTreeSet::new(),
-        });
-        Self { all: all.collect(), timed_plans: VecDeque::new(), route_plans: VecDeque::new() }
+        let ids = (0..).map(EnforcerId);
+        let all = ids.zip(specs).map(|(id, spec)| Enforcer::new(id, spec, None, None)).collect();
+        Self { all, announces: true, timed_plans: VecDeque::new(), route_plans: VecDeque::new() }
+    }
+
+    /// These are all from now on.
+    pub fn set(&mut self, list: Vec<Listed>, now: Moment) {
+        let mut before = std::mem::take(&mut self.all);
+        for Listed { id, spec, joins } in list {
+            let known = before.iter().position(|enforcer| enforcer.id == id);
+            let mut enforcer = match known {
+                Some(at) => {
+                    let mut known = before.swap_remove(at);
+                    known.become_as(spec);
+                    known
+                }
+                None => {
+                    let joins_at = joins.then(|| self.last_plan(spec.kind));
+                    Enforcer::new(id, spec, joins_at, Some(now))
+                }
+            };
+            enforcer.decide(self.announces);
+            self.all.push(enforcer);
+        }
+    }
+
+    /// Whether it gates from now on and didn't before, since it is about to acknowledge this. The acknowledgement is noted.
+    pub fn joins(&mut self, id: EnforcerId, generation: Generation, now: Moment) -> bool {
+        let announces = self.announces;
+        let Some(enforcer) = self.get_mut(id) else { return false };
+        if enforcer.joins_at.is_none_or(|at| generation < at.max(enforcer.trusted_from)) {
+            return false;
+        }
+        enforcer.joins_at = None;
+        enforcer.decide(announces);
+        let required = enforcer.spec.required;
+        self.applied(id, generation, now);
+        required
     }
 
     /// In the order of their ids.
@@ -139,11 +206,11 @@ impl Enforcers {
     }
 
     fn get(&self, id: EnforcerId) -> Option<&Enforcer> {
-        self.all.get(usize::from(id.0))
+        self.all.iter().find(|enforcer| enforcer.id == id)
     }
 
     fn get_mut(&mut self, id: EnforcerId) -> Option<&mut Enforcer> {
-        self.all.get_mut(usize::from(id.0))
+        self.all.iter_mut().find(|enforcer| enforcer.id == id)
     }
 
     /// `None` for an id that doesn't exist.
@@ -178,11 +245,10 @@ impl Enforcers {
 
     /// Timed ones that were given the full state, or didn't ask for it yet. The others get it anyway.
     pub fn timed_in_use(&self) -> impl Iterator<Item = EnforcerId> {
-        let ids = (0..).map(EnforcerId).zip(&self.all);
-        let used = |enforcer: &Enforcer| {
+        let used = |enforcer: &&Enforcer| {
             enforcer.spec.kind == EnforcerKind::Timed && enforcer.trusted_from < Generation(u64::MAX)
         };
-        ids.filter(move |(_, enforcer)| used(enforcer)).map(|(id, _)| id)
+        self.all.iter().filter(used).map(|enforcer| enforcer.id)
     }
 
     /// What it has acknowledged.
@@ -262,9 +328,14 @@ impl Enforcers {
 
     /// Whether routes are announced: only then does anybody wait for route enforcers.
     pub fn announce(&mut self, announces: bool) {
-        for enforcer in self.all.iter_mut().filter(|enforcer| enforcer.spec.kind == EnforcerKind::Route) {
-            enforcer.spec.required = enforcer.gates && announces;
-        }
+        self.announces = announces;
+        self.all.iter_mut().for_each(|enforcer| enforcer.decide(announces));
+    }
+
+    /// The most that timed ones may hold from now on: the kernel's sets follow `lease.capacity`.
+    pub fn set_timed_budget(&mut self, capacity: usize) {
+        let timed = self.all.iter_mut().filter(|enforcer| enforcer.spec.kind == EnforcerKind::Timed);
+        timed.for_each(|enforcer| enforcer.spec.max_addresses = capacity);
     }
 
     /// The least that any of them may hold.
@@ -563,6 +634,42 @@ impl Unproven {
         lease.out_of_force();
         (lease.route_proven, lease.proven) = (false, None);
         self.wait_for_route(address, lease);
+    }
+
+    /// Others are required than before: `held` says of a plan whether each of them has the address as that plan made it.
+    pub fn recheck_route(&mut self, address: IpAddr, lease: &mut Lease, held: impl Fn(Generation) -> bool) {
+        let lacks = lease.route_proven && lease.told.route.is_some_and(|route| !held(route.opened));
+        let mut less = false;
+        for share in lease.shares.iter_mut().filter(|share| share.proven) {
+            if share.told.is_some_and(|told| !held(told)) {
+                share.proven = false;
+                share.handle.set_in_force(false);
+                less = true;
+            }
+        }
+        if lacks {
+            self.lost_route(address, lease);
+        } else if less {
+            self.wait_for_route(address, lease);
+        }
+    }
+
+    /// Nobody was told of the lease's route.
+    pub fn untold_route(&mut self, address: IpAddr, lease: &mut Lease) {
+        if let Some(older) = lease.unproven_route.take() {
+            self.route.remove(&(older, address));
+        }
+        (lease.told.route, lease.told.route_refused) = (None, false);
+        for share in &mut lease.shares {
+            (share.told, share.proven) = (None, false);
+            share.handle.set_in_force(false);
+        }
+    }
+
+    /// Addresses that lack a route, or what it bears.
+    #[must_use]
+    pub fn all_routes(&self) -> Vec<IpAddr> {
+        self.route.iter().map(|(_, address)| *address).collect()
     }
 
     /// The lease is not open at timed enforcers any more.

@@ -213,6 +213,10 @@ impl Core {
                 }
                 Output::ApplyRoutes { generation, changes } => routes(Command::Apply { generation, changes }),
                 Output::Hurry(addresses) => routes(Command::Hurry(addresses)),
+                Output::RoutesAnew => {
+                    let generation = crate::core::event::Generation::default();
+                    routes(Command::Sync { generation, leases: Vec::new(), pairs: Vec::new() });
+                }
                 Output::Groups(groups) => routes(Command::Groups(groups)),
                 Output::Sync { enforcer, generation, leases, pairs } => {
                     if let Some(place) = self.drivers.timed.iter().position(|(id, _)| *id == enforcer) {

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Enforcers, RunError, own_listeners};
+use super::{Enforcers, RunError, own_listeners, own_traffic};
 use crate::config::schema::{Config, NftablesMode};
 use crate::enforce::nftables;
 use crate::sys::clock::Clock;
@@ -51,9 +51,10 @@ pub fn lock(path: &Path, state_dir: &Path) -> Result<(Locked, Option<String>), R
     if nftables::has_table().map_err(RunError::failed)? {
         return Ok((Locked::Before, instead));
     }
-    let mut enforcers = Enforcers::new(&config, Clock::start(), false)?;
+    let listeners = own_listeners(&config, ports(&config), http(&config));
+    let own = nftables::Own { traffic: own_traffic(&config), listeners };
+    let mut enforcers = Enforcers::new(&config, Clock::start(), false, own)?;
     if let Some(nft) = &mut enforcers.nftables {
-        nft.listening(&own_listeners(&config, ports(&config), http(&config)));
         nft.install().map_err(RunError::failed)?;
     }
     Ok((Locked::Now, instead))

@@ -83,7 +83,7 @@ pub struct Listening {
     http: Mutex<Vec<Http>>,
     mark: u32,
     store: Arc<Store>,
-    bgp: Vec<Endpoint>,
+    bgp: Mutex<Vec<Endpoint>>,
     here: Mutex<Here>,
     /// What the listeners serve from.
     shared: OnceLock<Weak<Shared>>,
@@ -107,7 +107,7 @@ impl Listening {
             one.keep(&store);
             http.push(one);
         }
-        let bgp = config.bgp.listen.clone();
+        let bgp = Mutex::new(config.bgp.listen.clone());
         Ok(Self { http: Mutex::new(http), mark, store, bgp, here: Mutex::new(here), shared: OnceLock::new() })
     }
 
@@ -118,6 +118,11 @@ impl Listening {
 
     fn http(&self) -> std::sync::MutexGuard<'_, Vec<Http>> {
         self.http.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `bgp.listen` is another.
+    pub fn set_bgp(&self, config: &Config) {
+        self.bgp.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&config.bgp.listen);
     }
 
     /// The ports of `http.listen`.
@@ -202,7 +207,8 @@ impl Listening {
         let own = self.here().addresses;
         let mut all = dns.missing(&own);
         let not_bound = bgp.map(BgpStatus::not_bound).unwrap_or_default();
-        for address in &self.bgp {
+        let listened = self.bgp.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for address in &listened {
             let key = "bgp.listen";
             match not_bound.iter().find(|(other, _)| *address == *other) {
                 Some((_, why)) => all.push((*address, not_served(key, *address, why))),

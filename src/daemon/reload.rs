@@ -16,7 +16,7 @@ use super::lists::Lists;
 use super::neighbours;
 use super::rules;
 use super::sources::Shared;
-use crate::config::schema::NftablesMode;
+use crate::config::schema::{Nftables, NftablesMode};
 use crate::config::{self, Config, Places};
 use crate::control::types::Reloaded;
 use crate::core::address::Admitted;
@@ -131,6 +131,8 @@ async fn put(shared: &Shared, config: Config, places: Places) -> Result<(), Stri
         Ok((_, Err(errors))) => return Err(errors.join("\n")),
         Err(error) => return Err(format!("reading the lists failed: {error}")),
     };
+    let (old, _) = shared.config();
+    let routers = shared.routers.prepare(&old, &config).await?;
     let change = shared.dns.prepare(&config).map_err(|error| error.to_string())?;
     let listeners = listeners::prepare(shared, &config).await?;
     let reached = upstreams::reach(shared, &config).await;
@@ -152,8 +154,10 @@ async fn put(shared: &Shared, config: Config, places: Places) -> Result<(), Stri
     let settings = Box::new((config.lease.clone(), config.gate.clone()));
     shared.core.tell(Event::Settings(settings)).await.map_err(|error| error.to_string())?;
     neighbours::learn(shared, |known| known.with_parts(&config)).await.map_err(|error| error.to_string())?;
-    if let Some(peers) = &shared.peers {
-        peers.set_deadline(config.gate.deadline.0);
+    shared.peers.set_deadline(config.gate.deadline.0);
+    if let Some(prepared) = routers {
+        shared.routers.change(&shared.core, prepared, &config).await?;
+        shared.listening.set_bgp(&config);
     }
     shared.dns.query_log().keep(config.log.queries);
     shared.set_config(config, places);
@@ -165,20 +169,16 @@ fn with_live(old: &Config, new: &Config) -> Config {
     let mut wanted = old.clone();
     wanted.mode = new.mode;
     wanted.dns = upstreams::live(&old.dns, &new.dns);
-    (wanted.bgp.announce_open, wanted.bgp.announce_upstreams) = (new.bgp.announce_open, new.bgp.announce_upstreams);
-    wanted.nftables.enforce = new.nftables.enforce;
-    wanted.bgp.enforce = new.bgp.enforce;
+    if old.nftables.mode != NftablesMode::Off && new.nftables.mode != NftablesMode::Off {
+        wanted.nftables = Nftables { scope: old.nftables.scope, ..new.nftables.clone() };
+    }
+    wanted.bgp = new.bgp.clone();
     wanted.policy = new.policy.clone();
     listeners::live(&mut wanted, new);
     wanted.lease = new.lease.clone();
     wanted.gate = new.gate.clone();
     wanted.log = new.log.clone();
     wanted.addresses = new.addresses.clone();
-    // The kernel's sets were made for so many leases, and can't grow while they are in use.
-    if old.nftables.mode != NftablesMode::Off {
-        wanted.addresses.open.clone_from(&old.addresses.open);
-        wanted.lease.capacity = new.lease.capacity.min(old.lease.capacity);
-    }
     wanted
 }
 
@@ -205,15 +205,11 @@ async fn apply(shared: &Shared, config: &Config, lists: Lists) -> Result<(), Str
     let same = upstreams::judge_alike(&old, config) && shared.lists.lists().are_same(&lists);
     let rules = if same && here == shared.listening.here() { shared.rules.load_full() } else { rules };
     let (before, old_groups) = (shared.rules.load_full(), Arc::new(Groups::new(&old)?));
-    // Packets go first where less is to be blocked, and last where more is.
-    if !config.nftables_enforces() {
-        shared.switches.nftables(false).await?;
-    }
+    shared.switches.packets_open(config).await?;
     switch(shared, config, groups, rules).await?;
-    if config.nftables_enforces()
-        && let Err(error) = shared.switches.nftables(true).await
-    {
+    if let Err(error) = shared.switches.packets_close(config).await {
         switch(shared, &old, old_groups, before).await?;
+        shared.switches.packets_close(&old).await?;
         return Err(error);
     }
     shared.lists.set(lists);
@@ -566,6 +562,7 @@ mod tests {
             keys(&old, &wanted),
             [
                 "addresses.inside[0]",
+                "addresses.open[0]",
                 "dns.cache.size",
                 "dns.dnssec.validate",
                 "dns.listen[0]",
@@ -574,17 +571,17 @@ mod tests {
                 "dns.upstream[0].url",
                 "dns.workers",
                 "gate.deadline",
+                "lease.capacity",
                 "lease.min",
                 "mode",
                 "nftables.enforce",
+                "nftables.mode",
                 "policy.deny[0]"
             ]
         );
         let waits = keys(&wanted, &new);
-        assert_eq!(waits, ["addresses.open[0]", "lease.capacity", "nftables.mode"]);
-        assert_eq!(with_live(&old, &parse("[lease]\ncapacity = 30\n")).lease.capacity, 30, "less is no matter");
-        let free = parse("[lease]\ncapacity = 50\n");
-        assert_eq!(with_live(&free, &new).lease.capacity, 90, "without nftables nothing keeps it");
-        assert_eq!(with_live(&free, &new).addresses.open.len(), 1);
+        assert_eq!(waits, Vec::<String>::new());
+        let off = parse("[nftables]\nmode = \"off\"\n");
+        assert_eq!(keys(&with_live(&old, &off), &off), ["nftables.mode"]);
     }
 }

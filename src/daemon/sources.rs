@@ -17,6 +17,7 @@ use super::history::History;
 use super::listening::Listening;
 use super::lists::ListState;
 use super::process::Process;
+use super::routers::Routers;
 use super::switch::Switches;
 use super::{judge, reload};
 use crate::config::schema::{Hide, NftablesMode, OnDeadline};
@@ -65,12 +66,12 @@ pub struct Shared {
     pub listening: Listening,
     /// What was refused.
     pub denied: DeniedLog,
-    /// The BGP side, when there is one.
-    pub peers: Option<BgpStatus>,
+    /// The BGP side.
+    pub peers: BgpStatus,
+    /// What it was told.
+    pub routers: Routers,
     /// Takes the nftables table away, when there is one.
     pub nftables: Option<nftables::Disarmer>,
-    /// What the kernel can't do of the nftables ruleset.
-    pub left_out: Vec<nftables::needs::Feature>,
     /// How the lease journal is.
     pub journal: Health,
     /// Whether enforcers block.
@@ -105,7 +106,7 @@ impl Shared {
 
     /// Addresses of the file that nobody reaches: wrong ones, odd ones.
     fn missing(&self) -> (Vec<String>, Vec<String>) {
-        self.listening.missing(&self.config().0, &self.listeners, self.peers.as_ref())
+        self.listening.missing(&self.config().0, &self.listeners, Some(&self.peers))
     }
 
     /// What may soon be wrong with the disk that leases are kept on. What is wrong the journal says.
@@ -160,7 +161,7 @@ impl Sources for Shared {
     }
 
     fn peers(&self) -> Vec<Peer> {
-        self.peers.as_ref().map(BgpStatus::peers).unwrap_or_default()
+        self.peers.peers()
     }
 
     fn upstreams(&self) -> Vec<Upstream> {
@@ -199,7 +200,7 @@ impl Sources for Shared {
             troubles.push(LEFT_BEHIND.to_owned());
         }
         troubles.extend(self.missing().0);
-        troubles.extend(self.left_out.iter().map(|feature| feature.effect().to_owned()));
+        troubles.extend(self.switches.left_out().iter().map(|feature| feature.effect().to_owned()));
         troubles
     }
 
@@ -334,7 +335,7 @@ impl Sources for Shared {
 
     fn stop(&self, withdraw: bool) -> Result<String, String> {
         let (config, _) = self.config();
-        let message = match &self.peers {
+        let message = match Some(&self.peers).filter(|_| !config.bgp.peer.is_empty()) {
             None => "the guard stops".to_owned(),
             Some(peers) if withdraw => {
                 peers.withdraw_on_stop();

@@ -1,55 +1,109 @@
-//! Whether enforcers block, and what they let the guard itself do: switched by a reload, without a restart.
+//! How enforcers are told of another configuration, without a restart.
 //!
-//! From audit to enforcement the resolver goes first, then the packets: who is told an address meanwhile finds it open. The other way round the packets
-//! go first. Leases, flows and sessions stay either way.
+//! Packets are judged by two rulesets in turn. What either configuration lets pass is let through first ([`Switches::packets_open`]); then the
+//! resolver and the routes follow; then the packets are judged by the new one alone ([`Switches::packets_close`]). So from audit to enforcement the
+//! resolver goes first: who is told an address meanwhile finds it open. The other way round the packets go first. Leases, flows and sessions stay
+//! either way.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 use tokio::sync::mpsc::WeakSender;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
-use crate::enforce::{Command, nftables};
+use crate::config::schema::{self, NftablesMode};
+use crate::enforce::Command;
+use crate::enforce::nftables::needs::Feature;
+use crate::enforce::nftables::{Own, Rules};
+
+/// The ruleset of a configuration.
+#[must_use]
+pub fn rules(config: &Config, own: Own) -> Rules {
+    Rules {
+        config: schema::Nftables { enforce: config.nftables_enforces(), ..config.nftables.clone() },
+        open: config.addresses.open.clone(),
+        own,
+        capacity: config.lease.capacity,
+    }
+}
+
+/// Lets pass what either lets pass, as far as one ruleset can.
+fn either(old: &Rules, new: &Rules) -> Rules {
+    // What isn't guarded any more goes at once, what is guarded from now on comes last.
+    let fewer = new.config.mode == old.config.mode || old.config.mode == NftablesMode::Both;
+    let hooks = if fewer { &new.config } else { &old.config };
+    Rules {
+        config: schema::Nftables { enforce: old.config.enforce && new.config.enforce, ..hooks.clone() },
+        open: [old.open.as_slice(), &new.open].concat(),
+        ..new.clone()
+    }
+}
+
+/// The nftables driver, and what it was told last; the guard's own traffic apart.
+#[derive(Debug)]
+pub struct Packets {
+    driver: WeakSender<Command>,
+    rules: Mutex<Rules>,
+}
+
+impl Packets {
+    /// Of a driver that has put the rules of this configuration in force.
+    #[must_use]
+    pub fn new(driver: WeakSender<Command>, config: &Config) -> Self {
+        Self { driver, rules: Mutex::new(rules(config, Own::default())) }
+    }
+
+    fn told(&self) -> Rules {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until the kernel has them. `None`: it has them already.
+    async fn tell(&self, rules: Rules, own: &Own) -> Result<Option<Vec<Feature>>, String> {
+        if self.told() == rules {
+            return Ok(None);
+        }
+        let whole = Box::new(Rules { own: own.clone(), ..rules.clone() });
+        let left_out = tell(Some(&self.driver), |done| Command::Rules { rules: whole, done }).await?;
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules;
+        Ok(Some(left_out))
+    }
+}
 
 /// How enforcers are told. The channels are held by the core alone, so that they close with it.
 #[derive(Debug)]
 pub struct Switches {
     /// The nftables driver, when there is one.
-    pub nftables: Option<WeakSender<Command>>,
+    pub nftables: Option<Packets>,
     /// The BGP speaker, when there is one.
     pub bgp: Option<WeakSender<Command>>,
     /// Whether nftables refuses what it denies.
     pub nftables_blocks: Arc<AtomicBool>,
     /// The guard's own traffic as the kernel lets it pass.
-    own: tokio::sync::Mutex<nftables::Own>,
+    own: tokio::sync::Mutex<Own>,
+    /// What the kernel can't do of the nftables ruleset.
+    left_out: Mutex<Vec<Feature>>,
 }
 
 impl Switches {
-    /// As the daemon starts.
+    /// As the daemon starts: `own` is what the ruleset was installed with.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, mut own: Own, left_out: Vec<Feature>) -> Self {
         let nftables_blocks = Arc::new(AtomicBool::new(config.nftables_enforces()));
-        Self { nftables: None, bgp: None, nftables_blocks, own: tokio::sync::Mutex::default() }
-    }
-
-    /// With what the ruleset was installed with.
-    #[must_use]
-    pub fn with_own(mut self, mut own: nftables::Own) -> Self {
         own.traffic.sort_unstable();
         own.traffic.dedup();
         own.listeners.sort_unstable();
         own.listeners.dedup();
-        self.own = tokio::sync::Mutex::new(own);
-        self
+        let left_out = Mutex::new(left_out);
+        Self { nftables: None, bgp: None, nftables_blocks, own: tokio::sync::Mutex::new(own), left_out }
     }
 
     /// Changes what the guard's own traffic is, and waits until the kernel lets it pass: what is new before it is used, what is old once it isn't any more.
     ///
     /// # Errors
     /// Why all is as it was.
-    pub async fn own(&self, change: impl FnOnce(&mut nftables::Own)) -> Result<(), String> {
+    pub async fn own(&self, change: impl FnOnce(&mut Own)) -> Result<(), String> {
         let mut own = self.own.lock().await;
         let mut wanted = own.clone();
         change(&mut wanted);
@@ -62,20 +116,44 @@ impl Switches {
         }
         let told = wanted.clone();
         let command = |done| Command::Own { own: told, done };
-        tell(self.nftables.as_ref(), command).await.map_err(|error| format!("nftables: {error}"))?;
+        tell(self.nftables.as_ref().map(|packets| &packets.driver), command)
+            .await
+            .map_err(|error| format!("nftables: {error}"))?;
         *own = wanted;
         Ok(())
     }
 
-    /// Waits until the kernel has the rules.
+    /// What the kernel can't do of the nftables ruleset.
+    #[must_use]
+    pub fn left_out(&self) -> Vec<Feature> {
+        self.left_out.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets pass what the configuration in force and this one let pass. Waits until the kernel does.
     ///
     /// # Errors
-    /// Why the old ones stay.
-    pub async fn nftables(&self, enforce: bool) -> Result<(), String> {
-        if self.nftables_blocks.load(Ordering::Relaxed) == enforce {
-            return Ok(());
+    /// Why the old rules stay.
+    pub async fn packets_open(&self, config: &Config) -> Result<(), String> {
+        let Some(packets) = &self.nftables else { return Ok(()) };
+        self.packets(packets, either(&packets.told(), &rules(config, Own::default()))).await
+    }
+
+    /// Lets pass what this configuration alone lets pass. Waits until the kernel does.
+    ///
+    /// # Errors
+    /// Why the former rules stay.
+    pub async fn packets_close(&self, config: &Config) -> Result<(), String> {
+        let Some(packets) = &self.nftables else { return Ok(()) };
+        self.packets(packets, rules(config, Own::default())).await
+    }
+
+    async fn packets(&self, packets: &Packets, rules: Rules) -> Result<(), String> {
+        let enforce = rules.config.enforce;
+        let own = self.own.lock().await;
+        let left_out = packets.tell(rules, &own).await.map_err(|error| format!("nftables: {error}"))?;
+        if let Some(left_out) = left_out {
+            *self.left_out.lock().unwrap_or_else(PoisonError::into_inner) = left_out;
         }
-        tell(self.nftables.as_ref(), blocks(enforce)).await.map_err(|error| format!("nftables: {error}"))?;
         self.nftables_blocks.store(enforce, Ordering::Relaxed);
         Ok(())
     }
@@ -104,11 +182,11 @@ fn blocks(enforce: bool) -> impl FnOnce(oneshot::Sender<Result<(), String>>) -> 
     move |done| Command::Enforce { enforce, done }
 }
 
-async fn tell(
+async fn tell<T: Default>(
     driver: Option<&WeakSender<Command>>,
-    command: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Command,
-) -> Result<(), String> {
-    let Some(driver) = driver else { return Ok(()) };
+    command: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Command,
+) -> Result<T, String> {
+    let Some(driver) = driver else { return Ok(T::default()) };
     let stopped = || "it has stopped".to_owned();
     let (done, outcome) = oneshot::channel();
     let driver = driver.upgrade().ok_or_else(stopped)?;

@@ -13,6 +13,7 @@
 //! are told (Cease; where NOTIFICATIONs are graceful too, Hard Reset) and drop them.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,15 +31,18 @@ use tokio::sync::mpsc;
 use crate::config::schema::{self, Config, NftablesMode, Settle};
 use crate::config::{Communities, UpstreamUrl};
 use crate::control::types;
-use crate::core::event::{Change, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation};
+use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation};
 use crate::core::groups::{self, GroupSet, Groups};
 use crate::enforce::{Command, Reports};
 
 mod confirmations;
 mod edges;
 pub mod metrics;
+mod obeying;
 #[cfg(test)]
 mod tests;
+
+use obeying::Obeying;
 
 /// Refusals kept for the events' task.
 const REFUSALS: usize = 1024;
@@ -76,6 +80,7 @@ struct Limits {
 /// The speaker before it is started.
 #[derive(Debug)]
 pub struct BgpEnforcer {
+    /// Each peer's tag is its enforcer's id, see [`tag`].
     config: SpeakerConfig,
     open: Vec<IpNet>,
     /// Whether `open` is announced.
@@ -84,8 +89,21 @@ pub struct BgpEnforcer {
     /// Per peer, in the order of the configuration; observers have none.
     ids: Vec<Option<EnforcerId>>,
     specs: Vec<EnforcerSpec>,
-    limits: Vec<Limits>,
+    limits: AllLimits,
     drain: Duration,
+}
+
+/// By the peers' names.
+type AllLimits = HashMap<String, Limits>;
+
+/// What a peer of the speaker bears that is this enforcer; observers are none.
+fn tag(id: Option<EnforcerId>) -> u64 {
+    id.map_or(u64::MAX, |id| id.0.into())
+}
+
+/// Whose event it is.
+fn id_of(event: &PeerEvent) -> Option<EnforcerId> {
+    u16::try_from(event.tag).ok().map(EnforcerId)
 }
 
 impl BgpEnforcer {
@@ -95,15 +113,35 @@ impl BgpEnforcer {
     /// # Errors
     /// [`BgpError`]; nothing is bound or connected yet.
     pub fn new(config: &Config, first: EnforcerId, restarting: bool) -> Result<Option<Self>, BgpError> {
-        let bgp = &config.bgp;
-        if bgp.peer.is_empty() {
+        if config.bgp.peer.is_empty() {
             return Ok(None);
         }
+        let mut next = first.0;
+        let number = |_: &SpeakerConfig, _: &str| {
+            let id = EnforcerId(next);
+            next = next.saturating_add(1);
+            id
+        };
+        Self::with_ids(config, number, restarting).map(Some)
+    }
+
+    /// Likewise, also without a peer. `id` gives each of [`Self::specs`] its id, by its name.
+    ///
+    /// # Errors
+    /// [`BgpError`]; nothing is bound or connected yet.
+    pub fn with_ids(
+        config: &Config,
+        mut id: impl FnMut(&SpeakerConfig, &str) -> EnforcerId,
+        restarting: bool,
+    ) -> Result<Self, BgpError> {
+        let bgp = &config.bgp;
+        let alone = bgp.peer.is_empty();
         let communities = Communities::of(bgp).map_err(BgpError::Value)?;
         let open = open(config)?;
-        let speaker = SpeakerConfig {
-            asn: bgp.asn.ok_or(BgpError::Missing("asn"))?,
-            router_id: bgp.router_id.ok_or(BgpError::Missing("router_id"))?,
+        let needed = |key| if alone { Ok(()) } else { Err(BgpError::Missing(key)) };
+        let mut speaker = SpeakerConfig {
+            asn: bgp.asn.map_or_else(|| needed("asn").map(|()| 0), Ok)?,
+            router_id: bgp.router_id.map_or_else(|| needed("router_id").map(|()| Ipv4Addr::UNSPECIFIED), Ok)?,
             next_hop_ipv4: bgp.next_hop_ipv4,
             next_hop_ipv6: bgp.next_hop_ipv6,
             communities: communities.standard,
@@ -112,7 +150,7 @@ impl BgpEnforcer {
             local_pref: bgp.local_pref,
             // In audit the core tells of no route.
             announce: true,
-            listen: bgp.listen.iter().map(|address| **address).collect(),
+            listen: bgp.listen.iter().filter(|_| !alone).map(|address| **address).collect(),
             graceful_restart: bgp.graceful_restart.0,
             long_lived: bgp.long_lived_graceful_restart.0,
             // Prefixes of the configuration were announced by an earlier run too, if there was one.
@@ -123,19 +161,24 @@ impl BgpEnforcer {
         };
         let mut ids = Vec::new();
         let mut specs = Vec::new();
-        for spec in edges::specs(bgp, &open) {
-            let offset = u16::try_from(specs.len()).unwrap_or(u16::MAX);
-            ids.push(spec.as_ref().map(|_| EnforcerId(first.0.saturating_add(offset))));
+        for (index, spec) in edges::specs(bgp, &open).enumerate() {
+            let id = spec.as_ref().map(|spec| id(&speaker, &spec.name));
+            if let Some(peer) = speaker.peers.get_mut(index) {
+                peer.tag = tag(id);
+            }
+            ids.push(id);
             specs.extend(spec);
         }
         let limits = bgp.peer.iter().map(|peer| {
             let observer = peer.observer.clone().filter(|_| peer.confirm == schema::Confirm::Reflect);
-            Limits { required: peer.required, max_routes: peer.max_routes, observer }
+            (peer.name.clone(), Limits { required: peer.required, max_routes: peer.max_routes, observer })
         });
-        let edge = |edge: &schema::Edge| Limits { required: edge.required, max_routes: 0, observer: None };
+        let edge = |edge: &schema::Edge| {
+            (edge.name.clone(), Limits { required: edge.required, max_routes: 0, observer: None })
+        };
         let limits = limits.chain(bgp.edge.iter().map(edge)).collect();
         let groups = Arc::new(Groups::new(config).map_err(BgpError::Value)?);
-        Ok(Some(Self {
+        Ok(Self {
             config: speaker,
             open,
             enforce: config.bgp_enforces(),
@@ -144,13 +187,24 @@ impl BgpEnforcer {
             specs,
             limits,
             drain: bgp.shutdown_drain.0,
-        }))
+        })
     }
 
     /// The peers as the core is to know them.
     #[must_use]
     pub fn specs(&self) -> &[EnforcerSpec] {
         &self.specs
+    }
+
+    /// What the speaker is told.
+    #[must_use]
+    pub fn speaker(&self) -> &SpeakerConfig {
+        &self.config
+    }
+
+    /// The peers with their ids, as the core is to know them.
+    pub fn members(&self) -> impl Iterator<Item = (EnforcerId, &EnforcerSpec)> {
+        self.ids.iter().flatten().copied().zip(&self.specs)
     }
 
     /// Binds the listeners and starts the sessions.
@@ -164,19 +218,10 @@ impl BgpEnforcer {
         if self.enforce {
             handle.set_open(&self.open);
         }
-        let status = BgpStatus { speaker: handle, limits: Arc::from(self.limits), withdraw: Arc::default() };
-        let marks = Marks { groups: self.groups, known: HashMap::new() };
-        Ok(RunningBgp {
-            speaker,
-            events,
-            open: self.open,
-            enforce: self.enforce,
-            ids: self.ids,
-            marks,
-            status,
-            graceful,
-            drain: self.drain,
-        })
+        let status = BgpStatus { speaker: handle, limits: Arc::new(Mutex::new(self.limits)), withdraw: Arc::default() };
+        let marks = Marks::new(self.groups);
+        let (open, ids, enforce) = (self.open, self.ids, self.enforce);
+        Ok(RunningBgp { speaker, events, open, enforce, ids, marks, status, graceful, drain: self.drain })
     }
 }
 
@@ -198,8 +243,8 @@ const AT_ONCE: usize = 256;
 /// How long plans are gathered while no session is up.
 const GATHERING: Duration = Duration::from_millis(5);
 
-/// What a peer, by its index, can't hold although it should.
-type Missing = Arc<Mutex<Vec<Families>>>;
+/// What an enforcer can't hold although it should.
+type Missing = Arc<Mutex<HashMap<EnforcerId, Families>>>;
 /// Events from the commands' task that are due before any confirmation.
 type Refusals = Arc<Mutex<VecDeque<Event>>>;
 
@@ -212,34 +257,44 @@ impl RunningBgp {
 
     /// Runs until `commands` closes; the peers have been told when it returns.
     pub async fn run(self, commands: mpsc::Receiver<Command>, reports: Reports) {
-        let missing: Missing = Arc::new(Mutex::new(vec![Families::NONE; self.ids.len()]));
+        let missing = Missing::default();
         let refusals = Refusals::default();
         let wake = Arc::new(tokio::sync::Notify::new());
-        let events = forward(
-            self.events,
-            self.ids.clone(),
-            Arc::clone(&missing),
-            Arc::clone(&refusals),
-            Arc::clone(&wake),
-            reports,
-        );
+        let events = forward(self.events, Arc::clone(&missing), Arc::clone(&refusals), Arc::clone(&wake), reports);
         let events = tokio::spawn(events);
-        let handle = self.speaker.handle();
-        obey(commands, &handle, (self.open, self.enforce), self.marks, &self.ids, &missing, &refusals, &wake).await;
-        let how = if self.graceful && !self.status.withdraw.load(Ordering::SeqCst) {
+        let mut obeying = Obeying {
+            handle: self.speaker.handle(),
+            speaker: Some(self.speaker),
+            changing: None,
+            prepared: None,
+            open: self.open,
+            enforce: self.enforce,
+            marks: self.marks,
+            ids: self.ids,
+            graceful: self.graceful,
+            drain: self.drain,
+            missing,
+            refusals,
+            wake,
+            limits: Arc::clone(&self.status.limits),
+        };
+        obeying.obey(commands).await;
+        let Some(speaker) = obeying.speaker else { return };
+        let how = if obeying.graceful && !self.status.withdraw.load(Ordering::SeqCst) {
             Stop::Restart
         } else {
-            if !self.drain.is_zero() {
+            let drain = obeying.drain;
+            if !drain.is_zero() {
                 tracing::info!(
-                    seconds = self.drain.as_secs(),
+                    seconds = drain.as_secs(),
                     "routers are asked to prefer other routes (GRACEFUL_SHUTDOWN)"
                 );
-                handle.drain();
-                tokio::time::sleep(self.drain).await;
+                speaker.handle().drain();
+                tokio::time::sleep(drain).await;
             }
             Stop::Shutdown("destguard stops".to_owned())
         };
-        self.speaker.stop(how).await;
+        speaker.stop(how).await;
         events.abort();
     }
 }
@@ -252,6 +307,10 @@ struct Marks {
 }
 
 impl Marks {
+    fn new(groups: Arc<Groups>) -> Self {
+        Self { groups, known: HashMap::new() }
+    }
+
     fn of(&mut self, set: GroupSet) -> Want {
         if self.known.len() > groups::MOST_SETS {
             self.known.clear();
@@ -264,98 +323,8 @@ impl Marks {
     }
 }
 
-#[allow(clippy::too_many_arguments)]
-async fn obey(
-    mut commands: mpsc::Receiver<Command>,
-    speaker: &SpeakerHandle,
-    (mut open, mut enforces): (Vec<IpNet>, bool),
-    mut marks: Marks,
-    ids: &[Option<EnforcerId>],
-    missing: &Missing,
-    refusals: &Refusals,
-    wake: &tokio::sync::Notify,
-) {
-    let mut taken = Vec::new();
-    while commands.recv_many(&mut taken, AT_ONCE).await > 0 {
-        for command in taken.drain(..) {
-            match command {
-                Command::Apply { generation, changes } => {
-                    if refuse(generation, &changes, ids, missing, refusals) {
-                        wake.notify_one();
-                    }
-                    let changes = changes.iter().filter_map(|change| match change {
-                        Change::Open { address, .. } => Some((*address, Want::Plain)),
-                        Change::Announce { address, groups, .. } => Some((*address, marks.of(*groups))),
-                        Change::Close { address } => Some((*address, Want::Withdrawn)),
-                        // A route has no end of its own, and is for everybody.
-                        Change::Extend { .. } | Change::ForClient { .. } => None,
-                    });
-                    speaker.apply(generation.0, changes);
-                }
-                Command::Sync { generation, leases, .. } => {
-                    let addresses: Vec<_> = leases.iter().map(|(address, _)| *address).collect();
-                    speaker.replace(generation.0, &addresses);
-                }
-                Command::Groups(groups) => marks = Marks { groups, known: HashMap::new() },
-                Command::Enforce { enforce, done } => {
-                    // The routes of leases come and go with the core's plans.
-                    enforces = enforce;
-                    speaker.set_open(if enforces { &open } else { &[] });
-                    drop(done.send(Ok(())));
-                }
-                Command::Open { open: all, done } => {
-                    open = all;
-                    speaker.set_open(if enforces { &open } else { &[] });
-                    drop(done.send(Ok(())));
-                }
-                Command::Own { done, .. } => drop(done.send(Ok(()))),
-                Command::Restored => speaker.filled(),
-                // A withdrawn route cuts flows anyway; there is no more that a speaker could do.
-                Command::CutFlows(_) => {}
-                Command::Hurry(addresses) => speaker.hurry(&addresses),
-            }
-        }
-        // Nobody hears of them yet: a wake-up for each plan would cost more than the plan.
-        if !speaker.has_sessions() && commands.len() < commands.max_capacity() / 2 {
-            tokio::time::sleep(GATHERING).await;
-        }
-    }
-}
-
-/// Notes a refusal of each address that this plan opens for each peer whose session lacks its family. Returns whether there is any.
-fn refuse(
-    generation: Generation,
-    changes: &[Change],
-    ids: &[Option<EnforcerId>],
-    missing: &Missing,
-    refusals: &Refusals,
-) -> bool {
-    let mut any = false;
-    let missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
-    for (id, lacks) in ids.iter().zip(missing.iter()) {
-        let Some(enforcer) = *id else { continue };
-        let unfit = changes.iter().filter_map(|change| match change {
-            Change::Open { address, .. } | Change::Announce { address, .. } => {
-                Some(*address).filter(|address| lacks.contains(Family::of(*address)))
-            }
-            _ => None,
-        });
-        for address in unfit {
-            let reason = format!("the peer did not negotiate {}", Family::of(address));
-            let mut queue = refusals.lock().unwrap_or_else(PoisonError::into_inner);
-            // When full, the gate's deadline does what the refusal would: nothing is confirmed meanwhile.
-            if queue.len() < REFUSALS {
-                queue.push_back(Event::RefusedAddress { enforcer, address, generation, reason });
-                any = true;
-            }
-        }
-    }
-    any
-}
-
 async fn forward(
     mut events: mpsc::Receiver<PeerEvent>,
-    ids: Vec<Option<EnforcerId>>,
     missing: Missing,
     refusals: Refusals,
     wake: Arc<tokio::sync::Notify>,
@@ -377,7 +346,7 @@ async fn forward(
             }
         }
         let Some(event) = event else { continue };
-        let Some(enforcer) = ids.get(event.peer).copied().flatten() else { continue };
+        let Some(enforcer) = id_of(&event) else { continue };
         let report = match event.what {
             What::Missing { lost, generation } => {
                 let count = u64::try_from(lost.len()).unwrap_or(u64::MAX);
@@ -393,12 +362,12 @@ async fn forward(
                 Event::MissingRoutes { enforcer, addresses, generation: Generation(generation) }
             }
             What::Up { missing: lacks } => {
-                set_missing(&missing, event.peer, lacks);
+                set_missing(&missing, enforcer, lacks);
                 let (ipv4, ipv6) = (!lacks.contains(Family::Ipv4), !lacks.contains(Family::Ipv6));
                 Event::Families { enforcer, ipv4, ipv6 }
             }
             What::Down(reason) => {
-                set_missing(&missing, event.peer, Families::NONE);
+                set_missing(&missing, enforcer, Families::NONE);
                 Event::Lost { enforcer, reason }
             }
             // It is lost to the gate: nothing of it counts until it confirms again.
@@ -418,10 +387,11 @@ async fn forward(
     }
 }
 
-fn set_missing(missing: &Missing, peer: usize, families: Families) {
+fn set_missing(missing: &Missing, enforcer: EnforcerId, families: Families) {
     let mut missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(place) = missing.get_mut(peer) {
-        *place = families;
+    match families.is_empty() {
+        true => drop(missing.remove(&enforcer)),
+        false => drop(missing.insert(enforcer, families)),
     }
 }
 
@@ -429,7 +399,7 @@ fn set_missing(missing: &Missing, peer: usize, families: Families) {
 #[derive(Clone, Debug)]
 pub struct BgpStatus {
     speaker: SpeakerHandle,
-    limits: Arc<[Limits]>,
+    limits: Arc<Mutex<AllLimits>>,
     withdraw: Arc<AtomicBool>,
 }
 
@@ -450,7 +420,9 @@ impl BgpStatus {
     #[must_use]
     pub fn peers(&self) -> Vec<types::Peer> {
         let now = Instant::now();
-        self.sessions().iter().zip(self.limits.iter()).map(|(status, limits)| shown(status, limits, now)).collect()
+        let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |status: &PeerStatus| Some(shown(status, limits.get(&status.name)?, now));
+        self.sessions().iter().filter_map(known).collect()
     }
 
     /// The gate has another deadline from now on.
@@ -481,7 +453,7 @@ fn shown(status: &PeerStatus, Limits { required, max_routes, observer }: &Limits
     let confirm = match (status.role, settle) {
         (Role::Observer, _) if status.confirms => format!("{} (edge)", status.confirm),
         (Role::Observer, _) => "observer".to_owned(),
-        (Role::Edge, _) => format!("{} (edge)", status.confirm),
+        (Role::Edge | Role::Gone, _) => format!("{} (edge)", status.confirm),
         (Role::Enforcer, 0) => status.confirm.to_string(),
         (Role::Enforcer, _) => format!("{} + {settle}ms", status.confirm),
     };
@@ -606,6 +578,7 @@ fn peer(peer: &schema::Peer, deadline: Duration) -> Result<PeerConfig, BgpError>
             multiplier: peer.bfd_multiplier,
             multihop: peer.bfd_multihop,
         }),
+        tag: 0,
     })
 }
 

@@ -124,6 +124,18 @@ impl Memory {
                 drop(done.send(Ok(())));
                 Vec::new()
             }
+            Command::Rules { done, .. } => {
+                drop(done.send(Ok(Vec::new())));
+                Vec::new()
+            }
+            Command::PreparePeers { done, .. } => {
+                drop(done.send(Ok(())));
+                Vec::new()
+            }
+            Command::ChangePeers { done } => {
+                done.send(()).unwrap_or_default();
+                Vec::new()
+            }
             Command::CutFlows(_) | Command::Hurry(_) | Command::Restored | Command::Groups(_) => Vec::new(),
         }
     }

@@ -91,6 +91,36 @@ pub struct Own {
     pub listeners: Vec<(Transport, u16)>,
 }
 
+/// Everything of the configuration that the ruleset is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rules {
+    /// `[nftables]`; `enforce` is whether it blocks, also by the guard's mode.
+    pub config: Nftables,
+    /// `addresses.open`
+    pub open: Vec<IpNet>,
+    /// Of the guard itself.
+    pub own: Own,
+    /// `lease.capacity`. The kernel's sets grow to it and never shrink while they are in use.
+    pub capacity: usize,
+}
+
+impl Rules {
+    fn settings(&self) -> ruleset::Settings {
+        ruleset::Settings {
+            mode: self.config.mode,
+            enforce: self.config.enforce,
+            scope: self.config.scope,
+            inside: self.config.inside.clone(),
+            redirect_dns: self.config.redirect_dns,
+            open: self.open.clone(),
+            own: self.own.traffic.clone(),
+            listeners: self.own.listeners.clone(),
+            capacity: self.capacity,
+            without: Vec::new(),
+        }
+    }
+}
+
 /// Packets and octets that passed a named counter since the table was installed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
@@ -127,38 +157,18 @@ pub struct Enforcer {
 }
 
 impl Enforcer {
-    /// Takes what the ruleset is made of. `open` is `addresses.open`; `own` is everything the guard itself connects to;
-    /// `capacity` is `lease.capacity`; `id` is this enforcer's place in the core's list. Nothing is touched yet.
+    /// Takes what the ruleset is made of; `id` is this enforcer's place in the core's list. Nothing is touched yet.
     ///
     /// # Errors
     /// [`NftError::NftMissing`] or [`NftError::NftTooOld`].
-    pub fn new(
-        config: &Nftables,
-        open: &[IpNet],
-        own: &[OwnTraffic],
-        capacity: usize,
-        clock: Clock,
-        id: EnforcerId,
-    ) -> Result<Self, NftError> {
-        let settings = ruleset::Settings {
-            mode: config.mode,
-            enforce: config.enforce,
-            scope: config.scope,
-            inside: config.inside.clone(),
-            redirect_dns: config.redirect_dns,
-            open: open.to_vec(),
-            own: own.to_vec(),
-            listeners: Vec::new(),
-            capacity,
-            without: Vec::new(),
-        };
+    pub fn new(rules: &Rules, clock: Clock, id: EnforcerId) -> Result<Self, NftError> {
         Ok(Self {
             id,
             clock,
-            on_stop: config.on_stop,
-            scope: config.scope,
+            on_stop: rules.config.on_stop,
+            scope: rules.config.scope,
             disarmer: Disarmer::default(),
-            installer: Installer::new(Program::find()?, settings),
+            installer: Installer::new(Program::find()?, rules.settings()),
             features: None,
             watched: true,
         })
@@ -183,11 +193,6 @@ impl Enforcer {
         self.disarmer.clone()
     }
 
-    /// The ports that the guard itself answers from: its replies pass also where nothing is tracked. Before [`Self::install`].
-    pub fn listening(&mut self, listeners: &[(Transport, u16)]) {
-        self.installer.change(|settings| settings.listeners = listeners.to_vec());
-    }
-
     /// What this kernel can't do, and the ruleset does without. Known behind [`Self::install`].
     #[must_use]
     pub fn left_out(&self) -> &[Feature] {
@@ -205,6 +210,13 @@ impl Enforcer {
     #[must_use]
     pub fn deaf(mut self) -> Self {
         self.watched = false;
+        self
+    }
+
+    /// Behaves as on a kernel whose sets keep the size that they were made with (before Linux 6.5). For tests of the way around that.
+    #[must_use]
+    pub fn unresizable(mut self) -> Self {
+        self.installer.unresizable = true;
         self
     }
 

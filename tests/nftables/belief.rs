@@ -319,7 +319,7 @@ fn cost_of_comparing_a_large_network() {
     alone(|| {
         let many: u32 = 100_000;
         let mut enforcer =
-            Enforcer::new(&local(), &[], &[], many as usize, super::Clock::start(), super::ID).expect("nft");
+            Enforcer::new(&super::rules(&local(), many as usize), super::Clock::start(), super::ID).expect("nft");
         enforcer.install().expect("installed");
         let mut kernel = Kernel::open().expect("a socket");
         let keys: Vec<Key> = (0..many).map(|n| Key::Address((0x0a00_0000 + n).to_be_bytes().into())).collect();

@@ -21,10 +21,10 @@ use std::time::Instant;
 
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::sys::{self, Datagram};
-use super::{AbortOnDrop, REBIRTH, StartError};
+use super::{AbortOnDrop, REBIRTH, Shared, StartError};
 use crate::bfd::packet::Packet;
 use crate::bfd::session::{self, Event, Session};
 use crate::bfd::state::{Cause, State};
@@ -56,8 +56,58 @@ struct Place {
 
 /// All sessions of a speaker.
 pub(super) struct Driver {
-    receivers: Vec<(u16, UdpSocket)>,
+    receivers: Vec<(SocketAddr, UdpSocket)>,
     places: Vec<Place>,
+}
+
+/// Sessions that come and go while the driver runs.
+#[derive(Default)]
+pub(super) struct Update {
+    /// Peers whose sessions end.
+    gone: Vec<String>,
+    new: Vec<Place>,
+    receivers: Vec<(SocketAddr, UdpSocket)>,
+    /// Where packets are received from then on.
+    addresses: BTreeSet<SocketAddr>,
+}
+
+impl Update {
+    /// Prepares everything that can fail. `keeps`: the session of a peer goes on as it is.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub(super) fn prepare(
+        before: &SpeakerConfig,
+        after: &SpeakerConfig,
+        watches: &Watches,
+    ) -> Result<Self, StartError> {
+        let now = Instant::now();
+        let old = |name: &str| before.peers.iter().find(|peer| peer.name == name && peer.bfd.is_some());
+        let mut update = Self::default();
+        for peer in before.peers.iter().filter(|peer| peer.bfd.is_some()) {
+            if !after.peers.iter().any(|other| other.name == peer.name && is_same(peer, other)) {
+                update.gone.push(peer.name.clone());
+            }
+        }
+        for (peer, watch) in after.peers.iter().zip(watches) {
+            if let (Some(watch), false) = (watch, old(&peer.name).is_some_and(|old| is_same(old, peer))) {
+                update.new.extend(place(peer, watch.clone(), after.mark, &[], now)?);
+            }
+        }
+        update.addresses = addresses(after);
+        for address in update.addresses.difference(&addresses(before)) {
+            update.receivers.push((*address, receiver(*address, after.mark)?));
+        }
+        Ok(update)
+    }
+}
+
+/// Whether a peer's session is the same in both configurations.
+pub(super) fn is_same(before: &PeerConfig, after: &PeerConfig) -> bool {
+    let session = |peer: &PeerConfig| {
+        (peer.bfd, peer.address, peer.zone.clone(), peer.local_address, peer.multihop, peer.ttl_security)
+    };
+    session(before) == session(after)
 }
 
 /// What each peer's BGP task reads, in the order of the configuration; `None` where no BFD is wanted.
@@ -69,54 +119,70 @@ pub(super) fn watches(config: &SpeakerConfig) -> Watches {
     config.peers.iter().map(|peer| peer.bfd.map(|_| watch::Sender::new(BfdStatus::new(now)))).collect()
 }
 
-/// Binds all sockets; `None` when no peer wants BFD.
+/// Binds all sockets.
 ///
 /// # Errors
 /// [`StartError`].
-pub(super) fn bind(config: &SpeakerConfig, watches: &Watches) -> Result<Option<Driver>, StartError> {
+pub(super) fn bind(config: &SpeakerConfig, watches: &Watches) -> Result<Driver, StartError> {
     let now = Instant::now();
     let mut places = Vec::<Place>::new();
     for (peer, watch) in config.peers.iter().zip(watches) {
-        let (Some(wanted), Some(status)) = (peer.bfd, watch.clone()) else { continue };
-        let failed = |source| StartError::Bfd { peer: peer.name.clone(), source };
-        let sender = sender(peer, config.mark).map_err(failed)?;
-        let mut discriminator = 0;
-        while discriminator == 0 || places.iter().any(|place| place.session.discriminator() == discriminator) {
-            discriminator = random() as u32;
+        if let Some(status) = watch.clone() {
+            places.extend(place(peer, status, config.mark, &places, now)?);
         }
-        let settings =
-            session::Config { discriminator, interval: wanted.interval, multiplier: wanted.multiplier, seed: random() };
-        places.push(Place {
-            name: peer.name.clone(),
-            peer: peer.address,
-            local: peer.local_address,
-            port: port(peer),
-            least_ttl: least_ttl(peer),
-            session: Session::new(settings, now),
-            sender,
-            status,
-        });
     }
     let mut receivers = Vec::new();
-    for address in addresses(&places) {
-        let failed = |source| StartError::Listen { protocol: "BFD", address, source };
-        let socket = sys::bfd_receiver(address, config.mark).map_err(failed)?;
-        receivers.push((address.port(), UdpSocket::from_std(socket.into()).map_err(failed)?));
+    for address in addresses(config) {
+        receivers.push((address, receiver(address, config.mark)?));
     }
-    Ok((!places.is_empty()).then_some(Driver { receivers, places }))
+    Ok(Driver { receivers, places })
+}
+
+fn receiver(address: SocketAddr, mark: Option<u32>) -> Result<UdpSocket, StartError> {
+    let failed = |source| StartError::Listen { protocol: "BFD", address, source };
+    let socket = sys::bfd_receiver(address, mark).map_err(failed)?;
+    UdpSocket::from_std(socket.into()).map_err(failed)
+}
+
+fn place(
+    peer: &PeerConfig,
+    status: watch::Sender<BfdStatus>,
+    mark: Option<u32>,
+    others: &[Place],
+    now: Instant,
+) -> Result<Option<Place>, StartError> {
+    let Some(wanted) = peer.bfd else { return Ok(None) };
+    let sender = sender(peer, mark).map_err(|source| StartError::Bfd { peer: peer.name.clone(), source })?;
+    let mut discriminator = 0;
+    while discriminator == 0 || others.iter().any(|place| place.session.discriminator() == discriminator) {
+        discriminator = random() as u32;
+    }
+    let settings =
+        session::Config { discriminator, interval: wanted.interval, multiplier: wanted.multiplier, seed: random() };
+    Ok(Some(Place {
+        name: peer.name.clone(),
+        peer: peer.address,
+        local: peer.local_address,
+        port: port(peer),
+        least_ttl: least_ttl(peer),
+        session: Session::new(settings, now),
+        sender,
+        status,
+    }))
 }
 
 /// Runs the driver; after a panic a new one, with new sessions. BGP goes on meanwhile.
 pub(super) async fn keep_alive(
     driver: Driver,
-    config: Arc<SpeakerConfig>,
-    watches: Watches,
+    shared: Arc<Shared>,
+    updates: mpsc::Receiver<Update>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let updates = Arc::new(tokio::sync::Mutex::new(updates));
     let mut next = Some(driver);
     loop {
         if let Some(driver) = next.take() {
-            let run = tokio::spawn(driver.run(stop.clone()));
+            let run = tokio::spawn(driver.run(Arc::clone(&updates), stop.clone()));
             let guard = AbortOnDrop(run.abort_handle());
             let result = run.await;
             drop(guard);
@@ -124,7 +190,7 @@ pub(super) async fn keep_alive(
                 return;
             }
             tracing::error!("a defect ended BFD; it starts again");
-            for status in watches.iter().flatten() {
+            for status in shared.bfd_watches().iter().flatten() {
                 status
                     .send_modify(|status| *status = BfdStatus { state: State::Down, interval: None, ..status.clone() });
             }
@@ -133,24 +199,28 @@ pub(super) async fn keep_alive(
             () = tokio::time::sleep(REBIRTH) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
-        match bind(&config, &watches) {
-            Ok(driver) => next = driver,
+        // All that is waiting there is part of the configuration.
+        let mut waiting = updates.lock().await;
+        while waiting.try_recv().is_ok() {}
+        match bind(&shared.config(), &shared.bfd_watches()) {
+            Ok(driver) => next = Some(driver),
             Err(error) => tracing::error!(%error, "no BFD"),
         }
     }
 }
 
 /// Where packets are received: on the peers' local addresses; on all where one of a family and kind has none.
-fn addresses(places: &[Place]) -> BTreeSet<SocketAddr> {
+fn addresses(config: &SpeakerConfig) -> BTreeSet<SocketAddr> {
     let any =
         |peer: IpAddr| if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
-    let alike = |a: &Place, b: &Place| a.port == b.port && a.peer.is_ipv4() == b.peer.is_ipv4();
-    let address = |place: &Place| {
-        let all = places.iter().any(|other| alike(place, other) && other.local.is_none());
-        let local = place.local.filter(|_| !all).unwrap_or_else(|| any(place.peer));
-        SocketAddr::new(local, place.port)
+    let alike = |a: &PeerConfig, b: &PeerConfig| port(a) == port(b) && a.address.is_ipv4() == b.address.is_ipv4();
+    let all = || config.peers.iter().filter(|peer| peer.bfd.is_some());
+    let address = |peer: &PeerConfig| {
+        let everywhere = all().any(|other| alike(peer, other) && other.local_address.is_none());
+        let local = peer.local_address.filter(|_| !everywhere).unwrap_or_else(|| any(peer.address));
+        SocketAddr::new(local, port(peer))
     };
-    places.iter().map(address).collect()
+    all().map(address).collect()
 }
 
 fn multihop(peer: &PeerConfig) -> bool {
@@ -194,7 +264,12 @@ fn sender(peer: &PeerConfig, mark: Option<u32>) -> io::Result<UdpSocket> {
 
 impl Driver {
     /// Runs until `stop` says so; then the neighbours are told that this end is taken down on purpose.
-    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+    pub(super) async fn run(
+        mut self,
+        updates: Arc<tokio::sync::Mutex<mpsc::Receiver<Update>>>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let mut updates = updates.lock().await;
         let mut buffer = [0u8; 256];
         self.work(Instant::now());
         loop {
@@ -214,6 +289,7 @@ impl Driver {
                 _ = stop.wait_for(|stop| *stop) => break,
                 () = readable => {}
                 () = timer => {}
+                Some(update) = updates.recv() => self.update(update),
             }
             self.read(&mut buffer);
             self.work(Instant::now());
@@ -225,14 +301,25 @@ impl Driver {
         self.work(now);
     }
 
+    fn update(&mut self, update: Update) {
+        let now = Instant::now();
+        let gone = |place: &Place| update.gone.contains(&place.name);
+        self.places.iter_mut().filter(|place| gone(place)).for_each(|place| place.session.set_admin_down(true, now));
+        self.work(now);
+        self.places.retain(|place| !gone(place));
+        self.places.extend(update.new);
+        self.receivers.retain(|(address, _)| update.addresses.contains(address));
+        self.receivers.extend(update.receivers);
+    }
+
     fn read(&mut self, buffer: &mut [u8]) {
-        for (port, socket) in &self.receivers {
+        for (address, socket) in &self.receivers {
             for _ in 0..READS {
                 match socket.try_io(Interest::READABLE, || sys::receive(socket.as_fd(), buffer)) {
                     Ok(datagram) => {
                         // A longer one is no control packet: what was cut off is refused by its length.
                         let octets = buffer.get(..datagram.length.min(buffer.len())).unwrap_or_default();
-                        take(&mut self.places, *port, octets, &datagram);
+                        take(&mut self.places, address.port(), octets, &datagram);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => {

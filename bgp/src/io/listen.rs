@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
 
-use super::sys;
+use super::{Shared, sys};
 use crate::config::{PeerConfig, Role, SpeakerConfig};
 
 /// First and longest wait after an accept that failed for want of descriptors or memory.
@@ -24,28 +23,33 @@ pub(super) fn bind(address: SocketAddr, config: &SpeakerConfig) -> io::Result<Tc
     TcpListener::from_std(socket.into())
 }
 
+/// What a listener's socket is told of the peers: as long as it is the same, it needs no other socket.
+pub(super) fn options(config: &SpeakerConfig) -> impl PartialEq + '_ {
+    let connects = config.peers.iter().filter(|peer| !matches!(peer.role, Role::Edge | Role::Gone));
+    let protected = connects.filter(|peer| peer.password.is_some() || peer.ttl_security);
+    let options = protected.map(|peer| {
+        (peer.address, &peer.zone, &peer.password, peer.tcp_ao, peer.ttl_security, peer.passive, peer.multihop)
+    });
+    (config.mark, options.collect::<Vec<_>>())
+}
+
 /// Whether a listener's address, or its whole family, isn't there now.
 pub(super) fn is_absent(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT | libc::ENODEV))
 }
 
 /// Like [`accept`], as soon as the address can be bound. `waiting` has it until then.
-pub(super) async fn accept_later(
-    address: SocketAddr,
-    config: Arc<SpeakerConfig>,
-    peers: Vec<mpsc::Sender<TcpStream>>,
-    waiting: Waiting,
-) {
+pub(super) async fn accept_later(address: SocketAddr, shared: Arc<Shared>, waiting: Waiting) {
     let listener = loop {
         tokio::time::sleep(AGAIN).await;
-        match bind(address, &config) {
+        match bind(address, &shared.config()) {
             Ok(listener) => break listener,
             Err(error) => waiting.note(address, Some(error.to_string())),
         }
     };
     waiting.note(address, None);
     tracing::info!(%address, "BGP is listened for from now on");
-    accept(listener, config, peers).await;
+    accept(listener, shared).await;
 }
 
 /// Addresses that can't be bound yet, and why.
@@ -67,15 +71,15 @@ impl Waiting {
     }
 }
 
-/// Accepts for ever, and hands each connection to the peer it comes from. `peers` in the order of the configuration; a channel that is full means
+/// Accepts for ever, and hands each connection to the peer it comes from; a channel that is full means
 /// that the peer connects faster than its task looks, then the connection is closed.
-pub(super) async fn accept(listener: TcpListener, config: Arc<SpeakerConfig>, peers: Vec<mpsc::Sender<TcpStream>>) {
+pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut wait = BACK_OFF.0;
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
                 wait = BACK_OFF.0;
-                if let Err(reason) = hand_over(stream, from, &config, &peers) {
+                if let Err(reason) = hand_over(stream, from, &shared) {
                     tracing::debug!(%from, reason, "connection refused");
                 }
             }
@@ -107,27 +111,25 @@ fn is_from(peer: &PeerConfig, from: SocketAddr) -> bool {
         && peer.zone.as_ref().is_none_or(|zone| sys::index(zone).is_ok_and(|index| index == scope))
 }
 
-fn hand_over(
-    stream: TcpStream,
-    from: SocketAddr,
-    config: &SpeakerConfig,
-    peers: &[mpsc::Sender<TcpStream>],
-) -> Result<(), &'static str> {
+fn hand_over(stream: TcpStream, from: SocketAddr, shared: &Shared) -> Result<(), &'static str> {
+    let config = shared.config();
     let local = stream.local_addr().map_err(|_| "it is gone already")?.ip();
+    let connects = |peer: &PeerConfig| !matches!(peer.role, Role::Edge | Role::Gone);
     let mut theirs =
-        config.peers.iter().zip(peers).filter(|(peer, _)| peer.role != Role::Edge && is_from(peer, from)).peekable();
+        config.peers.iter().enumerate().filter(|(_, peer)| connects(peer) && is_from(peer, from)).peekable();
     if theirs.peek().is_none() {
         return Err("no such peer");
     }
     // Two sessions to one router differ by the address it connects to; the one that names it comes first.
-    let meant = theirs.filter(|(peer, _)| peer.local_address.is_none_or(|wanted| wanted == local));
-    let (peer, channel) = meant
-        .max_by_key(|(peer, _)| peer.local_address.is_some())
+    let meant = theirs.filter(|(_, peer)| peer.local_address.is_none_or(|wanted| wanted == local));
+    let (index, peer) = meant
+        .max_by_key(|(_, peer)| peer.local_address.is_some())
         .ok_or("it came to an address that is not the peer's local_address")?;
     let socket = socket2::SockRef::from(&stream);
     if let Err(error) = sys::configure(&socket, peer, peer.asn == config.asn, false, config.mark) {
         tracing::warn!(peer = peer.name, %error, "connection refused");
         return Err("its options can't be set");
     }
-    channel.try_send(stream).map_err(|_| "the peer connects too often")
+    let door = shared.door(index).ok_or("the peer is being changed")?;
+    door.try_send(stream).map_err(|_| "the peer connects too often")
 }

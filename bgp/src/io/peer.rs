@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -57,17 +58,22 @@ const LOOK: (Duration, Duration) = (Duration::from_micros(100), Duration::from_m
 pub(super) struct Place {
     pub(super) shared: Arc<Shared>,
     pub(super) index: usize,
+    pub(super) name: Arc<str>,
+    /// See [`PeerConfig::tag`].
+    pub(super) tag: Arc<AtomicU64>,
+    /// Its session takes the place of one that was there before, whose routes the peer may have kept.
+    pub(super) resumes: bool,
     pub(super) events: mpsc::Sender<PeerEvent>,
 }
 
 impl Place {
     pub(super) fn name(&self) -> &str {
-        self.shared.config.peers.get(self.index).map_or("", |peer| &peer.name)
+        &self.name
     }
 
     /// Tells the caller. It is gone only when everything ends.
     async fn tell(&self, what: What) {
-        if self.events.send(PeerEvent { peer: self.index, what }).await.is_err() {
+        if self.events.send(PeerEvent { peer: self.index, tag: self.tag.load(Ordering::SeqCst), what }).await.is_err() {
             tracing::trace!("nobody listens to the speaker any more");
         }
     }
@@ -75,7 +81,6 @@ impl Place {
     /// A defect on purpose, at a bad moment: while the table is locked.
     #[cfg(test)]
     fn fail_if_told(&self) {
-        use std::sync::atomic::Ordering;
         let told = self.shared.fault.compare_exchange(self.index, usize::MAX, Ordering::SeqCst, Ordering::SeqCst);
         if told.is_ok() {
             let _table = self.shared.table();
@@ -159,7 +164,7 @@ pub(super) async fn run(
     accepted: Arc<Mutex<mpsc::Receiver<TcpStream>>>,
     mut stop: watch::Receiver<Option<Stop>>,
 ) {
-    let config = Arc::clone(&place.shared.config);
+    let config = place.shared.config();
     let Some(peer) = config.peers.get(place.index).cloned() else { return };
     let fine = match FineTimer::new() {
         Ok(timer) => timer,
@@ -170,8 +175,8 @@ pub(super) async fn run(
     };
     let mut accepted = accepted.lock().await;
     let mut changed = place.shared.changed.subscribe();
-    let session = Session::new(session_config(&config, &peer), Instant::now());
-    let bfd = place.shared.bfd.get(place.index).and_then(Option::as_ref).map(watch::Sender::subscribe);
+    let session = Session::new(session_config(&config, &peer, place.resumes), Instant::now());
+    let bfd = place.shared.bfd(place.index).map(|bfd| bfd.subscribe());
     let evidence = Evidence::new(&config, &peer);
     let mut task = Task {
         logged: String::new(),
@@ -279,7 +284,7 @@ async fn bfd_changed(bfd: &mut Option<watch::Receiver<BfdStatus>>) {
     }
 }
 
-fn session_config(config: &SpeakerConfig, peer: &PeerConfig) -> SessionConfig {
+fn session_config(config: &SpeakerConfig, peer: &PeerConfig, resumes: bool) -> SessionConfig {
     let whole = |span: Duration, most: u16| u16::try_from(span.as_secs()).unwrap_or(most).min(most);
     SessionConfig {
         asn: config.asn,
@@ -291,7 +296,7 @@ fn session_config(config: &SpeakerConfig, peer: &PeerConfig) -> SessionConfig {
         passive: peer.passive,
         restart_time: whole(config.graceful_restart, MAX_RESTART_TIME),
         stale_time: u32::try_from(config.long_lived.as_secs()).unwrap_or(MAX_STALE_TIME).min(MAX_STALE_TIME),
-        restarting: config.restarting,
+        restarting: config.restarting || resumes,
         extended_next_hop: config.ipv4_over_ipv6() && peer.families.ipv4,
         bgp_role: peer.bgp_role,
         hear: confirming::hears(peer),
@@ -316,6 +321,7 @@ impl Task {
         if self.session.poll_timeout().is_some_and(|due| due <= now) {
             self.session.handle_timeout(now);
         }
+        self.renew(now);
         self.heed_bfd(now);
         self.heed_feeders(now).await;
         // Before anything that was heard is taken in: others sent it on only after it was in the table.

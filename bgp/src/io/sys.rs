@@ -172,7 +172,9 @@ pub fn listener(address: SocketAddr, peers: &[PeerConfig], mark: Option<u32>) ->
     if let Some(mark) = mark {
         named("the firewall mark can't be set", socket.set_mark(mark))?;
     }
-    let connects = |peer: &&PeerConfig| peer.role != Role::Edge && peer.address.is_ipv4() == address.is_ipv4();
+    let connects = |peer: &&PeerConfig| {
+        !matches!(peer.role, Role::Edge | Role::Gone) && peer.address.is_ipv4() == address.is_ipv4()
+    };
     let ours = || peers.iter().filter(connects);
     for (at, peer) in ours().enumerate() {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("peer {}: {error}", peer.name));

@@ -80,7 +80,7 @@ impl Guard {
     pub(super) fn refused(&mut self, enforcer: EnforcerId, generation: Generation, reason: String) {
         let Some(kind) = self.enforcers.refused(enforcer, reason.clone()) else { return };
         if !self.enforcers.is_required(enforcer) {
-            return;
+            return self.note_refusal(enforcer, kind, |plan| plan == generation);
         }
         let name = self.enforcers.name(enforcer);
         let refusal = Refusal::Enforcer { name, reason };
@@ -100,6 +100,20 @@ impl Guard {
         for address in changed {
             self.tell_anew(kind, address, |plan| plan == generation);
         }
+    }
+
+    /// Nobody waits for this route enforcer now. It may be required later: then what it refused is what it lacks. O(leases).
+    fn note_refusal(&mut self, enforcer: EnforcerId, kind: EnforcerKind, refused: impl Fn(Generation) -> bool) {
+        if kind != EnforcerKind::Route {
+            return;
+        }
+        let leased = self.table.iter().filter(|(_, lease)| {
+            let opened = lease.told.route.is_some_and(|route| refused(route.opened));
+            opened || lease.shares.iter().any(|share| share.told.is_some_and(&refused))
+        });
+        let mut lacking: Vec<IpAddr> = leased.map(|(address, _)| address).collect();
+        lacking.extend(self.marks.removed_where(|told| told.route.is_some_and(|route| refused(route.opened))));
+        lacking.into_iter().for_each(|address| self.enforcers.lacks(enforcer, address));
     }
 
     /// An address that was closed and opened again since the last plan, or that a group left and came back to, is not what the refused plan was
@@ -146,6 +160,12 @@ impl Guard {
         let Some(EnforcerKind::Route) = self.enforcers.refused(enforcer, reason.clone()) else { return };
         if self.enforcers.is_required(enforcer) {
             self.tell_anew(EnforcerKind::Route, address, |plan| plan <= generation);
+        } else {
+            let lease = self.table.get(address).map(|lease| lease.told);
+            let told = lease.or_else(|| self.marks.removed_of(address).copied());
+            if told.and_then(|told| told.route).is_some_and(|route| route.opened <= generation) {
+                self.enforcers.lacks(enforcer, address);
+            }
         }
         // What is in force was confirmed by this enforcer too; what was opened anew since will be.
         let meant = self.table.get(address).filter(|lease| lease.unproven_route.is_some_and(|at| at <= generation));

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use super::*;
+use crate::core::event::Change;
 use crate::core::moment::Moment;
 
 const LONG: Duration = Duration::from_secs(20);

@@ -29,7 +29,9 @@ const GET_OBJECT: u8 = 19;
 const ANY_TABLE: u16 = 1;
 const SET_NAME: u16 = 2;
 const SET_FLAGS: u16 = 3;
+const SET_DESCRIPTION: u16 = 9;
 const SET_ID: u16 = 10;
+const DESCRIPTION_SIZE: u16 = 1;
 const OBJECT_DATA: u16 = 4;
 const LIST_SET: u16 = 2;
 const LIST_ELEMENTS: u16 = 3;
@@ -59,6 +61,19 @@ struct Part(Vec<Attribute>);
 impl Part {
     fn get(&self, attribute: u16) -> Option<&[u8]> {
         self.0.iter().find(|(found, _)| *found == attribute).map(|(_, value)| value.as_slice())
+    }
+
+    /// Of a set.
+    fn resize(&mut self, size: u32) {
+        let Some((_, value)) = self.0.iter_mut().find(|(attribute, _)| *attribute == SET_DESCRIPTION) else { return };
+        let mut writer = Writer::default();
+        for (attribute, inner) in wire::attributes(value) {
+            match attribute {
+                DESCRIPTION_SIZE => writer.put_u32(attribute, size),
+                _ => writer.put(attribute, inner),
+            }
+        }
+        *value = writer.octets().to_vec();
     }
 
     fn write(&self, writer: &mut Writer) {
@@ -197,6 +212,19 @@ impl Blueprint {
     fn lacks_bridge(&self, found: &Self) -> bool {
         // Where we have none it isn't ours, and blocks nothing.
         !self.bridge.chains.is_empty() && self.bridge != found.bridge
+    }
+
+    /// The same with room for so many elements in these sets.
+    #[must_use]
+    pub fn resized(&self, sets: &[&str], size: u32) -> Self {
+        let mut resized = self.clone();
+        for part in &mut resized.inet.sets {
+            let named = part.set.get(SET_NAME).map(wire::text);
+            if named.is_some_and(|name| sets.contains(&name.as_str())) {
+                part.set.resize(size);
+            }
+        }
+        resized
     }
 
     /// The first thing in which they differ, in words.

@@ -26,7 +26,7 @@ use super::blueprint::Blueprint;
 use super::elements::{Features, Key, Set, Timeout};
 use super::error::NftError;
 use super::kernel::Kernel;
-use super::ruleset::{self, CUT_CAPACITY};
+use super::ruleset::CUT_CAPACITY;
 use super::watch::Watch;
 use super::written::Written;
 use super::{Disarmer, Installer, conntrack, lock, probe, tracking};
@@ -59,6 +59,7 @@ const FIGHT_PAUSE: Duration = Duration::from_millis(100);
 const AT_ONCE_RESTORED: usize = 2048;
 
 mod compare;
+mod rules;
 mod sync;
 
 /// What the driver is made of.
@@ -380,19 +381,14 @@ impl Driver {
             match command {
                 Command::Apply { generation, changes } => merged.apply(generation, changes),
                 Command::CutFlows(address) => merged.cut(address),
-                Command::Enforce { enforce, done } => {
-                    let outcome = self.enforce(enforce);
-                    // Who asked may have gone away.
-                    drop(done.send(outcome));
-                }
-                Command::Own { own, done } => {
-                    let outcome = self.switch(|settings| {
-                        settings.own.clone_from(&own.traffic);
-                        settings.listeners.clone_from(&own.listeners);
-                    });
-                    drop(done.send(outcome));
-                }
+                // Who asked may have gone away.
+                Command::Enforce { enforce, done } => drop(done.send(self.enforce(enforce))),
+                Command::Own { own, done } => drop(done.send(self.change_own(own))),
+                Command::Rules { rules, done } => drop(done.send(self.change_rules(&rules))),
+                // Of routes.
                 Command::Open { done, .. } => drop(done.send(Ok(()))),
+                Command::PreparePeers { done, .. } => drop(done.send(Ok(()))),
+                Command::ChangePeers { done } => done.send(()).unwrap_or_default(),
                 // It has asked for the full state, which follows anyway; only routes are hurried and have groups.
                 Command::Restored | Command::Hurry(_) | Command::Groups(_) => {}
                 Command::Sync { generation, leases, pairs } => {
@@ -421,64 +417,6 @@ impl Driver {
         if !cuts.is_empty() && !matches!(self.state, State::Disarmed) {
             self.cut_flows(&cuts);
         }
-    }
-
-    /// Puts the rules in force that block, or that only count, in one transaction: what is leased, and every flow, stays.
-    fn enforce(&mut self, enforce: bool) -> Result<(), String> {
-        let before = self.installer.enforces();
-        if before == enforce {
-            return Ok(());
-        }
-        if !enforce {
-            // It refuses what the rules that only count don't judge.
-            self.settings.disarmer.unlock();
-        }
-        let switched = self.switch(|settings| settings.enforce = enforce);
-        if switched.is_ok() {
-            tracing::warn!(enforce, "nftables {}", if enforce { "blocks" } else { "blocks nothing: audit" });
-        }
-        if !matches!(self.state, State::Broken { .. }) {
-            self.lock();
-        }
-        switched
-    }
-
-    /// Puts the ruleset of other settings in force in one transaction: what is leased, and every flow, stays. On an error the old one stays.
-    fn switch(&mut self, change: impl FnOnce(&mut ruleset::Settings)) -> Result<(), String> {
-        let before = self.installer.settings().clone();
-        self.installer.change(change);
-        if self.is_disarmed() {
-            return Ok(());
-        }
-        if matches!(self.state, State::Broken { .. }) {
-            // That of the old rules is not what is to be put back.
-            let blueprint = self.blueprint.take();
-            self.repair();
-            if let State::Broken { .. } = self.state {
-                self.installer.change(|settings| *settings = before);
-                self.blueprint = blueprint;
-                return Err("the table inet destguard is being repaired".to_owned());
-            }
-            return Ok(());
-        }
-        let mut watch = self.link.as_mut().and_then(|link| link.watch.as_mut());
-        let switched = self.installer.switch(|| {
-            // Our own change.
-            if let Some(what) = watch.as_mut().and_then(|watch| watch.take()) {
-                tracing::debug!("{what}: the rules were replaced");
-            }
-        });
-        let Err(error) = switched else {
-            self.blueprint = self.installer.blueprint.take();
-            self.installation += 1;
-            return Ok(());
-        };
-        self.installer.change(|settings| *settings = before);
-        if !matches!(error, NftError::Nft { .. }) {
-            // It may be in force, or not: the old rules are installed again.
-            self.lose_for(&error);
-        }
-        Err(error.to_string())
     }
 
     /// Applies changes in one transaction; plan by plan only where a set is full.

@@ -76,6 +76,12 @@ impl Set {
     pub const ALL: [Self; 6] =
         [Self::Lease4, Self::Lease6, Self::ClientLease4, Self::ClientLease6, Self::Cut4, Self::Cut6];
 
+    /// Whether it holds leases, so that its size follows `lease.capacity`.
+    #[must_use]
+    pub fn is_of_leases(self) -> bool {
+        !matches!(self, Self::Cut4 | Self::Cut6)
+    }
+
     /// Its name in the kernel.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -14,19 +14,21 @@ pub(super) struct Installer {
     program: Program,
     ruleset: Ruleset,
     settings: Settings,
+    /// Sets keep the size that they were made with, as before Linux 6.5. In tests.
+    pub(super) unresizable: bool,
     /// The tables as they were when they were verified last.
     pub(super) blueprint: Option<Blueprint>,
 }
 
 impl Installer {
     pub(super) fn new(program: Program, settings: Settings) -> Self {
-        Self { program, ruleset: Ruleset::of(&settings), settings, blueprint: None }
+        Self { program, ruleset: Ruleset::of(&settings), settings, unresizable: false, blueprint: None }
     }
 
     /// Makes the ruleset of other settings; it is in force when it was installed.
-    pub(super) fn change(&mut self, change: impl FnOnce(&mut Settings)) {
-        change(&mut self.settings);
-        self.ruleset = Ruleset::of(&self.settings);
+    pub(super) fn set(&mut self, settings: Settings) {
+        self.ruleset = Ruleset::of(&settings);
+        self.settings = settings;
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -48,10 +50,74 @@ impl Installer {
         })
     }
 
-    /// Puts the ruleset in the place of another one of ours, in one transaction that keeps every element.
-    pub(super) fn switch(&mut self, committed: impl FnOnce()) -> Result<(), NftError> {
-        self.program.apply(&self.ruleset.replacing())?;
+    /// Puts the ruleset of `settings` in the place of the one in force, in one transaction that keeps every element. What the kernel can't do
+    /// of it is left out where the guard can do without.
+    ///
+    /// # Errors
+    /// [`NftError::Nft`], [`NftError::Unsupported`]: the one before stays. Others: it may be in force, or not.
+    pub(super) fn switch(&mut self, settings: Settings, committed: impl Fn()) -> Result<(), NftError> {
+        let before = self.settings.clone();
+        let fresh = Settings { without: Vec::new(), ..settings.clone() };
+        self.set(settings);
+        let switched = match self.replace(&before, &committed) {
+            Err(error @ NftError::Nft { .. }) => {
+                let missing = needs::judge(&fresh, |sample| self.program.check(sample));
+                match missing {
+                    Ok(missing) if missing != self.settings.without => {
+                        missing.iter().for_each(|feature| tracing::warn!("{}", feature.effect()));
+                        self.set(Settings { without: missing, ..fresh });
+                        self.replace(&before, &committed)
+                    }
+                    Ok(_) => Err(error),
+                    Err(error) => Err(error),
+                }
+            }
+            other => other,
+        };
+        if let Err(error) = switched {
+            self.set(before);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn replace(&mut self, before: &Settings, committed: &impl Fn()) -> Result<(), NftError> {
+        if self.settings.local() && !before.local() {
+            match arming::adopt() {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "connections from before go on"),
+                Err(error) => {
+                    tracing::warn!(%error, "connections from before may end: they can't be made known");
+                }
+            }
+        }
+        let mut transaction = if self.unresizable && self.settings.capacity != before.capacity {
+            Ruleset::of(&Settings { capacity: before.capacity, ..self.settings.clone() }).replacing()
+        } else {
+            self.ruleset.replacing()
+        };
+        if self.settings.gateway() && !before.gateway() {
+            self.ruleset.adopting(&mut transaction);
+        }
+        self.program.apply(&transaction)?;
         committed();
+        if !self.settings.gateway() && before.gateway() {
+            Kernel::open()?.delete_bridge_table()?;
+            committed();
+        }
+        match self.verify() {
+            // Sets have kept their size.
+            Err(NftError::ReadBack { .. }) if self.settings.capacity != before.capacity => {}
+            other => other?,
+        }
+        Ok(())
+    }
+
+    /// Behind [`Self::switch`], once the sets have their size.
+    ///
+    /// # Errors
+    /// [`NftError::ReadBack`] and others.
+    pub(super) fn settle(&mut self) -> Result<(), NftError> {
         self.verify()?;
         self.note()?;
         self.end_foreign_dns();
@@ -83,7 +149,7 @@ impl Installer {
                 for feature in &missing {
                     tracing::warn!("{}", feature.effect());
                 }
-                self.change(|settings| settings.without = missing);
+                self.set(Settings { without: missing, ..self.settings.clone() });
                 self.arm_so()
             }
             other => other,

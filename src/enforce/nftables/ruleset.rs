@@ -67,7 +67,7 @@ pub(super) const FORWARD_PRIORITY: i32 = -10;
 pub(super) const REDIRECT_PRIORITY: i32 = -110;
 
 /// What the ruleset is made of.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Which hooks.
     pub mode: NftablesMode,
@@ -118,7 +118,7 @@ impl Settings {
     }
 
     /// Room in a lease set: expired elements count until the kernel collects them, a second or two later.
-    fn size(&self) -> u32 {
+    pub(super) fn size(&self) -> u32 {
         let size = self.capacity.saturating_add(self.capacity / 4).saturating_add(1024);
         u32::try_from(size).unwrap_or(u32::MAX)
     }

@@ -49,7 +49,7 @@ impl Side {
 
     /// As the BGP task knows it now, or will once it runs.
     fn bfd(&self) -> BfdStatus {
-        self.speaker.shared.bfd[0].as_ref().unwrap().borrow().clone()
+        self.speaker.shared.bfd(0).unwrap().borrow().clone()
     }
 
     async fn down(&mut self) -> String {
@@ -103,7 +103,7 @@ async fn a_neighbour_that_falls_silent_ends_the_session_on_both_sides() {
     let (mut left, mut right) = two(1, false).await;
     until("the quick interval", || left.bfd().detection_time == Duration::from_millis(150)).await;
     let quiet = Instant::now();
-    right.speaker.bfd.as_ref().unwrap().abort();
+    right.speaker.bfd.abort();
     assert_eq!(left.down().await, "BFD down: control detection time expired");
     assert!(quiet.elapsed() < left.status().hold_time.unwrap_or(Duration::from_secs(90)) / 10);
     assert_eq!(right.down().await, "peer says: Cease, BFD down");
@@ -223,7 +223,7 @@ fn one_receiver_for_each_local_address_or_one_for_all() {
         assert!(ports.iter().all(|port| PORTS.contains(port)), "{ports:?}");
         ports.dedup();
         assert_eq!(ports.len(), locals.len());
-        addresses(&places).into_iter().map(|address| address.ip()).collect::<Vec<_>>()
+        addresses(&speaker).into_iter().map(|address| address.ip()).collect::<Vec<_>>()
     };
     let (a, b) = (address(21), address(22));
     assert_eq!(places(&[Some(a), Some(b), Some(a)]), [a, b]);

@@ -93,25 +93,56 @@ impl Task {
         self.place.tell(What::Up { missing }).await;
     }
 
-    /// Announces everything again, with other attributes, once the speaker is to go.
+    /// Follows another configuration of the speaker, where the session goes on: what routes bear, and who brings routes to edges.
+    pub(super) fn renew(&mut self, now: Instant) {
+        let config = self.place.shared.config();
+        if Arc::ptr_eq(&config, &self.config) {
+            return;
+        }
+        let Some(peer) = self.peer().cloned() else { return };
+        if config.restarts(&self.config, &peer.name) {
+            // This task is about to end.
+            return;
+        }
+        let before = std::mem::replace(&mut self.config, config);
+        let Some(up) = &self.up else { return };
+        let reader = up.reader.id;
+        if self.config.feeds(&peer) {
+            self.place.shared.feeders().insert(self.place.index, reader);
+        } else {
+            self.place.shared.feeders().remove(&self.place.index);
+        }
+        let bears_same = before.attributes() == self.config.attributes();
+        if !bears_same && up.sends {
+            let draining = up.draining;
+            self.announce_anew(draining, now);
+        }
+    }
+
+    /// Announces everything again, with GRACEFUL_SHUTDOWN, once the speaker is to go.
     pub(super) fn drain(&mut self, now: Instant) {
         if !self.place.shared.draining.load(Ordering::SeqCst)
             || self.up.as_ref().is_none_or(|up| up.draining || !up.sends)
         {
             return;
         }
+        self.announce_anew(true, now);
+    }
+
+    /// Announces everything again, with other attributes, in place of what the peer has.
+    fn announce_anew(&mut self, draining: bool, now: Instant) {
         let (Some(peer), Some(negotiated)) = (self.peer().cloned(), self.session.negotiated().cloned()) else { return };
-        let adj_out = AdjOut::new(&self.config, &peer, &negotiated, true);
+        let adj_out = AdjOut::new(&self.config, &peer, &negotiated, draining);
         let Some(up) = &mut self.up else { return };
         match adj_out {
             Ok(adj_out) => {
-                up.draining = true;
+                up.draining = draining;
                 up.style = self.place.shared.style(&adj_out);
                 up.adj_out = adj_out;
                 self.place.shared.table().again(up.reader.id);
             }
             Err(error) => {
-                let reason = format!("GRACEFUL_SHUTDOWN can't be sent: {error}");
+                let reason = format!("the configured attributes can't be sent: {error}");
                 let id = up.connection;
                 self.session.abort(id, &Notification::cease(Cease::OutOfResources), reason, now);
             }

@@ -1,0 +1,145 @@
+//! Routers come, go and change by a reload: `[bgp]` with its peers and edges.
+//!
+//! ```text
+//!   prepare: sockets, passwords, options     (an error: all stays as it was)
+//!   change:  core (who gates answers) --> speaker (sessions begin, end, begin anew; the others go on)
+//! ```
+//!
+//! A peer that is new gates answers only once it has confirmed the table for the first time: until its session is up, answers go on as before. So does
+//! one whose session begins anew, as long as another required router is there meanwhile; where it is the only one, answers wait for it as after
+//! any loss of a session.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use destguard_bgp::config::SpeakerConfig;
+use tokio::sync::mpsc::WeakSender;
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::config::schema::NftablesMode;
+use crate::core::event::{EnforcerId, Event, Listed};
+use crate::core_task::CoreHandle;
+use crate::enforce::Command;
+use crate::enforce::bgp::{self, BgpEnforcer};
+use crate::enforce::nftables;
+
+/// The routers as they are in force.
+#[derive(Debug)]
+pub struct Routers {
+    driver: WeakSender<Command>,
+    known: Mutex<Known>,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    speaker: SpeakerConfig,
+    ids: BTreeMap<String, EnforcerId>,
+    /// The number given last.
+    last: u16,
+}
+
+/// What is ready to be put in force.
+pub struct Prepared {
+    known: Known,
+    list: Vec<Listed>,
+}
+
+/// How long routes outlive their leases: only routes linger. Without peers an ended lease is over, in memory and on disk.
+#[must_use]
+pub fn linger(config: &Config) -> Duration {
+    if config.bgp.peer.is_empty() { Duration::ZERO } else { config.bgp.linger.0 }
+}
+
+impl Routers {
+    /// Of a speaker that runs with this configuration.
+    #[must_use]
+    pub fn new(driver: WeakSender<Command>, enforcer: &BgpEnforcer) -> Self {
+        let ids: BTreeMap<String, EnforcerId> = enforcer.members().map(|(id, spec)| (spec.name.clone(), id)).collect();
+        let last = ids.values().map(|id| id.0).max().unwrap_or(0);
+        Self { driver, known: Mutex::new(Known { speaker: enforcer.speaker().clone(), ids, last }) }
+    }
+
+    fn known(&self) -> Known {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn send(&self, command: Command) -> Result<(), String> {
+        let stopped = || "bgp: it has stopped".to_owned();
+        let driver = self.driver.upgrade().ok_or_else(stopped)?;
+        driver.send(command).await.map_err(|_| stopped())
+    }
+
+    /// Does all that can fail. `None`: nothing differs.
+    ///
+    /// # Errors
+    /// What can't be had; nothing has changed.
+    pub async fn prepare(&self, old: &Config, new: &Config) -> Result<Option<Prepared>, String> {
+        let wrong = |error: bgp::BgpError| format!("bgp: {error}");
+        let open = |config| bgp::open(config).map_err(wrong);
+        // How much each peer may hold, and whether sockets bear the mark, follows from other keys.
+        let mark = |config: &Config| config.nftables.mode != NftablesMode::Off;
+        if old.bgp == new.bgp && open(old)? == open(new)? && mark(old) == mark(new) {
+            return Ok(None);
+        }
+        let before = self.known();
+        let mut known = Known { ids: BTreeMap::new(), ..before.clone() };
+        let mut fresh = Vec::new();
+        let next = BgpEnforcer::with_ids(
+            new,
+            |speaker, name| {
+                let same = before.ids.get(name).filter(|_| !before.speaker.restarts(speaker, name));
+                let id = same.copied().unwrap_or_else(|| {
+                    known.last = unused(known.last, &before.ids, &known.ids);
+                    fresh.push(name.to_owned());
+                    EnforcerId(known.last)
+                });
+                known.ids.insert(name.to_owned(), id);
+                id
+            },
+            false,
+        )
+        .map_err(wrong)?;
+        known.speaker = next.speaker().clone();
+        // Somebody whose session goes on is waited for meanwhile.
+        let stays = next.members().any(|(_, spec)| spec.required && !fresh.contains(&spec.name));
+        let mut list = Vec::new();
+        if new.nftables.mode != NftablesMode::Off {
+            list.push(Listed { id: EnforcerId(0), spec: nftables::Enforcer::spec(new.lease.capacity), joins: false });
+        }
+        list.extend(next.members().map(|(id, spec)| {
+            let added = !before.ids.contains_key(&spec.name);
+            Listed { id, spec: spec.clone(), joins: added || stays }
+        }));
+        let (done, outcome) = oneshot::channel();
+        self.send(Command::PreparePeers { next: Box::new(next), done }).await?;
+        outcome.await.map_err(|_| "bgp: it has stopped".to_owned())?.map_err(|error| format!("bgp: {error}"))?;
+        Ok(Some(Prepared { known, list }))
+    }
+
+    /// Puts in force what was prepared; returns once the peers were told.
+    ///
+    /// # Errors
+    /// The core or the speaker has stopped.
+    pub async fn change(&self, core: &CoreHandle, prepared: Prepared, new: &Config) -> Result<(), String> {
+        let stopped = |error: crate::core_task::Stopped| error.to_string();
+        core.tell(Event::Enforcers(prepared.list)).await.map_err(stopped)?;
+        core.tell(Event::Linger(linger(new))).await.map_err(stopped)?;
+        // It knows the new ones before they say anything.
+        core.inspect(|_, _| ()).await.map_err(stopped)?;
+        let (done, told) = oneshot::channel();
+        self.send(Command::ChangePeers { done }).await?;
+        told.await.map_err(|_| "bgp: it has stopped".to_owned())?;
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = prepared.known;
+        Ok(())
+    }
+}
+
+/// The next number that nobody has.
+fn unused(last: u16, before: &BTreeMap<String, EnforcerId>, now: &BTreeMap<String, EnforcerId>) -> u16 {
+    let taken = |number: &u16| before.values().chain(now.values()).any(|id| id.0 == *number);
+    // 0 is that of the packet filter.
+    let numbers = (last.saturating_add(1)..u16::MAX).chain(1..=last);
+    numbers.into_iter().find(|number| !taken(number)).unwrap_or(u16::MAX)
+}

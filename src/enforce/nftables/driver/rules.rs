@@ -1,0 +1,137 @@
+//! Puts other rules in force while it runs: in one transaction, with every lease, every flow and, where the kernel can, every set left as it is.
+//!
+//! The sets of leases are made for so many elements. Since Linux 6.5 their size is changed in place; before, the table is made anew with larger
+//! ones, and with all its elements, in one transaction. They never shrink while they are in use: what they hold must have room.
+
+use std::collections::BTreeMap;
+
+use super::{Driver, State};
+use crate::enforce::nftables::blueprint::Blueprint;
+use crate::enforce::nftables::elements::{Key, Set, Timeout};
+use crate::enforce::nftables::error::NftError;
+use crate::enforce::nftables::needs::Feature;
+use crate::enforce::nftables::ruleset::Settings;
+use crate::enforce::nftables::{Own, Rules};
+
+impl Driver {
+    /// Rules that block, or that only count.
+    pub(super) fn enforce(&mut self, enforce: bool) -> Result<(), String> {
+        let settings = Settings { enforce, ..self.installer.settings().clone() };
+        self.replace_rules(settings)
+    }
+
+    /// Other traffic of the guard itself.
+    pub(super) fn change_own(&mut self, own: Own) -> Result<(), String> {
+        let settings = Settings { own: own.traffic, listeners: own.listeners, ..self.installer.settings().clone() };
+        self.replace_rules(settings)
+    }
+
+    /// Returns what the kernel can't do of them.
+    pub(super) fn change_rules(&mut self, rules: &Rules) -> Result<Vec<Feature>, String> {
+        let before = self.installer.settings();
+        let wanted = rules.settings();
+        let capacity = wanted.capacity.max(before.capacity);
+        let settings = Settings { capacity, without: before.without.clone(), ..wanted };
+        self.replace_rules(settings)?;
+        self.settings.on_stop = rules.config.on_stop;
+        Ok(self.installer.left_out().to_vec())
+    }
+
+    fn replace_rules(&mut self, settings: Settings) -> Result<(), String> {
+        if *self.installer.settings() == settings {
+            return Ok(());
+        }
+        let before = self.installer.settings();
+        let lock = |settings: &Settings| (settings.enforce, settings.mode, settings.inside.clone());
+        if lock(before) != lock(&settings) {
+            // It refuses what other rules may not judge.
+            self.settings.disarmer.unlock();
+        }
+        let switched = self.switch(settings);
+        if !matches!(self.state, State::Broken { .. }) {
+            self.lock();
+        }
+        switched
+    }
+
+    fn switch(&mut self, settings: Settings) -> Result<(), String> {
+        let before = self.installer.settings().clone();
+        if self.is_disarmed() {
+            self.installer.set(settings);
+            return Ok(());
+        }
+        if matches!(self.state, State::Broken { .. }) {
+            self.installer.set(settings);
+            // That of the old rules is not what is to be put back.
+            let blueprint = self.blueprint.take();
+            self.repair();
+            if let State::Broken { .. } = self.state {
+                self.installer.set(before);
+                self.blueprint = blueprint;
+                return Err("the table inet destguard is being repaired".to_owned());
+            }
+            return Ok(());
+        }
+        let wanted = settings.clone();
+        let Err(error) = self.put(settings) else {
+            self.blueprint = self.installer.blueprint.take();
+            self.installation += 1;
+            if before.enforce != wanted.enforce {
+                let what = if wanted.enforce { "blocks" } else { "blocks nothing: audit" };
+                tracing::warn!(enforce = wanted.enforce, "nftables {what}");
+            } else {
+                tracing::info!("the rules of nftables were replaced");
+            }
+            return Ok(());
+        };
+        self.installer.set(before);
+        if !matches!(error, NftError::Nft { .. } | NftError::Unsupported { .. }) {
+            // They may be in force, or not: the old rules are installed again.
+            self.blueprint = None;
+            self.lose_for(&error);
+        }
+        Err(error.to_string())
+    }
+
+    fn put(&mut self, settings: Settings) -> Result<(), NftError> {
+        let Some(link) = self.link.as_mut() else { return Err(NftError::Gone) };
+        let before = self.installer.settings().capacity;
+        // What came until then is our own change.
+        let watch = std::cell::RefCell::new(link.watch.as_mut());
+        let own = || {
+            if let Some(what) = watch.borrow_mut().as_mut().and_then(|watch| watch.take()) {
+                tracing::debug!("{what}: the rules were replaced");
+            }
+        };
+        self.installer.switch(settings, own)?;
+        let size = self.installer.settings().size();
+        if self.installer.settings().capacity != before {
+            self.grow(size)?;
+        }
+        self.installer.settle()
+    }
+
+    /// Gives the sets of leases room for so many elements, where the kernel has not done so already.
+    fn grow(&mut self, size: u32) -> Result<(), NftError> {
+        let now = self.settings.clock.now();
+        let sets: Vec<&str> = self.sets().into_iter().filter(|set| set.is_of_leases()).map(Set::name).collect();
+        let Some(link) = self.link.as_mut() else { return Err(NftError::Gone) };
+        let found = Blueprint::read(&mut link.kernel)?;
+        let wanted = found.resized(&sets, size);
+        if wanted.is_met_by(&found) {
+            return Ok(());
+        }
+        let mut elements: BTreeMap<Set, Vec<(Key, Timeout)>> = BTreeMap::new();
+        for ((set, key), left) in self.written.left(now) {
+            elements.entry(set).or_default().push((key, left));
+        }
+        let mut transaction = link.kernel.transaction();
+        wanted.restore(&found, &mut transaction);
+        elements.into_iter().for_each(|(set, elements)| transaction.add(set, &elements));
+        link.kernel.commit("making larger sets", transaction)?;
+        if let Some(what) = link.watch.as_mut().and_then(|watch| watch.take()) {
+            tracing::debug!("{what}: larger sets were made");
+        }
+        Ok(())
+    }
+}
