@@ -10,6 +10,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -273,8 +274,27 @@ pub fn main() -> ExitCode {
     dispatch(cli).into()
 }
 
+impl Command {
+    /// Whether what it prints is for scripts.
+    fn is_json(&self) -> bool {
+        match self {
+            Self::Status(json) | Self::Peers(json) | Self::Confirm(json) | Self::Undo(json) => json.json,
+            Self::Disarm(json) | Self::Unlock(json) | Self::Config(ConfigCommand::Show(json)) => json.json,
+            Self::Check { json, .. } | Self::Leases { json, .. } | Self::Explain { json, .. } => json.json,
+            Self::Denied { json, .. } | Self::Revoke { json, .. } | Self::Deny { json, .. } => json.json,
+            Self::Allow { json, .. } | Self::Reload { json, .. } | Self::Stop { json, .. } => json.json,
+            Self::Log(wanted) => wanted.json,
+            Self::Run { .. } | Self::Init(_) | Self::Config(_) | Self::Lock { .. } | Self::RouterConfig { .. } => false,
+        }
+    }
+}
+
+/// Errors are for scripts too.
+static JSON: AtomicBool = AtomicBool::new(false);
+
 fn dispatch(cli: Cli) -> Exit {
     let Cli { config, socket, command } = cli;
+    JSON.store(command.is_json(), Ordering::Relaxed);
     let daemon = ask::Daemon { socket };
     match command {
         Command::Run { state_dir, replace } => run(RunOptions { config, state_dir, socket: daemon.socket, replace }),
@@ -327,8 +347,20 @@ fn say(text: &str) -> Exit {
     }
 }
 
+/// Of a command that fails and whose answer would have been for scripts: the error in its place. What isn't an error goes to stderr.
+fn complain_to_scripts(what: &dyn std::fmt::Display, exit: Exit) -> bool {
+    if exit == Exit::Done || !JSON.load(Ordering::Relaxed) {
+        return false;
+    }
+    let body = serde_json::json!({ "version": crate::control::types::VERSION, "error": what.to_string() });
+    say(&format!("{body:#}")) == Exit::Done
+}
+
 /// Prints a sentence that names the program itself to stderr, and ends so.
 fn complain_plainly(what: &dyn std::fmt::Display, exit: Exit) -> Exit {
+    if complain_to_scripts(what, exit) {
+        return exit;
+    }
     use std::io::Write;
     // Nobody is left to tell when stderr is gone.
     drop(writeln!(std::io::stderr(), "{what}"));
@@ -337,6 +369,9 @@ fn complain_plainly(what: &dyn std::fmt::Display, exit: Exit) -> Exit {
 
 /// Prints to stderr, and ends so. A daemon that nobody reads ends too.
 fn complain(what: &dyn std::fmt::Display, exit: Exit) -> Exit {
+    if complain_to_scripts(what, exit) {
+        return exit;
+    }
     crate::sys::log::say(&format!("destguard: {what}"));
     exit
 }

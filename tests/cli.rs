@@ -24,7 +24,6 @@ fn without_a_daemon_every_question_ends_with_3_and_the_cause() {
         &["denied", "--follow"],
         &["revoke", "192.0.2.1"],
         &["reload"],
-        &["status", "--json"],
     ] {
         let output = destguard(&[&["--socket", "/nonexistent/control.sock"], arguments].concat());
         assert_eq!(output.status.code(), Some(3), "{arguments:?}");
@@ -33,6 +32,24 @@ fn without_a_daemon_every_question_ends_with_3_and_the_cause() {
             "destguard is not running (no socket at /nonexistent/control.sock). Start it, or name its socket with --socket\n"
         );
         assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn scripts_get_errors_as_json() {
+    let gone = ["--socket", "/nonexistent/control.sock"];
+    let wrong = ["--config", "/nonexistent/destguard.toml"];
+    for (of, arguments, code, words) in [
+        (gone, ["status", "--json"].as_slice(), 3, "destguard is not running"),
+        (gone, &["leases", "--json"], 3, "destguard is not running"),
+        (gone, &["reload", "--dry-run", "--json"], 3, "destguard is not running"),
+        (wrong, &["config", "show", "--json"], 2, "/nonexistent/destguard.toml"),
+    ] {
+        let output = destguard(&[&of, arguments].concat());
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        assert!(output.stderr.is_empty(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(said["error"].as_str().unwrap().contains(words) && said["version"] == 1, "{said}");
     }
 }
 

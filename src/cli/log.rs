@@ -38,7 +38,7 @@ pub struct Wanted {
     follow: bool,
     /// Print JSON: one object, or with --follow one object a question.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 impl Wanted {

@@ -196,6 +196,11 @@ fn subject(text: &str) -> Result<Subject, ApiError> {
 
 /// Any name in presentation form; in Unicode, as the configuration takes it, its A-labels.
 fn name(text: &str) -> Result<Name, ApiError> {
+    // No top-level domain is a number, so that this is a slip in an address or prefix.
+    let last = text.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    if last.starts_with(|c: char| c.is_ascii_digit()) && last.chars().all(|c| c.is_ascii_digit() || c == '/') {
+        return Err(bad_subject(text));
+    }
     let read = if text.is_ascii() { text.parse().ok() } else { name_from_user(text).ok() };
     read.ok_or_else(|| bad_subject(text))
 }
@@ -492,6 +497,12 @@ mod tests {
         for text in ["b\u{fc}cher example", "\u{fc}..example"] {
             assert_eq!(of(text), Err(format!("\"{text}\" is neither an address nor a domain name")));
         }
+        for text in ["1.2.3", "1.2.3.4.5", "1.2.3.4/33", "300.1.1.1", "7", "1.2.3.4."] {
+            assert_eq!(of(text), Err(format!("\"{text}\" is neither an address nor a domain name")));
+        }
+        assert!(
+            of("1.0.0.127.in-addr.arpa").is_ok() && of("0/25.2.0.192.in-addr.arpa").is_ok() && of("1.2.3.x4").is_ok()
+        );
         // Octets that stand in cached names are shown escaped and can be asked for as they are shown.
         assert!(of("a\\032b.example").is_ok() && of("a/b.example").is_ok());
     }
