@@ -7,11 +7,14 @@
 //! Both ways are open meanwhile, so that a question that was asked of an old upstream has the same chance as without the reload. The way is the guard's
 //! own packet filter, and routers that null-route what isn't announced to them (`bgp.announce_upstreams`; `addresses.open` likewise).
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Config;
 use crate::config::schema::Dns;
+use crate::core::address::infrastructure;
 use crate::daemon::own_traffic;
 use crate::daemon::sources::Shared;
 use crate::dns::upstream::TOTAL;
@@ -37,7 +40,13 @@ pub(super) fn judge_alike(old: &Config, new: &Config) -> bool {
         tls: new.dns.tls.clone(),
         ..old.dns.clone()
     };
-    Config { dns, http: new.http.clone(), gate: new.gate.clone(), log: new.log.clone(), ..old.clone() } == *new
+    let alike = Config { dns, http: new.http.clone(), gate: new.gate.clone(), log: new.log.clone(), ..old.clone() };
+    // Where the guard itself is, no answer may lead.
+    alike == *new && own_addresses(old) == own_addresses(new)
+}
+
+fn own_addresses(config: &Config) -> Option<BTreeSet<IpAddr>> {
+    Some(infrastructure(config).ok()?.into_iter().map(|(address, _)| address).collect())
 }
 
 /// Opens the way to the upstreams of a configuration, beside that to those in force. Before they are asked.
@@ -80,13 +89,14 @@ mod tests {
         for same in [
             "",
             "[dns]\nclients = [\"192.0.2.0/24\"]\nrate_limit = \"5/s\"\nvirtual_addresses = [\"192.0.2.9\"]\n",
-            "[dns]\nlisten = [\"192.0.2.9:53\"]\nworkers = 3\n[dns.tls]\ndot = [\"192.0.2.9:853\"]\n[http]\nlisten = []\n",
+            "[dns]\nlisten = [\"127.0.0.1:53\", \"[::1]:5353\"]\nworkers = 3\n[dns.tls]\ndot = [\"127.0.0.1:853\"]\n[http]\nlisten = []\n",
             "[dns.cache]\nsize = \"1MiB\"\nprefetch = false\nserve_stale = \"1h\"\n[gate]\ndeadline = \"2s\"\n[log]\nqueries = 5\n",
         ] {
             assert!(judge_alike(&old, &parse(same)), "{same}");
         }
         for other in [
             "mode = \"audit\"\n",
+            "[dns]\nlisten = [\"192.0.2.9:53\"]\n",
             "[policy]\ndeny = [\"a.test\"]\n",
             "[addresses]\nopen = [\"192.0.2.1\"]\n",
             "[lease]\ngrace = \"1s\"\n",
