@@ -333,6 +333,7 @@ fn change(guard: &mut Guard<'_>, key: &Key, held: &[IpAddr], shared: &Shared) ->
         Trial::Waits(line, value) => return waits(guard, key, line, value, shared).map(Some),
         Trial::Applies(line, values, touches) => (line, values, touches),
     };
+    let sessions = shared.routes.sessions.load(Relaxed);
     let (table, stories) = (witness::table()?, shared.routes.of(held));
     let mut row = Row { key: key.key, reloads: 0, reload: Duration::ZERO, answer: Duration::ZERO };
     let mut named = false;
@@ -354,7 +355,7 @@ fn change(guard: &mut Guard<'_>, key: &Key, held: &[IpAddr], shared: &Shared) ->
     if !named {
         shared.fault("not changed", format!("no value of {line} is another for it"));
     }
-    judge(touches, (&table, &stories), held, shared)?;
+    judge(touches, (&table, &stories, sessions), held, shared)?;
     Ok(Some(row))
 }
 
@@ -379,12 +380,12 @@ fn waits(guard: &mut Guard<'_>, key: &Key, line: &'static str, value: &str, shar
 /// Whether what didn't change is as it was.
 fn judge(
     touches: Touches,
-    (table, stories): (&witness::Table, &[witness::Story]),
+    (table, stories, sessions): (&witness::Table, &[witness::Story], u64),
     held: &[IpAddr],
     shared: &Shared,
 ) -> Result<(), AnyError> {
     let now = witness::table()?;
-    if now.sets != table.sets {
+    if !touches.sets && now.sets != table.sets {
         shared.fault("sets made anew", format!("{:?} -> {:?}", table.sets, now.sets));
     }
     if !touches.packets && now.rules != table.rules {
@@ -394,15 +395,17 @@ fn judge(
         shared.fault("closed", words);
     }
     if !wait_until(ROUTES, || shared.routes.hold(held)) {
-        shared.fault("withdrawn", format!("{:?}", shared.routes.of(held)));
+        let gone = shared.routes.of(held).iter().filter(|story| story.announced <= story.withdrawn).count();
+        shared.fault("withdrawn", format!("{gone} of {} routes", held.len()));
     }
     let stories_now = shared.routes.of(held);
     if !touches.routes && stories_now != stories {
-        shared.fault("flapped", format!("{stories:?} -> {stories_now:?}"));
+        let moved = stories.iter().zip(&stories_now).find(|(was, is)| was != is);
+        shared.fault("flapped", format!("for one {moved:?}"));
     }
-    let sessions = shared.routes.sessions.load(Relaxed);
-    if sessions != 1 {
-        shared.fault("session ended", format!("{sessions} began"));
+    let begun = shared.routes.sessions.load(Relaxed);
+    if !touches.sessions && begun != sessions {
+        shared.fault("session ended", format!("{} began", begun - sessions));
     }
     Ok(())
 }

@@ -7,8 +7,12 @@
 pub struct Touches {
     /// Rules of the packet filter are made anew; leases stay in it.
     pub packets: bool,
-    /// Routes of leases go or come with it.
+    /// Routes of leases go or come with it, or are announced again.
     pub routes: bool,
+    /// Sets grow, which older kernels can't do in place.
+    pub sets: bool,
+    /// Sessions begin anew.
+    pub sessions: bool,
 }
 
 /// A key and what becomes of it.
@@ -33,10 +37,12 @@ pub enum Trial {
 
 use Trial::{Applies, Waits, With};
 
-const NOTHING: Touches = Touches { packets: false, routes: false };
-const PACKETS: Touches = Touches { packets: true, routes: false };
-const ROUTES: Touches = Touches { packets: false, routes: true };
-const BOTH: Touches = Touches { packets: true, routes: true };
+const NOTHING: Touches = Touches { packets: false, routes: false, sets: false, sessions: false };
+const PACKETS: Touches = Touches { packets: true, ..NOTHING };
+const ROUTES: Touches = Touches { routes: true, ..NOTHING };
+const BOTH: Touches = Touches { routes: true, ..PACKETS };
+const SETS: Touches = Touches { sets: true, ..PACKETS };
+const SESSIONS: Touches = Touches { sessions: true, ..BOTH };
 
 /// The file at first, a line each. `DIR` is the directory, `DEADLINE` the gate's.
 pub const BASE: &[(&str, &str)] = &[
@@ -97,7 +103,17 @@ macro_rules! tls {
     };
 }
 
-const EDGE: &str = r#"[{ name = "edge", address = "198.51.100.9", local_address = "198.51.100.8", families = ["ipv4"], required = false, probe_ttl = 2 }]"#;
+macro_rules! edge {
+    ($name:literal, $more:literal) => {
+        concat!(
+            "[{ name = ",
+            $name,
+            r#", address = "198.51.100.9", local_address = "198.51.100.8", families = ["ipv4"], required = false"#,
+            $more,
+            " }]"
+        )
+    };
+}
 
 macro_rules! group {
     ($more:literal) => {
@@ -121,6 +137,10 @@ const fn part(key: &'static str, line: &'static str, values: &'static [&'static 
 
 const fn touching(key: &'static str, line: &'static str, values: &'static [&'static str], touches: Touches) -> Key {
     Key { key, trial: Applies(line, values, touches) }
+}
+
+const fn peer(key: &'static str, values: &'static [&'static str]) -> Key {
+    touching(key, "bgp.peer", values, PACKETS)
 }
 
 const fn waits(key: &'static str, line: &'static str, value: &'static str) -> Key {
@@ -234,70 +254,98 @@ pub const KEYS: &[Key] = &[
     touching("dns.tls.doq", "dns.tls", &[tls!(r#"doq = ["127.0.0.1:5853"]"#)], PACKETS),
     with("dns.tls.certificate", "dns.tls.dot"),
     with("dns.tls.key", "dns.tls.dot"),
-    waits("addresses.open", "addresses.open", r#"["192.0.2.77"]"#),
-    waits("lease.capacity", "lease.capacity", "300000"),
-    waits("nftables.mode", "nftables", r#"{ mode = "both", inside = ["eth7"] }"#),
-    waits("nftables.inside", "nftables", r#"{ mode = "both", inside = ["eth7"] }"#),
+    touching("http.listen", "http.listen", &[r#"["127.0.0.1:5380"]"#], PACKETS),
     waits("nftables.scope", "nftables", r#"{ mode = "both", inside = ["eth7"], scope = "client" }"#),
-    waits("nftables.redirect_dns", "nftables", r#"{ mode = "both", inside = ["eth7"], redirect_dns = true }"#),
-    waits("nftables.on_stop", "nftables", r#"{ mode = "local", on_stop = "remove" }"#),
-    waits("bgp.asn", "bgp.asn", "64999"),
-    waits("bgp.router_id", "bgp.router_id", r#""192.0.2.3""#),
-    waits("bgp.next_hop_ipv4", "bgp.next_hop_ipv4", r#""192.0.2.4""#),
-    waits("bgp.next_hop_ipv6", "bgp.next_hop_ipv6", r#""2001:db8:ffff::2""#),
-    waits("bgp.communities", "bgp.communities", r#"["64512:100"]"#),
-    waits("bgp.large_communities", "bgp.large_communities", r#"["64512:1:2"]"#),
-    waits("bgp.no_export", "bgp.no_export", "false"),
-    waits("bgp.local_pref", "bgp.local_pref", "200"),
-    waits("bgp.linger", "bgp.linger", r#""3s""#),
-    waits("bgp.listen", "bgp.listen", r#"["127.0.0.1:1791", "127.0.0.1:1793"]"#),
-    waits("bgp.graceful_restart", "bgp.graceful_restart", r#""60s""#),
-    waits("bgp.long_lived_graceful_restart", "bgp.long_lived_graceful_restart", r#""1h""#),
-    waits("bgp.shutdown_drain", "bgp.shutdown_drain", r#""1s""#),
-    waits("bgp.peer.name", "bgp.peer", peers!("")),
-    waits("bgp.peer.address", "bgp.peer", peers!("")),
-    waits("bgp.peer.asn", "bgp.peer", peers!("")),
-    waits("bgp.peer.port", "bgp.peer", peers!(", port = 1792")),
-    waits("bgp.peer.local_address", "bgp.peer", peers!(r#", local_address = "127.0.0.1""#)),
-    waits("bgp.peer.passive", "bgp.peer", peers!("")),
-    waits("bgp.peer.password", "bgp.peer", peers!(r#", password = "secret""#)),
-    waits("bgp.peer.password_file", "bgp.peer", peers!(r#", password_file = "DIR/secret""#)),
-    waits("bgp.peer.ttl_security", "bgp.peer", peers!(", ttl_security = true")),
-    waits("bgp.peer.multihop", "bgp.peer", peers!(", multihop = 3")),
-    waits("bgp.peer.hold_time", "bgp.peer", peers!(r#", hold_time = "60s""#)),
-    waits("bgp.peer.send_hold_time", "bgp.peer", peers!(r#", send_hold_time = "300s""#)),
-    waits("bgp.peer.families", "bgp.peer", peers!(r#", families = ["ipv4"]"#)),
-    waits("bgp.peer.max_routes", "bgp.peer", peers!(", max_routes = 40000")),
-    waits("bgp.peer.required", "bgp.peer", peers!("")),
-    waits("bgp.peer.confirm", "bgp.peer", peers!(r#", confirm = "sent""#)),
-    waits("bgp.peer.settle", "bgp.peer", peers!(r#", settle = "20ms""#)),
-    waits("bgp.peer.observer", "bgp.peer", observed!(r#", confirm = "reflect", observer = "third""#)),
-    waits("bgp.peer.forwards", "bgp.peer", observed!(r#", forwards = false, observers = ["third"]"#)),
-    waits("bgp.peer.observers", "bgp.peer", observed!(r#", forwards = false, observers = ["third"]"#)),
-    waits("bgp.peer.probe_ttl", "bgp.peer", peers!(", probe_ttl = 2")),
-    waits("bgp.peer.role", "bgp.peer", observed!(r#", forwards = false, observers = ["third"]"#)),
-    waits("bgp.peer.bgp_role", "bgp.peer", peers!(r#", bgp_role = "provider""#)),
-    waits("bgp.peer.bfd", "bgp.peer", peers!(", bfd = true")),
-    waits("bgp.peer.bfd_interval", "bgp.peer", peers!(r#", bfd = true, bfd_interval = "500ms""#)),
-    waits("bgp.peer.bfd_multiplier", "bgp.peer", peers!(", bfd = true, bfd_multiplier = 5")),
-    waits("bgp.peer.bfd_multihop", "bgp.peer", peers!(", bfd = true, bfd_multihop = true")),
+    waits("confine", "confine", "false"),
+    waits("state.dir", "state.dir", r#""DIR/other""#),
+    // Behind these the packet filter's rules, or the routes, are others.
+    // What every route bears is announced again.
+    touching("bgp.next_hop_ipv4", "bgp.next_hop_ipv4", &[r#""192.0.2.4""#], ROUTES),
+    touching("bgp.next_hop_ipv6", "bgp.next_hop_ipv6", &[r#""2001:db8:ffff::2""#], ROUTES),
+    touching("bgp.communities", "bgp.communities", &[r#"["64512:100"]"#], ROUTES),
+    touching("bgp.large_communities", "bgp.large_communities", &[r#"["64512:1:2"]"#], ROUTES),
+    touching("bgp.no_export", "bgp.no_export", &["false"], ROUTES),
+    touching("bgp.local_pref", "bgp.local_pref", &["200"], ROUTES),
+    applies("bgp.linger", &[r#""3s""#]),
+    applies("bgp.shutdown_drain", &[r#""1s""#]),
+    touching("bgp.listen", "bgp.listen", &[r#"["127.0.0.1:1791", "127.0.0.1:1793"]"#], PACKETS),
+    touching("bgp.announce_open", "bgp.announce_open", &["false"], ROUTES),
+    touching("bgp.announce_upstreams", "bgp.announce_upstreams", &["true"], ROUTES),
+    touching("bgp.enforce", "bgp.enforce", &["false"], ROUTES),
+    touching("addresses.open", "addresses.open", &[r#"["192.0.2.77"]"#, r#"["192.0.2.0/24"]"#], PACKETS),
+    touching("nftables.mode", "nftables", &[r#"{ mode = "both", inside = ["eth7"] }"#], PACKETS),
+    touching(
+        "nftables.inside",
+        "nftables",
+        &[r#"{ mode = "both", inside = ["eth7"] }"#, r#"{ mode = "both", inside = ["eth7", "eth8"] }"#],
+        PACKETS,
+    ),
+    touching(
+        "nftables.redirect_dns",
+        "nftables",
+        &[r#"{ mode = "both", inside = ["eth7"], redirect_dns = true }"#],
+        PACKETS,
+    ),
+    touching("nftables.on_stop", "nftables", &[r#"{ mode = "local", on_stop = "remove" }"#], PACKETS),
+    // Another router; the first one notices nothing.
+    peer("bgp.peer.name", &[peers!("")]),
+    peer("bgp.peer.address", &[peers!("")]),
+    peer("bgp.peer.asn", &[peers!("")]),
+    peer("bgp.peer.passive", &[peers!("")]),
+    peer("bgp.peer.required", &[peers!("")]),
+    peer("bgp.peer.port", &[peers!(""), peers!(", port = 1792")]),
+    peer("bgp.peer.local_address", &[peers!(""), peers!(r#", local_address = "127.0.0.1""#)]),
+    peer("bgp.peer.password", &[peers!(""), peers!(r#", password = "secret""#)]),
+    peer("bgp.peer.password_file", &[peers!(""), peers!(r#", password_file = "DIR/secret""#)]),
+    peer("bgp.peer.ttl_security", &[peers!(""), peers!(", ttl_security = true")]),
+    peer("bgp.peer.multihop", &[peers!(""), peers!(", multihop = 3")]),
+    peer("bgp.peer.hold_time", &[peers!(""), peers!(r#", hold_time = "60s""#)]),
+    peer("bgp.peer.send_hold_time", &[peers!(""), peers!(r#", send_hold_time = "300s""#)]),
+    peer("bgp.peer.families", &[peers!(""), peers!(r#", families = ["ipv4"]"#)]),
+    peer("bgp.peer.max_routes", &[peers!(""), peers!(", max_routes = 40000")]),
+    peer("bgp.peer.confirm", &[peers!(""), peers!(r#", confirm = "sent""#)]),
+    peer("bgp.peer.settle", &[peers!(""), peers!(r#", settle = "20ms""#)]),
+    // With an observer every route bears the guard's own mark.
+    touching(
+        "bgp.peer.observer",
+        "bgp.peer",
+        &[observed!(""), observed!(r#", confirm = "reflect", observer = "third""#)],
+        BOTH,
+    ),
+    touching("bgp.peer.role", "bgp.peer", &[observed!(r#", forwards = false, observers = ["third"]"#)], BOTH),
+    touching(
+        "bgp.peer.forwards",
+        "bgp.peer",
+        &[observed!(""), observed!(r#", forwards = false, observers = ["third"]"#)],
+        BOTH,
+    ),
+    touching(
+        "bgp.peer.observers",
+        "bgp.peer",
+        &[observed!(""), observed!(r#", forwards = false, observers = ["third"]"#)],
+        BOTH,
+    ),
+    peer("bgp.peer.probe_ttl", &[peers!(""), peers!(", probe_ttl = 2")]),
+    peer("bgp.peer.bgp_role", &[peers!(""), peers!(r#", bgp_role = "provider""#)]),
+    peer("bgp.peer.bfd", &[peers!(""), peers!(", bfd = true")]),
+    peer("bgp.peer.bfd_interval", &[peers!(", bfd = true"), peers!(r#", bfd = true, bfd_interval = "500ms""#)]),
+    peer("bgp.peer.bfd_multiplier", &[peers!(", bfd = true"), peers!(", bfd = true, bfd_multiplier = 5")]),
+    peer("bgp.peer.bfd_multihop", &[peers!(", bfd = true"), peers!(", bfd = true, bfd_multihop = true")]),
     // A kernel without TCP-AO refuses it, and most are.
     with("bgp.peer.tcp_ao", "bgp.peer.password"),
     with("bgp.peer.tcp_ao_send_id", "bgp.peer.password"),
     with("bgp.peer.tcp_ao_recv_id", "bgp.peer.password"),
-    waits("bgp.edge.name", "bgp.edge", EDGE),
-    waits("bgp.edge.address", "bgp.edge", EDGE),
-    waits("bgp.edge.local_address", "bgp.edge", EDGE),
-    waits("bgp.edge.families", "bgp.edge", EDGE),
-    waits("bgp.edge.required", "bgp.edge", EDGE),
-    waits("bgp.edge.probe_ttl", "bgp.edge", EDGE),
-    touching("http.listen", "http.listen", &[r#"["127.0.0.1:5380"]"#], PACKETS),
-    waits("confine", "confine", "false"),
-    waits("state.dir", "state.dir", r#""DIR/other""#),
-    // Behind these the packet filter's rules, or the routes, are others.
-    touching("bgp.announce_open", "bgp.announce_open", &["false"], ROUTES),
-    touching("bgp.announce_upstreams", "bgp.announce_upstreams", &["true"], ROUTES),
-    touching("bgp.enforce", "bgp.enforce", &["false"], ROUTES),
+    touching("bgp.edge.name", "bgp.edge", &[edge!(r#""edge""#, "")], PACKETS),
+    touching("bgp.edge.address", "bgp.edge", &[edge!(r#""edge""#, "")], PACKETS),
+    touching("bgp.edge.local_address", "bgp.edge", &[edge!(r#""edge""#, "")], PACKETS),
+    touching("bgp.edge.families", "bgp.edge", &[edge!(r#""edge""#, "")], PACKETS),
+    touching("bgp.edge.required", "bgp.edge", &[edge!(r#""edge""#, "")], PACKETS),
+    touching(
+        "bgp.edge.probe_ttl",
+        "bgp.edge",
+        &[edge!(r#""edge""#, ""), edge!(r#""edge""#, ", probe_ttl = 2")],
+        PACKETS,
+    ),
     touching("dns.upstream.domains", "dns.upstream", &[beside!(r#"url = "udp://127.0.0.1:5310""#)], PACKETS),
     touching(
         "dns.upstream.url",
@@ -332,4 +380,9 @@ pub const KEYS: &[Key] = &[
     with("dns.upstream.client_key", "dns.upstream.client_certificate"),
     touching("nftables.enforce", "nftables", &[r#"{ mode = "local", enforce = false }"#], PACKETS),
     touching("mode", "mode", &[r#""audit""#], BOTH),
+    touching("lease.capacity", "lease.capacity", &["300000"], SETS),
+    touching("bgp.graceful_restart", "bgp.graceful_restart", &[r#""60s""#], SESSIONS),
+    touching("bgp.long_lived_graceful_restart", "bgp.long_lived_graceful_restart", &[r#""1h""#], SESSIONS),
+    touching("bgp.router_id", "bgp.router_id", &[r#""192.0.2.3""#], SESSIONS),
+    touching("bgp.asn", "bgp.asn", &["64999"], SESSIONS),
 ];
