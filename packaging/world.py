@@ -1,5 +1,5 @@
-"""The world around the host of packaging/test: `resolver` answers one name, `server` takes connections, `leaker` tries to get out and notes
-each time it did, `ask NAME` prints its address, `connect ADDRESS` ends with 0 where that works."""
+"""The world around the host of packaging/test: `resolver [ADDRESS]` answers one name, `server` takes connections, `leaker` tries to get out and notes
+each time it did, `ask NAME [SERVER]` prints its address, `connect ADDRESS` ends with 0 where that works."""
 
 import socket
 import struct
@@ -10,9 +10,9 @@ WWW = "www.example.test"
 ADDRESS = "203.0.113.80"
 
 
-def resolver():
+def resolver(address="192.0.2.53"):
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.bind(("192.0.2.53", 53))
+    sock.bind((address, 53))
     while True:
         query, client = sock.recvfrom(4096)
         end = 12
@@ -62,11 +62,11 @@ def leaker():
         time.sleep(0.05)
 
 
-def ask(name):
+def ask(name, server="127.0.0.1"):
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.settimeout(3)
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
-    sock.sendto(struct.pack(">HHHHHH", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">HH", 1, 1), ("127.0.0.1", 53))
+    sock.sendto(struct.pack(">HHHHHH", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">HH", 1, 1), (server, 53))
     reply = sock.recv(4096)
     (code, answers) = (reply[3] & 15, struct.unpack(">H", reply[6:8])[0])
     if code or not answers:
@@ -76,14 +76,14 @@ def ask(name):
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["resolver"]:
-            resolver()
+        case ["resolver", *address]:
+            resolver(*address)
         case ["server"]:
             server()
         case ["leaker"]:
             leaker()
-        case ["ask", name]:
-            ask(name)
+        case ["ask", name, *server]:
+            ask(name, *server)
         case ["connect", address]:
             sys.exit(0 if connects(address) else 1)
         case _:
