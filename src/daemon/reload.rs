@@ -138,7 +138,7 @@ async fn put(shared: &Shared, config: Config, places: Places) -> Result<(), Stri
     let reached = upstreams::reach(shared, &config).await;
     let former = reached.is_ok().then(|| shared.dns.switch(change));
     let applied = match reached {
-        Ok(()) => apply(shared, &config, lists).await,
+        Ok(()) => apply(shared, &config, lists, Judging::AsBefore).await,
         Err(error) => Err(error),
     };
     shared.left.notify_one();
@@ -186,23 +186,33 @@ fn lines(changes: &BTreeMap<String, String>) -> Vec<String> {
     changes.iter().map(|(key, change)| format!("{key}: {change}")).collect()
 }
 
-/// Puts other lists in force. The caller holds [`Shared::applying`].
+/// Whether answers may be judged as before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judging {
+    /// Where configuration and lists say the same.
+    AsBefore,
+    /// The lists or the operator's exceptions are others.
+    Anew,
+}
+
+/// Puts other lists or exceptions in force. The caller holds [`Shared::applying`].
 ///
 /// # Errors
 /// Why the old ones stay.
 pub async fn apply_lists(shared: &Shared, lists: Lists) -> Result<(), String> {
     let (config, _) = shared.config();
-    apply(shared, &config, lists).await
+    apply(shared, &config, lists, Judging::Anew).await
 }
 
 /// From here on new questions and cached answers are judged by the new rules, and enforcers block or don't; then what the old ones opened is closed.
-async fn apply(shared: &Shared, config: &Config, lists: Lists) -> Result<(), String> {
+async fn apply(shared: &Shared, config: &Config, lists: Lists, judging: Judging) -> Result<(), String> {
     let here = rules::here(config)?;
     let rules = Arc::new(rules::rules(config, &lists, &here)?.with_exceptions(&shared.exceptions.current()));
     let groups = Arc::new(Groups::new(config)?);
     let (old, _) = shared.config();
     // What judges alike is the same, so that kept answers stay.
-    let same = upstreams::judge_alike(&old, config) && shared.lists.lists().are_same(&lists);
+    let same =
+        judging == Judging::AsBefore && upstreams::judge_alike(&old, config) && shared.lists.lists().are_same(&lists);
     let rules = if same && here == shared.listening.here() { shared.rules.load_full() } else { rules };
     let (before, old_groups) = (shared.rules.load_full(), Arc::new(Groups::new(&old)?));
     shared.switches.packets_open(config).await?;
