@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -248,6 +249,7 @@ async fn guarded(
     process: process::Process,
     (store, replaced): (Arc<Store>, Option<Predecessor>),
 ) -> Result<(), RunError> {
+    let mut signals = Signals::listen()?;
     let replacing = replaced.is_some();
     if let Some(replaced) = replaced {
         replaced.wait().map_err(RunError::Failed)?;
@@ -390,7 +392,7 @@ async fn guarded(
     notify(&[sd_notify::NotifyState::Ready]);
     served.extend(watchdog::interval().map(|interval| tokio::spawn(watchdog::follow(core.clone(), interval))));
 
-    let ended = wait_for_signals(&shared, core_task).await;
+    let ended = wait_for_signals(&mut signals, &shared, core_task).await;
 
     notify(&[sd_notify::NotifyState::Stopping]);
     served.iter().for_each(JoinHandle::abort);
@@ -435,18 +437,33 @@ async fn stop(core: CoreHandle, served: Vec<JoinHandle<()>>, enforcers: Vec<Join
     }
 }
 
+/// What the daemon is told by signals. Those that come while it starts wait until it runs: a reload then would be its end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, RunError> {
+        let wanted = |kind| signal(kind).map_err(|error| RunError::Failed(format!("signals: {error}")));
+        let (terminate, interrupt) = (wanted(SignalKind::terminate())?, wanted(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt, hangup: wanted(SignalKind::hangup())? })
+    }
+}
+
 /// Until SIGTERM or SIGINT; SIGHUP reloads.
-async fn wait_for_signals(shared: &Arc<Shared>, mut core_task: JoinHandle<()>) -> Result<(), RunError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let wanted = |kind| signal(kind).map_err(|error| RunError::Failed(format!("signals: {error}")));
-    let (mut terminate, mut interrupt, mut hangup) =
-        (wanted(SignalKind::terminate())?, wanted(SignalKind::interrupt())?, wanted(SignalKind::hangup())?);
+async fn wait_for_signals(
+    signals: &mut Signals,
+    shared: &Arc<Shared>,
+    mut core_task: JoinHandle<()>,
+) -> Result<(), RunError> {
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
             () = shared.stop.notified() => return Ok(()),
-            _ = hangup.recv() => {
+            _ = signals.hangup.recv() => {
                 let outcome = reload::reload(shared, reload::Wish::default()).await;
                 if outcome.applied {
                     tracing::info!(changes = ?outcome.changes, needs_restart = ?outcome.needs_restart, "the configuration was reloaded");

@@ -621,3 +621,37 @@ fn every_question_and_its_fate_are_in_the_log() {
     assert!(guard.text(&["log"]).contains("log.queries is 0"));
     guard.kill();
 }
+
+#[test]
+fn a_signal_that_comes_while_it_starts_waits_until_it_runs() {
+    let (upstream, router) = (Upstream::start(&[]), Router::start());
+    let mut guard = Guard::start(&upstream, &router, ACKED, "");
+    for signal in ["-HUP", "-TERM"] {
+        guard.kill();
+        std::fs::remove_file(guard.socket()).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_destguard"))
+            .arg("--socket")
+            .arg(guard.socket())
+            .args(["run", "--config"])
+            .arg(guard.file())
+            .stderr(Stdio::from(std::fs::File::create(guard.directory.path().join("log")).unwrap()))
+            .spawn()
+            .unwrap();
+        let id = child.id().to_string();
+        guard.child = Some(child);
+        // The socket is there well before anything else runs.
+        let socket = guard.socket();
+        let begun = Instant::now();
+        while !socket.exists() {
+            assert!(begun.elapsed() < PATIENCE, "{}", guard.log());
+        }
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+        if signal == "-HUP" {
+            guard.eventually("it runs", || guard.command(&["status"]).status.success());
+        } else {
+            let ended = guard.child.as_mut().unwrap().wait().unwrap();
+            assert!(ended.success(), "{ended}: {}", guard.log());
+            assert!(guard.log().contains("destguard has stopped"), "{}", guard.log());
+        }
+    }
+}
