@@ -13,6 +13,7 @@ pub mod listen;
 pub mod namespace;
 mod page;
 pub mod query_log;
+mod seats;
 pub mod sources;
 pub mod status;
 pub mod types;

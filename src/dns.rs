@@ -336,7 +336,7 @@ pub fn start(
         _ => Some(usable_mark()?),
     };
     // A socket per upstream slot and one per connection: 1024 descriptors, the usual soft limit, are few.
-    match crate::sys::udp::raise_open_files() {
+    match crate::sys::descriptors::raise_limit() {
         Ok(limit) if limit < 4096 => tracing::warn!(limit, "few open files allowed; LimitNOFILE= should be 65536"),
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "the limit of open files can't be raised"),

@@ -4,6 +4,7 @@ pub mod bundles;
 pub mod clock;
 pub mod confine;
 pub mod connected;
+pub mod descriptors;
 pub mod disk;
 pub mod endpoint;
 pub mod handover;

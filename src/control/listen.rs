@@ -1,16 +1,15 @@
 //! Where the control interface is reached: a unix socket for the command line, and TCP for who may only look.
 //!
-//! Both take at most [`CONNECTIONS`] connections at once; further ones wait in the kernel's backlog. Over TCP one source has at most
-//! [`PER_SOURCE`] of them. A connection on which nothing was answered for [`SILENCE`] is closed, so that neither silent ones nor those that send
-//! a request octet by octet can keep the places.
+//! Both take at most [`CONNECTIONS`] connections at once, over TCP at most [`PER_SOURCE`] of one source; who comes then takes the seat of whoever has waited longest
+//! ([`super::seats`]). A connection on which nothing was answered for [`SILENCE`] is closed. So neither silent ones, nor those that send a request or take an answer octet
+//! by octet, can keep others out.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,12 +17,13 @@ use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::UCred;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
 use super::api;
+use super::seats::{Seat, Seats};
 use super::sources::Sources;
 use crate::core::client::prefix;
+use crate::sys::descriptors::Use;
 
 /// Most connections of one listener.
 const CONNECTIONS: usize = 64;
@@ -141,6 +141,8 @@ impl Accept for Tcp {
     type Io = TcpStream;
     async fn accept(&mut self) -> io::Result<(TcpStream, Option<IpAddr>)> {
         let (stream, from) = self.0.accept().await?;
+        // The last ones are the control socket's.
+        let stream = Use::Http.within(stream)?;
         Ok((stream, Some(prefix(from.ip().to_canonical()))))
     }
 }
@@ -183,52 +185,12 @@ fn in_group(pid: i32, gid: u32) -> bool {
 /// Bounds the connections of a listener, and their silence.
 struct Places<A> {
     accept: A,
-    places: Arc<Semaphore>,
-    sources: BySource,
+    seats: Seats,
 }
 
 impl<A> Places<A> {
     fn new(accept: A) -> Self {
-        Self { accept, places: Arc::new(Semaphore::new(CONNECTIONS)), sources: BySource::default() }
-    }
-}
-
-/// Open connections by their source; no more entries than there are places.
-#[derive(Clone, Default)]
-struct BySource(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-impl BySource {
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// `None`: the source has as many as it may have.
-    fn enter(&self, source: IpAddr) -> Option<OfSource> {
-        let mut counts = self.lock();
-        let count = counts.entry(source).or_default();
-        if *count >= PER_SOURCE {
-            return None;
-        }
-        *count += 1;
-        Some(OfSource { source, all: self.clone() })
-    }
-}
-
-/// One connection of a source.
-struct OfSource {
-    source: IpAddr,
-    all: BySource,
-}
-
-impl Drop for OfSource {
-    fn drop(&mut self) {
-        let mut counts = self.all.lock();
-        if let Some(count) = counts.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.source);
-            }
-        }
+        Self { accept, seats: Seats::new(CONNECTIONS, PER_SOURCE) }
     }
 }
 
@@ -237,23 +199,12 @@ impl<A: Accept> Listener for Places<A> {
     type Addr = Option<SocketAddr>;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let place = loop {
-            match Arc::clone(&self.places).acquire_owned().await {
-                Ok(place) => break place,
-                // Only when the semaphore is closed, which nobody does.
-                Err(_) => std::future::pending().await,
-            }
-        };
         loop {
             match self.accept.accept().await {
-                Ok((io, source)) => {
-                    let of_source = source.map(|source| self.sources.enter(source));
-                    if matches!(of_source, Some(None)) {
-                        tracing::debug!(?source, "has too many connections to the control interface");
-                        continue;
-                    }
-                    return (Connection::new(io, SILENCE, (Some(place), of_source.flatten())), None);
-                }
+                Ok((io, source)) => match self.seats.take(source) {
+                    Some(seat) => return (Connection::new(io, SILENCE, seat), None),
+                    None => tracing::debug!(?source, "there are too many connections to the control interface"),
+                },
                 Err(error) => {
                     tracing::warn!(%error, "a control connection could not be accepted");
                     tokio::time::sleep(BREATH).await;
@@ -267,18 +218,18 @@ impl<A: Accept> Listener for Places<A> {
     }
 }
 
-/// A connection with its place among [`CONNECTIONS`] and its patience.
+/// A connection with its seat and its patience.
 struct Connection<S> {
     io: S,
     /// How long it may last until something is answered.
     patience: Duration,
     silence: Pin<Box<Sleep>>,
-    _place: (Option<OwnedSemaphorePermit>, Option<OfSource>),
+    seat: Seat,
 }
 
 impl<S> Connection<S> {
-    fn new(io: S, patience: Duration, place: (Option<OwnedSemaphorePermit>, Option<OfSource>)) -> Self {
-        Self { io, patience, silence: Box::pin(tokio::time::sleep(patience)), _place: place }
+    fn new(io: S, patience: Duration, seat: Seat) -> Self {
+        Self { io, patience, silence: Box::pin(tokio::time::sleep(patience)), seat }
     }
 
     fn answered(&mut self) {
@@ -293,14 +244,25 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         if self.silence.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        if self.seat.is_lost(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if read.is_ready() {
+            self.seat.read();
+        }
+        read
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.seat.is_lost(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
         if written.is_ready() {
+            self.seat.wrote();
             self.answered();
             return written;
         }
@@ -321,10 +283,14 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    fn seat() -> Seat {
+        Seats::new(1, 1).take(None).unwrap()
+    }
+
     #[tokio::test]
     async fn a_request_that_comes_octet_by_octet_does_not_keep_its_place() {
         let (mut theirs, ours) = tokio::io::duplex(64);
-        let mut ours = Connection::new(ours, Duration::from_millis(200), (None, None));
+        let mut ours = Connection::new(ours, Duration::from_millis(200), seat());
         let drip = tokio::spawn(async move {
             while theirs.write_all(b"x").await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -348,7 +314,7 @@ mod tests {
     async fn who_is_answered_again_and_again_stays() {
         let (mut theirs, ours) = tokio::io::duplex(64);
         let patience = Duration::from_millis(1000);
-        let mut ours = Connection::new(ours, patience, (None, None));
+        let mut ours = Connection::new(ours, patience, seat());
         let began = Instant::now();
         let mut octet = [0];
         while began.elapsed() < 2 * patience {
@@ -358,17 +324,5 @@ mod tests {
             theirs.read_exact(&mut octet).await.unwrap();
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-    }
-
-    #[test]
-    fn a_source_has_so_many_places_and_gets_them_back() {
-        let sources = BySource::default();
-        let [one, other] = [1, 2].map(|last| IpAddr::from([127, 0, 0, last]));
-        let mut held: Vec<_> = (0..PER_SOURCE).map(|_| sources.enter(one).unwrap()).collect();
-        assert!(sources.enter(one).is_none() && sources.enter(other).is_some());
-        held.pop();
-        assert!(sources.enter(one).is_some());
-        held.clear();
-        assert!(sources.lock().is_empty());
     }
 }

@@ -401,27 +401,6 @@ pub fn want_receive_buffer(socket: BorrowedFd<'_>, octets: libc::c_int) -> io::R
     Err(io::Error::last_os_error())
 }
 
-/// Raises the soft limit of open files to the hard limit and returns it.
-///
-/// # Errors
-/// The kernel's.
-pub fn raise_open_files() -> io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls get a valid structure.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        if limit.rlim_cur < limit.rlim_max {
-            limit.rlim_cur = limit.rlim_max;
-            if libc::setrlimit(libc::RLIMIT_NOFILE, &limit) < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-    }
-    Ok(limit.rlim_cur)
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;

@@ -22,6 +22,7 @@ use crate::dns::limits::Limit;
 use crate::dns::listen::unsent::Reply;
 use crate::dns::resolver::pending::Route;
 use crate::dns::resolver::{Handled, Resolver, Turn};
+use crate::sys::descriptors::Use;
 
 /// Connections at once.
 pub const CONNECTIONS: usize = 2048;
@@ -148,7 +149,10 @@ pub async fn serve(
         match accepted {
             Ok((stream, peer)) => {
                 wait = BACK_OFF.0;
-                front.begin(stream, peer.ip().to_canonical());
+                match front.with_room(stream, &mut stop).await {
+                    Ok(stream) => front.begin(stream, peer.ip().to_canonical()),
+                    Err(error) => tracing::warn!(%error, "a TCP connection is lost"),
+                }
             }
             Err(error) => {
                 resolver.metrics.accept_errors.inc();
@@ -165,6 +169,21 @@ pub async fn serve(
 }
 
 impl Front {
+    /// Waits until it doesn't take one of the last descriptors, which are for upstreams and the operator. Who comes behind it waits in the kernel.
+    async fn with_room(&self, mut stream: TcpStream, stop: &mut watch::Receiver<bool>) -> io::Result<TcpStream> {
+        let mut wait = BACK_OFF.0;
+        while !Use::Client.fits(&stream) {
+            self.resolver.metrics.accept_errors.inc();
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                over = stop.wait_for(|stop| *stop) => { drop(over); break }
+            }
+            wait = (wait * 2).min(BACK_OFF.1);
+            stream = renumbered(stream)?;
+        }
+        Ok(stream)
+    }
+
     /// At the end of the listener: the kernel resets whoever waits in one that is closed.
     fn accept_the_rest(&self, listener: TcpListener) {
         let Ok(listener) = listener.into_std() else { return };
@@ -251,6 +270,12 @@ impl Front {
         open.dec();
         result
     }
+}
+
+/// The same connection under a number that has become free, if there is a better one.
+fn renumbered(stream: TcpStream) -> io::Result<TcpStream> {
+    let stream = stream.into_std()?;
+    TcpStream::from_std(stream.try_clone().ok().filter(|other| Use::Client.fits(other)).unwrap_or(stream))
 }
 
 async fn handshake(stream: TcpStream, acceptor: &TlsAcceptor) -> io::Result<TlsStream<TcpStream>> {

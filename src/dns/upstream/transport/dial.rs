@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::sys::descriptors::Use;
 use crate::sys::endpoint::Endpoint;
 
 /// How long connecting may take, the handshake included.
@@ -36,6 +37,7 @@ impl Target {
     pub async fn tcp(self) -> io::Result<TcpStream> {
         use socket2::{Domain, Protocol, Socket, Type};
         let socket = Socket::new(Domain::for_address(*self.peer), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Use::Upstream.within(socket)?;
         socket.set_nonblocking(true)?;
         if let Some(mark) = self.mark {
             socket.set_mark(mark)?;
@@ -53,6 +55,7 @@ impl Target {
     pub fn udp(self) -> io::Result<std::net::UdpSocket> {
         use socket2::{Domain, Protocol, Socket, Type};
         let socket = Socket::new(Domain::for_address(*self.peer), Type::DGRAM, Some(Protocol::UDP))?;
+        let socket = Use::Upstream.within(socket)?;
         socket.set_nonblocking(true)?;
         if let Some(mark) = self.mark {
             socket.set_mark(mark)?;

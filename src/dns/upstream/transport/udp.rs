@@ -24,6 +24,7 @@ use crate::dns::upstream::query::{Fit, Query, fit, question_of};
 use crate::dns::upstream::race::{Ask, Trouble};
 use crate::dns::upstream::transport::dial::Target;
 use crate::sys::connected::{self, Received};
+use crate::sys::descriptors::Use;
 use crate::sys::poll::Poll;
 use crate::sys::udp::want_receive_buffer;
 
@@ -529,6 +530,7 @@ impl UdpSockets {
 fn open_socket(peer: SocketAddr, mark: Option<u32>) -> io::Result<UdpSocket> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, Some(Protocol::UDP))?;
+    let socket = Use::Upstream.within(socket)?;
     socket.set_nonblocking(true)?;
     if let Some(mark) = mark {
         socket.set_mark(mark)?;
