@@ -37,7 +37,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::config::schema::{self, NftablesMode};
+use crate::config::schema;
 use crate::config::upstream::UpstreamUrl;
 use crate::control::{DeniedLog, QueryLog};
 use crate::core::address::AddressFilter;
@@ -331,10 +331,7 @@ pub fn start(
     if let Some(own) = own_upstream(config, &listening) {
         return Err(DnsError::Loop(own));
     }
-    let mark = match config.nftables.mode {
-        NftablesMode::Off => None,
-        _ => Some(usable_mark()?),
-    };
+    let mark = crate::sys::mark(config).map(|_| usable_mark()).transpose()?;
     // A socket per upstream slot and one per connection: 1024 descriptors, the usual soft limit, are few.
     match crate::sys::descriptors::raise_limit() {
         Ok(limit) if limit < 4096 => tracing::warn!(limit, "few open files allowed; LimitNOFILE= should be 65536"),

@@ -13,7 +13,6 @@ use tokio::task::JoinHandle;
 
 use super::sources::Shared;
 use super::{RunError, reload, rules};
-use crate::config::schema::NftablesMode;
 use crate::config::{Config, UpstreamUrl};
 use crate::control;
 use crate::dns::Listeners;
@@ -24,7 +23,7 @@ use crate::sys::endpoint::{self, Endpoint, Zone};
 use crate::sys::handover::{self, Store};
 use crate::sys::interfaces::Here;
 use crate::sys::netlink::Socket as Netlink;
-use crate::sys::{MARK, on_link};
+use crate::sys::on_link;
 
 /// How often this host's own addresses are read anew although the kernel told of no change.
 const INTERFACES: Duration = Duration::from_secs(10);
@@ -95,7 +94,7 @@ impl Listening {
     /// # Errors
     /// One can't be bound although its address may be there.
     pub fn bind(config: &Config, here: Here, store: Arc<Store>) -> Result<Self, RunError> {
-        let mark = if config.nftables.mode == NftablesMode::Off { 0 } else { MARK };
+        let mark = crate::sys::mark(config).unwrap_or(0);
         let mut http = Vec::new();
         for address in &config.http.listen {
             let mut one = Http::new(*address);

@@ -65,7 +65,7 @@ pub async fn reload(shared: &Shared, wish: Wish) -> Reloaded {
     if let Some(directory) = &shared.state_dir {
         config.state.dir.clone_from(directory);
     }
-    let wanted = with_live(old, &config);
+    let wanted = with_live(old, &config, shared.switches.nftables.is_some());
     let (changes, needs_restart) = match (difference(old, &wanted), difference(&wanted, &config)) {
         (Ok(changes), Ok(apart)) => (lines(&changes), apart),
         (Err(error), _) | (_, Err(error)) => {
@@ -164,12 +164,15 @@ async fn put(shared: &Shared, config: Config, places: Places) -> Result<(), Stri
     Ok(())
 }
 
-/// What of `new` can be in force without a restart; the rest is `old`'s.
-fn with_live(old: &Config, new: &Config) -> Config {
+/// What of `new` can be in force without a restart; the rest is `old`'s. `packets`: the daemon started with a packet filter, and may change it: else it
+/// has given up the right to.
+fn with_live(old: &Config, new: &Config, packets: bool) -> Config {
     let mut wanted = old.clone();
     wanted.mode = new.mode;
     wanted.dns = upstreams::live(&old.dns, &new.dns);
-    if old.nftables.mode != NftablesMode::Off && new.nftables.mode != NftablesMode::Off {
+    if packets && old.per_client() == new.per_client() {
+        wanted.nftables = new.nftables.clone();
+    } else if packets && old.nftables.mode != NftablesMode::Off && new.nftables.mode != NftablesMode::Off {
         wanted.nftables = Nftables { scope: old.nftables.scope, ..new.nftables.clone() };
     }
     wanted.bgp = new.bgp.clone();
@@ -216,6 +219,13 @@ async fn apply(shared: &Shared, config: &Config, lists: Lists, judging: Judging)
     let rules = if same && here == shared.listening.here() { shared.rules.load_full() } else { rules };
     let (before, old_groups) = (shared.rules.load_full(), Arc::new(Groups::new(&old)?));
     shared.switches.packets_open(config).await?;
+    if old.nftables.mode == NftablesMode::Off
+        && config.nftables.mode != NftablesMode::Off
+        && let Err(error) = filled(&shared.core).await
+    {
+        shared.switches.packets_close(&old).await?;
+        return Err(error);
+    }
     switch(shared, config, groups, rules).await?;
     if let Err(error) = shared.switches.packets_close(config).await {
         switch(shared, &old, old_groups, before).await?;
@@ -224,6 +234,14 @@ async fn apply(shared: &Shared, config: &Config, lists: Lists, judging: Judging)
     }
     shared.lists.set(lists);
     close_soon(shared).await
+}
+
+/// Waits until the kernel holds what is leased.
+async fn filled(core: &CoreHandle) -> Result<(), String> {
+    match tokio::time::timeout(super::HOLDING, core.held()).await {
+        Ok(held) => held.map_err(|error| error.to_string()),
+        Err(_) => Err("nftables: the kernel doesn't hold the leases in time".to_owned()),
+    }
 }
 
 /// The resolver and the routes.
@@ -566,7 +584,7 @@ mod tests {
              [policy]\ndeny = [\"evil.example\"]\n[addresses]\nopen = [\"192.0.2.1\"]\ninside = [\"198.51.100.0/24\"]\n\
              [nftables]\nmode = \"both\"\nenforce = false\n[gate]\ndeadline = \"2s\"\n",
         );
-        let wanted = with_live(&old, &new);
+        let wanted = with_live(&old, &new, true);
         let keys = |one: &Config, other: &Config| difference(one, other).unwrap().into_keys().collect::<Vec<_>>();
         assert_eq!(
             keys(&old, &wanted),
@@ -592,6 +610,9 @@ mod tests {
         let waits = keys(&wanted, &new);
         assert_eq!(waits, Vec::<String>::new());
         let off = parse("[nftables]\nmode = \"off\"\n");
-        assert_eq!(keys(&with_live(&old, &off), &off), ["nftables.mode"]);
+        assert!(keys(&with_live(&old, &off, true), &off).is_empty());
+        assert_eq!(keys(&with_live(&off, &old, false), &old), ["nftables.mode"], "it can't any more");
+        let single = parse("[nftables]\nmode = \"both\"\nscope = \"client\"\n");
+        assert_eq!(keys(&with_live(&old, &single, true), &single), ["nftables.scope"]);
     }
 }

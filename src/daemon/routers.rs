@@ -18,7 +18,6 @@ use tokio::sync::mpsc::WeakSender;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
-use crate::config::schema::NftablesMode;
 use crate::core::event::{EnforcerId, Event, Listed};
 use crate::core_task::CoreHandle;
 use crate::enforce::Command;
@@ -30,6 +29,8 @@ use crate::enforce::nftables;
 pub struct Routers {
     driver: WeakSender<Command>,
     known: Mutex<Known>,
+    /// There is a packet filter's enforcer as well.
+    packets: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -55,10 +56,10 @@ pub fn linger(config: &Config) -> Duration {
 impl Routers {
     /// Of a speaker that runs with this configuration.
     #[must_use]
-    pub fn new(driver: WeakSender<Command>, enforcer: &BgpEnforcer) -> Self {
+    pub fn new(driver: WeakSender<Command>, enforcer: &BgpEnforcer, packets: bool) -> Self {
         let ids: BTreeMap<String, EnforcerId> = enforcer.members().map(|(id, spec)| (spec.name.clone(), id)).collect();
         let last = ids.values().map(|id| id.0).max().unwrap_or(0);
-        Self { driver, known: Mutex::new(Known { speaker: enforcer.speaker().clone(), ids, last }) }
+        Self { packets, driver, known: Mutex::new(Known { speaker: enforcer.speaker().clone(), ids, last }) }
     }
 
     fn known(&self) -> Known {
@@ -78,9 +79,8 @@ impl Routers {
     pub async fn prepare(&self, old: &Config, new: &Config) -> Result<Option<Prepared>, String> {
         let wrong = |error: bgp::BgpError| format!("bgp: {error}");
         let open = |config| bgp::open(config).map_err(wrong);
-        // How much each peer may hold, and whether sockets bear the mark, follows from other keys.
-        let mark = |config: &Config| config.nftables.mode != NftablesMode::Off;
-        if old.bgp == new.bgp && open(old)? == open(new)? && mark(old) == mark(new) {
+        // How much each peer may hold follows from other keys.
+        if old.bgp == new.bgp && open(old)? == open(new)? {
             return Ok(None);
         }
         let before = self.known();
@@ -105,7 +105,7 @@ impl Routers {
         // Somebody whose session goes on is waited for meanwhile.
         let stays = next.members().any(|(_, spec)| spec.required && !fresh.contains(&spec.name));
         let mut list = Vec::new();
-        if new.nftables.mode != NftablesMode::Off {
+        if self.packets {
             list.push(Listed { id: EnforcerId(0), spec: nftables::Enforcer::spec(new.lease.capacity), joins: false });
         }
         list.extend(next.members().map(|(id, spec)| {

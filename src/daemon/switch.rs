@@ -32,10 +32,13 @@ pub fn rules(config: &Config, own: Own) -> Rules {
 /// Lets pass what either lets pass, as far as one ruleset can.
 fn either(old: &Rules, new: &Rules) -> Rules {
     // What isn't guarded any more goes at once, what is guarded from now on comes last.
-    let fewer = new.config.mode == old.config.mode || old.config.mode == NftablesMode::Both;
-    let hooks = if fewer { &new.config } else { &old.config };
+    let (was, is) = (old.config.mode, new.config.mode);
+    let off = [was, is].contains(&NftablesMode::Off);
+    let hooks = if is == was || was == NftablesMode::Both || off { &new.config } else { &old.config };
+    // Where nothing was guarded, the rules only count until they know what is leased.
+    let enforce = old.config.enforce && new.config.enforce && was != NftablesMode::Off;
     Rules {
-        config: schema::Nftables { enforce: old.config.enforce && new.config.enforce, ..hooks.clone() },
+        config: schema::Nftables { enforce, ..hooks.clone() },
         open: [old.open.as_slice(), &new.open].concat(),
         ..new.clone()
     }
@@ -148,7 +151,7 @@ impl Switches {
     }
 
     async fn packets(&self, packets: &Packets, rules: Rules) -> Result<(), String> {
-        let enforce = rules.config.enforce;
+        let enforce = rules.config.enforce && rules.config.mode != NftablesMode::Off;
         let own = self.own.lock().await;
         let left_out = packets.tell(rules, &own).await.map_err(|error| format!("nftables: {error}"))?;
         if let Some(left_out) = left_out {

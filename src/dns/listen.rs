@@ -10,7 +10,6 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::DnsError;
 use crate::config::Config;
-use crate::config::schema::NftablesMode;
 use crate::sys::endpoint;
 use crate::sys::handover::{self, Store};
 use crate::sys::udp as sys;
@@ -118,7 +117,7 @@ impl Sockets {
 
 /// The firewall mark of replies.
 fn mark(config: &Config) -> u32 {
-    if config.nftables.mode == NftablesMode::Off { 0 } else { crate::sys::MARK }
+    crate::sys::mark(config).unwrap_or(0)
 }
 
 /// UDP threads.

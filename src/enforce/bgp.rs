@@ -28,7 +28,7 @@ use destguard_bgp::wire::iana::{Families, Family};
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
-use crate::config::schema::{self, Config, NftablesMode, Settle};
+use crate::config::schema::{self, Config, Settle};
 use crate::config::{Communities, UpstreamUrl};
 use crate::control::types;
 use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation};
@@ -156,7 +156,7 @@ impl BgpEnforcer {
             // Prefixes of the configuration were announced by an earlier run too, if there was one.
             restarting: restarting || !open.is_empty(),
             // Only the guard's own packet filter asks for it, and setting it needs a capability.
-            mark: (config.nftables.mode != NftablesMode::Off).then_some(crate::sys::MARK),
+            mark: crate::sys::mark(config),
             peers: edges::peers(bgp, config.gate.deadline.0)?,
         };
         let mut ids = Vec::new();

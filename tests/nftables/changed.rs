@@ -106,6 +106,39 @@ fn other_modes_are_put_in_force_while_flows_and_leases_live() {
 }
 
 #[test]
+fn switched_off_the_host_is_open_and_on_again_it_holds_what_is_leased() {
+    alone(|| {
+        let _peer = host_and_peer();
+        let mut running = Running::start(&local(), &[("10.9.1.2", 300)]);
+        let mut flow = open("10.9.1.2", 80).expect("leased");
+        for _ in 0..3 {
+            change(&running, &rules(&config(NftablesMode::Off), CAPACITY)).expect("changed");
+            assert_eq!(connect("10.9.1.4", 80), Met::Connected, "nothing is guarded");
+            let tables = run("nft list tables");
+            assert!(!tables.contains("destguard"), "{tables}");
+            running.expect("a wish for the full state", |event| matches!(event, Event::WantSync { .. }));
+            running.sync(&[("10.9.1.2", 300), ("10.9.1.3", 300)]);
+            running.open("10.9.1.5", 300);
+            let mut begun = open("10.9.1.4", 80).expect("open");
+            // First it only counts, until it knows what is leased.
+            change(&running, &rules(&Nftables { enforce: false, ..local() }, CAPACITY)).expect("changed");
+            running.expect("a wish for the full state", |event| matches!(event, Event::WantSync { .. }));
+            running.sync(&[("10.9.1.2", 300), ("10.9.1.3", 300)]);
+            change(&running, &rules(&local(), CAPACITY)).expect("changed");
+            assert!(run("nft list tables").contains("destguard_lock"));
+            assert_eq!((connect("10.9.1.3", 80), connect("10.9.1.5", 80)), (Met::Connected, Met::Refused));
+            assert!(alive(&mut flow) && alive(&mut begun), "flows go on");
+        }
+        run("nft flush ruleset");
+        running.expect("it is put back", |event| matches!(event, Event::Lost { .. }));
+        running.expect("a wish for the full state", |event| matches!(event, Event::WantSync { .. }));
+        running.sync(&[("10.9.1.2", 300)]);
+        assert_eq!((connect("10.9.1.2", 80), connect("10.9.1.4", 80)), (Met::Connected, Met::Refused));
+        running.stop();
+    });
+}
+
+#[test]
 fn what_is_open_and_whom_the_guard_asks_follow_the_configuration() {
     alone(|| {
         let _peer = host_and_peer();

@@ -58,6 +58,18 @@ impl Daemon {
         command.arg("--socket").arg(socket(self.directory.path())).args(words).output().expect("destguard")
     }
 
+    /// Reloads with this instead; returns what needs a restart.
+    fn reload(&self, more: &str) -> Vec<String> {
+        let state = self.directory.path().join("state");
+        let text = format!("{DNS}{more}[state]\ndir = \"{}\"\n", state.display());
+        std::fs::write(self.directory.path().join("destguard.toml"), text).expect("written");
+        let output = self.ask(&["reload", "--json"]);
+        let reloaded: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(reloaded["applied"], true, "{reloaded}");
+        let waits = reloaded["needs_restart"].as_array().expect("a list");
+        waits.iter().map(|key| key.as_str().expect("a text").to_owned()).collect()
+    }
+
     /// Why it is as it is.
     fn reasons(&self) -> String {
         let status: serde_json::Value = serde_json::from_slice(&self.ask(&["status", "--json"]).stdout).expect("JSON");
@@ -96,6 +108,32 @@ fn write(directory: &Path, text: &str) {
 
 fn socket(directory: &Path) -> std::path::PathBuf {
     directory.join("control.sock")
+}
+
+#[test]
+fn mode_and_capacity_follow_a_reload() {
+    alone(|| {
+        let table = || run("nft list table inet destguard 2>&1; true");
+        let daemon = Daemon::start("[nftables]\nmode = \"local\"\n[lease]\ncapacity = 100\n");
+        assert!(table().contains("hook output") && table().contains("size 1149"));
+        let none: [String; 0] = [];
+        assert_eq!(daemon.reload("[nftables]\nmode = \"both\"\ninside = [\"lo\"]\n[lease]\ncapacity = 1000\n"), none);
+        assert!(table().contains("hook forward") && table().contains("size 2274"), "{}", table());
+        assert_eq!(daemon.reload(&format!("[nftables]\nmode = \"off\"\n{PEER}")), none);
+        assert!(table().contains("No such file"), "{}", table());
+        assert_eq!(daemon.reload("[nftables]\nmode = \"local\"\n"), none);
+        let text = table();
+        assert!(
+            text.contains("hook output") && !text.contains("hook forward") && text.contains("policy drop"),
+            "{text}"
+        );
+        daemon.stop();
+
+        let daemon = Daemon::start(&format!("[nftables]\nmode = \"off\"\n{PEER}"));
+        let waits = daemon.reload("[nftables]\nmode = \"local\"\n[lease]\ncapacity = 100\n");
+        assert_eq!(waits, ["nftables.mode: \"off\" -> \"local\""]);
+        daemon.stop();
+    });
 }
 
 #[test]

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use super::Resolver;
 use crate::config::Config;
-use crate::config::schema::{self, NftablesMode};
+use crate::config::schema;
 use crate::dns::metrics::Metrics;
 use crate::dns::rate::RateLimit;
 use crate::dns::upstream::Upstreams;
@@ -95,10 +95,7 @@ impl Change {
 impl Resolver {
     /// Makes all that can fail of another configuration; nothing is in force yet.
     pub(in crate::dns) fn prepare(&self, config: &Config) -> Result<Change, DnsError> {
-        let mark = match config.nftables.mode {
-            NftablesMode::Off => None,
-            _ => Some(usable_mark()?),
-        };
+        let mark = crate::sys::mark(config).map(|_| usable_mark()).transpose()?;
         let old = self.origin.load_full();
         let upstreams = old.upstreams.renewed(&config.dns.upstream, mark, &self.metrics)?;
         let is_new = !upstreams.is_same(&old.upstreams) || old.dnssec != config.dns.dnssec;

@@ -36,8 +36,10 @@ fn enforcer(config: &Config) -> BgpEnforcer {
 
 #[test]
 fn no_peer_no_speaker() {
-    let config =
-        Config { nftables: schema::Nftables { mode: NftablesMode::Local, ..Default::default() }, ..Config::default() };
+    let config = Config {
+        nftables: schema::Nftables { mode: schema::NftablesMode::Local, ..Default::default() },
+        ..Config::default()
+    };
     assert!(BgpEnforcer::new(&config, EnforcerId(0), false).unwrap().is_none());
 }
 

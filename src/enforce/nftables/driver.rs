@@ -218,7 +218,7 @@ impl Driver {
 
     /// Keeps closed from now on what is guarded, whoever flushes the table. It must be as it was installed.
     fn lock(&mut self) {
-        if self.lockless || !self.installer.enforces() {
+        if self.lockless || !self.installer.enforces() || self.is_off() {
             return;
         }
         let installer = &self.installer;
@@ -298,6 +298,9 @@ impl Driver {
 
     /// Whether the operator removed the table; takes note of it the first time.
     fn is_disarmed(&mut self) -> bool {
+        if self.is_off() {
+            return true;
+        }
         if !self.settings.disarmer.is_disarmed() {
             return false;
         }

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 
 use super::{Driver, State};
+use crate::config::schema::NftablesMode;
 use crate::enforce::nftables::blueprint::Blueprint;
 use crate::enforce::nftables::elements::{Key, Set, Timeout};
 use crate::enforce::nftables::error::NftError;
 use crate::enforce::nftables::needs::Feature;
 use crate::enforce::nftables::ruleset::Settings;
-use crate::enforce::nftables::{Own, Rules};
+use crate::enforce::nftables::{Own, Rules, tracking};
 
 impl Driver {
     /// Rules that block, or that only count.
@@ -41,6 +42,15 @@ impl Driver {
         if *self.installer.settings() == settings {
             return Ok(());
         }
+        match (self.is_off(), settings.mode == NftablesMode::Off) {
+            (false, true) => return self.turn_off(settings).map_err(|error| error.to_string()),
+            (true, false) => return self.turn_on(settings).map_err(|error| error.to_string()),
+            (true, true) => {
+                self.installer.set(settings);
+                return Ok(());
+            }
+            (false, false) => {}
+        }
         let before = self.installer.settings();
         let lock = |settings: &Settings| (settings.enforce, settings.mode, settings.inside.clone());
         if lock(before) != lock(&settings) {
@@ -52,6 +62,60 @@ impl Driver {
             self.lock();
         }
         switched
+    }
+
+    /// Whether nothing is guarded here, and all is acknowledged.
+    pub(super) fn is_off(&self) -> bool {
+        self.installer.settings().mode == NftablesMode::Off
+    }
+
+    fn turn_off(&mut self, settings: Settings) -> Result<(), NftError> {
+        self.settings.disarmer.unlock();
+        self.open()?;
+        let Some(link) = self.link.as_mut() else { return Err(NftError::Gone) };
+        link.kernel.delete_table()?;
+        if let Err(error) = tracking::let_go(&mut link.kernel) {
+            tracing::debug!(%error, "flows are kept track of until the daemon ends");
+        }
+        tracing::warn!("nftables.mode is off: nothing is guarded here any more");
+        self.installer.set(settings);
+        self.blueprint = None;
+        self.written.clear();
+        self.cut.clear();
+        self.want_sync();
+        self.state = State::Disarmed;
+        Ok(())
+    }
+
+    /// What is leased follows with the full state.
+    fn turn_on(&mut self, settings: Settings) -> Result<(), NftError> {
+        if self.settings.disarmer.is_disarmed() {
+            self.installer.set(settings);
+            return Ok(());
+        }
+        self.open()?;
+        let before = self.installer.settings().clone();
+        self.installer.set(Settings { without: Vec::new(), ..settings });
+        let armed = self.installer.arm();
+        let Some(link) = self.link.as_mut() else { return Err(NftError::Gone) };
+        if let Some(what) = link.watch.as_mut().and_then(|watch| watch.take()) {
+            tracing::debug!("{what}: installed");
+        }
+        if let Err(error) = armed {
+            self.installer.set(before);
+            if let Err(error) = link.kernel.delete_table() {
+                tracing::error!(%error, "the nftables table could not be removed");
+            }
+            return Err(error);
+        }
+        if let Err(error) = tracking::keep(&mut link.kernel) {
+            tracing::debug!(%error, "after a flush of the ruleset by others it takes longer until it is back");
+        }
+        tracing::warn!("nftables guards here from now on");
+        self.blueprint = self.installer.blueprint.take();
+        self.installation += 1;
+        self.want_sync();
+        Ok(())
     }
 
     fn switch(&mut self, settings: Settings) -> Result<(), String> {
