@@ -258,9 +258,6 @@ async fn guarded(
         NftablesMode::Off => None,
         _ => NamespaceName::take().await.map_err(RunError::failed)?,
     };
-    if config.nftables.mode != NftablesMode::Off {
-        crate::sys::keep_marking();
-    }
     let clock = Clock::start();
     let linger = routers::linger(&config);
     let control = soon(replacing, || ControlSocket::bind(&options.socket))
@@ -315,7 +312,7 @@ async fn guarded(
     }
     let (sender, commands) = mpsc::channel(enforce::COMMANDS);
     switches.bgp = Some(sender.downgrade());
-    let routers = routers::Routers::new(sender.downgrade(), &enforcers.bgp, switches.nftables.is_some());
+    let routers = routers::Routers::new(sender.downgrade(), &enforcers.bgp);
     let running = enforcers.bgp.start().await.map_err(RunError::failed)?;
     let peers = running.status();
     tasks.push(tokio::spawn(running.run(commands, reports.clone())));

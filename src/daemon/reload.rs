@@ -132,7 +132,7 @@ async fn put(shared: &Shared, config: Config, places: Places) -> Result<(), Stri
         Err(error) => return Err(format!("reading the lists failed: {error}")),
     };
     let (old, _) = shared.config();
-    let routers = shared.routers.prepare(&old, &config).await?;
+    let routers = shared.routers.prepare(&old, &config, shared.switches.nftables.is_some()).await?;
     let change = shared.dns.prepare(&config).map_err(|error| error.to_string())?;
     let listeners = listeners::prepare(shared, &config).await?;
     let reached = upstreams::reach(shared, &config).await;

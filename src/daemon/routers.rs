@@ -29,8 +29,6 @@ use crate::enforce::nftables;
 pub struct Routers {
     driver: WeakSender<Command>,
     known: Mutex<Known>,
-    /// There is a packet filter's enforcer as well.
-    packets: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -56,10 +54,10 @@ pub fn linger(config: &Config) -> Duration {
 impl Routers {
     /// Of a speaker that runs with this configuration.
     #[must_use]
-    pub fn new(driver: WeakSender<Command>, enforcer: &BgpEnforcer, packets: bool) -> Self {
+    pub fn new(driver: WeakSender<Command>, enforcer: &BgpEnforcer) -> Self {
         let ids: BTreeMap<String, EnforcerId> = enforcer.members().map(|(id, spec)| (spec.name.clone(), id)).collect();
         let last = ids.values().map(|id| id.0).max().unwrap_or(0);
-        Self { packets, driver, known: Mutex::new(Known { speaker: enforcer.speaker().clone(), ids, last }) }
+        Self { driver, known: Mutex::new(Known { speaker: enforcer.speaker().clone(), ids, last }) }
     }
 
     fn known(&self) -> Known {
@@ -72,11 +70,11 @@ impl Routers {
         driver.send(command).await.map_err(|_| stopped())
     }
 
-    /// Does all that can fail. `None`: nothing differs.
+    /// Does all that can fail. `None`: nothing differs. `packets`: there is a packet filter's enforcer as well.
     ///
     /// # Errors
     /// What can't be had; nothing has changed.
-    pub async fn prepare(&self, old: &Config, new: &Config) -> Result<Option<Prepared>, String> {
+    pub async fn prepare(&self, old: &Config, new: &Config, packets: bool) -> Result<Option<Prepared>, String> {
         let wrong = |error: bgp::BgpError| format!("bgp: {error}");
         let open = |config| bgp::open(config).map_err(wrong);
         // How much each peer may hold follows from other keys.
@@ -105,7 +103,7 @@ impl Routers {
         // Somebody whose session goes on is waited for meanwhile.
         let stays = next.members().any(|(_, spec)| spec.required && !fresh.contains(&spec.name));
         let mut list = Vec::new();
-        if self.packets {
+        if packets {
             list.push(Listed { id: EnforcerId(0), spec: nftables::Enforcer::spec(new.lease.capacity), joins: false });
         }
         list.extend(next.members().map(|(id, spec)| {

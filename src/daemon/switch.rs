@@ -55,6 +55,7 @@ impl Packets {
     /// Of a driver that has put the rules of this configuration in force.
     #[must_use]
     pub fn new(driver: WeakSender<Command>, config: &Config) -> Self {
+        crate::sys::keep_marking();
         Self { driver, rules: Mutex::new(rules(config, Own::default())) }
     }
 
