@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::config::schema::Dns;
+use crate::config::schema::{Dns, Lease};
 use crate::core::address::infrastructure;
 use crate::daemon::own_traffic;
 use crate::daemon::sources::Shared;
@@ -40,8 +40,16 @@ pub(super) fn judge_alike(old: &Config, new: &Config) -> bool {
         tls: new.dns.tls.clone(),
         ..old.dns.clone()
     };
-    let alike = Config { dns, http: new.http.clone(), gate: new.gate.clone(), log: new.log.clone(), ..old.clone() };
-    // Where the guard itself is, no answer may lead.
+    let lease = Lease {
+        min: old.lease.min,
+        grace: old.lease.grace,
+        max: old.lease.max,
+        per_answer: old.lease.per_answer,
+        ..new.lease.clone()
+    };
+    let alike =
+        Config { dns, lease, http: new.http.clone(), gate: new.gate.clone(), log: new.log.clone(), ..old.clone() };
+    // Where the guard itself is, no answer may lead. Behind other enforcers each answer goes through the gate again.
     alike == *new && own_addresses(old) == own_addresses(new)
 }
 
@@ -90,6 +98,7 @@ mod tests {
             "",
             "[dns]\nclients = [\"192.0.2.0/24\"]\nrate_limit = \"5/s\"\nvirtual_addresses = [\"192.0.2.9\"]\n",
             "[dns]\nlisten = [\"127.0.0.1:53\", \"[::1]:5353\"]\nworkers = 3\n[dns.tls]\ndot = [\"127.0.0.1:853\"]\n[http]\nlisten = []\n",
+            "[lease]\ncapacity = 5\nburst_per_client = 9\n",
             "[dns.cache]\nsize = \"1MiB\"\nprefetch = false\nserve_stale = \"1h\"\n[gate]\ndeadline = \"2s\"\n[log]\nqueries = 5\n",
         ] {
             assert!(judge_alike(&old, &parse(same)), "{same}");
@@ -103,7 +112,10 @@ mod tests {
             "[dns]\nlocal_names = false\n",
             "[dns.dnssec]\nvalidate = true\n",
             "[[dns.upstream]]\nurl = \"udp://192.0.2.1\"\n",
-            "[nftables]\nscope = \"client\"\n",
+            "[nftables]\nmode = \"gateway\"\nscope = \"client\"\n",
+            "[lease]\nmax = \"1h\"\n",
+            "[lease]\nper_answer = 1\n",
+            "[bgp]\nenforce = false\n",
         ] {
             assert!(!judge_alike(&old, &parse(other)), "{other}");
         }
