@@ -418,10 +418,6 @@ impl World {
             Operation::Linger { seconds } => {
                 self.settings.linger = Duration::from_secs(*seconds);
                 self.handle(Event::Linger(self.settings.linger));
-                // On disk is what ended as well, and how long it lingers is known when that is read: as if it were compacted now.
-                self.drain();
-                let (table, now) = (&self.guard.table, self.now);
-                self.journal.retain(|address, stored| stored.ends > now || table.get(*address).is_some());
             }
             Operation::Regroup { which } => {
                 self.groups = groups(*which);
@@ -589,6 +585,9 @@ impl World {
 
     fn restart(&mut self) {
         self.drain();
+        // On disk is what ended as well, and how long it lingers is known when that is read: as if it were compacted now.
+        let (table, now) = (&self.guard.table, self.now);
+        self.journal.retain(|address, stored| stored.ends > now || table.get(*address).is_some());
         for (handle, _) in &self.handles {
             handle.set_in_force(false);
         }
