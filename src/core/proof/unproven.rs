@@ -139,6 +139,8 @@ impl Unproven {
         if let Some(older) = lease.unproven_route.take() {
             self.route.remove(&(older, address));
         }
+        // Until it is planned: then it is in force where nobody waits for routers.
+        lease.out_of_force();
         (lease.told.route, lease.told.route_refused) = (None, false);
         for share in &mut lease.shares {
             (share.told, share.proven) = (None, false);
