@@ -10,9 +10,11 @@ use crate::config::schema::Action;
 use crate::core::explain;
 
 mod asked;
+mod denied;
 mod process;
 
 pub use asked::{Asked, AskedPage};
+pub use denied::{Denied, DeniedPage};
 pub use process::{CONFINED, Process};
 
 /// In every object at the top, as `version`.
@@ -673,39 +675,6 @@ pub struct Advertised {
     pub ipv4: usize,
     /// IPv6.
     pub ipv6: usize,
-}
-
-/// `denied`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct DeniedPage {
-    /// Oldest first.
-    pub denied: Vec<Denied>,
-    /// The number to ask on `after`.
-    pub next: u64,
-    /// Entries that the log had no room to keep since `after`.
-    pub lost: u64,
-}
-
-/// One thing that was refused, and how often in a row.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Denied {
-    /// Grows with every change of the log.
-    pub number: u64,
-    /// Seconds since 1970.
-    pub time: u64,
-    /// "name" (policy), "address" (filter), "answer" (budget or gate) or "packet" (nftables).
-    pub kind: String,
-    /// The name, the address, or the packet's destination.
-    pub what: String,
-    /// Who asked or sent.
-    pub client: Option<IpAddr>,
-    /// Why.
-    pub reason: String,
-    /// The same in a row.
-    pub count: u64,
-    /// It was only said: in audit nothing is refused.
-    #[serde(default)]
-    pub audit: bool,
 }
 
 /// `revoke`

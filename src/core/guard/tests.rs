@@ -11,6 +11,7 @@ use crate::core::gate::MOST_WAITING;
 
 mod checks;
 mod clients;
+mod operations;
 mod properties;
 
 fn name(index: u8) -> Name {
