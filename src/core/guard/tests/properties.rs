@@ -340,7 +340,10 @@ impl World {
     fn report(&mut self, enforcer: usize) {
         let missing: Vec<IpAddr> = self.enforcers[enforcer].missing.keys().copied().collect();
         missing.into_iter().for_each(|address| self.bring_back(enforcer, address));
+        // It may have been required when it refused.
+        let noted = !self.gates(&self.listed[enforcer]);
         while let Some(event) = self.enforcers[enforcer].said.pop_front() {
+            self.enforcers[enforcer].incomplete |= noted && matches!(event, Event::RefusedAddress { .. });
             if let Event::Confirmed { addresses, .. } = &event {
                 let simulated = &mut self.enforcers[enforcer];
                 simulated.heard.extend(addresses);
