@@ -22,6 +22,8 @@ use sd_notify::NotifyState;
 use sendfd::{RecvWithFd as _, SendWithFd as _};
 use socket2::{Socket, Type};
 
+use super::privileges::user;
+
 /// Descriptors in one message; the kernel takes 253.
 const AT_ONCE: usize = 64;
 /// Octets of a name.
@@ -168,7 +170,7 @@ impl Store {
         let wrong = |error: io::Error| format!("{place}: {error}");
         let stream = UnixStream::connect(successor).map_err(wrong)?;
         let uid = peer_uid(&stream).map_err(wrong)?;
-        if uid != 0 && uid != own_uid() {
+        if uid != 0 && uid != user() {
             return Err(format!("{place} is of user {uid}: sockets go to root and to the daemon's own user alone"));
         }
         stream.set_write_timeout(Some(PATIENCE)).map_err(wrong)?;
@@ -195,11 +197,6 @@ impl Store {
 /// Has systemd close what it keeps under this name.
 fn forget(name: &str) -> io::Result<()> {
     sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)])
-}
-
-fn own_uid() -> u32 {
-    // SAFETY: takes nothing and can't fail.
-    unsafe { libc::geteuid() }
 }
 
 fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
@@ -245,7 +242,7 @@ pub fn replace(control: &Path, store: &Store, ask: impl FnOnce() -> Result<(), S
     let stream = loop {
         match listener.accept() {
             Ok((stream, _)) => match peer_uid(&stream) {
-                Ok(uid) if [0, own_uid(), owner].contains(&uid) => break stream,
+                Ok(uid) if [0, user(), owner].contains(&uid) => break stream,
                 _ => {}
             },
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
