@@ -619,6 +619,15 @@ fn every_question_and_its_fate_are_in_the_log() {
     assert_eq!(guard.command(&["log", "--name", "shop.test"]).status.code(), Some(2));
     reload("[log]\nqueries = 0\n");
     assert!(guard.text(&["log"]).contains("log.queries is 0"));
+
+    // A stranger, whose address may be forged, pushes nobody out of it.
+    guard.config = guard.config.replace("workers = 1", "workers = 1\nclients = [\"127.0.0.1/32\"]");
+    guard.write("");
+    assert!(guard.command(&["reload"]).status.success());
+    assert_eq!(guard.ask_from("127.0.0.2", "shop.test").0, 5);
+    guard.ask("shop.test");
+    let seen = guard.json(&["log"])["asked"].clone();
+    assert_eq!((seen.as_array().unwrap().len(), &seen[0]["client"]), (1, &Value::from("127.0.0.1")), "{seen}");
     guard.kill();
 }
 

@@ -236,10 +236,13 @@ impl QueryLog {
         format!("#{:012x}", self.0.hasher.hash_one(octets) >> 16)
     }
 
-    /// Returns once something came behind `after`.
+    /// Returns once something came behind `after`, and not at once: a follower that wants few of many questions costs little.
     pub async fn wait(&self, after: u64) {
-        while self.0.number.load(Ordering::Relaxed) <= after {
+        loop {
             tokio::time::sleep(LOOK).await;
+            if self.0.number.load(Ordering::Relaxed) > after {
+                return;
+            }
         }
     }
 }

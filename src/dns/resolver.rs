@@ -212,8 +212,7 @@ impl Resolver {
             let ede = Ede::new(code::PROHIBITED, "not in dns.clients");
             self.metrics.refuse("client");
             self.note(client, question.name.wire(), question.qtype, "client", &ede);
-            let end = End { fate: Fate::Refused, rcode: rcode::REFUSED, why: Some(&ede.text) };
-            self.log(Asked::now(&question, client, stream), &end);
+            // Not in the query log: with forged addresses a stranger could push everybody else out of it.
             reply::error(rcode::REFUSED, &head, Some(&ede), out);
             return Handled::Reply;
         }
