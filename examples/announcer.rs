@@ -11,12 +11,14 @@
 use std::io::BufRead;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use destguard::core::event::{Change, EnforcerId, Event, Generation};
 use destguard::core::moment::Moment;
 use destguard::enforce::bgp::BgpEnforcer;
 use destguard::enforce::{COMMANDS, Command};
+use destguard::sys::clock::Clock;
 use tokio::sync::mpsc;
 
 type Failure = Box<dyn std::error::Error>;
@@ -27,10 +29,10 @@ const PLAN: u32 = 10_000;
 fn main() -> Result<(), Failure> {
     let Some(file) = std::env::args().nth(1) else { return Err("usage: announcer destguard.toml".into()) };
     let text = std::fs::read_to_string(&file)?;
-    let (config, ..) = destguard::config::parse(Path::new(&file), &text).map_err(|report| format!("{report:?}"))?;
+    let (config, ..) = destguard::check::parse(Path::new(&file), &text).map_err(|report| format!("{report:?}"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let enforcer = BgpEnforcer::new(&config, EnforcerId(0), false)?.ok_or("there is no peer in the configuration")?;
-    let running = runtime.block_on(enforcer.start())?;
+    let running = runtime.block_on(enforcer.start(Clock::start(), Arc::new(|_| false)))?;
     let (commands, receiver) = mpsc::channel(COMMANDS);
     let (reports, mut events) = mpsc::channel::<Event>(COMMANDS);
     runtime.spawn(async move { while events.recv().await.is_some() {} });

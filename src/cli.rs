@@ -5,7 +5,9 @@
 //! - [`live`]: what the guard would refuse on this host now.
 //! - [`init`]: a first configuration.
 //! - [`log`]: the query log.
+//! - [`suggest`]: an allow list of what was used in audit.
 //! - [`lock`]: the host before its guard runs, and the way back in.
+//! - [`wait`]: until the guard answers.
 //! - [`configuration`]: the commands that need only the file. [`router_config`]: the router's side of it.
 
 use std::path::PathBuf;
@@ -24,9 +26,14 @@ pub mod init;
 pub mod live;
 pub mod lock;
 pub mod log;
-pub mod router_config;
+pub mod replay;
+mod router_config;
 pub mod show;
+mod suggest;
 pub mod table;
+mod top;
+mod unit;
+mod wait;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +96,16 @@ enum Command {
         /// Take the place of the daemon that runs: its sockets are handed over, no question is lost. Under systemd: systemctl restart.
         #[arg(long)]
         replace: bool,
+        #[command(flatten)]
+        record: replay::Record,
+    },
+    /// Run a recording through the core again: every event, plan and decision, and where one is another than was recorded.
+    Replay {
+        /// What `run --record` wrote.
+        file: PathBuf,
+        /// Print only where decisions differ, and the sum.
+        #[arg(long)]
+        quiet: bool,
     },
     /// Write a first configuration, in audit: asks, or takes the answers as flags; looks at this host, and says what it found.
     Init(init::Wanted),
@@ -105,6 +122,8 @@ enum Command {
     Config(ConfigCommand),
     /// Show on one screen how the guard is.
     Status(Json),
+    /// Wait until the guard answers and holds what it restored: for CI jobs and entrypoints. 1: not in time, 3: it doesn't run.
+    WaitReady(wait::Wanted),
     /// Show live leases.
     Leases {
         /// Only those of this address, prefix or name.
@@ -121,13 +140,38 @@ enum Command {
         /// As it is for this client, instead of everybody.
         #[arg(long, value_name = "ADDRESS")]
         client: Option<std::net::IpAddr>,
+        /// As it is for somebody of this [[policy.group]], by whatever that is known.
+        #[arg(long, value_name = "NAME")]
+        group: Option<String>,
         #[command(flatten)]
         json: Json,
     },
     /// Show the BGP sessions.
     Peers(Json),
+    /// Ask for a name and say what its answer would get; nothing is opened.
+    Test {
+        /// The name.
+        name: String,
+        /// As it is for this client, instead of everybody.
+        #[arg(long, value_name = "ADDRESS")]
+        client: Option<std::net::IpAddr>,
+        /// As it is for somebody of this [[policy.group]], by whatever that is known.
+        #[arg(long, value_name = "NAME")]
+        group: Option<String>,
+        /// This type alone.
+        #[arg(long = "type", value_name = "A|AAAA", value_parser = ["A", "AAAA", "a", "aaaa"])]
+        qtype: Option<String>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Show who asked most, and what for.
+    Top(top::Wanted),
+    /// Write an allow list of what clients used in audit, to be reviewed and loaded.
+    Suggest(suggest::Wanted),
     /// Show what was refused.
     Denied {
+        #[command(flatten)]
+        only: top::Only,
         /// Keep showing what comes.
         #[arg(long)]
         follow: bool,
@@ -208,6 +252,12 @@ enum Command {
         #[command(flatten)]
         json: Json,
     },
+    /// For ExecStop= of the systemd unit: the packet filter stays, where systemd is to start the unit again.
+    #[command(hide = true)]
+    Restarting {
+        /// The unit, "%n".
+        unit: String,
+    },
     /// Print the router's side of this configuration.
     RouterConfig {
         /// What the router runs.
@@ -284,7 +334,11 @@ impl Command {
             Self::Denied { json, .. } | Self::Revoke { json, .. } | Self::Deny { json, .. } => json.json,
             Self::Allow { json, .. } | Self::Reload { json, .. } | Self::Stop { json, .. } => json.json,
             Self::Log(wanted) => wanted.json,
-            Self::Run { .. } | Self::Init(_) | Self::Config(_) | Self::Lock { .. } | Self::RouterConfig { .. } => false,
+            Self::Top(wanted) => wanted.json,
+            Self::Suggest(wanted) => wanted.json,
+            Self::Test { json, .. } => json.json,
+            Self::Run { .. } | Self::Replay { .. } | Self::Init(_) | Self::Config(_) | Self::Lock { .. } => false,
+            Self::Restarting { .. } | Self::RouterConfig { .. } | Self::WaitReady(_) => false,
         }
     }
 }
@@ -297,7 +351,10 @@ fn dispatch(cli: Cli) -> Exit {
     JSON.store(command.is_json(), Ordering::Relaxed);
     let daemon = ask::Daemon { socket };
     match command {
-        Command::Run { state_dir, replace } => run(RunOptions { config, state_dir, socket: daemon.socket, replace }),
+        Command::Run { state_dir, replace, record } => {
+            run(RunOptions { config, state_dir, socket: daemon.socket, replace, record: record.wanted() })
+        }
+        Command::Replay { file, quiet } => replay::replay(&file, quiet),
         Command::Init(wanted) => init::init(&config, wanted),
         Command::Check { live: false, json: Json { json } } => configuration::check(&config, json),
         Command::Check { live: true, json: Json { json } } => live::check(&config, json),
@@ -305,10 +362,18 @@ fn dispatch(cli: Cli) -> Exit {
         Command::Config(ConfigCommand::Schema) => configuration::schema(),
         Command::Config(ConfigCommand::Show(Json { json })) => configuration::show(&config, json),
         Command::Status(Json { json }) => daemon.status(json),
+        Command::WaitReady(wanted) => daemon.wait_ready(&wanted),
         Command::Leases { of, json: Json { json } } => daemon.leases(of.as_deref(), json),
-        Command::Explain { of, client, json: Json { json } } => daemon.explain(&of, client, json),
+        Command::Explain { of, client, group, json: Json { json } } => {
+            daemon.explain(&of, ask::Whose { client, group: group.as_deref() }, json)
+        }
         Command::Peers(Json { json }) => daemon.peers(json),
-        Command::Denied { follow, json: Json { json } } => daemon.denied(follow, json),
+        Command::Test { name, client, group, qtype, json: Json { json } } => {
+            daemon.test(&name, ask::Whose { client, group: group.as_deref() }, qtype.as_deref(), json)
+        }
+        Command::Top(wanted) => daemon.top(&wanted),
+        Command::Suggest(wanted) => daemon.suggest(&wanted),
+        Command::Denied { follow, only, json: Json { json } } => daemon.denied(follow, &only, json),
         Command::Log(wanted) => daemon.log(&wanted),
         Command::Revoke { of, json: Json { json } } => daemon.revoke(&of, json),
         Command::Deny { of, span, undo: _, json: Json { json } } => daemon.except("deny", &of, None, span, json),
@@ -324,6 +389,7 @@ fn dispatch(cli: Cli) -> Exit {
         Command::Lock { state_dir } => lock::lock(&config, state_dir),
         Command::Unlock(Json { json }) => lock::unlock(json),
         Command::Stop { withdraw, json: Json { json } } => daemon.stop(withdraw, json),
+        Command::Restarting { unit } => unit::restarting(&daemon, &unit),
         Command::RouterConfig { kind, peer } => configuration::router(&config, kind, peer.as_deref()),
     }
 }

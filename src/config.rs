@@ -1,18 +1,17 @@
 //! The file a user writes.
 //!
-//! - [`load`]: reads and checks a file; nothing is bound before it passes.
 //! - [`schema`]: its shape, with the defaults. [`value`]: durations, sizes, rates. [`upstream`], [`community`]: strings
 //!   with a meaning, parsed.
-//! - [`read`]: syntax and shape, every error at once. [`check`]: what values mean together. [`report`]: how findings are
-//!   shown.
+//! - [`read`]: syntax and shape, every error at once. [`report`]: how findings are shown. What values mean
+//!   together is [`crate::check`]'s.
 //! - [`list_file`]: reads the files of `[[policy.list]]`.
 //! - [`default`]: the documented default file.
 
 use std::path::{Path, PathBuf};
 
-pub mod check;
 pub mod community;
 pub mod default;
+pub mod https_url;
 pub mod list_file;
 pub mod read;
 pub mod report;
@@ -20,62 +19,27 @@ pub mod schema;
 pub mod upstream;
 pub mod value;
 
-use crate::dns::validate::anchor::is_file;
-
 pub use community::Communities;
 pub use report::{Finding, Report, Severity, Warning};
 pub use schema::{Config, Places};
 pub use upstream::{Transport, UpstreamUrl};
 
-/// Most octets of a configuration file; lists have files of their own.
-const MOST_OCTETS: u64 = 4 << 20;
-
-/// Reads and checks a file. Paths in the returned configuration are relative to the file's directory no more.
-///
-/// # Errors
-/// A report with every error of the file, each with its place.
-pub fn load(path: &Path) -> Result<(Config, Vec<Warning>, Places), Report> {
-    let text = read_text(path)?;
-    parse(path, &text)
-}
-
-/// Like [`load`], from a text; `path` names it and is where relative paths start.
-///
-/// # Errors
-/// See [`load`].
-pub fn parse(path: &Path, text: &str) -> Result<(Config, Vec<Warning>, Places), Report> {
-    let (mut document, mut config) = read::Document::read(path, text);
-    resolve_paths(path, &mut config);
-    check::check(path, &mut document, &config);
-    let failed = document.has_errors();
-    let places = document.places();
-    let findings = document.into_findings();
-    if failed { Err(Report { file: path.to_owned(), findings }) } else { Ok((config, findings, places)) }
-}
-
-fn read_text(path: &Path) -> Result<String, Report> {
-    let unreadable = |reason: String| Report::unreadable(path, reason);
-    let length = std::fs::metadata(path).map_err(|error| unreadable(format!("can't be read: {error}")))?.len();
-    if length > MOST_OCTETS {
-        return Err(unreadable(format!("has {length} octets; a configuration has at most {MOST_OCTETS}")));
-    }
-    let octets = std::fs::read(path).map_err(|error| unreadable(format!("can't be read: {error}")))?;
-    String::from_utf8(octets).map_err(|error| {
-        let good = error.utf8_error().valid_up_to();
-        let line = error.as_bytes().iter().take(good).filter(|octet| **octet == b'\n').count().saturating_add(1);
-        unreadable(format!("line {line} is not UTF-8 text"))
-    })
+/// Whether a trust anchor is the name of a file. Records contain blanks; names of files that do must be written with "./" or "/" in front.
+#[must_use]
+pub fn names_a_file(text: &str) -> bool {
+    let text = text.trim();
+    !text.is_empty() && !text.contains([' ', '\t', '\n']) || text.starts_with('/') || text.starts_with("./")
 }
 
 /// Makes every path of the file relative to the file's directory.
-fn resolve_paths(file: &Path, config: &mut Config) {
+pub fn resolve_paths(file: &Path, config: &mut Config) {
     let base = file.parent().unwrap_or(Path::new(""));
     let resolve = |path: &mut PathBuf| {
         if path.is_relative() && !path.as_os_str().is_empty() {
             *path = base.join(&*path);
         }
     };
-    if let Some(anchor) = config.dns.dnssec.trust_anchor.as_mut().filter(|anchor| is_file(anchor)) {
+    if let Some(anchor) = config.dns.dnssec.trust_anchor.as_mut().filter(|anchor| names_a_file(anchor)) {
         let mut path = PathBuf::from(anchor.trim());
         resolve(&mut path);
         // So that it is still seen to be a file, whatever stands in it: the key is a text.
@@ -83,15 +47,26 @@ fn resolve_paths(file: &Path, config: &mut Config) {
         *anchor = path.to_string_lossy().into_owned();
     }
     let tls = &mut config.dns.tls;
-    [&mut tls.certificate, &mut tls.key].into_iter().flatten().for_each(resolve);
+    [&mut tls.certificate, &mut tls.key, &mut tls.client_ca, &mut tls.client_crl]
+        .into_iter()
+        .flatten()
+        .for_each(resolve);
     for upstream in &mut config.dns.upstream {
         [&mut upstream.ca, &mut upstream.client_certificate, &mut upstream.client_key]
             .into_iter()
             .flatten()
             .for_each(resolve);
     }
-    config.policy.list.iter_mut().map(|list| &mut list.path).for_each(resolve);
+    for zone in &mut config.dns.zone {
+        [zone.file.as_mut(), zone.hosts.as_mut()].into_iter().flatten().for_each(resolve);
+    }
+    for list in &mut config.policy.list {
+        [Some(&mut list.path), list.ca.as_mut()].into_iter().flatten().for_each(resolve);
+    }
+    let http = &mut config.http;
+    [&mut http.certificate, &mut http.key, &mut http.token_file].into_iter().flatten().for_each(resolve);
     config.bgp.peer.iter_mut().filter_map(|peer| peer.password_file.as_mut()).for_each(resolve);
+    config.bgp.service.peer.iter_mut().filter_map(|peer| peer.password_file.as_mut()).for_each(resolve);
     resolve(&mut config.state.dir);
 }
 

@@ -3,19 +3,22 @@
 //! - [`moment`]: time as the core sees it. [`name`]: domain names.
 //! - [`answer`]: binds the records of a response to its question. [`address`]: which addresses may be opened at all.
 //!   [`policy`]: which names may be asked. [`verdict`]: all three in one call. These are functions and may run on any task.
-//! - [`local_names`]: names that are answered without asking. [`lease`]: the lease table. [`gate`]: which answer waits for which generation. [`plan`]: what the enforcers must
-//!   change. [`groups`]: communities by group. [`pairs`]: who may reach what, where leases are for single clients. [`proof`]: what they have acknowledged. [`budget`]: rates of new addresses. [`explain`]: why an address is
+//! - [`local_names`]: names that are answered without asking. [`zones`]: names of local zones. [`lease`]: the lease table. [`gate`]: which answer waits for which generation. [`plan`]: what the enforcers must
+//!   change. [`groups`]: communities by group. [`person`]: who asks, where more is known than an address. [`narrow`], [`pairs`]: who may reach what, and which port, where leases are less than everybody's. [`proof`]: what they have acknowledged. [`budget`]: rates of new addresses. [`explain`]: why an address is
 //!   open. [`guard`] owns these and is itself owned by one task.
-//! - [`ended`]: leases that are over. [`remembered`]: a table with a bound and shares.
+//! - [`ended`]: leases that are over. [`flows`]: routes that stay for live flows. [`remembered`]: a table with a bound and shares.
 //! - [`event`]: everything that goes in and comes out.
 
 pub mod address;
 pub mod answer;
+pub mod applications;
 pub mod budget;
 pub mod client;
 pub mod ended;
 pub mod event;
+pub mod exchange;
 pub mod explain;
+pub mod flows;
 pub mod gate;
 pub mod groups;
 pub mod guard;
@@ -23,7 +26,9 @@ pub mod lease;
 pub mod local_names;
 pub mod moment;
 pub mod name;
+pub mod narrow;
 pub mod pairs;
+pub mod person;
 pub mod places;
 pub mod plan;
 pub mod policy;
@@ -32,3 +37,4 @@ pub mod queue;
 pub mod remembered;
 pub mod share;
 pub mod verdict;
+pub mod zones;

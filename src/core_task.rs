@@ -24,6 +24,7 @@ use crate::core::guard::Guard;
 use crate::core::moment::Moment;
 use crate::core::pairs::PairRecord;
 use crate::enforce::Command;
+use crate::recording::Recorder;
 use crate::sys::clock::{Clock, Sleep};
 use crate::sys::poll::Bell;
 use turn::Core;
@@ -236,6 +237,8 @@ pub struct Drivers {
     pub routes: Option<mpsc::Sender<Command>>,
     /// What must be on disk before an answer leaves; called with everything of one batch.
     pub journal: Option<Box<dyn Journal>>,
+    /// Hears of everything that the core hears.
+    pub recorder: Option<Recorder>,
 }
 
 /// Where leases are made to survive a crash.
@@ -353,21 +356,13 @@ async fn run(shared: Arc<Shared>, clock: Clock, requests: mpsc::Receiver<Request
         let Some(core) = place.as_mut() else { return };
         if let Some(slept) = sleep.noticed() {
             tracing::info!(seconds = slept.as_secs(), "the host slept: what ended meanwhile is closed");
-            core.guard.handle(Event::Slept, clock.now());
+            core.hear(Event::Slept, clock.now());
         }
         first.into_iter().for_each(|request| core.take(request));
-        for _ in 0..BATCH {
-            if let Ok(event) = reports.try_recv() {
-                core.take(Request::Event(event));
-            } else if let Ok(request) = requests.try_recv() {
-                core.take(request);
-            } else {
-                break;
-            }
-        }
+        batch(&mut requests, &mut reports).for_each(|request| core.take(request));
         let now = clock.now();
         if core.guard.poll_timeout().is_some_and(|due| due <= now) {
-            core.guard.handle_timeout(now);
+            core.handle_timeout(now);
         }
         core.carry_out(now).await;
         core.check(now);
@@ -377,6 +372,15 @@ async fn run(shared: Arc<Shared>, clock: Clock, requests: mpsc::Receiver<Request
         }
         due = core.arm();
     }
+}
+
+/// What one turn takes: by turns from either, so that whoever always has more to say, the other is heard in each batch.
+fn batch(requests: &mut mpsc::Receiver<Request>, reports: &mut mpsc::Receiver<Event>) -> impl Iterator<Item = Request> {
+    let report = |reports: &mut mpsc::Receiver<Event>| reports.try_recv().ok().map(Request::Event);
+    (0..BATCH).map_while(move |turn| match turn % 2 {
+        0 => requests.try_recv().ok().or_else(|| report(reports)),
+        _ => report(reports).or_else(|| requests.try_recv().ok()),
+    })
 }
 
 mod turn;

@@ -11,7 +11,7 @@
 //! Start: the file is checked; then everything that can fail is done (state directory, listeners, control socket, ruleset);
 //! then leases are restored, and only then the enforcer of the kernel starts, so that the first full state it is given has them; once
 //! it holds them questions are answered and systemd is told.
-//! Stop: no more questions are taken; then the enforcers do what the configuration says about stopping.
+//! Stop: the service addresses are withdrawn; then no more questions are taken; then the enforcers do what the configuration says about stopping.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -22,38 +22,58 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::config::schema::NftablesMode;
+use crate::check;
+use crate::config::schema::{NftablesMode, Target};
 use crate::config::{self, Config, Places};
 use crate::control::{self, ControlSocket, DeniedLog, NamespaceName};
 use crate::core::client::Clients;
-use crate::core::event::{EnforcerId, EnforcerSpec, Event};
+use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event};
 use crate::core::groups::Groups;
-use crate::core::guard::{Guard, Settings};
 use crate::core_task::{self, CoreHandle, Drivers, core_task};
 use crate::dns;
+use crate::enforce::backend::{self, Backend};
+use crate::enforce::bgp::backend::BgpBackend;
+use crate::enforce::bgp::service::Service;
 use crate::enforce::bgp::{self, BgpEnforcer};
-use crate::enforce::{self, Enforcer as _, nftables};
+use crate::enforce::{self, nftables};
+use crate::recording::line::Beginning;
+use crate::recording::{self, Recorder};
 use crate::store::journal::LeaseJournal;
 use crate::sys::clock::Clock;
 use crate::sys::handover::{self, Predecessor, Store};
 use crate::sys::privileges;
 
+pub mod applications;
+pub mod containers;
 pub mod early;
 pub mod exceptions;
+pub mod fetch;
+pub mod flows;
 pub mod history;
+pub mod hours;
 pub mod judge;
 pub mod listening;
 pub mod lists;
+pub mod metrics;
 pub mod neighbours;
 pub mod packets;
+pub mod preload;
 pub mod process;
+#[cfg(feature = "ebpf")]
+pub mod refusals;
 pub mod reload;
+pub mod revalidate;
 pub mod routers;
 pub mod rules;
+pub mod service;
 pub mod sources;
+pub mod suggest;
 pub mod switch;
+pub mod usage;
 pub mod wall;
 pub mod watchdog;
+mod whose;
+pub mod zones;
 
 use listening::Listening;
 use lists::{ListState, Lists};
@@ -71,6 +91,8 @@ pub struct RunOptions {
     pub socket: PathBuf,
     /// Takes the place of the daemon that runs there.
     pub replace: bool,
+    /// What the core hears is recorded.
+    pub record: Option<recording::Wanted>,
 }
 
 /// Why the daemon did not start, or ended.
@@ -104,20 +126,22 @@ const STOPPING: Duration = Duration::from_secs(5);
 /// # Errors
 /// [`RunError`].
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
-    let (mut config, warnings, places) = config::load(&options.config).map_err(RunError::Config)?;
+    let (mut config, warnings, places) = check::load(&options.config).map_err(RunError::Config)?;
     // First: what systemd kept has fixed numbers; and whom we replace may be another user's.
     let store = Arc::new(Store::new());
     let replaced = if options.replace { replace(&options.socket, &store)? } else { None };
     // Before there are threads: each has its own.
     let mut needed = privileges::needed(&config);
-    if config.nftables.mode == NftablesMode::Off && nftables::is_left_behind() {
-        // To say so, and to take it away when the operator wants that.
-        needed.insert(privileges::LEFT_BEHIND);
-    }
+    // To say so, and to take it away: when another guards now, or when the operator wants that.
+    let used = (config.nftables.mode != NftablesMode::Off).then_some(config.enforcer.as_str());
+    needed.extend(backend::left_behind(used).flat_map(privileges::left_behind));
     let given_up = privileges::give_up(&needed);
     if let Some(directory) = &options.state_dir {
         config.state.dir.clone_from(directory);
+        config.place_lists();
     }
+    // Later there is no right to.
+    let record = options.record.as_ref().map(Recorder::open).transpose().map_err(RunError::failed)?;
     let process = confined(&config, &options.socket, given_up.err());
     crate::sys::log::start().map_err(RunError::Failed)?;
     for why in &process.troubles {
@@ -133,7 +157,7 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(|error| RunError::Failed(format!("the runtime can't be started: {error}")))?;
-    let outcome = runtime.block_on(guarded(options, config, places, process, (store, replaced)));
+    let outcome = runtime.block_on(guarded(options, config, places, (process, record), (store, replaced)));
     // Nothing that is left may keep the process: what matters has been awaited.
     runtime.shutdown_timeout(Duration::from_millis(200));
     crate::sys::log::finish();
@@ -143,7 +167,8 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
 /// Everything of the enforcers that the daemon holds.
 struct Enforcers {
     specs: Vec<EnforcerSpec>,
-    nftables: Option<Box<nftables::Enforcer>>,
+    /// Of this host's packets.
+    packets: Option<Box<dyn Backend>>,
     /// Also without peers: they may come.
     bgp: BgpEnforcer,
 }
@@ -152,25 +177,38 @@ impl Enforcers {
     /// Makes them; nothing of the kernel or the network is touched yet. `restored`: leases of an earlier run are there; `own`: the guard's
     /// own traffic.
     fn new(config: &Config, clock: Clock, restored: bool, own: nftables::Own) -> Result<Self, RunError> {
-        let mut specs = Vec::new();
-        let id = |specs: &Vec<EnforcerSpec>| EnforcerId(u16::try_from(specs.len()).unwrap_or(u16::MAX));
-        let mut nft = None;
+        let mut ids = backend::Ids::default();
+        let mut packets = None;
         if config.nftables.mode != NftablesMode::Off {
+            let unknown = || RunError::Failed(format!("enforcer: there is no {:?}", config.enforcer));
+            let backend = backend::packets(&config.enforcer).ok_or_else(unknown)?;
             let rules = switch::rules(config, own);
-            let made = nftables::Enforcer::new(&rules, clock, id(&specs)).map_err(RunError::failed)?;
-            let capacity = config.lease.capacity;
-            specs.push(nftables::Enforcer::spec(capacity));
-            nft = Some(Box::new(made));
+            packets = Some((backend.make)(&rules, clock, ids.hand_out()).map_err(RunError::Failed)?);
         }
-        let mut next = id(&specs).0;
-        let number = |_: &_, _: &str| {
-            let id = EnforcerId(next);
-            next = next.saturating_add(1);
-            id
-        };
-        let bgp = BgpEnforcer::with_ids(config, number, restored).map_err(RunError::failed)?;
+        let bgp = BgpEnforcer::with_ids(config, |_, _| ids.hand_out(), restored).map_err(RunError::failed)?;
+        let mut specs = packets.as_ref().map(|packets| packets.specs()).unwrap_or_default();
         specs.extend_from_slice(bgp.specs());
-        Ok(Self { specs, nftables: nft, bgp })
+        Ok(Self { specs, packets, bgp })
+    }
+}
+
+impl Enforcers {
+    /// Puts the packet filter in force; what another one of an earlier configuration left goes behind that. What this host can't do comes back.
+    async fn install(&mut self, config: &Config) -> Result<Vec<backend::LeftOut>, RunError> {
+        let Some(packets) = &mut self.packets else {
+            backend::left_behind(None).for_each(|left| tracing::warn!("{}", sources::left_behind(left)));
+            return Ok(Vec::new());
+        };
+        let left_out = packets.install().await.map_err(RunError::Failed)?;
+        for left in backend::left_behind(Some(&config.enforcer)) {
+            tracing::info!(
+                removed = left.leaves,
+                "what another enforcer left is removed: {} guards now",
+                config.enforcer
+            );
+            (left.remove)().map_err(RunError::Failed)?;
+        }
+        Ok(left_out)
     }
 }
 
@@ -188,16 +226,23 @@ pub fn own_traffic(config: &Config) -> Vec<nftables::OwnTraffic> {
         };
         own.extend(transports.iter().map(|&transport| nftables::OwnTraffic { address, transport, port }));
     }
-    own.extend(config.bgp.peer.iter().map(|peer| nftables::OwnTraffic {
-        address: *peer.address,
-        transport: nftables::Transport::Tcp,
-        port: peer.port,
-    }));
-    own.extend(config.bgp.peer.iter().filter(|peer| peer.bfd).map(|peer| nftables::OwnTraffic {
-        address: *peer.address,
-        transport: nftables::Transport::Udp,
-        port: bgp::bfd_port(peer),
-    }));
+    let service = config.bgp.service.peer.iter().map(config::schema::ServicePeer::as_peer);
+    for peer in config.bgp.peer.iter().cloned().chain(service) {
+        let to = |transport, port| nftables::OwnTraffic { address: *peer.address, transport, port };
+        own.push(to(nftables::Transport::Tcp, peer.port));
+        own.extend(peer.bfd.then(|| to(nftables::Transport::Udp, bgp::bfd_port(&peer))));
+    }
+    own.extend(
+        [&config.log.syslog, &config.log.dnstap]
+            .into_iter()
+            .flatten()
+            .filter_map(|target| match target {
+                Target::Unix(_) => None,
+                Target::Udp(to) => Some((nftables::Transport::Udp, to)),
+                Target::Tcp(to) => Some((nftables::Transport::Tcp, to)),
+            })
+            .map(|(transport, to)| nftables::OwnTraffic { address: to.ip(), transport, port: to.port() }),
+    );
     own
 }
 
@@ -246,7 +291,7 @@ async fn guarded(
     options: &RunOptions,
     config: Config,
     places: Places,
-    process: process::Process,
+    (process, record): (process::Process, Option<std::fs::File>),
     (store, replaced): (Arc<Store>, Option<Predecessor>),
 ) -> Result<(), RunError> {
     let mut signals = Signals::listen()?;
@@ -266,56 +311,72 @@ async fn guarded(
     // Beside the socket, which this daemon alone has.
     let mut spare = options.socket.clone().into_os_string();
     spare.push(".leases");
-    let open = || LeaseJournal::open(&config.state.dir, Some(spare.as_ref()), clock, config.lease.max.0, linger);
+    let applications = || config.nftables.application.iter().map(|one| one.name.clone()).collect();
+    let open = || {
+        LeaseJournal::open(&config.state.dir, Some(spare.as_ref()), clock, config.lease.max.0, linger, applications())
+    };
     let (mut journal, restored) = soon(replacing, open).await.map_err(RunError::failed)?;
     let health = journal.health();
-    let here = rules::here(&config).map_err(RunError::Failed)?;
+    let here = rules::here(&config, None).map_err(RunError::Failed)?;
     let lists = Lists::start(&config);
     let exceptions = exceptions::ExceptionState::open(config.state.dir.clone(), clock);
-    let made = rules::rules(&config, &lists, &here).map_err(RunError::Failed)?;
+    let now = hours::now(&config).map_err(RunError::Failed)?;
+    let made = rules::rules(&config, &lists, &here, &now).map_err(RunError::Failed)?;
     let rules = Arc::new(ArcSwap::from_pointee(made.with_exceptions(&exceptions.current())));
     let sockets = dns::bind_or_take(&config, store.clone()).map_err(RunError::failed)?;
     let listening = Listening::bind(&config, here.clone(), store.clone())?;
+    let access = control::Access::default();
+    access.switch(access.prepare(&config.http).map_err(RunError::Failed)?);
     let listeners = own_listeners(&config, sockets.ports(), listening.ports());
     let own = nftables::Own { traffic: own_traffic(&config), listeners };
     let mut enforcers = Enforcers::new(&config, clock, !restored.is_empty(), own.clone())?;
-    if let Some(nft) = &mut enforcers.nftables {
-        nft.install().map_err(RunError::failed)?;
+    for spec in enforcers.specs.iter().filter(|spec| spec.kind == EnforcerKind::Timed) {
+        enforce::can_hold(&spec.name, spec.narrow, &config).map_err(RunError::Failed)?;
     }
-    let left_out = enforcers.nftables.as_ref().map(|nft| nft.left_out().to_vec()).unwrap_or_default();
-
-    let disarmer = enforcers.nftables.as_ref().map(|nft| nft.disarmer());
-    if disarmer.is_none() && nftables::is_left_behind() {
-        tracing::warn!("{}", sources::LEFT_BEHIND);
-    }
+    let left_out = enforcers.install(&config).await?;
+    let filter = enforcers.packets.as_ref().map(|packets| packets.control());
 
     let (reports, inbox) = mpsc::channel(core_task::REPORTS);
-    let settings = Settings { lease: config.lease.clone(), gate: config.gate.clone(), linger };
-    let groups = Groups::new(&config).map_err(RunError::Failed)?;
-    let mut guard =
-        Guard::new(settings, enforcers.specs.clone()).with_groups(Arc::new(groups)).announcing(config.bgp_enforces());
-    guard = guard.knowing(Arc::new(Clients::new(&config)));
-    if config.per_client() {
-        guard = guard.for_single_clients();
-    }
+    let groups = Groups::new(&now.narrow(&config)).map_err(RunError::Failed)?;
+    let begins = Beginning {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        lease: config.lease.clone(),
+        gate: config.gate.clone(),
+        linger,
+        enforcers: enforcers.specs.clone(),
+        groups: Arc::new(groups),
+        clients: Arc::new(Clients::new(&config)),
+        announces: config.bgp_enforces(),
+        per_client: config.per_client(),
+        client_prefix: config.nftables.client_ipv6_prefix,
+        narrow: config.is_narrow(),
+    };
+    let guard = begins.guard();
+    let recorder = match (record, &options.record) {
+        (Some(file), Some(wanted)) => Some(Recorder::start(file, wanted, begins).map_err(RunError::failed)?),
+        _ => None,
+    };
     let pairs = journal.take_pairs();
     let restored_by = journal.restored_by().filter(|_| !restored.is_empty());
     let mut tasks = Vec::new();
     let mut switches = switch::Switches::new(&config, own, left_out);
-    let mut drivers = Drivers { timed: Vec::new(), routes: None, journal: Some(Box::new(journal)) };
+    let mut drivers = Drivers { timed: Vec::new(), routes: None, journal: Some(Box::new(journal)), recorder };
     let mut kernel = None;
-    if let Some(nft) = enforcers.nftables {
+    if let Some(backend) = enforcers.packets {
+        let narrow = enforcers.specs.first().map(|spec| spec.narrow).unwrap_or_default();
         let (sender, commands) = mpsc::channel(enforce::COMMANDS);
-        switches.nftables = Some(switch::Packets::new(sender.downgrade(), &config));
-        kernel = Some(nft.run(commands, reports.clone()));
+        switches.packets = Some(switch::Packets::new(sender.downgrade(), &config, narrow));
+        kernel = Some(backend.run(commands, reports.clone()));
         drivers.timed.push((EnforcerId(0), sender));
     }
     let (sender, commands) = mpsc::channel(enforce::COMMANDS);
     switches.bgp = Some(sender.downgrade());
     let routers = routers::Routers::new(sender.downgrade(), &enforcers.bgp);
-    let running = enforcers.bgp.start().await.map_err(RunError::failed)?;
-    let peers = running.status();
-    tasks.push(tokio::spawn(running.run(commands, reports.clone())));
+    let mut speaker = Box::new(BgpBackend::new(enforcers.bgp, clock, routers::judge(Arc::clone(&rules))));
+    let peers = speaker.start().await.map_err(RunError::failed)?;
+    let routes = speaker.control();
+    let service = Arc::new(Service::start(&config).await.map_err(RunError::failed)?);
+    tasks.push(tokio::spawn(speaker.run(commands, reports.clone())));
     drivers.routes = Some(sender);
     drop(reports);
     let (core, task) = core_task(guard, drivers, inbox, clock);
@@ -323,6 +384,7 @@ async fn guarded(
     if !restored.is_empty() {
         tracing::info!(leases = restored.len(), "leases restored");
     }
+    core.tell(Event::Exchange(routers::among_guards(&config))).await.map_err(RunError::failed)?;
     // Told even when empty: enforcers that took over routes of an earlier process may then let go of what is not restored.
     core.tell(Event::Restore(restored)).await.map_err(RunError::failed)?;
     core.tell(Event::RestorePairs(pairs)).await.map_err(RunError::failed)?;
@@ -336,18 +398,32 @@ async fn guarded(
     let mut registry = crate::metrics::registry();
     crate::sys::log::register(&mut registry);
     let mut packets = None;
-    if disarmer.is_some() {
-        nftables::metrics::register(&mut registry);
+    if let Some(filter) = &filter {
+        filter.register(&mut registry);
         packets = Some(packets::PacketMetrics::register(&mut registry));
     }
-    bgp::metrics::register(&mut registry, peers.clone());
-    let core_metrics = sources::core_metrics(&mut registry, core.clone(), health.clone());
+    routes.register(&mut registry);
+    access.register(&mut registry);
+    bgp::service::metrics::register(&mut registry, service.clone());
+    let counted = metrics::DaemonMetrics::register(&mut registry);
     let lists = ListState::new(lists, &mut registry);
     let denied = DeniedLog::default();
     let resolver = dns::start(&config, sockets, rules.clone(), core.clone(), clock, denied.clone(), &mut registry)
         .map_err(RunError::failed)?;
-    let blocks = switches.nftables_blocks.clone();
-    let packets = packets.map(|metrics| packets::follow(denied.clone(), metrics, blocks));
+    let usage = resolver.view().usage();
+    usage::load(&usage, &config.state.dir);
+    let blocks = switches.packets_block.clone();
+    let (refused, refusals) = tokio::sync::mpsc::channel(revalidate::WAITING);
+    let packets = packets.map(|metrics| -> backend::Later<'static, ()> {
+        let logs = (denied.clone(), usage, core.clone());
+        #[cfg(feature = "ebpf")]
+        if config.enforcer == enforce::ebpf::NAME {
+            return Box::pin(refusals::follow(logs, metrics, blocks, refused));
+        }
+        Box::pin(packets::follow(logs, metrics, blocks, refused))
+    });
+    let revalidations = revalidate::RevalidateMetrics::register(&mut registry);
+    let flows = flows::FlowState::new(&config, &mut registry);
     let shared = Arc::new(Shared {
         core: core.clone(),
         config: Mutex::new((config.clone(), places)),
@@ -360,17 +436,23 @@ async fn guarded(
         dns: resolver.view(),
         listeners: resolver.listeners(),
         listening,
+        access,
         denied,
         peers,
         routers,
-        nftables: disarmer,
+        service: service.clone(),
+        filter,
         journal: health,
         switches,
         registry: Mutex::new(registry),
+        metrics: counted,
+        preloaded: preload::Preloaded::default(),
+        flows,
         stop: Arc::default(),
         store: store.clone(),
         successor: handover::successor(&options.socket),
         history: history::History::default(),
+        plots: control::history::Plots::default(),
         process,
         left: tokio::sync::Notify::new(),
     });
@@ -378,15 +460,24 @@ async fn guarded(
     served.extend(name.map(|name| tokio::spawn(name.serve(shared.clone()))));
     shared.listening.look(&shared);
     store.settle();
-    served.push(tokio::spawn(core_metrics));
+    served.push(tokio::spawn(metrics::follow(shared.clone())));
     served.extend(restored_by.map(|apart| tokio::spawn(wall::follow(core.clone(), apart, config.lease.max.0))));
     served.extend(packets.map(tokio::spawn));
     served.push(tokio::spawn(lists::follow(shared.clone())));
+    served.push(tokio::spawn(zones::follow(shared.clone())));
+    served.push(tokio::spawn(fetch::follow(shared.clone())));
+    served.push(tokio::spawn(preload::follow(shared.clone())));
+    served.push(tokio::spawn(revalidate::follow(shared.clone(), refusals, revalidations)));
+    served.push(tokio::spawn(flows::follow(shared.clone())));
     served.push(tokio::spawn(exceptions::follow(shared.clone())));
+    served.push(tokio::spawn(hours::follow(shared.clone(), jiff::Timestamp::now)));
     served.push(tokio::spawn(history::follow(shared.clone())));
+    served.push(tokio::spawn(control::history::follow(shared.clone())));
+    served.push(tokio::spawn(usage::follow(shared.clone())));
     served.push(tokio::spawn(reload::upstreams::follow(shared.clone())));
     served.push(tokio::spawn(neighbours::follow(shared.clone())));
     served.push(tokio::spawn(listening::follow(shared.clone(), here)));
+    served.push(tokio::spawn(service::follow(shared.clone())));
     tracing::info!(listen = ?resolver.addresses(), "destguard answers");
     early::keep(&options.config, &config.state.dir);
     notify(&[sd_notify::NotifyState::Ready]);
@@ -395,11 +486,22 @@ async fn guarded(
     let ended = wait_for_signals(&mut signals, &shared, core_task).await;
 
     notify(&[sd_notify::NotifyState::Stopping]);
+    service::leave(&shared).await;
     served.iter().for_each(JoinHandle::abort);
     shared.listening.end();
     resolver.drain(DRAINING).await;
     resolver.stop();
+    let (log, usage) = (shared.dns.query_log(), shared.dns.usage());
     drop(shared);
+    let directory = config.state.dir.clone();
+    let finish = move || {
+        log.finish();
+        usage::keep(&usage, &directory);
+    };
+    if tokio::task::spawn_blocking(finish).await.is_err() {
+        tracing::error!("the query log did not end");
+    }
+    service.end().await;
     stop(core, served, tasks, STOPPING + config.bgp.shutdown_drain.0).await;
     tracing::info!("destguard has stopped");
     ended

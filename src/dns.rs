@@ -15,7 +15,7 @@
 //! - [`codec`]: what clients send, what upstreams send, what goes out.
 //! - [`resolver`]: the way of a question. [`cache`]: finished replies with their leases.
 //! - [`upstream`]: servers, the race of one question among them, their sockets and health. [`validate`]: whether what they send is signed (DNSSEC).
-//! - [`tls`]: keys and certificates, both ways. [`refusals`], [`metrics`]: what is told of it.
+//! - [`zones`]: local zones. [`tls`]: keys and certificates, both ways. [`refusals`], [`metrics`]: what is told of it.
 //!
 //! There is no channel between the workers and the tasks: a worker spawns them. What bounds them, and what the workers forward, is the number of questions that may
 //! wait ([`resolver::IN_FLIGHT`], [`limits`]); beyond it a question gets SERVFAIL at once.
@@ -39,15 +39,18 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::config::schema;
 use crate::config::upstream::UpstreamUrl;
-use crate::control::{DeniedLog, QueryLog};
+use crate::control::{DeniedLog, QueryLog, Usage};
 use crate::core::address::AddressFilter;
 use crate::core::client::Clients;
-use crate::core::local_names::LocalNames;
+use crate::core::local_names::{Local, LocalNames};
 use crate::core::name::Name;
+use crate::core::narrow::Openings;
+use crate::core::policy::bound::Bound;
 use crate::core::policy::exceptions::Exception;
 use crate::core::policy::list::LocalData;
 use crate::core::policy::view::{ViewId, Views};
 use crate::core_task::CoreHandle;
+use crate::dns::resolver::itself::{self, Opened};
 use crate::sys::clock::Clock;
 use crate::sys::endpoint::Endpoint;
 use limits::Limit;
@@ -56,7 +59,9 @@ use refusals::Refusals;
 use resolver::Resolver;
 use resolver::origin::{Origin, Setup};
 use resolver::pending::Waiters;
+use tls::people::Believed;
 use upstream::{UpstreamError, UpstreamStatus, Upstreams};
+use zones::Zones;
 
 pub mod cache;
 pub mod codec;
@@ -69,6 +74,7 @@ pub mod resolver;
 pub mod tls;
 pub mod upstream;
 pub mod validate;
+pub mod zones;
 
 pub use listen::{Listeners, Sockets, bind, bind_or_take};
 pub use resolver::origin::Change;
@@ -82,12 +88,16 @@ pub struct Rules {
     pub filter: AddressFilter,
     /// Which names are answered here.
     pub local: LocalNames,
+    /// The operator's own zones; before those names.
+    pub zones: Arc<Zones>,
     /// A kept answer is served only while its leases last this much longer (`lease.min`).
     pub lease_min: Duration,
     /// What leases last beyond the TTLs that clients get (`lease.grace`).
     pub lease_grace: Duration,
     /// Nothing is refused by them; what would be is only noted.
     pub audit: bool,
+    /// Names that are for applications of this host.
+    pub bound: Bound,
     /// No two have the same.
     pub(in crate::dns) generation: u64,
 }
@@ -106,7 +116,41 @@ impl Rules {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let generation = NEXT.fetch_add(1, Ordering::Relaxed);
         let (lease_min, lease_grace) = (lease.min.0, lease.grace.0);
-        Self { views: views.into(), filter, local, lease_min, lease_grace, audit: false, generation }
+        Self {
+            views: views.into(),
+            filter,
+            local,
+            zones: Arc::default(),
+            lease_min,
+            lease_grace,
+            audit: false,
+            bound: Bound::default(),
+            generation,
+        }
+    }
+
+    /// With names that are for applications of this host.
+    #[must_use]
+    pub fn with_bound(self, bound: Bound) -> Self {
+        Self { bound, ..self }
+    }
+
+    /// What an answer opens of its addresses, and for whom; nothing: all, for whoever asked.
+    #[must_use]
+    pub fn openings_in(&self, view: ViewId, question: &Name) -> Openings {
+        self.bound.openings(question, self.views.policy(view).openings(question))
+    }
+
+    /// With local zones.
+    #[must_use]
+    pub fn with_zones(self, zones: Zones) -> Self {
+        Self { filter: self.filter.with_zones(zones.set.clone()), zones: Arc::new(zones), ..self }
+    }
+
+    /// What is answered of the special-use names, but for those that a zone answers; and why.
+    #[must_use]
+    pub fn answer_local(&self, name: &Name, qtype: u16) -> Option<(Local, &'static str)> {
+        self.local.answer(name, qtype).filter(|_| !self.zones.answers(name))
     }
 
     /// A list's own answer for a name, where it is given.
@@ -275,6 +319,11 @@ impl View {
         }
     }
 
+    /// Asks upstreams that have said nothing for so long whether they live.
+    pub fn ask_quiet_upstreams(&self, quiet: Duration) {
+        self.0.origin.load().upstreams.ask_quiet(quiet);
+    }
+
     /// Forgets kept answers to questions for this name, and those that lead over it as an alias; returns how many.
     #[must_use]
     pub fn forget(&self, name: &Name) -> usize {
@@ -285,6 +334,12 @@ impl View {
     #[must_use]
     pub fn query_log(&self) -> QueryLog {
         self.0.query_log.clone()
+    }
+
+    /// What was asked for in audit.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.0.usage.clone()
     }
 
     /// Makes all that can fail of another configuration; nothing is in force yet.
@@ -304,6 +359,26 @@ impl View {
     #[must_use]
     pub fn whom(&self) -> &Arc<ArcSwap<Clients>> {
         &self.0.whom
+    }
+
+    /// Has the addresses of a name, of both families, opened: for this host itself, or in a client's place.
+    ///
+    /// # Errors
+    /// Why there is none, in words.
+    pub async fn open_unasked(&self, client: Option<IpAddr>, name: &Name) -> Result<Opened, String> {
+        let client = client.filter(|client| self.admits(*client)).unwrap_or(itself::ITSELF);
+        let (v4, v6) = tokio::join!(
+            self.0.ask_unasked(client, name, codec::wire::rtype::A),
+            self.0.ask_unasked(client, name, codec::wire::rtype::AAAA),
+        );
+        match (v4, v6) {
+            (Ok(v4), Ok(v6)) => Ok(Opened {
+                addresses: v4.addresses.into_iter().chain(v6.addresses).collect(),
+                ttl: v4.ttl.min(v6.ttl),
+            }),
+            (Ok(one), Err(_)) | (Err(_), Ok(one)) => Ok(one),
+            (Err(error), Err(_)) => Err(error),
+        }
     }
 
     /// Whether this client may ask.
@@ -340,6 +415,7 @@ pub fn start(
     }
     let metrics = metrics::Metrics::register(registry);
     let identity = identity(config)?;
+    let believed = Believed::read(config).map_err(|error| DnsError::Tls(error.to_string()))?;
     let designated =
         identity.clone().map(|identity| Arc::new(resolver::ddr::Designated::new(identity, &sockets.encrypted)));
     let cache = Arc::new(cache::Cache::new(config.dns.cache.size.0).keeping(config.dns.cache.serve_stale.0));
@@ -356,8 +432,15 @@ pub fn start(
         cache,
         query_log: {
             let log = QueryLog::default();
-            log.keep(config.log.queries);
+            log.register(registry);
+            log.configure(config);
             log
+        },
+        usage: {
+            let usage = Usage::default();
+            usage.register(registry);
+            usage.configure(config);
+            usage
         },
         refusals: Refusals::new(denied, metrics.refusals_unnoted.clone()),
         backlog: listen::unsent::Backlog::new(metrics.stream_backlog.clone()),
@@ -370,6 +453,7 @@ pub fn start(
         runtime: tokio::runtime::Handle::current(),
     });
     let (stop_tasks, stopped) = watch::channel(false);
+    metrics::upstreams::register(registry, &resolver.origin);
     let origin = resolver.origin.clone();
     let watched = Upstreams::watch(move || origin.load().upstreams.clone());
     let mut stop_watching = stopped.clone();
@@ -380,13 +464,13 @@ pub fn start(
         }
     });
     if let Some(identity) = &identity {
-        tokio::spawn(identity.clone().follow(resolver.metrics.clone(), stopped.clone()));
+        tokio::spawn(identity.clone().follow(resolver.metrics.certificates.clone(), stopped.clone()));
     }
     let (addresses, encrypted) = (sockets.addresses.clone(), sockets.encrypted.clone());
     let listeners = Arc::new(Listeners::new(config, resolver.clone(), identity, sockets.store.clone(), stopped));
     // Dropped on an error, it ends what it began.
     let running = Running { resolver, addresses, encrypted, listeners, stop_tasks };
-    running.listeners.begin(sockets)?;
+    running.listeners.begin(sockets, believed)?;
     Ok(running)
 }
 
@@ -399,8 +483,8 @@ fn identity(config: &Config) -> Result<Option<Arc<tls::server::Identity>>, DnsEr
     let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) else {
         return Err(DnsError::Tls("certificate and key are missing".to_owned()));
     };
-    let identity = tls::server::Identity::open(certificate, key).map_err(|error| DnsError::Tls(error.to_string()))?;
-    Ok(Some(identity))
+    let identity = tls::server::Identity::open("dns.tls", certificate, key);
+    identity.map(Some).map_err(|error| DnsError::Tls(error.to_string()))
 }
 
 /// An upstream that is one of the guard's own listeners. (Behind a wildcard listener only loopback is known for certain to be.)

@@ -1,9 +1,9 @@
 //! What opens and closes addresses.
 //!
 //! An enforcer is told the desired state, as a diff with a generation number or in full, and answers with the
-//! generation it holds, or a typed error. The full state is the base operation, diffs are the optimisation. There are
-//! [`nftables`] (timed leases in the kernel), [`bgp`] (routes on routers; each peer is an enforcer to the gate, all
-//! share one stream of changes) and [`memory`] (tests and dry runs).
+//! generation it holds, or a typed error. The full state is the base operation, diffs are the optimisation. Each
+//! [`backend`] drives one enforcer or many: [`nftables`] (timed leases in the kernel), [`bgp`] (routes on routers; each
+//! peer is an enforcer to the gate, all share one stream of changes) and [`memory`] (tests and dry runs).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,14 +11,21 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::event::{Change, Event, Generation};
+use crate::config::Config;
+use crate::core::event::{Change, Event, Generation, Shared};
 use crate::core::groups::Groups;
 use crate::core::moment::Moment;
-use crate::core::pairs::PairId;
+use crate::core::narrow::{NarrowKinds, PairId};
 
+pub mod backend;
 pub mod bgp;
+#[cfg(feature = "ebpf")]
+pub mod ebpf;
+pub mod iptables;
 pub mod memory;
+mod merged;
 pub mod nftables;
+pub mod timed;
 
 /// What an enforcer is told, in order. The channel is bounded ([`COMMANDS`]); when it is full the core task waits, so that
 /// answers wait too and time out at the gate: the guard slows down, it never forgets.
@@ -37,7 +44,7 @@ pub enum Command {
         generation: Generation,
         /// Address and end of lease.
         leases: Vec<(IpAddr, Moment)>,
-        /// Address and client, where addresses are open for single clients, and the end.
+        /// Address, for whom and to which port, and the end; where there are pairs at all, they are everything.
         pairs: Vec<(PairId, Moment)>,
     },
     /// Live flows to this address are to be cut, where the enforcer can.
@@ -65,13 +72,13 @@ pub enum Command {
         /// Who waits.
         done: oneshot::Sender<Result<(), String>>,
     },
-    /// The rules of another configuration; only for nftables. What is leased stays, and so does every flow. `done` hears when they are in force,
+    /// The rules of another configuration; only for packets. What is leased stays, and so does every flow. `done` hears when they are in force,
     /// with what the kernel can't do of them, or why it is as before.
     Rules {
         /// In force from now on.
         rules: Box<nftables::Rules>,
         /// Who waits.
-        done: oneshot::Sender<Result<Vec<nftables::needs::Feature>, String>>,
+        done: oneshot::Sender<Result<Vec<backend::LeftOut>, String>>,
     },
     /// Other peers, or another configuration of theirs; only for routes. `done` hears once all that can fail is done, or why it can't be; nothing is in
     /// force yet.
@@ -86,10 +93,29 @@ pub enum Command {
         /// Who waits.
         done: oneshot::Sender<()>,
     },
+    /// Other guards are told this of our leases; only for routes.
+    Share(Vec<(IpAddr, Shared)>),
     /// What groups mean from now on; only for routes.
     Groups(Arc<Groups>),
     /// All that was restored from an earlier run has been told. What was taken over from that run and isn't among it may go.
     Restored,
+}
+
+/// Whether whoever can hold so much apart can hold what this configuration leases.
+///
+/// # Errors
+/// Says what it can't.
+pub fn can_hold(name: &str, narrow: NarrowKinds, config: &Config) -> Result<(), String> {
+    if config.narrows_ports() && !narrow.ports {
+        return Err(format!("{name}: it can't open single ports, which names have here (policy.allow, policy.rule)"));
+    }
+    if config.per_client() && !narrow.clients {
+        return Err(format!("{name}: it can't open addresses for single clients (nftables.scope)"));
+    }
+    if !config.nftables.application.is_empty() && !narrow.applications {
+        return Err(format!("{name}: it can't open addresses for single applications (nftables.application)"));
+    }
+    Ok(())
 }
 
 /// Room in an enforcer's command channel.
@@ -97,11 +123,3 @@ pub const COMMANDS: usize = 1024;
 
 /// Where enforcers report. Bounded; an enforcer waits when it is full.
 pub type Reports = mpsc::Sender<Event>;
-
-/// An enforcer's driver. `run` ends when `commands` is closed, after it has done what its configuration says about stopping.
-pub trait Enforcer: Send + 'static {
-    /// Runs until `commands` closes.
-    fn run(self: Box<Self>, commands: mpsc::Receiver<Command>, reports: Reports) -> impl Future<Output = ()> + Send
-    where
-        Self: Sized;
-}

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::config::schema::{NftablesMode, Scope};
+use crate::config::schema::{Nftables, NftablesMode, Scope};
 use crate::enforce::nftables::Transport;
 use crate::enforce::nftables::arming::is_dns;
 use crate::enforce::nftables::conntrack::Flow;
@@ -19,6 +19,9 @@ pub mod host;
 
 /// The port of time servers.
 const NTP: u16 = 123;
+/// In the clear.
+const DNS: u16 = 53;
+const HTTPS: u16 = 443;
 /// Own and far port of DHCP, for IPv4 and IPv6.
 const DHCP: [(u16, u16); 2] = [(68, 67), (546, 547)];
 
@@ -114,7 +117,9 @@ pub struct Seen {
     pub sockets: Vec<Socket>,
     /// Names of programs by the inode of a socket.
     pub programs: std::collections::HashMap<u32, String>,
-    /// Flows from a host behind `nftables.inside` to somebody else than this host.
+    /// Of the far ends of its sockets those that are containers on `nftables.bridges`.
+    pub containers: HashSet<IpAddr>,
+    /// Flows from a host behind `nftables.inside` or `nftables.bridges` to somebody else than this host.
     pub forwarded: Vec<Flow>,
     /// Its own addresses.
     pub own: HashSet<IpAddr>,
@@ -122,6 +127,8 @@ pub struct Seen {
     pub leased: HashSet<IpAddr>,
     /// Client and address, where leases are for single clients.
     pub pairs: HashSet<(IpAddr, IpAddr)>,
+    /// Address, protocol and port, where those are leased alone; with the client, where leases are for single ones.
+    pub ports: HashSet<(Option<IpAddr>, IpAddr, u8, u16)>,
     /// Whether the guard's table is there.
     pub armed: bool,
     /// DHCP servers, time servers (or their names) and resolvers, and the files that name them.
@@ -137,17 +144,28 @@ pub struct Seen {
 struct Judge<'a> {
     seen: &'a Seen,
     open: &'a [IpNet],
-    mode: NftablesMode,
-    scope: Scope,
+    doh: &'a [IpNet],
+    nftables: &'a Nftables,
 }
 
 impl Judge<'_> {
     fn local(&self) -> bool {
-        matches!(self.mode, NftablesMode::Local | NftablesMode::Both)
+        matches!(self.nftables.mode, NftablesMode::Local | NftablesMode::Both)
     }
 
-    fn gateway(&self) -> bool {
-        matches!(self.mode, NftablesMode::Gateway | NftablesMode::Both)
+    fn forwards(&self) -> bool {
+        match self.nftables.mode {
+            NftablesMode::Gateway | NftablesMode::Both => true,
+            NftablesMode::Local => !self.nftables.bridges.is_empty(),
+            NftablesMode::Off => false,
+        }
+    }
+
+    /// Goes to another resolver: port 53 too unless it is redirected.
+    fn ends(&self, protocol: u8, to: SocketAddr) -> bool {
+        let stream = [Transport::Tcp, Transport::Udp].map(number).contains(&protocol);
+        let doh = stream && to.port() == HTTPS && self.doh.iter().any(|net| net.contains(&to.ip()));
+        doh || is_dns(protocol, to) && !(self.nftables.redirect_dns && to.port() == DNS)
     }
 
     fn is_here(&self, address: IpAddr) -> bool {
@@ -161,11 +179,16 @@ impl Judge<'_> {
     /// Of packets from this host.
     fn leaving(&self, protocol: u8, local: u16, remote: SocketAddr) -> Verdict {
         let dhcp = protocol == number(Transport::Udp) && DHCP.contains(&(local, remote.port()));
-        if !self.local() || self.is_here(remote.ip()) || dhcp {
+        let redirected = self.nftables.redirect_dns && is_dns(protocol, remote) && remote.port() == DNS;
+        if !self.local() || self.is_here(remote.ip()) || dhcp || redirected {
             Verdict::Open
-        } else if is_dns(protocol, remote) {
+        } else if self.ends(protocol, remote) {
             Verdict::Ends
-        } else if self.is_open(remote.ip()) || self.seen.leased.contains(&remote.ip()) {
+        } else if self.is_open(remote.ip())
+            || self.seen.containers.contains(&remote.ip())
+            || self.seen.leased.contains(&remote.ip())
+            || self.seen.ports.contains(&(None, remote.ip(), protocol, remote.port()))
+        {
             Verdict::Open
         } else {
             Verdict::Refused
@@ -174,13 +197,14 @@ impl Judge<'_> {
 
     fn forwarded(&self, flow: &Flow) -> Verdict {
         let (client, to) = (flow.source.ip(), flow.arrives.ip());
-        let leased = match self.scope {
-            Scope::Shared => self.seen.leased.contains(&to),
-            Scope::Client => self.seen.pairs.contains(&(client, to)),
+        let port = |client| self.seen.ports.contains(&(client, to, flow.protocol, flow.arrives.port()));
+        let leased = match self.nftables.scope {
+            Scope::Shared => self.seen.leased.contains(&to) || port(None),
+            Scope::Client => self.seen.pairs.contains(&(client, to)) || port(Some(client)),
         };
-        if !self.gateway() || self.is_here(to) {
+        if !self.forwards() || self.is_here(to) {
             Verdict::Open
-        } else if is_dns(flow.protocol, flow.arrives) {
+        } else if self.ends(flow.protocol, flow.arrives) || is_dns(flow.protocol, flow.arrives) {
             Verdict::Ends
         } else if self.is_open(to) || leased {
             Verdict::Open
@@ -209,7 +233,8 @@ impl Judge<'_> {
 #[must_use]
 pub fn judge(config: &Config, seen: &Seen) -> Live {
     let mode = config.nftables.mode;
-    let judge = Judge { seen, open: &config.addresses.open, mode, scope: config.nftables.scope };
+    let (open, doh) = (&config.addresses.open, &config.addresses.doh);
+    let judge = Judge { seen, open, doh, nftables: &config.nftables };
     let mut live = Live { mode, armed: seen.armed, notes: seen.notes.clone(), ..Live::default() };
     if mode == NftablesMode::Off {
         live.notes.push("nftables.mode is \"off\": the guard refuses nothing on this host".to_owned());
@@ -306,7 +331,7 @@ mod tests {
 
     fn socket(transport: Transport, state: State, local: &str, remote: &str) -> Socket {
         let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
-        Socket { transport, state, local, remote, uid: 0, inode: 1, mark: None }
+        Socket { transport, state, local, remote, uid: 0, inode: 1, mark: None, group: None }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! - [`past`]: what of a file is alive now.
 //! - [`journal`]: the file: appended before an answer leaves, compacted by an atomic rename, read back at start.
 //! - [`exceptions`]: the file of the operator's exceptions.
+//! - [`usage`]: the file of what was asked for in audit.
 //! - [`lists`]: the last readable copies of the lists.
 //! - [`place`]: where it lies, and whether it is still what it should be there.
 //! - [`health`]: what is wrong with it.
@@ -17,3 +18,4 @@ pub mod lists;
 pub mod past;
 pub mod place;
 pub mod record;
+pub mod usage;

@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::config::Config;
 use crate::config::schema::NftablesMode;
 
+#[cfg(feature = "ebpf")]
+pub mod bpf;
 pub mod bundles;
+pub mod cgroups;
 pub mod clock;
 pub mod confine;
 pub mod connected;
@@ -22,8 +25,12 @@ pub mod on_link;
 pub mod poll;
 pub mod private;
 pub mod privileges;
+pub mod process;
 pub mod rtnetlink;
+pub mod time_zone;
 pub mod udp;
+pub mod users;
+pub mod xtables;
 
 /// Firewall mark on every socket that the guard opens towards its upstreams, peers and clients. The nftables ruleset lets
 /// packets that bear it reach just those upstreams and peers, and leave from just the guard's own listening ports. Setting

@@ -1,24 +1,31 @@
 //! What a user sees of a configuration: every error at once, at its place; the examples and the default file are good.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "config/applications.rs"]
+mod applications;
 #[path = "config/certificates.rs"]
 mod certificates;
+#[path = "config/flows.rs"]
+mod flows;
+#[path = "config/service.rs"]
+mod service;
 
 use std::path::Path;
 
+use destguard::check;
 use destguard::config::{self, Config, Report, Warning};
 
 const FILE: &str = "destguard.toml";
 
 fn refused(text: &str) -> Report {
-    match config::parse(Path::new(FILE), &with_inside(text)) {
+    match check::parse(Path::new(FILE), &with_inside(text)) {
         Ok(_) => panic!("nothing wrong was found in:\n{text}"),
         Err(report) => report,
     }
 }
 
 fn accepted(text: &str) -> (Config, Vec<Warning>) {
-    match config::parse(Path::new(FILE), &with_inside(text)) {
+    match check::parse(Path::new(FILE), &with_inside(text)) {
         Ok((config, warnings, _)) => (config, warnings),
         Err(report) => panic!("{report}"),
     }
@@ -63,7 +70,7 @@ fn peer_with(line: &str) -> Vec<String> {
 }
 
 fn warnings_of(text: &str) -> Vec<String> {
-    match config::parse(Path::new(FILE), &with_inside(text)) {
+    match check::parse(Path::new(FILE), &with_inside(text)) {
         Ok((_, warnings, _)) => found(&warnings),
         Err(report) => found(&report.findings),
     }
@@ -364,7 +371,7 @@ fn two_sessions_to_one_router_have_one_key_where_the_guard_listens() {
         let text = PEER.replace("[bgp]\n", &format!("[bgp]\nno_export = false\nlisten = [{listen}]\n"));
         let observer = "name = \"back\"\naddress = \"192.0.2.254\"\nlocal_address = \"192.0.2.3\"\nasn = 64513\nrole = \"observer\"\n";
         let text = format!("{text}{first}confirm = \"reflect\"\nobserver = \"back\"\n[[bgp.peer]]\n{observer}{second}");
-        config::parse(Path::new(FILE), &with_inside(&text)).map(|_| ()).map_err(|report| found(&report.findings))
+        check::parse(Path::new(FILE), &with_inside(&text)).map(|_| ()).map_err(|report| found(&report.findings))
     };
     let (one, two) = ("password = \"one\"\n", "password = \"two\"\n");
     assert_eq!(sessions("\"192.0.2.1:179\"", one, one), Ok(()));
@@ -486,7 +493,11 @@ fn other_rules() {
             "scope = \"client\"\n",
             "5:9 \"client\" only for the modes \"gateway\" and \"both\": a host by itself has no clients to tell apart",
         ),
-        ("redirect_dns = true\n", "5:16 only for the modes \"gateway\" and \"both\""),
+        ("bridges = [\"*\"]\n", "5:12 \"*\" is more than bridges: name them, as in \"br-*\""),
+        (
+            "bridges = [\"br*0\"]\n",
+            "5:12 \"br*0\" is neither an interface's name nor the beginning of names, as \"br-*\"",
+        ),
         (
             "[bgp]\ncommunities = [\"65535:666\"]\n",
             "6:16 \"65535:666\" is BLACKHOLE (RFC 7999): routers would discard what is to be opened",
@@ -521,6 +532,7 @@ fn other_rules() {
     );
     accepted(&format!("{BASE}[http]\nlisten = [\"10.0.0.53:80\"]\n[dns]\nvirtual_addresses = [\"10.0.0.53\"]\n"));
     accepted(&format!("{gateway}inside = [\"lan0\"]\nredirect_dns = true\nscope = \"client\"\n"));
+    accepted(&format!("{BASE}redirect_dns = true\nbridges = [\"docker0\", \"br-*\"]\n"));
     let url = BASE.replace("udp://192.0.2.53", "udp://resolver.example");
     let report = refused(&url);
     assert_eq!((report.findings[0].line, report.findings[0].column), (2, 7));
@@ -532,6 +544,14 @@ fn dangerous_and_legal_is_a_warning() {
     assert_eq!(warned(""), [""; 0]);
     for (text, start) in [
         ("[dns]\nlisten = [\"0.0.0.0:53\"]\nclients = [\"0.0.0.0/0\"]\n", "7:12 0.0.0.0/0: everybody may ask"),
+        (
+            "redirect_dns = true\nbridges = [\"br-*\"]\n",
+            "5:16 questions from nftables.bridges come to the bridge's address, where the guard doesn't listen",
+        ),
+        (
+            "redirect_dns = true\n[[dns.upstream]]\nurl = \"udp://127.0.0.1:5335\"\n",
+            "7:7 nftables.redirect_dns sends what a resolver on this host asks back to the guard",
+        ),
         ("[dns]\nlisten = [\"0.0.0.0:53\"]\n", "6:11 other hosts reach this address, and all of them get REFUSED"),
         ("[gate]\non_deadline = \"answer\"\n", "6:15 answers may leave before"),
         ("on_stop = \"remove\"\n", "5:11 everything is reachable"),
@@ -565,18 +585,18 @@ fn a_password_that_everybody_can_read_is_warned_about() {
     std::fs::write(dir.path().join("secret"), "hunter2\n").unwrap();
     std::fs::write(&file, with_inside(&format!("{PEER}password_file = \"secret\"\n"))).unwrap();
     std::fs::set_permissions(dir.path().join("secret"), std::fs::Permissions::from_mode(0o600)).unwrap();
-    let (config, warnings, _) = config::load(&file).unwrap();
+    let (config, warnings, _) = check::load(&file).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
     let peer = &config.bgp.peer[0];
     assert_eq!(peer.password_file.as_deref(), Some(dir.path().join("secret").as_path()), "relative to the file");
     assert_eq!(config::peer_password(peer).unwrap().as_deref(), Some("hunter2"), "without its line end");
 
     std::fs::set_permissions(dir.path().join("secret"), std::fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(found(&config::load(&file).unwrap().1)[0].contains("everybody on this host can read"));
+    assert!(found(&check::load(&file).unwrap().1)[0].contains("everybody on this host can read"));
 
     std::fs::write(&file, with_inside(&format!("{PEER}password = \"hunter2\"\n"))).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
-    let warnings = config::load(&file).unwrap().1;
+    let warnings = check::load(&file).unwrap().1;
     assert!(found(&warnings)[0].starts_with("12:12 everybody on this host can read"), "{warnings:?}");
     assert!(!warnings[0].to_string().contains("hunter2"), "{}", warnings[0]);
 }
@@ -585,10 +605,10 @@ fn a_password_that_everybody_can_read_is_warned_about() {
 fn files_that_are_none() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("destguard.toml");
-    assert!(config::load(&file).unwrap_err().to_string().contains("No such file"));
+    assert!(check::load(&file).unwrap_err().to_string().contains("No such file"));
     std::fs::write(&file, b"a = 1\nb = \"\xff\"\n").unwrap();
-    assert!(config::load(&file).unwrap_err().to_string().contains("line 2 is not UTF-8"));
-    assert!(config::load(dir.path()).is_err());
+    assert!(check::load(&file).unwrap_err().to_string().contains("line 2 is not UTF-8"));
+    assert!(check::load(dir.path()).is_err());
 }
 
 #[test]
@@ -651,7 +671,7 @@ fn every_example_is_good() {
         if path.extension().is_none_or(|extension| extension != "toml") {
             continue;
         }
-        let (_, warnings, places) = config::load(&path).unwrap_or_else(|report| panic!("{report}"));
+        let (_, warnings, places) = check::load(&path).unwrap_or_else(|report| panic!("{report}"));
         assert!(warnings.is_empty(), "{}: {warnings:?}", path.display());
         assert!(places.contains_key("dns.upstream[0].url"), "{}", path.display());
         seen += 1;
@@ -662,7 +682,7 @@ fn every_example_is_good() {
 #[test]
 fn places_name_the_line_of_every_rule() {
     let text = format!("{BASE}[policy]\ndeny = [\n  \"a.example\",\n  \"b.example\",\n]\n");
-    let (_, _, places) = config::parse(Path::new(FILE), &text).unwrap();
+    let (_, _, places) = check::parse(Path::new(FILE), &text).unwrap();
     assert_eq!(places.get("policy.deny[1]"), Some(&(8, 3)));
     assert_eq!(places.get("nftables.mode"), Some(&(4, 8)));
 }
@@ -672,7 +692,7 @@ fn what_is_shown_reads_back_the_same() {
     for entry in std::fs::read_dir("examples").unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "toml") {
-            let (config, ..) = config::load(&path).unwrap();
+            let (config, ..) = check::load(&path).unwrap();
             let shown = toml::to_string(&config).unwrap();
             assert_eq!(toml::from_str::<Config>(&shown).unwrap(), config, "{}", path.display());
         }
@@ -689,7 +709,7 @@ mod hostile {
         /// Whatever the file holds, there is an answer, and every finding lies within the file.
         #[test]
         fn any_text_has_an_answer(text in "[\\[\\]a-z.=\"'# \n\t\u{e4}{}0-9,]{0,200}") {
-            if let Err(report) = config::parse(Path::new(FILE), &text) {
+            if let Err(report) = check::parse(Path::new(FILE), &text) {
                 for finding in &report.findings {
                     prop_assert!(finding.line <= text.lines().count().max(1) + 1);
                     prop_assert!(finding.caret.end <= finding.source.chars().count().max(finding.caret.start));
@@ -703,7 +723,7 @@ mod hostile {
             let good = include_str!("../examples/network-wide.toml");
             let at = (0..=at.min(good.len())).rev().find(|at| good.is_char_boundary(*at)).unwrap();
             let text = format!("{}{with}{}", &good[..at], &good[at..]);
-            if let Err(report) = config::parse(Path::new(FILE), &text) {
+            if let Err(report) = check::parse(Path::new(FILE), &text) {
                 prop_assert!(report.errors().count() > 0);
             }
         }
@@ -753,11 +773,11 @@ fn lists_and_groups_are_checked() {
 
 #[test]
 fn a_network_that_does_not_name_its_own_prefixes_is_refused() {
-    let Err(report) = config::parse(Path::new(FILE), PEER) else { panic!("nobody named them") };
+    let Err(report) = check::parse(Path::new(FILE), PEER) else { panic!("nobody named them") };
     assert!(found(&report.findings)[0].contains("addresses.inside is missing"), "{report}");
     assert!(report.findings[0].help.as_ref().is_some_and(|help| help.contains("or write []")), "{report}");
     // Without routers nothing is drawn out.
-    assert!(config::parse(Path::new(FILE), BASE).is_ok());
+    assert!(check::parse(Path::new(FILE), BASE).is_ok());
     let both = "[addresses]\ninside = [\"198.51.100.0/24\"]\n[[policy.private]]\ndomain = \"dmz.test\"\nprefixes = [\"198.51.100.128/25\"]\n";
     let warned = warnings_of(&format!("{PEER}{both}"));
     assert!(warned[0].contains("makes a host route inside your network"), "{warned:?}");

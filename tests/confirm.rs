@@ -127,7 +127,7 @@ impl Session {
             let PeerEvent { peer, what, .. } = event.expect("the speaker runs");
             self.logs.push_str(&format!("{peer} {what:?}\n"));
             match what {
-                What::Up { .. } => {}
+                What::Up { .. } | What::Told(_) => {}
                 What::Held(addresses) => self.held[peer].extend(addresses),
                 What::Refused { address, .. } => drop(self.refused[peer].insert(address)),
                 What::Confirmed { generation, .. } => {

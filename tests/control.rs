@@ -23,6 +23,7 @@ use destguard::core::explain::{
     LeaseView, RefusedCounts,
 };
 use destguard::core::name::Name;
+use destguard::core::policy::view::Whose;
 use destguard::core_task::Stopped;
 use destguard::daemon::reload::Wish;
 
@@ -39,6 +40,8 @@ fn lease(address: &str, name: &str) -> LeaseView {
         ends_in_seconds: 250,
         names: vec![name.to_owned()],
         clients: vec!["192.0.2.7".parse().unwrap()],
+        ports: Vec::new(),
+        applications: Vec::new(),
         groups: Vec::new(),
         enforcers: BTreeMap::from([("nftables".to_owned(), "open".to_owned())]),
     }
@@ -74,15 +77,18 @@ impl CoreView for FakeCore {
             age_seconds: 80,
             ends_in_seconds: 250,
             route_ends_in_seconds: Some(850),
+            held_by_flow_seconds: None,
             causes: vec![CauseView {
                 question: "www.one.test".to_owned(),
                 qtype: Some(1),
                 chain: vec!["cdn.one.test".to_owned()],
+                known_by: None,
                 group: None,
                 clients: vec![ClientView { client: "192.0.2.7".parse().unwrap(), ends_in_seconds: 250 }],
                 ends_in_seconds: 250,
             }],
             open_for: None,
+            open_ports: None,
             groups: Vec::new(),
             enforcers: vec![HoldView {
                 name: "nftables".to_owned(),
@@ -203,6 +209,7 @@ impl Sources for Fake {
             received: Received::default(),
             sessions: 1,
             queued_octets: 0,
+            guard: None,
             bfd: Some(Bfd {
                 state: "Up".to_owned(),
                 since_seconds: 89,
@@ -226,7 +233,7 @@ impl Sources for Fake {
         vec![LoggedError { seconds_ago: 61, message: "edge1: hold timer expired".to_owned() }]
     }
 
-    fn judge(&self, subject: &Subject, _: Option<IpAddr>, _: &[(Name, Vec<Name>)]) -> Judgement {
+    fn judge(&self, subject: &Subject, _: Whose<'_>, _: &[(Name, Vec<Name>)]) -> Judgement {
         match subject {
             Subject::Name(name) if name.to_string() == "bad.test" => Judgement {
                 verdict: "denied".to_owned(),
@@ -239,7 +246,7 @@ impl Sources for Fake {
     }
 
     fn metrics(&self) -> Result<String, String> {
-        Ok("# EOF\n".to_owned())
+        Ok("destguard_one 1\n# EOF\n".to_owned())
     }
 
     fn reload(&self, _: Wish) -> Later<'_, Reloaded> {
@@ -318,7 +325,7 @@ fn status_keeps_its_shape() {
         status,
         serde_json::json!({
             "version": 1, "state": "enforcing", "reasons": [], "warnings": [], "uptime_seconds": null,
-            "leases": {"active": 1203, "ipv4": 1200, "ipv6": 3, "pending": 2, "lingering": 10, "capacity": 100_000},
+            "leases": {"active": 1203, "ipv4": 1200, "ipv6": 3, "pending": 2, "lingering": 10, "held_by_flows": 0, "capacity": 100_000},
             "answers": {"released": 12_345, "denied": 7, "held": 1, "gate_timeouts": 4, "refused": 5, "would_refuse": 0},
             "enforcers": [{"name": "nftables", "state": "in-force", "installed": 1203, "last_error": null, "required": true,
                 "since_seconds": 11_520, "max_addresses": 100_000, "behind": false, "behind_seconds": 0}],
@@ -469,7 +476,7 @@ fn denied_shows_what_was_refused_and_follows() {
     server.sources.denied.record(DeniedKind::Name, "bad.test", client, "policy.deny[0]");
     server.sources.denied.record(DeniedKind::Name, "bad.test", client, "policy.deny[0]");
     let text = server.stdout(&["denied"]);
-    assert!(text.ends_with("name     bad.test for 192.0.2.7: policy.deny[0] (2 times)\n"), "{text}");
+    assert!(text.ends_with("name  192.0.2.7  bad.test  2      policy.deny[0]\n"), "{text}");
 
     let mut follow = Command::new(env!("CARGO_BIN_EXE_destguard"))
         .arg("--socket")
@@ -545,7 +552,7 @@ fn health_follows_the_enforcers() {
     assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
     assert!(body.contains("\"state\":\"degraded\"") && body.contains("nftables is lost"), "{body}");
     assert_eq!(get("/health").0, "HTTP/1.1 200 OK");
-    assert_eq!(get("/metrics"), ("HTTP/1.1 200 OK".to_owned(), "# EOF\n".to_owned()));
+    assert_eq!(get("/metrics"), ("HTTP/1.1 200 OK".to_owned(), "destguard_one 1\n".to_owned()));
     let (status, body) = get("/nothing");
     assert_eq!(
         (status.as_str(), body.as_str()),
@@ -599,10 +606,12 @@ fn the_page_loads_nothing_from_elsewhere_and_asks_for_what_there_is() {
     assert!(!page.contains("://") && !page.contains("onclick") && !page.contains("<style"), "the policy forbids it");
     let style = get("/page.css").1;
     let script = get("/page.js").1;
-    for text in [&page, &style, &script] {
+    let others = ["/kit.js", "/explain.js", "/log.js", "/plots.js"].map(|path| get(path).1);
+    for text in [&page, &style, &script].into_iter().chain(&others) {
         assert!(!text.contains("http:") && !text.contains("https:") && !text.contains("innerHTML"));
     }
     let id_is_there = |id: &str| assert!(page.contains(&format!("id=\"{id}\"")), "{id}");
+    others.iter().for_each(|text| words(text, "byId(\"").for_each(id_is_there));
     words(&script, "byId(\"").chain(words(&script, "table(\"")).for_each(id_is_there);
     // Every field that the script shows is in what the interface answers.
     let json = |path: &str| serde_json::from_str::<serde_json::Value>(&get(path).1).unwrap();
@@ -633,7 +642,7 @@ fn over_tcp_one_may_only_look_and_only_by_address() {
     assert_eq!(ask("GET", "/api/v1/status", &addr.to_string()), "HTTP/1.1 200 OK");
     assert_eq!(ask("GET", "/api/v1/status", "localhost:8053"), "HTTP/1.1 200 OK");
     assert_eq!(ask("GET", "/api/v1/status", "[::1]:8053"), "HTTP/1.1 200 OK");
-    assert_eq!(ask("GET", "/api/v1/status", "evil.test"), "HTTP/1.1 403 Forbidden");
+    assert_eq!(ask("GET", "/api/v1/status", "evil.test"), "HTTP/1.1 421 Misdirected Request");
     for path in ["/api/v1/revoke?of=www.one.test", "/api/v1/reload", "/api/v1/disarm"] {
         assert_eq!(ask("POST", path, "127.0.0.1"), "HTTP/1.1 404 Not Found", "{path}");
     }

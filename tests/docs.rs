@@ -16,8 +16,10 @@ fn cited(text: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn what_the_docs_cite_exists() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files = vec![top.join("README.md"), top.join("lab/README.md"), top.join("fuzz/README.md")];
-    let docs = std::fs::read_dir(top.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let mut files =
+        ["README.md", "CONTRIBUTING.md", "lab/README.md", "fuzz/README.md"].map(|file| top.join(file)).to_vec();
+    let docs = ["docs", "docs/decisions"].map(|docs| std::fs::read_dir(top.join(docs)).unwrap());
+    let docs = docs.into_iter().flatten().map(|entry| entry.unwrap().path());
     files.extend(docs.filter(|path| path.extension().is_some_and(|end| end == "md")));
     let mut wrong = Vec::new();
     let mut seen = 0;

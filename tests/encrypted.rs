@@ -148,9 +148,42 @@ fn guard(dir: &Path) -> String {
         .unwrap();
     }
     text += "[[policy.private]]\ndomain = \"example\"\nprefixes = [\"198.51.100.0/24\"]\n\
-             [lease]\nnew_per_client = \"10000/s\"\nnew_per_domain = \"10000/s\"\n[nftables]\nmode = \"local\"\n[state]\ndir = \"DIR/state\"\n";
+             [lease]\nnew_per_client = \"10000/s\"\nnew_per_domain = \"10000/s\"\n[nftables]\nmode = \"local\"\n[state]\ndir = \"DIR/state\"\n\
+             [log]\ndnstap = \"unix:DIR/tap\"\n";
     write(dir, "guard.toml", &text);
     format!("{} --config {1}/guard.toml --socket {1}/control run", env!("CARGO_BIN_EXE_destguard"), dir.display())
+}
+
+/// What the reader of dnstap's authors saw of those who asked over TLS, HTTPS and QUIC: each question, and each reply with its question's time.
+fn tapped(mut reader: Running, into: &Path) {
+    reader.interrupt();
+    let text = std::fs::read_to_string(into).unwrap();
+    let mut seen = std::collections::BTreeMap::new();
+    for line in text.lines() {
+        let whole: serde_json::Value = serde_json::from_str(line).unwrap();
+        let message = &whole["message"];
+        let time = |key: &str| message[key].as_str().map(|text| text.parse::<jiff::Timestamp>().unwrap());
+        let way = message["socket_protocol"].as_str().unwrap().to_owned();
+        let (questions, replies) = seen.entry(way).or_insert((0, 0));
+        match message["type"].as_str().unwrap() {
+            "CLIENT_QUERY" => {
+                assert!(time("query_time").is_some() && time("response_time").is_none(), "{line}");
+                *questions += 1;
+            }
+            "CLIENT_RESPONSE" => {
+                assert!(time("query_time").unwrap() <= time("response_time").unwrap(), "{line}");
+                *replies += 1;
+            }
+            other => panic!("{other}"),
+        }
+    }
+    // Two by kdig and one by knot-resolver or unbound at least; aioquic asks for twenty names.
+    assert_eq!(seen.get("DOH"), Some(&(2, 2)), "{seen:?}");
+    // Older readers have no word for DOQ.
+    assert_eq!(seen.get("DOQ").or(seen.get("7")), Some(&(20, 20)), "{seen:?}");
+    let (questions, replies) = seen["DOT"];
+    assert!(questions >= 3 && questions == replies, "{seen:?}");
+    assert!(seen["UDP"].0 > 100, "{seen:?}");
 }
 
 #[test]
@@ -180,6 +213,7 @@ fn other_programs_speak_tls_https_and_quic_with_the_guard_both_ways() {
             ),
             Running::start(dir, "guard", &guard(dir)),
         ];
+        let tap = Running::start(dir, "dnstap", &format!("dnstap -u {at}/tap -j -w {at}/tap.json"));
         let logs = || running.iter().map(Running::log).collect::<Vec<_>>().join("\n");
         for server in [GUARD, "127.0.0.20", "127.0.0.21", "127.0.0.22"] {
             let answers = || ask(server, "1.start.example") == expected(1);
@@ -226,5 +260,7 @@ fn other_programs_speak_tls_https_and_quic_with_the_guard_both_ways() {
         let upstreams = status["upstreams"].as_array().unwrap();
         assert_eq!(upstreams.len(), UPSTREAMS.len() + 1, "{status}");
         assert!(upstreams.iter().all(|upstream| upstream["healthy"] == true), "{upstreams:?}");
+        drop(running);
+        tapped(tap, &dir.join("tap.json"));
     });
 }

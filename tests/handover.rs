@@ -3,6 +3,8 @@
 // Helpers outside of #[test] functions fail a test as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "handover/encrypted.rs"]
+mod encrypted;
 #[path = "handover/load.rs"]
 mod load;
 #[path = "handover/manager.rs"]
@@ -162,6 +164,82 @@ fn ten_successors_take_the_sockets_over_and_lose_no_question() {
         run(&format!("kill -TERM {}", running.0.id()));
         assert!(ended(&mut running.0).success());
         assert_eq!(run("nft list tables"), "");
+    });
+}
+
+/// The encrypted listeners and what they are asked by.
+fn encrypted_load(host: &Host) -> (String, impl FnOnce() -> encrypted::Load) {
+    use encrypted::Speech;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let made = rcgen::CertificateParams::new(vec!["guard.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+    std::fs::write(host.path("guard.pem"), made.pem()).unwrap();
+    std::fs::write(host.path("guard.key"), key.serialize_pem()).unwrap();
+    let of = |name: &str| host.path(name).display().to_string();
+    let more = format!(
+        "[dns.tls]\ncertificate = \"{}\"\nkey = \"{}\"\ndot = [\"127.0.0.1:8853\"]\ndoh = [\"127.0.0.1:8443\"]\ndoq = [\"127.0.0.1:8853\"]\n",
+        of("guard.pem"),
+        of("guard.key")
+    );
+    let servers = [(Speech::Tls, 8853), (Speech::Https, 8443), (Speech::Quic, 8853)]
+        .map(|(speech, port)| (speech, std::net::SocketAddr::from(([127, 0, 0, 1], port))));
+    (more, move || encrypted::Load::start(&servers, &made))
+}
+
+/// Nobody's question is lost, neither on a connection of its own nor where a connection that ended is opened again.
+fn judge(host: &Host, load: encrypted::Load) {
+    for (name, seen) in load.end() {
+        println!("{name}: {seen:?}");
+        assert!(seen.asked > 300, "{name}: {seen:?}");
+        assert_eq!((seen.failed, seen.lost), (0, 0), "{name}: {seen:?}\n{}", host.logged());
+    }
+}
+
+#[test]
+fn ten_restarts_lose_no_encrypted_question() {
+    alone(|| {
+        let host = Host::new();
+        let mut manager = Manager::new(&host.path("notify"));
+        let (more, start) = encrypted_load(&host);
+        host.write(2, &more);
+        manager.start(&host.words(&["run"]), host.log());
+        let load = start();
+        load.wait(300);
+        for _ in 0..10 {
+            load.wait(100);
+            manager.stop();
+            manager.start(&host.words(&["run"]), host.log());
+        }
+        load.wait(200);
+        judge(&host, load);
+        manager.stop();
+    });
+}
+
+#[test]
+fn ten_successors_lose_no_encrypted_question() {
+    alone(|| {
+        let host = Host::new();
+        let (more, start) = encrypted_load(&host);
+        host.write(2, &more);
+        let launch = || {
+            let mut command = Command::new(DESTGUARD);
+            let words = host.words(&["run", "--replace"]);
+            Guard(command.args(words).stdout(Stdio::null()).stderr(host.log()).spawn().unwrap())
+        };
+        let mut running = launch();
+        host.until("it starts", || host.answers());
+        let load = start();
+        load.wait(300);
+        for _ in 0..10 {
+            load.wait(100);
+            let next = launch();
+            assert!(ended(&mut running.0).success());
+            running = next;
+        }
+        load.wait(200);
+        judge(&host, load);
+        run(&format!("kill -TERM {}", running.0.id()));
+        assert!(ended(&mut running.0).success());
     });
 }
 

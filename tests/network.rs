@@ -2,6 +2,10 @@
 //! gateway, in network namespaces. The guard runs with what the lab's files recommend for each.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "network/announced.rs"]
+mod announced;
+#[path = "network/flows.rs"]
+mod flows;
 #[path = "network/inside.rs"]
 mod inside;
 

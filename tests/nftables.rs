@@ -23,10 +23,12 @@ use std::time::{Duration, Instant};
 use destguard::config::schema::{Nftables, NftablesMode, OnStop, Scope};
 use destguard::core::event::{Change, EnforcerId, Event, Generation};
 use destguard::core::moment::Moment;
+use destguard::core::narrow::Narrow;
+use destguard::enforce::backend::Backend as _;
 use destguard::enforce::nftables::elements::{Features, Held, Key, Set, Timeout};
 use destguard::enforce::nftables::kernel::Kernel;
-use destguard::enforce::nftables::{self, Enforcer, NftError, Own, OwnTraffic, Rules, Transport, probe};
-use destguard::enforce::{COMMANDS, Command, Enforcer as _};
+use destguard::enforce::nftables::{self, Enforcer, NftError, Own, OwnTraffic, Rules, Special, Transport, probe};
+use destguard::enforce::{COMMANDS, Command};
 use destguard::sys::clock::Clock;
 use namespace::{Namespace, address, alone, link, run, without_privileges};
 use tokio::sync::mpsc;
@@ -42,7 +44,14 @@ fn config(mode: NftablesMode) -> Nftables {
 }
 
 fn rules(config: &Nftables, capacity: usize) -> Rules {
-    Rules { config: config.clone(), open: Vec::new(), own: Own::default(), capacity }
+    Rules {
+        config: config.clone(),
+        open: Vec::new(),
+        own: Own::default(),
+        ports: false,
+        capacity,
+        special: Special::default(),
+    }
 }
 
 fn local() -> Nftables {
@@ -312,9 +321,9 @@ fn pairs_of_client_and_address_are_kept_apart_on_every_kernel() {
     alone(|| {
         let config = Nftables { scope: Scope::Client, ..config(NftablesMode::Both) };
         let (one, other, six) = ("10.9.2.7", "10.9.2.8", "2001:db8:2::7");
-        let pair = |client: &str, address: &str, ends: Option<Moment>, new| Change::ForClient {
-            client: ip(client),
+        let pair = |client: &str, address: &str, ends: Option<Moment>, new| Change::Narrow {
             address: ip(address),
+            narrow: Narrow::of_client(ip(client)),
             ends,
             new,
         };
@@ -357,7 +366,7 @@ fn pairs_of_client_and_address_are_kept_apart_on_every_kernel() {
             assert!(near(left_for(one, "203.0.113.1"), 900.0) && left_for(other, "203.0.113.1").is_none());
             // The full state takes the place of everything.
             running.generation += 1;
-            let pairs = vec![((ip("203.0.113.1"), ip(other)), running.in_seconds(60))];
+            let pairs = vec![((ip("203.0.113.1"), Narrow::of_client(ip(other))), running.in_seconds(60))];
             let generation = Generation(running.generation);
             running.send(Command::Sync { generation, leases: Vec::new(), pairs });
             running.applied();

@@ -304,3 +304,60 @@ fn an_edge_shows_what_it_has_as_router_config_writes_it() {
         assert_eq!(world.lost(rtype, 10), Vec::<String>::new(), "{}", world.lab.logs());
     }
 }
+
+/// An edge that a reload brings is waited for from then on, and one that it takes away by nobody, be it there or not.
+#[test]
+fn an_edge_comes_and_goes_by_a_reload() {
+    let second = "[[bgp.edge]]\nname = \"edge2\"\naddress = \"10.0.3.12\"\nlocal_address = \"10.0.3.2\"\n";
+    let first = second.replace("edge2", "edge1").replace("10.0.3.12", "10.0.3.11");
+    // Longer than a busy machine looks away.
+    let world = World::up(FRR, &[(second, ""), ("[lease]\n", "[gate]\ndeadline = \"4s\"\n\n[lease]\n")]);
+    let guard = world.lab.node("guard");
+    let alone = guard.file(CONFIG).unwrap();
+    let reload = |text: &str| {
+        guard.write(CONFIG, text).unwrap();
+        let reloaded: Value = serde_json::from_str(&guard.ok(&format!("{BINARY} reload --json")).unwrap()).unwrap();
+        assert_eq!((&reloaded["applied"], &reloaded["needs_restart"]), (&Value::Bool(true), &serde_json::json!([])));
+    };
+    let sessions = world.ask_guard("peers")["peers"][0]["sessions"].clone();
+    assert_eq!(world.resolve("client1", "n900.many.test", dns::A).addresses(), [many(dns::A, 900)]);
+    let both = alone.replace(&first, &format!("{first}\n{second}"));
+    assert_ne!(both, alone);
+    reload(&both);
+    let probed = || {
+        let peers = world.ask_guard("peers");
+        peers["peers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|peer| peer["name"] == "edge2" && !peer["confirm_latency_ms"].is_null())
+    };
+    // What is asked meanwhile is answered, by the first edge's word until the second has confirmed what there was.
+    let mut number = 1000;
+    assert!(
+        wait_until(LONG, || {
+            number += 1;
+            let answer = world.resolve("client1", &format!("n{number}.many.test"), dns::A);
+            assert_eq!(answer.addresses(), [many(dns::A, number)], "{}", world.lab.logs());
+            probed()
+        }),
+        "{}\n{}",
+        world.ask_guard("peers"),
+        world.lab.logs()
+    );
+    assert_eq!(world.lost(dns::A, 50), Vec::<String>::new(), "{}", world.lab.logs());
+    let enforcing = || world.ask_guard("status")["state"] == "enforcing";
+    assert!(wait_until(LONG, enforcing), "{}", world.ask_guard("status"));
+
+    // It is gone from the file before it is gone from the network.
+    reload(&alone);
+    world.lab.node("edge2").stop();
+    for number in 2000..2020 {
+        let answer = world.resolve("client1", &format!("n{number}.many.test"), dns::A);
+        assert_eq!(answer.addresses(), [many(dns::A, number)], "{}\n{}", world.ask_guard("status"), world.lab.logs());
+        assert!(world.connects("client1", many(dns::A, number)), "{}", world.lab.logs());
+    }
+    assert!(enforcing(), "{}", world.ask_guard("status"));
+    assert!(!world.ask_guard("peers").to_string().contains("edge2"));
+    assert_eq!(world.ask_guard("peers")["peers"][0]["sessions"], sessions, "the reflector notices nothing");
+}

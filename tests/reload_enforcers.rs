@@ -23,7 +23,7 @@ const FRR: &str = "# FRR, internal.\n";
 
 struct World {
     lab: Lab,
-    _dns: Server,
+    dns: Server,
     _echo: EchoServer,
     /// The configuration as the lab has it: both routers.
     whole: String,
@@ -38,7 +38,7 @@ impl World {
         let dns = Server::start(lab.node("internet"), &upstreams).unwrap();
         let echo = EchoServer::start(lab.node("internet"), PORT).unwrap();
         let whole = lab.node("guard").file(CONFIG).unwrap();
-        let world = Self { lab, _dns: dns, _echo: echo, whole };
+        let world = Self { lab, dns, _echo: echo, whole };
         world.write(&edit(&world.whole));
         for node in ["frr", "bird", "guard"] {
             world.lab.node(node).start().unwrap();
@@ -239,4 +239,177 @@ fn a_router_is_added_changed_and_removed_and_the_other_notices_nothing() {
         world.until("its routes", || world.connects("client", 1));
     });
     assert_eq!(withdrawn(&bird_routes), Vec::<IpAddr>::new());
+}
+
+const BIRD_CONF: &str = "/etc/bird/bird.conf";
+
+/// What FRR knows of an address.
+fn known(world: &World, address: IpAddr) -> String {
+    world.lab.node("frr").ok(&format!("vtysh -c 'show bgp ipv4 unicast {address}'")).unwrap()
+}
+
+fn listens(world: &World, port: u16) -> bool {
+    let sockets = world.lab.node("guard").ok("ss -Hltn").unwrap();
+    sockets.lines().any(|line| line.split_whitespace().nth(3).is_some_and(|at| at.ends_with(&format!(":{port}"))))
+}
+
+/// Nobody's session begins anew, and no route but those of `gone` is taken out, by what is about neither.
+#[test]
+fn linger_listeners_and_communities_of_groups_change_under_live_sessions() {
+    let short = |whole: &str| whole.replace("[lease]\n", "[lease]\nmin = \"2s\"\ngrace = \"1s\"\n");
+    let world = World::up(short);
+    let base = short(&world.whole);
+    let (brief, held) = (IpAddr::from([203, 0, 113, 80]), IpAddr::from([203, 0, 113, 81]));
+    world.dns.set_addresses("brief.test", 1, &[brief]);
+    world.dns.set_addresses("held.test", 3600, &[held]);
+    let ask = |node: &str, server: &str, name: &str| {
+        let server: SocketAddr = server.parse().unwrap();
+        let ask = || dns::ask(server, name, dns::A, ANSWER);
+        world.lab.node(node).in_namespace(ask).unwrap().unwrap().addresses()
+    };
+    let open = |client: &str, address: IpAddr| {
+        let connect = || tcp::connect(address, PORT, FIRST_SYN);
+        world.lab.node(client).in_namespace(connect).unwrap().is_ok()
+    };
+    assert_eq!(ask("client", "10.0.3.2:53", "held.test"), [held]);
+    assert_eq!(ask("client2", "10.0.5.2:53", "brief.test"), [brief]);
+    let monitors = ["frr", "bird"].map(|router| Monitor::start(world.lab.node(router)).unwrap());
+    let gone = || monitors.each_ref().map(withdrawn);
+    let begun = ["frr", "bird"].map(|name| world.peer(name)["sessions"].clone());
+
+    // What lingers follows a shorter linger, and nothing else does.
+    let lingers = || world.guard(&["leases", &brief.to_string()])["leases"][0]["state"] == "lingering";
+    world.until("the lease's end", lingers);
+    assert!(open("client", brief) && open("client2", brief), "it lingers for ten minutes");
+    let sooner = base.replace("linger = \"10m\"", "linger = \"1s\"");
+    assert_eq!(world.reload(&sooner), ["bgp.linger: \"10m\" -> \"1s\""]);
+    world.until("its withdrawal", || !open("client", brief) && !open("client2", brief));
+    assert!(open("client", held) && open("client2", held));
+    // And a longer one.
+    let longer = base.replace("linger = \"10m\"", "linger = \"20m\"");
+    world.reload(&longer);
+    assert_eq!(ask("client", "10.0.3.2:53", "brief.test"), [brief]);
+    world.until("the lease's end", lingers);
+    let left = world.guard(&["leases", &brief.to_string()])["leases"][0]["ends_in_seconds"].as_u64().unwrap();
+    assert!(left > 15 * 60, "{left}");
+    assert_eq!(gone(), [[brief], [brief]], "by the shorter linger alone");
+
+    // Listeners come and go; established sessions have none to lose.
+    let at = |list: &str| longer.replace("[bgp]\n", &format!("[bgp]\nlisten = [{list}]\n"));
+    for (list, ports) in [
+        ("\"10.0.3.2:179\"", [true, false]),
+        ("\"10.0.3.2:179\", \"[fd00:3::2]:1790\"", [true, true]),
+        ("\"10.0.5.2:1790\"", [false, true]),
+        ("", [false, false]),
+    ] {
+        world.reload(&at(list));
+        assert_eq!([179, 1790].map(|port| listens(&world, port)), ports, "{list}");
+    }
+    world.reload(&longer);
+
+    // A group comes, gets another community, and goes: what its clients asked for is announced again, in place.
+    let group = |community: &str| {
+        format!(
+            "{longer}\n[[policy.group]]\nname = \"red\"\nclients = [\"10.0.1.0/24\"]\ncommunities = [\"{community}\"]\n"
+        )
+    };
+    assert!(!known(&world, held).contains("65020:7"), "{}", known(&world, held));
+    world.reload(&group("65020:7"));
+    assert_eq!(ask("client", "10.0.3.2:53", "held.test"), [held]);
+    world.until("the group's community", || known(&world, held).contains("65020:7"));
+    world.reload(&group("65020:8"));
+    world.until("another", || {
+        let known = known(&world, held);
+        known.contains("65020:8") && !known.contains("65020:7")
+    });
+    assert!(!known(&world, brief).contains("65020:8") || ask("client", "10.0.3.2:53", "brief.test") == [brief]);
+    world.reload(&longer);
+    world.until("none", || {
+        let known = known(&world, held);
+        known.contains("65020:100") && !known.contains("65020:8")
+    });
+    assert!(open("client", held) && open("client2", held));
+    assert_eq!(gone(), [[brief], [brief]]);
+    assert_eq!(["frr", "bird"].map(|name| world.peer(name)["sessions"].clone()), begun, "no session began anew");
+}
+
+/// BFD is turned on, set otherwise and turned off on a router that has it. BIRD may take that for a failure, see docs/routers.md; the other router and
+/// the clients that ask notice nothing.
+#[test]
+fn bfd_comes_changes_and_goes_and_no_question_is_lost() {
+    let world = World::up(str::to_owned);
+    let bird = world.lab.node("bird");
+    let conf = bird.file(BIRD_CONF).unwrap();
+    let with_bfd = conf
+        .replace(
+            "protocol bgp guard",
+            "protocol bfd { interface \"*\" { interval 200 ms; multiplier 3; }; }\nprotocol bgp guard",
+        )
+        .replace("error wait time 1, 5;", "error wait time 1, 2; connect delay time 1;\n  bfd graceful;");
+    bird.write(BIRD_CONF, &with_bfd).unwrap();
+    bird.ok("birdc configure").unwrap();
+    world.until("the sessions", || {
+        world.established() && bird.ok("birdc show protocols guard").unwrap().contains("Established")
+    });
+    for number in 1..10 {
+        assert_eq!(world.ask(number), [IpAddr::from(many_v4(number))]);
+    }
+    let frr_routes = Monitor::start(world.lab.node("frr")).unwrap();
+    let frr = world.peer("frr")["sessions"].clone();
+    let edit = |more: &str| {
+        world.whole.replace(
+            "asn = 65010\nlocal_address = \"10.0.5.2\"",
+            &format!("asn = 65010\n{more}local_address = \"10.0.5.2\""),
+        )
+    };
+    let up = |detection: u64| {
+        let peer = world.peer("bird");
+        peer["state"] == "Established"
+            && peer["bfd"]["state"] == "Up"
+            && peer["bfd"]["remote_state"] == "Up"
+            && peer["bfd"]["detection_ms"] == detection
+            && bird.ok("birdc show bfd sessions").unwrap().contains(" Up ")
+    };
+    world.under_questions(1000, || {
+        world.reload(&edit("bfd = true\nbfd_interval = \"200ms\"\n"));
+        world.until("BFD", || up(600));
+    });
+    world.under_questions(2000, || {
+        world.reload(&edit("bfd = true\nbfd_interval = \"500ms\"\n"));
+        world.until("a slower BFD", || up(1500));
+    });
+    world.under_questions(3000, || {
+        world.reload(&world.whole);
+        world.until("no BFD", || world.peer("bird")["bfd"].is_null() && world.established());
+        world.until("BIRD's session", || bird.ok("birdc show protocols guard").unwrap().contains("Established"));
+    });
+    assert!(world.connects("client", 1), "{}", world.lab.logs());
+    world.until("all routes", || world.connects("client2", 1));
+    assert_eq!(withdrawn(&frr_routes), Vec::<IpAddr>::new(), "{}", world.lab.logs());
+    assert_eq!(world.peer("frr")["sessions"], frr, "the other router notices nothing");
+}
+
+/// A client that asks for a new address right after a restart gets it open at every router, or an error; never one that is closed somewhere.
+#[test]
+fn after_a_restart_a_new_address_is_open_at_every_router_when_it_is_answered() {
+    let world = World::up(str::to_owned);
+    assert_eq!(world.ask(1), [IpAddr::from(many_v4(1))]);
+    let guard = world.lab.node("guard");
+    for first in [100, 200, 300] {
+        guard.stop();
+        guard.start().unwrap();
+        let begun = std::time::Instant::now();
+        let mut number = first;
+        world.until("a new address", || {
+            number += 1;
+            let (server, name): (SocketAddr, _) = ("10.0.3.2:53".parse().unwrap(), format!("n{number}.many.test"));
+            let ask = || dns::ask(server, &name, dns::A, ANSWER);
+            let Ok(answer) = world.lab.node("client").in_namespace(ask).unwrap() else { return false };
+            let given = answer.addresses();
+            assert!(given == [IpAddr::from(many_v4(number))] || (given.is_empty() && answer.rcode() == 2), "{given:?}");
+            !given.is_empty()
+        });
+        println!("a new address {:?} after the start", begun.elapsed());
+        assert!(world.connects("client", number) && world.connects("client2", number), "{}", world.lab.logs());
+    }
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use destguard::config::schema::{Nftables, NftablesMode};
 use destguard::core::event::EnforcerId;
-use destguard::enforce::nftables::{Enforcer, Own, OwnTraffic, Rules, Transport};
+use destguard::enforce::nftables::{Enforcer, Own, OwnTraffic, Rules, Special, Transport};
 use destguard::sys::clock::Clock;
 use namespace::{Namespace, address, link, run};
 use traffic::{Met, alive, connect, open, serve};
@@ -42,7 +42,14 @@ fn enforcer(config: &Nftables) -> Enforcer {
         OwnTraffic { address, transport: Transport::Tcp, port: 853 },
     ];
     let own = Own { traffic: own.to_vec(), ..Own::default() };
-    let rules = Rules { config: config.clone(), open: Vec::new(), own, capacity: 100 };
+    let rules = Rules {
+        config: config.clone(),
+        open: Vec::new(),
+        own,
+        ports: false,
+        capacity: 100,
+        special: Special::default(),
+    };
     Enforcer::new(&rules, Clock::start(), EnforcerId(0)).expect("nft")
 }
 

@@ -314,6 +314,7 @@ impl Player {
                 Output::Decide { ticket, decision: Decision::Refuse(refusal) } => {
                     format!("refuse {}: {refusal:?}", ticket.0)
                 }
+                Output::Share(leases) => format!("share {leases:?}"),
                 Output::Journal(lease) => {
                     let names: Vec<_> = lease.paths.iter().map(|path| path.question.to_string()).collect();
                     let verb = if lease.adds { "journal add" } else { "journal" };
@@ -342,7 +343,7 @@ fn changes_text(changes: &[Change], timed: bool) -> String {
         Change::Extend { address, ends } => format!("^{address}{}", until(ends)),
         Change::Close { address } => format!("-{address}"),
         Change::Announce { address, groups, .. } => format!("+{address} for {groups:?}"),
-        Change::ForClient { client, address, ends, .. } => format!("{address} for {client} until {ends:?}"),
+        Change::Narrow { address, narrow, ends, .. } => format!("{address} for {narrow:?} until {ends:?}"),
     };
     changes.iter().map(text).collect::<Vec<_>>().join(" ")
 }
@@ -356,6 +357,7 @@ fn enforcer(words: &[&str]) -> EnforcerSpec {
         max_addresses: usize::MAX,
         ipv4: !families,
         ipv6: !families,
+        narrow: Default::default(),
     };
     for word in &words[1..] {
         match *word {
@@ -380,9 +382,11 @@ fn admission(words: &[&str]) -> Admission {
         Grant { address: address.parse().unwrap(), ttl: ttl.parse().unwrap() }
     });
     Admission {
+        openings: Default::default(),
         whole,
         ticket: Ticket(words[0].parse().unwrap()),
         client: words[1].parse().unwrap(),
+        mark: None,
         question,
         qtype: 1,
         chain: names.collect(),

@@ -103,7 +103,9 @@ impl AdjOut {
     ) -> Result<Self, EncodeError> {
         let context = negotiated.encode_context();
         let attributes = attributes(config, peer, negotiated, draining);
-        let gets = |family| config.announce && peer.role == Role::Enforcer && context.families.contains(family);
+        let gets = |family| {
+            config.announce && matches!(peer.role, Role::Enforcer | Role::Guard) && context.families.contains(family)
+        };
         let ipv6 = config.next_hop_ipv6.map(IpAddr::V6);
         let over_ipv6 = ipv6.filter(|_| context.extended_next_hop);
         let hops = Hops {

@@ -9,6 +9,10 @@ pub use crate::wire::iana::Role as BgpRole;
 
 /// The function of a large community that names a guard by its router id: "dgrd".
 pub const GUARD: u32 = 0x6467_7264;
+/// The function of a large community that says when a guard's lease ends, to other guards: "dgre". Seconds since 1970; 0 = it was taken back.
+pub const LEASE_END: u32 = 0x6467_7265;
+/// The function of a large community that names the guard, by its router id, whose lease another one passes on: "dgrf".
+pub const LEASE_OF: u32 = 0x6467_7266;
 
 /// Ourselves. One per speaker.
 #[derive(Clone, Debug)]
@@ -217,6 +221,7 @@ impl SpeakerConfig {
     }
 
     /// What every route bears.
+    #[cfg(feature = "io")]
     pub(crate) fn attributes(&self) -> impl PartialEq + '_ {
         let communities = (&self.communities, &self.large_communities, self.mark_of_guard());
         (communities, self.no_export, self.local_pref, self.next_hop_ipv4, self.next_hop_ipv6)
@@ -311,6 +316,8 @@ pub enum Role {
     /// Has no session: a router that gets the routes from others than us, and is asked by probes alone. It is up as long as there is a
     /// session with one of those.
     Edge,
+    /// Another guard, or a reflector between guards: gets our own leases with their ends, and tells us its own. See [`crate::leases`].
+    Guard,
     /// It was removed, and its place is free.
     Gone,
 }

@@ -24,6 +24,8 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::adj_out::AdjOut;
 use crate::config::{Confirm, PeerConfig, Role, SpeakerConfig};
+use crate::leases::Word;
+use crate::networks::Networks;
 use crate::session::Stop;
 use crate::status::{BfdStatus, PeerStatus};
 use crate::table::classes::Want;
@@ -104,6 +106,8 @@ pub enum What {
         /// For how long it was waited.
         reason: String,
     },
+    /// Another guard, or a reflector between guards, said this of leases.
+    Told(Word),
     /// The session is up, but nothing can be confirmed on it, for this reason; nothing that was confirmed counts until something is
     /// confirmed again.
     Unable(String),
@@ -186,7 +190,11 @@ struct Shared {
     /// The places in the order of the configuration.
     order: Mutex<Vec<usize>>,
     table: Mutex<Table>,
+    /// Our own leases with their ends, as other guards are told.
+    leases: Mutex<Table>,
     changed: watch::Sender<()>,
+    /// Other networks are announced to us.
+    networks: watch::Sender<()>,
     /// The table is what it is to be: sessions may start. A process that restarts would otherwise send End-of-RIB behind an empty table,
     /// and routers would drop what they kept for it.
     filled: watch::Sender<bool>,
@@ -217,6 +225,8 @@ struct Slot {
     bfd: Mutex<Option<watch::Sender<BfdStatus>>>,
     /// Only that of an observer is ever filled.
     observed: Mutex<Observed>,
+    /// What it announced to us.
+    networks: Mutex<Networks>,
     /// Where its task takes connections from.
     door: Mutex<Option<mpsc::Sender<tokio::net::TcpStream>>>,
 }
@@ -252,6 +262,10 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn leases(&self) -> MutexGuard<'_, Table> {
+        lock(&self.leases)
+    }
+
     fn feeders(&self) -> MutexGuard<'_, BTreeMap<usize, ReaderId>> {
         self.feeders.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -264,6 +278,10 @@ impl Shared {
             styles.len() - 1
         });
         u32::try_from(at).unwrap_or(u32::MAX)
+    }
+
+    fn networks(&self, peer: usize) -> Option<MutexGuard<'_, Networks>> {
+        self.slot(peer).map(|slot| lock(&slot.networks))
     }
 
     fn observed(&self, peer: usize) -> Option<MutexGuard<'_, Observed>> {
@@ -290,6 +308,23 @@ impl SpeakerHandle {
         self.0.table().apply(generation, changes, Instant::now());
         self.0.changed.send_replace(());
         self.0.filled.send_if_modified(|filled| !std::mem::replace(filled, true));
+    }
+
+    /// What other guards are to be told of our leases; nothing of those that are [`Want::Withdrawn`].
+    pub fn tell_guards(&self, changes: impl IntoIterator<Item = (IpAddr, Want)>) {
+        {
+            let mut leases = self.0.leases();
+            let next = leases.newest() + 1;
+            leases.apply(next, changes, Instant::now());
+        }
+        self.0.changed.send_replace(());
+    }
+
+    /// How many leases other guards are told of, IPv4 and IPv6; and how many found no room for their ends.
+    #[must_use]
+    pub fn told_guards(&self) -> ([usize; 2], u64) {
+        let leases = self.0.leases();
+        (leases.announced(), leases.classes().usage().1)
     }
 
     /// Whether any session is up.
@@ -363,6 +398,33 @@ impl SpeakerHandle {
         order.into_iter().filter_map(|place| Some(self.0.status(place)?.clone())).collect()
     }
 
+    /// The place of each peer, as its events bear it, in the order of the configuration.
+    #[must_use]
+    pub fn places(&self) -> Vec<(String, usize)> {
+        let order = lock(&self.0.order).clone();
+        order.into_iter().filter_map(|place| Some((self.0.status(place)?.name.clone(), place))).collect()
+    }
+
+    /// Networks that each router, not an observer, announces to us, by its name, and how many of its prefixes found no room. They count until they
+    /// are withdrawn, or the session goes and no graceful restart is under way.
+    #[must_use]
+    pub fn networks(&self) -> Vec<(String, Vec<IpNet>, u64)> {
+        let now = Instant::now();
+        let order = lock(&self.0.order).clone();
+        let of = |place: usize| {
+            let name = self.0.status(place).filter(|status| status.role == Role::Enforcer)?.name.clone();
+            let (nets, beyond) = self.0.networks(place)?.all(now);
+            Some((name, nets, beyond))
+        };
+        order.into_iter().filter_map(of).collect()
+    }
+
+    /// Tells whenever other networks are announced to us; not when their time is over.
+    #[must_use]
+    pub fn watch_networks(&self) -> watch::Receiver<()> {
+        self.0.networks.subscribe()
+    }
+
     /// Routes in the table, IPv4 and IPv6.
     #[must_use]
     pub fn announced(&self) -> [usize; 2] {
@@ -419,7 +481,9 @@ impl Speaker {
             hurried: Mutex::default(),
             patience: AtomicU64::new(0),
             table: Mutex::new(table),
+            leases: Mutex::default(),
             changed: watch::Sender::new(()),
+            networks: watch::Sender::new(()),
             filled: watch::Sender::new(!config.restarting),
             draining: AtomicBool::new(false),
             styles: Mutex::default(),
@@ -451,12 +515,14 @@ impl Speaker {
             status: Mutex::new(PeerStatus::new(peer, now)),
             bfd: Mutex::default(),
             observed: Mutex::default(),
+            networks: Mutex::default(),
             door: Mutex::default(),
         };
         let slot = slot.get_or_init(fresh);
         *lock(&slot.status) = PeerStatus::new(peer, now);
         *lock(&slot.bfd) = bfd;
         *lock(&slot.observed) = Observed::default();
+        *lock(&slot.networks) = Networks::default();
     }
 
     /// Starts the task of a peer that has its place. `resumes`: see [`peer::Place`].
@@ -475,6 +541,7 @@ impl Speaker {
             name: peer.name.as_str().into(),
             tag: Arc::clone(&tag),
             resumes,
+            is_guard: peer.role == Role::Guard,
             events: self.events.clone(),
         };
         let task = tokio::spawn(keep_alive(place_of, accepted, stop.subscribe()));

@@ -23,28 +23,29 @@
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use ipnet::IpNet;
 
+use crate::networks::is_network;
 use crate::status::{Received, State};
-use crate::table::classes::Extra;
 use crate::wire::capability::{Capability, Negotiated, check_open, negotiate};
 use crate::wire::error::OpenError;
 use crate::wire::iana::{Cease, Family, FsmError};
-use crate::wire::message::{Message, Notification, Open, RefreshSubtype, Update, frame};
+use crate::wire::message::{Message, Notification, Open, RefreshSubtype, frame};
 use crate::wire::{DecodeContext, EncodeContext, PeerType};
 
 use self::retry::Retry;
 
+mod heard;
 mod reason;
 mod retry;
 mod settings;
 #[cfg(test)]
 mod tests;
 
+pub use self::heard::Heard;
 pub use self::reason::describe;
 pub use self::settings::SessionConfig;
 
@@ -87,44 +88,10 @@ pub enum Output {
     Refresh(Family),
     /// What an established peer said of its own routes; only with [`SessionConfig::hear`].
     Heard(Heard),
-}
-
-/// What a peer says of the routes it has for us.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// BoRR (RFC 7313): the replay that was asked for begins.
-    Begin(Family),
-    /// EoRR: it is complete.
-    End(Family),
-    /// End-of-RIB (RFC 4724 section 2): all that the peer had for us when the session came up was sent.
-    Whole(Family),
-    /// An UPDATE.
-    Routes {
-        /// Announced, in order.
-        announced: Vec<IpNet>,
-        /// Withdrawn.
-        withdrawn: Vec<IpNet>,
-        /// The announced ones bear this.
-        bears: Arc<Extra>,
-        /// The last AS of their path; `None` for an empty one.
-        origin: Option<u32>,
-    },
-}
-
-impl Heard {
-    fn update(update: &Update<'_>) -> Self {
-        let path = update.attributes.as_path.as_ref();
-        let large = &update.attributes.large_communities;
-        let large = large.iter().map(|community| [community.global, community.first, community.second]).collect();
-        let bears = Extra::new(update.attributes.communities.clone(), large);
-        let last = path.and_then(|path| path.segments.last()).and_then(|segment| segment.asns.last());
-        Self::Routes {
-            announced: update.announced().map(|route| route.prefix).collect(),
-            withdrawn: update.withdrawn().map(|route| route.prefix).collect(),
-            bears: Arc::new(bears),
-            origin: last.copied(),
-        }
-    }
+    /// Networks that an established peer announced, and withdrew; see [`is_network`].
+    Networks(Vec<IpNet>, Vec<IpNet>),
+    /// It has said all that it has of this family.
+    Said(Family),
 }
 
 /// How a session is stopped.
@@ -528,6 +495,14 @@ impl Session {
                 let (announced, withdrawn) = (update.announced_len() as u64, update.withdrawn_len() as u64);
                 self.received.announced += announced;
                 self.received.withdrawn += withdrawn;
+                let news: Vec<IpNet> = update.announced().map(|route| route.prefix).filter(is_network).collect();
+                let gone: Vec<IpNet> = update.withdrawn().map(|route| route.prefix).filter(is_network).collect();
+                if !news.is_empty() || !gone.is_empty() {
+                    self.outputs.push_back(Output::Networks(news, gone));
+                }
+                if let Some(family) = update.end_of_rib() {
+                    self.outputs.push_back(Output::Said(family));
+                }
                 if self.config.hear && announced + withdrawn > 0 {
                     self.outputs.push_back(Output::Heard(Heard::update(&update)));
                 }

@@ -207,7 +207,7 @@ impl PeerStatus {
             address: peer.address,
             asn: peer.asn,
             role: peer.role,
-            confirms: peer.role != Role::Observer || peer.watches,
+            confirms: (peer.role != Role::Observer || peer.watches) && peer.role != Role::Guard,
             confirm: peer.confirm,
             settle: peer.settle,
             state: State::Idle,

@@ -143,6 +143,11 @@ pub(crate) struct Load {
 
 /// Keeps [`WINDOW`] questions in flight; names `n1000` on, coming round after `distinct` of them.
 pub(crate) fn load(server: SocketAddr, distinct: u32) -> io::Result<Load> {
+    load_of(server, dns::A, 1000, distinct)
+}
+
+/// Likewise with names from `first` on, and of another type.
+pub(crate) fn load_of(server: SocketAddr, rtype: u16, first: u32, distinct: u32) -> io::Result<Load> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
@@ -157,11 +162,7 @@ pub(crate) fn load(server: SocketAddr, distinct: u32) -> io::Result<Load> {
             let query = Message {
                 id,
                 flags: RECURSION_DESIRED,
-                questions: vec![Question {
-                    name: format!("n{}.many.test", 1000 + next % distinct),
-                    rtype: dns::A,
-                    class: 1,
-                }],
+                questions: vec![Question { name: format!("n{}.many.test", first + next % distinct), rtype, class: 1 }],
                 edns: Some(Edns { size: 1232, dnssec_ok: false, options: Vec::new() }),
                 ..Message::default()
             };

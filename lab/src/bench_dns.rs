@@ -530,14 +530,14 @@ fn latency(data: &Path) -> Result<(f64, f64), AnyError> {
 }
 
 /// Resident memory of a process in MiB (proc(5) status).
-fn resident(pid: u32) -> io::Result<f64> {
+pub(crate) fn resident(pid: u32) -> io::Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
     Ok(line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0)
 }
 
 /// User and system time of a process so far (fields 14 and 15 of proc(5) stat).
-fn cpu_seconds(pid: u32) -> io::Result<f64> {
+pub(crate) fn cpu_seconds(pid: u32) -> io::Result<f64> {
     fields(&format!("/proc/{pid}/stat"), 2)
 }
 

@@ -19,6 +19,7 @@ usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdi
        lab first-syns --destguard BINARY       connect at once after each of thousands of answers, through BIRD and FRR
        lab bench-start --destguard BINARY [STARTS]
                                                measure how long a start with 100,000 leases takes
+       lab bench-guards --destguard BINARY     measure what it costs guards to tell each other of their leases
        lab bench-dns --destguard BINARY --in EMPTY-DIRECTORY [NAME]...
                                                measure the resolver beside others (or these alone; behind a name \"+\":
                                                with nftables, \"=\": validating); lab/bench-dns runs it as needed
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         ["bench", "--destguard", binary] => bench(binary),
         ["first-syns", "--destguard", binary] => first_syns(binary),
         ["bench-start", "--destguard", binary, starts @ ..] => bench_start(binary, starts),
+        ["bench-guards", "--destguard", binary] => bench_guards(binary),
         ["bench-dns", "--destguard", binary, "--in", dir, only @ ..] => bench_dns(binary, dir, only),
         ["soak", "--destguard", binary, "--in", dir, seconds] => soak(binary, dir, seconds),
         ["reload-soak", "--destguard", binary, "--in", dir, times, only @ ..] => reload_soak(binary, dir, times, only),
@@ -128,6 +130,10 @@ fn bench_start(binary: &str, starts: &[&str]) -> Result<(), AnyError> {
         _ => return Err(USAGE.into()),
     };
     lab::bench_start::run(&PathBuf::from(binary).canonicalize()?, starts)
+}
+
+fn bench_guards(binary: &str) -> Result<(), AnyError> {
+    lab::bench_guards::run(&PathBuf::from(binary).canonicalize()?)
 }
 
 fn bench_dns(binary: &str, dir: &str, only: &[&str]) -> Result<(), AnyError> {

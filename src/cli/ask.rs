@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 
+use super::top::Only;
 use super::{Exit, complain, complain_plainly, say, show, table};
 use crate::config::value::Span;
 use crate::control::client::{self, ClientError, escape};
@@ -13,8 +14,9 @@ use crate::control::types::Confirmed;
 use crate::control::types::{
     DeniedPage, Disarmed, Excepted, Explained, Leases, Peers, Reloaded, Revoked, Status, Stopping, Versioned,
 };
+pub use crate::core::policy::view::Whose;
 use crate::daemon::reload::Wish;
-use crate::enforce::nftables;
+use crate::enforce::backend::{self, PacketBackend};
 
 /// How long `denied --follow` lets the daemon wait for news, in seconds.
 pub const NEWS: u32 = 15;
@@ -72,6 +74,12 @@ pub(super) fn finish(text: Result<String, Failure>) -> Exit {
     }
 }
 
+fn explain_path(of: &str, whose: Whose<'_>) -> String {
+    let client = whose.client.map_or_else(String::new, |client| format!("&client={}", escape(&client.to_string())));
+    let group = whose.group.map_or_else(String::new, |group| format!("&group={}", escape(group)));
+    format!("/api/v1/explain?of={}{client}{group}", escape(of))
+}
+
 impl Daemon {
     pub(super) fn ask(&self, method: Method, path: &str) -> Result<String, Failure> {
         Ok(runtime()?.block_on(client::ask(&self.socket, method, path))?)
@@ -124,10 +132,20 @@ impl Daemon {
 
     /// `explain`
     #[must_use]
-    pub fn explain(&self, of: &str, client: Option<std::net::IpAddr>, json: bool) -> Exit {
-        let client = client.map_or_else(String::new, |client| format!("&client={}", escape(&client.to_string())));
-        let path = format!("/api/v1/explain?of={}{client}", escape(of));
+    pub fn explain(&self, of: &str, whose: Whose<'_>, json: bool) -> Exit {
+        let path = explain_path(of, whose);
         self.show(Method::GET, &path, json, |explained: &Explained| show::explained(explained, table::colours()))
+    }
+
+    /// `test`: what a question would get; it opens nothing.
+    #[must_use]
+    pub fn test(&self, name: &str, whose: Whose<'_>, qtype: Option<&str>, json: bool) -> Exit {
+        let path = explain_path(name, whose);
+        finish(self.ask(Method::GET, &path).and_then(|text| {
+            let mut explained: Explained = decode(&text)?;
+            explained.answers.retain(|tried| qtype.is_none_or(|qtype| tried.qtype.eq_ignore_ascii_case(qtype)));
+            if json { encode(explained) } else { Ok(show::tested(&explained)) }
+        }))
     }
 
     /// `peers`
@@ -140,21 +158,30 @@ impl Daemon {
 
     /// `denied`; with `follow` until it is interrupted or the reader goes away, as JSON one object a line.
     #[must_use]
-    pub fn denied(&self, follow: bool, json: bool) -> Exit {
+    pub fn denied(&self, follow: bool, only: &Only, json: bool) -> Exit {
         if !follow {
-            return self.show(Method::GET, "/api/v1/denied", json, |page: &DeniedPage| {
-                if page.denied.is_empty() { "nothing was refused\n".to_owned() } else { show::denied(&page.denied) }
-            });
+            return finish(self.ask(Method::GET, "/api/v1/denied").and_then(|text| {
+                let mut page: DeniedPage = decode(&text)?;
+                only.narrow(&mut page)?;
+                match (json, page.denied.is_empty()) {
+                    (true, _) => encode(page),
+                    (false, true) => Ok("nothing was refused\n".to_owned()),
+                    (false, false) => Ok(show::denied_table(&page.denied, table::colours())),
+                }
+            }));
         }
         let (mut after, mut wait) = (0, 0);
         loop {
             let page = self
                 .ask(Method::GET, &format!("/api/v1/denied?after={after}&wait={wait}"))
                 .and_then(|text| decode::<DeniedPage>(&text));
-            let page = match page {
+            let mut page = match page {
                 Ok(page) => page,
                 Err(failure) => return failure.exit(),
             };
+            if let Err(failure) = only.narrow(&mut page) {
+                return failure.exit();
+            }
             // A restarted daemon counts from the beginning.
             after = page.next;
             wait = NEWS;
@@ -302,16 +329,15 @@ fn disarm() -> Result<String, Failure> {
         }
         Holder::Nobody => String::new(),
     };
-    let there = nftables::has_table().map_err(|error| here(&error))?;
-    nftables::disarm().map_err(|error| here(&error))?;
-    Ok(if there {
-        format!(
-            "no guard runs in this network namespace{stranger}; its table inet destguard was removed: everything is reachable"
-        )
+    let removed = backend::remove_all().map_err(|error| here(&error))?;
+    let names = |backends: &[&PacketBackend]| backends.iter().map(|one| one.leaves).collect::<Vec<_>>().join(" and ");
+    Ok(if removed.is_empty() {
+        let all: Vec<_> = backend::PACKETS.iter().collect();
+        let none = names(&all);
+        format!("no guard runs in this network namespace{stranger}, and there is no {none}: nothing was changed")
     } else {
-        format!(
-            "no guard runs in this network namespace{stranger}, and there is no table inet destguard: nothing was changed"
-        )
+        let gone = names(&removed);
+        format!("no guard runs in this network namespace{stranger}; its {gone} was removed: everything is reachable")
     })
 }
 

@@ -3,17 +3,22 @@
 use std::path::Path;
 
 use super::{Exit, RouterKind, complain, router_config, say};
+use crate::check;
 use crate::config::{self, report};
 
 /// `check`
 #[must_use]
 pub fn check(file: &Path, json: bool) -> Exit {
-    let (findings, exit) = match config::load(file) {
+    let mut applications = Vec::new();
+    let (findings, exit) = match check::load(file) {
         // A list that a running guard would live with.
         Ok((_, findings, _)) if findings.iter().any(|finding| finding.severity == report::Severity::Error) => {
             (findings, Exit::Usage)
         }
-        Ok((_, warnings, _)) => (warnings, Exit::Done),
+        Ok((config, warnings, _)) => {
+            applications = crate::daemon::applications::now(&config);
+            (warnings, Exit::Done)
+        }
         Err(refused) => (refused.findings, Exit::Usage),
     };
     let printed = if json {
@@ -23,6 +28,9 @@ pub fn check(file: &Path, json: bool) -> Exit {
         }
     } else {
         let mut text: String = findings.iter().map(|finding| format!("{finding}\n\n")).collect();
+        for one in &applications {
+            text.push_str(&format!("application {one}\n"));
+        }
         text.push_str(&report::summary(file, &findings));
         say(&text)
     };
@@ -32,14 +40,13 @@ pub fn check(file: &Path, json: bool) -> Exit {
 /// `config show`
 #[must_use]
 pub fn show(file: &Path, json: bool) -> Exit {
-    let mut config = match config::load(file) {
+    let mut config = match check::load(file) {
         Ok((config, ..)) => config,
         Err(refused) => return complain(&refused, Exit::Usage),
     };
-    for peer in &mut config.bgp.peer {
-        if let Some(password) = &mut peer.password {
-            "***".clone_into(password);
-        }
+    let service = config.bgp.service.peer.iter_mut().map(|peer| &mut peer.password);
+    for password in config.bgp.peer.iter_mut().map(|peer| &mut peer.password).chain(service).flatten() {
+        "***".clone_into(password);
     }
     let text = if json {
         serde_json::to_string_pretty(&crate::control::types::Versioned::new(config)).map_err(|error| error.to_string())
@@ -64,7 +71,7 @@ pub fn schema() -> Exit {
 /// `router-config`
 #[must_use]
 pub fn router(file: &Path, kind: RouterKind, peer: Option<&str>) -> Exit {
-    let config = match config::load(file) {
+    let config = match check::load(file) {
         Ok((config, ..)) => config,
         Err(refused) => return complain(&refused, Exit::Usage),
     };

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use super::{Exit, complain, say};
-use crate::config;
+use crate::check;
 
 pub mod host;
 
@@ -71,7 +71,7 @@ pub fn init(path: &Path, mut wanted: Wanted) -> Exit {
         return complain(&missing, Exit::Usage);
     }
     let text = wanted.text(&found);
-    if let Err(report) = config::parse(path, &text) {
+    if let Err(report) = check::parse(path, &text) {
         return complain(&format!("these words make no configuration:\n{report}"), Exit::Usage);
     }
     if wanted.print {

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use super::table::{Table, Tone, colours, paint};
 use super::{Exit, complain, say};
+use crate::check;
 use crate::config::report;
-use crate::config::{self, schema::NftablesMode};
+use crate::config::schema::NftablesMode;
 use crate::live::{Live, Server, Verdict, host, judge};
 
 /// Most lines of one list that are shown to people.
@@ -14,7 +15,7 @@ const SHOWN: usize = 40;
 /// `check --live`. The configuration's findings come first; without a good one there is nothing to judge by.
 #[must_use]
 pub fn check(file: &Path, json: bool) -> Exit {
-    let (config, warnings) = match config::load(file) {
+    let (config, warnings) = match check::load(file) {
         Ok((config, warnings, _)) => (config, warnings),
         Err(_) => return super::configuration::check(file, json),
     };
@@ -89,7 +90,11 @@ fn show(live: &Live, colour: bool) -> String {
     );
     let servers: [(&str, &[Server], &str); 3] = [
         ("DHCP servers", &live.dhcp, "refused"),
-        ("Time servers", &live.ntp, "refused once a lease of it ends: write its address into addresses.open"),
+        (
+            "Time servers",
+            &live.ntp,
+            "refused once a lease of it ends: write its name into lease.preload, or its address into addresses.open",
+        ),
         ("Resolvers other than this guard", &live.resolvers, "refused: have the guard asked instead"),
     ];
     for (title, list, refused) in servers {

@@ -6,7 +6,7 @@ use clap::Args;
 use hyper::Method;
 
 use super::ask::{Daemon, Failure, NEWS, decode, finish};
-use super::table::{clean, millis_of_day};
+use super::table::{Table, clean, colours, with_millis};
 use super::{Exit, complain};
 use crate::config::value::Span;
 use crate::control::client::escape;
@@ -69,7 +69,7 @@ impl Daemon {
         let query = wanted.query();
         if !wanted.follow {
             return self.show(Method::GET, &format!("/api/v1/log?after=0{query}"), wanted.json, |page: &AskedPage| {
-                if page.asked.is_empty() { "no question\n".to_owned() } else { lines(&page.asked) }
+                if page.asked.is_empty() { "no question\n".to_owned() } else { columns(&page.asked, colours()) }
             });
         }
         let (mut after, mut wait, mut first) = (0, 0, true);
@@ -104,23 +104,51 @@ fn objects(asked: Vec<Asked>) -> Result<String, Failure> {
     Ok(asked.into_iter().map(one).collect::<Result<Vec<_>, _>>()?.join("\n"))
 }
 
-/// A line each.
+/// With what the reply says, where that isn't plain.
+fn fate(one: &Asked) -> String {
+    let rcode = if one.rcode == "NOERROR" { String::new() } else { format!(" {}", one.rcode) };
+    format!("{}{rcode}", one.fate)
+}
+
+fn why(one: &Asked) -> String {
+    let why = one.why.as_deref().unwrap_or_default();
+    if one.audit { format!("would deny: {why}") } else { why.to_owned() }
+}
+
+fn columns(asked: &[Asked], colour: bool) -> String {
+    let mut table = Table::new(&["time", "client", "name", "type", "fate", "took", "why, addresses"]);
+    for one in asked {
+        let addresses: Vec<String> = one.addresses.iter().map(ToString::to_string).collect();
+        let last = [why(one), addresses.join(" ")];
+        table.row([
+            with_millis(one.time_ms),
+            client_of(one),
+            one.name.clone(),
+            one.qtype.clone(),
+            fate(one),
+            if one.took_us == 0 { "-".to_owned() } else { span(one.took_us) },
+            last.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  -> "),
+        ]);
+    }
+    table.render(colour)
+}
+
+/// A line each, as they come.
 fn lines(asked: &[Asked]) -> String {
     let mut out = String::new();
     for one in asked {
-        let plain = one.rcode == "NOERROR";
-        let rcode = if plain { String::new() } else { format!(" {}", clean(&one.rcode)) };
-        let why = one.why.as_deref().map(|why| format!(": {}", clean(why))).unwrap_or_default();
+        let why = Some(why(one)).filter(|why| !why.is_empty());
+        let why = why.map(|why| format!(": {}", clean(&why))).unwrap_or_default();
         let took = if one.took_us == 0 { String::new() } else { format!(", {}", span(one.took_us)) };
         let addresses: Vec<String> = one.addresses.iter().map(ToString::to_string).collect();
         let addresses = if addresses.is_empty() { String::new() } else { format!("  -> {}", addresses.join(" ")) };
         out.push_str(&format!(
-            "{}  {}  {} {}  {}{rcode}{took}{why}{addresses}\n",
-            millis_of_day(one.time_ms),
-            clean(&one.client),
+            "{}  {}  {} {}  {}{took}{why}{addresses}\n",
+            with_millis(one.time_ms),
+            clean(&client_of(one)),
             clean(&one.name),
             clean(&one.qtype),
-            clean(&one.fate)
+            clean(&fate(one))
         ));
     }
     out
@@ -132,4 +160,10 @@ fn span(micros: u64) -> String {
     } else {
         format!("{} ms", micros / 1000)
     }
+}
+
+/// The address, and as whom it asked.
+fn client_of(one: &Asked) -> String {
+    let person = one.person.as_ref().map_or_else(String::new, |person| format!(" {person}"));
+    format!("{}{person}", one.client)
 }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::RouterKind;
-use crate::config::schema::{AoAlgorithm, Config, Confirm, Family, Peer, Role};
+use crate::config::schema::{AoAlgorithm, Config, Confirm, Family, Peer, Role, ServicePeer};
 
 mod bird;
 mod daemons;
@@ -49,6 +49,8 @@ pub struct Side {
     name: String,
     /// What every name in the router's configuration ends with: peer and guard, so that two guards can be told apart.
     tag: String,
+    /// Whether it carries the guard's service addresses, and nothing else.
+    service: bool,
     /// Whether routes are to go no further than this router: not where it is to send them back.
     no_advertise: bool,
     /// Whether the router must send the guard a route, so that it answers a ROUTE-REFRESH at once.
@@ -170,7 +172,9 @@ impl Side {
         };
         let (exact4, exact6) = split(open.iter().copied().chain(upstreams()));
         let (private4, private6) = split(private());
-        let (inside4, inside6) = split(config.addresses.inside.iter().copied());
+        // The guard's own anycast addresses travel over sessions of their own.
+        let service = bgp.service.addresses.iter().copied().map(IpNet::from);
+        let (inside4, inside6) = split(config.addresses.inside.iter().copied().chain(service));
         let takes = |family| peer.families.contains(&family);
         Ok(Self {
             name: peer.name.clone(),
@@ -179,6 +183,7 @@ impl Side {
                 word(&peer.name).chars().take(LONGEST_NAME).collect::<String>(),
                 word(&guard.to_string())
             ),
+            service: false,
             no_advertise: !passing::passes_on(peer),
             beacon: peer.confirm == Confirm::Refresh,
             watch: Watch::of(config, peer, kind)?,
@@ -209,6 +214,35 @@ impl Side {
         })
     }
 
+    /// The session of the guard's service addresses, of which it takes those and nothing else.
+    fn of_service(config: &Config, peer: &ServicePeer, kind: RouterKind) -> Result<Self, String> {
+        let side = Self::of(config, &peer.as_peer(), kind)?;
+        let of_family = |address: &&IpAddr| address.is_ipv4() == peer.local_address.is_ipv4();
+        let addresses = config.bgp.service.addresses.iter().filter(of_family).copied();
+        let (exact4, exact6) = split(addresses.map(IpNet::from));
+        let (next_hop4, next_hop6) = match peer.local_address {
+            IpAddr::V4(own) => (Some(own), None),
+            IpAddr::V6(own) => (None, Some(own)),
+        };
+        Ok(Self {
+            service: true,
+            no_advertise: false,
+            beacon: false,
+            graceful: false,
+            hop4_over_ipv6: None,
+            limit: exact4.len().saturating_add(exact6.len()),
+            private4: Vec::new(),
+            private6: Vec::new(),
+            inside4: Vec::new(),
+            inside6: Vec::new(),
+            next_hop4,
+            next_hop6,
+            exact4,
+            exact6,
+            ..side
+        })
+    }
+
     /// What the router's BGP identifier may be.
     fn router_id(&self) -> String {
         match self.router {
@@ -229,6 +263,9 @@ impl Side {
     /// The rules for IPv4 in order.
     fn rules4(&self) -> Vec<Rule<Ipv4Net>> {
         let exact = self.exact4.iter().map(|net| (true, *net, net.prefix_len(), net.prefix_len()));
+        if self.service {
+            return exact.collect();
+        }
         let private = self.private4.iter().map(|net| (true, *net, 32, 32));
         let special = SPECIAL_IPV4.iter().filter_map(|net| net.parse().ok());
         let denied = self.inside4.iter().copied().chain(special);
@@ -239,6 +276,9 @@ impl Side {
     /// Likewise for IPv6.
     fn rules6(&self) -> Vec<Rule<Ipv6Net>> {
         let exact = self.exact6.iter().map(|net| (true, *net, net.prefix_len(), net.prefix_len()));
+        if self.service {
+            return exact.collect();
+        }
         let private = self.private6.iter().map(|net| (true, *net, 128, 128));
         let special = SPECIAL_IPV6.iter().filter_map(|net| net.parse().ok());
         let denied = self.inside6.iter().copied().chain(special);
@@ -272,6 +312,10 @@ fn split(nets: impl Iterator<Item = IpNet>) -> (Vec<Ipv4Net>, Vec<Ipv6Net>) {
 /// # Errors
 /// In a sentence: no such peer, or something that the router's side can't do without is missing.
 pub fn generate(config: &Config, kind: RouterKind, peer: Option<&str>) -> Result<String, String> {
+    let of_service = config.bgp.service.peer.iter().find(|each| peer == Some(each.name.as_str()));
+    if let Some(each) = of_service {
+        return service(config, kind, each);
+    }
     let chosen: Vec<&Peer> = config
         .bgp
         .peer
@@ -335,10 +379,39 @@ pub fn generate(config: &Config, kind: RouterKind, peer: Option<&str>) -> Result
     Ok(out)
 }
 
+/// The text for a session of service addresses.
+fn service(config: &Config, kind: RouterKind, peer: &ServicePeer) -> Result<String, String> {
+    let side = Side::of_service(config, peer, kind)?;
+    if side.tcp_ao.is_some() && kind == RouterKind::Frr {
+        return Err(format!("peer \"{}\" has tcp_ao, which this router doesn't know; use TCP-MD5 instead", peer.name));
+    }
+    let mut out = String::new();
+    header::service(&mut out, kind, &side);
+    let written = match kind {
+        RouterKind::Frr => frr::write(&mut out, &side),
+        RouterKind::Bird => bird::write(&mut out, &side),
+        _ => {
+            return Err(format!(
+                "peer \"{}\" carries service addresses: only for FRR and BIRD is its session written; docs/anycast.md says what it must take",
+                peer.name
+            ));
+        }
+    };
+    written.map_err(|error| error.to_string())?;
+    Ok(out)
+}
+
 fn comment(kind: RouterKind) -> &'static str {
     match kind {
         RouterKind::Frr | RouterKind::Iosxr | RouterKind::Eos => "!",
         _ => "#",
+    }
+}
+
+fn ao_name(algorithm: AoAlgorithm) -> &'static str {
+    match algorithm {
+        AoAlgorithm::HmacSha1 => "HMAC-SHA-1-96",
+        AoAlgorithm::Aes128Cmac => "AES-128-CMAC-96",
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::table::{Table, Tone, clean, duration, number, paint, time};
 use crate::config::schema::Action;
+use crate::control::ports::OpenPort;
 use crate::control::types::{
     AddressExplained, Advertised, Bfd, CONFINED, CauseClient, Denied, EndedLease, Excepted, Explained, Judgement,
-    Lease, Peer, Process, Revoked, State, Status, Stays, Tried,
+    Lease, Peer, Process, Revoked, Service, State, Status, Stays, Tried,
 };
 
 fn or_dash(text: Option<&String>) -> String {
@@ -49,13 +50,18 @@ pub fn status(status: &Status, colour: bool) -> String {
     }
     let leases = &status.leases;
     out.push_str(&format!(
-        "\nleases   {} of {} (IPv4 {}, IPv6 {}), {} pending, {} lingering\n",
+        "\nleases   {} of {} (IPv4 {}, IPv6 {}), {} pending, {} lingering{}\n",
         number(leases.active),
         number(leases.capacity),
         number(leases.ipv4),
         number(leases.ipv6),
         number(leases.pending),
-        number(leases.lingering)
+        number(leases.lingering),
+        if leases.held_by_flows > 0 {
+            format!(", {} of these for live flows", number(leases.held_by_flows))
+        } else {
+            String::new()
+        }
     ));
     let answers = &status.answers;
     out.push_str(&format!(
@@ -94,6 +100,9 @@ pub fn status(status: &Status, colour: bool) -> String {
     if !status.peers.is_empty() {
         out.push_str(&format!("\n{}", peers(&status.peers, colour)));
     }
+    if let Some(service) = &status.service {
+        out.push_str(&format!("\n{}", self::service(service, colour)));
+    }
     if !status.upstreams.is_empty() {
         let mut table = Table::new(&["upstream", "state", "asked", "failed", "rtt", "last error"]);
         for upstream in &status.upstreams {
@@ -109,15 +118,54 @@ pub fn status(status: &Status, colour: bool) -> String {
         out.push_str(&format!("\n{}", table.render(colour)));
     }
     if !status.lists.is_empty() {
-        let mut table = Table::new(&["list", "rules", "skipped", "denied instead", "surplus"]);
+        let mut table = Table::new(&["list", "rules", "skipped", "denied instead", "surplus", "sha256", "fetched"]);
         for list in &status.lists {
             let numbers = [list.rules, list.skipped, list.denied_instead, list.surplus].map(number);
-            table.row(std::iter::once(list.path.clone()).chain(numbers));
+            let sum = list.sha256.as_ref().map(|sum| sum.chars().take(12).collect());
+            let fetched = list.fetch.as_ref().map(|fetch| match fetch.seconds_ago {
+                Some(seconds) => format!("{} ago", duration(seconds)),
+                None => "never".to_owned(),
+            });
+            let last = [or_dash(sum.as_ref()), or_dash(fetched.as_ref())];
+            table.row(std::iter::once(list.name.as_ref().unwrap_or(&list.path).clone()).chain(numbers).chain(last));
         }
         out.push_str(&format!("\n{}", table.render(colour)));
         for warning in status.lists.iter().flat_map(|list| &list.warnings) {
             out.push_str(&format!("  {}\n", clean(warning)));
         }
+    }
+    if !status.zones.is_empty() {
+        let mut table = Table::new(&["zone", "from", "records", "skipped", "sha256", "read"]);
+        for zone in &status.zones {
+            let sum = zone.sha256.as_ref().map(|sum| sum.chars().take(12).collect());
+            table.row([
+                zone.name.clone(),
+                zone.source.clone().unwrap_or_else(|| "records".to_owned()),
+                number(zone.records),
+                number(zone.skipped),
+                or_dash(sum.as_ref()),
+                format!("{} ago", duration(zone.seconds_ago)),
+            ]);
+        }
+        out.push_str(&format!("\n{}", table.render(colour)));
+    }
+    if !status.applications.is_empty() {
+        let mut table = Table::new(&["application", "who", "control groups now"]);
+        for one in &status.applications {
+            let groups = match (&one.trouble, one.groups) {
+                (Some(trouble), _) => trouble.clone(),
+                (None, 0) => "-".to_owned(),
+                (None, groups) if groups > one.cgroups.len() => format!("{}, {groups} in all", few(&one.cgroups, 4)),
+                (None, _) => few(&one.cgroups, 4),
+            };
+            table.row([one.name.clone(), one.who.clone(), groups]);
+        }
+        out.push_str(&format!("\n{}", table.render(colour)));
+    }
+    for one in &status.out_of_hours {
+        let until = one.until.as_ref().map_or_else(String::new, |until| format!(" until {until}"));
+        out.push_str(&clean(&format!("the {} is out of its hours{until}", one.what)));
+        out.push('\n');
     }
     if !status.exceptions.is_empty() {
         let mut table = Table::new(&["exception", "name", "client", "ends in"]);
@@ -143,6 +191,29 @@ pub fn status(status: &Status, colour: bool) -> String {
     out
 }
 
+/// The guard's own anycast addresses and their sessions.
+fn service(service: &Service, colour: bool) -> String {
+    let (word, tone) = if service.announced { ("announced", Tone::Good) } else { ("not announced", Tone::Warn) };
+    let addresses: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
+    let why = service.reason.as_ref().map_or_else(String::new, |why| format!(": {}", clean(why)));
+    let (word, since) = (paint(word, tone, colour), duration(service.since_seconds));
+    let mut out = format!("service  {} {word} for {since}{why}\n", addresses.join(", "));
+    let mut table = Table::new(&["service peer", "address", "state", "since", "announced", "bfd", "last error"]);
+    for peer in &service.peers {
+        table.row([
+            peer.name.clone(),
+            peer.address.to_string(),
+            peer.state.clone(),
+            duration(peer.since_seconds),
+            number(peer.advertised),
+            peer.bfd.as_ref().map_or_else(|| "-".to_owned(), |bfd| bfd.state.clone()),
+            or_dash(peer.last_error.as_ref()),
+        ]);
+    }
+    out.push_str(&table.render(colour));
+    out
+}
+
 /// Prefixes of the network itself on one line.
 const SHOWN_INSIDE: usize = 6;
 
@@ -164,7 +235,15 @@ pub fn leases(leases: &[Lease], colour: bool) -> String {
             lease.address.to_string(),
             lease.state.clone(),
             duration(lease.ends_in_seconds),
-            few(&lease.names, 2),
+            match (lease.ports.is_empty(), lease.applications.is_empty()) {
+                (true, true) => few(&lease.names, 2),
+                (true, false) => format!("{} (for {} only)", few(&lease.names, 2), few(&lease.applications, 3)),
+                (false, true) => format!("{} ({} only)", few(&lease.names, 2), few(&lease.ports, 3)),
+                (false, false) => {
+                    let (ports, applications) = (few(&lease.ports, 3), few(&lease.applications, 3));
+                    format!("{} ({ports} for {applications} only)", few(&lease.names, 2))
+                }
+            },
             few(&lease.clients, 2),
         ];
         if groups {
@@ -212,6 +291,20 @@ pub fn explained(explained: &Explained, colour: bool) -> String {
     }
     for tried in &explained.answers {
         out.push_str(&format!("  {}: {}\n", clean(&tried.qtype), answer(tried)));
+    }
+    out
+}
+
+/// What a question for a name would get, type by type.
+#[must_use]
+pub fn tested(explained: &Explained) -> String {
+    let mut out = format!("{}: {}\n", clean(&explained.query), judgement(&explained.now));
+    for tried in &explained.answers {
+        let chain: String = tried.chain.iter().map(|name| format!(" -> {}", clean(name))).collect();
+        out.push_str(&format!("  {}{chain}: {}\n", clean(&tried.qtype), answer(tried)));
+    }
+    if explained.answers.is_empty() {
+        out.push_str("  nobody was asked\n");
     }
     out
 }
@@ -319,6 +412,10 @@ fn address_explained(address: &AddressExplained, colour: bool) -> String {
     if let Some(route) = address.route_ends_in_seconds {
         out.push_str(&format!(", routes in {}", duration(route)));
     }
+    if let Some((now, most)) = address.held_by_flow_seconds {
+        let (now, most) = (duration(now), duration(most));
+        out.push_str(&format!(", held open by a live flow: {now} after its last report, {most} at most"));
+    }
     if address.waiting > 0 {
         out.push_str(&format!(", {} answers wait for it", address.waiting));
     }
@@ -334,7 +431,8 @@ fn address_explained(address: &AddressExplained, colour: bool) -> String {
         let clients: Vec<String> = cause.clients.iter().map(|client| client.client.to_string()).collect();
         if !clients.is_empty() {
             let group = cause.group.as_ref().map_or_else(String::new, |group| format!(" of group {}", clean(group)));
-            out.push_str(&format!("    asked by {}{group}\n", few(&clients, 8)));
+            let known = cause.known_by.as_ref().map_or_else(String::new, |by| format!(", known by {}", clean(by)));
+            out.push_str(&format!("    asked by {}{group}{known}\n", few(&clients, 8)));
         }
     }
     if let Some(clients) = &address.open_for {
@@ -342,6 +440,29 @@ fn address_explained(address: &AddressExplained, colour: bool) -> String {
         let clients: Vec<String> = clients.iter().map(client).collect();
         let whom = if clients.is_empty() { "nobody".to_owned() } else { few(&clients, 8) };
         out.push_str(&format!("  open to {whom}, and to nobody else\n"));
+    }
+    for open in address.open_ports.iter().flatten() {
+        let whom = match (&open.application, open.client) {
+            (Some(application), _) => format!(" to application {}", clean(application)),
+            (None, Some(client)) => format!(" to {client}"),
+            (None, None) => String::new(),
+        };
+        let (port, names, ends) = (clean(&open.port), few(&open.names, 4), duration(open.ends_in_seconds));
+        out.push_str(&format!("  {port} open{whom} by {names} for {ends}\n"));
+    }
+    if let Some(ports) = &address.open_ports {
+        let to_all = |open: &&OpenPort| open.application.is_none();
+        let whole = ports.iter().filter(to_all).any(|open| open.port == "all ports");
+        let bound = !ports.iter().all(|open| to_all(&open));
+        out.push_str(match (whole, bound) {
+            (true, false) => "  a name without ports opens all of it\n",
+            (true, true) => "  a name that is no application's, without ports, opens all of it to everybody\n",
+            (false, false) => "  no other port of it is open\n",
+            (false, true) => "  nothing else of it is open to anybody\n",
+        });
+        if address.route_ends_in_seconds.is_some() {
+            out.push_str("  routes know no ports: routers let pass all of it\n");
+        }
     }
     for group in &address.groups {
         let ends = match group.ends_in_seconds {
@@ -421,6 +542,15 @@ pub fn peers(peers: &[Peer], colour: bool) -> String {
 #[must_use]
 pub fn confirmations(peers: &[Peer]) -> String {
     let mut out = String::new();
+    for (peer, guard) in peers.iter().filter_map(|peer| Some((peer, peer.guard?))) {
+        let mut line = format!("{}: tells of {} leases", clean(&peer.name), number(guard.leases));
+        let vain = guard.without_room.saturating_add(guard.without_end);
+        if vain > 0 {
+            line.push_str(&format!("; {vain} announcements not taken in"));
+        }
+        out.push_str(&line);
+        out.push('\n');
+    }
     for peer in peers {
         let Some(confirmations) = &peer.confirmations else { continue };
         let mut parts = Vec::new();
@@ -467,15 +597,33 @@ fn millis(micros: u64) -> String {
     format!("{} ms", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
-/// One line each.
+/// In columns.
+#[must_use]
+pub fn denied_table(denied: &[Denied], colour: bool) -> String {
+    let mut table = Table::new(&["time", "kind", "client", "what", "times", "why"]);
+    for entry in denied {
+        table.row([
+            time(entry.time),
+            entry.kind.clone(),
+            entry.by.as_ref().map_or_else(|| or_dash(entry.client.as_ref()), ToString::to_string),
+            entry.what.clone(),
+            number(entry.count),
+            format!("{}{}", if entry.audit { "would deny: " } else { "" }, entry.reason),
+        ]);
+    }
+    table.render(colour)
+}
+
+/// One line each, as they come.
 #[must_use]
 pub fn denied(denied: &[Denied]) -> String {
     let mut out = String::new();
     for entry in denied {
-        let client = entry.client.map_or_else(String::new, |client| format!(" for {client}"));
+        let client = entry.client.as_ref().map_or_else(String::new, |client| format!(" for {}", clean(client)));
+        let by = entry.by.as_ref().map_or_else(String::new, |by| format!(" ({})", clean(&by.to_string())));
         let times = if entry.count > 1 { format!(" ({} times)", number(entry.count)) } else { String::new() };
         out.push_str(&format!(
-            "{}  {:7}  {}{client}: {}{}{times}\n",
+            "{}  {:7}  {}{client}{by}: {}{}{times}\n",
             time(entry.time),
             clean(&entry.kind),
             clean(&entry.what),

@@ -1,6 +1,12 @@
 //! Aligned columns, durations, and colours where a person looks on.
 
 use std::io::IsTerminal;
+use std::sync::LazyLock;
+
+use comfy_table::ContentArrangement;
+use comfy_table::presets::NOTHING;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 /// Whether to colour stdout: it is a terminal, and nobody said no (no-color.org).
 #[must_use]
@@ -63,19 +69,14 @@ impl Table {
     /// The lines, without spaces at their ends.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..columns)
-            .map(|at| {
-                self.rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-            })
-            .collect();
+        let mut table = comfy_table::Table::new();
+        table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table.add_rows(&self.rows);
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
         let mut out = String::new();
-        for (index, row) in self.rows.iter().enumerate() {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                line.push_str(cell);
-                line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count()).saturating_add(2)));
-            }
+        for (index, line) in table.lines().enumerate() {
             let line = line.trim_end();
             if index == 0 {
                 out.push_str(&paint(line, Tone::Head, colour));
@@ -102,27 +103,27 @@ pub fn duration(seconds: u64) -> String {
     }
 }
 
-/// Seconds since 1970 as "2026-01-31 12:34:56Z".
+/// This host's zone.
+static ZONE: LazyLock<TimeZone> = LazyLock::new(TimeZone::system);
+
+/// Seconds since 1970 as "2026-01-31 13:34:56+01:00", in this host's time zone.
 #[must_use]
 pub fn time(seconds: u64) -> String {
-    let (day, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days since 0000-03-01, in years that begin in March, so that the leap day is the last.
-    let day = day.saturating_add(719_468);
-    let (era, of_era) = (day / 146_097, day % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * of_year + 2) / 153;
-    let day_of_month = of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day_of_month:02} {:02}:{:02}:{:02}Z", rest / 3_600, rest / 60 % 60, rest % 60)
+    at(seconds, "%F %T%:z", &ZONE)
 }
 
 /// The same with milliseconds, of milliseconds since 1970.
 #[must_use]
-pub fn millis_of_day(millis: u64) -> String {
-    let whole = time(millis / 1000);
-    format!("{}.{:03}Z", whole.trim_end_matches('Z'), millis % 1000)
+pub fn with_millis(millis: u64) -> String {
+    let seconds = millis / 1000;
+    format!("{}.{:03}{}", at(seconds, "%F %T", &ZONE), millis % 1000, at(seconds, "%:z", &ZONE))
+}
+
+fn at(seconds: u64, format: &str, zone: &TimeZone) -> String {
+    let moment = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    // Beyond the year 9999: nobody's clock.
+    let moment = moment.unwrap_or(Timestamp::MAX);
+    moment.to_zoned_datetime(zone.clone()).strftime(format).to_string()
 }
 
 /// "1,204".
@@ -153,9 +154,13 @@ mod tests {
             [number(0u64), number(999u64), number(1_000u64), number(1_234_567u64)],
             ["0", "999", "1,000", "1,234,567"]
         );
-        assert_eq!(time(0), "1970-01-01 00:00:00Z");
-        assert_eq!(time(951_782_400), "2000-02-29 00:00:00Z");
-        assert_eq!(time(1_795_444_245), "2026-11-23 14:30:45Z");
+        let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let shown = |seconds, zone: &TimeZone| at(seconds, "%F %T%:z", zone);
+        assert_eq!(shown(0, &TimeZone::UTC), "1970-01-01 00:00:00+00:00");
+        assert_eq!(shown(951_782_400, &TimeZone::UTC), "2000-02-29 00:00:00+00:00");
+        assert_eq!(shown(1_795_444_245, &berlin), "2026-11-23 15:30:45+01:00");
+        assert_eq!(shown(1_784_000_000, &berlin), "2026-07-14 05:33:20+02:00");
+        assert!(shown(u64::MAX, &berlin).starts_with("9999-12-3"));
     }
 
     #[test]
@@ -164,5 +169,7 @@ mod tests {
         table.row(["a".to_owned(), "x\x1b[31m\n".to_owned()]);
         table.row(["longer".to_owned(), "y".to_owned()]);
         assert_eq!(table.render(false), "name    state\na       x?[31m?\nlonger  y\n");
+        table.row(["東京".to_owned(), "wide".to_owned()]);
+        assert!(table.render(false).ends_with("longer  y\n東京    wide\n"), "as wide as it is shown");
     }
 }

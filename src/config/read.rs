@@ -56,9 +56,10 @@ pub struct Document<'t> {
 }
 
 /// Keys that must be there, by the table they belong to.
-const REQUIRED: [(&str, &str, &[&str]); 4] = [
+const REQUIRED: [(&str, &str, &[&str]); 5] = [
     ("dns", "upstream", &["url"]),
-    ("policy", "list", &["path", "format", "action"]),
+    ("dns", "zone", &["name"]),
+    ("policy", "list", &["format", "action"]),
     ("policy", "private", &["domain", "prefixes"]),
     ("bgp", "peer", &["name", "address", "asn"]),
 ];

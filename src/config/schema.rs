@@ -20,6 +20,8 @@ pub struct Config {
     pub mode: Mode,
     /// Whether the daemon gives up system calls and places to write to that it doesn't need.
     pub confine: bool,
+    /// What enforces on this host, as `[nftables]` says.
+    pub enforcer: String,
     /// The resolver that clients use.
     pub dns: Dns,
     /// Which names may be asked.
@@ -32,8 +34,12 @@ pub struct Config {
     pub gate: Gate,
     /// Enforcement on this host or Linux gateway.
     pub nftables: Nftables,
+    /// Where processes of this host are guarded with `enforcer = "ebpf"`.
+    pub ebpf: Ebpf,
     /// Enforcement on routers.
     pub bgp: Bgp,
+    /// Live flows keep routes.
+    pub flows: Flows,
     /// What survives a restart.
     pub state: State,
     /// The query log.
@@ -42,18 +48,29 @@ pub struct Config {
     pub http: Http,
 }
 
+impl Config {
+    /// Says where fetched lists lie; again after `state.dir` changed.
+    pub fn place_lists(&mut self) {
+        let state = &self.state.dir;
+        self.policy.list.iter_mut().for_each(|list| list.place(state));
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             mode: Mode::default(),
             confine: true,
+            enforcer: "nftables".to_owned(),
             dns: Dns::default(),
             policy: Policy::default(),
             addresses: Addresses::default(),
             lease: Lease::default(),
             gate: Gate::default(),
             nftables: Nftables::default(),
+            ebpf: Ebpf::default(),
             bgp: Bgp::default(),
+            flows: Flows::default(),
             state: State::default(),
             log: Log::default(),
             http: Http::default(),
@@ -98,6 +115,8 @@ pub struct Dns {
     pub cache: Cache,
     /// Local validation.
     pub dnssec: Dnssec,
+    /// Zones that are answered here.
+    pub zone: Vec<Zone>,
 }
 
 impl Default for Dns {
@@ -115,6 +134,7 @@ impl Default for Dns {
             upstream: Vec::new(),
             cache: Cache::default(),
             dnssec: Dnssec::default(),
+            zone: Vec::new(),
         }
     }
 }
@@ -136,6 +156,12 @@ pub struct DnsTls {
     /// DNS over QUIC listeners (RFC 9250).
     #[schemars(with = "Vec<String>")]
     pub doq: Vec<Endpoint>,
+    /// PEM certificates of the CAs whose clients `policy.group.certificate` names.
+    pub client_ca: Option<PathBuf>,
+    /// PEM lists of what these CAs have revoked.
+    pub client_crl: Option<PathBuf>,
+    /// Who shows no certificate may not ask over DoT, DoH or DoQ.
+    pub require_client_certificate: bool,
 }
 
 /// `[[dns.upstream]]`
@@ -211,61 +237,20 @@ pub enum Action {
 pub struct Policy {
     /// For names that nothing matches.
     pub default: Action,
-    /// "example.com": itself and below; "*.x": below only; "=x": itself only.
+    /// "example.com": itself and below; "*.x": below only; "=x": itself only. Ports may follow, as in "db.x:5432" or "x:443/tcp+udp".
     pub allow: Vec<String>,
     /// Likewise; the longest match decides, deny wins a tie.
     pub deny: Vec<String>,
+    /// Time zone of schedules, as "Europe/Berlin"; absent: the host's.
+    pub timezone: Option<String>,
     /// Files of names.
     pub list: Vec<PolicyList>,
     /// Clients with rules of their own.
     pub group: Vec<Group>,
+    /// Names that open single ports.
+    pub rule: Vec<Rule>,
     /// Names whose answers may lie in otherwise filtered prefixes.
     pub private: Vec<Private>,
-}
-
-/// `[[policy.list]]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PolicyList {
-    /// What groups call it.
-    pub name: Option<String>,
-    /// False: only for the groups that name it.
-    #[serde(default = "defaults::yes")]
-    pub everybody: bool,
-    /// The file; relative to the configuration file.
-    pub path: PathBuf,
-    /// How it is written.
-    pub format: ListFormat,
-    /// What its names get.
-    pub action: Action,
-}
-
-/// `[[policy.group]]`: its own rules stand in place of those of `[policy]`.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Group {
-    /// As shown to users.
-    pub name: String,
-    /// Who belongs to it; the longest prefix decides between groups.
-    #[serde(with = "super::value::nets")]
-    #[schemars(with = "Vec<String>")]
-    pub clients: Vec<IpNet>,
-    /// For names that nothing matches; absent: as for everybody.
-    pub default: Option<Action>,
-    /// As `policy.allow`.
-    #[serde(default)]
-    pub allow: Vec<String>,
-    /// As `policy.deny`.
-    #[serde(default)]
-    pub deny: Vec<String>,
-    /// Names of lists; absent: the lists of everybody.
-    pub lists: Option<Vec<String>>,
-    /// Communities of the routes that this group's questions open.
-    #[serde(default)]
-    pub communities: Vec<String>,
-    /// For how many each of its clients counts: a forwarder, or a NAT.
-    #[serde(default = "defaults::share")]
-    pub share: u8,
 }
 
 /// How a list file is written.
@@ -335,51 +320,16 @@ pub struct Addresses {
     pub on_link: OnLink,
     /// Whether answers may open addresses of well-known public resolvers.
     pub public_resolvers: PublicResolvers,
+    /// Servers of DNS over HTTPS, an address or a prefix: refused on port 443 as other resolvers are on 53 and 853, also while they are leased. Needs nftables.
+    #[serde(with = "super::value::nets")]
+    #[schemars(with = "Vec<String>")]
+    pub doh: Vec<IpNet>,
+    /// local: this host may ask its own links for names and devices, and answer there (mDNS, LLMNR, SSDP).
+    pub local_discovery: bool,
     /// The operator's own NAT64 prefix (/96): AAAA within it are judged by the IPv4 address inside and opened. Without it
     /// they are filtered.
     #[schemars(with = "Option<String>")]
     pub nat64: Option<ipnet::Ipv6Net>,
-}
-
-/// `[lease]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Lease {
-    /// The least a TTL counts for.
-    pub min: Span,
-    /// The longest a lease lasts from its answer.
-    pub max: Span,
-    /// Added to every TTL: Firefox connects to what it knows until a minute after its end, and asks anew meanwhile.
-    pub grace: Span,
-    /// Most addresses leased at once, lingering routes included.
-    pub capacity: usize,
-    /// Most addresses of one answer; of more, that many are given.
-    pub per_answer: usize,
-    /// New addresses per client, in the long run.
-    pub new_per_client: Rate,
-    /// New addresses of a client at once.
-    pub burst_per_client: u64,
-    /// New addresses per registrable domain, in the long run.
-    pub new_per_domain: Rate,
-    /// New addresses of a registrable domain at once.
-    pub burst_per_domain: u64,
-}
-
-impl Default for Lease {
-    fn default() -> Self {
-        let a_second = |count| Rate { count, per: std::time::Duration::from_secs(1) };
-        Self {
-            min: Span::secs(60),
-            max: Span::secs(24 * 3600),
-            grace: Span::secs(75),
-            capacity: 100_000,
-            per_answer: 16,
-            new_per_client: a_second(50),
-            burst_per_client: 500,
-            new_per_domain: a_second(100),
-            burst_per_domain: 1000,
-        }
-    }
 }
 
 /// What a client gets when the gate's deadline passes.
@@ -459,6 +409,12 @@ impl Config {
     pub fn per_client(&self) -> bool {
         self.nftables.scope == Scope::Client && self.nftables.mode != NftablesMode::Off
     }
+
+    /// Whether leases may be less than an address for everybody.
+    #[must_use]
+    pub fn is_narrow(&self) -> bool {
+        self.per_client() || self.narrows_ports() || !self.nftables.application.is_empty()
+    }
 }
 
 /// What becomes of the table when the daemon stops.
@@ -472,6 +428,9 @@ pub enum OnStop {
     Remove,
 }
 
+/// Bits of an IPv6 address.
+pub const WHOLE_IPV6: u8 = 128;
+
 /// `[nftables]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -482,12 +441,18 @@ pub struct Nftables {
     pub enforce: bool,
     /// Whom an answer opens its addresses for.
     pub scope: Scope,
+    /// With scope = "client": IPv6 addresses that have so many bits in common are one client; 64 is one network of hosts.
+    pub client_ipv6_prefix: u8,
     /// gateway: interfaces whose hosts are guarded.
     pub inside: Vec<String>,
-    /// gateway: send foreign port 53 to this guard.
+    /// Bridges of containers and virtual machines on this host, whose traffic is guarded too; "br-*" is every interface whose name begins so.
+    pub bridges: Vec<String>,
+    /// Send port 53 for other servers to this guard: of hosts behind `inside` and `bridges`, and (local) of this host itself.
     pub redirect_dns: bool,
     /// When the daemon stops.
     pub on_stop: OnStop,
+    /// local: names that are for one application of this host.
+    pub application: Vec<Application>,
 }
 
 impl Default for Nftables {
@@ -496,9 +461,12 @@ impl Default for Nftables {
             mode: NftablesMode::Off,
             enforce: true,
             scope: Scope::Shared,
+            client_ipv6_prefix: WHOLE_IPV6,
             inside: Vec::new(),
+            bridges: Vec::new(),
             redirect_dns: false,
             on_stop: OnStop::Keep,
+            application: Vec::new(),
         }
     }
 }
@@ -529,6 +497,8 @@ pub struct Bgp {
     pub announce_open: bool,
     /// Host routes for `dns.upstream`.
     pub announce_upstreams: bool,
+    /// Networks that a peer announces to the guard are the network's own, as those of `addresses.inside`; none shorter than /8 (IPv6: /16).
+    pub exclude_announced: bool,
     /// false = audit: sessions up, nothing announced.
     pub enforce: bool,
     /// For passive peers.
@@ -544,6 +514,8 @@ pub struct Bgp {
     pub peer: Vec<Peer>,
     /// Routers that others bring the routes to.
     pub edge: Vec<Edge>,
+    /// The guard's own anycast addresses.
+    pub service: Service,
 }
 
 impl Default for Bgp {
@@ -556,6 +528,7 @@ impl Default for Bgp {
             communities: Vec::new(),
             large_communities: Vec::new(),
             no_export: true,
+            exclude_announced: false,
             local_pref: 100,
             linger: Span::secs(600),
             announce_open: true,
@@ -567,6 +540,7 @@ impl Default for Bgp {
             shutdown_drain: Span::secs(0),
             peer: Vec::new(),
             edge: Vec::new(),
+            service: Service::default(),
         }
     }
 }
@@ -607,6 +581,8 @@ pub enum Role {
     Enforcer,
     /// Receives, never announces.
     Observer,
+    /// Another guard, or a route reflector between guards alone: each tells the others its leases, which hold them too.
+    Guard,
 }
 
 /// Our role towards an external peer, RFC 9234.
@@ -763,10 +739,30 @@ pub struct Edge {
     pub probe_ttl: u8,
 }
 
+mod application;
 mod defaults;
+mod ebpf;
+mod flows;
+mod group;
+mod http;
+mod lease;
+mod list;
 mod log;
+mod rule;
+mod service;
+mod zone;
 
-pub use log::{Hide, Log};
+pub use application::Application;
+pub use ebpf::Ebpf;
+pub use flows::{Exporter, ExporterKind, Flows};
+pub use group::Group;
+pub use http::Http;
+pub use lease::Lease;
+pub use list::{FETCHED, PolicyList};
+pub use log::{Hide, Log, Target};
+pub use rule::Rule;
+pub use service::{Service, ServicePeer};
+pub use zone::Zone;
 
 /// `[state]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -780,15 +776,6 @@ impl Default for State {
     fn default() -> Self {
         Self { dir: PathBuf::from("/var/lib/destguard") }
     }
-}
-
-/// `[http]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Http {
-    /// TCP listeners.
-    #[schemars(with = "Vec<String>")]
-    pub listen: Vec<Endpoint>,
 }
 
 /// Where a key of the file stands: line and column, from 1. Filled by [`super::check`] for the keys that `explain` cites.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::core::policy::schedule::Window;
 use crate::sys::endpoint::{Endpoint, Host};
 
 /// A duration: a whole number and one of `ms`, `s`, `m`, `h`, `d`; "0s" is zero.
@@ -156,6 +157,7 @@ macro_rules! string_serde {
 string_serde!(Span);
 string_serde!(Size);
 string_serde!(Rate);
+string_serde!(Window);
 
 macro_rules! string_schema {
     ($type:ty, $name:literal, $pattern:literal) => {
@@ -174,6 +176,8 @@ macro_rules! string_schema {
 string_schema!(Span, "Duration", "^[0-9]+(ms|s|m|h|d)$");
 string_schema!(Size, "Size", "^[0-9]+(B|KiB|MiB|GiB)$");
 string_schema!(Rate, "Rate", "^[0-9]+/(s|m|h)$");
+string_schema!(super::schema::Target, "Target", "^(unix:/|udp:|tcp:).+$");
+string_schema!(Window, "Window", "^([A-Za-z,-]+ *)?([0-9]{1,2}:[0-9]{2}-[0-9]{1,2}:[0-9]{2})?$");
 string_schema!(super::schema::Settle, "Settle", "^(auto|[0-9]+(ms|s|m|h|d))$");
 
 impl<'de> Deserialize<'de> for super::schema::Settle {
@@ -228,6 +232,7 @@ macro_rules! address_serde {
 
 address_serde!(Endpoint, "a string with an address and a port");
 address_serde!(Host, "a string with an address");
+address_serde!(super::schema::Target, "a string as in \"unix:/dev/log\" or \"udp:192.0.2.1:514\"");
 
 /// Lists of prefixes in which a bare address means its host prefix.
 pub mod nets {

@@ -2,8 +2,9 @@
 //!
 //! | route | method | over TCP too |
 //! |---|---|---|
-//! | `/api/v1/status`, `/api/v1/leases?of=&after=&limit=`, `/api/v1/explain?of=&client=`, `/api/v1/peers`, `/api/v1/denied?after=&wait=` | GET | yes |
-//! | `/api/v1/revoke?of=`, `/api/v1/deny?of=&for=`, `/api/v1/allow?of=&for=&client=`, `/api/v1/reload?dry_run=&confirm=`, `/api/v1/undo`, `/api/v1/confirm`, `/api/v1/disarm`, `/api/v1/stop?withdraw=`, `/api/v1/hand-over` | POST | no |
+//! | `/api/v1/status`, `/api/v1/leases?of=&after=&limit=`, `/api/v1/explain?of=&client=&group=`, `/api/v1/peers`, `/api/v1/denied?after=&wait=`, `/api/v1/history` | GET | yes |
+//! | `/api/v1/log?client=&name=&address=&fate=&since=&after=&wait=&limit=`, `/api/v1/log/events` (the same as server-sent events), `/api/v1/top?since=&limit=`, `/api/v1/suggest?client=&since=` | GET | over loopback, or under TLS with a token |
+//! | `/api/v1/revoke?of=`, `/api/v1/deny?of=&for=`, `/api/v1/allow?of=&for=&client=`, `/api/v1/reload?dry_run=&confirm=`, `/api/v1/undo`, `/api/v1/confirm`, `/api/v1/disarm`, `/api/v1/stop?withdraw=`, `/api/v1/hand-over`, `/api/v1/restarting` | POST | no |
 //! | `/metrics`, `/health`, `/ready` | GET | yes |
 //! | `/` (the page for a browser) | GET | only there |
 
@@ -13,31 +14,39 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, Request, State as Extract};
+use axum::extract::{Extension, Query, State as Extract};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
+use super::access::Reader;
 use super::sources::{Sources, Subject};
 use super::status;
 use super::types::{
-    Disarmed, EndedLease, Excepted, Explained, Failed, Judgement, Leases, Peers, Reloaded, Revoked, State, Status,
-    Stays, Stopping, Tried, Versioned,
+    Disarmed, EndedLease, Excepted, Explained, Failed, Judgement, Leases, Past, Peers, Reloaded, Revoked, State,
+    Status, Stays, Stopping, Tried, Versioned,
 };
 use crate::config::schema::Action;
 use crate::control::types::Confirmed;
 use crate::core::event::RevokeTarget;
 use crate::core::explain::{LeaseFilter, LeaseView};
 use crate::core::name::Name;
+use crate::core::policy::view::Whose;
 use crate::core::policy::{Pattern, name_from_user};
 use crate::core_task::Stopped;
 use crate::daemon::exceptions::Change;
 use crate::daemon::reload::Wish;
 
+mod door;
+mod events;
 mod log;
+mod suggest;
+
+use door::Door;
 
 /// Most leases of one page; a page is made on the core's own task, so it must be short.
 pub const PAGE: usize = 1000;
@@ -54,6 +63,15 @@ struct App {
     started: Instant,
     /// Who asks is the operator: what costs others something may be done.
     trusted: bool,
+    /// Places of those who follow the query log.
+    followers: Arc<Semaphore>,
+}
+
+impl App {
+    fn new(sources: Arc<dyn Sources>, trusted: bool) -> Self {
+        let followers = Arc::new(Semaphore::new(events::FOLLOWERS));
+        Self { sources, started: Instant::now(), trusted, followers }
+    }
 }
 
 /// What is not a success, for scripts.
@@ -91,6 +109,11 @@ fn routes() -> Router<App> {
         .route("/api/v1/explain", get(explain))
         .route("/api/v1/peers", get(peers))
         .route("/api/v1/denied", get(denied))
+        .route("/api/v1/history", get(history))
+        .route("/api/v1/log", get(log::log))
+        .route("/api/v1/top", get(log::top))
+        .route("/api/v1/suggest", get(suggest::suggest))
+        .route("/api/v1/log/events", get(events::events))
         .route("/metrics", get(metrics))
         .route("/health", get(health))
         .route("/ready", get(ready))
@@ -100,8 +123,6 @@ fn routes() -> Router<App> {
 /// Everything, for the unix socket.
 pub fn control(sources: Arc<dyn Sources>) -> Router {
     routes()
-        // Who asks for what is the operator's to know.
-        .route("/api/v1/log", get(log::log))
         .route("/api/v1/revoke", post(revoke))
         .route("/api/v1/deny", post(deny))
         .route("/api/v1/allow", post(allow))
@@ -111,30 +132,16 @@ pub fn control(sources: Arc<dyn Sources>) -> Router {
         .route("/api/v1/disarm", post(disarm))
         .route("/api/v1/stop", post(stop))
         .route("/api/v1/hand-over", post(hand_over))
-        .with_state(App { sources, started: Instant::now(), trusted: true })
+        .route("/api/v1/restarting", post(restarting))
+        .layer(Extension(Reader::OPERATOR))
+        .with_state(App::new(sources, true))
 }
 
-/// What may be seen over TCP.
-pub fn read_only(sources: Arc<dyn Sources>) -> Router {
-    routes().merge(super::page::routes()).layer(middleware::from_fn(no_foreign_names)).with_state(App {
-        sources,
-        started: Instant::now(),
-        trusted: false,
-    })
-}
-
-/// Refuses requests that name the guard by anything but an address or "localhost": a web page that has its own name resolve
-/// to the guard's address could otherwise read it through a visitor's browser.
-async fn no_foreign_names(request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
-    let bare =
-        host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(h, _)| h);
-    let bare = bare.trim_start_matches('[').trim_end_matches(']');
-    if bare == "localhost" || bare.parse::<IpAddr>().is_ok() {
-        next.run(request).await
-    } else {
-        ApiError(StatusCode::FORBIDDEN, "ask by address, not by name".to_owned()).into_response()
-    }
+/// What may be seen over TCP, by those whom [`Access`](super::Access) lets in.
+pub fn read_only(sources: Arc<dyn Sources>, loopback: bool) -> Router {
+    let door = Door { access: sources.access(), loopback };
+    let inner = routes().merge(super::page::routes()).with_state(App::new(sources, false));
+    inner.layer(middleware::from_fn_with_state(door, door::enter))
 }
 
 async fn status_of(app: &App) -> Result<Status, ApiError> {
@@ -210,26 +217,33 @@ fn name(text: &str) -> Result<Name, ApiError> {
 struct ExplainQuery {
     of: String,
     client: Option<IpAddr>,
+    group: Option<String>,
 }
 
 async fn explain(Extract(app): Extract<App>, query: Result<Query<ExplainQuery>, QueryRejection>) -> Reply<Explained> {
-    let Query(ExplainQuery { of, client }) = query?;
+    let Query(ExplainQuery { of, client, group }) = query?;
     let subject = subject(&of)?;
+    if let Some(group) = &group
+        && !app.sources.has_group(group)
+    {
+        return Err(ApiError(StatusCode::BAD_REQUEST, format!("no [[policy.group]] is called \"{group}\"")));
+    }
+    let whose = Whose { client, group: group.as_deref() };
     let core = app.sources.core();
     let (mut ended, mut answers, mut refused) = (Vec::new(), Vec::new(), None);
     let (addresses, now) = match &subject {
         Subject::Address(address) => {
             let known = core.known(*address).await?;
-            let now = app.sources.judge(&subject, client, &known.causes);
+            let now = app.sources.judge(&subject, whose, &known.causes);
             ended.extend(known.ended.map(EndedLease::from));
             refused = app.sources.denied().packets_to(*address);
             (known.lease.into_iter().collect(), now)
         }
         Subject::Name(name) => {
-            let mut now = app.sources.judge(&subject, client, &[]);
+            let mut now = app.sources.judge(&subject, whose, &[]);
             // Strangers can't have upstreams asked.
             if app.trusted && now.verdict == "allowed" {
-                answers = app.sources.try_name(name, client).await;
+                answers = app.sources.try_name(name, whose).await;
                 now = in_all(now, &answers);
             }
             ended.extend(core.ended_of_name(name.clone(), EXPLAINED).await?.into_iter().map(EndedLease::from));
@@ -286,7 +300,15 @@ async fn denied(
     let wait = Duration::from_secs(wait).min(PATIENCE);
     // Either something came, or there is nothing new to show.
     drop(tokio::time::timeout(wait, log.wait(after)).await);
-    reply(log.since(after))
+    let mut page = log.since(after);
+    let (queries, hide) = app.sources.query_log();
+    page.denied.iter_mut().for_each(|entry| queries.hide(entry, &hide));
+    page.hidden = hide;
+    reply(page)
+}
+
+async fn history(Extract(app): Extract<App>) -> Reply<Past> {
+    reply(app.sources.plots().past())
 }
 
 /// The leases of a target.
@@ -447,14 +469,23 @@ async fn hand_over(Extract(app): Extract<App>) -> Reply<Stopping> {
     }
 }
 
-async fn metrics(Extract(app): Extract<App>) -> Result<Response, ApiError> {
+async fn restarting(Extract(app): Extract<App>) -> Reply<Stopping> {
+    match app.sources.restarting() {
+        Ok(message) => reply(Stopping { message }),
+        Err(error) => Err(ApiError(StatusCode::CONFLICT, error)),
+    }
+}
+
+async fn metrics(Extract(app): Extract<App>, headers: HeaderMap) -> Result<Response, ApiError> {
     let text = app.sources.metrics().map_err(|error| ApiError(StatusCode::INTERNAL_SERVER_ERROR, error))?;
-    let mut headers = HeaderMap::new();
-    headers.insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
-    );
-    Ok((headers, text).into_response())
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let open = accept.contains("application/openmetrics-text");
+    let (kind, text) = if open {
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", text)
+    } else {
+        ("text/plain; version=0.0.4; charset=utf-8", crate::metrics::plain(&text))
+    };
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
 /// What `/health` and `/ready` answer.

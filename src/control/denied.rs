@@ -2,14 +2,14 @@
 //! It keeps the last [`KEPT`] entries; the same thing in a row is one entry with a count, so that one noisy client doesn't
 //! push out the rest.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
-use super::types::{Denied, DeniedPage, RefusedClient, RefusedPackets};
+use super::types::{Denied, DeniedPage, RefusedClient, RefusedPackets, Sender, TopAddress};
 use crate::core::client::prefix;
 use crate::core::remembered::Remembered;
 
@@ -82,16 +82,29 @@ impl DeniedLog {
 
     /// Notes a refusal.
     pub fn record(&self, kind: DeniedKind, what: &str, client: Option<IpAddr>, reason: &str) {
-        self.note(kind, what, client, reason, false);
+        self.note(kind, what, client, reason, (false, None));
     }
 
     /// Notes what would have been refused, were it not for the audit.
     pub fn record_audit(&self, kind: DeniedKind, what: &str, client: Option<IpAddr>, reason: &str) {
-        self.note(kind, what, client, reason, true);
+        self.note(kind, what, client, reason, (true, None));
     }
 
-    fn note(&self, kind: DeniedKind, what: &str, client: Option<IpAddr>, reason: &str, audit: bool) {
+    /// Notes a packet that was refused, or in audit would have been; `by`: who on this host sent it.
+    pub fn record_packet(&self, what: &str, client: IpAddr, reason: &str, audit: bool, by: Option<Sender>) {
+        self.note(DeniedKind::Packet, what, Some(client), reason, (audit, by));
+    }
+
+    fn note(
+        &self,
+        kind: DeniedKind,
+        what: &str,
+        client: Option<IpAddr>,
+        reason: &str,
+        (audit, by): (bool, Option<Sender>),
+    ) {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let client = client.map(|client| client.to_string());
         let mut log = self.lock();
         log.number = log.number.saturating_add(1);
         let number = log.number;
@@ -101,13 +114,17 @@ impl DeniedLog {
                 && entry.client == client
                 && entry.reason == reason
                 && entry.audit == audit
+                && match (&entry.by, &by) {
+                    (Some(one), Some(other)) => one.is_like(other),
+                    (one, other) => one == other,
+                }
         });
         let known = same.and_then(|back| {
             let at = log.entries.len().checked_sub(back.saturating_add(1))?;
             log.entries.remove(at)
         });
         let entry = match known {
-            Some(entry) => Denied { number, time, count: entry.count.saturating_add(1), ..entry },
+            Some(entry) => Denied { number, time, count: entry.count.saturating_add(1), by, ..entry },
             None => Denied {
                 number,
                 time,
@@ -117,6 +134,7 @@ impl DeniedLog {
                 reason: reason.to_owned(),
                 count: 1,
                 audit,
+                by,
             },
         };
         log.entries.push_back(entry);
@@ -158,13 +176,32 @@ impl DeniedLog {
         (packets > 0).then_some(RefusedPackets { packets, clients })
     }
 
+    /// Destinations whose packets were refused most; of each client those where one came in this span.
+    #[must_use]
+    pub fn top_addresses(&self, span: Duration, most: usize) -> Vec<TopAddress> {
+        let packets = self.packets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts: BTreeMap<IpAddr, u64> = BTreeMap::new();
+        let (first, last) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)));
+        let all = packets.range((first, first)..=(last, last));
+        for ((destination, _), (packets, _)) in all.filter(|(_, (_, at))| at.elapsed() <= span) {
+            let count = counts.entry(*destination).or_default();
+            *count = count.saturating_add(*packets);
+        }
+        drop(packets);
+        let mut all: Vec<TopAddress> =
+            counts.into_iter().map(|(address, packets)| TopAddress { address, packets }).collect();
+        all.sort_by_key(|one| std::cmp::Reverse(one.packets));
+        all.truncate(most);
+        all
+    }
+
     /// What changed behind the number `after`, oldest first; 0 = everything kept.
     #[must_use]
     pub fn since(&self, after: u64) -> DeniedPage {
         let log = self.lock();
         let denied = log.entries.iter().filter(|entry| entry.number > after).cloned().collect();
         let lost = if log.forgotten > after { log.forgotten_count } else { 0 };
-        DeniedPage { denied, next: log.number, lost }
+        DeniedPage { denied, next: log.number, lost, hidden: Vec::new() }
     }
 
     /// Returns once something changed behind `after`.
@@ -231,6 +268,8 @@ mod tests {
         assert_eq!(seen.packets, 13);
         let of = |client| seen.clients.iter().find(|seen| seen.client == client).map(|seen| seen.packets);
         assert_eq!((of(quiet), of(noisy)), (Some(12), Some(1)));
+        let top = log.top_addresses(Duration::from_secs(3600), 3);
+        assert_eq!((top.len(), top[0].address, top[0].packets), (3, address, 13));
         assert!(log.packets.lock().unwrap().len() <= PAIRS);
     }
 

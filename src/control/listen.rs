@@ -5,7 +5,7 @@
 //! by octet, can keep others out.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -13,15 +13,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::UCred;
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::time::{Instant, Sleep};
 
+use super::access::Access;
 use super::api;
 use super::seats::{Seat, Seats};
 use super::sources::Sources;
+use super::stream::Stream;
 use crate::core::client::prefix;
 use crate::sys::descriptors::Use;
 
@@ -116,34 +119,57 @@ pub(super) async fn serve_privately(listener: UnixListener, uid: u32, sources: A
 
 /// Serves the read-only part over TCP until the task is dropped.
 pub async fn serve_tcp(listener: TcpListener, sources: Arc<dyn Sources>) {
-    serve(Places::new(Tcp(listener)), api::read_only(sources)).await;
+    // Behind IPv6's address of everything stands IPv4 too, so only what is loopback itself counts.
+    let loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+    let places = Places::new(Tcp { listener, access: sources.access() });
+    let router = api::read_only(sources, loopback);
+    told(axum::serve(places, router.into_make_service_with_connect_info::<Way>()).await);
 }
 
-async fn serve<L: Listener>(listener: L, router: axum::Router)
-where
-    L::Addr: std::fmt::Debug,
-{
-    if let Err(error) = axum::serve(listener, router).await {
+async fn serve(places: Places<Guarded>, router: axum::Router) {
+    told(axum::serve(places, router).await);
+}
+
+fn told(ended: io::Result<()>) {
+    if let Err(error) = ended {
         tracing::error!(%error, "the control interface has stopped");
+    }
+}
+
+/// How a connection came.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Way {
+    /// Under TLS.
+    pub tls: bool,
+}
+
+impl Connected<IncomingStream<'_, Places<Tcp>>> for Way {
+    fn connect_info(stream: IncomingStream<'_, Places<Tcp>>) -> Self {
+        *stream.remote_addr()
     }
 }
 
 /// Something that accepts, and can fail.
 trait Accept: Send + 'static {
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-    /// A connection, and who counts as its source.
-    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, Option<IpAddr>)>> + Send;
+    /// A connection, who counts as its source, and how it came.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, Option<IpAddr>, Way)>> + Send;
 }
 
-struct Tcp(TcpListener);
+struct Tcp {
+    listener: TcpListener,
+    access: Access,
+}
 
 impl Accept for Tcp {
-    type Io = TcpStream;
-    async fn accept(&mut self) -> io::Result<(TcpStream, Option<IpAddr>)> {
-        let (stream, from) = self.0.accept().await?;
+    type Io = Stream;
+    async fn accept(&mut self) -> io::Result<(Stream, Option<IpAddr>, Way)> {
+        let (stream, from) = self.listener.accept().await?;
         // The last ones are the control socket's.
         let stream = Use::Http.within(stream)?;
-        Ok((stream, Some(prefix(from.ip().to_canonical()))))
+        let acceptor = self.access.acceptor();
+        let way = Way { tls: acceptor.is_some() };
+        Ok((Stream::new(stream, acceptor.as_ref()), Some(prefix(from.ip().to_canonical())), way))
     }
 }
 
@@ -157,12 +183,12 @@ struct Guarded {
 
 impl Accept for Guarded {
     type Io = UnixStream;
-    async fn accept(&mut self) -> io::Result<(UnixStream, Option<IpAddr>)> {
+    async fn accept(&mut self) -> io::Result<(UnixStream, Option<IpAddr>, Way)> {
         loop {
             let (stream, _) = self.listener.accept().await?;
             let peer = stream.peer_cred()?;
             if may_control(&peer, self.uid, self.gid) {
-                return Ok((stream, None));
+                return Ok((stream, None, Way::default()));
             }
             tracing::warn!(uid = peer.uid(), gid = peer.gid(), "turned away from the control socket");
         }
@@ -196,13 +222,13 @@ impl<A> Places<A> {
 
 impl<A: Accept> Listener for Places<A> {
     type Io = Connection<A::Io>;
-    type Addr = Option<SocketAddr>;
+    type Addr = Way;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
             match self.accept.accept().await {
-                Ok((io, source)) => match self.seats.take(source) {
-                    Some(seat) => return (Connection::new(io, SILENCE, seat), None),
+                Ok((io, source, way)) => match self.seats.take(source) {
+                    Some(seat) => return (Connection::new(io, SILENCE, seat), way),
                     None => tracing::debug!(?source, "there are too many connections to the control interface"),
                 },
                 Err(error) => {
@@ -214,7 +240,7 @@ impl<A: Accept> Listener for Places<A> {
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
-        Ok(None)
+        Ok(Way::default())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The query log: the last questions and what became of each, in memory.
 //!
 //! Recording is for the hot path: one short lock of its own part, no notification, no memory beyond the entry. Readers ask for what came since, and
-//! followers look again in short steps.
+//! followers look again in short steps. [`sinks`] have each question elsewhere too.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -11,11 +11,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use prometheus_client::registry::Registry;
 use smallvec::SmallVec;
 
-use super::types::{Asked, AskedPage};
+use super::types::{Asked, AskedPage, Denied};
+use crate::config::Config;
 use crate::config::schema::Hide;
 use crate::core::name::Name;
+use crate::core::person::Person;
+
+mod sinks;
+mod top;
+
+pub use sinks::dnstap::Tapped;
 
 /// Parts with a lock of their own, by client.
 const PARTS: usize = 16;
@@ -83,6 +91,8 @@ pub struct Entry {
     pub time: u64,
     /// Who asked.
     pub client: IpAddr,
+    /// As whom, where more is known than the address.
+    pub person: Option<Arc<Person>>,
     /// "udp", "tcp", "tls", "https" or "quic".
     pub over: &'static str,
     /// The name, in lower-case wire form.
@@ -93,6 +103,8 @@ pub struct Entry {
     pub rcode: u8,
     /// What became of it.
     pub fate: Fate,
+    /// In audit: policy or filter would have refused it; `why` says why.
+    pub audit: bool,
     /// Why, where that isn't plain: rule, budget, enforcer.
     pub why: Option<Box<str>>,
     /// From question to reply, in microseconds.
@@ -135,6 +147,7 @@ struct Shared {
     number: AtomicU64,
     /// Entries that a part keeps.
     room: AtomicUsize,
+    sinks: sinks::Sinks,
 }
 
 impl Default for QueryLog {
@@ -145,11 +158,34 @@ impl Default for QueryLog {
             hasher: RandomState::new(),
             number: AtomicU64::new(0),
             room: AtomicUsize::new(0),
+            sinks: sinks::Sinks::default(),
         }))
     }
 }
 
 impl QueryLog {
+    /// Counts what goes elsewhere.
+    pub fn register(&self, registry: &mut Registry) {
+        self.0.sinks.register(registry);
+    }
+
+    /// As the configuration says. What was on its way goes where it was to go.
+    pub fn configure(&self, config: &Config) {
+        self.keep(config.log.queries);
+        self.0.sinks.set(config, &self.0.hasher);
+    }
+
+    /// What is wrong with places that questions go to, in words.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        self.0.sinks.troubles()
+    }
+
+    /// Writes what is left, for a moment; at the end.
+    pub fn finish(&self) {
+        self.0.sinks.finish();
+    }
+
     /// Keeps so many entries; 0: none.
     pub fn keep(&self, entries: usize) {
         self.0.room.store(entries.div_ceil(PARTS), Ordering::Relaxed);
@@ -164,6 +200,12 @@ impl QueryLog {
         self.0.room.load(Ordering::Relaxed) > 0
     }
 
+    /// Whether anybody is to learn of questions.
+    #[must_use]
+    pub fn wants(&self) -> bool {
+        self.keeps() || self.0.sinks.any()
+    }
+
     fn trim(&self, part: &mut Part) {
         let room = self.0.room.load(Ordering::Relaxed);
         while part.entries.len() > room
@@ -173,18 +215,46 @@ impl QueryLog {
         }
     }
 
-    /// Keeps one more.
-    pub fn record(&self, entry: Entry) {
-        if !self.keeps() {
-            return;
+    /// Tells of a message to or from a client, where somebody wants it.
+    pub fn tap(&self, tapped: Tapped<&[u8]>) {
+        if self.taps() {
+            self.0.sinks.tap(tapped);
         }
+    }
+
+    /// Whether somebody wants messages.
+    #[must_use]
+    pub fn taps(&self) -> bool {
+        self.0.sinks.taps()
+    }
+
+    /// Keeps one more, and tells others.
+    pub fn record(&self, entry: Entry) {
+        let told = self.0.sinks.any().then(|| entry.clone());
+        let number = if self.keeps() {
+            self.push(entry)
+        } else if told.is_some() {
+            Some(self.next())
+        } else {
+            None
+        };
+        if let (Some(number), Some(entry)) = (number, told) {
+            self.0.sinks.tell(number, &entry);
+        }
+    }
+
+    fn push(&self, entry: Entry) -> Option<u64> {
         let place = usize::try_from(self.0.hasher.hash_one(entry.client)).unwrap_or(0) % PARTS;
-        let Some(part) = self.0.parts.get(place) else { return };
-        let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut part = self.0.parts.get(place)?.lock().unwrap_or_else(PoisonError::into_inner);
         // Numbered under the lock: a part is in order.
-        let number = self.0.number.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let number = self.next();
         part.entries.push_back((number, entry));
         self.trim(&mut part);
+        Some(number)
+    }
+
+    fn next(&self) -> u64 {
+        self.0.number.fetch_add(1, Ordering::Relaxed).saturating_add(1)
     }
 
     /// What came behind the number `after`, oldest first, the newest `most` of it; `hide` says what the reader doesn't learn.
@@ -203,37 +273,35 @@ impl QueryLog {
         }
         found.sort_unstable_by_key(|(number, _)| *number);
         let surplus = found.len().saturating_sub(most);
-        let asked = found.drain(surplus..).map(|(number, entry)| self.told(number, entry, hide)).collect();
+        let asked = found.drain(surplus..).map(|(number, entry)| told(&self.0.hasher, number, entry, hide)).collect();
         AskedPage { asked, next, lost: lost || (surplus > 0 && after > 0) }
     }
 
-    fn told(&self, number: u64, entry: Entry, hide: &[Hide]) -> Asked {
-        let (names, clients) = (hide.contains(&Hide::Names), hide.contains(&Hide::Clients));
-        let name = if names {
-            self.hash(&entry.name)
-        } else {
-            Name::from_wire(&entry.name).map(|name| name.to_string()).unwrap_or_default()
-        };
-        let client = if clients { self.hash(entry.client.to_string().as_bytes()) } else { entry.client.to_string() };
-        Asked {
-            number,
-            time_ms: entry.time,
-            client,
-            over: entry.over.to_owned(),
-            name,
-            qtype: hickory_proto::rr::RecordType::from(entry.qtype).to_string(),
-            rcode: rcode(entry.rcode),
-            fate: entry.fate.as_str().to_owned(),
-            // It may hold the name.
-            why: entry.why.filter(|_| !names).map(String::from),
-            took_us: u64::from(entry.took),
-            addresses: if names { Vec::new() } else { entry.addresses.into_vec() },
+    /// As `hide` has it in the log: the same name, address or client has the same hash there.
+    pub fn hide(&self, denied: &mut Denied, hide: &[Hide]) {
+        let hash = |octets: &[u8]| hashed(&self.0.hasher, octets);
+        if hide.contains(&Hide::Clients)
+            && let Some(client) = &mut denied.client
+        {
+            *client = hash(client.as_bytes());
+            denied.by = None;
         }
-    }
-
-    /// The same for the same within this process, and nothing that can be traced back.
-    fn hash(&self, octets: &[u8]) -> String {
-        format!("#{:012x}", self.0.hasher.hash_one(octets) >> 16)
+        if !hide.contains(&Hide::Names) {
+            return;
+        }
+        // A name and a type, or a destination and a port; anything else is neither.
+        if let Some((what, kind)) = denied.what.split_once(' ').filter(|(_, kind)| !kind.contains(' ')) {
+            let named = |name: Name| hash(name.wire());
+            let hidden = match what.parse::<IpAddr>() {
+                Ok(_) => hash(what.as_bytes()),
+                Err(_) => what.parse::<Name>().map_or_else(|_| hash(what.as_bytes()), named),
+            };
+            denied.what = format!("{hidden} {kind}");
+        }
+        // What stands behind may hold names and addresses.
+        if let Some((label, _)) = denied.reason.split_once(':') {
+            denied.reason = label.to_owned();
+        }
     }
 
     /// Returns once something came behind `after`, and not at once: a follower that wants few of many questions costs little.
@@ -244,6 +312,40 @@ impl QueryLog {
                 return;
             }
         }
+    }
+}
+
+/// The same for the same within this process, and nothing that can be traced back.
+fn hashed(hasher: &RandomState, octets: &[u8]) -> String {
+    format!("#{:012x}", hasher.hash_one(octets) >> 16)
+}
+
+fn told(hasher: &RandomState, number: u64, entry: Entry, hide: &[Hide]) -> Asked {
+    let (names, clients) = (hide.contains(&Hide::Names), hide.contains(&Hide::Clients));
+    let hash = |octets: &[u8]| hashed(hasher, octets);
+    let name = if names {
+        hash(&entry.name)
+    } else {
+        Name::from_wire(&entry.name).map(|name| name.to_string()).unwrap_or_default()
+    };
+    let shown = |text: String| if clients { hash(text.as_bytes()) } else { text };
+    let client = shown(entry.client.to_string());
+    let person = entry.person.as_deref().map(|person| shown(person.words()));
+    Asked {
+        number,
+        time_ms: entry.time,
+        client,
+        person,
+        over: entry.over.to_owned(),
+        name,
+        qtype: hickory_proto::rr::RecordType::from(entry.qtype).to_string(),
+        rcode: rcode(entry.rcode),
+        fate: entry.fate.as_str().to_owned(),
+        audit: entry.audit,
+        // It may hold the name.
+        why: entry.why.filter(|_| !names).map(String::from),
+        took_us: u64::from(entry.took),
+        addresses: if names { Vec::new() } else { entry.addresses.into_vec() },
     }
 }
 

@@ -6,13 +6,18 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
+use super::access::Access;
 use super::denied::DeniedLog;
+use super::history::Plots;
 use super::query_log::QueryLog;
-use super::types::{self, Judgement, List, LoggedError, Peer, Process, Reloaded, Tried, Upstream};
+use super::types::{self, Judgement, List, LoggedError, Peer, Process, Reloaded, Suggested, Tried, Upstream};
 use crate::config::schema::Hide;
 use crate::core::event::{Event, RevokeTarget};
 use crate::core::explain::{Counts, EndedView, EnforcerView, Explanation, Known, LeaseFilter, LeaseView};
 use crate::core::name::Name;
+use crate::core::policy::view::Whose;
 use crate::core_task::{CoreHandle, Stopped};
 use crate::daemon::exceptions::Change;
 use crate::daemon::reload::Wish;
@@ -119,6 +124,11 @@ pub trait Sources: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The guard's own anycast addresses, if it has any.
+    fn service(&self) -> Option<types::Service> {
+        None
+    }
+
     /// Upstreams, in the order of the file.
     fn upstreams(&self) -> Vec<Upstream> {
         Vec::new()
@@ -129,6 +139,16 @@ pub trait Sources: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Local zones, in the order of the file.
+    fn zones(&self) -> Vec<types::Zone> {
+        Vec::new()
+    }
+
+    /// Applications that names are bound to.
+    fn applications(&self) -> Vec<types::Application> {
+        Vec::new()
+    }
+
     /// Why something only counts and logs, as in "nftables.enforce is false"; empty when all enforce.
     fn audit(&self) -> Vec<String> {
         Vec::new()
@@ -136,6 +156,16 @@ pub trait Sources: Send + Sync + 'static {
 
     /// What is wrong beside enforcers and upstreams, as in "the state directory is full".
     fn troubles(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Groups and lists that are out of their hours.
+    fn out_of_hours(&self) -> Vec<types::Scheduled> {
+        Vec::new()
+    }
+
+    /// Groups and lists that are in force by their schedules.
+    fn in_hours(&self) -> Vec<types::Scheduled> {
         Vec::new()
     }
 
@@ -162,6 +192,21 @@ pub trait Sources: Send + Sync + 'static {
         (QueryLog::default(), Vec::new())
     }
 
+    /// What clients of this prefix used in audit since then (seconds since 1970).
+    fn suggest(&self, _client: Option<IpNet>, _since: u64) -> Suggested {
+        Suggested::default()
+    }
+
+    /// Who may read over TCP: whoever comes, unless there is a configuration.
+    fn access(&self) -> Access {
+        Access::default()
+    }
+
+    /// The last hour and day; empty where nobody reads the counters.
+    fn plots(&self) -> Plots {
+        Plots::default()
+    }
+
     /// What the daemon's process may do.
     fn process(&self) -> Process {
         Process::default()
@@ -182,14 +227,19 @@ pub trait Sources: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// What policy and filter would say now, of everybody's questions or of this client's. `causes`: questions that had the address in their
+    /// What policy and filter would say now, of everybody's questions or of theirs whom `whose` names. `causes`: questions that had the address in their
     /// answers, with their aliases.
-    fn judge(&self, _subject: &Subject, _client: Option<IpAddr>, _causes: &[(Name, Vec<Name>)]) -> Judgement {
+    fn judge(&self, _subject: &Subject, _whose: Whose<'_>, _causes: &[(Name, Vec<Name>)]) -> Judgement {
         Judgement { verdict: "unknown".to_owned(), ..Judgement::default() }
     }
 
+    /// Whether there is a group of this name.
+    fn has_group(&self, _group: &str) -> bool {
+        false
+    }
+
     /// What questions for a name would get now, by type; may ask upstreams.
-    fn try_name(&self, _name: &Name, _client: Option<IpAddr>) -> Later<'_, Vec<Tried>> {
+    fn try_name<'a>(&'a self, _name: &Name, _whose: Whose<'a>) -> Later<'a, Vec<Tried>> {
         Box::pin(async { Vec::new() })
     }
 
@@ -235,6 +285,14 @@ pub trait Sources: Send + Sync + 'static {
     /// Why it goes on.
     fn hand_over(&self) -> Result<String, String> {
         Err("this daemon has no sockets".to_owned())
+    }
+
+    /// Leaves the packet filter as it is when the daemon ends: it will be back.
+    ///
+    /// # Errors
+    /// Why it can't.
+    fn restarting(&self) -> Result<String, String> {
+        Err("this daemon has no packet filter".to_owned())
     }
 
     /// Removes the nftables table.

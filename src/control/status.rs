@@ -39,16 +39,35 @@ pub async fn status(sources: &dyn Sources, uptime: Duration) -> Result<Status, S
             ipv6: counts.ipv6,
             pending: counts.pending,
             lingering: counts.lingering,
+            held_by_flows: counts.held_by_flows,
             capacity: counts.capacity,
         },
         answers: AnswerCounts { would_refuse: sources.would_refuse(), ..answers(&counts, sources.denied_count()) },
         enforcers: enforcers.into_iter().map(Into::into).collect(),
         upstreams,
         peers,
+        service: sources.service(),
         lists: sources.lists(),
+        zones: sources.zones(),
+        applications: sources.applications(),
+        out_of_hours: sources.out_of_hours(),
+        in_hours: sources.in_hours(),
         exceptions: sources.exceptions(),
         errors: sources.errors(),
     })
+}
+
+/// The word alone, and why it isn't "enforcing".
+///
+/// # Errors
+/// The core has stopped.
+pub async fn state(sources: &dyn Sources) -> Result<(State, Vec<String>), Stopped> {
+    let (counts, enforcers) = sources.core().overview().await?;
+    let mut found = Found { reasons: sources.troubles(), warnings: Vec::new(), audits: sources.audits() };
+    found.upstreams(&sources.upstreams());
+    found.tables(&counts);
+    let (state, found) = judge(&enforcers, &sources.peers(), found, sources.audit());
+    Ok((state, found.reasons))
 }
 
 /// What peers would be sent, were it not for the audit; the core alone knows.

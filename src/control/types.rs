@@ -9,13 +9,35 @@ use serde::{Deserialize, Serialize};
 use crate::config::schema::Action;
 use crate::core::explain;
 
+mod application;
 mod asked;
+mod bfd;
 mod denied;
+mod exception;
+mod guard;
+mod hours;
+mod list;
+mod past;
 mod process;
+mod service;
+mod suggest;
+mod top;
+mod zone;
 
+pub use application::Application;
 pub use asked::{Asked, AskedPage};
-pub use denied::{Denied, DeniedPage};
+pub use bfd::Bfd;
+pub use denied::{Denied, DeniedPage, Sender};
+pub use exception::Exception;
+pub use guard::OtherGuard;
+pub use hours::Scheduled;
+pub use list::{Fetch, List};
+pub use past::{Past, Plotted};
 pub use process::{CONFINED, Process};
+pub use service::{Service, ServicePeer};
+pub use suggest::{Suggested, SuggestedAddress, SuggestedName};
+pub use top::{Top, TopAddress, TopClient, TopDenied, TopName, TopPage};
+pub use zone::Zone;
 
 /// In every object at the top, as `version`.
 pub const VERSION: u32 = 1;
@@ -51,6 +73,19 @@ pub enum State {
     Starting,
 }
 
+impl State {
+    /// Its word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforcing => "enforcing",
+            Self::Audit => "audit",
+            Self::Degraded => "degraded",
+            Self::Starting => "starting",
+        }
+    }
+}
+
 /// `status`
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Status {
@@ -79,45 +114,29 @@ pub struct Status {
     pub upstreams: Vec<Upstream>,
     /// All of them, in short.
     pub peers: Vec<Peer>,
+    /// The guard's own anycast addresses. Absent: there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<Service>,
     /// The policy's list files that are in force, in the order of the configuration.
     #[serde(default)]
     pub lists: Vec<List>,
+    /// The local zones in force, in the order of the configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub zones: Vec<Zone>,
+    /// Applications that names are bound to, in the order of the configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub applications: Vec<Application>,
+    /// Groups and lists that are out of their hours.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub out_of_hours: Vec<Scheduled>,
+    /// Those that are in force by their schedules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_hours: Vec<Scheduled>,
     /// The operator's exceptions from the policy, in the order in which they end.
     #[serde(default)]
     pub exceptions: Vec<Exception>,
     /// The last few, newest first.
     pub errors: Vec<LoggedError>,
-}
-
-/// One exception from the policy.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Exception {
-    /// The names, as a rule of the configuration is written.
-    pub name: String,
-    /// "deny" or "allow".
-    pub action: Action,
-    /// Whose questions; of IPv6 its /64. Absent: everybody's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client: Option<IpAddr>,
-    /// Until it ends.
-    pub ends_in_seconds: u64,
-}
-
-/// One list file of the policy.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct List {
-    /// As configured.
-    pub path: String,
-    /// Names and prefixes that have a rule.
-    pub rules: usize,
-    /// Lines that say nothing of names as a whole, or of what the guard doesn't see.
-    pub skipped: usize,
-    /// Records whose data is not served, so that their names are denied.
-    pub denied_instead: usize,
-    /// Records that are not served since their name has too many.
-    pub surplus: usize,
-    /// The same in words, with file and line.
-    pub warnings: Vec<String>,
 }
 
 /// Part of [`Status`].
@@ -133,6 +152,9 @@ pub struct LeaseCounts {
     pub pending: usize,
     /// Ended, with a route that stays a while.
     pub lingering: usize,
+    /// Of these, routes that stay for live flows alone.
+    #[serde(default)]
+    pub held_by_flows: usize,
     /// The most there may be.
     pub capacity: usize,
 }
@@ -253,6 +275,12 @@ pub struct Lease {
     pub names: Vec<String>,
     /// Who asked.
     pub clients: Vec<IpAddr>,
+    /// Where only some of its ports are open: these, as "tcp/443".
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<String>,
+    /// Where it is open for single applications of this host only: these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub applications: Vec<String>,
     /// Groups whose communities its route bears.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
@@ -277,6 +305,8 @@ impl From<explain::LeaseView> for Lease {
             ends_in_seconds: view.ends_in_seconds,
             names: view.names,
             clients: view.clients,
+            ports: view.ports.iter().map(ToString::to_string).collect(),
+            applications: view.applications.iter().map(ToString::to_string).collect(),
             groups: view.groups,
             enforcers: view.enforcers,
         }
@@ -410,11 +440,17 @@ pub struct AddressExplained {
     pub ends_in_seconds: u64,
     /// Until the route is withdrawn, where there are routes.
     pub route_ends_in_seconds: Option<u64>,
+    /// A live flow keeps the route though the lease has ended: for so long as things are now, and at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by_flow_seconds: Option<(u64, u64)>,
     /// Every question that opened it.
     pub causes: Vec<Cause>,
     /// For whom it is open, some of them; absent: for everybody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_for: Option<Vec<CauseClient>>,
+    /// Where single ports are open: which. All of the address may be open beside them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_ports: Option<Vec<super::ports::OpenPort>>,
     /// Groups whose communities its route bears.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<Group>,
@@ -447,6 +483,9 @@ pub struct Cause {
     /// The group of those who asked, when it has communities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    /// By what they were known, if by more than their addresses: "certificate NAME" or "path PATH".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_by: Option<String>,
     /// Who asked; unknown after a restart.
     pub clients: Vec<CauseClient>,
     /// Until it ends.
@@ -483,6 +522,7 @@ impl From<explain::Explanation> for AddressExplained {
             qtype: c.qtype,
             chain: c.chain,
             group: c.group,
+            known_by: c.known_by,
             clients: c.clients.into_iter().map(client).collect(),
             ends_in_seconds: c.ends_in_seconds,
         };
@@ -500,8 +540,10 @@ impl From<explain::Explanation> for AddressExplained {
             age_seconds: view.age_seconds,
             ends_in_seconds: view.ends_in_seconds,
             route_ends_in_seconds: view.route_ends_in_seconds,
+            held_by_flow_seconds: view.held_by_flow_seconds,
             causes: view.causes.into_iter().map(cause).collect(),
             open_for: view.open_for.map(|clients| clients.into_iter().map(client).collect()),
+            open_ports: view.open_ports.map(|ports| ports.into_iter().map(Into::into).collect()),
             groups: view.groups.into_iter().map(group).collect(),
             enforcers: view.enforcers.into_iter().map(hold).collect(),
             waiting: view.waiting,
@@ -573,6 +615,9 @@ pub struct Peer {
     /// The BFD session beside it, where one is configured.
     #[serde(default)]
     pub bfd: Option<Bfd>,
+    /// What it says of its leases, where it is another guard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<OtherGuard>,
 }
 
 /// How a peer confirms.
@@ -631,29 +676,6 @@ pub struct Received {
     pub malformed: u64,
     /// ROUTE-REFRESH requests.
     pub refreshes: u64,
-}
-
-/// The BFD session with a peer.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Bfd {
-    /// "AdminDown", "Down", "Init" or "Up".
-    pub state: String,
-    /// Since it entered its state.
-    pub since_seconds: u64,
-    /// The peer's state as it last said.
-    pub remote_state: String,
-    /// Between our packets; null while the peer wants none.
-    pub interval_ms: Option<u64>,
-    /// Silence of this length means Down; null before the peer was heard.
-    pub detection_ms: Option<u64>,
-    /// Why it last went down after it was up.
-    pub last_down: Option<String>,
-    /// Times it went down after it was up, and not on purpose.
-    pub failures: u64,
-    /// Packets from the peer's address that were discarded.
-    pub discarded: u64,
-    /// Why the last one was.
-    pub last_discard: Option<String>,
 }
 
 impl Bfd {

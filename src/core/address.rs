@@ -8,11 +8,13 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv6Net};
 
 use super::name::Name;
 use super::policy::{PolicyError, RuleRef, name_from_user};
+use super::zones::ZoneSet;
 use crate::config::schema::{Config, PublicResolvers};
 use crate::config::upstream::UpstreamUrl;
 
@@ -56,6 +58,8 @@ pub enum Reason {
     Inside(IpNet),
     /// It lies in a prefix on this link of the host.
     OnLink(IpNet, String),
+    /// A router announces this prefix to the guard (`bgp.exclude_announced`); which.
+    Announced(IpNet, String),
     /// It is the guard's own: a peer, next hop, upstream, local address; the label says which.
     Infrastructure(String),
     /// It lies in a block of the special-purpose registries.
@@ -94,7 +98,7 @@ impl Reason {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Never(_) => "never",
-            Self::Inside(_) | Self::OnLink(..) => "inside",
+            Self::Inside(_) | Self::OnLink(..) | Self::Announced(..) => "inside",
             Self::Infrastructure(_) => "infrastructure",
             Self::Special(_) | Self::NotGlobalUnicast => "special",
             Self::PublicResolver(_) => "public_resolver",
@@ -114,6 +118,9 @@ impl fmt::Display for Reason {
             Self::Inside(net) => write!(f, "of this network (addresses.inside holds {net})"),
             Self::OnLink(net, interface) => {
                 write!(f, "of this network ({net} is on-link at {interface}, addresses.on_link)")
+            }
+            Self::Announced(net, peer) => {
+                write!(f, "of this network ({net} is announced by peer {peer}, bgp.exclude_announced)")
             }
             Self::Infrastructure(label) => write!(f, "the guard's own: {label}"),
             Self::Special(special) => write!(f, "{special}"),
@@ -140,6 +147,8 @@ pub enum Admitted {
     AlreadyOpen,
     /// It is this host's own, and reached without a lease.
     Here,
+    /// A local zone holds it, and clients reach it without the guard: it is the network's own, or leads no further than the client's link.
+    Told,
 }
 
 /// An address that the guard itself needs.
@@ -206,11 +215,15 @@ pub struct AddressFilter {
     on_link: NetSet,
     /// The interface of each prefix in `on_link`.
     links: HashMap<IpNet, String>,
+    announced: NetSet,
+    /// The peer of each prefix in `announced`.
+    announcers: HashMap<IpNet, String>,
     open: NetSet,
     infrastructure: HashMap<IpAddr, Own>,
     /// Routers are told routes; one for an upstream might cut the guard off from it.
     announces: bool,
     private: Vec<Private>,
+    zones: Arc<ZoneSet>,
     nat64: Option<Ipv6Net>,
     public_resolvers: NetSet,
 }
@@ -266,10 +279,13 @@ impl AddressFilter {
             inside: config.addresses.inside.iter().copied().collect(),
             on_link: NetSet::default(),
             links: HashMap::new(),
+            announced: NetSet::default(),
+            announcers: HashMap::new(),
             open: config.addresses.open.iter().copied().collect(),
             infrastructure: all,
             announces: !config.bgp.peer.is_empty(),
             private,
+            zones: Arc::default(),
             nat64: config.addresses.nat64,
             public_resolvers: match config.addresses.public_resolvers {
                 PublicResolvers::Deny => public_resolvers::nets().collect(),
@@ -283,6 +299,21 @@ impl AddressFilter {
     pub fn with_on_link<'a>(mut self, nets: impl IntoIterator<Item = (&'a IpNet, &'a String)>) -> Self {
         self.links = nets.into_iter().map(|(net, interface)| (net.trunc(), interface.clone())).collect();
         self.on_link = self.links.keys().copied().collect();
+        self
+    }
+
+    /// With prefixes that routers announce to the guard, each with the peer's name: they are the network's own too.
+    #[must_use]
+    pub fn with_announced<'a>(mut self, nets: impl IntoIterator<Item = (&'a IpNet, &'a String)>) -> Self {
+        self.announcers = nets.into_iter().map(|(net, peer)| (net.trunc(), peer.clone())).collect();
+        self.announced = self.announcers.keys().copied().collect();
+        self
+    }
+
+    /// With local zones: what they hold may be told for their names.
+    #[must_use]
+    pub fn with_zones(mut self, zones: Arc<ZoneSet>) -> Self {
+        self.zones = zones;
         self
     }
 
@@ -316,6 +347,10 @@ impl AddressFilter {
         if self.is_private(address, question, chain) {
             return Ok(Admitted::Lease);
         }
+        if self.is_of_zone(address, question, chain) {
+            let without_guard = !can_be_elsewhere(address) || self.of_this_network(address).is_some();
+            return Ok(if without_guard { Admitted::Told } else { Admitted::Lease });
+        }
         match embedded {
             Some((Form::Nat64, inner)) if self.is_private(IpAddr::V4(inner), question, chain) => Ok(Admitted::Lease),
             // The operator's own prefix, whatever the registries say of it.
@@ -344,7 +379,7 @@ impl AddressFilter {
     /// The guard's own addresses are never opened. This host's are told, in special-purpose space by the operator's word; so an upstream's is opened
     /// (a home router has a page of its own) where no router is told routes.
     fn judge_own(&self, own: &Own, address: IpAddr, question: &Name, chain: &[Name]) -> Result<Admitted, Reason> {
-        let private = self.is_private(address, question, chain);
+        let private = self.is_private(address, question, chain) || self.is_of_zone(address, question, chain);
         if own.here && (private || registries(address).is_none()) {
             Ok(Admitted::Here)
         } else if own.upstream && private && !self.announces {
@@ -360,7 +395,11 @@ impl AddressFilter {
             let net = self.on_link.find(address)?;
             Some(Reason::OnLink(net, self.links.get(&net)?.clone()))
         };
-        self.inside.find(address).map(Reason::Inside).or_else(on_link)
+        let announced = || {
+            let net = self.announced.find(address)?;
+            Some(Reason::Announced(net, self.announcers.get(&net)?.clone()))
+        };
+        self.inside.find(address).map(Reason::Inside).or_else(on_link).or_else(announced)
     }
 
     /// What only the operator's words lift.
@@ -374,8 +413,39 @@ impl AddressFilter {
 
     fn is_private(&self, address: IpAddr, question: &Name, chain: &[Name]) -> bool {
         // Each name by an entry of its own: whoever may point there may also point to another who may.
-        let may = |name: &Name| self.private.iter().any(|entry| entry.holds(address) && name.is_within(&entry.domain));
+        self.may_have(address, chain.last().unwrap_or(question)) && self.may_lead_to(address, question, chain)
+    }
+
+    /// Whether the local zone in which the aliases end holds the address. A name of somebody else's can't lead to it.
+    fn is_of_zone(&self, address: IpAddr, question: &Name, chain: &[Name]) -> bool {
+        self.holds(address, chain.last().unwrap_or(question)) && self.may_lead_to(address, question, chain)
+    }
+
+    /// By an entry of `policy.private`.
+    fn may_have(&self, address: IpAddr, name: &Name) -> bool {
+        self.private.iter().any(|entry| entry.holds(address) && name.is_within(&entry.domain))
+    }
+
+    /// Whether every name lies where the operator says what it leads to.
+    fn may_lead_to(&self, address: IpAddr, question: &Name, chain: &[Name]) -> bool {
+        let may = |name: &Name| self.may_have(address, name) || self.zones.zone_of(name).is_some();
         may(question) && chain.iter().all(may)
+    }
+
+    fn holds(&self, address: IpAddr, name: &Name) -> bool {
+        self.zones.zone_of(name).is_some_and(|zone| zone.holds(address))
+    }
+
+    /// Whether the local zone in which the aliases end has the address no more.
+    #[must_use]
+    pub fn is_gone_from_zone(&self, address: IpAddr, question: &Name, chain: &[Name]) -> bool {
+        let end = chain.last().unwrap_or(question);
+        self.zones.zone_of(end).is_some() && !self.holds(address, end)
+    }
+
+    /// Local zones that hold the address.
+    pub fn zones_holding(&self, address: IpAddr) -> impl Iterator<Item = &Name> {
+        self.zones.holding(address)
     }
 
     /// Entries of `policy.private`, by their place in the configuration, that hold this address or the IPv4 address inside, each with its domain.
@@ -384,6 +454,14 @@ impl AddressFilter {
         let holds = move |net: &IpNet| net.contains(&address) || inner.is_some_and(|inner| net.contains(&inner));
         let entries = self.private.iter().enumerate().filter(move |(_, private)| private.prefixes.iter().any(holds));
         entries.map(|(place, private)| (place, &private.domain))
+    }
+
+    /// Whether some name could open the address.
+    #[must_use]
+    pub fn may_be_leased(&self, address: IpAddr) -> bool {
+        let root = Name::root();
+        let mut domains = std::iter::once(&root).chain(self.private_entries(address).map(|(_, domain)| domain));
+        domains.any(|domain| self.judge(address, domain, &[]) == Ok(Admitted::Lease))
     }
 
     /// The entry of `policy.private` without which an answer to `question` could not open the address; `None`: it needs none, or there is none.
@@ -417,6 +495,16 @@ impl AddressFilter {
             _ => None,
         }
     }
+}
+
+/// Whether an address can be another host's beyond the client's own link.
+#[must_use]
+pub fn can_be_elsewhere(address: IpAddr) -> bool {
+    let nowhere = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast() || v4.octets()[0] == 0,
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !(nowhere || address.is_loopback() || address.is_unspecified() || address.is_multicast())
 }
 
 /// Why the registries forbid an address; 6to4 is not looked into here.
@@ -466,6 +554,11 @@ pub fn infrastructure(config: &Config) -> Result<Vec<(IpAddr, String)>, Vec<Poli
         all.extend(peer.local_address.map(|address| (address, format!("local_address of bgp.peer {}", peer.name))));
     }
     all.extend(bgp.edge.iter().map(|edge| (*edge.address, format!("bgp.edge {}", edge.name))));
+    all.extend(bgp.service.addresses.iter().map(|address| (*address, "bgp.service.addresses".to_owned())));
+    for peer in &bgp.service.peer {
+        all.push((*peer.address, format!("bgp.service.peer {}", peer.name)));
+        all.push((peer.local_address, format!("local_address of bgp.service.peer {}", peer.name)));
+    }
     all.extend(bgp.router_id.map(|address| (IpAddr::V4(address), "bgp.router_id".to_owned())));
     all.extend(bgp.next_hop_ipv4.map(|address| (IpAddr::V4(address), "bgp.next_hop_ipv4".to_owned())));
     all.extend(bgp.next_hop_ipv6.map(|address| (IpAddr::V6(address), "bgp.next_hop_ipv6".to_owned())));

@@ -18,12 +18,14 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::policy::table::NetMap;
 use super::share::Holder;
 use crate::config::schema::Config;
 
 /// A link-layer address on one interface. Those of other interfaces are other hosts': nobody takes another link's address as its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Station {
     /// The interface.
     pub interface: u32,
@@ -51,7 +53,7 @@ impl Claim {
 }
 
 /// What is known of clients. Never changed: whoever learns something makes another.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Clients {
     stations: Arc<Stations>,
     /// By the prefixes of groups.

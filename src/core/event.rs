@@ -1,33 +1,37 @@
 //! Everything that goes into the core and comes out of it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer, Serialize};
 use smallvec::SmallVec;
 
 use super::client::Clients;
+use super::flows::FlowsSeen;
 use super::groups::{GroupSet, Groups};
 use super::moment::Moment;
 use super::name::Name;
-use super::pairs::{PairId, PairRecord, StoredPair};
+use super::narrow::{Narrow, NarrowKinds, Openings, PairId, Port};
+use super::pairs::{PairRecord, StoredPair};
+use super::person::Mark;
 use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings};
 
 /// Names one answer that waits at the gate. Chosen by the caller, unique while it waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ticket(pub u64);
 
 /// Names an enforcer. Those that the core was built with have their places in that list; one that came later has a number that no other had lately.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EnforcerId(pub u16);
 
 /// Number of a plan. Generations only grow; having applied `n` means having applied everything up to `n`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Generation(pub u64);
 
 /// What kind of enforcer, as far as plans differ for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EnforcerKind {
     /// Holds leases with their own timeout, must hear of extensions, needs no close at the end.
     Timed,
@@ -37,7 +41,7 @@ pub enum EnforcerKind {
 }
 
 /// One enforcer as the core knows it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EnforcerSpec {
     /// As shown to users: "nftables" or the peer's name.
     pub name: String,
@@ -51,10 +55,12 @@ pub struct EnforcerSpec {
     pub ipv4: bool,
     /// See `ipv4`.
     pub ipv6: bool,
+    /// Of timed ones: what they can hold apart. A configuration that needs more of one is refused at start.
+    pub narrow: NarrowKinds,
 }
 
 /// One of the enforcers that there are from now on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Listed {
     /// One that was there before, or a new one.
     pub id: EnforcerId,
@@ -65,7 +71,7 @@ pub struct Listed {
 }
 
 /// One address of a judged answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// The address to open.
     pub address: IpAddr,
@@ -77,12 +83,14 @@ pub struct Grant {
 pub type Grants = SmallVec<[Grant; 1]>;
 
 /// A judged answer that asks for its addresses to be opened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Admission {
     /// Comes back in the [`Output::Decide`] for it.
     pub ticket: Ticket,
     /// Who asked.
     pub client: IpAddr,
+    /// By what that was known, if by more than the address.
+    pub mark: Option<Mark>,
     /// The question's name.
     pub question: Name,
     /// The question's type.
@@ -93,12 +101,14 @@ pub struct Admission {
     pub domain: Name,
     /// What to open; never empty.
     pub grants: Grants,
+    /// What of each address, and for whom; nothing: all of it. Counts only where leases can be less than that, see [`super::pairs`].
+    pub openings: Openings,
     /// All of it or nothing: the answer can't be given in part.
     pub whole: bool,
 }
 
 /// What the core is told.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Event {
     /// An answer wants its addresses opened.
     Admit(Admission),
@@ -120,7 +130,7 @@ pub enum Event {
     /// the address fail at once and it is closed again everywhere, unless it was opened anew since, or is in force. From
     /// an enforcer that is not required it is only noted.
     RefusedAddress { enforcer: EnforcerId, address: IpAddr, generation: Generation, reason: String },
-    /// A timed enforcer looked at the world and lacks these, which it had acknowledged: addresses, or pairs of address and client. They are out of
+    /// A timed enforcer looked at the world and lacks these, which it had acknowledged: addresses as a whole, or pairs. They are out of
     /// force at once, so that cached answers with them are admitted anew, and the next plan opens them again.
     Missing { enforcer: EnforcerId, addresses: Vec<IpAddr>, pairs: Vec<PairId> },
     /// A router took these addresses back, as the plans up to `generation` opened them. They are out of force at once, as above; their leases stay. The
@@ -128,7 +138,13 @@ pub enum Event {
     MissingRoutes { enforcer: EnforcerId, addresses: Vec<IpAddr>, generation: Generation },
     /// An enforcer looked at the world, and `count` things of this kind were not as it believed. They are as they should be again, or an event before
     /// this one says what is not. Only counted and shown. `kind` is a metric label; `what` says it in words.
-    Repaired { enforcer: EnforcerId, kind: &'static str, count: u64, what: String },
+    Repaired {
+        enforcer: EnforcerId,
+        #[serde(deserialize_with = "known_kind")]
+        kind: RepairKind,
+        count: u64,
+        what: String,
+    },
     /// Which families an enforcer can hold from now on, of those that are configured (what a session negotiated); comes before its next [`Event::Applied`]. An answer
     /// that a required enforcer can't hold is then refused alone, before anything is opened.
     Families { enforcer: EnforcerId, ipv4: bool, ipv6: bool },
@@ -142,6 +158,10 @@ pub enum Event {
     Settings(Box<(LeaseSettings, GateSettings)>),
     /// Routes outlive their leases by so much from now on, those that linger already, too.
     Linger(Duration),
+    /// Somebody sees flows; those to leased addresses keep their routes.
+    FlowsSeen(FlowsSeen),
+    /// Flows keep routes at most so long behind their leases from now on; zero: not at all.
+    FlowLimit(Duration),
     /// All enforcers that there are from now on. What only one that is gone lacked is in force; leases that a new one lacks are not, unless it joins.
     Enforcers(Vec<Listed>),
     /// Whether routes are announced from now on. Without it (audit) route enforcers hold nothing and gate nothing; leases stay, and are announced with
@@ -159,14 +179,34 @@ pub enum Event {
     RestoredEarlier(Duration),
     /// Leases read back from disk at start; their causes are kept, they are opened at all enforcers by the first plan or sync.
     Restore(Vec<StoredLease>),
-    /// Likewise pairs of client and address; after the leases. Nothing where leases are for everybody.
+    /// Likewise pairs; after the leases. Nothing where leases open all of an address for everybody.
     RestorePairs(Vec<StoredPair>),
-    /// Clients for which an address is not allowed any more by this question, where leases are for single clients.
-    ForbidClients(Vec<(PairId, Name)>),
+    /// What other guards say of their leases.
+    Guards(Vec<GuardNews>),
+    /// Other guards are told of our leases, by which we have this router id; or there are none.
+    Exchange(Option<Ipv4Addr>),
+    /// Pairs that are not allowed any more by this question, where there are any.
+    ForbidPairs(Vec<(PairId, Name)>),
+    /// Pairs for which this question opens these ports instead from now on.
+    Reopen(Vec<(PairId, Name, Vec<Port>)>),
+    /// Leases can be less than all of an address from now on. What is leased stays open as it is.
+    Narrowly,
 }
 
+/// Kinds of repairs are labels of metrics: one that is read and not known is another.
+fn known_kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
+    let read = String::deserialize(deserializer)?;
+    Ok(REPAIRS.into_iter().find(|kind| *kind == read).unwrap_or("other"))
+}
+
+/// A label of metrics.
+pub type RepairKind = &'static str;
+
+/// What [`Event::Repaired`] may be of.
+pub const REPAIRS: [RepairKind; 6] = ["missing", "short", "long", "extra", "ruleset", "other"];
+
 /// What `revoke` names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RevokeTarget {
     /// One address.
     Address(IpAddr),
@@ -175,7 +215,7 @@ pub enum RevokeTarget {
 }
 
 /// A question and the aliases behind it, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryPath {
     /// The question's name.
     pub question: Name,
@@ -202,7 +242,7 @@ impl QueryPath {
 pub type QueryPaths = SmallVec<[QueryPath; 1]>;
 
 /// A lease as it survives a restart.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredLease {
     /// The leased address.
     pub address: IpAddr,
@@ -214,6 +254,43 @@ pub struct StoredLease {
     pub adds: bool,
     /// Names of the groups whose communities its route bears, and the end of the lease for each.
     pub groups: Vec<(String, Moment)>,
+}
+
+/// What another guard says of one of its leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardNews {
+    /// The address.
+    pub address: IpAddr,
+    /// The guard's router id.
+    pub guard: Ipv4Addr,
+    /// Whose word it is, in whose share of the table it counts: the guard's, or another one's that passes it on.
+    pub by: Ipv4Addr,
+    /// What it says.
+    pub what: GuardWord,
+}
+
+/// See [`GuardNews`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GuardWord {
+    /// Leased until then, be that earlier or later than before.
+    Until(Moment),
+    /// Another one says so: leased until then at least.
+    AtLeast(Moment),
+    /// It took it back.
+    TakenBack,
+    /// Nobody tells of it any more: what is held is held to its end, and passed on.
+    Orphaned,
+}
+
+/// What other guards are to be told of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shared {
+    /// It lasts until then; it is ours, or that of a guard that is gone.
+    Until(Moment, Option<Ipv4Addr>),
+    /// It was taken back before its end.
+    TakenBack,
+    /// Nothing more.
+    Nothing,
 }
 
 /// Of more than [`ASKED`](super::lease::ASKED) those that end last, and of those that end alike the last in order: one at least lasts as long as the lease.
@@ -245,7 +322,8 @@ impl StoredLease {
 pub enum Output {
     /// There was no route enforcer, and now there is one: whatever was announced before is over. The plans behind it announce what is leased.
     RoutesAnew,
-    /// Changes for every timed enforcer; one for each address, and for each client of it, at most.
+    /// Changes for every timed enforcer; one for each address, or for each pair of it, at most. Where there are pairs, only those: an empty list
+    /// then is a plan of which timed enforcers need nothing.
     ApplyTimed { generation: Generation, changes: Vec<Change> },
     /// Changes for the route table that all route enforcers share; one for each address at most. May bear the same generation as an
     /// [`Output::ApplyTimed`].
@@ -255,7 +333,7 @@ pub enum Output {
     Hurry(Vec<IpAddr>),
     /// What the groups of later [`Output::ApplyRoutes`] mean.
     Groups(Arc<Groups>),
-    /// The full state, for one timed enforcer that asked for it. Everything else must be removed.
+    /// The full state, for one timed enforcer that asked for it. Everything else must be removed. Where there are pairs, they are all: no leases.
     Sync { enforcer: EnforcerId, generation: Generation, leases: Vec<(IpAddr, Moment)>, pairs: Vec<(PairId, Moment)> },
     /// The gate's word on an answer.
     Decide { ticket: Ticket, decision: Decision },
@@ -265,8 +343,10 @@ pub enum Output {
     JournalClosed(IpAddr),
     /// A name was revoked: what is on disk of it must not count any more, be it in the table or not.
     JournalRevoked(Name),
-    /// The same of a pair of client and address.
+    /// The same of a pair.
     JournalPair(PairRecord),
+    /// Other guards are told this of our leases; one for each address.
+    Share(Vec<(IpAddr, Shared)>),
     /// Live flows to this address are to be cut (revoke). A later [`Change::Open`] or [`Change::Extend`] of it ends the cut.
     CutFlows(IpAddr),
 }
@@ -283,16 +363,16 @@ pub enum Change {
     Close { address: IpAddr },
     /// Routes only: open, bearing the communities of exactly these groups from now on, in place of what it bore; `new`: the plan opens it.
     Announce { address: IpAddr, groups: GroupSet, new: bool },
-    /// Timed enforcers only: open for this client until exactly `ends`, or closed for it now. Being open or absent already is not an error. `new`:
+    /// Timed enforcers only: this much is open of it until exactly `ends`, or closed now. Being open or absent already is not an error. `new`:
     /// the plan opens it, as [`Change::Open`] does.
-    ForClient { client: IpAddr, address: IpAddr, ends: Option<Moment>, new: bool },
+    Narrow { address: IpAddr, narrow: Narrow, ends: Option<Moment>, new: bool },
 }
 
 /// The gate's word.
 #[derive(Clone, Debug)]
 pub enum Decision {
-    /// Every address is in force at every required enforcer. `leases` in the order of the grants; behind them, where leases are for single clients,
-    /// the client's own of each. `short`: a budget left fewer addresses than were asked for, and only those of the leases may be told.
+    /// Every address is in force at every required enforcer. `leases` in the order of the grants; behind them, where there are pairs, those that
+    /// the answer opens. `short`: a budget left fewer addresses than were asked for, and only those of the leases may be told.
     Release { leases: LeaseHandles, short: Option<Refusal> },
     /// Not enforced in time, or nothing of it fits a budget: SERVFAIL with this reason.
     Refuse(Refusal),

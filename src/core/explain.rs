@@ -3,17 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Serialize;
 
+use super::applications;
 use super::ended::Ended;
 use super::event::{EnforcerKind, Generation, Refusal};
 use super::guard::Guard;
 use super::lease::{ByFamily, Cause, Lease};
 use super::moment::Moment;
 use super::name::Name;
+use super::narrow::{Narrow, Port, Who, owner};
 use super::pairs::{Pair, Pairs};
 use super::proof::Enforcer;
 
@@ -61,11 +64,18 @@ pub struct LeaseView {
     pub names: Vec<String>,
     /// Clients that asked, without doubles, in order; where leases are for single clients those for whom it is open, at most [`CLIENTS_SHOWN`].
     pub clients: Vec<IpAddr>,
+    /// Where only some of its ports are open: these.
+    pub ports: Vec<Port>,
+    /// Where it is open for single applications of this host only: these.
+    pub applications: Vec<Arc<str>>,
     /// Groups whose communities its route bears, in the order of the configuration.
     pub groups: Vec<String>,
     /// Per enforcer: "open", "opening", "closed" (timed, while lingering), "lost", "unsupported" (the address family), "audit" (it would be announced).
     pub enforcers: BTreeMap<String, String>,
 }
+
+/// Most ports of an address that are told of.
+const PORTS_SHOWN: usize = 64;
 
 /// One client of a cause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -73,6 +83,21 @@ pub struct ClientView {
     /// Who asked.
     pub client: IpAddr,
     /// Seconds until what this client was told ends; 0 = ended.
+    pub ends_in_seconds: u64,
+}
+
+/// A port of an address that is open, or all of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PortView {
+    /// The port.
+    pub port: Port,
+    /// Whom it is open for; `None`: everybody.
+    pub client: Option<IpAddr>,
+    /// The application of this host that it is open for alone.
+    pub application: Option<Arc<str>>,
+    /// The questions that opened it.
+    pub names: Vec<String>,
+    /// Seconds until it closes.
     pub ends_in_seconds: u64,
 }
 
@@ -87,6 +112,8 @@ pub struct CauseView {
     pub chain: Vec<String>,
     /// The group of those who asked, when it has communities.
     pub group: Option<String>,
+    /// By what those who asked were known, if by more than their addresses.
+    pub known_by: Option<String>,
     /// Who asked; empty after a restart.
     pub clients: Vec<ClientView>,
     /// Seconds until this cause ends; 0 = ended.
@@ -130,10 +157,14 @@ pub struct Explanation {
     pub ends_in_seconds: u64,
     /// Seconds until the route is withdrawn; `None` without route enforcers.
     pub route_ends_in_seconds: Option<u64>,
+    /// A live flow keeps the route though the lease has ended: seconds as things are now, and at most.
+    pub held_by_flow_seconds: Option<(u64, u64)>,
     /// Every question that opened it, the one that ends last first.
     pub causes: Vec<CauseView>,
     /// For whom it is open, at most [`CLIENTS_SHOWN`]; `None` = for everybody.
     pub open_for: Option<Vec<ClientView>>,
+    /// Where single ports are open, or for single applications: which, and by which names. All of the address may be open beside them.
+    pub open_ports: Option<Vec<PortView>>,
     /// The groups whose communities its route bears.
     pub groups: Vec<GroupView>,
     /// Every enforcer.
@@ -260,6 +291,8 @@ pub struct Counts {
     pub ipv6: usize,
     /// Lingering routes.
     pub lingering: usize,
+    /// Of these, routes that stay for live flows alone.
+    pub held_by_flows: usize,
     /// Active leases that not every required enforcer holds yet.
     pub pending: usize,
     /// `lease.capacity`; active and lingering leases count against it.
@@ -296,6 +329,12 @@ pub struct Counts {
     pub causes_dropped: u64,
     /// Leases read back at start that had no room.
     pub restore_dropped: u64,
+    /// Leases of other guards that had no room, or no enforcer for their family.
+    pub guards_refused: u64,
+    /// Leases that other guards are told of.
+    pub shared: usize,
+    /// Routes that ended in their time though flows lived, for want of room.
+    pub flows_refused: u64,
 }
 
 impl Guard {
@@ -325,21 +364,26 @@ impl Guard {
         let lease = self.table.get(address)?;
         let mut causes: Vec<&Cause> = lease.causes.iter().collect();
         causes.sort_by_key(|cause| std::cmp::Reverse(cause.ends));
-        let route_ends = lease.lingers.unwrap_or(lease.ends.plus(self.settings.linger));
+        let route_ends = lease.lingers().unwrap_or(lease.ends.plus(self.settings.linger));
         Some(Explanation {
             address,
             state: lease_state(lease),
             age_seconds: lease.begun.until(now).as_secs(),
             ends_in_seconds: seconds(now, lease.ends),
             route_ends_in_seconds: self.enforcers.has(EnforcerKind::Route).then(|| seconds(now, route_ends)),
+            held_by_flow_seconds: self
+                .flow_holds(address, lease)
+                .map(|(until, most)| (seconds(now, until), seconds(now, most))),
             causes: causes.into_iter().map(|cause| self.cause_view(cause, now)).collect(),
-            open_for: self.pairs.as_ref().map(|pairs| {
-                let view =
-                    |(client, pair): (IpAddr, &Pair)| ClientView { client, ends_in_seconds: seconds(now, pair.ends) };
-                pairs.clients_of(address).take(CLIENTS_SHOWN).map(view).collect()
+            open_for: self.pairs.as_ref().filter(|_| self.per_client).map(|pairs| {
+                let view = |(narrow, pair): (Narrow, &Pair)| {
+                    Some(ClientView { client: narrow.client()?, ends_in_seconds: seconds(now, pair.ends) })
+                };
+                pairs.of(address).filter_map(view).take(CLIENTS_SHOWN).collect()
             }),
+            open_ports: self.open_ports(address, now),
             groups: lease
-                .shares
+                .shares()
                 .iter()
                 .map(|share| GroupView {
                     name: self.groups.name(share.group).to_owned(),
@@ -386,6 +430,7 @@ impl Guard {
             ipv4: self.table.active().ipv4,
             ipv6: self.table.active().ipv6,
             lingering: self.table.lingering().total(),
+            held_by_flows: self.flows.held(),
             pending: self.unproven.len(),
             causes: self.table.entries(),
             causes_dropped: self.table.dropped,
@@ -429,6 +474,42 @@ impl Guard {
         self.enforcers.iter().map(view).collect()
     }
 
+    /// The ports of an address that are open, for this client where that is asked; none: all that is leased of it is all of it.
+    #[must_use]
+    pub fn leased_ports(&self, address: IpAddr, client: Option<IpAddr>) -> Vec<Port> {
+        let is_meant = |narrow: &Narrow| match (narrow.who, client) {
+            (Who::Client(of), Some(client)) => of == owner(client),
+            (Who::Anyone | Who::Client(_) | Who::Application(_), _) => true,
+        };
+        let open = self.pairs.iter().flat_map(|pairs| pairs.of(address)).map(|(narrow, _)| narrow).filter(is_meant);
+        let ports: BTreeSet<Port> = open.map(|narrow| narrow.to).take(PORTS_SHOWN).collect();
+        if ports.contains(&Port::Any) { Vec::new() } else { ports.into_iter().collect() }
+    }
+
+    /// The applications that an address is open for, where it is for nobody else.
+    #[must_use]
+    pub fn leased_applications(&self, address: IpAddr) -> Vec<Arc<str>> {
+        let open = self.pairs.iter().flat_map(|pairs| pairs.of(address)).map(|(narrow, _)| narrow.application());
+        let numbers: Option<BTreeSet<u16>> = open.collect();
+        numbers.unwrap_or_default().into_iter().map(applications::name_of).collect()
+    }
+
+    /// What is open of an address, where single ports are, or for single applications.
+    fn open_ports(&self, address: IpAddr, now: Moment) -> Option<Vec<PortView>> {
+        let pairs = self.pairs.as_ref()?;
+        let single = |(narrow, _): (Narrow, &Pair)| narrow.to != Port::Any || narrow.application().is_some();
+        pairs.of(address).any(single).then(|| {
+            let view = |(narrow, pair): (Narrow, &Pair)| PortView {
+                port: narrow.to,
+                client: narrow.client(),
+                application: narrow.application().map(applications::name_of),
+                names: pair.causes.iter().filter_map(|cause| Some(cause.names.first()?.to_string())).collect(),
+                ends_in_seconds: seconds(now, pair.ends),
+            };
+            pairs.of(address).take(PORTS_SHOWN).map(view).collect()
+        })
+    }
+
     fn cause_view(&self, cause: &Cause, now: Moment) -> CauseView {
         let client =
             |(client, ends): &(IpAddr, Moment)| ClientView { client: *client, ends_in_seconds: seconds(now, *ends) };
@@ -437,15 +518,19 @@ impl Guard {
             qtype: cause.qtype,
             chain: cause.chain.iter().map(Name::to_string).collect(),
             group: cause.group.map(|group| self.groups.name(group).to_owned()),
+            known_by: cause.mark.map(|mark| mark.words().to_string()),
             clients: cause.clients.iter().map(client).collect(),
             ends_in_seconds: seconds(now, cause.ends),
         }
     }
 
     fn lease_view(&self, address: IpAddr, lease: &Lease, now: Moment) -> LeaseView {
-        let clients: BTreeSet<IpAddr> = match &self.pairs {
+        let clients: BTreeSet<IpAddr> = match self.pairs.as_ref().filter(|_| self.per_client) {
             None => lease.causes.iter().flat_map(|c| &c.clients).map(|(client, _)| *client).collect(),
-            Some(pairs) => pairs.clients_of(address).take(CLIENTS_SHOWN).map(|(client, _)| client).collect(),
+            Some(_) if !self.per_client => {
+                lease.causes.iter().flat_map(|c| &c.clients).map(|(client, _)| *client).collect()
+            }
+            Some(pairs) => pairs.of(address).filter_map(|(narrow, _)| narrow.client()).take(CLIENTS_SHOWN).collect(),
         };
         let holds = self.enforcers.iter().map(|enforcer| {
             let (state, _) = holds(enforcer, address, lease, self.announces);
@@ -454,10 +539,12 @@ impl Guard {
         LeaseView {
             address,
             state: lease_state(lease),
-            ends_in_seconds: seconds(now, lease.lingers.unwrap_or(lease.ends)),
+            ends_in_seconds: seconds(now, lease.lingers().unwrap_or(lease.ends)),
             names: lease.questions().iter().map(Name::to_string).collect(),
+            ports: self.leased_ports(address, None),
+            applications: self.leased_applications(address),
             clients: clients.into_iter().collect(),
-            groups: lease.shares.iter().map(|share| self.groups.name(share.group).to_owned()).collect(),
+            groups: lease.shares().iter().map(|share| self.groups.name(share.group).to_owned()).collect(),
             enforcers: holds.collect(),
         }
     }
@@ -488,7 +575,7 @@ fn seconds(now: Moment, then: Moment) -> u64 {
 }
 
 fn lease_state(lease: &Lease) -> LeaseState {
-    match (lease.is_active(), lease.proven) {
+    match (lease.is_active(), lease.proven()) {
         (false, _) => LeaseState::Lingering,
         (true, None) => LeaseState::Pending,
         (true, Some(_)) => LeaseState::Installed,
@@ -498,8 +585,8 @@ fn lease_state(lease: &Lease) -> LeaseState {
 /// The state of one enforcer for one lease, and the plan that it holds it by.
 fn holds(enforcer: &Enforcer, address: IpAddr, lease: &Lease, announces: bool) -> (&'static str, Option<Generation>) {
     let opened = match enforcer.spec.kind {
-        EnforcerKind::Timed => lease.told.timed.map(|told| told.opened),
-        EnforcerKind::Route => lease.told.route.map(|told| told.opened),
+        EnforcerKind::Timed => lease.told().timed.map(|told| told.opened),
+        EnforcerKind::Route => lease.told().route.map(|told| told.opened),
     };
     let closed = enforcer.spec.kind == EnforcerKind::Timed && !lease.is_active();
     match (enforcer.acknowledged, opened) {
@@ -515,7 +602,7 @@ fn holds(enforcer: &Enforcer, address: IpAddr, lease: &Lease, announces: bool) -
 fn hold_view(enforcer: &Enforcer, address: IpAddr, lease: &Lease, announces: bool, now: Moment) -> HoldView {
     let (state, opened) = holds(enforcer, address, lease, announces);
     // The enforcer's own word, or, where that is too long ago to be remembered, the lease's.
-    let since = opened.and_then(|opened| enforcer.held_since(opened)).map(|since| match lease.proven {
+    let since = opened.and_then(|opened| enforcer.held_since(opened)).map(|since| match lease.proven() {
         Some(proven) if enforcer.spec.required => since.min(proven),
         _ => since,
     });

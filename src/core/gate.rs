@@ -13,6 +13,8 @@ use super::event::{EnforcerKind, Generation, LeaseHandles, Refusal, Ticket};
 use super::groups::Group;
 use super::moment::Moment;
 use super::name::Name;
+use super::narrow::{Narrow, Narrows};
+use super::person::Mark;
 
 /// Most answers that wait at once; what comes then is refused. Each comes from a question that has a place in flight, of which there are fewer: so nobody
 /// takes more of the gate than of those.
@@ -45,12 +47,16 @@ pub struct Waiting {
     pub deadline: Moment,
     /// Who asked.
     pub client: IpAddr,
+    /// By what that was known, if by more than the address.
+    pub mark: Option<Mark>,
     /// The client's group, when it has communities.
     pub group: Option<Group>,
     /// The question's name.
     pub question: Name,
     /// Aliases behind the question, in order.
     pub chain: Arc<[Name]>,
+    /// What it opens of each address, where there are pairs.
+    pub narrows: Narrows,
     /// In the order of the grants.
     pub addresses: SmallVec<[IpAddr; 2]>,
     /// Likewise; empty until the plan is made.
@@ -211,10 +217,10 @@ impl Gate {
         queue.range((generation, Ticket(0))..=(generation, Ticket(u64::MAX))).map(|(_, ticket)| *ticket).collect()
     }
 
-    /// Who asked for an answer.
+    /// Whether an answer opens this of its addresses.
     #[must_use]
-    pub fn client_of(&self, ticket: Ticket) -> Option<IpAddr> {
-        self.waiting.get(&ticket).map(|waiting| waiting.client)
+    pub fn opens(&self, ticket: Ticket, narrow: Narrow) -> bool {
+        self.waiting.get(&ticket).is_some_and(|waiting| waiting.narrows.contains(&narrow))
     }
 
     /// Whether an answer bears a name.

@@ -6,6 +6,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
+use super::person::{Mark, People};
 use super::policy::table::NetMap;
 use super::policy::view::MOST_GROUPS;
 use crate::config::community;
@@ -15,7 +18,7 @@ use crate::config::schema::Config;
 pub const MOST_SETS: usize = 1024;
 
 /// A group with communities, by its place in `[[policy.group]]`; below [`MOST_GROUPS`]. Means something within one [`Groups`] only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Group(u8);
 
 /// Some groups.
@@ -30,6 +33,12 @@ impl GroupSet {
     #[must_use]
     pub fn with(self, group: Group) -> Self {
         Self(self.0 | 1u64.checked_shl(u32::from(group.0)).unwrap_or(0))
+    }
+
+    /// Those at the places of these bits.
+    #[cfg(test)]
+    pub fn of_places(places: u64) -> Self {
+        Self(places)
     }
 
     /// Whether this one is among them.
@@ -57,7 +66,7 @@ impl FromIterator<Group> for GroupSet {
 }
 
 /// Communities of RFC 1997 and RFC 8092, each sorted and unique.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct GroupCommunities {
     /// RFC 1997.
     pub standard: Vec<u32>,
@@ -97,17 +106,19 @@ impl GroupCommunities {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
     name: String,
     communities: GroupCommunities,
 }
 
 /// Who belongs to which group, and what the groups' routes bear. Never changed: a reload makes another.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Groups {
     /// All groups: a client of one without communities belongs to none here, also when a wider prefix is of one that has some.
     clients: NetMap<Group>,
+    /// Of those who are known by more than an address.
+    marks: BTreeMap<Mark, Group>,
     known: BTreeMap<Group, Known>,
 }
 
@@ -121,6 +132,9 @@ impl Groups {
         if config.policy.group.iter().all(|group| group.communities.is_empty()) {
             return Ok(groups);
         }
+        let people = People::new(config);
+        let group = |place: usize| u8::try_from(place).ok().map(Group);
+        groups.marks = people.marks().filter_map(|(mark, place)| Some((mark, group(place)?))).collect();
         for (place, group) in config.policy.group.iter().enumerate().take(MOST_GROUPS) {
             let number = Group(u8::try_from(place).unwrap_or(u8::MAX));
             for net in &group.clients {
@@ -140,13 +154,15 @@ impl Groups {
         self.known.is_empty()
     }
 
-    /// The group of a client, when it has communities.
+    /// The group of a client that was known by this, when it has communities.
     #[must_use]
-    pub fn of(&self, client: IpAddr) -> Option<Group> {
+    pub fn of(&self, client: IpAddr, mark: Option<Mark>) -> Option<Group> {
         if self.known.is_empty() {
             return None;
         }
-        self.clients.find(client.to_canonical()).map(|(_, group)| group).filter(|group| self.known.contains_key(group))
+        let of_mark = mark.and_then(|mark| self.marks.get(&mark).copied());
+        let of_address = || self.clients.find(client.to_canonical()).map(|(_, group)| group);
+        of_mark.or_else(of_address).filter(|group| self.known.contains_key(group))
     }
 
     /// The name of a group; empty for one that isn't known.

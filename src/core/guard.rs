@@ -25,21 +25,24 @@ use super::budget::{BUCKETS, Buckets};
 use super::client::Clients;
 use super::ended::{End, EndedLeases};
 use super::event::{
-    Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, LeaseHandles, Output, QueryPaths,
-    Refusal, RevokeTarget, StoredLease, Ticket,
+    Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, LeaseHandles, Output, Refusal,
+    RevokeTarget, StoredLease, Ticket,
 };
+use super::exchange::Exchange;
 use super::explain::Counts;
+use super::flows::Flows;
 use super::gate::{Gate, Needs, Waiting};
-use super::groups::{Group, GroupSet, Groups, MOST_SETS};
-use super::lease::{Cause, Lease, LeaseTable, Remaining};
+use super::groups::{GroupSet, Groups};
+use super::lease::{Cause, LeaseTable, Remaining};
 use super::moment::Moment;
 use super::name::Name;
 use super::pairs::Pairs;
+use super::person::Mark;
 use super::plan::{LEAST_EXTENSION, Marks, Told, Wanted, difference};
 use super::proof::{Enforcers, Required, Unproven};
 use super::queue::Queue;
 use super::share::Holder;
-use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings, OnDeadline};
+use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings, OnDeadline, WHOLE_IPV6};
 
 /// How much later a group is looked at again whose leaving found no room for another set of groups.
 const POSTPONED: Duration = Duration::from_secs(60);
@@ -55,6 +58,21 @@ pub struct Settings {
     pub linger: Duration,
 }
 
+/// One cause of one lease.
+#[derive(Clone, Copy, Debug)]
+pub struct Caused<'a> {
+    /// What is leased.
+    pub address: IpAddr,
+    /// The question.
+    pub question: &'a Name,
+    /// The aliases behind it.
+    pub chain: &'a [Name],
+    /// Who asked, and until when each was told; none after a restart.
+    pub clients: &'a [(IpAddr, Moment)],
+    /// By what those were known, if by more than their addresses.
+    pub mark: Option<Mark>,
+}
+
 /// Owner of all pure state.
 #[derive(Debug)]
 pub struct Guard {
@@ -63,11 +81,17 @@ pub struct Guard {
     pub(super) table: LeaseTable,
     pub(super) gate: Gate,
     pub(super) unproven: Unproven,
-    /// Where addresses are open for single clients only.
+    /// Where leases can be less than all of an address for everybody.
     pub(super) pairs: Option<Pairs>,
+    /// Whether each is for the client that asked.
+    pub(super) per_client: bool,
+    /// So many bits of IPv6 addresses tell those apart.
+    pub(super) client_prefix: u8,
     pub(super) counts: Counts,
     /// Leases that are over.
     pub(super) ended: EndedLeases,
+    /// What flows go to.
+    pub(super) flows: Flows,
     pub(super) generation: Generation,
     /// Whether routes are announced.
     pub(super) announces: bool,
@@ -77,6 +101,8 @@ pub struct Guard {
     /// Different sets of groups that enforcers were told, and for how many addresses.
     pub(super) group_sets: BTreeMap<GroupSet, usize>,
     marks: Marks,
+    /// What other guards are told, where there are any.
+    pub(super) exchange: Option<Exchange>,
     /// Admitted since the last plan. At most [`MOST_WAITING`](super::gate::MOST_WAITING) together with the gate and the queue.
     fresh: Vec<(Ticket, Waiting)>,
     /// Lack nothing; told so when the outputs are drained, unless that changed meanwhile.
@@ -111,15 +137,19 @@ impl Guard {
             settings,
             enforcers: Enforcers::new(enforcers),
             ended: EndedLeases::default(),
+            flows: Flows::default(),
             gate: Gate::default(),
             unproven: Unproven::default(),
             pairs: None,
+            per_client: false,
+            client_prefix: WHOLE_IPV6,
             generation: Generation(0),
             announces: true,
             groups: Arc::default(),
             whom: Arc::default(),
             group_sets: BTreeMap::new(),
             marks: Marks::default(),
+            exchange: None,
             fresh: Vec::new(),
             through: Vec::new(),
             syncs: BTreeSet::new(),
@@ -201,7 +231,9 @@ impl Guard {
                 self.take_pairs_back(&names);
                 names.iter().for_each(|name| self.take_back(name, false));
             }
-            Event::ForbidClients(forbidden) => self.forbid_clients(&forbidden),
+            Event::ForbidPairs(forbidden) => self.forbid_pairs(&forbidden),
+            Event::Reopen(pairs) => self.reopen_pairs(&pairs),
+            Event::Narrowly => self.narrow_from_now_on(),
             Event::Restore(leases) => self.restore(leases),
             Event::RestorePairs(pairs) => self.restore_pairs(pairs),
             Event::Settings(settings) => self.set(settings.0, settings.1),
@@ -211,6 +243,10 @@ impl Guard {
             Event::Groups(groups) => self.regroup(groups),
             Event::RestoredEarlier(by) => self.end_restored_earlier(by),
             Event::Clients(whom) => self.whom = whom,
+            Event::Guards(news) => news.into_iter().for_each(|news| self.heed_guard(news)),
+            Event::Exchange(own) => self.set_exchange(own),
+            Event::FlowsSeen(seen) => self.flows_seen(&seen),
+            Event::FlowLimit(max) => self.flows.limit(max),
             Event::Slept => self.syncs.extend(self.enforcers.timed_in_use()),
         }
     }
@@ -245,7 +281,8 @@ impl Guard {
     pub fn poll_timeout(&self) -> Option<Moment> {
         let lease = self.table.next_timer().map(|(at, _)| at);
         let pair = self.pairs.as_ref().and_then(Pairs::next_timer);
-        [lease, pair, self.gate.next_deadline(), self.queue.next_timer()].into_iter().flatten().min()
+        let told = self.exchange.as_ref().and_then(Exchange::next_timer);
+        [lease, pair, told, self.gate.next_deadline(), self.queue.next_timer()].into_iter().flatten().min()
     }
 
     /// Ends what is due.
@@ -265,14 +302,26 @@ impl Guard {
 
     /// Every cause of every lease, as address, question and aliases, and of those that may follow from answers that wait for tokens: what new
     /// rules are asked about for [`Event::Forbid`] and [`Event::Revoke`].
-    pub fn causes(&self) -> impl Iterator<Item = (IpAddr, &Name, &[Name], &[(IpAddr, Moment)])> {
+    pub fn causes(&self) -> impl Iterator<Item = Caused<'_>> {
         let queued = self.queue.iter().flat_map(|asked| {
             let admission = &asked.admission;
             let grants = admission.grants.iter();
-            grants.map(move |grant| (grant.address, &admission.question, &*admission.chain, &asked.client[..]))
+            grants.map(move |grant| Caused {
+                address: grant.address,
+                question: &admission.question,
+                chain: &admission.chain,
+                clients: &asked.client,
+                mark: admission.mark,
+            })
         });
         let leased = self.table.iter().flat_map(|(address, lease)| {
-            lease.causes.iter().map(move |cause| (address, &cause.question, &*cause.chain, cause.clients.as_slice()))
+            lease.causes.iter().map(move |cause| Caused {
+                address,
+                question: &cause.question,
+                chain: &cause.chain,
+                clients: &cause.clients,
+                mark: cause.mark,
+            })
         });
         leased.chain(queued)
     }
@@ -286,12 +335,13 @@ impl Guard {
     /// Every lease as it survives a restart, in the order of addresses.
     pub fn stored(&self) -> impl Iterator<Item = StoredLease> {
         let (linger, groups) = (self.settings.linger, &self.groups);
-        self.table.iter().map(move |(address, lease)| stored(address, lease, lease.paths(), linger, groups))
+        self.table.iter().map(move |entry| stored(entry, entry.1.paths(), linger, groups, self.now))
     }
 
     /// Opens an address, or gives its lease one more cause. An end only moves later here.
     fn grant(&mut self, address: IpAddr, ends: Moment, cause: Cause) {
         let group = cause.group;
+        self.exchange.iter_mut().for_each(|exchange| exchange.mark(address));
         self.grant_lease(address, ends, cause);
         if let Some(group) = group
             && self.table.share(address, group, ends, self.settings.linger)
@@ -321,6 +371,7 @@ impl Guard {
                 let new_question = self.table.add_cause(address, cause, self.now);
                 // What lingers is on disk as ended: only a whole record opens it there.
                 if !active {
+                    self.flows.release(address);
                     self.marks.journal(address);
                 } else if moves || new_question {
                     self.marks.asked(address, path);
@@ -333,100 +384,6 @@ impl Guard {
         self.marks.change(address);
     }
 
-    /// Ends the leases and lingering routes that are due.
-    fn expire(&mut self, now: Moment) {
-        self.now = self.now.max(now);
-        if !std::mem::replace(&mut self.begun, true) {
-            self.enforcers.begin(self.now);
-        }
-        self.expire_pairs();
-        while let Some((at, address)) = self.table.next_timer()
-            && at <= self.now
-        {
-            let Some(lease) = self.table.get(address) else { return };
-            // Or it is a group's time that is over.
-            let at = lease.own_timer().max(at);
-            if at > self.now {
-                self.end_shares(address);
-                continue;
-            }
-            if lease.is_active() {
-                self.counts.expired += 1;
-                // Who still waits for it would get an answer that is closed already.
-                self.fail_tickets_of(address, Self::deadline_refusal);
-                if self.enforcers.has(EnforcerKind::Route) && !self.settings.linger.is_zero() {
-                    self.unproven.forget_timed(address, self.table.get_mut(address));
-                    self.table.linger(address, at.plus(self.settings.linger));
-                    self.marks.change(address);
-                    continue;
-                }
-            }
-            self.drop_lease(address, End::Expired);
-        }
-    }
-
-    /// Groups whose time and its linger are over leave the route, which stays for the others.
-    fn end_shares(&mut self, address: IpAddr) {
-        let now = self.now;
-        let Some(lease) = self.table.get(address) else { return };
-        let left: GroupSet = lease.shares.iter().filter(|share| share.gone > now).map(|share| share.group).collect();
-        if left.is_empty() || self.group_sets.contains_key(&left) || self.group_sets.len() < MOST_SETS {
-            self.table.retain_shares(address, |share| share.gone > now);
-            self.marks.change(address);
-            return;
-        }
-        // No room for one more set: they stay a while.
-        self.table.retain_shares(address, |share| {
-            share.gone = share.gone.max(now.plus(POSTPONED));
-            true
-        });
-    }
-
-    /// The client's group, where routes bear communities by group.
-    fn group_of(&self, client: IpAddr) -> Option<Group> {
-        if self.groups.is_empty() || !self.enforcers.has(EnforcerKind::Route) {
-            return None;
-        }
-        self.groups.of(client)
-    }
-
-    /// Other groups: everybody is asked anew where they belong. O(leases).
-    fn regroup(&mut self, groups: Arc<Groups>) {
-        if *groups == *self.groups {
-            return;
-        }
-        let old = std::mem::replace(&mut self.groups, groups);
-        self.outputs.push_back(Output::Groups(self.groups.clone()));
-        if !self.enforcers.has(EnforcerKind::Route) {
-            return;
-        }
-        let new = self.groups.clone();
-        let addresses: Vec<IpAddr> = self.table.iter().map(|(address, _)| address).collect();
-        for address in addresses {
-            let name = |group| new.by_name(old.name(group));
-            self.table.regroup(address, |client| new.of(client), name, self.settings.linger, self.now);
-            self.marks.change(address);
-            self.marks.journal(address);
-        }
-        let told = self.table.iter_mut().map(|(_, lease)| &mut lease.told).chain(self.marks.removed_mut());
-        self.group_sets.clear();
-        for route in told.filter_map(|told| told.route.as_mut()) {
-            route.groups = route.groups.and_then(|set| old.translated(set, &new));
-            if let Some(set) = route.groups {
-                *self.group_sets.entry(set).or_default() += 1;
-            }
-        }
-        // What was promised to those who wait was promised to their old groups.
-        let mut waiting = self.gate.take_all();
-        waiting.append(&mut self.through);
-        waiting.append(&mut self.fresh);
-        for (ticket, waiting) in waiting {
-            let group = self.group_of(waiting.client);
-            self.fresh
-                .push((ticket, Waiting { group, leases: LeaseHandles::new(), needs: Needs::default(), ..waiting }));
-        }
-    }
-
     /// Routes are announced from now on, or none is any more. O(leases).
     fn announce(&mut self, announces: bool) {
         if announces == self.announces {
@@ -434,6 +391,9 @@ impl Guard {
         }
         self.announces = announces;
         self.enforcers.announce(announces);
+        if let Some(exchange) = &mut self.exchange {
+            self.table.iter().for_each(|(address, _)| exchange.mark(address));
+        }
         if !self.enforcers.has(EnforcerKind::Route) {
             return;
         }
@@ -450,9 +410,14 @@ impl Guard {
     fn drop_lease(&mut self, address: IpAddr, how: End) {
         self.unproven.forget(address, self.table.get_mut(address));
         self.enforcers.forget(address);
+        self.flows.forget(address);
         if let Some(lease) = self.table.remove(address) {
+            self.exchange.iter_mut().for_each(|exchange| exchange.is_over(address));
+            if how != End::Expired {
+                self.shun(address, &lease.causes, None);
+            }
             self.ended.note(address, &lease.causes, how, self.now);
-            self.marks.removed(address, lease.told);
+            self.marks.removed(address, lease.told());
         }
         self.pairs_follow(address);
     }
@@ -484,6 +449,7 @@ impl Guard {
             let bearing: Vec<Ticket> = self.gate.tickets_of(address).filter(|t| self.gate.bears(*t, name)).collect();
             self.fail_tickets(bearing, |_, _| Refusal::Revoked);
             let causes = self.table.get(address).map(|lease| lease.causes.clone()).unwrap_or_default();
+            self.shun(address, &causes, Some(name));
             match self.table.remove_causes(address, name, self.now) {
                 Remaining::Same => {
                     // A group may have gone with it.
@@ -514,8 +480,9 @@ impl Guard {
     fn follow_earlier_end(&mut self, address: IpAddr) {
         if let Some(lease) = self.table.get_mut(address) {
             // Also of what is under way: the enforcers will hold it for less before they may hold it for more.
-            lease.held = lease.held.map(|held| held.min(lease.ends));
-            lease.unproven_timed = lease.unproven_timed.map(|(plan, ends)| (plan, ends.min(lease.ends)));
+            lease.set_held(lease.held().map(|held| held.min(lease.ends)));
+            let ends = lease.ends;
+            lease.set_unproven_timed(lease.unproven_timed().map(|(plan, known)| (plan, known.min(ends))));
             lease.shorten();
         }
         self.pairs_follow(address);
@@ -534,11 +501,12 @@ impl Guard {
             route: self.enforcers.requires(EnforcerKind::Route),
         };
         for (address, mark) in self.marks.take() {
+            self.exchange.iter_mut().for_each(|exchange| exchange.mark(address));
             let mut lease = self.table.get_mut(address);
             if mark.change {
                 let removed = self.marks.take_removed(address);
                 let (told, mut wanted) =
-                    lease.as_ref().map_or((removed, Wanted::default()), |lease| (lease.told, lease.wanted()));
+                    lease.as_ref().map_or((removed, Wanted::default()), |lease| (lease.told(), lease.wanted()));
                 wanted.route = wanted.route.filter(|_| self.announces);
                 let change = difference(address, told, wanted, next, self.now);
                 if matches!(
@@ -552,7 +520,7 @@ impl Guard {
                 routes.extend(change.route);
                 if let Some(lease) = lease.as_mut() {
                     self.unproven.told(address, lease, change.told, required, self.now);
-                    if lease.unproven_route.is_some() {
+                    if lease.unproven_route().is_some() {
                         changed.push(address);
                     }
                 }
@@ -564,20 +532,22 @@ impl Guard {
                 records.push(match lease {
                     Some(lease) => {
                         let paths = if mark.whole { lease.paths() } else { mark.paths };
-                        let stored = stored(address, lease, paths, self.settings.linger, &self.groups);
+                        let stored = stored((address, lease), paths, self.settings.linger, &self.groups, self.now);
                         Output::Journal(StoredLease { adds: !mark.whole, ..stored })
                     }
                     None => Output::JournalClosed(address),
                 });
             }
         }
+        let timed_leases = !timed.is_empty();
         self.plan_pairs(next, &mut timed);
+        self.tell_guards();
         // Cut first what is open again within the same batch: opening it ends the cut.
         let (open_again, closed): (Vec<_>, Vec<_>) = std::mem::take(&mut self.cuts)
             .into_iter()
             .partition(|address| self.table.get(*address).is_some_and(|lease| lease.is_active()));
         self.outputs.extend(open_again.into_iter().map(Output::CutFlows));
-        let timed_to = !timed.is_empty() && self.enforcers.has(EnforcerKind::Timed);
+        let timed_to = (timed_leases || !timed.is_empty()) && self.enforcers.has(EnforcerKind::Timed);
         let routes_to = !routes.is_empty() && self.enforcers.has(EnforcerKind::Route);
         if timed_to || routes_to {
             self.generation = next;
@@ -594,8 +564,10 @@ impl Guard {
             self.generation = Generation(self.generation.0 + 1);
             self.enforcers.synced(enforcer, self.generation);
             let active = self.table.iter().filter(|(_, lease)| lease.is_active());
-            let leases = active.map(|(address, lease)| (address, lease.ends)).collect();
-            let pairs = self.pairs.as_ref().map(Pairs::full).unwrap_or_default();
+            let (leases, pairs) = match &self.pairs {
+                None => (active.map(|(address, lease)| (address, lease.ends)).collect(), Vec::new()),
+                Some(pairs) => (Vec::new(), pairs.full()),
+            };
             self.outputs.push_back(Output::Sync { enforcer, generation: self.generation, leases, pairs });
         }
         self.outputs.extend(records);
@@ -644,9 +616,10 @@ impl Guard {
                 return;
             }
             waiting.leases.push(lease.handle_of(waiting.group).clone());
-            let timed = lease.told.timed.map(|told| told.last).unwrap_or_default();
+            let told = lease.told();
+            let timed = told.timed.map(|told| told.last).unwrap_or_default();
             waiting.needs.timed = waiting.needs.timed.max(timed);
-            let opened = lease.told.route.map(|told| told.opened).unwrap_or_default();
+            let opened = told.route.map(|told| told.opened).unwrap_or_default();
             let shared = share.flatten().and_then(|share| share.told).unwrap_or_default();
             let needed = opened.max(shared);
             waiting.needs.route = waiting.needs.route.max(needed);
@@ -693,7 +666,7 @@ impl Guard {
     fn prove_routes(&mut self, addresses: Vec<IpAddr>) {
         for address in addresses {
             let Some(lease) = self.table.get_mut(address) else { continue };
-            if lease.unproven_route.is_none() {
+            if lease.unproven_route().is_none() {
                 continue;
             }
             let held = |plan| self.enforcers.all_route(address, plan);
@@ -721,7 +694,7 @@ impl Guard {
         let opened = |address: &IpAddr| {
             let lease = self.table.get(*address)?;
             let shared = waiting.group.and_then(|group| lease.share(group)?.told).unwrap_or_default();
-            Some((*address, lease.told.route?.opened.max(shared)))
+            Some((*address, lease.told().route?.opened.max(shared)))
         };
         let routes: Vec<_> = waiting.addresses.iter().filter_map(opened).collect();
         Refusal::Deadline { waiting_for: self.enforcers.missing(waiting.needs.timed, &routes) }
@@ -740,15 +713,6 @@ impl Guard {
             }
         }
     }
-}
-
-/// A lease as it survives a restart.
-fn stored(address: IpAddr, lease: &Lease, paths: QueryPaths, linger: Duration, groups: &Groups) -> StoredLease {
-    // What lingers is on disk as what has ended, so that its route survives a restart.
-    let ends = lease.lingers.map_or(lease.ends, |until| until.minus(linger));
-    let shares = lease.shares.iter();
-    let groups = shares.map(|share| (groups.name(share.group).to_owned(), share.ends)).collect();
-    StoredLease { address, ends, paths, adds: false, groups }
 }
 
 /// Takes note of a set of groups that was told in place of another.
@@ -785,8 +749,14 @@ fn opens(changes: &[Change]) -> usize {
 
 mod admit;
 mod clients;
+pub use clients::PairCaused;
 mod enforcers;
+mod exchange;
+mod expire;
+mod regroup;
 mod reports;
 mod restore;
+
+use expire::stored;
 #[cfg(test)]
 mod tests;

@@ -20,18 +20,22 @@ use std::time::Duration;
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
-use super::event::{Generation, LeaseHandle, QueryPath, QueryPaths, keep_the_last};
-use super::groups::{Group, GroupSet};
+use super::event::{Generation, LeaseHandle, QueryPath};
+use super::groups::Group;
 use super::moment::Moment;
 use super::name::Name;
-use super::plan::{LEAST_EXTENSION, Told, Wanted};
+use super::person::Mark;
+use super::plan::{LEAST_EXTENSION, Told};
 use super::share::{Holder, Shares};
 use names::NameIndex;
 
 mod family;
 mod names;
+mod one;
+mod packed;
 
 pub use family::ByFamily;
+pub use one::Lease;
 
 /// Most causes of one address.
 pub const CAUSES_PER_ADDRESS: usize = 64;
@@ -60,6 +64,8 @@ pub struct Cause {
     pub chain: Arc<[Name]>,
     /// The group of those who asked, when it has communities.
     pub group: Option<Group>,
+    /// By what those who asked were known, if by more than their addresses.
+    pub mark: Option<Mark>,
     /// Who asked, and until when each was told; at most [`CLIENTS_PER_CAUSE`].
     pub clients: Clients,
     /// The latest end that anybody was told; also of clients that are forgotten.
@@ -80,6 +86,7 @@ impl Cause {
             && self.qtype == other.qtype
             && self.chain == other.chain
             && self.group == other.group
+            && self.mark == other.mark
     }
 
     /// The question and its aliases, as they are kept on disk.
@@ -111,139 +118,6 @@ pub struct Share {
     pub proven: bool,
 }
 
-/// One leased address.
-#[derive(Clone, Debug)]
-pub struct Lease {
-    /// What the hot path reads, for clients without a group.
-    pub handle: LeaseHandle,
-    /// When it was opened.
-    pub begun: Moment,
-    /// End of the lease; in the past while it lingers.
-    pub ends: Moment,
-    /// Lingering: when its route goes.
-    pub lingers: Option<Moment>,
-    /// Opened again while it lingered, not confirmed yet: the end of lingering to fall back to.
-    pub fallback: Option<Moment>,
-    /// Why; never empty.
-    pub causes: Causes,
-    /// The groups that asked, in order of their numbers.
-    pub shares: Vec<Share>,
-    /// What enforcers were told.
-    pub told: Told,
-    /// Until when every required timed enforcer holds it.
-    pub held: Option<Moment>,
-    /// The first change that not every required timed enforcer has acknowledged: its plan, and the end it gave.
-    pub unproven_timed: Option<(Generation, Moment)>,
-    /// Every required route enforcer has the route, whatever it bears.
-    pub route_proven: bool,
-    /// The first plan for the route, or for what it bears, of which not every required route enforcer holds this address.
-    pub unproven_route: Option<Generation>,
-    /// Since when it is in force at every required enforcer.
-    pub proven: Option<Moment>,
-    /// In whose share it is: the client and the domain that opened it.
-    pub holders: [Holder; 2],
-}
-
-impl Lease {
-    /// Whether it is active, not lingering.
-    #[must_use]
-    pub fn is_active(&self) -> bool {
-        self.lingers.is_none()
-    }
-
-    /// What the enforcers should hold of it.
-    #[must_use]
-    pub fn wanted(&self) -> Wanted {
-        Wanted { timed: self.is_active().then_some(self.ends), route: Some(self.groups()) }
-    }
-
-    /// The groups whose communities the route is to bear.
-    #[must_use]
-    pub fn groups(&self) -> GroupSet {
-        self.shares.iter().map(|share| share.group).collect()
-    }
-
-    /// A group's part in it.
-    #[must_use]
-    pub fn share(&self, group: Group) -> Option<&Share> {
-        self.shares.iter().find(|share| share.group == group)
-    }
-
-    /// What the hot path reads for clients of this group.
-    #[must_use]
-    pub fn handle_of(&self, group: Option<Group>) -> &LeaseHandle {
-        group.and_then(|group| self.share(group)).map_or(&self.handle, |share| &share.handle)
-    }
-
-    /// Whether every required route enforcer has its route, with the communities of this group.
-    #[must_use]
-    pub fn has_route(&self, group: Option<Group>) -> bool {
-        self.route_proven && group.is_none_or(|group| self.share(group).is_some_and(|share| share.proven))
-    }
-
-    /// Nobody may use it unasked.
-    pub fn out_of_force(&mut self) {
-        self.handle.set_in_force(false);
-        self.shares.iter().for_each(|share| share.handle.set_in_force(false));
-    }
-
-    /// Its end has moved earlier; so it has for everybody.
-    pub fn shorten(&mut self) {
-        self.handle.set_ends(self.handle.ends().min(self.ends));
-        for share in &self.shares {
-            share.handle.set_ends(share.handle.ends().min(self.ends).min(share.ends));
-        }
-    }
-
-    /// Lets the hot path use what every required enforcer holds, until the end that they know.
-    pub fn into_force(&mut self, now: Moment) {
-        if let (true, Some(held), true) = (self.is_active(), self.held, self.route_proven) {
-            self.handle.set_ends(held);
-            self.handle.set_in_force(true);
-            self.proven = self.proven.or(Some(now));
-            self.fallback = None;
-            for share in self.shares.iter().filter(|share| share.proven) {
-                share.handle.set_ends(held.min(share.ends));
-                share.handle.set_in_force(true);
-            }
-        }
-    }
-
-    /// The questions without doubles, each until its last cause ends; of more than [`ASKED`] those that end last.
-    #[must_use]
-    pub fn paths(&self) -> QueryPaths {
-        let mut paths = QueryPaths::new();
-        for cause in &self.causes {
-            match paths.iter_mut().find(|known| known.question == cause.question && known.chain == cause.chain) {
-                Some(known) => known.ends = known.ends.max(cause.ends),
-                None => paths.push(cause.path()),
-            }
-        }
-        keep_the_last(&mut paths);
-        paths
-    }
-
-    /// Question names, without doubles, in order.
-    #[must_use]
-    pub fn questions(&self) -> Vec<Name> {
-        if let [cause] = self.causes.as_slice() {
-            return vec![cause.question.clone()];
-        }
-        let set: BTreeSet<&Name> = self.causes.iter().map(|cause| &cause.question).collect();
-        set.into_iter().cloned().collect()
-    }
-
-    /// When the lease itself, or its lingering, ends.
-    #[must_use]
-    pub fn own_timer(&self) -> Moment {
-        self.lingers.unwrap_or(self.ends)
-    }
-
-    fn timer(&self) -> Moment {
-        self.shares.iter().map(|share| share.gone).fold(self.own_timer(), Moment::min)
-    }
-}
-
 /// What became of an address after causes were taken from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remaining {
@@ -259,7 +133,7 @@ pub enum Remaining {
 #[derive(Debug)]
 pub struct LeaseTable {
     leases: BTreeMap<IpAddr, Box<Lease>>,
-    timers: BTreeSet<(Moment, IpAddr)>,
+    timers: BTreeSet<Due>,
     names: NameIndex,
     active: ByFamily,
     lingering: ByFamily,
@@ -298,7 +172,7 @@ impl LeaseTable {
         self.leases.get(&address).map(Box::as_ref)
     }
 
-    /// For what is not indexed: `told`, `held`, `unproven_*`, `proven`, `fallback`.
+    /// For what is not indexed: what was told and is held, what is unproven, where it falls back to.
     pub fn get_mut(&mut self, address: IpAddr) -> Option<&mut Lease> {
         self.leases.get_mut(&address).map(Box::as_mut)
     }
@@ -380,7 +254,7 @@ impl LeaseTable {
     /// When something ends next.
     #[must_use]
     pub fn next_timer(&self) -> Option<(Moment, IpAddr)> {
-        self.timers.first().copied()
+        self.timers.first().map(|Due(at, address)| (Moment(u64::from_be_bytes(*at)), *address))
     }
 
     /// Opens an address that is not in the table.
@@ -389,23 +263,8 @@ impl LeaseTable {
         cause.tag = self.names.tag(&cause.question);
         self.entries += cause.entries();
         self.names.add(address, &cause);
-        let lease = Lease {
-            handle: LeaseHandle::new(address, ends),
-            begun: now,
-            ends,
-            lingers: None,
-            fallback: None,
-            causes: smallvec::smallvec![cause],
-            shares: Vec::new(),
-            told,
-            held: None,
-            unproven_timed: None,
-            route_proven: false,
-            unproven_route: None,
-            proven: None,
-            holders: [Holder::NOBODY; 2],
-        };
-        self.timers.insert((ends, address));
+        let lease = Lease::new(address, ends, cause, told, now);
+        self.timers.insert(due(ends, address));
         *self.active.of(address) += 1;
         self.leases.insert(address, Box::new(lease));
     }
@@ -426,25 +285,26 @@ impl LeaseTable {
     /// Moves a lease's end, whichever way, and makes it active when it lingered.
     pub fn set_end(&mut self, address: IpAddr, ends: Moment, now: Moment) {
         let Some(lease) = self.leases.get_mut(&address) else { return };
-        self.timers.remove(&(lease.timer(), address));
-        if let Some(lingers) = lease.lingers.take() {
-            lease.fallback = Some(lingers);
+        self.timers.remove(&due(lease.timer(), address));
+        if let Some(lingers) = lease.lingers() {
+            lease.set_lingers(None);
+            lease.set_fallback(Some(lingers));
             lease.begun = now;
             *self.lingering.of(address) -= 1;
             *self.active.of(address) += 1;
         }
         lease.ends = ends;
-        self.timers.insert((lease.timer(), address));
+        self.timers.insert(due(lease.timer(), address));
     }
 
     /// Gives a group a part in a lease until `ends`, or moves its end later; its communities stay `linger` longer. Returns whether that is worth
     /// a record on disk.
     pub fn share(&mut self, address: IpAddr, group: Group, ends: Moment, linger: Duration) -> bool {
         let Some(lease) = self.leases.get_mut(&address) else { return false };
-        self.timers.remove(&(lease.timer(), address));
+        self.timers.remove(&due(lease.timer(), address));
         let gone = ends.plus(linger);
-        let notable = match lease.shares.binary_search_by_key(&group, |share| share.group) {
-            Ok(at) => lease.shares.get_mut(at).is_some_and(|share| {
+        let notable = match lease.shares().binary_search_by_key(&group, |share| share.group) {
+            Ok(at) => lease.shares_mut().get_mut(at).is_some_and(|share| {
                 let notable = ends >= share.ends.plus(LEAST_EXTENSION);
                 share.ends = share.ends.max(ends);
                 share.gone = share.gone.max(gone);
@@ -452,34 +312,37 @@ impl LeaseTable {
             }),
             Err(at) => {
                 let handle = LeaseHandle::new(address, ends);
-                lease.shares.insert(at, Share { group, ends, gone, handle, told: None, proven: false });
+                let share = Share { group, ends, gone, handle, told: None, proven: false };
+                lease.change_shares(|shares| shares.insert(at, share));
                 true
             }
         };
         // The timed enforcers may hold it for long enough already.
-        if let Some(held) = lease.held {
-            for share in lease.shares.iter().filter(|share| share.group == group && share.proven) {
+        if let Some(held) = lease.held() {
+            for share in lease.shares().iter().filter(|share| share.group == group && share.proven) {
                 share.handle.set_ends(held.min(share.ends));
             }
         }
-        self.timers.insert((lease.timer(), address));
+        self.timers.insert(due(lease.timer(), address));
         notable
     }
 
     /// Takes their parts from groups of which `keep` says so, after it changed them at will; returns whether one went.
     pub fn retain_shares(&mut self, address: IpAddr, mut keep: impl FnMut(&mut Share) -> bool) -> bool {
         let Some(lease) = self.leases.get_mut(&address) else { return false };
-        self.timers.remove(&(lease.timer(), address));
-        let before = lease.shares.len();
-        lease.shares.retain_mut(|share| {
-            let kept = keep(share);
-            if !kept {
-                share.handle.set_in_force(false);
-            }
-            kept
+        self.timers.remove(&due(lease.timer(), address));
+        let before = lease.shares().len();
+        lease.change_shares(|shares| {
+            shares.retain_mut(|share| {
+                let kept = keep(share);
+                if !kept {
+                    share.handle.set_in_force(false);
+                }
+                kept
+            });
         });
-        self.timers.insert((lease.timer(), address));
-        lease.shares.len() < before
+        self.timers.insert(due(lease.timer(), address));
+        lease.shares().len() < before
     }
 
     /// Other groups: each client's part in a cause goes to the group that `of` gives it now, and `name` says what has become of a
@@ -487,18 +350,18 @@ impl LeaseTable {
     pub fn regroup(
         &mut self,
         address: IpAddr,
-        of: impl Fn(IpAddr) -> Option<Group>,
+        of: impl Fn(IpAddr, Option<Mark>) -> Option<Group>,
         name: impl Fn(Group) -> Option<Group>,
         linger: Duration,
         now: Moment,
     ) {
         let Some(lease) = self.leases.get_mut(&address) else { return };
-        let (shares, causes) = (std::mem::take(&mut lease.shares), std::mem::take(&mut lease.causes));
+        let (shares, causes) = (lease.take_shares(), std::mem::take(&mut lease.causes));
         // The timers' entry was that with the shares.
         let timer = shares.iter().map(|share| share.gone).fold(lease.own_timer(), Moment::min);
-        self.timers.remove(&(timer, address));
+        self.timers.remove(&due(timer, address));
         let own = lease.own_timer();
-        self.timers.insert((own, address));
+        self.timers.insert(due(own, address));
         shares.iter().for_each(|share| share.handle.set_in_force(false));
         let mut parts: BTreeMap<Group, Moment> = BTreeMap::new();
         let mut extend = |group: Option<Group>, ends: Moment| {
@@ -521,7 +384,7 @@ impl LeaseTable {
                 pieces.insert(group, Cause { group, clients: Clients::new(), ..cause.clone() });
             }
             for (client, ends) in &cause.clients {
-                let group = of(*client);
+                let group = of(*client, cause.mark);
                 extend(group, *ends);
                 let empty = || Cause { group, clients: Clients::new(), ends: *ends, ..cause.clone() };
                 let piece = pieces.entry(group).or_insert_with(empty);
@@ -562,23 +425,23 @@ impl LeaseTable {
     pub fn linger(&mut self, address: IpAddr, until: Moment) {
         let Some(lease) = self.leases.get_mut(&address) else { return };
         lease.out_of_force();
-        self.timers.remove(&(lease.timer(), address));
-        if lease.lingers.is_none() {
+        self.timers.remove(&due(lease.timer(), address));
+        if lease.lingers().is_none() {
             *self.active.of(address) -= 1;
             *self.lingering.of(address) += 1;
         }
-        lease.lingers = Some(until);
-        lease.fallback = None;
-        lease.held = None;
-        lease.proven = None;
-        self.timers.insert((lease.timer(), address));
+        lease.set_lingers(Some(until));
+        lease.set_fallback(None);
+        lease.set_held(None);
+        lease.set_proven(None);
+        self.timers.insert(due(lease.timer(), address));
     }
 
     /// Takes a lease out of the table; its handle is not in force any more.
     pub fn remove(&mut self, address: IpAddr) -> Option<Lease> {
         let mut lease = self.leases.remove(&address)?;
         lease.out_of_force();
-        self.timers.remove(&(lease.timer(), address));
+        self.timers.remove(&due(lease.timer(), address));
         let counts = if lease.is_active() { &mut self.active } else { &mut self.lingering };
         *counts.of(address) -= 1;
         lease.holders.into_iter().for_each(|holder| self.shares.remove(holder));
@@ -701,9 +564,9 @@ impl LeaseTable {
 
     /// Groups have no longer a part than their causes say; those read back from disk may be any group's.
     fn follow_causes(&mut self, address: IpAddr, now: Moment) {
-        let Some(lease) = self.leases.get(&address).filter(|lease| !lease.shares.is_empty()) else { return };
+        let Some(lease) = self.leases.get(&address).filter(|lease| !lease.shares().is_empty()) else { return };
         let mut latest: BTreeMap<Group, Moment> = BTreeMap::new();
-        for share in &lease.shares {
+        for share in lease.shares() {
             let of = lease.causes.iter().filter(|cause| cause.group == Some(share.group) || cause.qtype.is_none());
             if let Some(ends) = of.map(|cause| cause.ends).max() {
                 latest.insert(share.group, ends);
@@ -737,7 +600,7 @@ impl LeaseTable {
         for (address, lease) in self.iter() {
             *(if lease.is_active() { &mut active } else { &mut lingering }).of(address) += 1;
             assert!(lease.causes.len() <= CAUSES_PER_ADDRESS);
-            assert!(lease.shares.is_sorted_by(|one, other| one.group < other.group));
+            assert!(lease.shares().is_sorted_by(|one, other| one.group < other.group));
             for holder in lease.holders.into_iter().filter(|holder| *holder != Holder::NOBODY) {
                 *held.entry(holder).or_insert(0usize) += 1;
             }
@@ -750,9 +613,17 @@ impl LeaseTable {
         let causes = self.iter().flat_map(|(address, lease)| lease.causes.iter().map(move |cause| (address, cause)));
         assert_eq!(self.names.places(), self.names.places_of(causes));
         assert_eq!((self.active, self.lingering, self.entries), (active, lingering, entries));
-        let timers: BTreeSet<_> = self.iter().map(|(address, lease)| (lease.timer(), address)).collect();
+        let timers: BTreeSet<_> = self.iter().map(|(address, lease)| due(lease.timer(), address)).collect();
         assert_eq!(self.timers, timers);
     }
+}
+
+/// When something ends, and whose it is. Without holes: there is one for each lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Due([u8; 8], IpAddr);
+
+fn due(at: Moment, address: IpAddr) -> Due {
+    Due(at.0.to_be_bytes(), address)
 }
 
 fn most_entries(capacity: usize) -> usize {

@@ -4,6 +4,8 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// A fully qualified domain name, lower-cased (ASCII only, RFC 4343), in uncompressed wire form with the root label at
 /// its end. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -200,6 +202,24 @@ impl fmt::Display for Name {
         Ok(())
     }
 }
+
+/// Presentation form behind [`MARK`], by which a name is known among other texts.
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{MARK}{self}"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let name = text.strip_prefix(MARK).unwrap_or(&text).parse();
+        name.map_err(|error| serde::de::Error::custom(format!("{text:?}: {error}")))
+    }
+}
+
+/// Stands before each name that is written as JSON.
+pub const MARK: char = '~';
 
 impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

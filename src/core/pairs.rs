@@ -1,4 +1,6 @@
-//! Pairs of client and address, where an address is open only for those who were answered with it (`nftables.scope = "client"`).
+//! What is open of an address, and for whom, where that is less than all of it for everybody: an address is open only for those who were answered
+//! with it (`nftables.scope = "client"`), to the ports of the names that led there, or for single applications. A pair is an address and one
+//! [`Narrow`]; an address that is open to everybody as a whole has the pair [`Narrow::NOT`].
 //!
 //! ```text
 //!            grant                     end passed, or the lease's
@@ -13,44 +15,30 @@
 //! capacity. Each step costs O(log n).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::event::{Change, Generation, LeaseHandle};
 use super::moment::Moment;
 use super::name::Name;
+pub use super::narrow::{HOST, Narrow, PairId, owner, reaches};
+use super::person::Mark;
 use super::plan::{LEAST_EXTENSION, TimedTold};
 use super::share::{Holder, Shares};
 
 /// Most questions of one pair that are kept apart.
 pub const CAUSES_PER_PAIR: usize = 8;
 
-/// Who stands for all of this host's own loopback addresses: it asks by any of them, and connects from yet others.
-pub const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
-/// Address and client, in this order: the clients of an address stand side by side.
-pub type PairId = (IpAddr, IpAddr);
-
-/// Whom an answer to `client` opens addresses for.
-#[must_use]
-pub fn owner(client: IpAddr) -> IpAddr {
-    let client = client.to_canonical();
-    if client.is_loopback() { HOST } else { client }
-}
-
-/// Whether packets from this client can go to this address: its own family, or any from this host.
-#[must_use]
-pub fn reaches(client: IpAddr, address: IpAddr) -> bool {
-    let owner = owner(client);
-    owner == HOST || owner.is_ipv4() == address.is_ipv4()
-}
-
 /// One question that opened a pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairCause {
     /// The question, and the aliases behind it.
     pub names: Arc<[Name]>,
+    /// By what whoever asked was known, if by more than the address.
+    pub mark: Option<Mark>,
     /// The latest end that the client was told.
     pub ends: Moment,
     /// It was read back from disk, and nobody has asked since.
@@ -58,6 +46,12 @@ pub struct PairCause {
 }
 
 impl PairCause {
+    /// Whether it was read back from disk, and nobody has asked since.
+    #[must_use]
+    pub fn is_restored(&self) -> bool {
+        self.restored
+    }
+
     /// The question and the aliases behind it.
     #[must_use]
     pub fn question_and_chain(&self) -> Option<(&Name, &[Name])> {
@@ -65,7 +59,7 @@ impl PairCause {
     }
 }
 
-/// One address open for one client.
+/// One address open for somebody, to something.
 #[derive(Clone, Debug)]
 pub struct Pair {
     /// What the hot path reads.
@@ -86,13 +80,21 @@ pub struct Pair {
     missing: bool,
 }
 
+impl Pair {
+    /// In whose share it is.
+    #[must_use]
+    pub fn holder(&self) -> Holder {
+        self.holder
+    }
+}
+
 /// A pair as it survives a restart.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredPair {
-    /// Who may reach it.
-    pub client: IpAddr,
     /// The address.
     pub address: IpAddr,
+    /// Who may reach what of it.
+    pub narrow: Narrow,
     /// The end, on the monotonic clock.
     pub ends: Moment,
     /// The questions that caused it, each with the aliases behind it.
@@ -104,7 +106,7 @@ pub struct StoredPair {
 pub enum PairRecord {
     /// It began, or its end moved.
     Open(StoredPair),
-    /// It was closed early: address and client.
+    /// It was closed early.
     Closed(PairId),
 }
 
@@ -124,9 +126,9 @@ pub struct Pairs {
     shares: Shares,
 }
 
-fn stored((address, client): PairId, pair: &Pair) -> StoredPair {
+fn stored((address, narrow): PairId, pair: &Pair) -> StoredPair {
     let names: BTreeSet<&Arc<[Name]>> = pair.causes.iter().map(|cause| &cause.names).collect();
-    StoredPair { client, address, ends: pair.ends, names: names.into_iter().cloned().collect() }
+    StoredPair { address, narrow, ends: pair.ends, names: names.into_iter().cloned().collect() }
 }
 
 impl Pairs {
@@ -159,10 +161,10 @@ impl Pairs {
         self.pairs.iter().map(|(id, pair)| (*id, pair))
     }
 
-    /// The clients of an address, in order.
-    pub fn clients_of(&self, address: IpAddr) -> impl Iterator<Item = (IpAddr, &Pair)> {
-        let (first, last) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)));
-        self.pairs.range((address, first)..=(address, last)).map(|((_, client), pair)| (*client, pair))
+    /// What is open of an address, in order.
+    pub fn of(&self, address: IpAddr) -> impl Iterator<Item = (Narrow, &Pair)> {
+        let all = self.pairs.range((address, Narrow::FIRST)..=(address, Narrow::LAST));
+        all.map(|((_, narrow), pair)| (*narrow, pair))
     }
 
     /// When a pair ends next.
@@ -172,13 +174,13 @@ impl Pairs {
     }
 
     /// Opens a pair, in this one's share, or gives it one more cause; its end only moves later here. The lease of the address lasts as long at least.
-    pub fn grant(&mut self, id: PairId, names: Arc<[Name]>, ends: Moment, holder: Holder) {
-        self.give(id, PairCause { names, ends, restored: false }, holder);
+    pub fn grant(&mut self, id: PairId, (names, mark): (Arc<[Name]>, Option<Mark>), ends: Moment, holder: Holder) {
+        self.give(id, PairCause { names, mark, ends, restored: false }, holder);
     }
 
     /// The same for one that was read back from disk.
     pub fn restore(&mut self, id: PairId, names: Arc<[Name]>, ends: Moment, holder: Holder) {
-        self.give(id, PairCause { names, ends, restored: true }, holder);
+        self.give(id, PairCause { names, mark: None, ends, restored: true }, holder);
     }
 
     /// What was restored ends earlier by so much; see [`super::guard`].
@@ -215,7 +217,8 @@ impl Pairs {
             self.journal.insert(id);
             return;
         };
-        match pair.causes.iter_mut().find(|known| known.names == cause.names) {
+        let same = |known: &PairCause| known.names == cause.names && (known.restored || known.mark == cause.mark);
+        match pair.causes.iter_mut().find(|known| same(known)) {
             // What was restored may yet end earlier: who asks since has the new end.
             Some(known) if known.restored && !cause.restored => *known = cause,
             Some(known) => known.ends = known.ends.max(ends),
@@ -260,7 +263,7 @@ impl Pairs {
 
     /// The lease of an address has ended, or was closed: so are its pairs. On disk the word on the lease says so.
     pub fn close_all_of(&mut self, address: IpAddr) {
-        let all: Vec<PairId> = self.clients_of(address).map(|(client, _)| (address, client)).collect();
+        let all: Vec<PairId> = self.of(address).map(|(narrow, _)| (address, narrow)).collect();
         for id in all {
             self.remove(id);
             self.journal.insert(id);
@@ -269,8 +272,8 @@ impl Pairs {
 
     /// The lease of an address ends earlier: no pair of it lasts longer.
     pub fn shorten_all_of(&mut self, address: IpAddr, ends: Moment) {
-        let later = self.clients_of(address).filter(|(_, pair)| pair.ends > ends);
-        let later: Vec<PairId> = later.map(|(client, _)| (address, client)).collect();
+        let later = self.of(address).filter(|(_, pair)| pair.ends > ends);
+        let later: Vec<PairId> = later.map(|(narrow, _)| (address, narrow)).collect();
         later.into_iter().for_each(|id| self.set_earlier_end(id, ends));
     }
 
@@ -329,12 +332,12 @@ impl Pairs {
         let mut changes = Vec::new();
         let fresh = |ends| TimedTold { ends, opened: generation, last: generation };
         for id in std::mem::take(&mut self.changed) {
-            let (address, client) = id;
+            let (address, narrow) = id;
             let removed = self.removed.remove(&id);
             let Some(pair) = self.pairs.get_mut(&id) else {
                 // What has ended is gone without our help.
                 if removed.is_some_and(|told| told.ends > now) {
-                    changes.push(Change::ForClient { client, address, ends: None, new: false });
+                    changes.push(Change::Narrow { address, narrow, ends: None, new: false });
                 }
                 continue;
             };
@@ -342,12 +345,12 @@ impl Pairs {
             let known = !std::mem::take(&mut pair.missing);
             let told = match pair.told.filter(|told| known && told.ends > now) {
                 None => {
-                    changes.push(Change::ForClient { client, address, ends: Some(ends), new: true });
+                    changes.push(Change::Narrow { address, narrow, ends: Some(ends), new: true });
                     fresh(ends)
                 }
                 Some(told) if told.ends == ends => told,
                 Some(told) => {
-                    changes.push(Change::ForClient { client, address, ends: Some(ends), new: false });
+                    changes.push(Change::Narrow { address, narrow, ends: Some(ends), new: false });
                     TimedTold { ends, opened: told.opened, last: generation }
                 }
             };
@@ -446,9 +449,9 @@ impl Pairs {
     /// Pairs that this plan opened and that were not in force since.
     #[must_use]
     pub fn opened_by(&self, generation: Generation) -> Vec<PairId> {
-        let first = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let first = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), Narrow::FIRST);
         let after = Generation(generation.0.saturating_add(1));
-        let lacking = self.unproven.range((generation, (first, first))..(after, (first, first)));
+        let lacking = self.unproven.range((generation, first)..(after, first));
         let opened = |id: &PairId| self.pairs.get(id).and_then(|pair| pair.told).map(|told| told.opened);
         lacking.map(|(_, id)| *id).filter(|id| opened(id) == Some(generation)).collect()
     }
@@ -480,23 +483,12 @@ mod tests {
     }
 
     #[test]
-    fn this_host_is_one_client_and_reaches_both_families() {
-        for own in ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"] {
-            assert_eq!(owner(ip(own)), HOST);
-            assert!(reaches(ip(own), ip("203.0.113.1")) && reaches(ip(own), ip("2001:db8::1")));
-        }
-        assert_eq!(owner(ip("::ffff:192.0.2.7")), ip("192.0.2.7"));
-        assert!(reaches(ip("192.0.2.7"), ip("203.0.113.1")) && !reaches(ip("192.0.2.7"), ip("2001:db8::1")));
-        assert!(reaches(ip("2001:db8:1::7"), ip("2001:db8::1")) && !reaches(ip("2001:db8:1::7"), ip("203.0.113.1")));
-    }
-
-    #[test]
     fn the_cause_that_ends_first_gives_way_and_the_end_stays() {
         let mut pairs = Pairs::default();
-        let id = (ip("203.0.113.1"), ip("192.0.2.7"));
+        let id = (ip("203.0.113.1"), Narrow::of_client(ip("192.0.2.7")));
         for number in 0..20u64 {
             let name: Name = format!("n{number}.test").parse().unwrap();
-            pairs.grant(id, Arc::from([name]), Moment(50_000 - number * 2_000), Holder::of("one"));
+            pairs.grant(id, (Arc::from([name]), None), Moment(50_000 - number * 2_000), Holder::of("one"));
         }
         let pair = pairs.get(id).unwrap();
         assert_eq!((pair.causes.len(), pair.ends), (CAUSES_PER_PAIR, Moment(50_000)));

@@ -14,16 +14,21 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::name::{Name, NameError};
-use crate::config::schema::{Action, Config, ListFormat};
+use super::narrow::Openings;
+use crate::config::schema::{Action, Config, ListFormat, Rule};
 
+pub mod bound;
 pub mod exceptions;
 pub mod list;
+pub mod ports;
+pub mod schedule;
 pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod view;
 
 use exceptions::Exception;
+use ports::PortRules;
 pub use table::{Effect, Table};
 
 /// What the policy says of a name.
@@ -63,13 +68,25 @@ enum At {
 pub struct RuleRef {
     /// As the operator wrote it: "*.example.com"; of a list: the name.
     pub text: String,
+    /// The name of its list, where that has one.
+    pub list: Option<String>,
     /// Where: "policy.deny[3]" (from 0), or "lists/malware.txt:17" (line, from 1).
     pub place: String,
 }
 
+impl RuleRef {
+    /// Of no list that has a name.
+    fn new(text: String, place: String) -> Self {
+        Self { text, list: None, place }
+    }
+}
+
 impl fmt::Display for RuleRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.text, self.place)
+        match &self.list {
+            Some(list) => write!(f, "{} (list {list}, {})", self.text, self.place),
+            None => write!(f, "{} ({})", self.text, self.place),
+        }
     }
 }
 
@@ -194,6 +211,8 @@ pub struct Policy {
     layers: Vec<Arc<Table>>,
     /// The operator's, above all of these.
     exceptions: Arc<[Exception]>,
+    /// Which ports names open.
+    ports: Arc<PortRules>,
 }
 
 /// The layer that rules of exceptions are said to be in: no table has so many before it.
@@ -210,6 +229,10 @@ pub struct OwnRules<'a> {
     pub allow: &'a [String],
     /// Denied.
     pub deny: &'a [String],
+    /// `[[policy.rule]]`
+    pub rules: &'a [Rule],
+    /// The group whose rules these are.
+    pub group: Option<&'a str>,
 }
 
 impl Policy {
@@ -226,13 +249,23 @@ impl Policy {
     /// # Errors
     /// Every rule that can't be read, not only the first.
     pub fn of(own: OwnRules<'_>, lists: Vec<Arc<Table>>) -> Result<Self, Vec<PolicyError>> {
-        let table = Table::from_config(&[
+        let mut sources = vec![
             (format!("{}.allow", own.key), Action::Allow, own.allow),
             (format!("{}.deny", own.key), Action::Deny, own.deny),
-        ])?;
+        ];
+        let is_meant = |rule: &Rule| match own.group {
+            _ if rule.clients.is_empty() => true,
+            Some(group) => rule.clients.iter().any(|name| name == group),
+            None => false,
+        };
+        let rules = own.rules.iter().enumerate().filter(|(_, rule)| is_meant(rule));
+        let rules: Vec<(String, &Rule)> = rules.map(|(at, rule)| (format!("policy.rule[{at}]"), rule)).collect();
+        sources.extend(rules.iter().map(|(key, rule)| (format!("{key}.names"), Action::Allow, rule.names.as_slice())));
+        let table = Table::from_config(&sources)?;
+        let ports = port_rules(own, &rules)?;
         let mut layers = vec![Arc::new(table)];
         layers.extend(lists);
-        Ok(Self { default: own.default, layers, exceptions: Arc::from([]) })
+        Ok(Self { default: own.default, layers, exceptions: Arc::from([]), ports: Arc::new(ports) })
     }
 
     /// Like [`Policy::new`], with list files; a report for each, in order. Lines that can't be read are left out.
@@ -255,6 +288,19 @@ impl Policy {
     pub fn with_exceptions(mut self, exceptions: Arc<[Exception]>) -> Self {
         self.exceptions = exceptions;
         self
+    }
+
+    /// What an answer to a question for this name opens of its addresses; nothing: everything. An exception of the operator's opens everything.
+    #[must_use]
+    pub fn openings(&self, name: &Name) -> Openings {
+        let denies = |suffix: &[u8], whole| {
+            let own = self.layers.first().and_then(|table| table.find(suffix, whole));
+            own.is_some_and(|(slot, _)| slot & table::DENY != 0)
+        };
+        if exceptions::find(&self.exceptions, name).is_some() {
+            return Openings::default();
+        }
+        self.ports.openings(name, denies)
     }
 
     /// Octets of memory that the rules take, shared lists included.
@@ -321,10 +367,10 @@ impl Policy {
     pub fn describe(&self, rule: RuleId) -> RuleRef {
         let exception = usize::try_from(rule.slot).ok().filter(|_| rule.layer == EXCEPTIONS);
         if let Some(exception) = exception.and_then(|place| self.exceptions.get(place)) {
-            return RuleRef { text: exception.pattern.to_string(), place: exception.words.clone() };
+            return RuleRef::new(exception.pattern.to_string(), exception.words.clone());
         }
         self.layers.get(usize::from(rule.layer)).map_or_else(
-            || RuleRef { text: String::new(), place: "policy".to_owned() },
+            || RuleRef::new(String::new(), "policy".to_owned()),
             |table| table.describe(rule.slot, rule.at),
         )
     }
@@ -382,8 +428,43 @@ impl<'a> OwnRules<'a> {
     #[must_use]
     pub fn of_everybody(config: &'a Config) -> Self {
         let policy = &config.policy;
-        Self { key: "policy", default: policy.default, allow: &policy.allow, deny: &policy.deny }
+        Self {
+            key: "policy",
+            default: policy.default,
+            allow: &policy.allow,
+            deny: &policy.deny,
+            rules: &policy.rule,
+            group: None,
+        }
     }
+}
+
+/// Which ports the rules of a view open. The names are right.
+fn port_rules(own: OwnRules<'_>, rules: &[(String, &Rule)]) -> Result<PortRules, Vec<PolicyError>> {
+    let (mut all, mut errors) = (Vec::new(), Vec::new());
+    let mut read = |key: String, text: &str, ports: &str| match ports::read(ports) {
+        Ok(ports) => Some(ports),
+        Err(reason) => {
+            errors.push(PolicyError { key, text: text.to_owned(), reason });
+            None
+        }
+    };
+    for (at, text) in own.allow.iter().enumerate() {
+        let (name, ports) = ports::split(text);
+        let ports = ports.and_then(|ports| read(format!("{}.allow[{at}]", own.key), text, ports));
+        all.extend(name.parse().ok().map(|pattern: Pattern| (pattern, ports)));
+    }
+    for (key, rule) in rules {
+        let given = rule.ports.iter().enumerate();
+        let mut opened: Vec<_> =
+            given.filter_map(|(at, text)| read(format!("{key}.ports[{at}]"), text, text)).flatten().collect();
+        opened.sort_unstable();
+        opened.dedup();
+        let opened = (!rule.ports.is_empty()).then_some(opened);
+        let names = rule.names.iter().filter_map(|name| name.parse::<Pattern>().ok());
+        all.extend(names.map(|pattern| (pattern, opened.clone())));
+    }
+    if errors.is_empty() { Ok(PortRules::new(&all)) } else { Err(errors) }
 }
 
 fn verdict(layer: usize, slot: u32, at: At) -> Verdict {

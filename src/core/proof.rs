@@ -410,6 +410,20 @@ impl Enforcers {
         }
     }
 
+    /// Route enforcers that no answer waits for.
+    #[must_use]
+    pub fn optional_routes(&self) -> Vec<EnforcerId> {
+        let routes = self.all.iter().filter(|enforcer| enforcer.spec.kind == EnforcerKind::Route);
+        routes.filter(|enforcer| !enforcer.spec.required).map(|enforcer| enforcer.id).collect()
+    }
+
+    /// What those of them lack that answers wait for.
+    #[must_use]
+    pub fn lacked_by_required(&self, among: &[EnforcerId]) -> BTreeSet<IpAddr> {
+        let required = self.all.iter().filter(|enforcer| enforcer.spec.required && among.contains(&enforcer.id));
+        required.flat_map(|enforcer| enforcer.lacking.iter().copied()).collect()
+    }
+
     /// It has this address again, of which there is no lease now.
     pub fn found(&mut self, id: EnforcerId, address: IpAddr) {
         if let Some(enforcer) = self.get_mut(id) {

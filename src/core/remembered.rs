@@ -61,6 +61,22 @@ impl<K: Ord + Clone, H: Ord + Clone, V> Remembered<K, H, V> {
         self.entries.get(key).map(|entry| &entry.value)
     }
 
+    /// One entry, to be changed; its age stays.
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.entries.get_mut(key).map(|entry| &mut entry.value)
+    }
+
+    /// Whether something else goes for the next new one.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= self.most
+    }
+
+    /// All entries in the order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.entries.iter().map(|(key, entry)| (key, &entry.value))
+    }
+
     /// Entries in the order of their keys.
     pub fn range(&self, keys: impl RangeBounds<K>) -> impl Iterator<Item = (&K, &V)> {
         self.entries.range(keys).map(|(key, entry)| (key, &entry.value))

@@ -278,10 +278,10 @@ impl<'a> Sieve<'a> {
         for (found, admitted) in passed {
             match admitted {
                 Admitted::Lease => self.grant(found.address, found.ttl),
-                Admitted::AlreadyOpen | Admitted::Here if open.insert(found.address) => {
+                Admitted::AlreadyOpen | Admitted::Here | Admitted::Told if open.insert(found.address) => {
                     self.already_open.push(found.address);
                 }
-                Admitted::AlreadyOpen | Admitted::Here => {}
+                Admitted::AlreadyOpen | Admitted::Here | Admitted::Told => {}
             }
         }
         Judged::Answer(Answer {

@@ -36,9 +36,11 @@ impl Journal for Disk {
 
 fn admission() -> Admission {
     Admission {
+        openings: Default::default(),
         whole: false,
         ticket: Ticket(0),
         client: "192.0.2.1".parse().unwrap(),
+        mark: None,
         question: "www.shop.test".parse().unwrap(),
         qtype: 1,
         chain: Arc::default(),
@@ -58,6 +60,7 @@ async fn an_answer_is_not_released_in_a_later_turn_when_its_lease_could_not_be_w
         max_addresses: 100,
         ipv4: true,
         ipv6: true,
+        narrow: Default::default(),
     };
     let clock = Clock::start();
     let (commands, mut told) = mpsc::channel(16);
@@ -67,6 +70,7 @@ async fn an_answer_is_not_released_in_a_later_turn_when_its_lease_could_not_be_w
         timed: vec![(EnforcerId(0), commands)],
         routes: None,
         journal: Some(Box::new(Disk { full: full.clone(), behind: None })),
+        recorder: None,
     };
     let (core, task) = core_task(Guard::new(settings, vec![spec]), drivers, inbox, clock);
     tokio::spawn(task);
@@ -102,9 +106,11 @@ fn opening(address: [u8; 4], grants: usize) -> Admission {
     let grant = Grant { address: address.into(), ttl: 60 };
     let other = |n| Grant { address: [192, 0, 2, n].into(), ttl: 60 };
     Admission {
+        openings: Default::default(),
         whole: false,
         ticket: Ticket(0),
         client: [198, 51, 100, 1].into(),
+        mark: None,
         question: "name.example".parse().unwrap(),
         qtype: 1,
         chain: Arc::default(),
@@ -118,7 +124,7 @@ async fn the_decisions_on_a_batch_come_back_together_under_their_numbers() {
     let (lease, gate) = (crate::config::schema::Lease::default(), crate::config::schema::Gate::default());
     let too_many = lease.per_answer + 1;
     let settings = Settings { lease, gate, linger: Duration::ZERO };
-    let drivers = Drivers { timed: Vec::new(), routes: None, journal: None };
+    let drivers = Drivers { timed: Vec::new(), routes: None, journal: None, recorder: None };
     let (_reports, reported) = mpsc::channel(1);
     let (core, task) = core_task(Guard::new(settings, Vec::new()), drivers, reported, Clock::start());
     let mailbox = Mailbox::new().unwrap();
@@ -160,7 +166,7 @@ async fn the_decisions_on_a_batch_come_back_together_under_their_numbers() {
 async fn told_to_stop_it_ends_though_others_hold_it_and_so_do_the_enforcers_channels() {
     let (lease, gate) = (crate::config::schema::Lease::default(), crate::config::schema::Gate::default());
     let (commands, mut told) = mpsc::channel(16);
-    let drivers = Drivers { timed: Vec::new(), routes: Some(commands), journal: None };
+    let drivers = Drivers { timed: Vec::new(), routes: Some(commands), journal: None, recorder: None };
     let (_reports, reported) = mpsc::channel(1);
     let settings = Settings { lease, gate, linger: Duration::ZERO };
     let (core, task) = core_task(Guard::new(settings, Vec::new()), drivers, reported, Clock::start());
@@ -180,7 +186,7 @@ async fn a_batch_that_finds_no_room_comes_back() {
         gate: crate::config::schema::Gate::default(),
         linger: Duration::ZERO,
     };
-    let drivers = Drivers { timed: Vec::new(), routes: None, journal: None };
+    let drivers = Drivers { timed: Vec::new(), routes: None, journal: None, recorder: None };
     let (_reports, reported) = mpsc::channel(1);
     let (core, task) = core_task(Guard::new(settings, Vec::new()), drivers, reported, Clock::start());
     let mailbox = Mailbox::new().unwrap();
@@ -229,7 +235,7 @@ fn short_leases() -> Settings {
 #[tokio::test]
 async fn a_worker_that_finds_the_core_idle_has_its_decisions_at_once_and_the_lease_ends_in_time() {
     let (commands, mut told) = mpsc::channel(64);
-    let drivers = Drivers { timed: Vec::new(), routes: Some(commands), journal: None };
+    let drivers = Drivers { timed: Vec::new(), routes: Some(commands), journal: None, recorder: None };
     let (_reports, reported) = mpsc::channel(1);
     let spec = EnforcerSpec {
         name: "edge".to_owned(),
@@ -238,6 +244,7 @@ async fn a_worker_that_finds_the_core_idle_has_its_decisions_at_once_and_the_lea
         max_addresses: 100,
         ipv4: true,
         ipv6: true,
+        narrow: Default::default(),
     };
     let (core, task) = core_task(Guard::new(short_leases(), vec![spec]), drivers, reported, Clock::start());
     tokio::spawn(task);
@@ -262,7 +269,7 @@ async fn a_worker_that_finds_the_core_idle_has_its_decisions_at_once_and_the_lea
 #[tokio::test]
 async fn a_worker_leaves_what_would_wait_to_the_task() {
     let (commands, mut told) = mpsc::channel(1);
-    let drivers = Drivers { timed: Vec::new(), routes: Some(commands.clone()), journal: None };
+    let drivers = Drivers { timed: Vec::new(), routes: Some(commands.clone()), journal: None, recorder: None };
     let (_reports, reported) = mpsc::channel(1);
     let spec = EnforcerSpec {
         name: "edge".to_owned(),
@@ -271,6 +278,7 @@ async fn a_worker_leaves_what_would_wait_to_the_task() {
         max_addresses: 100,
         ipv4: true,
         ipv6: true,
+        narrow: Default::default(),
     };
     let (core, task) = core_task(Guard::new(short_leases(), vec![spec]), drivers, reported, Clock::start());
     tokio::spawn(task);
@@ -294,7 +302,7 @@ async fn a_worker_leaves_what_would_wait_to_the_task() {
 async fn a_journal_that_grew_in_workers_turns_is_made_shorter_by_the_task() {
     let writes: Arc<Mutex<Vec<_>>> = Arc::default();
     let journal = Told { writes: writes.clone(), long: true, fails: false };
-    let drivers = Drivers { timed: Vec::new(), routes: None, journal: Some(Box::new(journal)) };
+    let drivers = Drivers { timed: Vec::new(), routes: None, journal: Some(Box::new(journal)), recorder: None };
     let (_reports, reported) = mpsc::channel(1);
     let (core, task) = core_task(Guard::new(short_leases(), Vec::new()), drivers, reported, Clock::start());
     tokio::spawn(task);
@@ -323,7 +331,8 @@ async fn a_journal_that_grew_in_workers_turns_is_made_shorter_by_the_task() {
 async fn a_defect_in_a_workers_turn_ends_the_core_and_not_the_worker() {
     let journal = Told { writes: Arc::default(), long: false, fails: true };
     let (commands, mut told) = mpsc::channel(64);
-    let drivers = Drivers { timed: Vec::new(), routes: Some(commands), journal: Some(Box::new(journal)) };
+    let drivers =
+        Drivers { timed: Vec::new(), routes: Some(commands), journal: Some(Box::new(journal)), recorder: None };
     let (_reports, reported) = mpsc::channel(1);
     let (core, task) = core_task(Guard::new(short_leases(), Vec::new()), drivers, reported, Clock::start());
     let task = tokio::spawn(task);
@@ -334,4 +343,23 @@ async fn a_defect_in_a_workers_turn_ends_the_core_and_not_the_worker() {
     assert!(told.recv().await.is_none(), "the enforcers hear that it is over");
     let again = core.try_admit(vec![(8, opening([203, 0, 113, 2], 1))], &mailbox, &mut decided);
     assert!(matches!(again, Err(NotTaken::Stopped(batch)) if batch.len() == 1));
+}
+
+#[test]
+fn each_batch_hears_both_however_much_the_other_has_to_say() {
+    let (reports, mut reported) = mpsc::channel(REPORTS);
+    let (requests, mut requested) = mpsc::channel(REQUESTS);
+    while reports.try_send(Event::Slept).is_ok() {}
+    let look = || Request::Inspect(Box::new(|_, _| ()));
+    assert!(requests.try_send(look()).is_ok());
+    let taken: Vec<Request> = batch(&mut requested, &mut reported).collect();
+    assert_eq!(taken.len(), BATCH);
+    assert_eq!(taken.iter().filter(|request| matches!(request, Request::Inspect(_))).count(), 1);
+    // The other way round.
+    while reported.try_recv().is_ok() {}
+    while requests.try_send(look()).is_ok() {}
+    assert!(reports.try_send(Event::Slept).is_ok());
+    let taken: Vec<Request> = batch(&mut requested, &mut reported).collect();
+    assert_eq!(taken.len(), BATCH);
+    assert_eq!(taken.iter().filter(|request| matches!(request, Request::Event(_))).count(), 1);
 }

@@ -115,7 +115,7 @@ impl Core {
                 self.restored |= matches!(event, Event::Restore(_));
                 // They come behind the leases.
                 self.whole |= matches!(event, Event::RestorePairs(_));
-                self.guard.handle(event, now);
+                self.hear(event, now);
             }
             Request::Inspect(look) => look(&self.guard, now),
             Request::Held(reply) => self.held.push(reply),
@@ -123,11 +123,27 @@ impl Core {
         }
     }
 
+    /// Has the guard take an event in.
+    pub(super) fn hear(&mut self, event: Event, now: Moment) {
+        if let Some(recorder) = &mut self.drivers.recorder {
+            recorder.event(&event, now);
+        }
+        self.guard.handle(event, now);
+    }
+
+    /// Does what is due.
+    pub(super) fn handle_timeout(&mut self, now: Moment) {
+        if let Some(recorder) = &mut self.drivers.recorder {
+            recorder.timeout(now);
+        }
+        self.guard.handle_timeout(now);
+    }
+
     fn admit(&mut self, mut admission: Admission, waiter: Waiter, now: Moment) {
         self.next_ticket += 1;
         admission.ticket = Ticket(self.next_ticket);
         self.waiting.insert(admission.ticket, waiter);
-        self.guard.handle(Event::Admit(admission), now);
+        self.hear(Event::Admit(admission), now);
     }
 
     /// A worker's turn. What is decided of its own batch goes to `decided`. Returns whether the task is to look.
@@ -217,6 +233,7 @@ impl Core {
                     let generation = crate::core::event::Generation::default();
                     routes(Command::Sync { generation, leases: Vec::new(), pairs: Vec::new() });
                 }
+                Output::Share(leases) => routes(Command::Share(leases)),
                 Output::Groups(groups) => routes(Command::Groups(groups)),
                 Output::Sync { enforcer, generation, leases, pairs } => {
                     if let Some(place) = self.drivers.timed.iter().position(|(id, _)| *id == enforcer) {
@@ -233,6 +250,9 @@ impl Core {
                     out.commands.extend(timed.clone().map(cut));
                 }
             }
+        }
+        if let Some(recorder) = &mut self.drivers.recorder {
+            recorder.turn(&out.decisions);
         }
         out
     }

@@ -6,9 +6,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Enforcers, RunError, own_listeners, own_traffic};
+use super::{RunError, own_listeners, own_traffic, switch};
 use crate::config::schema::{Config, NftablesMode};
-use crate::enforce::nftables;
+use crate::core::event::EnforcerId;
+use crate::enforce::{backend, nftables};
 use crate::sys::clock::Clock;
 
 /// The configuration that was in force last, in the state directory: what the lock is made of where the file can't be read.
@@ -48,15 +49,17 @@ pub fn lock(path: &Path, state_dir: &Path) -> Result<(Locked, Option<String>), R
     if !config.nftables_enforces() {
         return Ok((Locked::Nothing("it is in audit"), instead));
     }
-    if nftables::has_table().map_err(RunError::failed)? {
+    let unknown = || RunError::Failed(format!("enforcer: there is no {:?}", config.enforcer));
+    let backend = backend::packets(&config.enforcer).ok_or_else(unknown)?;
+    if (backend.is_there)().map_err(RunError::Failed)? {
         return Ok((Locked::Before, instead));
     }
     let listeners = own_listeners(&config, ports(&config), http(&config));
     let own = nftables::Own { traffic: own_traffic(&config), listeners };
-    let mut enforcers = Enforcers::new(&config, Clock::start(), false, own)?;
-    if let Some(nft) = &mut enforcers.nftables {
-        nft.install().map_err(RunError::failed)?;
-    }
+    let mut packets =
+        (backend.make)(&switch::rules(&config, own), Clock::start(), EnforcerId(0)).map_err(RunError::Failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(RunError::failed)?;
+    runtime.block_on(packets.install()).map_err(RunError::Failed)?;
     Ok((Locked::Now, instead))
 }
 

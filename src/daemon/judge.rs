@@ -11,7 +11,7 @@ use crate::core::address::Admitted;
 use crate::core::answer::{CLASS_IN, Question, Record, RecordData};
 use crate::core::local_names::Local;
 use crate::core::name::Name;
-use crate::core::policy::view::ViewId;
+use crate::core::policy::view::{ViewId, Whose};
 use crate::core::policy::{Effect, Policy, RuleRef, Verdict};
 use crate::core::verdict::{self, Judged};
 use crate::dns::Rules;
@@ -37,21 +37,21 @@ pub fn place_of(places: &Places, file: &Path, key: &str) -> Option<String> {
 /// The name of the list with this file: its own, else that of the file without its ending.
 #[must_use]
 pub fn list_of(config: &Config, path: &str) -> Option<String> {
-    let list = config.policy.list.iter().find(|list| list.path.display().to_string() == path)?;
+    let list = config.policy.list.iter().find(|list| list.shown() == path)?;
     list.name.clone().or_else(|| Some(list.path.file_stem()?.to_string_lossy().into_owned()))
 }
 
-/// What would happen now to a question for a name, or to an answer with an address: of everybody, or of this client. `causes`: questions that
+/// What would happen now to a question for a name, or to an answer with an address: of everybody, or of those whom `whose` names. `causes`: questions that
 /// had the address in their answers, with their aliases.
 #[must_use]
 pub fn judge(
     rules: &Rules,
     subject: &Subject,
-    client: Option<IpAddr>,
+    whose: Whose<'_>,
     causes: &[(Name, Vec<Name>)],
     written: Written<'_>,
 ) -> Judgement {
-    let view = client.map(|client| rules.views.of(client.to_canonical()));
+    let view = rules.views.of_whose(whose);
     match subject {
         Subject::Name(name) => {
             answered_here(rules, name, written).unwrap_or_else(|| judge_name(rules, name, view, written))
@@ -197,7 +197,10 @@ fn judge_answer(
 fn always_open(rules: &Rules, address: IpAddr, written: Written<'_>) -> Judgement {
     const KEY: &str = "addresses.open";
     if !rules.filter.is_open(address) {
-        let reason = format!("{address} is an address of this host, which is reached without a lease");
+        let reason = match rules.filter.zones_holding(address).next() {
+            Some(zone) => format!("the local zone {zone} holds {address}, which clients reach without the guard"),
+            None => format!("{address} is an address of this host, which is reached without a lease"),
+        };
         return Judgement { verdict: "always open".to_owned(), reason, ..Judgement::default() };
     }
     Judgement {
@@ -216,7 +219,7 @@ fn answered_here(rules: &Rules, name: &Name, written: Written<'_>) -> Option<Jud
         let reason = format!("the guard answers {name} itself: RFC 9462");
         return Some(Judgement { verdict, reason, rule: None, place: None });
     }
-    let (local, why) = rules.local.answer(name, rtype::A)?;
+    let (local, why) = rules.answer_local(name, rtype::A)?;
     let with = match local {
         Local::NoName => "that there is no such name".to_owned(),
         Local::NoData => "with no data".to_owned(),
@@ -244,6 +247,11 @@ fn judge_name(rules: &Rules, name: &Name, view: Option<ViewId>, written: Written
         Some(rule) => format!("{name} {does} by the rule \"{}\"", rule.text),
         None => format!("{name} {does}: no rule matches, policy.default decides"),
     };
+    if !verdict.denies()
+        && let Some(zone) = rules.zones.set.zone_of(name)
+    {
+        reason.push_str(&format!("; the local zone {} (dns.zone) answers it", zone.apex()));
+    }
     for view in others(rules, view) {
         let (theirs, group) = (rules.views.policy(view), rules.views.name(view).unwrap_or_default());
         let judged = theirs.judge(name);
@@ -285,7 +293,7 @@ fn named(rule: Option<RuleRef>, written: Written<'_>) -> (String, Option<String>
 fn judge_address(rules: &Rules, address: IpAddr, view: Option<ViewId>, written: Written<'_>) -> Judgement {
     // The root lies in no private domain: what is judged is an answer to a name without exceptions.
     let judged = match rules.filter.judge(address, &Name::root(), &[]) {
-        Ok(Admitted::AlreadyOpen | Admitted::Here) => always_open(rules, address, written),
+        Ok(Admitted::AlreadyOpen | Admitted::Here | Admitted::Told) => always_open(rules, address, written),
         Ok(Admitted::Lease) => {
             let key = rules.filter.lifted_by(address, &Name::root()).map(|entry| format!("policy.private[{entry}]"));
             let place = key.as_deref().and_then(written.place);
@@ -333,6 +341,11 @@ fn judge_address(rules: &Rules, address: IpAddr, view: Option<ViewId>, written: 
 
 /// The entry of `policy.private` that lets answers for some names hold an address that is else filtered.
 fn lifted(rules: &Rules, address: IpAddr, written: Written<'_>) -> Option<Judgement> {
+    if let Some(zone) = rules.filter.zones_holding(address).find(|zone| rules.filter.judge(address, zone, &[]).is_ok())
+    {
+        let reason = format!("answers for names of the local zone {zone} (dns.zone) alone may have it");
+        return Some(Judgement { verdict: "allowed".to_owned(), reason, rule: None, place: None });
+    }
     let mut entries = rules.filter.private_entries(address);
     let (entry, domain) = entries.find(|(_, domain)| rules.filter.judge(address, domain, &[]).is_ok())?;
     let key = format!("policy.private[{entry}]");
@@ -357,7 +370,8 @@ mod tests {
 
     fn rules_of(text: &str) -> Rules {
         let config: Config = toml::from_str(text).unwrap();
-        rules(&config, &Lists::load(&config, &Lists::default()).unwrap(), &Default::default()).unwrap()
+        rules(&config, &Lists::load(&config, &Lists::default()).unwrap(), &Default::default(), &Default::default())
+            .unwrap()
     }
 
     fn judged(rules: &Rules, subject: &str) -> Judgement {
@@ -367,7 +381,7 @@ mod tests {
         };
         let place = |key: &str| Some(format!("destguard.toml:{}", key.len()));
         let list = |path: &str| path.rsplit('/').next().map(str::to_owned);
-        judge(rules, &subject, None, &[], Written { place: &place, list: &list })
+        judge(rules, &subject, Whose::default(), &[], Written { place: &place, list: &list })
     }
 
     #[test]
@@ -401,8 +415,13 @@ mod tests {
             ("45.10.1.0/24".parse().unwrap(), "eth1".to_owned()),
         ];
         let on_link = crate::sys::on_link::Found { nets: nets.into(), ..Default::default() };
-        let here = crate::sys::interfaces::Here { addresses: vec!["45.10.0.1".parse().unwrap()], on_link };
-        let rules = rules(&config, &Lists::load(&config, &Lists::default()).unwrap(), &here).unwrap();
+        let here = crate::sys::interfaces::Here {
+            addresses: vec!["45.10.0.1".parse().unwrap()],
+            on_link,
+            ..Default::default()
+        };
+        let rules =
+            rules(&config, &Lists::load(&config, &Lists::default()).unwrap(), &here, &Default::default()).unwrap();
         let now = judged(&rules, "45.10.0.1");
         assert_eq!((now.verdict.as_str(), now.rule), ("always open", None));
         assert!(now.reason.contains("an address of this host, which is reached without a lease"), "{}", now.reason);

@@ -354,12 +354,17 @@ impl Changes {
 pub async fn follow(shared: Arc<Shared>, mut known: Here) {
     let changes = Changes::new();
     let mut tick = tokio::time::interval(INTERFACES);
+    let mut networks = shared.peers.watch_networks();
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             () = changes.next() => tokio::time::sleep(GATHERED).await,
+            Ok(()) = networks.changed() => {
+                tokio::time::sleep(GATHERED).await;
+                networks.mark_unchanged();
+            }
         }
-        let now = match rules::here(&shared.config().0) {
+        let now = match rules::here(&shared.config().0, Some(&shared.peers)) {
             Ok(now) => now,
             Err(error) => {
                 tracing::warn!(%error, "what was known last is used");
@@ -372,7 +377,8 @@ pub async fn follow(shared: Arc<Shared>, mut known: Here) {
         if now != known {
             let _applying = shared.applying.lock().await;
             let config = shared.config().0;
-            let made = rules::rules(&config, &shared.lists.lists(), &now);
+            let hours = shared.rules.load().views.hours().clone();
+            let made = rules::rules(&config, &shared.lists.lists(), &now, &hours);
             let closed = match made {
                 Ok(rules) => reload::put_in_force(&shared, rules).await,
                 Err(error) => Err(error),

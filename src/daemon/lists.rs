@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,14 +15,17 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::fetch::FetchState;
 use super::reload;
 use super::sources::Shared;
+use super::zones::{LocalZones, ZoneMetrics};
 use crate::config::Config;
 use crate::config::list_file::{self, Stamp};
 use crate::config::schema::{Action, PolicyList};
 use crate::control::types::{List, LoggedError};
 use crate::core::policy::list::Report;
 use crate::core::policy::{ListFile, Table};
+use crate::metrics::labelled;
 use crate::store::lists::{self as copies, Which};
 
 /// How often the files are looked at.
@@ -40,11 +44,13 @@ struct Loaded {
     table: Arc<Table>,
     /// What of it is not served.
     report: Report,
+    /// Of the octets that were read.
+    sha256: Option<String>,
 }
 
-/// The lists in force, in the order of the configuration.
+/// The lists in force, in the order of the configuration; and the local zones.
 #[derive(Clone, Debug, Default)]
-pub struct Lists(Vec<Loaded>);
+pub struct Lists(Vec<Loaded>, LocalZones);
 
 impl Lists {
     /// As at a start: where a list can't be read whole, its copy in the state directory serves, else its readable lines, else nothing.
@@ -57,6 +63,7 @@ impl Lists {
                 .iter()
                 .map(|list| load(list).unwrap_or_else(|why| instead(list, &config.state.dir, &why)))
                 .collect(),
+            LocalZones::start(config),
         )
     }
 
@@ -69,7 +76,7 @@ impl Lists {
         for list in &config.policy.list {
             let same = |loaded: &&Loaded| {
                 let is = &loaded.list;
-                (&is.path, is.format, is.action) == (&list.path, list.format, list.action)
+                (&is.path, &is.name, is.format, is.action) == (&list.path, &list.name, list.format, list.action)
             };
             let held = old.0.iter().find(same).map(|loaded| Loaded { list: list.clone(), ..loaded.clone() });
             if let Some(loaded) = held.clone().filter(Loaded::is_of_now) {
@@ -82,17 +89,34 @@ impl Lists {
                     tracing::error!("{error}; the old list stays in force");
                     lists.push(held);
                 }
+                // The network isn't waited for; the guard starts so as well.
+                (Err(error), None) if list.url.is_some() => lists.push(instead(list, &config.state.dir, &error)),
                 (Err(error), None) => errors.push(error),
             }
         }
-        if errors.is_empty() { Ok(Self(lists)) } else { Err(errors) }
+        let zones = LocalZones::load(config, &old.1).unwrap_or_else(|wrong| {
+            errors.extend(wrong);
+            LocalZones::default()
+        });
+        if errors.is_empty() { Ok(Self(lists, zones)) } else { Err(errors) }
     }
 
     /// Whether these are the same tables, in the same order.
     #[must_use]
     pub fn are_same(&self, other: &Self) -> bool {
         let same = |(one, other): (&Loaded, &Loaded)| Arc::ptr_eq(&one.table, &other.table);
-        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same) && self.1.are_same(&other.1)
+    }
+
+    /// The local zones.
+    #[must_use]
+    pub fn zones(&self) -> &LocalZones {
+        &self.1
+    }
+
+    /// Likewise, to put others in their place.
+    pub fn zones_mut(&mut self) -> &mut LocalZones {
+        &mut self.1
     }
 
     /// The tables, in the order of the configuration.
@@ -114,15 +138,16 @@ impl Loaded {
 }
 
 fn which(list: &PolicyList) -> Which {
-    Which { path: list.path.clone(), format: list.format }
+    Which { directory: copies::LISTS, path: list.path.clone(), format: list.format }
 }
 
 /// What serves in place of a list that can't be read whole.
 fn instead(list: &PolicyList, state: &Path, why: &str) -> Loaded {
-    let path = list.path.display().to_string();
+    let path = list.shown();
     let read = |content: &[u8]| {
         let file = ListFile { path: &path, format: list.format, action: list.action, content };
-        Table::from_list(&file).map_err(|error| error.to_string())
+        let made = Table::from_list(&file).map_err(|error| error.to_string())?;
+        Ok::<_, String>((made.0.named(list.name.as_deref()), made.1))
     };
     let mut why = why.to_owned();
     let copy = copies::read(state, &which(list)).unwrap_or_else(|error| {
@@ -143,7 +168,14 @@ fn instead(list: &PolicyList, state: &Path, why: &str) -> Loaded {
     };
     let (words, (table, report)) = copied.or_else(lines).unwrap_or_else(nothing);
     tracing::error!(list = path, rules = table.len(), "{words} in force: {why}");
-    Loaded { list: list.clone(), stamp: None, instead: Some((words, why)), table: Arc::new(table), report }
+    Loaded {
+        list: list.clone(),
+        stamp: None,
+        instead: Some((words, why)),
+        table: Arc::new(table),
+        report,
+        sha256: None,
+    }
 }
 
 /// Keeps copies of lists that are in force, for the next start. `kept`: what was done or tried.
@@ -172,17 +204,21 @@ fn keep(lists: &Lists, state: &Path, kept: &mut Vec<(Which, Stamp)>) {
     }
     let all: Vec<Which> = lists.0.iter().map(Loaded::which).collect();
     kept.retain(|(held, _)| all.contains(held));
-    if let Err(error) = copies::forget_others(state, &all) {
+    if let Err(error) = copies::forget_others(state, copies::LISTS, &all) {
         tracing::warn!(%error, "copies of lists that are no more can't be removed");
     }
 }
 
 /// Reads one list whole.
 fn load(list: &PolicyList) -> Result<Loaded, String> {
-    let path = list.path.display().to_string();
+    let path = list.shown();
+    if list.url.is_some() && !list.path.exists() {
+        return Err(format!("{path} was not fetched yet"));
+    }
     let (content, stamp) = list_file::read(&list.path).map_err(|reason| format!("{path}: {reason}"))?;
     let file = ListFile { path: &path, format: list.format, action: list.action, content: &content };
     let (table, report) = Table::from_list(&file).map_err(|error| error.to_string())?;
+    let table = table.named(list.name.as_deref());
     if let Some(error) = report.errors.first() {
         let more = match report.wrong.saturating_sub(1) {
             0 => String::new(),
@@ -192,14 +228,23 @@ fn load(list: &PolicyList) -> Result<Loaded, String> {
     }
     tracing::info!(list = path, rules = report.entries, skipped = report.skipped, "list read");
     report.warnings(&path).iter().for_each(|warning| tracing::warn!("{warning}"));
-    Ok(Loaded { list: list.clone(), stamp: Some(stamp), instead: None, table: Arc::new(table), report })
+    let sha256 = Some(sha256(&content));
+    Ok(Loaded { list: list.clone(), stamp: Some(stamp), instead: None, table: Arc::new(table), report, sha256 })
+}
+
+/// In hexadecimal.
+fn sha256(content: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, content);
+    digest.as_ref().iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
 /// What is known of the lists, for the control interface and the metrics.
 #[derive(Debug, Default)]
 pub struct ListState {
     inner: Mutex<Inner>,
+    again: AtomicBool,
     metrics: ListMetrics,
+    zone_metrics: ZoneMetrics,
 }
 
 #[derive(Debug, Default)]
@@ -209,6 +254,8 @@ struct Inner {
     troubles: BTreeMap<PathBuf, String>,
     /// The newest first.
     errors: VecDeque<(Instant, String)>,
+    /// By URL. Bounded by the number of lists.
+    fetches: BTreeMap<String, FetchState>,
 }
 
 #[derive(Debug, Default)]
@@ -225,19 +272,22 @@ impl ListState {
     pub fn new(lists: Lists, registry: &mut Registry) -> Self {
         let state = Self::default();
         let metrics = &state.metrics;
-        registry.register("list_rules", "Names and prefixes of each list in force", metrics.rules.clone());
-        registry.register(
+        labelled(registry, "list_rules", "Names and prefixes in force, by list", &metrics.rules);
+        labelled(
+            registry,
             "list_not_served",
-            "What of each list in force has no effect, or another than its author meant, by why: skipped (not about names as a whole, or a trigger on \
+            "What of each list in force has no effect, or another than its author meant, by list and why: skipped (not about names as a whole, or a trigger on \
              name servers), denied_instead (data that can't be served: its name is denied), surplus (records of a name beyond 64)",
-            metrics.not_served.clone(),
+            &metrics.not_served,
         );
         registry.register("list_octets", "Memory that all lists in force take", metrics.octets.clone());
-        registry.register(
+        labelled(
+            registry,
             "list_reads",
-            "Lists read anew since the start, by outcome: applied, or refused (the old one stays)",
-            metrics.reads.clone(),
+            "Lists read anew, by outcome: applied, or refused (the old one stays)",
+            &metrics.reads,
         );
+        state.zone_metrics.register(registry);
         for loaded in &lists.0 {
             if let Some((words, why)) = &loaded.instead {
                 let trouble = format!("{words} in force: {why}");
@@ -261,13 +311,29 @@ impl ListState {
         self.inner().lists.clone()
     }
 
+    /// The local zones in force.
+    #[must_use]
+    pub fn zones(&self) -> LocalZones {
+        self.inner().lists.1.clone()
+    }
+
+    /// Notes something of the zones in force.
+    pub fn change_zones(&self, change: impl FnOnce(&mut LocalZones)) {
+        change(&mut self.inner().lists.1);
+    }
+
+    /// What is counted of them.
+    pub fn zone_metrics(&self) -> &ZoneMetrics {
+        &self.zone_metrics
+    }
+
     /// Others are in force.
     pub fn set(&self, lists: Lists) {
         self.metrics.rules.clear();
         self.metrics.not_served.clear();
         let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         for loaded in &lists.0 {
-            let label = [("list", loaded.list.path.display().to_string())];
+            let label = [("list", loaded.list.called())];
             self.metrics.rules.get_or_create(&label).set(number(loaded.table.len()));
             let Report { skipped, denied_instead, surplus, .. } = loaded.report;
             for (why, lines) in [("skipped", skipped), ("denied_instead", denied_instead), ("surplus", surplus)] {
@@ -276,9 +342,17 @@ impl ListState {
             }
         }
         self.metrics.octets.set(number(lists.0.iter().map(|loaded| loaded.table.octets()).sum()));
+        self.zone_metrics.set(&lists.1);
         let mut inner = self.inner();
         let is_listed = |path: &PathBuf| lists.0.iter().any(|loaded| loaded.list.path == *path);
         inner.troubles.retain(|path, _| is_listed(path));
+        for loaded in &lists.0 {
+            if let Some((words, why)) = &loaded.instead {
+                let trouble = || format!("{words} in force: {why}");
+                inner.troubles.entry(loaded.list.path.clone()).or_insert_with(trouble);
+            }
+        }
+        inner.fetches.retain(|url, _| lists.0.iter().any(|loaded| loaded.list.url.as_ref() == Some(url)));
         inner.lists = lists;
     }
 
@@ -304,8 +378,11 @@ impl ListState {
     pub fn views(&self) -> Vec<List> {
         let inner = self.inner();
         let view = |loaded: &Loaded| {
-            let path = loaded.list.path.display().to_string();
+            let path = loaded.list.shown();
             List {
+                name: loaded.list.name.clone(),
+                sha256: loaded.sha256.clone(),
+                fetch: loaded.list.url.as_ref().and_then(|url| inner.fetches.get(url)).map(FetchState::view),
                 rules: loaded.table.len(),
                 skipped: loaded.report.skipped,
                 denied_instead: loaded.report.denied_instead,
@@ -317,10 +394,41 @@ impl ListState {
         inner.lists.0.iter().map(view).collect()
     }
 
+    /// Has every list fetched anew at once, by who reloads.
+    pub fn fetch_again(&self) {
+        self.again.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody wants that.
+    pub fn take_fetch_again(&self) -> bool {
+        self.again.swap(false, Ordering::Relaxed)
+    }
+
+    /// What became of an attempt to fetch a list.
+    pub fn note_fetch(&self, url: &str, state: FetchState) {
+        self.inner().fetches.insert(url.to_owned(), state);
+    }
+
+    /// Lists that could not be fetched anew. Their last copies are in force.
+    #[must_use]
+    pub fn fetch_warnings(&self) -> Vec<String> {
+        let failed = |(url, state): (&String, &FetchState)| Some(format!("{url}: {}", state.error.as_ref()?));
+        self.inner().fetches.iter().filter_map(failed).collect()
+    }
+
+    /// How many rules of this list are in force.
+    #[must_use]
+    pub fn rules_of(&self, path: &Path) -> usize {
+        let inner = self.inner();
+        let loaded = inner.lists.0.iter().find(|loaded| loaded.list.path == path && loaded.instead.is_none());
+        loaded.map_or(0, |loaded| loaded.table.len())
+    }
+
     /// Why lists in force are not what stands in their files.
     #[must_use]
     pub fn troubles(&self) -> Vec<String> {
-        self.inner().troubles.values().cloned().collect()
+        let inner = self.inner();
+        inner.troubles.values().cloned().chain(inner.lists.1.troubles()).collect()
     }
 
     /// The last errors, newest first.
@@ -359,6 +467,9 @@ pub async fn follow(shared: Arc<Shared>) {
             if stamp.is_some() && stamp == loaded.stamp {
                 // In force; also when a broken file was put back.
                 shared.lists.inner().troubles.remove(path);
+                tried.remove(path);
+            } else if stamp.is_none() && loaded.list.url.is_some() {
+                // It comes when it is fetched.
                 tried.remove(path);
             } else if settled && tried.get(path) != Some(&stamp) {
                 tried.insert(path.clone(), stamp);

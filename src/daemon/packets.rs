@@ -2,12 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
 
-use crate::control::{DeniedKind, DeniedLog};
+use super::revalidate::Refused;
+use super::whose::Whose;
+use crate::control::types::Sender;
+use crate::control::{DeniedLog, Usage};
+use crate::core::guard::Guard;
+use crate::core::moment::Moment;
+use crate::core_task::CoreHandle;
 use crate::enforce::nftables::packets::{Packet, Packets};
 
 /// Between two tries to subscribe.
@@ -18,8 +25,9 @@ const RESOLVERS: [u16; 2] = [53, 853];
 /// What is counted.
 #[derive(Debug, Default)]
 pub struct PacketMetrics {
-    seen: Counter,
+    pub(super) seen: Counter,
     overruns: Counter,
+    pub(super) overlooked: Counter,
 }
 
 impl PacketMetrics {
@@ -30,38 +38,98 @@ impl PacketMetrics {
         registry.register("nftables_packets_logged", seen, metrics.seen.clone());
         let overruns = "Times the kernel dropped logged packets because they were not read fast enough";
         registry.register("nftables_log_overruns", overruns, metrics.overruns.clone());
+        let overlooked =
+            "Denied packets whose address wasn't looked at for lease.revalidate, since too many came at once";
+        registry.register("nftables_packets_overlooked", overlooked, metrics.overlooked.clone());
         metrics
     }
 }
 
-fn reason(packet: &Packet) -> &'static str {
-    let resolver = packet.port.is_some_and(|port| RESOLVERS.contains(&port));
-    if resolver { "DNS that goes round the guard" } else { "no lease" }
+/// Why a packet was refused. What other ports of the address are open only the core knows.
+pub(super) async fn reason(packet: &Packet, core: &CoreHandle) -> String {
+    if packet.port.is_some_and(|port| RESOLVERS.contains(&port)) {
+        return "DNS that goes round the guard".to_owned();
+    }
+    let (source, destination) = (packet.source, packet.destination);
+    let leased = move |guard: &Guard, _: Moment| {
+        (guard.leased_ports(destination, Some(source)), guard.leased_applications(destination))
+    };
+    let (ports, applications) = core.inspect(leased).await.unwrap_or_default();
+    match (ports.as_slice(), applications.as_slice()) {
+        ([], []) => "no lease".to_owned(),
+        (_, [_, ..]) => {
+            let applications: Vec<&str> = applications.iter().map(AsRef::as_ref).collect();
+            format!("leased for application {} only", applications.join(", "))
+        }
+        (ports, []) => {
+            let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+            format!("leased for {} only", ports.join(", "))
+        }
+    }
+}
+
+/// Who on this host sent each. Reads files, so not in the thread of this.
+async fn senders(whose: &mut Whose, packets: Vec<Packet>) -> Vec<(Packet, Option<Sender>)> {
+    if packets.iter().all(|packet| packet.user.is_none()) {
+        return packets.into_iter().map(|packet| (packet, None)).collect();
+    }
+    let mut known = std::mem::take(whose);
+    let nobody = packets.clone();
+    let asked = tokio::task::spawn_blocking(move || {
+        let all = packets.into_iter().map(|packet| (packet, known.sent(&packet))).collect();
+        (known, all)
+    });
+    match asked.await {
+        Ok((known, all)) => {
+            *whose = known;
+            all
+        }
+        Err(error) => {
+            tracing::debug!(%error, "who sent refused packets isn't known");
+            nobody.into_iter().map(|packet| (packet, None)).collect()
+        }
+    }
 }
 
 /// Until it is dropped. Whatever fails is said once and tried again: nothing depends on it but what `denied` shows.
-/// `enforced`: whether nftables refuses them.
-pub async fn follow(denied: DeniedLog, metrics: PacketMetrics, enforced: Arc<AtomicBool>) {
+/// `enforced`: whether nftables refuses them. `refused`: who is told of these.
+pub async fn follow(
+    (denied, usage, core): (DeniedLog, Usage, CoreHandle),
+    metrics: PacketMetrics,
+    enforced: Arc<AtomicBool>,
+    refused: mpsc::Sender<Refused>,
+) {
     let mut said = false;
+    let mut whose = Whose::default();
     loop {
         match Packets::open() {
             Ok(mut packets) => {
                 said = false;
                 let error = loop {
-                    let seen = |packet: Packet| {
-                        metrics.seen.inc();
-                        let (what, client) = (packet.to_string(), Some(packet.source));
-                        if enforced.load(Ordering::Relaxed) {
-                            denied.record(DeniedKind::Packet, &what, client, reason(&packet));
-                            denied.refused(packet.source, packet.destination);
-                        } else {
-                            denied.record_audit(DeniedKind::Packet, &what, client, reason(&packet));
-                        }
-                    };
-                    match packets.read(seen).await {
-                        Ok(overruns) => metrics.overruns.inc_by(overruns),
+                    let mut all = Vec::new();
+                    let overruns = match packets.read(|packet| all.push(packet)).await {
+                        Ok(overruns) => overruns,
                         Err(error) => break error,
                     };
+                    metrics.overruns.inc_by(overruns);
+                    for (packet, by) in senders(&mut whose, all).await {
+                        metrics.seen.inc();
+                        let (what, client) = (packet.to_string(), packet.source);
+                        let reason = reason(&packet, &core).await;
+                        if enforced.load(Ordering::Relaxed) {
+                            denied.record_packet(&what, client, &reason, false, by);
+                            denied.refused(packet.source, packet.destination);
+                            let packet = Refused { source: packet.source, destination: packet.destination };
+                            // The next of its flow comes soon.
+                            if refused.try_send(packet).is_err() {
+                                metrics.overlooked.inc();
+                            }
+                        } else {
+                            denied.record_packet(&what, client, &reason, true, by);
+                            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                            usage.sent(packet.source, packet.destination, packet.service(), now);
+                        }
+                    }
                 };
                 tracing::warn!(%error, "denied packets can't be read any more; trying again");
             }

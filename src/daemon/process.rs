@@ -1,5 +1,7 @@
 //! What the daemon's own process may do, and what `status` says of it.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use caps::CapSet;
@@ -7,6 +9,7 @@ use caps::CapSet;
 use crate::config::Config;
 use crate::config::schema::NftablesMode;
 use crate::control::types;
+use crate::enforce::iptables::{self, program::LOCK};
 use crate::sys::confine::{Confined, Needs, confine};
 use crate::sys::privileges::PrivilegeError;
 
@@ -35,9 +38,36 @@ pub fn confined(config: &Config, socket: &Path, not_given_up: Option<PrivilegeEr
         .and_then(|()| std::fs::create_dir_all(&beside).map_err(|error| format!("{}: {error}", beside.display())));
     // Other modes of nftables come by reload, when nothing can be taken back any more.
     let nft = config.nftables.mode != NftablesMode::Off;
-    let writes = made.map(|()| vec![config.state.dir.as_path(), beside.as_path()]);
-    let confined = confine(&Needs { writes, nft });
+    // Where the query log may go, now or by reload.
+    let logs = std::env::var_os("LOGS_DIRECTORY").map(PathBuf::from).filter(|path| path.is_absolute());
+    let log = config.log.file.as_deref().filter(|file| file.is_absolute()).and_then(Path::parent);
+    let pins = pins(config);
+    let writes = made.map(|()| {
+        let all = [Some(config.state.dir.as_path()), Some(beside.as_path()), logs.as_deref(), log, pins];
+        all.into_iter().flatten().collect()
+    });
+    if nft && config.enforcer == iptables::BACKEND.name {
+        // Of the programs of the legacy variant, which may make no file from now on.
+        if let Err(error) = OpenOptions::new().create(true).append(true).mode(0o600).open(LOCK) {
+            tracing::debug!(%error, "{LOCK} can't be made");
+        }
+    }
+    let confined = confine(&Needs { writes, nft, bpf: pins.is_some() });
     Process { confined, troubles }
+}
+
+/// Where the eBPF enforcer pins what must outlive the daemon: when it is used, or an earlier run left something there.
+#[cfg(feature = "ebpf")]
+fn pins(config: &Config) -> Option<&'static Path> {
+    use crate::enforce::ebpf;
+    let used = config.enforcer == ebpf::NAME && config.nftables.mode != NftablesMode::Off;
+    // All of it: somebody may remove the guard's own directory.
+    (used || ebpf::is_left_behind()).then(|| Path::new(ebpf::PINS).parent()).flatten()
+}
+
+#[cfg(not(feature = "ebpf"))]
+fn pins(_: &Config) -> Option<&'static Path> {
+    None
 }
 
 impl Process {

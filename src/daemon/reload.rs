@@ -12,19 +12,22 @@ use arc_swap::ArcSwap;
 use serde_json::Value;
 
 use super::history::Former;
+use super::hours;
 use super::lists::Lists;
 use super::neighbours;
 use super::rules;
 use super::sources::Shared;
+use crate::check;
 use crate::config::schema::{Nftables, NftablesMode};
-use crate::config::{self, Config, Places};
+use crate::config::{Config, Places};
 use crate::control::types::Reloaded;
 use crate::core::address::Admitted;
 use crate::core::event::{Event, RevokeTarget};
+use crate::core::exchange::guard_of;
 use crate::core::groups::Groups;
-use crate::core::guard::Guard;
+use crate::core::guard::{Caused, Guard, PairCaused};
 use crate::core::name::Name;
-use crate::core::pairs::PairId;
+use crate::core::narrow::{Opening, PairId, Port, Who};
 use crate::core::policy::Policy;
 use crate::core::policy::list::LocalData;
 use crate::core::policy::view::ViewId;
@@ -46,12 +49,23 @@ pub struct Wish {
     pub confirm: Option<Duration>,
 }
 
-/// Reads the file anew, and every list that changed. What needs a restart keeps its value and is named; the rest is applied.
+/// [`read_anew`], counted.
 pub async fn reload(shared: &Shared, wish: Wish) -> Reloaded {
+    let dry_run = wish.dry_run;
+    let reloaded = read_anew(shared, wish).await;
+    if !dry_run {
+        shared.metrics.note_reload(reloaded.applied);
+        shared.lists.fetch_again();
+    }
+    reloaded
+}
+
+/// Reads the file anew, and every list that changed. What needs a restart keeps its value and is named; the rest is applied.
+async fn read_anew(shared: &Shared, wish: Wish) -> Reloaded {
     let _applying = shared.applying.lock().await;
     let path = shared.path.clone();
     // Off the runtime's threads: lists may be large.
-    let loaded = match tokio::task::spawn_blocking(move || config::load(&path)).await {
+    let loaded = match tokio::task::spawn_blocking(move || check::load(&path)).await {
         Ok(loaded) => loaded,
         Err(error) => return refused(Vec::new(), format!("reading the file failed: {error}")),
     };
@@ -64,8 +78,9 @@ pub async fn reload(shared: &Shared, wish: Wish) -> Reloaded {
     // Given on the command line, it stands above the file's: not a change.
     if let Some(directory) = &shared.state_dir {
         config.state.dir.clone_from(directory);
+        config.place_lists();
     }
-    let wanted = with_live(old, &config, shared.switches.nftables.is_some());
+    let wanted = with_live(old, &config, shared.switches.packets.is_some());
     let (changes, needs_restart) = match (difference(old, &wanted), difference(&wanted, &config)) {
         (Ok(changes), Ok(apart)) => (lines(&changes), apart),
         (Err(error), _) | (_, Err(error)) => {
@@ -114,7 +129,9 @@ pub async fn go_back(shared: &Shared, (config, places): Former) -> Result<Vec<St
     let _applying = shared.applying.lock().await;
     let before = shared.config();
     let changes = difference(&before.0, &config).map_err(|error| error.to_string())?;
-    put(shared, config, places).await?;
+    let put = put(shared, config, places).await;
+    shared.metrics.note_reload(put.is_ok());
+    put?;
     shared.history.changed(before, None, changes.keys().cloned().collect());
     Ok(lines(&changes))
 }
@@ -132,7 +149,8 @@ async fn put(shared: &Shared, config: Config, places: Places) -> Result<(), Stri
         Err(error) => return Err(format!("reading the lists failed: {error}")),
     };
     let (old, _) = shared.config();
-    let routers = shared.routers.prepare(&old, &config, shared.switches.nftables.is_some()).await?;
+    let routers = shared.routers.prepare(&old, &config, shared.switches.packets.is_some()).await?;
+    let service = shared.service.prepare(&old, &config).await?;
     let change = shared.dns.prepare(&config).map_err(|error| error.to_string())?;
     let listeners = listeners::prepare(shared, &config).await?;
     let reached = upstreams::reach(shared, &config).await;
@@ -159,7 +177,12 @@ async fn put(shared: &Shared, config: Config, places: Places) -> Result<(), Stri
         shared.routers.change(&shared.core, prepared, &config).await?;
         shared.listening.set_bgp(&config);
     }
-    shared.dns.query_log().keep(config.log.queries);
+    if let Some(prepared) = service {
+        shared.service.change(prepared).await;
+    }
+    shared.dns.query_log().configure(&config);
+    shared.dns.usage().configure(&config);
+    shared.flows.set(&config);
     shared.set_config(config, places);
     Ok(())
 }
@@ -175,12 +198,18 @@ fn with_live(old: &Config, new: &Config, packets: bool) -> Config {
     } else if packets && old.nftables.mode != NftablesMode::Off && new.nftables.mode != NftablesMode::Off {
         wanted.nftables = Nftables { scope: old.nftables.scope, ..new.nftables.clone() };
     }
+    if old.per_client() {
+        // What is open would be open for others than it was opened for.
+        wanted.nftables.client_ipv6_prefix = old.nftables.client_ipv6_prefix;
+    }
+    wanted.ebpf = new.ebpf.clone();
     wanted.bgp = new.bgp.clone();
     wanted.policy = new.policy.clone();
     listeners::live(&mut wanted, new);
     wanted.lease = new.lease.clone();
     wanted.gate = new.gate.clone();
     wanted.log = new.log.clone();
+    wanted.flows = new.flows.clone();
     wanted.addresses = new.addresses.clone();
     wanted
 }
@@ -209,15 +238,19 @@ pub async fn apply_lists(shared: &Shared, lists: Lists) -> Result<(), String> {
 
 /// From here on new questions and cached answers are judged by the new rules, and enforcers block or don't; then what the old ones opened is closed.
 async fn apply(shared: &Shared, config: &Config, lists: Lists, judging: Judging) -> Result<(), String> {
-    let here = rules::here(config)?;
-    let rules = Arc::new(rules::rules(config, &lists, &here)?.with_exceptions(&shared.exceptions.current()));
-    let groups = Arc::new(Groups::new(config)?);
+    let here = rules::here(config, Some(&shared.peers))?;
+    let now = hours::now(config)?;
+    let rules = Arc::new(rules::rules(config, &lists, &here, &now)?.with_exceptions(&shared.exceptions.current()));
+    let groups = Arc::new(Groups::new(&now.narrow(config))?);
     let (old, _) = shared.config();
     // What judges alike is the same, so that kept answers stay.
-    let same =
-        judging == Judging::AsBefore && upstreams::judge_alike(&old, config) && shared.lists.lists().are_same(&lists);
+    let (before, is) = (shared.rules.load_full(), now == *shared.rules.load().views.hours());
+    let same = is
+        && judging == Judging::AsBefore
+        && upstreams::judge_alike(&old, config)
+        && shared.lists.lists().are_same(&lists);
     let rules = if same && here == shared.listening.here() { shared.rules.load_full() } else { rules };
-    let (before, old_groups) = (shared.rules.load_full(), Arc::new(Groups::new(&old)?));
+    let old_groups = Arc::new(Groups::new(&before.views.hours().narrow(&old))?);
     shared.switches.packets_open(config).await?;
     if old.nftables.mode == NftablesMode::Off
         && config.nftables.mode != NftablesMode::Off
@@ -252,6 +285,10 @@ async fn switch(shared: &Shared, config: &Config, groups: Arc<Groups>, rules: Ar
     let announces = config.bgp_enforces();
     if announces {
         tell(Event::Announce(true)).await?;
+    }
+    // Before anything is answered that opens less than an address.
+    if config.is_narrow() {
+        tell(Event::Narrowly).await?;
     }
     shared.rules.store(rules);
     if !announces {
@@ -350,8 +387,10 @@ fn flatten(path: &str, value: &Value, out: &mut BTreeMap<String, String>) {
 struct Forbidden {
     names: Vec<Name>,
     addresses: Vec<IpAddr>,
-    /// Where addresses are open for single clients: what one of them may not ask any more.
-    clients: Vec<(PairId, Name)>,
+    /// Where there are pairs: what a question does not open any more.
+    pairs: Vec<(PairId, Name)>,
+    /// Likewise: what it opens other ports of.
+    reopened: Vec<(PairId, Name, Vec<Port>)>,
 }
 
 /// A name is forbidden when the rules of everybody who asked for it deny it; where nobody is known, those of all. Leases are
@@ -360,46 +399,116 @@ fn forbidden(guard: &Guard, rules: &Rules) -> Forbidden {
     // As question and as alias apart: what is denied as one may be allowed as the other, and either forbids it.
     let mut names: BTreeMap<(&Name, bool), bool> = BTreeMap::new();
     let mut addresses: BTreeMap<IpAddr, bool> = BTreeMap::new();
-    for (address, question, chain, clients) in guard.causes() {
-        let mut views: BTreeSet<ViewId> = clients.iter().map(|(client, _)| rules.views.of(*client)).collect();
+    for Caused { address, question, chain, clients, mark } in guard.causes() {
+        let mut views: BTreeSet<ViewId> =
+            clients.iter().map(|(client, _)| rules.views.of_marked(*client, mark)).collect();
         if views.is_empty() {
             views.extend(rules.views.all());
         }
         let allowed = |judge: &dyn Fn(&Policy) -> bool| views.iter().any(|view| judge(rules.views.policy(*view)));
         // A list's own answer for a name opens what that answer holds, and nothing else.
         let own = |policy: &Policy| policy.local_data(question).map(|data| is_of(address, chain, data));
-        let asked = allowed(&|policy| own(policy).is_some() || !policy.judge(question).denies());
+        // Another guard's lease was judged by that guard; here it is the address that counts.
+        let is_guards = guard_of(question).is_some();
+        let asked = is_guards || allowed(&|policy| own(policy).is_some() || !policy.judge(question).denies());
         *names.entry((question, false)).or_insert(false) |= asked;
         for alias in chain {
             *names.entry((alias, true)).or_insert(false) |= allowed(&|policy| !policy.judge_alias(alias).denies());
         }
-        let open = may_be_open(rules, address, question, chain)
+        let leads = may_be_open(rules, address, question, chain);
+        let open = (leads || (is_guards && rules.filter.may_be_leased(address)))
             && allowed(&|policy| own(policy).unwrap_or(true))
             && allowed(&|policy| !policy.judge_answer(address).is_some_and(|verdict| verdict.denies()));
         *addresses.entry(address).or_insert(false) |= open;
     }
     let denied: BTreeSet<&Name> =
         names.into_iter().filter(|(_, allowed)| !*allowed).map(|((name, _), _)| name).collect();
-    // What a client was answered with is judged by its own rules alone.
-    let judged = guard.pair_causes().filter(|((address, client), question, chain)| {
-        let policy = rules.views.policy(rules.views.of(*client));
-        let own = policy.local_data(question).map(|data| is_of(*address, chain, data));
-        !(own.unwrap_or_else(|| !policy.judge(question).denies())
-            && chain.iter().all(|alias| !policy.judge_alias(alias).denies())
-            && may_be_open(rules, *address, question, chain)
-            && !policy.judge_answer(*address).is_some_and(|verdict| verdict.denies()))
+    // What a client was answered with is judged by the rules of those alone who asked from there.
+    let mut pairs: BTreeMap<(PairId, &Name), bool> = BTreeMap::new();
+    for caused in guard.pair_causes() {
+        *pairs.entry((caused.id, caused.question)).or_insert(false) |= pair_may_be_open(rules, caused);
+    }
+    let pairs = pairs.into_iter().filter(|(_, open)| !open).map(|((id, question), _)| (id, question.clone())).collect();
+    let reopened = guard.pair_causes().filter_map(|caused| {
+        let (id, question) = (caused.id, caused.question);
+        let Opened::Ports(ports) = opened(rules, caused) else { return None };
+        Some((id, question.clone(), ports))
     });
-    let clients = judged.map(|(id, question, _)| (id, question.clone())).collect();
     Forbidden {
-        clients,
+        reopened: reopened.collect(),
+        pairs,
         names: denied.into_iter().cloned().collect(),
         addresses: addresses.into_iter().filter(|(_, open)| !open).map(|(address, _)| address).collect(),
     }
 }
 
+/// Whether a question may go on to open an address for those who asked it.
+fn pair_may_be_open(rules: &Rules, caused: PairCaused<'_>) -> bool {
+    let PairCaused { id: (address, narrow), question, chain, mark, restored } = caused;
+    if opened(rules, caused) == Opened::Nothing {
+        return false;
+    }
+    let Some(client) = narrow.client() else { return true };
+    let allows = |view: ViewId| {
+        let policy = rules.views.policy(view);
+        let own = policy.local_data(question).map(|data| is_of(address, chain, data));
+        own.unwrap_or_else(|| !policy.judge(question).denies())
+            && chain.iter().all(|alias| !policy.judge_alias(alias).denies())
+            && !policy.judge_answer(address).is_some_and(|verdict| verdict.denies())
+    };
+    let mut views = match restored {
+        // As whom somebody asked before the restart nobody knows.
+        true => rules.views.of_anybody(client),
+        false => vec![rules.views.of_marked(client, mark)],
+    }
+    .into_iter();
+    may_be_open(rules, address, question, chain) && views.any(allows)
+}
+
+/// What a question opens of what it opened, by the rules of the client whose pair it is, or else of whoever may ask it.
+#[derive(Debug, PartialEq, Eq)]
+enum Opened {
+    /// The same.
+    Same,
+    /// Other ports.
+    Ports(Vec<Port>),
+    /// It is another application's, or nobody's any more.
+    Nothing,
+}
+
+fn opened(rules: &Rules, caused: PairCaused<'_>) -> Opened {
+    let PairCaused { id: (_, narrow), question, mark, restored, .. } = caused;
+    let views: Vec<ViewId> = match narrow.who {
+        Who::Anyone | Who::Application(_) => rules.views.all().collect(),
+        Who::Client(client) if restored => rules.views.of_anybody(client),
+        Who::Client(client) => vec![rules.views.of_marked(client, mark)],
+    };
+    let application = match narrow.who {
+        Who::Application(number) => Some(number),
+        Who::Anyone | Who::Client(_) => None,
+    };
+    let mut all = BTreeSet::new();
+    for view in views.into_iter().filter(|view| !rules.views.policy(*view).judge(question).denies()) {
+        match &*rules.openings_in(view, question) {
+            [] => drop(all.insert(Opening::ALL)),
+            openings => all.extend(openings.iter().copied()),
+        }
+    }
+    // Nobody may ask: leases are judged by that.
+    if all.is_empty() || all.contains(&Opening { application, to: narrow.to }) {
+        return Opened::Same;
+    }
+    let ports: Vec<Port> = all.iter().filter(|one| one.application == application).map(|one| one.to).collect();
+    if application.is_some() || ports.is_empty() {
+        return Opened::Nothing;
+    }
+    Opened::Ports(if ports.contains(&Port::Any) { vec![Port::Any] } else { ports })
+}
+
 /// Whether the filter lets a lease stand. What has become this host's own needs none.
 fn may_be_open(rules: &Rules, address: IpAddr, question: &Name, chain: &[Name]) -> bool {
     matches!(rules.filter.judge(address, question, chain), Ok(Admitted::Lease | Admitted::AlreadyOpen))
+        && !rules.filter.is_gone_from_zone(address, question, chain)
 }
 
 /// Whether an address that was opened over `chain` may come of a list's own answer.
@@ -421,8 +530,11 @@ pub async fn close_what_is_forbidden(core: &CoreHandle, rules: Arc<Rules>) -> Re
     if !forbidden.names.is_empty() {
         core.tell(Event::Forbid(forbidden.names)).await.map_err(wrong)?;
     }
-    if !forbidden.clients.is_empty() {
-        core.tell(Event::ForbidClients(forbidden.clients)).await.map_err(wrong)?;
+    if !forbidden.pairs.is_empty() {
+        core.tell(Event::ForbidPairs(forbidden.pairs)).await.map_err(wrong)?;
+    }
+    if !forbidden.reopened.is_empty() {
+        core.tell(Event::Reopen(forbidden.reopened)).await.map_err(wrong)?;
     }
     for address in forbidden.addresses {
         core.tell(Event::Revoke(RevokeTarget::Address(address))).await.map_err(wrong)?;
@@ -433,6 +545,7 @@ pub async fn close_what_is_forbidden(core: &CoreHandle, rules: Arc<Rules>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::policy::schedule::Hours;
     use crate::sys::interfaces::Here;
 
     #[test]
@@ -484,7 +597,7 @@ mod tests {
         );
         let config: Config = toml::from_str(&text).unwrap();
         let lists = Lists::load(&config, &Lists::default()).unwrap();
-        let rules = rules::rules(&config, &lists, &Here::default()).unwrap();
+        let rules = rules::rules(&config, &lists, &Here::default(), &Hours::default()).unwrap();
         let (lease, gate) = (config.lease.clone(), config.gate.clone());
         let settings = Settings { lease, gate, linger: config.bgp.linger.0 };
         let shared = Guard::new(settings.clone(), Vec::new());
@@ -501,9 +614,11 @@ mod tests {
             (everybody, "trap.test", 7),
         ] {
             let admission = Admission {
+                openings: Default::default(),
                 whole: false,
                 ticket: Ticket(u64::from(last)),
                 client,
+                mark: None,
                 question: name(question),
                 qtype: 1,
                 chain: Arc::default(),
@@ -520,10 +635,10 @@ mod tests {
             assert_eq!(found.names, [name("denied.test")], "a group may still ask for the mixed one");
             assert_eq!(found.addresses, [address(4), address(7)]);
         }
-        assert_eq!(shared.clients, [], "leases are for everybody");
-        let of = |last, question| ((address(last), everybody), name(question));
+        assert_eq!(shared.pairs, [], "leases are for everybody");
+        let of = |last, question| ((address(last), crate::core::narrow::Narrow::of_client(everybody)), name(question));
         let denied = [of(2, "denied.test"), of(3, "mixed.test"), of(4, "data.test"), of(7, "trap.test")];
-        assert_eq!(single.clients, denied, "each client is judged by its own rules");
+        assert_eq!(single.pairs, denied, "each client is judged by its own rules");
     }
 
     #[tokio::test]
@@ -537,22 +652,24 @@ mod tests {
              [[policy.private]]\ndomain = \".\"\nprefixes = [\"203.0.113.0/24\"]\n",
         )
         .unwrap();
-        let rules = rules::rules(&config, &Lists::default(), &Here::default()).unwrap();
+        let rules = rules::rules(&config, &Lists::default(), &Here::default(), &Hours::default()).unwrap();
         let guard = Guard::new(
             Settings { lease: config.lease.clone(), gate: config.gate.clone(), linger: Duration::ZERO },
             Vec::new(),
         );
         let (_reports, reported) = tokio::sync::mpsc::channel(1);
-        let drivers = Drivers { timed: Vec::new(), routes: None, journal: None };
+        let drivers = Drivers { timed: Vec::new(), routes: None, journal: None, recorder: None };
         let (core, task) = core_task(guard, drivers, reported, crate::sys::clock::Clock::start());
         tokio::spawn(task);
         let rules = Arc::new(ArcSwap::from_pointee(rules));
         close_now_and_later(core.clone(), rules, Duration::from_millis(500)).await.unwrap();
         for (question, last) in [("www.late.test", 1), ("fine.test", 2)] {
             let admission = Admission {
+                openings: Default::default(),
                 whole: false,
                 ticket: Ticket(0),
                 client: IpAddr::from([192, 0, 2, 1]),
+                mark: None,
                 question: question.parse().unwrap(),
                 qtype: 1,
                 chain: Arc::default(),
@@ -582,7 +699,7 @@ mod tests {
             "mode = \"audit\"\n[dns]\nlisten = [\"127.0.0.1:5353\"]\nworkers = 3\nlocal_names = false\n\
              [dns.cache]\nsize = \"1MiB\"\n[dns.dnssec]\nvalidate = true\n[[dns.upstream]]\nurl = \"udp://192.0.2.53\"\n[lease]\ncapacity = 90\nmin = \"90s\"\n\
              [policy]\ndeny = [\"evil.example\"]\n[addresses]\nopen = [\"192.0.2.1\"]\ninside = [\"198.51.100.0/24\"]\n\
-             [nftables]\nmode = \"both\"\nenforce = false\n[gate]\ndeadline = \"2s\"\n",
+             [nftables]\nmode = \"both\"\nenforce = false\n[gate]\ndeadline = \"2s\"\n[http]\nnames = [\"guard.example\"]\ntoken_file = \"token\"\n",
         );
         let wanted = with_live(&old, &new, true);
         let keys = |one: &Config, other: &Config| difference(one, other).unwrap().into_keys().collect::<Vec<_>>();
@@ -599,6 +716,8 @@ mod tests {
                 "dns.upstream[0].url",
                 "dns.workers",
                 "gate.deadline",
+                "http.names[0]",
+                "http.token_file",
                 "lease.capacity",
                 "lease.min",
                 "mode",
@@ -614,5 +733,8 @@ mod tests {
         assert_eq!(keys(&with_live(&off, &old, false), &old), ["nftables.mode"], "it can't any more");
         let single = parse("[nftables]\nmode = \"both\"\nscope = \"client\"\n");
         assert_eq!(keys(&with_live(&old, &single, true), &single), ["nftables.scope"]);
+        let wide = parse("[nftables]\nmode = \"both\"\nscope = \"client\"\nclient_ipv6_prefix = 64\n");
+        assert_eq!(keys(&with_live(&single, &wide, true), &wide), ["nftables.client_ipv6_prefix"]);
+        assert_eq!(keys(&with_live(&wide, &single, true), &single), ["nftables.client_ipv6_prefix"]);
     }
 }

@@ -10,19 +10,24 @@
 //! any loss of a session.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use destguard_bgp::config::SpeakerConfig;
 use tokio::sync::mpsc::WeakSender;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
+use crate::config::schema::Role;
 use crate::core::event::{EnforcerId, Event, Listed};
 use crate::core_task::CoreHandle;
+use crate::dns::Rules;
 use crate::enforce::Command;
+use crate::enforce::backend;
+use crate::enforce::bgp::guards::Judge;
 use crate::enforce::bgp::{self, BgpEnforcer};
-use crate::enforce::nftables;
 
 /// The routers as they are in force.
 #[derive(Debug)]
@@ -49,6 +54,22 @@ pub struct Prepared {
 #[must_use]
 pub fn linger(config: &Config) -> Duration {
     if config.bgp.peer.is_empty() { Duration::ZERO } else { config.bgp.linger.0 }
+}
+
+/// The router id by which other guards know this one, where there are any.
+#[must_use]
+pub fn among_guards(config: &Config) -> Option<Ipv4Addr> {
+    config.bgp.router_id.filter(|_| config.bgp.peer.iter().any(|peer| peer.role == Role::Guard))
+}
+
+/// What another guard may lease here: what an answer to some name could open by the rules in force, and no list denies.
+#[must_use]
+pub fn judge(rules: Arc<ArcSwap<Rules>>) -> Judge {
+    Arc::new(move |address| {
+        let rules = rules.load();
+        let denied = |view| rules.views.policy(view).judge_answer(address).is_some_and(|verdict| verdict.denies());
+        rules.filter.may_be_leased(address) && !rules.views.all().all(denied)
+    })
 }
 
 impl Routers {
@@ -103,8 +124,8 @@ impl Routers {
         // Somebody whose session goes on is waited for meanwhile.
         let stays = next.members().any(|(_, spec)| spec.required && !fresh.contains(&spec.name));
         let mut list = Vec::new();
-        if packets {
-            list.push(Listed { id: EnforcerId(0), spec: nftables::Enforcer::spec(new.lease.capacity), joins: false });
+        if let Some(backend) = backend::packets(&new.enforcer).filter(|_| packets) {
+            list.push(Listed { id: EnforcerId(0), spec: (backend.spec)(new.lease.capacity), joins: false });
         }
         list.extend(next.members().map(|(id, spec)| {
             let added = !before.ids.contains_key(&spec.name);
@@ -124,6 +145,7 @@ impl Routers {
         let stopped = |error: crate::core_task::Stopped| error.to_string();
         core.tell(Event::Enforcers(prepared.list)).await.map_err(stopped)?;
         core.tell(Event::Linger(linger(new))).await.map_err(stopped)?;
+        core.tell(Event::Exchange(among_guards(new))).await.map_err(stopped)?;
         // It knows the new ones before they say anything.
         core.inspect(|_, _| ()).await.map_err(stopped)?;
         let (done, told) = oneshot::channel();

@@ -1,39 +1,42 @@
 //! What the daemon tells the control interface.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use ipnet::IpNet;
 use prometheus_client::registry::Registry;
 
+use super::applications;
+use super::containers::unguarded;
 use super::exceptions::{self, ExceptionState};
+use super::flows::FlowState;
 use super::history::History;
 use super::listening::Listening;
 use super::lists::ListState;
+use super::metrics::DaemonMetrics;
+use super::preload::Preloaded;
 use super::process::Process;
 use super::routers::Routers;
 use super::switch::Switches;
-use super::{judge, reload};
+use super::{hours, judge, reload, suggest};
 use crate::config::schema::{Hide, NftablesMode, OnDeadline};
 use crate::config::{Config, Places};
+use crate::control::history::Plots;
 use crate::control::sources::{CoreView, Later, Sources, Subject};
 use crate::control::types::{self, Judgement, List, LoggedError, Peer, Reloaded, Tried, Upstream};
-use crate::control::{DeniedLog, QueryLog};
-use crate::core::explain::{Counts, EnforcerView};
+use crate::control::{Access, DeniedLog, QueryLog};
 use crate::core::name::Name;
+use crate::core::policy::view::Whose;
 use crate::core_task::CoreHandle;
 use crate::daemon::reload::Wish;
 use crate::dns::codec::wire::rtype;
 use crate::dns::upstream::UpstreamStatus;
 use crate::dns::{Listeners, Rules, View};
+use crate::enforce::backend::{self, Control, PacketBackend, Stop};
 use crate::enforce::bgp::BgpStatus;
-use crate::enforce::nftables;
+use crate::enforce::bgp::service::Service;
 use crate::store::health::Health;
 use crate::sys::disk;
 
@@ -64,18 +67,28 @@ pub struct Shared {
     pub listeners: Arc<Listeners>,
     /// The other listeners, and this host's addresses.
     pub listening: Listening,
+    /// Who may read over HTTP.
+    pub access: Access,
     /// What was refused.
     pub denied: DeniedLog,
     /// The BGP side.
     pub peers: BgpStatus,
     /// What it was told.
     pub routers: Routers,
-    /// Takes the nftables table away, when there is one.
-    pub nftables: Option<nftables::Disarmer>,
+    /// The guard's own anycast addresses.
+    pub service: Arc<Service>,
+    /// The packet filter of this host, when there is one.
+    pub filter: Option<Arc<dyn Control>>,
     /// How the lease journal is.
     pub journal: Health,
     /// Whether enforcers block.
     pub switches: Switches,
+    /// Names that are to be kept open.
+    pub preloaded: Preloaded,
+    /// Who sees live flows.
+    pub flows: FlowState,
+    /// The daemon's own.
+    pub metrics: DaemonMetrics,
     /// All metrics.
     pub registry: Mutex<Registry>,
     /// Told when the operator wants the daemon to end.
@@ -86,6 +99,8 @@ pub struct Shared {
     pub successor: std::path::PathBuf,
     /// What was in force before.
     pub history: History,
+    /// What the page draws.
+    pub plots: Plots,
     /// What the process may do.
     pub process: Process,
     /// Told when upstreams may be asked no more.
@@ -128,9 +143,15 @@ impl Shared {
     }
 }
 
-/// What is wrong while [`nftables::is_left_behind`] and there is no enforcer for it.
-pub const LEFT_BEHIND: &str = "nftables.mode is \"off\", but the table inet destguard of an earlier run is still in the kernel and \
-                               goes on blocking what has no lease there; `destguard disarm` removes it";
+/// What is wrong while something of an earlier run stands and there is no enforcer for it.
+#[must_use]
+pub fn left_behind(what: &PacketBackend) -> String {
+    format!(
+        "nftables.mode is \"off\", but the {} of an earlier run is still in the kernel and goes on blocking what has no lease \
+         there; `destguard disarm` removes it",
+        what.leaves
+    )
+}
 
 /// Behind a verdict that denies, in audit.
 const ONLY_NOTED: &str = "; the guard is in audit, so that this is only noted and the answer leaves whole";
@@ -142,6 +163,10 @@ const ERRORS: usize = 8;
 impl Sources for Shared {
     fn core(&self) -> &dyn CoreView {
         &self.core
+    }
+
+    fn access(&self) -> Access {
+        self.access.clone()
     }
 
     fn denied(&self) -> &DeniedLog {
@@ -164,12 +189,24 @@ impl Sources for Shared {
         self.peers.peers()
     }
 
+    fn service(&self) -> Option<types::Service> {
+        self.service.view()
+    }
+
     fn upstreams(&self) -> Vec<Upstream> {
         self.dns.status().upstreams.into_iter().map(upstream).collect()
     }
 
     fn lists(&self) -> Vec<List> {
         self.lists.views()
+    }
+
+    fn zones(&self) -> Vec<types::Zone> {
+        self.lists.zones().views()
+    }
+
+    fn applications(&self) -> Vec<types::Application> {
+        applications::now(&self.config().0)
     }
 
     fn audit(&self) -> Vec<String> {
@@ -181,8 +218,8 @@ impl Sources for Shared {
         if config.nftables.mode != NftablesMode::Off && !config.nftables.enforce {
             audit.push("nftables.enforce is false".to_owned());
         }
-        if self.nftables.as_ref().is_some_and(nftables::Disarmer::is_disarmed) {
-            audit.push("nftables was disarmed".to_owned());
+        if let Some(status) = self.filter.as_ref().map(|filter| filter.status()).filter(|status| status.disarmed) {
+            audit.push(format!("{} was disarmed", status.name));
         }
         if !config.bgp.peer.is_empty() && !config.bgp.enforce {
             audit.push("bgp.enforce is false".to_owned());
@@ -196,17 +233,25 @@ impl Sources for Shared {
     fn troubles(&self) -> Vec<String> {
         let mut troubles = self.journal.reasons();
         troubles.extend(self.lists.troubles());
-        if self.nftables.is_none() && nftables::is_left_behind() {
-            troubles.push(LEFT_BEHIND.to_owned());
+        if self.filter.is_none() {
+            troubles.extend(backend::left_behind(None).map(left_behind));
         }
         troubles.extend(self.missing().0);
-        troubles.extend(self.switches.left_out().iter().map(|feature| feature.effect().to_owned()));
+        troubles.extend(self.switches.left_out());
         troubles
     }
 
     fn query_log(&self) -> (QueryLog, Vec<Hide>) {
         let hide = self.config.lock().unwrap_or_else(PoisonError::into_inner).0.log.hide.clone();
         (self.dns.query_log(), hide)
+    }
+
+    fn suggest(&self, client: Option<IpNet>, since: u64) -> types::Suggested {
+        suggest::suggest(&self.dns.usage().used(), &self.rules.load(), client, since)
+    }
+
+    fn plots(&self) -> Plots {
+        self.plots.clone()
     }
 
     fn process(&self) -> types::Process {
@@ -218,27 +263,56 @@ impl Sources for Shared {
         let configured = config.addresses.inside.iter().map(|net| format!("{net} (addresses.inside)"));
         let on_link = self.listening.here().on_link.nets;
         let on_link = on_link.iter().map(|(net, interface)| format!("{net} (on-link at {interface})"));
-        configured.chain(on_link).take(MOST_INSIDE).collect()
+        let announced = self.listening.here().announced;
+        let announced = announced.iter().map(|(net, peer)| format!("{net} (announced by {peer})"));
+        configured.chain(on_link).chain(announced).take(MOST_INSIDE).collect()
     }
 
     fn warnings(&self) -> Vec<String> {
-        let unlocked = self.nftables.as_ref().and_then(nftables::Disarmer::unlocked).map(|why| {
-            format!("when another program flushes the ruleset, the host is open until the table is back (Linux 5.12 can do better): {why}")
-        });
+        let filter = self.filter.as_ref().map(|filter| filter.status().warnings).unwrap_or_default();
         let here = self.listening.here();
         let too_large = here.on_link.too_large.iter().map(|(net, interface)| {
             format!("{net} is on-link at {interface}: too large to be this network's own, so that addresses.inside must name what is")
         });
         let too_large: Vec<String> = too_large.take(ERRORS).collect();
+        let beyond = self
+            .peers
+            .network_counts()
+            .into_iter()
+            .filter(|(.., beyond)| *beyond > 0 && self.config().0.bgp.exclude_announced);
+        let beyond = beyond.map(|(peer, ..)| {
+            format!("{peer} announces more networks than are kept: those beyond the first 4,096 may be leased (bgp.exclude_announced)")
+        });
+        let beyond: Vec<String> = beyond.collect();
         let process = self.process.troubles.iter().map(|why| format!("the daemon may do more than it needs: {why}"));
-        let disk = self.disk().into_iter().chain(self.exceptions.trouble());
+        let disk = self.disk().into_iter().chain(self.exceptions.trouble()).chain(self.lists.fetch_warnings());
+        let disk = disk.chain(self.preloaded.warnings()).chain(self.flows.warnings());
         let trial = self.history.trial().map(|left| {
             format!("a change is on trial: `destguard confirm` within {} s, or it is taken back", left.as_secs())
         });
         let apart = self.history.apart();
         let apart = (!apart.is_empty())
             .then(|| format!("the file says other things than are in force, of: {}", apart.join(", ")));
-        disk.chain(process).chain(self.missing().1).chain(unlocked).chain(too_large).chain(trial).chain(apart).collect()
+        let log = self.dns.query_log().troubles();
+        disk.chain(process)
+            .chain(unguarded(&self.config().0))
+            .chain(log)
+            .chain(self.service.warnings())
+            .chain(self.missing().1)
+            .chain(filter)
+            .chain(too_large)
+            .chain(beyond)
+            .chain(trial)
+            .chain(apart)
+            .collect()
+    }
+
+    fn out_of_hours(&self) -> Vec<types::Scheduled> {
+        hours::views(&self.config().0, self.rules.load().views.hours(), jiff::Timestamp::now())
+    }
+
+    fn in_hours(&self) -> Vec<types::Scheduled> {
+        hours::in_force(&self.config().0, self.rules.load().views.hours(), jiff::Timestamp::now())
     }
 
     fn exceptions(&self) -> Vec<types::Exception> {
@@ -277,36 +351,45 @@ impl Sources for Shared {
         errors
     }
 
-    fn judge(&self, subject: &Subject, client: Option<IpAddr>, causes: &[(Name, Vec<Name>)]) -> Judgement {
+    fn judge(&self, subject: &Subject, whose: Whose<'_>, causes: &[(Name, Vec<Name>)]) -> Judgement {
         let (config, places) = self.config();
         let place = |key: &str| judge::place_of(&places, &self.path, key);
         let list = |path: &str| judge::list_of(&config, path);
         let written = judge::Written { place: &place, list: &list };
         let rules = self.rules.load();
-        let mut now = judge::judge(&rules, subject, client, causes, written);
+        let mut now = judge::judge(&rules, subject, whose, causes, written);
         if rules.audit && matches!(now.verdict.as_str(), "denied" | "filtered") {
             now.reason.push_str(ONLY_NOTED);
         }
+        let out = hours::notes(&config, rules.views.hours(), &self.lists.lists(), subject, whose.client);
+        append(&mut now.reason, &out);
         now
     }
 
-    fn try_name(&self, name: &Name, client: Option<IpAddr>) -> Later<'_, Vec<Tried>> {
+    fn has_group(&self, group: &str) -> bool {
+        self.config().0.policy.group.iter().any(|known| known.name == group)
+    }
+
+    fn try_name<'a>(&'a self, name: &Name, whose: Whose<'a>) -> Later<'a, Vec<Tried>> {
         let name = name.clone();
         Box::pin(async move {
             let (v4, v6) = tokio::join!(
-                self.dns.try_question(&name, rtype::A, client),
-                self.dns.try_question(&name, rtype::AAAA, client)
+                self.dns.try_question(&name, rtype::A, whose),
+                self.dns.try_question(&name, rtype::AAAA, whose)
             );
             let (config, places) = self.config();
             let place = |key: &str| judge::place_of(&places, &self.path, key);
             let list = |path: &str| judge::list_of(&config, path);
             let written = judge::Written { place: &place, list: &list };
             let rules = self.rules.load();
+            let subject = Subject::Name(name.clone());
+            let out = hours::notes(&config, rules.views.hours(), &self.lists.lists(), &subject, whose.client);
             let in_words = |tried| {
                 let mut tried = judge::tried(&rules, &name, tried, written);
                 if rules.audit && matches!(tried.verdict.as_str(), "denied" | "filtered") {
                     tried.reason.push_str(ONLY_NOTED);
                 }
+                append(&mut tried.reason, &out);
                 tried
             };
             [v4, v6].into_iter().map(in_words).collect()
@@ -315,7 +398,7 @@ impl Sources for Shared {
 
     fn metrics(&self) -> Result<String, String> {
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        crate::metrics::encode(&registry).map_err(|error| error.to_string())
+        crate::metrics::encode_all(&registry).map_err(|error| error.to_string())
     }
 
     fn reload(&self, wish: Wish) -> Later<'_, Reloaded> {
@@ -355,31 +438,49 @@ impl Sources for Shared {
         Ok(message)
     }
 
+    fn restarting(&self) -> Result<String, String> {
+        self.keep_filter()?;
+        tracing::info!("systemd starts the guard again: the packet filter stays as it is");
+        Ok("the packet filter stays as it is until the guard is back".to_owned())
+    }
+
     fn hand_over(&self) -> Result<String, String> {
         self.store.hand_over(&self.successor)?;
-        if let Some(nftables) = &self.nftables {
-            nftables.keep();
-        }
+        self.keep_filter()?;
         tracing::info!("another process takes over");
         self.stop_soon();
         Ok("the guard ends; its sockets are yours".to_owned())
     }
 
     fn disarm(&self) -> Later<'_, Result<String, String>> {
-        let disarmer = self.nftables.clone();
+        let filter = self.filter.clone();
         Box::pin(async {
-            // Without an enforcer of our own there may still be the table of an earlier configuration.
-            let disarm = move || disarmer.map_or_else(nftables::disarm, |disarmer| disarmer.disarm());
+            // Without an enforcer of our own there may still be what an earlier configuration left.
+            let disarm = move || match filter {
+                Some(filter) => filter.stop(Stop::Disarm).map(|_| filter.status().name),
+                None => backend::remove_all().map(|removed| removed.first().map_or("nftables", |backend| backend.name)),
+            };
             match tokio::task::spawn_blocking(disarm).await {
-                Ok(Ok(())) => {
-                    Ok("the nftables table is removed; nothing is guarded here until the daemon starts again"
-                        .to_owned())
+                Ok(Ok(name)) => {
+                    Ok(format!("the {name} table is removed; nothing is guarded here until the daemon starts again"))
                 }
-                Ok(Err(error)) => Err(error.to_string()),
+                Ok(Err(error)) => Err(error),
                 Err(error) => Err(format!("the attempt failed: {error}")),
             }
         })
     }
+}
+
+impl Shared {
+    /// The packet filter stays as it is when this process ends.
+    fn keep_filter(&self) -> Result<(), String> {
+        self.filter.as_ref().map_or(Ok(()), |filter| filter.stop(Stop::Keep).map(drop))
+    }
+}
+
+/// Behind a reason, or in place of none.
+fn append(reason: &mut String, note: &str) {
+    reason.push_str(if reason.is_empty() { note.trim_start_matches("; ") } else { note });
 }
 
 fn upstream(status: UpstreamStatus) -> Upstream {
@@ -396,189 +497,5 @@ fn upstream(status: UpstreamStatus) -> Upstream {
         failed: status.failures,
         rtt_ms: status.rtt.map(|rtt| u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX)),
         last_error: status.last_error,
-    }
-}
-
-/// How often the core's numbers are taken over into the metrics.
-const REFRESH: Duration = Duration::from_secs(1);
-
-/// The core's numbers as metrics.
-#[derive(Debug, Default)]
-struct CoreMetrics {
-    leases: Family<[(&'static str, &'static str); 1], Gauge>,
-    capacity: Gauge,
-    waiting: Gauge,
-    generation: Gauge,
-    answers: Family<[(&'static str, &'static str); 1], Gauge>,
-    shortened: Family<[(&'static str, &'static str); 1], Gauge>,
-    queued: Gauge,
-    gate_timeouts: Gauge,
-    causes: Gauge,
-    causes_dropped: Gauge,
-    group_sets: Gauge,
-    client_leases: Gauge,
-    changes: Family<[(&'static str, &'static str); 1], Gauge>,
-    in_force: Family<[(&'static str, String); 1], Gauge>,
-    installed: Family<[(&'static str, String); 1], Gauge>,
-    repairs: Family<[(&'static str, String); 2], Counter>,
-}
-
-impl CoreMetrics {
-    fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        registry.register(
-            "leases",
-            "Leases by state: ipv4 and ipv6 are active ones, pending ones are among them",
-            metrics.leases.clone(),
-        );
-        registry.register(
-            "lease_capacity",
-            "The most leases there may be, lingering routes included",
-            metrics.capacity.clone(),
-        );
-        registry.register(
-            "gate_waiting",
-            "Answers that wait for their enforcers, or for tokens, now",
-            metrics.waiting.clone(),
-        );
-        registry.register("generation", "Number of the last plan", metrics.generation.clone());
-        registry.register(
-            "gate_answers",
-            "Answers that left the gate since the start, by outcome",
-            metrics.answers.clone(),
-        );
-        registry.register(
-            "gate_answers_shortened",
-            "Answers since the start that had fewer addresses than were asked for, by the budget that left no more",
-            metrics.shortened.clone(),
-        );
-        registry.register(
-            "gate_queued",
-            "Answers that wait for tokens of their client or domain now (lease.new_per_client, lease.new_per_domain)",
-            metrics.queued.clone(),
-        );
-        registry.register(
-            "gate_deadlines",
-            "Answers whose gate deadline passed since the start",
-            metrics.gate_timeouts.clone(),
-        );
-        registry.register("lease_causes", "Questions and clients kept as causes of leases", metrics.causes.clone());
-        registry.register(
-            "lease_causes_dropped",
-            "Causes forgotten since the start because there were too many; leases are not shortened by it",
-            metrics.causes_dropped.clone(),
-        );
-        registry.register(
-            "group_sets",
-            "Different sets of groups whose communities routes bear; at 1024 answers that need another are refused",
-            metrics.group_sets.clone(),
-        );
-        registry.register(
-            "lease_changes",
-            "Leases since the start by what became of them: opened, extended, expired, closed before their time, or without room at the start",
-            metrics.changes.clone(),
-        );
-        registry.register(
-            "client_leases",
-            "Pairs of client and address that are open (nftables.scope is \"client\"); lease_capacity at most",
-            metrics.client_leases.clone(),
-        );
-        registry.register(
-            "enforcer_in_force",
-            "1 while the enforcer holds what it acknowledged, 0 while it is starting or lost",
-            metrics.in_force.clone(),
-        );
-        registry.register("enforcer_addresses", "Addresses that the enforcer holds", metrics.installed.clone());
-        registry.register(
-            "enforcer_repairs",
-            "Things that an enforcer, or the lease journal, found otherwise than it believed, and repaired, by kind",
-            metrics.repairs.clone(),
-        );
-        metrics
-    }
-
-    fn take_repairs(&self, enforcer: &str, repairs: &BTreeMap<&'static str, u64>) {
-        for (kind, total) in repairs {
-            let labels = [("enforcer", enforcer.to_owned()), ("kind", (*kind).to_owned())];
-            let counter = self.repairs.get_or_create(&labels);
-            counter.inc_by(total.saturating_sub(counter.get()));
-        }
-    }
-
-    fn take(&self, counts: &Counts, enforcers: &[EnforcerView]) {
-        let set = |gauge: &Gauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        let set_total = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        for (state, value) in
-            [("ipv4", counts.ipv4), ("ipv6", counts.ipv6), ("lingering", counts.lingering), ("pending", counts.pending)]
-        {
-            set(&self.leases.get_or_create(&[("state", state)]), value);
-        }
-        set(&self.capacity, counts.capacity);
-        set(&self.waiting, counts.waiting);
-        set(&self.causes, counts.causes);
-        set(&self.group_sets, counts.group_sets);
-        set(&self.client_leases, counts.pairs);
-        set_total(&self.generation, counts.generation);
-        set_total(&self.gate_timeouts, counts.gate_timeouts);
-        set_total(&self.causes_dropped, counts.causes_dropped);
-        let refused = &counts.refused;
-        for (outcome, value) in [
-            ("released", counts.released),
-            ("deadline", refused.deadline),
-            ("enforcer", refused.enforcer),
-            ("family", refused.family),
-            ("per_answer", refused.per_answer),
-            ("per_client", refused.per_client),
-            ("per_domain", refused.per_domain),
-            ("route_budget", refused.route_budget),
-            ("capacity", refused.capacity),
-            ("revoked", refused.revoked),
-        ] {
-            set_total(&self.answers.get_or_create(&[("outcome", outcome)]), value);
-        }
-        let shortened = &counts.shortened;
-        for (budget, value) in [
-            ("per_answer", shortened.per_answer),
-            ("per_client", shortened.per_client),
-            ("per_domain", shortened.per_domain),
-            ("route_budget", shortened.route_budget),
-            ("capacity", shortened.capacity),
-        ] {
-            set_total(&self.shortened.get_or_create(&[("budget", budget)]), value);
-        }
-        set(&self.queued, counts.queued);
-        for (change, value) in [
-            ("opened", counts.opened),
-            ("extended", counts.extended),
-            ("expired", counts.expired),
-            ("closed", counts.closed),
-            ("without_room", counts.restore_dropped),
-        ] {
-            set_total(&self.changes.get_or_create(&[("change", change)]), value);
-        }
-        for enforcer in enforcers {
-            let in_force = enforcer.state == crate::core::explain::EnforcerState::InForce;
-            self.in_force.get_or_create(&[("enforcer", enforcer.name.clone())]).set(i64::from(in_force));
-            set(&self.installed.get_or_create(&[("enforcer", enforcer.name.clone())]), enforcer.installed);
-            self.take_repairs(&enforcer.name, &enforcer.repairs);
-        }
-    }
-}
-
-/// Registers the core's metrics; the returned task keeps them current.
-pub fn core_metrics(
-    registry: &mut Registry,
-    core: CoreHandle,
-    journal: Health,
-) -> impl Future<Output = ()> + Send + 'static {
-    let metrics = CoreMetrics::register(registry);
-    async move {
-        let mut tick = tokio::time::interval(REFRESH);
-        loop {
-            tick.tick().await;
-            let Ok((counts, enforcers)) = core.overview().await else { return };
-            metrics.take(&counts, &enforcers);
-            metrics.take_repairs("journal", &journal.repairs());
-        }
     }
 }

@@ -5,6 +5,8 @@
 //! resolver goes first: who is told an address meanwhile finds it open. The other way round the packets go first. Leases, flows and sessions stay
 //! either way.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,9 +16,10 @@ use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::config::schema::{self, NftablesMode};
-use crate::enforce::Command;
-use crate::enforce::nftables::needs::Feature;
-use crate::enforce::nftables::{Own, Rules};
+use crate::core::narrow::NarrowKinds;
+use crate::enforce::backend::LeftOut;
+use crate::enforce::nftables::{Own, Rules, Special};
+use crate::enforce::{Command, can_hold};
 
 /// The ruleset of a configuration.
 #[must_use]
@@ -25,7 +28,15 @@ pub fn rules(config: &Config, own: Own) -> Rules {
         config: schema::Nftables { enforce: config.nftables_enforces(), ..config.nftables.clone() },
         open: config.addresses.open.clone(),
         own,
+        ports: config.narrows_ports(),
         capacity: config.lease.capacity,
+        special: Special {
+            doh: config.addresses.doh.clone(),
+            local_discovery: config.addresses.local_discovery,
+            // Elsewhere it means nothing, so that a change of it changes nothing.
+            cgroup: if config.enforcer == "ebpf" { config.ebpf.cgroup.clone() } else { PathBuf::new() },
+            resolver: config.dns.listen.iter().map(|at| SocketAddr::new(at.ip(), at.port())).collect(),
+        },
     }
 }
 
@@ -37,26 +48,41 @@ fn either(old: &Rules, new: &Rules) -> Rules {
     let hooks = if is == was || was == NftablesMode::Both || off { &new.config } else { &old.config };
     // Where nothing was guarded, the rules only count until they know what is leased.
     let enforce = old.config.enforce && new.config.enforce && was != NftablesMode::Off;
+    // What is open for an application that goes is closed before its sets are.
+    let goes = |one: &&schema::Application| new.config.application.iter().all(|other| other.name != one.name);
+    let going = old.config.application.iter().filter(goes).cloned();
+    let application = new.config.application.iter().cloned().chain(going).collect();
     Rules {
-        config: schema::Nftables { enforce, ..hooks.clone() },
+        config: schema::Nftables { enforce, application, ..hooks.clone() },
         open: [old.open.as_slice(), &new.open].concat(),
+        special: Special {
+            doh: new.special.doh.iter().filter(|net| old.special.doh.contains(net)).copied().collect(),
+            local_discovery: old.special.local_discovery || new.special.local_discovery,
+            cgroup: old.special.cgroup.clone(),
+            ..new.special.clone()
+        },
+        ports: old.ports || new.ports,
         ..new.clone()
     }
 }
 
-/// The nftables driver, and what it was told last; the guard's own traffic apart.
+/// The driver of this host's packet filter, and what it was told last; the guard's own traffic apart.
 #[derive(Debug)]
 pub struct Packets {
+    /// As in `enforcer`.
+    name: String,
     driver: WeakSender<Command>,
+    /// What it can hold apart.
+    narrow: NarrowKinds,
     rules: Mutex<Rules>,
 }
 
 impl Packets {
     /// Of a driver that has put the rules of this configuration in force.
     #[must_use]
-    pub fn new(driver: WeakSender<Command>, config: &Config) -> Self {
+    pub fn new(driver: WeakSender<Command>, config: &Config, narrow: NarrowKinds) -> Self {
         crate::sys::keep_marking();
-        Self { driver, rules: Mutex::new(rules(config, Own::default())) }
+        Self { name: config.enforcer.clone(), driver, narrow, rules: Mutex::new(rules(config, Own::default())) }
     }
 
     fn told(&self) -> Rules {
@@ -64,8 +90,11 @@ impl Packets {
     }
 
     /// Waits until the kernel has them. `None`: it has them already.
-    async fn tell(&self, rules: Rules, own: &Own) -> Result<Option<Vec<Feature>>, String> {
-        if self.told() == rules {
+    async fn tell(&self, mut rules: Rules, own: &Own) -> Result<Option<Vec<LeftOut>>, String> {
+        let told = self.told();
+        // The core goes on with ports until it ends.
+        rules.ports |= told.ports;
+        if told == rules {
             return Ok(None);
         }
         let whole = Box::new(Rules { own: own.clone(), ..rules.clone() });
@@ -78,29 +107,29 @@ impl Packets {
 /// How enforcers are told. The channels are held by the core alone, so that they close with it.
 #[derive(Debug)]
 pub struct Switches {
-    /// The nftables driver, when there is one.
-    pub nftables: Option<Packets>,
+    /// The packet filter's driver, when there is one.
+    pub packets: Option<Packets>,
     /// The BGP speaker, when there is one.
     pub bgp: Option<WeakSender<Command>>,
-    /// Whether nftables refuses what it denies.
-    pub nftables_blocks: Arc<AtomicBool>,
+    /// Whether it refuses what it denies.
+    pub packets_block: Arc<AtomicBool>,
     /// The guard's own traffic as the kernel lets it pass.
     own: tokio::sync::Mutex<Own>,
-    /// What the kernel can't do of the nftables ruleset.
-    left_out: Mutex<Vec<Feature>>,
+    /// What the kernel can't do of the packet filter's rules.
+    left_out: Mutex<Vec<LeftOut>>,
 }
 
 impl Switches {
     /// As the daemon starts: `own` is what the ruleset was installed with.
     #[must_use]
-    pub fn new(config: &Config, mut own: Own, left_out: Vec<Feature>) -> Self {
-        let nftables_blocks = Arc::new(AtomicBool::new(config.nftables_enforces()));
+    pub fn new(config: &Config, mut own: Own, left_out: Vec<LeftOut>) -> Self {
+        let packets_block = Arc::new(AtomicBool::new(config.nftables_enforces()));
         own.traffic.sort_unstable();
         own.traffic.dedup();
         own.listeners.sort_unstable();
         own.listeners.dedup();
         let left_out = Mutex::new(left_out);
-        Self { nftables: None, bgp: None, nftables_blocks, own: tokio::sync::Mutex::new(own), left_out }
+        Self { packets: None, bgp: None, packets_block, own: tokio::sync::Mutex::new(own), left_out }
     }
 
     /// Changes what the guard's own traffic is, and waits until the kernel lets it pass: what is new before it is used, what is old once it isn't any more.
@@ -120,16 +149,16 @@ impl Switches {
         }
         let told = wanted.clone();
         let command = |done| Command::Own { own: told, done };
-        tell(self.nftables.as_ref().map(|packets| &packets.driver), command)
-            .await
-            .map_err(|error| format!("nftables: {error}"))?;
+        if let Some(packets) = &self.packets {
+            tell(Some(&packets.driver), command).await.map_err(|error| format!("{}: {error}", packets.name))?;
+        }
         *own = wanted;
         Ok(())
     }
 
-    /// What the kernel can't do of the nftables ruleset.
+    /// What the kernel can't do of the packet filter's rules.
     #[must_use]
-    pub fn left_out(&self) -> Vec<Feature> {
+    pub fn left_out(&self) -> Vec<LeftOut> {
         self.left_out.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -138,7 +167,8 @@ impl Switches {
     /// # Errors
     /// Why the old rules stay.
     pub async fn packets_open(&self, config: &Config) -> Result<(), String> {
-        let Some(packets) = &self.nftables else { return Ok(()) };
+        let Some(packets) = &self.packets else { return Ok(()) };
+        can_hold(&packets.name, packets.narrow, config)?;
         self.packets(packets, either(&packets.told(), &rules(config, Own::default()))).await
     }
 
@@ -147,18 +177,18 @@ impl Switches {
     /// # Errors
     /// Why the former rules stay.
     pub async fn packets_close(&self, config: &Config) -> Result<(), String> {
-        let Some(packets) = &self.nftables else { return Ok(()) };
+        let Some(packets) = &self.packets else { return Ok(()) };
         self.packets(packets, rules(config, Own::default())).await
     }
 
     async fn packets(&self, packets: &Packets, rules: Rules) -> Result<(), String> {
         let enforce = rules.config.enforce && rules.config.mode != NftablesMode::Off;
         let own = self.own.lock().await;
-        let left_out = packets.tell(rules, &own).await.map_err(|error| format!("nftables: {error}"))?;
+        let left_out = packets.tell(rules, &own).await.map_err(|error| format!("{}: {error}", packets.name))?;
         if let Some(left_out) = left_out {
             *self.left_out.lock().unwrap_or_else(PoisonError::into_inner) = left_out;
         }
-        self.nftables_blocks.store(enforce, Ordering::Relaxed);
+        self.packets_block.store(enforce, Ordering::Relaxed);
         Ok(())
     }
 

@@ -9,6 +9,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::metrics::labelled;
+
+pub mod replies;
+pub(in crate::dns) mod upstreams;
+
 /// One label `reason`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Reason {
@@ -30,6 +35,13 @@ pub struct Outcome {
     pub outcome: &'static str,
 }
 
+/// One label `group`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Group {
+    /// Its name.
+    pub group: Arc<str>,
+}
+
 /// One label `transport`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Transport {
@@ -44,6 +56,10 @@ pub struct Metrics(Arc<Inner>);
 /// See the HELP texts in [`Metrics::register`].
 #[derive(Debug)]
 pub struct Inner {
+    /// By transport, type and rcode.
+    pub replies: replies::Replies,
+    /// By group; those of no group have none.
+    pub group_questions: Family<Group, Counter>,
     /// Questions over UDP.
     pub udp_questions: Counter,
     /// Questions over TCP.
@@ -98,10 +114,8 @@ pub struct Inner {
     pub handshake_failures: Family<Transport, Counter>,
     /// QUIC clients told to show first that they receive at their address.
     pub quic_retries: Counter,
-    /// New certificates shown.
-    pub certificate_reloads: Counter,
-    /// New certificates that couldn't be used.
-    pub certificate_errors: Counter,
+    /// New certificates.
+    pub certificates: crate::dns::tls::server::Reloads,
     /// Records the question doesn't reach.
     pub unrelated_records: Counter,
     /// Questions for the end of an alias that the upstream left off at.
@@ -171,6 +185,8 @@ impl Metrics {
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let inner = Inner {
+            replies: replies::Replies::default(),
+            group_questions: Family::default(),
             udp_questions: Counter::default(),
             tcp_questions: Counter::default(),
             cache_hits: Counter::default(),
@@ -197,8 +213,7 @@ impl Metrics {
             encrypted_connections: Family::default(),
             handshake_failures: Family::default(),
             quic_retries: Counter::default(),
-            certificate_reloads: Counter::default(),
-            certificate_errors: Counter::default(),
+            certificates: crate::dns::tls::server::Reloads::default(),
             unrelated_records: Counter::default(),
             aliases_followed: Counter::default(),
             validated: Family::default(),
@@ -223,6 +238,13 @@ impl Metrics {
             gate_seconds: latency(),
         };
         let m = &inner;
+        registry.register_collector(Box::new(m.replies.clone()));
+        labelled(
+            registry,
+            "dns_group_questions",
+            "Questions of clients in a [[policy.group]], by group",
+            &m.group_questions,
+        );
         let mut counter = |name: &str, help: &str, counter: &Counter| registry.register(name, help, counter.clone());
         counter("dns_udp_questions", "Datagrams from clients", &m.udp_questions);
         counter("dns_tcp_questions", "Questions from clients over TCP", &m.tcp_questions);
@@ -277,8 +299,8 @@ impl Metrics {
             "QUIC clients told to show first that they receive at their address (Retry)",
             &m.quic_retries,
         );
-        counter("dns_certificate_reloads", "Certificates taken over from changed files", &m.certificate_reloads);
-        counter("dns_certificate_errors", "Changed certificate files that can't be used", &m.certificate_errors);
+        counter("dns_certificate_reloads", "Certificates taken over from changed files", &m.certificates.done);
+        counter("dns_certificate_errors", "Changed certificate files that can't be used", &m.certificates.failed);
         counter("dns_dnssec_queries", "Queries for the keys of zones and their digests", &m.validation_queries);
         counter("dns_dnssec_signatures", "Signatures checked", &m.validation_signatures);
         counter("dns_dnssec_signatures_wrong", "Signatures checked and found wrong", &m.validation_wrong);
@@ -303,45 +325,55 @@ impl Metrics {
             "Dear checks that wait for a thread now",
             m.validation_waiting.clone(),
         );
-        registry.register("dns_dnssec_answers", "Answers of upstreams by what validation found", m.validated.clone());
+        labelled(registry, "dns_dnssec_answers", "Answers of upstreams, by what validation found", &m.validated);
         registry.register(
             "dns_dnssec_cache_entries",
             "Names in the cache of validated keys and delegations",
             m.validation_cache_entries.clone(),
         );
-        registry.register("dns_dnssec_cache_bytes", "Octets of that cache", m.validation_cache_bytes.clone());
         registry.register(
+            "dns_dnssec_cache_bytes",
+            "Octets of the cache of validated keys and delegations",
+            m.validation_cache_bytes.clone(),
+        );
+        labelled(
+            registry,
             "dns_encrypted_questions",
             "Questions from clients over DoT, DoH and DoQ, by transport",
-            m.encrypted_questions.clone(),
+            &m.encrypted_questions,
         );
-        registry.register(
+        labelled(
+            registry,
             "dns_encrypted_connections",
             "Open encrypted connections of clients, by transport",
-            m.encrypted_connections.clone(),
+            &m.encrypted_connections,
         );
-        registry.register(
+        labelled(
+            registry,
             "dns_client_handshake_failures",
             "TLS and QUIC handshakes with clients that failed, by transport",
-            m.handshake_failures.clone(),
+            &m.handshake_failures,
         );
-        registry.register(
+        labelled(
+            registry,
             "dns_upstream_handshakes",
             "TLS and QUIC handshakes begun, by upstream",
-            m.upstream_handshakes.clone(),
+            &m.upstream_handshakes,
         );
-        registry.register("dns_refused_questions", "Questions answered with an error, by reason", m.refused.clone());
-        registry.register(
+        labelled(registry, "dns_refused_questions", "Questions answered with an error, by reason", &m.refused);
+        labelled(
+            registry,
             "dns_would_refuse_questions",
             "In audit: questions that would have been refused or answered in part, by reason",
-            m.would_refuse.clone(),
+            &m.would_refuse,
         );
-        registry.register("dns_dropped_packets", "Packets left without reply, by reason", m.dropped.clone());
-        registry.register("dns_upstream_queries", "Queries sent, by upstream", m.upstream_queries.clone());
-        registry.register(
+        labelled(registry, "dns_dropped_packets", "Packets left without reply, by reason", &m.dropped);
+        labelled(registry, "dns_upstream_queries", "Queries sent, by upstream", &m.upstream_queries);
+        labelled(
+            registry,
             "dns_upstream_failures",
             "Queries without usable response, by upstream",
-            m.upstream_failures.clone(),
+            &m.upstream_failures,
         );
         registry.register("dns_questions_in_flight", "Questions that wait for an answer now", m.in_flight.clone());
         registry.register("dns_tcp_connections", "Open TCP connections of clients", m.tcp_connections.clone());
@@ -362,6 +394,11 @@ impl Metrics {
         );
         registry.register("dns_gate_seconds", "What the gate added to an answer", m.gate_seconds.clone());
         Self(Arc::new(inner))
+    }
+
+    /// Counts a question of a client in this group.
+    pub fn note_group(&self, group: &Arc<str>) {
+        self.group_questions.get_or_create(&Group { group: group.clone() }).inc();
     }
 
     /// Counts a refusal.

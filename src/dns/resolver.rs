@@ -7,7 +7,7 @@
 //!           an identical question pending? --yes--> wait with it
 //!                                            | no
 //! worker    plain upstreams, question over UDP  } upstreams, aliases (follow), validation -> draft
-//! task      all others                          }                                             |
+//! task      all others; local zones             }                                             |
 //! settle    (entry near its leases' end? admit again, or) core admits -> cache -> all who wait v
 //! prefetch  a used entry near its end: the same with nobody waiting
 //! ```
@@ -30,12 +30,13 @@ use super::metrics::Metrics;
 use super::rate::Allowed;
 use super::refusals::Refusals;
 use super::upstream::query::Query;
-use crate::control::QueryLog;
 use crate::control::query_log::Fate;
+use crate::control::{QueryLog, Usage};
 use crate::core::client::{Claim, Clients};
 use crate::core::local_names::Local;
 use crate::core::moment::Moment;
 use crate::core::name::Name;
+use crate::core::person::Who;
 use crate::core::policy::{Effect, Policy, Verdict, registrable};
 use crate::core::verdict;
 use crate::core_task::CoreHandle;
@@ -58,6 +59,7 @@ pub mod ddr;
 pub mod draft;
 pub mod explain;
 pub(in crate::dns) mod follow;
+pub mod itself;
 pub mod local;
 pub(in crate::dns) mod noted;
 pub(in crate::dns) mod origin;
@@ -137,6 +139,8 @@ pub struct Resolver {
     pub(in crate::dns) metrics: Metrics,
     pub(in crate::dns) refusals: Refusals,
     pub(in crate::dns) query_log: QueryLog,
+    /// What is asked for in audit.
+    pub(in crate::dns) usage: Usage,
     pub(in crate::dns) in_flight: Arc<Limit>,
     pub(in crate::dns) backlog: Backlog,
     pub(in crate::dns) waiters: std::sync::Mutex<Waiters>,
@@ -169,12 +173,12 @@ impl Resolver {
     pub fn handle<'a>(
         self: &Arc<Self>,
         packet: &'a [u8],
-        client: IpAddr,
+        who: &Who,
         stream: bool,
         turn: &mut Turn<'_>,
         out: &mut Vec<u8>,
     ) -> Handled<'a> {
-        let (rules, now) = (turn.rules, turn.now);
+        let (rules, now, client) = (turn.rules, turn.now, who.address);
         let setup = self.setup.load();
         let mut question = match crate::dns::codec::query::parse(packet) {
             Parsed::Question(question) => question,
@@ -221,23 +225,26 @@ impl Resolver {
             return Handled::Reply;
         }
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
-        let view = rules.views.of(client);
+        let view = rules.views.of_who(who);
         let policy = rules.views.policy(view);
+        if let Some(group) = rules.views.counted(view) {
+            self.metrics.note_group(group);
+        }
         let mut noted = false;
         if let Some(verdict) = policy.judge_client(client) {
             if rules.audit {
                 noted = self.would_judge(policy, verdict, &question, client, stream);
-            } else if let Some(handled) = self.judged(policy, verdict, &question, client, stream, out) {
+            } else if let Some(handled) = self.judged(policy, verdict, &question, who, stream, out) {
                 return handled;
             }
         }
         let unchecked = self.unchecked(question.flags, question.qtype);
         let key = Key::new(question.name.wire(), question.qtype, dnssec_ok).unchecked(unchecked).in_view(view);
-        let key = if setup.per_client { key.of_client(client) } else { key };
+        let key = setup.key_of(key, client);
         let kept = self.kept(&key, rules.generation, now);
         if let Some(entry) = kept.as_ref().filter(|entry| rules.audit || entry.is_in_force(now, rules.lease_min)) {
             let (octets, ttls) = (entry.message.octets(), entry.message.ttls());
-            let fits = reply::render(octets, ttls, entry.age(now), &head, entry.ede.as_deref(), out);
+            let fits = reply::render(octets, ttls, entry.age(now), &head, entry.ede(), out);
             turn.hits += 1;
             if !fits {
                 self.note_too_long(client, question.name.wire(), question.qtype);
@@ -245,13 +252,14 @@ impl Resolver {
             }
             if rules.audit {
                 noted = noted || self.would_judge_name(policy, &question, client, stream);
-                self.audit_hit(&key, entry, client, &question, noted);
+                self.audit_hit(&key, entry, who, &question, noted);
             }
             if setup.prefetch && !noted && entry.wants_prefetch(now) {
-                self.prefetch(key, &question, client);
+                self.prefetch(key, &question, who);
             }
-            self.log_entry(Asked::now(&question, client, stream), entry, Fate::Cached, None);
-            if entry.outcome == Outcome::Released {
+            let asked = Asked { noted, ..Asked::now(&question, who, stream) };
+            self.log_entry(asked, entry, Fate::Cached, None);
+            if entry.outcome() == Outcome::Released {
                 turn.released += 1;
                 self.note_filtered(entry, client, question.name.wire(), question.qtype);
             } else {
@@ -269,7 +277,7 @@ impl Resolver {
             let (body, ede) = local::reply(&name, question.qtype, &local, why);
             let code = body.octets.get(3).map_or(0, |flags| u16::from(flags & 0x0f));
             let end = End { fate: Fate::Local, rcode: code, why: Some(why) };
-            self.log(Asked::now(&question, client, stream), &end);
+            self.log(Asked::now(&question, who, stream), &end);
             reply::render(&body.octets, body.ttls.iter().copied(), 0, &head, Some(&ede), out);
             return Handled::Reply;
         }
@@ -278,7 +286,7 @@ impl Resolver {
             return Handled::Miss(Missed { question, name, key, kept: false, local_data: false, noted });
         }
         let verdict = policy.judge(&name);
-        match self.judged(policy, verdict, &question, client, stream, out) {
+        match self.judged(policy, verdict, &question, who, stream, out) {
             Some(handled) => handled,
             None => {
                 let local_data = policy.effect(verdict) == Effect::Data;
@@ -299,9 +307,9 @@ impl Resolver {
         let own = || {
             let own = self.designated.load().as_ref()?.own_name(name, qtype, asked)?;
             let listed = !rules.audit && policy.effect(policy.judge(name)) == Effect::Data;
-            (!listed).then_some((own, ddr::OWN_NAME))
+            (!listed && !rules.zones.has(name)).then_some((own, ddr::OWN_NAME))
         };
-        rules.local.answer(name, qtype).or_else(own)
+        rules.answer_local(name, qtype).or_else(own)
     }
 
     /// What is kept for a question: the client's own where there are such, else what is to be admitted for it or opens nothing.
@@ -378,10 +386,11 @@ impl Resolver {
         policy: &Policy,
         verdict: Verdict,
         question: &Question<'_>,
-        client: IpAddr,
+        who: &Who,
         stream: bool,
         out: &mut Vec<u8>,
     ) -> Option<Handled<'a>> {
+        let client = who.address;
         let effect = policy.effect(verdict);
         let head = head_of(question, stream);
         if effect == Effect::Data {
@@ -411,7 +420,7 @@ impl Resolver {
         self.metrics.denied.inc();
         self.metrics.refuse("policy");
         self.refusals.push(client, &query.name, query.qtype, "policy", &words, code::BLOCKED);
-        let asked = Asked::now(question, client, stream);
+        let asked = Asked::now(question, who, stream);
         if effect == Effect::Drop {
             self.log(asked, &End { fate: Fate::Denied, rcode: rcode::NOERROR, why: Some(&words) });
             return Some(Handled::Silence);
@@ -458,19 +467,19 @@ impl Resolver {
 
     /// A refusal out of the cache counts like the first.
     fn count_kept_refusal(&self, entry: &Entry, client: IpAddr, question: &Question<'_>) {
-        let (Outcome::Denied(reason) | Outcome::Failed(reason)) = entry.outcome else { return };
-        if matches!(entry.outcome, Outcome::Denied(_)) {
+        let (Outcome::Denied(reason) | Outcome::Failed(reason)) = entry.outcome() else { return };
+        if matches!(entry.outcome(), Outcome::Denied(_)) {
             self.metrics.denied.inc();
         }
         self.metrics.refuse(reason);
-        if let Some(ede) = &entry.ede {
+        if let Some(ede) = entry.ede() {
             self.note(client, question.name.wire(), question.qtype, reason, ede);
         }
     }
 
     /// An answer without the addresses that may not be opened is an answer; those addresses are refused.
     pub(in crate::dns) fn note_filtered(&self, entry: &Entry, client: IpAddr, name: &[u8], qtype: u16) {
-        if let Some(ede) = entry.ede.as_ref().filter(|ede| ede.code == code::FILTERED) {
+        if let Some(ede) = entry.ede().filter(|ede| ede.code == code::FILTERED) {
             self.metrics.filtered.inc();
             self.note(client, name, qtype, "filtered", ede);
         }

@@ -1,5 +1,5 @@
 //! TLS for both sides: whom the guard believes as a client ([`client`]) and what it shows as one ([`identity`]), and what it shows as a server
-//! ([`server`]). [`validity`]: dates of certificates.
+//! ([`server`]), and which clients' certificates it believes ([`people`]). [`validity`]: dates of certificates.
 //!
 //! One crypto provider (ring) for everything, named wherever a configuration is built, so that nothing depends on a process-wide default.
 
@@ -14,6 +14,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub mod client;
 pub mod identity;
+pub mod names;
+pub mod people;
 pub mod server;
 pub mod validity;
 

@@ -267,6 +267,15 @@ impl Upstreams {
         }
     }
 
+    /// Asks servers that have said nothing for so long whether they live. Within a runtime.
+    pub(in crate::dns) fn ask_quiet(&self, quiet: Duration) {
+        let now = Instant::now();
+        for server in self.servers.iter().filter(|server| server.health().take_look(quiet, now)) {
+            let server = server.clone();
+            tokio::spawn(async move { server.probe().await });
+        }
+    }
+
     /// The server at this place.
     pub(in crate::dns) fn server(&self, place: usize) -> Option<&Arc<Server>> {
         self.by_place.get(&place)

@@ -12,7 +12,7 @@
 //! sessions just close, so that routers keep the routes for the restart time; without it, or when the operator wants the routes gone, they
 //! are told (Cease; where NOTIFICATIONs are graceful too, Hard Reset) and drop them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,15 +33,21 @@ use crate::config::{Communities, UpstreamUrl};
 use crate::control::types;
 use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation};
 use crate::core::groups::{self, GroupSet, Groups};
+use crate::core::narrow::NarrowKinds;
 use crate::enforce::{Command, Reports};
+use crate::sys::clock::Clock;
 
+pub mod backend;
 mod confirmations;
 mod edges;
+pub mod guards;
 pub mod metrics;
 mod obeying;
+pub mod service;
 #[cfg(test)]
 mod tests;
 
+use guards::{Heard, Judge, Listening, Telling};
 use obeying::Obeying;
 
 /// Refusals kept for the events' task.
@@ -164,7 +170,8 @@ impl BgpEnforcer {
         for (index, spec) in edges::specs(bgp, &open).enumerate() {
             let id = spec.as_ref().map(|spec| id(&speaker, &spec.name));
             if let Some(peer) = speaker.peers.get_mut(index) {
-                peer.tag = tag(id);
+                let most = bgp.peer.get(index).filter(|entry| entry.role == schema::Role::Guard);
+                peer.tag = most.map_or_else(|| tag(id), |entry| guards::tag(entry.max_routes));
             }
             ids.push(id);
             specs.extend(spec);
@@ -207,21 +214,38 @@ impl BgpEnforcer {
         self.ids.iter().flatten().copied().zip(&self.specs)
     }
 
-    /// Binds the listeners and starts the sessions.
+    /// Binds the listeners and starts the sessions. `judge`: what other guards lease passes it.
     ///
     /// # Errors
     /// [`BgpError::Start`]; nothing runs then.
-    pub async fn start(self) -> Result<RunningBgp, BgpError> {
+    pub async fn start(self, clock: Clock, judge: Judge) -> Result<RunningBgp, BgpError> {
+        let telling = Telling { asn: self.config.asn, clock };
+        let heard = Arc::new(Heard::default());
+        heard.own.store(self.config.router_id.to_bits(), Ordering::Relaxed);
+        let listening = Listening::new(judge, clock, Arc::clone(&heard));
         let graceful = !self.config.graceful_restart.is_zero();
         let (speaker, events) = Speaker::start(self.config).await?;
         let handle = speaker.handle();
         if self.enforce {
             handle.set_open(&self.open);
         }
-        let status = BgpStatus { speaker: handle, limits: Arc::new(Mutex::new(self.limits)), withdraw: Arc::default() };
+        let status =
+            BgpStatus { speaker: handle, limits: Arc::new(Mutex::new(self.limits)), withdraw: Arc::default(), heard };
         let marks = Marks::new(self.groups);
         let (open, ids, enforce) = (self.open, self.ids, self.enforce);
-        Ok(RunningBgp { speaker, events, open, enforce, ids, marks, status, graceful, drain: self.drain })
+        Ok(RunningBgp {
+            speaker,
+            events,
+            open,
+            enforce,
+            ids,
+            marks,
+            status,
+            graceful,
+            drain: self.drain,
+            listening,
+            telling,
+        })
     }
 }
 
@@ -236,6 +260,8 @@ pub struct RunningBgp {
     status: BgpStatus,
     graceful: bool,
     drain: Duration,
+    listening: Listening,
+    telling: Telling,
 }
 
 /// Commands taken at once.
@@ -260,7 +286,14 @@ impl RunningBgp {
         let missing = Missing::default();
         let refusals = Refusals::default();
         let wake = Arc::new(tokio::sync::Notify::new());
-        let events = forward(self.events, Arc::clone(&missing), Arc::clone(&refusals), Arc::clone(&wake), reports);
+        let events = forward(
+            self.events,
+            self.listening,
+            Arc::clone(&missing),
+            Arc::clone(&refusals),
+            Arc::clone(&wake),
+            reports,
+        );
         let events = tokio::spawn(events);
         let mut obeying = Obeying {
             handle: self.speaker.handle(),
@@ -277,6 +310,8 @@ impl RunningBgp {
             refusals,
             wake,
             limits: Arc::clone(&self.status.limits),
+            telling: self.telling,
+            heard: Arc::clone(&self.status.heard),
         };
         obeying.obey(commands).await;
         let Some(speaker) = obeying.speaker else { return };
@@ -325,6 +360,7 @@ impl Marks {
 
 async fn forward(
     mut events: mpsc::Receiver<PeerEvent>,
+    mut listening: Listening,
     missing: Missing,
     refusals: Refusals,
     wake: Arc<tokio::sync::Notify>,
@@ -346,6 +382,14 @@ async fn forward(
             }
         }
         let Some(event) = event else { continue };
+        if let Some(news) = listening.take(&event) {
+            for event in news {
+                if reports.send(event).await.is_err() {
+                    return;
+                }
+            }
+            continue;
+        }
         let Some(enforcer) = id_of(&event) else { continue };
         let report = match event.what {
             What::Missing { lost, generation } => {
@@ -370,6 +414,8 @@ async fn forward(
                 set_missing(&missing, enforcer, Families::NONE);
                 Event::Lost { enforcer, reason }
             }
+            // Only guards say such things.
+            What::Told(_) => continue,
             // It is lost to the gate: nothing of it counts until it confirms again.
             What::Unable(reason) => Event::Lost { enforcer, reason },
             What::Refused { address, generation, reason } => {
@@ -401,6 +447,7 @@ pub struct BgpStatus {
     speaker: SpeakerHandle,
     limits: Arc<Mutex<AllLimits>>,
     withdraw: Arc<AtomicBool>,
+    heard: Arc<Heard>,
 }
 
 impl BgpStatus {
@@ -408,6 +455,30 @@ impl BgpStatus {
     #[must_use]
     pub fn sessions(&self) -> Vec<PeerStatus> {
         self.speaker.status()
+    }
+
+    /// Networks that the peers announce to us, each with the first peer that does.
+    #[must_use]
+    pub fn networks(&self) -> BTreeMap<IpNet, String> {
+        let mut all = BTreeMap::new();
+        for (name, nets, _) in self.speaker.networks() {
+            for net in nets {
+                all.entry(net).or_insert_with(|| name.clone());
+            }
+        }
+        all
+    }
+
+    /// How many each peer announces, and how many prefixes more than are kept.
+    #[must_use]
+    pub fn network_counts(&self) -> Vec<(String, usize, u64)> {
+        self.speaker.networks().into_iter().map(|(name, nets, beyond)| (name, nets.len(), beyond)).collect()
+    }
+
+    /// Tells whenever they announce others.
+    #[must_use]
+    pub fn watch_networks(&self) -> tokio::sync::watch::Receiver<()> {
+        self.speaker.watch_networks()
     }
 
     /// Addresses of `bgp.listen` that can't be bound yet, and why.
@@ -421,7 +492,11 @@ impl BgpStatus {
     pub fn peers(&self) -> Vec<types::Peer> {
         let now = Instant::now();
         let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = |status: &PeerStatus| Some(shown(status, limits.get(&status.name)?, now));
+        let said = self.other_guards();
+        let known = |status: &PeerStatus| {
+            let guard = said.iter().find(|(name, _)| *name == status.name).map(|(_, said)| *said);
+            Some(types::Peer { guard, ..shown(status, limits.get(&status.name)?, now) })
+        };
         self.sessions().iter().filter_map(known).collect()
     }
 
@@ -433,6 +508,30 @@ impl BgpStatus {
     /// When the daemon stops, routers are to drop its routes at once, whatever `bgp.graceful_restart` says.
     pub fn withdraw_on_stop(&self) {
         self.withdraw.store(true, Ordering::SeqCst);
+    }
+
+    /// What each other guard says, by the peer's name.
+    #[must_use]
+    pub fn other_guards(&self) -> Vec<(String, types::OtherGuard)> {
+        let sessions = self.heard.sessions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let of = |(name, place): (String, usize)| {
+            let (_, said) = sessions.iter().find(|(session, _)| usize::try_from(*session) == Ok(place))?;
+            let shown = types::OtherGuard { leases: said.told, without_room: said.beyond, without_end: said.useless };
+            Some((name, shown))
+        };
+        self.speaker.places().into_iter().filter_map(of).collect()
+    }
+
+    /// What other guards said.
+    #[must_use]
+    pub fn heard(&self) -> &Heard {
+        &self.heard
+    }
+
+    /// How many leases other guards are told of, IPv4 and IPv6; and how many found no room for their ends.
+    #[must_use]
+    pub fn told_guards(&self) -> ([usize; 2], u64) {
+        self.speaker.told_guards()
     }
 
     /// Sets of communities in use beyond that of every route; and routes that found no room for theirs.
@@ -453,6 +552,7 @@ fn shown(status: &PeerStatus, Limits { required, max_routes, observer }: &Limits
     let confirm = match (status.role, settle) {
         (Role::Observer, _) if status.confirms => format!("{} (edge)", status.confirm),
         (Role::Observer, _) => "observer".to_owned(),
+        (Role::Guard, _) => "guard".to_owned(),
         (Role::Edge | Role::Gone, _) => format!("{} (edge)", status.confirm),
         (Role::Enforcer, 0) => status.confirm.to_string(),
         (Role::Enforcer, _) => format!("{} + {settle}ms", status.confirm),
@@ -487,6 +587,7 @@ fn shown(status: &PeerStatus, Limits { required, max_routes, observer }: &Limits
         sessions: status.established,
         queued_octets: status.queued,
         bfd: status.bfd.as_ref().map(|bfd| shown_bfd(bfd, now)),
+        guard: None,
     }
 }
 
@@ -525,6 +626,9 @@ fn peer(peer: &schema::Peer, deadline: Duration) -> Result<PeerConfig, BgpError>
         schema::Confirm::Reflect => Confirm::Reflect,
         schema::Confirm::Probe => Confirm::Probe,
     };
+    let is_guard = peer.role == schema::Role::Guard;
+    // Nothing waits for another guard.
+    let confirm = if is_guard { Confirm::Sent } else { confirm };
     let one_by_one = matches!(confirm, Confirm::Reflect | Confirm::Probe);
     Ok(PeerConfig {
         name: peer.name.clone(),
@@ -551,11 +655,12 @@ fn peer(peer: &schema::Peer, deadline: Duration) -> Result<PeerConfig, BgpError>
         confirm,
         settle: match peer.settle {
             // What forwards nothing answers no probe, and there is nothing to wait for.
+            _ if is_guard => Duration::ZERO,
             Settle::Auto if !peer.forwards => Duration::ZERO,
             Settle::Auto => destguard_bgp::confirm::learn::START,
             Settle::Fixed(span) => span.0,
         },
-        learn: peer.settle == Settle::Auto && peer.forwards,
+        learn: peer.settle == Settle::Auto && peer.forwards && !is_guard,
         samples: peer.role == schema::Role::Enforcer && peer.forwards && peer.multihop.is_none() && !one_by_one,
         observer: peer.observer.clone().filter(|_| confirm == Confirm::Reflect),
         probe_ttl: peer.probe_ttl,
@@ -563,6 +668,7 @@ fn peer(peer: &schema::Peer, deadline: Duration) -> Result<PeerConfig, BgpError>
         role: match peer.role {
             schema::Role::Enforcer => Role::Enforcer,
             schema::Role::Observer => Role::Observer,
+            schema::Role::Guard => Role::Guard,
         },
         forwards: peer.forwards,
         watches: false,
@@ -644,5 +750,6 @@ fn spec(bgp: &schema::Bgp, peer: &schema::Peer, open: &[IpNet]) -> EnforcerSpec 
         max_addresses: peer.max_routes.saturating_sub(fixed),
         ipv4,
         ipv6,
+        narrow: NarrowKinds::default(),
     }
 }

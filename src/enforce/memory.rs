@@ -5,20 +5,22 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
-use super::{Command, Enforcer, Reports};
-use crate::core::event::{Change, EnforcerId, EnforcerKind, Event};
+use super::backend::{Backend, BackendStatus, Control, Later, LeftOut, Stop};
+use super::{Command, Reports};
+use crate::core::event::{Change, EnforcerId, EnforcerKind, EnforcerSpec, Event};
 use crate::core::groups::GroupSet;
 use crate::core::moment::Moment;
-use crate::core::pairs::PairId;
+use crate::core::narrow::{NarrowKinds, PairId};
 
 /// What an enforcer holds. The synchronous form, for tests on a virtual clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     /// Address and end; the end says nothing with route enforcers.
     pub open: BTreeMap<IpAddr, Moment>,
-    /// Of timed ones: pairs of address and client, and the end.
+    /// Of timed ones: pairs of address, and for whom and to which port, and the end.
     pub pairs: BTreeMap<PairId, Moment>,
     /// Of routes: the groups whose communities they bear.
     pub groups: BTreeMap<IpAddr, GroupSet>,
@@ -42,11 +44,11 @@ impl Held {
                     self.groups.insert(*address, *groups);
                 }
                 Change::Extend { address, ends } => drop(self.open.insert(*address, *ends)),
-                Change::ForClient { client, address, ends: None, .. } => drop(self.pairs.remove(&(*address, *client))),
-                Change::ForClient { client, address, ends: Some(ends), new: false } => {
-                    self.pairs.insert((*address, *client), *ends);
+                Change::Narrow { address, narrow, ends: None, .. } => drop(self.pairs.remove(&(*address, *narrow))),
+                Change::Narrow { address, narrow, ends: Some(ends), new: false } => {
+                    self.pairs.insert((*address, *narrow), *ends);
                 }
-                Change::Open { .. } | Change::Announce { .. } | Change::ForClient { .. } => {}
+                Change::Open { .. } | Change::Announce { .. } | Change::Narrow { .. } => {}
             }
         }
         let opens = changes.iter().filter_map(|change| match change {
@@ -55,7 +57,7 @@ impl Held {
             _ => None,
         });
         let new_pairs = changes.iter().filter_map(|change| match change {
-            Change::ForClient { client, address, ends: Some(ends), new: true } => Some(((*address, *client), *ends)),
+            Change::Narrow { address, narrow, ends: Some(ends), new: true } => Some(((*address, *narrow), *ends)),
             _ => None,
         });
         let (mut open, mut pairs) = (self.open.clone(), self.pairs.clone());
@@ -136,13 +138,51 @@ impl Memory {
                 done.send(()).unwrap_or_default();
                 Vec::new()
             }
-            Command::CutFlows(_) | Command::Hurry(_) | Command::Restored | Command::Groups(_) => Vec::new(),
+            Command::CutFlows(_) | Command::Hurry(_) | Command::Restored | Command::Groups(_) | Command::Share(_) => {
+                Vec::new()
+            }
         }
     }
 }
 
-impl Enforcer for Memory {
-    async fn run(self: Box<Self>, mut commands: mpsc::Receiver<Command>, reports: Reports) {
+impl Backend for Memory {
+    fn specs(&self) -> Vec<EnforcerSpec> {
+        let (ipv4, ipv6, name) = (true, true, "memory".to_owned());
+        let narrow = NarrowKinds { clients: true, ports: true, applications: true };
+        vec![EnforcerSpec { name, kind: self.kind, required: true, max_addresses: usize::MAX, ipv4, ipv6, narrow }]
+    }
+
+    fn install(&mut self) -> Later<'_, Result<Vec<LeftOut>, String>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    fn control(&self) -> Arc<dyn Control> {
+        Arc::new(MemoryControl)
+    }
+
+    fn run(self: Box<Self>, commands: mpsc::Receiver<Command>, reports: Reports) -> Later<'static, ()> {
+        Box::pin(self.obey(commands, reports))
+    }
+}
+
+/// Nothing outlives the driver.
+#[derive(Debug)]
+struct MemoryControl;
+
+impl Control for MemoryControl {
+    fn status(&self) -> BackendStatus {
+        BackendStatus { name: "memory", ..BackendStatus::default() }
+    }
+
+    fn stop(&self, _how: Stop) -> Result<bool, String> {
+        Ok(false)
+    }
+
+    fn register(&self, _registry: &mut Registry) {}
+}
+
+impl Memory {
+    async fn obey(self: Box<Self>, mut commands: mpsc::Receiver<Command>, reports: Reports) {
         let first = match self.kind {
             EnforcerKind::Timed => Event::WantSync { enforcer: self.id },
             EnforcerKind::Route => Event::Applied { enforcer: self.id, generation: Default::default() },

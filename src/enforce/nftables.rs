@@ -11,13 +11,15 @@
 //! timeouts, so a lease ends even when nobody is there to end it. A fresh daemon takes over what it finds.
 //!
 //! Use: [`Enforcer::new`] (validates, touches nothing), [`Enforcer::install`] (ruleset in force, verified), then
-//! [`crate::enforce::Enforcer::run`]. [`Disarmer`] and [`disarm`] remove everything; [`counters`] reads the named counters.
+//! [`Backend::run`]. [`Disarmer`] and [`disarm`] remove everything; [`counters`] reads the named counters.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
+use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
 use self::elements::Features;
@@ -27,9 +29,12 @@ use self::needs::Feature;
 use self::program::Program;
 use crate::config::schema::{Nftables, OnStop, Scope};
 use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event};
+use crate::core::narrow::NarrowKinds;
+use crate::enforce::backend::{Backend, BackendStatus, Control, Later, LeftOut, PacketBackend, Stop};
 use crate::enforce::{Command, Reports};
 use crate::sys::clock::Clock;
 
+pub mod applications;
 pub mod arming;
 pub mod blueprint;
 pub mod conntrack;
@@ -100,22 +105,44 @@ pub struct Rules {
     pub open: Vec<IpNet>,
     /// Of the guard itself.
     pub own: Own,
+    /// Whether names have ports, so that leases can be for single ones.
+    pub ports: bool,
     /// `lease.capacity`. The kernel's sets grow to it and never shrink while they are in use.
     pub capacity: usize,
+    /// Of single services.
+    pub special: Special,
+}
+
+/// Services that are judged otherwise than by leases.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Special {
+    /// `addresses.doh`
+    pub doh: Vec<IpNet>,
+    /// `addresses.local_discovery`
+    pub local_discovery: bool,
+    /// `ebpf.cgroup`; only for the enforcer of that name.
+    pub cgroup: PathBuf,
+    /// Where the guard is asked: `dns.listen`, as the file has it.
+    pub resolver: Vec<SocketAddr>,
 }
 
 impl Rules {
-    fn settings(&self) -> ruleset::Settings {
+    pub(super) fn settings(&self) -> ruleset::Settings {
         ruleset::Settings {
             mode: self.config.mode,
             enforce: self.config.enforce,
             scope: self.config.scope,
+            client_ipv6_prefix: self.config.client_ipv6_prefix,
+            ports: self.ports,
             inside: self.config.inside.clone(),
+            bridges: self.config.bridges.clone(),
             redirect_dns: self.config.redirect_dns,
+            special: self.special.clone(),
             open: self.open.clone(),
             own: self.own.traffic.clone(),
             listeners: self.own.listeners.clone(),
             capacity: self.capacity,
+            applications: applications::Application::all(&self.config.application),
             without: Vec::new(),
         }
     }
@@ -150,6 +177,7 @@ pub struct Enforcer {
     clock: Clock,
     on_stop: OnStop,
     scope: Scope,
+    capacity: usize,
     disarmer: Disarmer,
     installer: Installer,
     features: Option<Features>,
@@ -167,6 +195,7 @@ impl Enforcer {
             clock,
             on_stop: rules.config.on_stop,
             scope: rules.config.scope,
+            capacity: rules.capacity,
             disarmer: Disarmer::default(),
             installer: Installer::new(Program::find()?, rules.settings()),
             features: None,
@@ -184,6 +213,7 @@ impl Enforcer {
             max_addresses: capacity,
             ipv4: true,
             ipv6: true,
+            narrow: NarrowKinds { clients: true, ports: true, applications: true },
         }
     }
 
@@ -230,6 +260,36 @@ impl Enforcer {
     pub fn install(&mut self) -> Result<(), NftError> {
         self.installer.arm()
     }
+
+    async fn drive(self: Box<Self>, commands: mpsc::Receiver<Command>, reports: Reports) {
+        let settings = driver::Settings {
+            id: self.id,
+            clock: self.clock,
+            on_stop: self.on_stop,
+            scope: self.scope,
+            disarmer: self.disarmer,
+            features: self.features,
+            watched: self.watched,
+        };
+        let (alive, ended) = tokio::sync::oneshot::channel::<()>();
+        let lost = reports.clone();
+        let installer = self.installer;
+        let thread = std::thread::Builder::new().name("nftables".to_owned()).spawn(move || {
+            driver::drive(settings, installer, commands, reports);
+            drop(alive);
+        });
+        match thread {
+            // Nothing is ever sent: the channel closes when the thread ends.
+            Ok(_) => drop(ended.await),
+            Err(error) => {
+                tracing::error!(%error, "the nftables driver can't start");
+                let report = Event::Lost { enforcer: self.id, reason: error.to_string() };
+                if lost.send(report).await.is_err() {
+                    tracing::debug!("the core has stopped");
+                }
+            }
+        }
+    }
 }
 
 /// Removes the table for good while the driver runs. Until the daemon starts again the driver then writes nothing and
@@ -240,7 +300,7 @@ pub struct Disarmer(Arc<Armed>);
 #[derive(Debug, Default)]
 struct Armed {
     disarmed: AtomicBool,
-    /// Another process takes over: the table stays, whatever `nftables.on_stop` says.
+    /// Another process takes over, or follows: the table stays, whatever `nftables.on_stop` says.
     kept: AtomicBool,
     /// See [`lock`]. Held while it is made or let go.
     lock: Mutex<Option<Kernel>>,
@@ -302,38 +362,62 @@ impl Disarmer {
     }
 }
 
-impl crate::enforce::Enforcer for Enforcer {
+impl Backend for Enforcer {
+    fn specs(&self) -> Vec<EnforcerSpec> {
+        vec![Self::spec(self.capacity)]
+    }
+
+    fn install(&mut self) -> Later<'_, Result<Vec<LeftOut>, String>> {
+        Box::pin(async {
+            Self::install(self).map_err(|error| error.to_string())?;
+            Ok(needs::effects(self.left_out()))
+        })
+    }
+
+    fn control(&self) -> Arc<dyn Control> {
+        Arc::new(self.disarmer())
+    }
+
     /// Runs in a thread of its own, in the network namespace of the thread that first polls this.
-    async fn run(self: Box<Self>, commands: mpsc::Receiver<Command>, reports: Reports) {
-        let settings = driver::Settings {
-            id: self.id,
-            clock: self.clock,
-            on_stop: self.on_stop,
-            scope: self.scope,
-            disarmer: self.disarmer,
-            features: self.features,
-            watched: self.watched,
-        };
-        let (alive, ended) = tokio::sync::oneshot::channel::<()>();
-        let lost = reports.clone();
-        let installer = self.installer;
-        let thread = std::thread::Builder::new().name("nftables".to_owned()).spawn(move || {
-            driver::drive(settings, installer, commands, reports);
-            drop(alive);
-        });
-        match thread {
-            // Nothing is ever sent: the channel closes when the thread ends.
-            Ok(_) => drop(ended.await),
-            Err(error) => {
-                tracing::error!(%error, "the nftables driver can't start");
-                let report = Event::Lost { enforcer: self.id, reason: error.to_string() };
-                if lost.send(report).await.is_err() {
-                    tracing::debug!("the core has stopped");
-                }
-            }
-        }
+    fn run(self: Box<Self>, commands: mpsc::Receiver<Command>, reports: Reports) -> Later<'static, ()> {
+        Box::pin(self.drive(commands, reports))
     }
 }
+
+impl Control for Disarmer {
+    fn status(&self) -> BackendStatus {
+        let unlocked = self.unlocked().map(|why| {
+            format!("when another program flushes the ruleset, the host is open until the table is back (Linux 5.12 can do better): {why}")
+        });
+        BackendStatus { name: BACKEND.name, disarmed: self.is_disarmed(), warnings: unlocked.into_iter().collect() }
+    }
+
+    fn stop(&self, how: Stop) -> Result<bool, String> {
+        match how {
+            Stop::Disarm => self.disarm().map_err(|error| error.to_string())?,
+            Stop::Keep => self.keep(),
+            Stop::Withdraw => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        metrics::register(registry);
+    }
+}
+
+/// See [`crate::enforce::backend::PACKETS`].
+pub const BACKEND: PacketBackend = PacketBackend {
+    name: "nftables",
+    spec: Enforcer::spec,
+    make: |rules, clock, id| match Enforcer::new(rules, clock, id) {
+        Ok(made) => Ok(Box::new(made)),
+        Err(error) => Err(error.to_string()),
+    },
+    is_there: || has_table().map_err(|error| error.to_string()),
+    remove: || disarm().map_err(|error| error.to_string()),
+    leaves: "table inet destguard",
+};
 
 /// Removes the table, where no driver runs (else see [`Disarmer`]): the only way in which the guard opens the host. A table that is not there is no error. Blocks.
 ///

@@ -8,7 +8,8 @@ use std::path::Path;
 use super::Seen;
 use crate::config::Config;
 use crate::config::schema::NftablesMode;
-use crate::enforce::nftables::elements::{Key, Set};
+use crate::enforce::nftables::applications::Application;
+use crate::enforce::nftables::elements::{Key, OfApplication, Set};
 use crate::enforce::nftables::kernel::Kernel;
 use crate::enforce::nftables::routes::Ways;
 use crate::enforce::nftables::{NftError, TABLE, arming, conntrack, sockets};
@@ -57,10 +58,14 @@ fn kernel(config: &Config, seen: &mut Seen) -> Result<(), NftError> {
     let mut kernel = Kernel::open()?;
     seen.armed = kernel.has_table()?;
     if seen.armed {
-        for set in [Set::Lease4, Set::Lease6, Set::ClientLease4, Set::ClientLease6] {
+        // Who has a connection isn't asked: what is open for an application counts.
+        let of_applications = Application::all(&config.nftables.application)
+            .into_iter()
+            .flat_map(|one| OfApplication::ALL.map(|which| Set::Application(one.number, which)));
+        for set in Set::ALL.into_iter().filter(|set| set.is_of_leases()).chain(of_applications) {
             let held = match kernel.dump(TABLE, set) {
                 Ok(held) => held,
-                // Sets of clients are there in one scope only.
+                // Sets of clients, and of ports, are not always there.
                 Err(NftError::Gone) => continue,
                 Err(error) => return Err(error),
             };
@@ -69,14 +74,27 @@ fn kernel(config: &Config, seen: &mut Seen) -> Result<(), NftError> {
                     Key::Address(address) => drop(seen.leased.insert(address)),
                     Key::Pair4(client, address) => drop(seen.pairs.insert((client.into(), address.into()))),
                     Key::Pair6(client, address) => drop(seen.pairs.insert((client.into(), address.into()))),
+                    Key::Application(_, address) => drop(seen.leased.insert(address)),
+                    Key::ApplicationPort(_, address, protocol, port) => {
+                        seen.ports.insert((None, address, protocol, port));
+                    }
+                    Key::Port(address, protocol, port) => drop(seen.ports.insert((None, address, protocol, port))),
+                    Key::ClientPort4(client, address, protocol, port) => {
+                        seen.ports.insert((Some(client.into()), address.into(), protocol, port));
+                    }
+                    Key::ClientPort6(client, address, protocol, port) => {
+                        seen.ports.insert((Some(client.into()), address.into(), protocol, port));
+                    }
                 }
             }
         }
     }
-    if !matches!(config.nftables.mode, NftablesMode::Gateway | NftablesMode::Both) {
+    let nftables = &config.nftables;
+    if nftables.mode == NftablesMode::Off || nftables.mode == NftablesMode::Local && nftables.bridges.is_empty() {
         return Ok(());
     }
-    let mut inside = Vec::new();
+    let bridges = arming::guarded_interfaces(&[], &nftables.bridges)?;
+    let mut inside = bridges.clone();
     for name in &config.nftables.inside {
         match interface_index(name) {
             Some(index) => inside.push(index),
@@ -84,6 +102,11 @@ fn kernel(config: &Config, seen: &mut Seen) -> Result<(), NftError> {
         }
     }
     let mut ways = Ways::open().map_err(|source| NftError::Netlink { doing: "opening a socket for routes", source })?;
+    let far = seen.sockets.iter().map(|socket| socket.remote.ip()).filter(|_| !bridges.is_empty());
+    let is_container = |address: &IpAddr| {
+        ways.to(*address).is_some_and(|way| way.interface.is_some_and(|number| bridges.contains(&number)))
+    };
+    seen.containers = far.filter(is_container).collect();
     let (mut all, mut forwarded) = (0usize, Vec::new());
     conntrack::list(&mut kernel, |flow| {
         all = all.saturating_add(1);

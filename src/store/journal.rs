@@ -33,10 +33,12 @@ use super::frame::{self, Head, Stored};
 use super::health::{Health, Trouble};
 use super::past::{is_by_wall, restore, restore_pairs};
 use super::place::{Lock, LockError, Place};
-use super::record::{GroupRecord, PathRecord, Record};
+use super::record::{GroupRecord, PathRecord, Record, Whom};
+use crate::core::applications;
 use crate::core::event::{QueryPath, StoredLease};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
+use crate::core::narrow::{Narrow, Port, Who};
 use crate::core::pairs::{PairRecord, StoredPair};
 use crate::core_task::{Alive, Journal, JournalRecord};
 use crate::sys::clock::{Clock, Outside};
@@ -134,7 +136,7 @@ fn at(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> StoreError {
 impl LeaseJournal {
     /// Opens the journal in `directory` (made if missing), or at `spare` where the directory can't be written, and reads back what is alive: leases that
     /// have not ended, and ended ones whose routes still linger. None lasts longer than `max` from now. What can't be read is kept
-    /// beside; that, and any other trouble with the disk, is in [`LeaseJournal::health`].
+    /// beside; that, and any other trouble with the disk, is in [`LeaseJournal::health`]. `applications`: those that pairs are brought back of, by name.
     ///
     /// # Errors
     /// Another daemon uses the directory, or the machine has no clock.
@@ -144,6 +146,7 @@ impl LeaseJournal {
         clock: Clock,
         max: Duration,
         linger: Duration,
+        applications: Vec<String>,
     ) -> Result<(Self, Vec<StoredLease>), StoreError> {
         let home = Place::home(directory);
         let spare = spare.map(|file| Place::of(file.to_owned()));
@@ -184,7 +187,7 @@ impl LeaseJournal {
         journal.epoch = stored.epoch;
         journal.restored_by = is_by_wall(&stored, &journal.outside, read_at).then(|| journal.outside.apart());
         let live = restore(&stored, &journal.outside, read_at, max, linger);
-        let pairs = restore_pairs(&stored, &journal.outside, read_at, max);
+        let pairs = restore_pairs(&stored, &journal.outside, read_at, max, &applications);
         let mut leases: Vec<StoredLease> = live.into_values().collect();
         leases.sort_by_key(|lease| lease.address);
         journal.pairs = pairs.into_values().collect();
@@ -211,7 +214,7 @@ impl LeaseJournal {
         self.restored_by
     }
 
-    /// The pairs of client and address that were alive at [`LeaseJournal::open`]; once.
+    /// The pairs that were alive at [`LeaseJournal::open`]; once.
     #[must_use]
     pub fn take_pairs(&mut self) -> Vec<StoredPair> {
         std::mem::take(&mut self.pairs)
@@ -645,6 +648,16 @@ impl Clocks<'_> {
         }
     }
 
+    /// For whom and to what a pair is, as it is on disk.
+    fn whom(narrow: Narrow) -> (Whom, Port) {
+        let whom = match narrow.who {
+            Who::Anyone => Whom::Anyone,
+            Who::Client(client) => Whom::Client(client),
+            Who::Application(number) => Whom::Application(applications::name_of(number).to_string()),
+        };
+        (whom, narrow.to)
+    }
+
     /// What is written of it at `now`.
     fn stamped(&self, entry: JournalRecord, now: Moment) -> Record {
         let written = self.shifted(self.outside.wall, now);
@@ -662,15 +675,19 @@ impl Clocks<'_> {
             }
             JournalRecord::Closed(address) => Record::Closed { address },
             JournalRecord::Revoked(name) => Record::Revoked { name },
-            JournalRecord::Pair(PairRecord::Open(StoredPair { client, address, ends, names })) => {
+            JournalRecord::Pair(PairRecord::Open(StoredPair { address, narrow, ends, names })) => {
                 let path = |names: &Arc<[Name]>| {
                     let (question, chain) = names.split_first()?;
                     Some(PathRecord { question: question.clone(), chain: Arc::from(chain), before_end: 0 })
                 };
                 let paths = names.iter().filter_map(path).collect();
-                Record::Pair { address, client, written, ends_boot: boot(ends), ends_wall: wall(ends), paths }
+                let (whom, to) = Self::whom(narrow);
+                Record::Pair { address, whom, to, written, ends_boot: boot(ends), ends_wall: wall(ends), paths }
             }
-            JournalRecord::Pair(PairRecord::Closed((address, client))) => Record::PairClosed { address, client },
+            JournalRecord::Pair(PairRecord::Closed((address, narrow))) => {
+                let (whom, to) = Self::whom(narrow);
+                Record::PairClosed { address, whom, to }
+            }
         }
     }
 }

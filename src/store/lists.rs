@@ -1,4 +1,4 @@
-//! The last readable copy of each list, in `lists/` of the state directory: what serves when the file itself can't be read at a start.
+//! The last readable copy of each list and local zone, in `lists/` and `zones/` of the state directory: what serves when the file itself can't be read at a start.
 //!
 //! A copy begins with a line that names its list and format and bears a sum over the rest. It is written whole beside the old one,
 //! flushed and renamed over it. There is one for each list of the configuration; others are removed.
@@ -13,7 +13,10 @@ use super::record::crc32c;
 use crate::config::list_file::MOST_OCTETS;
 use crate::config::schema::ListFormat;
 
-const DIRECTORY: &str = "lists";
+/// Where copies of lists lie.
+pub const LISTS: &str = "lists";
+/// Where copies of local zones lie.
+pub const ZONES: &str = "zones";
 const MAGIC: &str = "destguard list 1";
 /// Octets of the first line at most: a path has 4,096, each written with four.
 const HEAD: usize = 32 << 10;
@@ -21,6 +24,8 @@ const HEAD: usize = 32 << 10;
 /// Which list a copy is of. The same file read as another format is another list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Which {
+    /// [`LISTS`] or [`ZONES`].
+    pub directory: &'static str,
     /// Its file.
     pub path: PathBuf,
     /// How it is written.
@@ -48,7 +53,7 @@ impl Which {
 /// # Errors
 /// Why the copy can't be used, in words.
 pub fn read(state: &Path, which: &Which) -> Result<Option<Vec<u8>>, String> {
-    let path = state.join(DIRECTORY).join(which.file_name());
+    let path = state.join(which.directory).join(which.file_name());
     let bad = |reason: String| format!("its copy {} can't be used: {reason}", path.display());
     let file = match File::open(&path) {
         Ok(file) => file,
@@ -76,18 +81,18 @@ pub fn keep(state: &Path, which: &Which, content: &[u8]) -> io::Result<()> {
     if read(state, which).is_ok_and(|held| held.as_deref() == Some(content)) {
         return Ok(());
     }
-    let directory = state.join(DIRECTORY);
+    let directory = state.join(which.directory);
     crate::sys::private::directory(&directory)?;
     crate::sys::private::replace(&directory.join(which.file_name()), &[which.head(content).as_bytes(), content])
 }
 
-/// Removes the copies of all other lists.
+/// Removes the copies of all others of this directory.
 ///
 /// # Errors
 /// The disk's.
-pub fn forget_others(state: &Path, lists: &[Which]) -> io::Result<()> {
+pub fn forget_others(state: &Path, directory: &'static str, lists: &[Which]) -> io::Result<()> {
     let names: HashSet<String> = lists.iter().map(Which::file_name).collect();
-    let entries = match std::fs::read_dir(state.join(DIRECTORY)) {
+    let entries = match std::fs::read_dir(state.join(directory)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
     };
@@ -107,7 +112,7 @@ mod tests {
     #[test]
     fn what_is_kept_is_read_and_a_damaged_copy_is_not() {
         let state = tempfile::tempdir().unwrap();
-        let which = |path: &str, format| Which { path: path.into(), format };
+        let which = |path: &str, format| Which { directory: LISTS, path: path.into(), format };
         let [one, two] = [ListFormat::Domains, ListFormat::Adblock].map(|format| which("/etc/x\ny", format));
         assert_eq!(read(state.path(), &one), Ok(None));
         keep(state.path(), &one, b"a.test\n").unwrap();
@@ -116,9 +121,9 @@ mod tests {
         assert_eq!(read(state.path(), &two), Ok(None), "another format is another list");
         keep(state.path(), &two, b"").unwrap();
         assert_eq!(read(state.path(), &two), Ok(Some(Vec::new())));
-        forget_others(state.path(), std::slice::from_ref(&one)).unwrap();
+        forget_others(state.path(), LISTS, std::slice::from_ref(&one)).unwrap();
         assert_eq!(read(state.path(), &two), Ok(None));
-        let file = state.path().join(DIRECTORY).join(one.file_name());
+        let file = state.path().join(LISTS).join(one.file_name());
         let good = std::fs::read(&file).unwrap();
         for at in 0..good.len() {
             let mut flipped = good.clone();

@@ -9,11 +9,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::frame::{Entry, Stored};
-use super::record::{PathRecord, Record};
+use super::record::{PathRecord, Record, Whom};
+use crate::core::applications as core_applications;
 use crate::core::event::{QueryPath, StoredLease};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
-use crate::core::pairs::{PairId, StoredPair};
+use crate::core::narrow::{Narrow, PairId, Port, Who};
+use crate::core::pairs::StoredPair;
 use crate::sys::clock::Outside;
 
 /// The leases of `stored` that are alive, or whose routes still linger.
@@ -75,22 +77,41 @@ fn without(mut lease: StoredLease, revoked: &HashMap<&Name, usize>, since: usize
     lease
 }
 
-/// Likewise the pairs of client and address.
-pub fn restore_pairs(stored: &Stored, outside: &Outside, now: Moment, max: Duration) -> HashMap<PairId, StoredPair> {
+/// Likewise the pairs. Those of an application that is not among these are gone with it.
+pub fn restore_pairs(
+    stored: &Stored,
+    outside: &Outside,
+    now: Moment,
+    max: Duration,
+    applications: &[String],
+) -> HashMap<PairId, StoredPair> {
+    let narrow = |whom: &Whom, to: Port| {
+        let who = match whom {
+            Whom::Anyone => Who::Anyone,
+            Whom::Client(client) => Who::Client(*client),
+            Whom::Application(name) => {
+                Who::Application(core_applications::number_of(applications.iter().find(|other| *other == name)?)?)
+            }
+        };
+        Some(Narrow { who, to })
+    };
     let past = Past::new(stored, outside, now, max);
     let mut live = HashMap::new();
     for entry in &stored.entries {
         match entry {
             Entry::Gap => live.clear(),
-            Entry::Record(Record::PairClosed { address, client }) => {
-                live.remove(&(*address, *client));
+            Entry::Record(Record::PairClosed { address, whom, to }) => {
+                if let Some(narrow) = narrow(whom, *to) {
+                    live.remove(&(*address, narrow));
+                }
             }
-            Entry::Record(Record::Pair { address, client, written, ends_boot, ends_wall, paths }) => {
+            Entry::Record(Record::Pair { address, whom, to, written, ends_boot, ends_wall, paths }) => {
+                let Some(narrow) = narrow(whom, *to) else { continue };
                 let ends = past.end(*written, *ends_boot, *ends_wall);
                 let names =
                     paths.iter().map(|path| std::iter::once(&path.question).chain(&*path.chain).cloned().collect());
-                let pair = StoredPair { client: *client, address: *address, ends, names: names.collect() };
-                live.insert((*address, *client), pair);
+                let pair = StoredPair { address: *address, narrow, ends, names: names.collect() };
+                live.insert((*address, narrow), pair);
             }
             Entry::Record(
                 Record::Lease { .. } | Record::Closed { .. } | Record::Revoked { .. } | Record::Time { .. },

@@ -11,7 +11,8 @@
 //! uncompressed wire form; behind a question stand four octets, by how much its own end comes before the lease's; an alias stands behind its question, with an
 //! octet of zero in front. A lease with the tag for additions has only the questions that came since the record before it for its address; behind a closing,
 //! or alone, it counts like any other. A revoked name is its wire form. A pair of client and address has the client's address behind the other, no groups, and no ends of
-//! questions.
+//! questions. Any other pair has behind the address an octet that says for whom (0: anyone; 1: a client, whose address follows; 2: an application, whose name
+//! follows behind its length), the protocol (0: all ports), and the port in two octets.
 //!
 //! What is around a record in the file is [`super::frame`]'s; before version 4 it was its length in two octets and its crc32c in four.
 
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::core::name::Name;
+use crate::core::narrow::Port;
 use crate::core::policy::view::MOST_GROUPS;
 
 /// Questions kept per record; the rest is for `explain` only and comes back with the next answer.
@@ -39,6 +41,12 @@ const TIME: u8 = 6;
 const LEASE: u8 = 7;
 const LEASE_ADDS: u8 = 8;
 const REVOKED: u8 = 9;
+const NARROW: u8 = 10;
+const NARROW_CLOSED: u8 = 11;
+/// For whom a pair is.
+const ANYONE: u8 = 0;
+const CLIENT: u8 = 1;
+const APPLICATION: u8 = 2;
 /// Octets before a record of an earlier version.
 pub const OLD_HEAD: usize = 6;
 
@@ -66,6 +74,17 @@ pub struct PathRecord {
 
 /// Those of a record; most have one.
 pub type PathRecords = SmallVec<[PathRecord; 1]>;
+
+/// For whom a pair is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// Everybody.
+    Anyone,
+    /// One client.
+    Client(IpAddr),
+    /// An application of this host, by name; of a longer one than 255 octets nothing is kept behind them.
+    Application(String),
+}
 
 /// A record as it is in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,12 +116,14 @@ pub enum Record {
         /// The name.
         name: Name,
     },
-    /// An address was opened for a client alone, or for longer.
+    /// So much of an address was opened, or for longer.
     Pair {
         /// The address.
         address: IpAddr,
         /// For whom.
-        client: IpAddr,
+        whom: Whom,
+        /// To which port.
+        to: Port,
         /// Wall clock at writing.
         written: u64,
         /// The end on the boot clock.
@@ -112,12 +133,14 @@ pub enum Record {
         /// The questions that caused it.
         paths: PathRecords,
     },
-    /// It was closed for this client early.
+    /// It was closed early.
     PairClosed {
         /// The address.
         address: IpAddr,
         /// For whom.
-        client: IpAddr,
+        whom: Whom,
+        /// To which port.
+        to: Port,
     },
     /// So late it was when nothing else was written for a while.
     Time {
@@ -149,19 +172,19 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
             }
             put_paths(paths, true, out);
         }
-        Record::Pair { address, client, written, ends_boot, ends_wall, paths } => {
-            out.push(PAIR);
+        Record::Pair { address, whom, to, written, ends_boot, ends_wall, paths } => {
+            out.push(if is_of_client(whom, *to) { PAIR } else { NARROW });
             for time in [written, ends_boot, ends_wall] {
                 out.extend_from_slice(&time.to_be_bytes());
             }
             put_address(*address, out);
-            put_address(*client, out);
+            put_narrow(whom, *to, out);
             put_paths(paths, false, out);
         }
-        Record::PairClosed { address, client } => {
-            out.push(PAIR_CLOSED);
+        Record::PairClosed { address, whom, to } => {
+            out.push(if is_of_client(whom, *to) { PAIR_CLOSED } else { NARROW_CLOSED });
             put_address(*address, out);
-            put_address(*client, out);
+            put_narrow(whom, *to, out);
         }
         Record::Revoked { name } => {
             out.push(REVOKED);
@@ -204,15 +227,19 @@ pub fn decode(payload: &[u8]) -> Option<Record> {
             let paths = take_paths(rest, matches!(tag, LEASE | LEASE_ADDS))?;
             Record::Lease { address, written, ends_boot, ends_wall, paths, adds: tag == LEASE_ADDS, groups }
         }
-        PAIR => {
+        PAIR | NARROW => {
             let written = take_time(&mut rest)?;
             let ends_boot = take_time(&mut rest)?;
             let ends_wall = take_time(&mut rest)?;
             let address = take_address(&mut rest)?;
-            let client = take_address(&mut rest)?;
-            Record::Pair { address, client, written, ends_boot, ends_wall, paths: take_paths(rest, false)? }
+            let (whom, to) = take_narrow(tag == PAIR, &mut rest)?;
+            Record::Pair { address, whom, to, written, ends_boot, ends_wall, paths: take_paths(rest, false)? }
         }
-        PAIR_CLOSED => Record::PairClosed { address: take_address(&mut rest)?, client: take_address(&mut rest)? },
+        PAIR_CLOSED | NARROW_CLOSED => {
+            let address = take_address(&mut rest)?;
+            let (whom, to) = take_narrow(tag == PAIR_CLOSED, &mut rest)?;
+            Record::PairClosed { address, whom, to }
+        }
         REVOKED => Record::Revoked { name: Name::from_wire(rest).ok()? },
         CLOSED => Record::Closed { address: take_address(&mut rest)? },
         TIME => Record::Time { written: take_time(&mut rest)? },
@@ -232,6 +259,59 @@ fn put_address(address: IpAddr, out: &mut Vec<u8>) {
             out.extend_from_slice(&v6.octets());
         }
     }
+}
+
+/// Whether earlier versions know it.
+fn is_of_client(whom: &Whom, to: Port) -> bool {
+    matches!((whom, to), (Whom::Client(_), Port::Any))
+}
+
+fn put_narrow(whom: &Whom, to: Port, out: &mut Vec<u8>) {
+    match whom {
+        Whom::Client(client) if to == Port::Any => return put_address(*client, out),
+        Whom::Anyone => out.push(ANYONE),
+        Whom::Client(client) => {
+            out.push(CLIENT);
+            put_address(*client, out);
+        }
+        Whom::Application(name) => {
+            let name = name.as_bytes();
+            let name = name.get(..usize::from(u8::MAX)).unwrap_or(name);
+            out.push(APPLICATION);
+            out.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+            out.extend_from_slice(name);
+        }
+    }
+    let (protocol, port) = match to {
+        Port::Any => (0, 0),
+        Port::Of { protocol, port } => (protocol, port),
+    };
+    out.push(protocol);
+    out.extend_from_slice(&port.to_be_bytes());
+}
+
+/// `of_client`: a client's address alone.
+fn take_narrow(of_client: bool, rest: &mut &[u8]) -> Option<(Whom, Port)> {
+    if of_client {
+        return Some((Whom::Client(take_address(rest)?), Port::Any));
+    }
+    let (&tag, tail) = rest.split_first()?;
+    *rest = tail;
+    let whom = match tag {
+        ANYONE => Whom::Anyone,
+        CLIENT => Whom::Client(take_address(rest)?),
+        APPLICATION => {
+            let (&len, tail) = rest.split_first()?;
+            let (name, tail) = tail.split_at_checked(usize::from(len))?;
+            *rest = tail;
+            Whom::Application(String::from_utf8_lossy(name).into_owned())
+        }
+        _ => return None,
+    };
+    let (&[protocol, high, low], tail) = rest.split_first_chunk::<3>()?;
+    *rest = tail;
+    let port = u16::from_be_bytes([high, low]);
+    Some((whom, if protocol == 0 { Port::Any } else { Port::Of { protocol, port } }))
 }
 
 /// `ends`: each question with its own.
@@ -392,18 +472,26 @@ pub mod tests {
                 .prop_map(|(question, chain, before_end)| PathRecord { question, chain: chain.into(), before_end });
             prop::collection::vec(path, 0..NAMES).prop_map(PathRecords::from_vec)
         };
+        let whom = prop_oneof![
+            Just(Whom::Anyone),
+            any::<IpAddr>().prop_map(Whom::Client),
+            ".{0,20}".prop_map(Whom::Application)
+        ];
+        let of = (1..=u8::MAX, any::<u16>()).prop_map(|(protocol, port)| Port::Of { protocol, port });
+        let narrow = (whom, prop_oneof![Just(Port::Any), of]);
         prop_oneof![
-            (any::<[IpAddr; 2]>(), any::<[u64; 3]>(), path(false)).prop_map(
-                |([address, client], [written, ends_boot, ends_wall], paths)| Record::Pair {
+            (any::<IpAddr>(), narrow.clone(), any::<[u64; 3]>(), path(false)).prop_map(
+                |(address, (whom, to), [written, ends_boot, ends_wall], paths)| Record::Pair {
                     address,
-                    client,
+                    whom,
+                    to,
                     written,
                     ends_boot,
                     ends_wall,
                     paths
                 }
             ),
-            any::<[IpAddr; 2]>().prop_map(|[address, client]| Record::PairClosed { address, client }),
+            (any::<IpAddr>(), narrow).prop_map(|(address, (whom, to))| Record::PairClosed { address, whom, to }),
             (any::<IpAddr>(), any::<[u64; 3]>(), path(true), any::<bool>(), groups).prop_map(
                 |(address, [written, ends_boot, ends_wall], paths, adds, groups)| Record::Lease {
                     address,

@@ -47,6 +47,20 @@ impl Clock {
         Moment::ZERO.plus(BASE)
     }
 
+    /// What the wall clock will show then, as it goes now: milliseconds since 1970.
+    #[must_use]
+    pub fn to_wall(&self, moment: Moment) -> u64 {
+        let (now, wall) = (self.now(), wall());
+        if moment >= now { wall.saturating_add(moment.0 - now.0) } else { wall.saturating_sub(now.0 - moment.0) }
+    }
+
+    /// When the wall clock will show this, as it goes now.
+    #[must_use]
+    pub fn from_wall(&self, millis: u64) -> Moment {
+        let (now, wall) = (self.now(), wall());
+        Moment(if millis >= wall { now.0.saturating_add(millis - wall) } else { now.0.saturating_sub(wall - millis) })
+    }
+
     /// When to look whether `moment` has come: then, or [`LOOK`] from now where that is earlier.
     #[must_use]
     pub fn look_at(&self, moment: Option<Moment>) -> Instant {
@@ -90,9 +104,15 @@ fn slept() -> Option<Duration> {
 }
 
 /// Time since the boot, that in which the machine slept included.
-fn since_boot() -> Duration {
+pub(crate) fn since_boot() -> Duration {
     // Linux has had it since 2.6.39, and `Outside::read` refuses to go on without; the other one never fails.
     read(libc::CLOCK_BOOTTIME).or_else(|| read(libc::CLOCK_MONOTONIC)).unwrap_or_default()
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn wall() -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    u64::try_from(wall).unwrap_or(u64::MAX)
 }
 
 fn read(clock: libc::clockid_t) -> Option<Duration> {
@@ -141,8 +161,7 @@ impl Outside {
     pub fn refresh(&mut self) -> io::Result<()> {
         let boot = read(libc::CLOCK_BOOTTIME).ok_or_else(io::Error::last_os_error)?;
         self.since_boot = u64::try_from(boot.as_millis()).unwrap_or(u64::MAX);
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-        self.wall = u64::try_from(wall).unwrap_or(u64::MAX);
+        self.wall = wall();
         Ok(())
     }
 }

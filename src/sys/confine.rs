@@ -26,6 +26,8 @@ pub struct Needs<'a> {
     pub writes: Result<Vec<&'a Path>, String>,
     /// It runs `nft`.
     pub nft: bool,
+    /// It loads programs into the kernel and writes their tables.
+    pub bpf: bool,
 }
 
 /// Confines this thread and those it starts from now on. Files go first: the filter of system calls knows no landlock.
@@ -35,7 +37,7 @@ pub fn confine(needs: &Needs<'_>) -> Confined {
         Ok(writes) => files::restrict(writes, needs.nft).and_then(|()| prove_files()),
         Err(why) => Err(why.clone()),
     };
-    let calls = calls::restrict(needs.nft).and_then(|()| prove_calls());
+    let calls = calls::restrict(needs.nft, needs.bpf).and_then(|()| prove_calls());
     Confined { calls: calls.err(), files: files.err() }
 }
 

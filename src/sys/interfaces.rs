@@ -15,6 +15,8 @@ pub struct Here {
     pub addresses: Vec<IpAddr>,
     /// What it reaches without a router; nothing where that isn't asked for.
     pub on_link: on_link::Found,
+    /// What routers announce to the guard, each with the peer's name; nothing where that isn't asked for.
+    pub announced: std::collections::BTreeMap<ipnet::IpNet, String>,
 }
 
 /// Both, or the addresses alone.
@@ -25,7 +27,7 @@ pub fn here(with_on_link: bool) -> Result<Here, String> {
     let addresses = addresses().map_err(|error| format!("this host's addresses can't be read: {error}"))?;
     let on_link = if with_on_link { on_link::read() } else { Ok(on_link::Found::default()) };
     let on_link = on_link.map_err(|error| format!("this host's on-link prefixes can't be read: {error}"))?;
-    Ok(Here { addresses, on_link })
+    Ok(Here { addresses, on_link, ..Here::default() })
 }
 
 /// Every address of every interface of this network namespace, without doubles, in order.
@@ -34,7 +36,7 @@ pub fn here(with_on_link: bool) -> Result<Here, String> {
 /// The kernel's.
 pub fn addresses() -> io::Result<Vec<IpAddr>> {
     let mut all = ipv4()?;
-    match fs::read_to_string("/proc/net/if_inet6") {
+    match fs::read_to_string("/proc/thread-self/net/if_inet6") {
         Ok(text) => all.extend(ipv6(&text).map(IpAddr::V6)),
         // A kernel without IPv6.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -71,6 +73,39 @@ fn ipv6(if_inet6: &str) -> impl Iterator<Item = Ipv6Addr> {
         let digits = line.split_whitespace().next()?;
         (digits.len() == 32).then(|| u128::from_str_radix(digits, 16).ok()).flatten().map(Ipv6Addr::from)
     })
+}
+
+/// Bridges of container engines and of libvirt, as they name them, but for what stands between a bridge and a container.
+pub const CONTAINERS: [&str; 5] = ["docker0", "br-*", "virbr*", "podman*", "cni*"];
+
+/// Whether an interface's name is `pattern`, or begins with what stands before its asterisk.
+#[must_use]
+pub fn is_like(name: &str, pattern: &str) -> bool {
+    pattern.strip_suffix('*').map_or(name == pattern, |beginning| name.starts_with(beginning))
+}
+
+/// Name and number of the interfaces that are like one of these patterns.
+///
+/// # Errors
+/// The kernel's.
+pub fn like(patterns: &[String]) -> io::Result<Vec<(String, u32)>> {
+    /// `struct ifinfomsg`, and where its number is.
+    const LINK: usize = 16;
+    const NUMBER: usize = 4;
+    let socket = Socket::open(libc::NETLINK_ROUTE, 1 << 20)?;
+    let mut all = Vec::new();
+    let mut room = vec![0; rtnetlink::PART];
+    rtnetlink::dump(&socket, &mut room, libc::RTM_GETLINK, &[0; LINK], |message| {
+        let name = message.attributes(LINK).find(|(kind, _)| *kind == libc::IFLA_IFNAME);
+        let name = name.map(|(_, name)| String::from_utf8_lossy(name).trim_end_matches('\0').to_owned());
+        let number = rtnetlink::number(message.body, NUMBER).map(u32::from_ne_bytes);
+        if let (Some(name), Some(number)) = (name, number)
+            && patterns.iter().any(|pattern| is_like(&name, pattern))
+        {
+            all.push((name, number));
+        }
+    })?;
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -46,10 +46,11 @@ pub fn start() -> Result<(), String> {
 
 /// Registers what is counted of lines.
 pub fn register(registry: &mut Registry) {
-    registry.register(
+    crate::metrics::labelled(
+        registry,
         "log_lines_dropped",
-        "Log lines since the start that weren't written: unread, where nobody took them from stderr; flood, too many from one place in the code",
-        queue::DROPPED.clone(),
+        "Log lines that weren't written: unread, where nobody took them from stderr; flood, too many from one place in the code",
+        &queue::DROPPED,
     );
 }
 

@@ -3,7 +3,8 @@
 //! | capability | kept for |
 //! |---|---|
 //! | CAP_NET_ADMIN | nftables, the mark on the guard's own packets, and a table that an earlier run left behind |
-//! | CAP_NET_RAW | probes through routers: of what they confirmed, and by samples |
+//! | CAP_BPF, CAP_PERFMON | `enforcer = "ebpf"`: its program and tables, and the names of processes in it |
+//! | CAP_NET_RAW | probes through routers: of what they confirmed, and by samples; iptables |
 //! | CAP_NET_BIND_SERVICE | ports below 1024 |
 //!
 //! All others are given up before the first thread is started, for `nft` too, and no program it starts can gain any
@@ -14,12 +15,21 @@ use std::collections::HashSet;
 use caps::{CapSet, Capability};
 
 use crate::config::schema::{Config, Confirm, NftablesMode, Peer, Role};
+use crate::enforce::backend::PacketBackend;
+use crate::enforce::iptables;
 
 /// The last port that needs a capability (ip(7), `ip_unprivileged_port_start` as it comes).
 const LAST_PRIVILEGED: u16 = 1023;
 
-/// What a table of an earlier run needs, to be seen and taken away.
-pub const LEFT_BEHIND: Capability = Capability::CAP_NET_ADMIN;
+/// What is needed to see and take away what an earlier run left.
+#[must_use]
+pub fn left_behind(backend: &PacketBackend) -> &'static [Capability] {
+    if backend.name == iptables::BACKEND.name {
+        &[Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW]
+    } else {
+        &[Capability::CAP_NET_ADMIN]
+    }
+}
 
 /// Why privileges could not be given up.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +48,12 @@ pub fn needed(config: &Config) -> HashSet<Capability> {
     let mut needed = HashSet::new();
     if config.nftables.mode != NftablesMode::Off {
         needed.insert(Capability::CAP_NET_ADMIN);
+        if config.enforcer == iptables::BACKEND.name {
+            needed.insert(Capability::CAP_NET_RAW);
+        }
+        if config.enforcer == "ebpf" {
+            needed.extend([Capability::CAP_BPF, Capability::CAP_PERFMON]);
+        }
     }
     if !config.bgp.edge.is_empty() || config.bgp.peer.iter().any(probes) {
         needed.insert(Capability::CAP_NET_RAW);
@@ -115,6 +131,9 @@ mod tests {
         assert_eq!(needs("[dns]\nlisten = [\"127.0.0.1:5353\"]\n"), [""; 0]);
         assert_eq!(needs(""), [bind], "port 53");
         assert_eq!(needs("[nftables]\nmode = \"local\"\n"), [admin, bind]);
+        assert_eq!(needs("enforcer = \"iptables\"\n[nftables]\nmode = \"local\"\n"), [admin, bind, raw]);
+        let ebpf = needs("enforcer = \"ebpf\"\n[nftables]\nmode = \"local\"\n");
+        assert_eq!(ebpf, ["CAP_BPF", admin, bind, "CAP_PERFMON"]);
         let peer =
             "[dns]\nlisten = [\"127.0.0.1:5353\"]\n[[bgp.peer]]\nname = \"r\"\naddress = \"192.0.2.1\"\nasn = 1\n";
         assert_eq!(needs(peer), [raw], "routes are tried by samples");

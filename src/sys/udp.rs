@@ -228,6 +228,13 @@ impl Sending {
         }
     }
 
+    /// What is to be sent, to whom and from where.
+    pub fn messages(&self) -> impl Iterator<Item = (&[u8], SocketAddr, Option<Local>)> {
+        let whole =
+            |pending: &Pending| Some((self.octets.get(pending.start..pending.end)?, pending.peer, pending.local));
+        self.pending.iter().filter_map(whole)
+    }
+
     /// Sends everything; what goes to one peer not always in order. A datagram that the kernel refuses (no route, no room) is skipped: to its client it
     /// is a lost packet. Returns how many were sent and how many skipped.
     pub fn flush(&mut self, socket: BorrowedFd<'_>) -> (usize, usize) {

@@ -35,7 +35,7 @@ impl Files {
     fn found(&self, text: &str) -> Vec<String> {
         let path = self.0.path().display().to_string();
         let text = format!("{BASE}{}", text.replace("DIR", &path));
-        let findings = match config::parse(Path::new(FILE), &text) {
+        let findings = match check::parse(Path::new(FILE), &text) {
             Ok((_, warnings, _)) => warnings,
             Err(report) => report.findings,
         };
@@ -201,7 +201,7 @@ fn a_trust_anchor_is_read_before_anything_starts() {
     assert!(accepted(&with(&format!("trust_anchor = \"{ds}\""))).1.is_empty());
     // Relative to the file, like other paths.
     let relative = with("trust_anchor = \"./root key\"");
-    assert!(config::parse(&directory.path().join(FILE), &relative).is_ok());
+    assert!(check::parse(&directory.path().join(FILE), &relative).is_ok());
     // What an operator stumbles over.
     let forward = "[[dns.upstream]]\nurl = \"udp://192.0.2.54\"\ndomains = [\"corp.example\"]\n";
     let warned = found(&accepted(&format!("{forward}{}", with(""))).1);
@@ -211,4 +211,116 @@ fn a_trust_anchor_is_read_before_anything_starts() {
     assert!(accepted(&format!("{forward}{anchored}")).1.is_empty());
     let without = format!("{BASE}[dns.dnssec]\ninsecure = [\"corp.example\"]\n");
     assert_eq!(found(&accepted(&without).1), ["6:12 `insecure` has no effect while nothing is validated"]);
+}
+
+#[test]
+fn what_http_needs_is_tried_before_it_is_served() {
+    use std::os::unix::fs::PermissionsExt;
+    let files = Files::new();
+    files.write("token", "0123456789abcdef\n");
+    files.write("short", "0123\n");
+    files.write("spaced", "0123456789 abcdef\n");
+    files.write("open", "0123456789abcdef");
+    for name in ["token", "short", "spaced"] {
+        std::fs::set_permissions(files.0.path().join(name), std::fs::Permissions::from_mode(0o640)).unwrap();
+    }
+    std::fs::set_permissions(files.0.path().join("open"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let tls = "certificate = \"DIR/guard.pem\"\nkey = \"DIR/guard.key\"\n";
+    for (text, expected) in [
+        ("names = [\"guard.example\", \"b\u{fc}cher.example\"]\ntoken_file = \"DIR/token\"\n".to_owned(), ""),
+        (format!("listen = [\"192.0.2.1:80\"]\n{tls}token_file = \"DIR/token\"\n"), ""),
+        ("listen = [\"[::ffff:127.0.0.1]:80\"]\n".to_owned(), ""),
+        (
+            "listen = [\"192.0.2.1:80\"]\ntoken_file = \"DIR/token\"\n".to_owned(),
+            "6:11 192.0.2.1:80: the token, and all that is read with it, passes in plain text",
+        ),
+        (format!("listen = [\"192.0.2.1:80\"]\n{tls}"), "6:11 192.0.2.1:80: whoever reaches it reads leases"),
+        ("names = [\"*.example\"]\n".to_owned(), "6:10 \"*.example\" is not a domain name"),
+        ("names = [\"guard:80\"]\n".to_owned(), "6:10 \"guard:80\" is not a domain name"),
+        ("names = [\"a.example\", \"a.example\"]\n".to_owned(), "6:23 a.example stands here twice"),
+        ("certificate = \"DIR/guard.pem\"\n".to_owned(), "6:15 needs `key` beside it"),
+        ("key = \"DIR/guard.key\"\n".to_owned(), "6:7 needs `certificate` beside it"),
+        ("certificate = \"DIR/guard.pem\"\nkey = \"DIR/other.key\"\n".to_owned(), "6:15 DIR/guard.pem: does not fit"),
+        ("certificate = \"DIR/expired.pem\"\nkey = \"DIR/expired.key\"\n".to_owned(), "6:15 "),
+        ("token_file = \"DIR/absent\"\n".to_owned(), "6:14 DIR/absent can't be read: No such file"),
+        ("token_file = \"DIR\"\n".to_owned(), "6:14 DIR can't be read: Is a directory"),
+        ("token_file = \"DIR/short\"\n".to_owned(), "6:14 DIR/short: a token has 16 characters at least, this one 4"),
+        ("token_file = \"DIR/spaced\"\n".to_owned(), "6:14 DIR/spaced: a token is one line"),
+        ("token_file = \"DIR/open\"\n".to_owned(), "6:14 everybody on this host can read DIR/open"),
+        ("metrics_need_token = true\n".to_owned(), "6:22 there is no token that they could need"),
+    ] {
+        let found = files.found(&format!("[http]\n{text}"));
+        assert_eq!(found.len(), usize::from(!expected.is_empty()), "{text}: {found:?}");
+        assert!(found.iter().all(|one| one.starts_with(expected)), "{text}: {found:?}");
+    }
+}
+
+#[test]
+fn whoever_is_told_apart_by_more_than_an_address_can_be() {
+    let files = Files::new();
+    let people = |tls: &str, groups: &str| {
+        files.found(&format!(
+            "[dns.tls]\ncertificate = \"DIR/guard.pem\"\nkey = \"DIR/guard.key\"\ndoh = [\"127.0.0.1:8443\"]\n{tls}\n{groups}"
+        ))
+    };
+    let group = |keys: &str| format!("[[policy.group]]\nname = \"g\"\n{keys}\n");
+    let ca = "client_ca = \"DIR/other.pem\"";
+    let hash = format!("sha256:{}", "0a".repeat(32));
+    let two = |one: &str, other: &str| group(one) + &group(other).replace("\"g\"", "\"h\"");
+    for (tls, groups, words) in [
+        (ca, group("certificate = [\"*\", \"*.a.example\", \"a@b.example\"]\ndoh_path = \"/dns-query/kids\""), ""),
+        ("", group(&format!("certificate = [\"{hash}\"]")), ""),
+        ("require_client_certificate = true", group(&format!("certificate = [\"{hash}\"]")), ""),
+        ("", group(""), "nobody would be in the group"),
+        ("", group("certificate = [\"a.example\"]"), "needs dns.tls.client_ca"),
+        (ca, group("certificate = [\"a*b\"]"), "is no name of a certificate"),
+        (ca, group("certificate = [\"sha256:0a\"]"), "64 hexadecimal digits"),
+        (
+            ca,
+            two("certificate = [\"a.example\"]", "certificate = [\"A.example\"]"),
+            "policy.group[0].certificate[0] already",
+        ),
+        ("", group("doh_path = \"/dns-query\""), "is everybody's"),
+        ("", group("doh_path = \"kids\""), "is no path"),
+        ("", group("doh_path = \"/a?b\""), "is no path"),
+        ("", two("doh_path = \"/a\"", "doh_path = \"/a\""), "policy.group[0] already"),
+        ("client_ca = \"DIR/absent.pem\"", String::new(), "can't be read"),
+        ("client_ca = \"DIR/words\"", String::new(), "DIR/words: "),
+        (
+            "client_ca = \"DIR/other.pem\"\nclient_crl = \"DIR/other.pem\"",
+            String::new(),
+            "holds no PEM list of revoked",
+        ),
+        ("client_crl = \"DIR/other.pem\"", String::new(), "needs `client_ca`"),
+        ("require_client_certificate = true", String::new(), "nobody could ask"),
+    ] {
+        let found = people(tls, &groups);
+        match words {
+            "" => assert_eq!(found, Vec::<String>::new(), "{tls} {groups}"),
+            words => assert!(found.iter().any(|line| line.contains(words)), "{tls} {groups}: {found:?}"),
+        }
+    }
+    let plain = files.found(&group("certificate = [\"sha256:0a\"]\ndoh_path = \"/a\""));
+    assert!(plain.iter().any(|line| line.contains("nothing is encrypted")), "{plain:?}");
+}
+
+#[test]
+fn the_bits_that_tell_clients_apart_are_checked() {
+    let client = |more: &str| {
+        let text = format!(
+            "[[dns.upstream]]\nurl = \"udp://192.0.2.53\"\n[nftables]\nmode = \"gateway\"\ninside = [\"lan0\"]\nscope = \"client\"\n{more}\n"
+        );
+        match check::parse(Path::new(FILE), &text) {
+            Ok((_, warnings, _)) => found(&warnings),
+            Err(report) => found(&report.findings),
+        }
+    };
+    let prefix =
+        |found: &[String]| found.iter().filter(|line| line.contains("bits") || line.contains("one client")).count();
+    assert_eq!(prefix(&client("client_ipv6_prefix = 64")), 0);
+    assert_eq!(prefix(&client("client_ipv6_prefix = 0")), 1);
+    assert_eq!(prefix(&client("client_ipv6_prefix = 129")), 1);
+    let group =
+        "client_ipv6_prefix = 64\n[[policy.group]]\nname = \"one\"\nclients = [\"fd00:1::2/128\", \"fd00:2::/64\"]";
+    assert_eq!(prefix(&client(group)), 1);
 }

@@ -22,6 +22,13 @@ impl Running {
         Self { name, child, log }
     }
 
+    /// Ends it as a terminal does, and waits.
+    #[allow(dead_code)]
+    pub fn interrupt(&mut self) {
+        run(Command::new("kill").args(["-INT", &self.child.id().to_string()]));
+        self.child.wait().unwrap();
+    }
+
     /// What it said.
     pub fn log(&self) -> String {
         format!("{}:\n{}", self.name, std::fs::read_to_string(&self.log).unwrap())

@@ -71,7 +71,7 @@ impl Load {
     }
 }
 
-fn question(number: usize) -> Vec<u8> {
+pub fn question(number: usize) -> Vec<u8> {
     let id = u16::try_from(number % 65_536).unwrap();
     let mut out = id.to_be_bytes().to_vec();
     out.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);

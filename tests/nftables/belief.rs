@@ -10,6 +10,7 @@ use super::traffic::{Met, alive, connect, datagram_leaves, open, serve};
 use super::{PATIENCE, Running, alone, config, enforcer, eventually, held, host_and_peer, ip, left, local, near, run};
 use destguard::config::schema::{Nftables, NftablesMode, OnStop, Scope};
 use destguard::core::event::{Change, Event, Generation};
+use destguard::core::narrow::Narrow;
 use destguard::enforce::Command;
 use destguard::enforce::nftables::elements::{Key, Set, Timeout, Transaction};
 use destguard::enforce::nftables::kernel::{Kernel, LOOK_UP};
@@ -44,7 +45,10 @@ impl Running {
         match self.next() {
             Event::Missing { addresses, pairs, .. } => (
                 addresses.iter().map(ToString::to_string).collect(),
-                pairs.iter().map(|(address, client)| (address.to_string(), client.to_string())).collect(),
+                pairs
+                    .iter()
+                    .map(|(address, narrow)| (address.to_string(), narrow.client().expect("for a client").to_string()))
+                    .collect(),
             ),
             other => panic!("something missing was expected, not {other:?}"),
         }
@@ -169,9 +173,9 @@ fn pairs_and_cuts_are_compared_as_well() {
     alone(|| {
         let config = Nftables { scope: Scope::Client, ..config(NftablesMode::Both) };
         let mut running = Running::start_as(&config, &[], Enforcer::deaf);
-        let pair = |running: &Running, client: &str, address: &str| Change::ForClient {
-            client: ip(client),
+        let pair = |running: &Running, client: &str, address: &str| Change::Narrow {
             address: ip(address),
+            narrow: Narrow::of_client(ip(client)),
             ends: Some(running.in_seconds(300)),
             new: true,
         };

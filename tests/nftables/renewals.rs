@@ -7,10 +7,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
-use super::{Running, alone, config, enforcer, ip};
+use super::{Running, alone, config, ip};
 use destguard::config::schema::{Nftables, NftablesMode, Scope};
 use destguard::core::event::Change;
 use destguard::core::moment::Moment;
+use destguard::core::narrow::Narrow;
 use destguard::enforce::Command;
 use destguard::enforce::nftables::elements::{Features, Key, Set, Timeout};
 use destguard::enforce::nftables::kernel::Kernel;
@@ -35,13 +36,22 @@ fn key_of(set: Set) -> Key {
         Set::Lease6 | Set::Cut6 => Key::Address(ip("2001:db8::1")),
         Set::ClientLease4 => Key::pair(ip("10.9.2.7"), ip("203.0.113.1")).expect("one family"),
         Set::ClientLease6 => Key::pair(ip("2001:db8:2::7"), ip("2001:db8::1")).expect("one family"),
+        Set::Application(..) => unreachable!("see tests/applications.rs"),
+        Set::PortLease4 => Key::Port(ip("203.0.113.1"), 6, 443),
+        Set::PortLease6 => Key::Port(ip("2001:db8::1"), 6, 443),
+        Set::ClientPortLease4 => Key::client_port(ip("10.9.2.7"), ip("203.0.113.1"), 17, 443).expect("one family"),
+        Set::ClientPortLease6 => Key::client_port(ip("2001:db8:2::7"), ip("2001:db8::1"), 17, 443).expect("one family"),
     }
 }
 
 #[test]
 fn every_set_moves_its_ends_for_equal_longer_and_shorter_timeouts() {
     alone(|| {
-        enforcer(&everything()).install().expect("installed");
+        let rules = super::Rules { ports: true, ..super::rules(&everything(), super::CAPACITY) };
+        super::Enforcer::new(&rules, destguard::sys::clock::Clock::start(), super::ID)
+            .expect("nft")
+            .install()
+            .expect("installed");
         let mut kernel = Kernel::open().expect("a socket");
         let found = probe::probe(&mut kernel).expect("probed");
         for features in [found, OLD] {
@@ -137,7 +147,9 @@ fn step(running: &mut Running, scope: Scope, acts: &[(usize, Act)], expected: &m
         let key = lease_key(client, address);
         let cut = (if ip(address).is_ipv4() { Set::Cut4 } else { Set::Cut6 }, Key::Address(ip(address)));
         let change = |ends: Option<Moment>| match (client, ends) {
-            (Some(client), ends) => Change::ForClient { client: ip(client), address: ip(address), ends, new: false },
+            (Some(client), ends) => {
+                Change::Narrow { address: ip(address), narrow: Narrow::of_client(ip(client)), ends, new: false }
+            }
             (None, Some(ends)) => Change::Extend { address: ip(address), ends },
             (None, None) => Change::Close { address: ip(address) },
         };

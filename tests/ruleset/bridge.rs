@@ -72,7 +72,14 @@ fn a_kernel_that_lacks_something_gets_a_whole_ruleset_without_it() {
     use destguard::enforce::nftables::ruleset::{Ruleset, Settings};
     alone(|| {
         let program = Program::find().expect("nft");
-        let settings = Settings { redirect_dns: true, ..Settings::nothing(NftablesMode::Both) };
+        let special = Special {
+            doh: ["192.0.2.0/24", "2001:db8::1/128"].map(|net| net.parse().expect("a prefix")).to_vec(),
+            local_discovery: true,
+            resolver: ["127.0.0.2:5353", "[::]:53"].map(|at| at.parse().expect("an address")).to_vec(),
+            ..Special::default()
+        };
+        let bridges = ["docker0", "br-*"].map(str::to_owned).to_vec();
+        let settings = Settings { redirect_dns: true, bridges, special, ..Settings::nothing(NftablesMode::Both) };
         // This kernel has all of it, so that every sample is one that a kernel takes; and none stays.
         assert_eq!(needs::judge(&settings, |sample| program.check(sample)).expect("checked"), []);
         assert_eq!(run("nft list tables"), "");
@@ -80,6 +87,22 @@ fn a_kernel_that_lacks_something_gets_a_whole_ruleset_without_it() {
         program.apply(&Ruleset::of(&less).replacing()).expect("taken");
         let table = run("nft list table inet destguard");
         assert!(!table.contains("log") && table.contains("reject with tcp reset"), "{table}");
+        let table = table.split_whitespace().collect::<Vec<_>>().join(" ");
+        for rule in [
+            "iifname != @inside iifname != \"docker0\" iifname != \"br-*\" accept comment \"not_inside\"",
+            "oifname \"br-*\" ct status dnat accept comment \"to br-*\"",
+            "iifname \"br-*\" fib daddr oifname != \"br-*\" meta l4proto { tcp, udp } th dport 53 fib daddr type != local redirect to :53",
+            "fib daddr type != local dnat ip to 127.0.0.2:5353 comment \"redirect4\"",
+            "fib daddr type != local dnat ip6 to [::1]:53 comment \"redirect6\"",
+            "ip daddr @doh4 meta l4proto { tcp, udp } th dport 443 counter name \"dns_bypass\" jump deny",
+            "224.0.0.251 . 5353",
+            "ff02::1:3 . 5355",
+            "accept comment \"discovery4\"",
+            "udp sport { 1900, 5353, 5355 } ip ttl set 1 accept",
+            "udp sport { 1900, 5353, 5355 } ip6 hoplimit set 1 accept",
+        ] {
+            assert!(table.contains(rule), "{rule}: {table}");
+        }
         assert_eq!(run("nft list tables"), "table inet destguard\n");
     });
 }

@@ -4,8 +4,8 @@ use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -19,9 +19,10 @@ use super::{PeerEvent, Shared, What};
 use crate::adj_out::AdjOut;
 use crate::config::{PeerConfig, Role, SpeakerConfig};
 use crate::confirm::{Confirmed, Confirmer};
+use crate::networks::Networks;
 use crate::session::{ConnectionId, Output, Session, SessionConfig, Stop};
 use crate::status::{BfdStatus, State};
-use crate::table::{Batch, ReaderId, index};
+use crate::table::{Batch, ReaderId, Table, index};
 use crate::wire::capability::{MAX_RESTART_TIME, MAX_STALE_TIME, Negotiated};
 use crate::wire::error::EncodeError;
 use crate::wire::iana::{Cease, Families};
@@ -29,6 +30,7 @@ use crate::wire::message::Notification;
 
 mod confirming;
 mod edge;
+mod guards;
 mod sampling;
 mod up;
 
@@ -63,12 +65,19 @@ pub(super) struct Place {
     pub(super) tag: Arc<AtomicU64>,
     /// Its session takes the place of one that was there before, whose routes the peer may have kept.
     pub(super) resumes: bool,
+    /// It is another guard: what it is sent are our own leases.
+    pub(super) is_guard: bool,
     pub(super) events: mpsc::Sender<PeerEvent>,
 }
 
 impl Place {
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What its session is sent.
+    fn table(&self) -> MutexGuard<'_, Table> {
+        if self.is_guard { self.shared.leases() } else { self.shared.table() }
     }
 
     /// Tells the caller. It is gone only when everything ends.
@@ -102,16 +111,18 @@ impl Place {
 
 /// A reader of the table that is detached whatever happens.
 struct Reader {
-    shared: Arc<Shared>,
+    place: Place,
     id: ReaderId,
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.shared.table().detach(self.id);
-        let id = self.id;
-        self.shared.feeders().retain(|_, reader| *reader != id);
-        self.shared.changed.send_replace(());
+        self.place.table().detach(self.id);
+        if !self.place.is_guard {
+            let id = self.id;
+            self.place.shared.feeders().retain(|_, reader| *reader != id);
+        }
+        self.place.shared.changed.send_replace(());
     }
 }
 
@@ -377,11 +388,15 @@ impl Task {
                     }
                 }
                 Output::Up(id, negotiated) => self.came_up(id, &negotiated).await,
+                Output::Heard(heard) if self.place.is_guard => self.told(heard).await,
                 Output::Heard(heard) => self.heard(heard),
+                Output::Networks(news, gone) => self.networks(|networks| networks.said(&news, &gone)),
+                Output::Said(family) => self.networks(|networks| networks.said_all(family)),
                 Output::Down(reason) => {
                     self.up = None;
                     self.evidence.ended(Instant::now());
                     self.heard_nothing();
+                    self.networks(|networks| networks.went_down(Instant::now()));
                     tracing::warn!(peer = self.place.name(), reason, "BGP session down");
                     self.logged.clone_from(&reason);
                     self.publish();
@@ -391,13 +406,23 @@ impl Task {
                     let Some(up) = &mut self.up else { continue };
                     tracing::debug!(peer = self.place.name(), %family, "the peer asks for a replay");
                     if up.sends && up.adj_out.families().contains(family) {
-                        self.place.shared.table().refresh(up.reader.id, family);
+                        self.place.table().refresh(up.reader.id, family);
                     } else {
                         // Asked again before it was sent, once is enough.
                         up.bare.insert(family);
                     }
                 }
             }
+        }
+    }
+
+    /// Changes what is known of the router's networks.
+    fn networks(&self, change: impl FnOnce(&mut Networks) -> bool) {
+        let shared = &self.place.shared;
+        // Told when it can be read.
+        let news = shared.networks(self.place.index).is_some_and(|mut networks| change(&mut networks));
+        if news {
+            shared.networks.send_replace(());
         }
     }
 
@@ -498,7 +523,7 @@ impl Task {
         while connection.queued() + octets.len() < READY {
             let learned;
             let (pending, stamp, newest) = {
-                let mut table = self.place.shared.table();
+                let mut table = self.place.table();
                 learned = up.adj_out.learn(table.classes());
                 let room = up.adj_out.room(ROOM);
                 let pending = table.pending(up.reader.id);
@@ -577,7 +602,7 @@ impl Task {
         let buffer = &mut self.read_buffer;
         self.connections.retain_mut(|connection| !connection.finish(buffer, now));
         if self.busy {
-            self.busy = self.up.as_ref().is_some_and(|up| self.place.shared.table().pending(up.reader.id));
+            self.busy = self.up.as_ref().is_some_and(|up| self.place.table().pending(up.reader.id));
         }
     }
 
@@ -665,7 +690,7 @@ impl Task {
     }
 
     fn publish(&self) {
-        let advertised = self.up.as_ref().map(|up| self.place.shared.table().advertised(up.reader.id));
+        let advertised = self.up.as_ref().map(|up| self.place.table().advertised(up.reader.id));
         let Some(mut status) = self.place.shared.status(self.place.index) else { return };
         (status.state, status.since) = match self.is_edge() {
             true => self.edge_state((status.state, status.since)),
@@ -710,7 +735,7 @@ fn encode(up: &Up, batch: &Batch, out: &mut BytesMut) -> Result<(), EncodeError>
 /// Families of which the peer is meant to get routes and doesn't.
 fn missing(config: &SpeakerConfig, peer: &PeerConfig, gets: Families) -> Families {
     let mut missing = Families::NONE;
-    if config.announce && (peer.role == Role::Enforcer || peer.follows()) {
+    if config.announce && (matches!(peer.role, Role::Enforcer | Role::Guard) || peer.follows()) {
         missing = peer.families.intersection(config.announced());
         for family in gets.iter() {
             missing.remove(family);

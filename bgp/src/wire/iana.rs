@@ -449,7 +449,7 @@ pub mod community {
     pub const LLGR_STALE: u32 = 0xFFFF_0006;
     /// NO_LLGR, RFC 9494.
     pub const NO_LLGR: u32 = 0xFFFF_0007;
-    /// BLACKHOLE, RFC 7999: the opposite of what this crate is for; never sent.
+    /// BLACKHOLE, RFC 7999: the opposite of what this crate is for; only on leases that were taken back, as other guards are told of them.
     pub const BLACKHOLE: u32 = 0xFFFF_029A;
     /// NO_EXPORT, RFC 1997.
     pub const NO_EXPORT: u32 = 0xFFFF_FF01;

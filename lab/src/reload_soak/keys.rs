@@ -31,11 +31,13 @@ pub enum Trial {
     Applies(&'static str, &'static [&'static str], Touches),
     /// It waits for a restart and keeps no other key from being applied: the line, another value.
     Waits(&'static str, &'static str),
+    /// As `Applies`, where the kernel can do it. Elsewhere the reload is refused with these words, and nothing is another.
+    IfKernel(&'static str, &'static [&'static str], Touches, &'static str),
     /// It names which one of several, or means something only together with another key, and is changed with that one.
     With(&'static str),
 }
 
-use Trial::{Applies, Waits, With};
+use Trial::{Applies, IfKernel, Waits, With};
 
 const NOTHING: Touches = Touches { packets: false, routes: false, sets: false, sessions: false };
 const PACKETS: Touches = Touches { packets: true, ..NOTHING };
@@ -75,6 +77,12 @@ macro_rules! beside {
     };
 }
 
+macro_rules! exporter {
+    ($exporter:literal) => {
+        concat!(r#"{ listen = ["127.0.0.1:2055"], exporter = [{ "#, $exporter, " }] }")
+    };
+}
+
 macro_rules! peers {
     ($more:literal) => {
         concat!(
@@ -103,6 +111,16 @@ macro_rules! tls {
     };
 }
 
+macro_rules! http {
+    ($more:literal) => {
+        concat!(
+            r#"{ listen = ["127.0.0.1:5380"], certificate = "DIR/cert.pem", key = "DIR/key.pem", token_file = "DIR/token", "#,
+            $more,
+            " }"
+        )
+    };
+}
+
 macro_rules! edge {
     ($name:literal, $more:literal) => {
         concat!(
@@ -111,6 +129,17 @@ macro_rules! edge {
             r#", address = "198.51.100.9", local_address = "198.51.100.8", families = ["ipv4"], required = false"#,
             $more,
             " }]"
+        )
+    };
+}
+
+macro_rules! service {
+    ($more:literal) => {
+        concat!(
+            r#"{ peer = [{ name = "anycast", address = "127.0.0.3", port = 1794, asn = 64513, "#,
+            r#"local_address = "127.0.0.5""#,
+            $more,
+            " }] }"
         )
     };
 }
@@ -124,6 +153,12 @@ macro_rules! group {
 macro_rules! list {
     ($more:literal) => {
         concat!(r#"[{ path = "DIR/list", "#, $more, " }]")
+    };
+}
+
+macro_rules! zone {
+    ($more:literal) => {
+        concat!(r#"[{ name = "zone.example", "#, $more, " }]")
     };
 }
 
@@ -141,6 +176,14 @@ const fn touching(key: &'static str, line: &'static str, values: &'static [&'sta
 
 const fn peer(key: &'static str, values: &'static [&'static str]) -> Key {
     touching(key, "bgp.peer", values, PACKETS)
+}
+
+const fn tcp_ao(key: &'static str, values: &'static [&'static str]) -> Key {
+    Key { key, trial: IfKernel("bgp.peer", values, PACKETS, "this kernel has no TCP-AO") }
+}
+
+const fn service(key: &'static str, values: &'static [&'static str]) -> Key {
+    touching(key, "bgp.service", values, PACKETS)
 }
 
 const fn waits(key: &'static str, line: &'static str, value: &'static str) -> Key {
@@ -176,10 +219,39 @@ pub const KEYS: &[Key] = &[
             r#"{ validate = true, insecure = ["soak.example"], trust_anchor = ". IN DS 38696 8 2 683D2D0ACB8C9B712A1948B27F741219298D0A450D612C483AF444A4C0FB2B16" }"#,
         ],
     ),
+    part("dns.zone.name", "dns.zone", &[zone!(r#"records = ["a A 10.9.9.9"]"#)]),
+    part("dns.zone.file", "dns.zone", &[zone!(r#"file = "DIR/zone""#)]),
+    part("dns.zone.hosts", "dns.zone", &[zone!(r#"hosts = "DIR/hosts""#)]),
+    part(
+        "dns.zone.records",
+        "dns.zone",
+        &[zone!(r#"records = ["a A 10.9.9.9"]"#), zone!(r#"records = ["b A 10.9.9.9"]"#)],
+    ),
+    part("dns.zone.ttl", "dns.zone", &[zone!(r#"ttl = "1m", records = ["a A 10.9.9.9"]"#)]),
     applies("policy.default", &[r#""deny""#]),
     applies("policy.allow", &[r#"["soak.example", "more.example"]"#]),
     applies("policy.deny", &[r#"["denied.example"]"#, r#"["denied.example", "=other.example"]"#]),
     part("policy.list.path", "policy.list", &[list!(r#"format = "domains", action = "deny""#)]),
+    part(
+        "policy.list.url",
+        "policy.list",
+        &[r#"[{ url = "https://127.0.0.1:9/soak", format = "domains", action = "deny" }]"#],
+    ),
+    part(
+        "policy.list.refresh",
+        "policy.list",
+        &[r#"[{ url = "https://127.0.0.1:9/soak", refresh = "12h", format = "domains", action = "deny" }]"#],
+    ),
+    part(
+        "policy.list.max_size",
+        "policy.list",
+        &[r#"[{ url = "https://127.0.0.1:9/soak", max_size = "1MiB", format = "domains", action = "deny" }]"#],
+    ),
+    part(
+        "policy.list.ca",
+        "policy.list",
+        &[r#"[{ url = "https://127.0.0.1:9/soak", ca = "DIR/cert.pem", format = "domains", action = "deny" }]"#],
+    ),
     part(
         "policy.list.format",
         "policy.list",
@@ -196,12 +268,24 @@ pub const KEYS: &[Key] = &[
         "policy.list",
         &[list!(r#"name = "bad", everybody = true, format = "domains", action = "deny""#)],
     ),
+    applies("policy.timezone", &[r#""Europe/Berlin""#]),
+    part("policy.list.schedule", "policy.list", &[list!(r#"format = "domains", action = "deny", schedule = ["mon"]"#)]),
+    part("policy.group.schedule", "policy.group", &[group!(r#", schedule = ["mon-fri 08:00-17:00"]"#)]),
     part("policy.group.name", "policy.group", &[group!("")]),
     part(
         "policy.group.clients",
         "policy.group",
         &[r#"[{ name = "some", clients = ["127.0.1.4/32", "127.0.1.5/32"] }]"#],
     ),
+    part(
+        "policy.group.certificate",
+        "policy.group",
+        &[
+            group!(r#", certificate = ["sha256:0101010101010101010101010101010101010101010101010101010101010101"]"#),
+            group!(r#", certificate = ["sha256:0202020202020202020202020202020202020202020202020202020202020202"]"#),
+        ],
+    ),
+    part("policy.group.doh_path", "policy.group", &[group!(r#", doh_path = "/a""#), group!(r#", doh_path = "/b""#)]),
     part("policy.group.default", "policy.group", &[group!(r#", default = "deny""#)]),
     part(
         "policy.group.allow",
@@ -212,6 +296,22 @@ pub const KEYS: &[Key] = &[
     part("policy.group.lists", "policy.group", &[group!(""), group!(", lists = []")]),
     part("policy.group.communities", "policy.group", &[group!(r#", communities = ["64512:7"]"#)]),
     part("policy.group.share", "policy.group", &[group!(", share = 9")]),
+    part("policy.rule.names", "policy.rule", &[r#"[{ names = ["rule.example", "=other.example"] }]"#]),
+    part(
+        "policy.rule.clients",
+        "policy.rule",
+        &[concat!(
+            r#"[{ names = ["rule.example"], clients = ["soak"] }]"#,
+            "\n",
+            r#"policy.group = [{ name = "soak", clients = ["10.0.0.0/8"] }]"#
+        )],
+    ),
+    touching(
+        "policy.rule.ports",
+        "policy.rule",
+        &[r#"[{ names = ["rule.example"], ports = ["443/tcp+udp"] }]"#],
+        PACKETS,
+    ),
     part(
         "policy.private.domain",
         "policy.private",
@@ -237,9 +337,23 @@ pub const KEYS: &[Key] = &[
     applies("lease.burst_per_client", &["1000"]),
     applies("lease.new_per_domain", &[r#""900000/s""#]),
     applies("lease.burst_per_domain", &["2000"]),
+    applies("lease.preload", &[r#"["soak.example"]"#]),
+    applies("lease.revalidate", &["true"]),
     applies("gate.deadline", &[r#""9s""#]),
     applies("gate.on_deadline", &[r#""answer""#]),
     applies("log.queries", &["5000", "0"]),
+    applies("log.file", &[r#""queries.jsonl""#, r#""others.jsonl""#]),
+    applies("log.file_size", &[r#""1MiB""#]),
+    applies("log.file_keep", &["0"]),
+    with("flows.listen", "flows.exporter.address"),
+    applies("flows.max", &[r#""1h""#]),
+    // It needs a gateway, which the base isn't.
+    with("flows.conntrack", "nftables.mode"),
+    part("flows.exporter.address", "flows", &[exporter!(r#"address = "127.0.0.9", kind = "ipfix""#)]),
+    part("flows.exporter.kind", "flows", &[exporter!(r#"address = "127.0.0.9", kind = "sflow""#)]),
+    part("flows.exporter.interval", "flows", &[exporter!(r#"address = "127.0.0.9", kind = "ipfix", interval = "1s""#)]),
+    touching("log.syslog", "log.syslog", &[r#""udp:127.0.0.1:5514""#, r#""unix:/dev/log""#], PACKETS),
+    touching("log.dnstap", "log.dnstap", &[r#""tcp:127.0.0.1:6000""#, r#""unix:/run/dnstap.sock""#], PACKETS),
     applies("log.hide", &[r#"["clients"]"#, r#"["clients", "names"]"#]),
     // What needs a restart is named, and nothing else is kept from being applied.
     touching(
@@ -254,9 +368,54 @@ pub const KEYS: &[Key] = &[
     touching("dns.tls.doq", "dns.tls", &[tls!(r#"doq = ["127.0.0.1:5853"]"#)], PACKETS),
     with("dns.tls.certificate", "dns.tls.dot"),
     with("dns.tls.key", "dns.tls.dot"),
-    touching("http.listen", "http.listen", &[r#"["127.0.0.1:5380"]"#], PACKETS),
+    touching(
+        "dns.tls.client_ca",
+        "dns.tls",
+        &[tls!(r#"dot = ["127.0.0.1:5853"], client_ca = "DIR/cert.pem""#), tls!(r#"dot = ["127.0.0.1:5853"]"#)],
+        PACKETS,
+    ),
+    touching(
+        "dns.tls.client_crl",
+        "dns.tls",
+        &[tls!(r#"dot = ["127.0.0.1:5853"], client_ca = "DIR/cert.pem", client_crl = "DIR/revoked.crl""#)],
+        PACKETS,
+    ),
+    touching(
+        "dns.tls.require_client_certificate",
+        "dns.tls",
+        &[tls!(r#"dot = ["127.0.0.1:5853"], client_ca = "DIR/cert.pem", require_client_certificate = true"#)],
+        PACKETS,
+    ),
+    touching(
+        "http.listen",
+        "http",
+        &[
+            r#"{ listen = ["127.0.0.1:5380"] }"#,
+            http!(r#"names = ["guard.example"]"#),
+            http!("metrics_need_token = true"),
+        ],
+        PACKETS,
+    ),
+    with("http.names", "http.listen"),
+    with("http.certificate", "http.listen"),
+    with("http.key", "http.listen"),
+    with("http.token_file", "http.listen"),
+    with("http.metrics_need_token", "http.listen"),
+    touching(
+        "nftables.client_ipv6_prefix",
+        "nftables",
+        &[r#"{ mode = "local", client_ipv6_prefix = 64 }"#, r#"{ mode = "local", client_ipv6_prefix = 56 }"#],
+        PACKETS,
+    ),
     waits("nftables.scope", "nftables", r#"{ mode = "both", inside = ["eth7"], scope = "client" }"#),
+    with("nftables.application.unit", "nftables.application.name"),
+    with("nftables.application.user", "nftables.application.name"),
+    with("nftables.application.cgroup", "nftables.application.name"),
+    with("nftables.application.names", "nftables.application.name"),
     waits("confine", "confine", "false"),
+    // There is one value.
+    with("enforcer", "nftables.mode"),
+    applies("ebpf.cgroup", &[r#""/sys/fs/cgroup/other""#]),
     waits("state.dir", "state.dir", r#""DIR/other""#),
     // Behind these the packet filter's rules, or the routes, are others.
     // What every route bears is announced again.
@@ -266,14 +425,35 @@ pub const KEYS: &[Key] = &[
     touching("bgp.large_communities", "bgp.large_communities", &[r#"["64512:1:2"]"#], ROUTES),
     touching("bgp.no_export", "bgp.no_export", &["false"], ROUTES),
     touching("bgp.local_pref", "bgp.local_pref", &["200"], ROUTES),
+    applies("bgp.service.up_after", &[r#""2s""#]),
+    applies("bgp.service.down_after", &[r#""2s""#]),
+    applies("bgp.service.drain", &[r#""2s""#]),
+    applies("bgp.service.communities", &[r#"["64512:53"]"#]),
+    applies("bgp.service.large_communities", &[r#"["64512:1:53"]"#]),
+    applies("bgp.service.no_export", &["false"]),
+    applies("bgp.exclude_announced", &["true"]),
     applies("bgp.linger", &[r#""3s""#]),
     applies("bgp.shutdown_drain", &[r#""1s""#]),
     touching("bgp.listen", "bgp.listen", &[r#"["127.0.0.1:1791", "127.0.0.1:1793"]"#], PACKETS),
     touching("bgp.announce_open", "bgp.announce_open", &["false"], ROUTES),
     touching("bgp.announce_upstreams", "bgp.announce_upstreams", &["true"], ROUTES),
     touching("bgp.enforce", "bgp.enforce", &["false"], ROUTES),
+    touching("addresses.doh", "addresses.doh", &[r#"["192.0.2.77"]"#, r#"["192.0.2.0/24"]"#], PACKETS),
+    touching("addresses.local_discovery", "addresses.local_discovery", &["true"], PACKETS),
+    touching(
+        "nftables.bridges",
+        "nftables",
+        &[r#"{ mode = "local", bridges = ["br-*"] }"#, r#"{ mode = "local", bridges = ["br-*", "virbr*"] }"#],
+        PACKETS,
+    ),
     touching("addresses.open", "addresses.open", &[r#"["192.0.2.77"]"#, r#"["192.0.2.0/24"]"#], PACKETS),
-    touching("nftables.mode", "nftables", &[r#"{ mode = "both", inside = ["eth7"] }"#], PACKETS),
+    // The table goes and comes, with all leases in it.
+    touching(
+        "nftables.mode",
+        "nftables",
+        &[r#"{ mode = "off" }"#, r#"{ mode = "both", inside = ["eth7"] }"#, r#"{ mode = "off" }"#],
+        SETS,
+    ),
     touching(
         "nftables.inside",
         "nftables",
@@ -285,6 +465,15 @@ pub const KEYS: &[Key] = &[
         "nftables",
         &[r#"{ mode = "both", inside = ["eth7"], redirect_dns = true }"#],
         PACKETS,
+    ),
+    touching(
+        "nftables.application.name",
+        "nftables",
+        &[
+            r#"{ mode = "local", application = [{ name = "a", user = "4711", names = ["bound.example"] }] }"#,
+            r#"{ mode = "local", application = [{ name = "b", cgroup = "/none", names = ["bound.example:443"] }] }"#,
+        ],
+        SETS,
     ),
     touching("nftables.on_stop", "nftables", &[r#"{ mode = "local", on_stop = "remove" }"#], PACKETS),
     // Another router; the first one notices nothing.
@@ -331,10 +520,33 @@ pub const KEYS: &[Key] = &[
     peer("bgp.peer.bfd_interval", &[peers!(", bfd = true"), peers!(r#", bfd = true, bfd_interval = "500ms""#)]),
     peer("bgp.peer.bfd_multiplier", &[peers!(", bfd = true"), peers!(", bfd = true, bfd_multiplier = 5")]),
     peer("bgp.peer.bfd_multihop", &[peers!(", bfd = true"), peers!(", bfd = true, bfd_multihop = true")]),
-    // A kernel without TCP-AO refuses it, and most are.
-    with("bgp.peer.tcp_ao", "bgp.peer.password"),
-    with("bgp.peer.tcp_ao_send_id", "bgp.peer.password"),
-    with("bgp.peer.tcp_ao_recv_id", "bgp.peer.password"),
+    tcp_ao("bgp.peer.tcp_ao", &[peers!(r#", password = "secret", tcp_ao = "hmac-sha-1-96""#)]),
+    tcp_ao(
+        "bgp.peer.tcp_ao_send_id",
+        &[peers!(r#", password = "secret", tcp_ao = "hmac-sha-1-96", tcp_ao_send_id = 7"#)],
+    ),
+    tcp_ao(
+        "bgp.peer.tcp_ao_recv_id",
+        &[peers!(r#", password = "secret", tcp_ao = "aes-128-cmac-96", tcp_ao_recv_id = 8"#)],
+    ),
+    with("bgp.service.addresses", "bgp.service.peer.name"),
+    service("bgp.service.peer.name", &[service!("")]),
+    service("bgp.service.peer.address", &[service!("")]),
+    service("bgp.service.peer.asn", &[service!("")]),
+    service("bgp.service.peer.local_address", &[service!("")]),
+    service("bgp.service.peer.port", &[service!("")]),
+    service("bgp.service.peer.password", &[service!(r#", password = "secret""#)]),
+    service("bgp.service.peer.password_file", &[service!(r#", password_file = "DIR/secret""#)]),
+    service("bgp.service.peer.ttl_security", &[service!(", ttl_security = true")]),
+    service("bgp.service.peer.multihop", &[service!(", multihop = 3")]),
+    service("bgp.service.peer.hold_time", &[service!(r#", hold_time = "60s""#)]),
+    service("bgp.service.peer.bfd", &[service!(", bfd = false")]),
+    service("bgp.service.peer.bfd_interval", &[service!(r#", bfd_interval = "500ms""#)]),
+    service("bgp.service.peer.bfd_multiplier", &[service!(", bfd_multiplier = 5")]),
+    service("bgp.service.peer.bfd_multihop", &[service!(", bfd_multihop = true")]),
+    with("bgp.service.peer.tcp_ao", "bgp.service.peer.password"),
+    with("bgp.service.peer.tcp_ao_send_id", "bgp.service.peer.password"),
+    with("bgp.service.peer.tcp_ao_recv_id", "bgp.service.peer.password"),
     touching("bgp.edge.name", "bgp.edge", &[edge!(r#""edge""#, "")], PACKETS),
     touching("bgp.edge.address", "bgp.edge", &[edge!(r#""edge""#, "")], PACKETS),
     touching("bgp.edge.local_address", "bgp.edge", &[edge!(r#""edge""#, "")], PACKETS),

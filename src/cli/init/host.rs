@@ -6,6 +6,7 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::Use;
+use crate::sys::interfaces::{CONTAINERS, is_like};
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,12 +67,11 @@ pub fn look(root: &Path) -> Found {
     }
     let links = std::fs::read_dir(root.join("sys/class/net"));
     let names = links.into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let bridges: Vec<String> =
-        names.filter(|name| name == "docker0" || name.starts_with("br-") || name.starts_with("virbr")).collect();
+    let bridges: Vec<String> = names.filter(|name| CONTAINERS.iter().any(|pattern| is_like(name, pattern))).collect();
     if !bridges.is_empty() {
         let bridges = bridges.join(", ");
         found.said.push(format!(
-            "containers or virtual machines are on {bridges}: what they forward is guarded in the modes gateway and both, with these as nftables.inside"
+            "containers or virtual machines are on {bridges}: they are guarded where nftables.bridges names these (docs/containers.md)"
         ));
     }
     if let Ok(connection) = std::env::var("SSH_CONNECTION")

@@ -35,7 +35,7 @@ fn each_use_gives_a_configuration_in_audit() {
     for purpose in [Use::Server, Use::Gateway, Use::Network] {
         for found in [host::Found::default(), host::Found { ipv6_off: true, ..host::Found::default() }] {
             let text = wanted(purpose).text(&found);
-            let parsed = config::parse(Path::new("destguard.toml"), &text);
+            let parsed = check::parse(Path::new("destguard.toml"), &text);
             let (config, ..) = parsed.unwrap_or_else(|report| panic!("{purpose:?}: {report}\n{text}"));
             assert_eq!(config.mode, Mode::Audit);
             assert_eq!(config.addresses.inside.len(), 1, "{purpose:?}");

@@ -9,10 +9,27 @@ use super::{Rule, Side, Written};
 /// route as a null route and confirm it. A multihop session can't have it; its next hops are looked up in a table without the
 /// null route and without the guard's own routes.
 pub(super) fn write(out: &mut String, side: &Side) -> Written {
-    let name = side.tag.as_str();
+    if side.service {
+        if side.bfd.is_some() {
+            writeln!(out, "# BIRD has one bfd protocol for all sessions: leave it out where there is one.")?;
+            bfd(out)?;
+        }
+    } else {
+        preamble(out, side)?;
+    }
+    session(out, side)
+}
+
+/// Of two, either takes the other's packets for strangers'.
+fn bfd(out: &mut String) -> Written {
+    writeln!(out, "protocol bfd destguard_bfd {{ }}")
+}
+
+/// What a router has once.
+fn preamble(out: &mut String, side: &Side) -> Written {
     writeln!(
         out,
-        "# Leave out what your bird.conf has already: router id, device, direct, kernel, and the null routes of another guard."
+        "# Leave out what your bird.conf has already: router id, device, direct, kernel, bfd, and the null routes of another guard."
     )?;
     match side.router {
         std::net::IpAddr::V4(router) => writeln!(out, "router id {router};")?,
@@ -27,7 +44,14 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
     }
     writeln!(out, "protocol static destguard_null4 {{ ipv4; route 0.0.0.0/0 blackhole; }}")?;
     writeln!(out, "protocol static destguard_null6 {{ ipv6; route ::/0 blackhole; }}")?;
-    writeln!(out, "# From here on it is this guard's alone.")?;
+    if side.bfd.is_some() {
+        bfd(out)?;
+    }
+    writeln!(out, "# From here on it is this guard's alone.")
+}
+
+fn session(out: &mut String, side: &Side) -> Written {
+    let name = side.tag.as_str();
     let recursive = side.multihop.is_some();
     let families = [("4", side.next_hop4.is_some() || side.hop4_over_ipv6.is_some()), ("6", side.next_hop6.is_some())];
     for (family, used) in families {
@@ -48,9 +72,6 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
     }
     if let Some(hop) = side.next_hop6 {
         filter(out, &format!("destguard_{name}_in6"), &side.rules6(), hop, side.no_advertise)?;
-    }
-    if side.bfd.is_some() {
-        writeln!(out, "protocol bfd destguard_{name}_bfd {{ }}")?;
     }
     writeln!(out, "protocol bgp destguard_{name} {{")?;
     writeln!(out, "  local {} as {};", side.router, side.router_asn)?;

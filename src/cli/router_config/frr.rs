@@ -10,12 +10,14 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
     let (guard, tag) = (side.guard, side.tag.as_str());
     prefix_lists(out, side)?;
     policies(out, side)?;
-    writeln!(out, "ip route 0.0.0.0/0 blackhole")?;
-    writeln!(out, "ipv6 route ::/0 blackhole")?;
-    writeln!(out, "no ip nht resolve-via-default")?;
-    writeln!(out, "no ipv6 nht resolve-via-default")?;
-    writeln!(out, "! routes are in force 10 ms earlier with this hidden command:")?;
-    writeln!(out, "zebra work-queue 0")?;
+    if !side.service {
+        writeln!(out, "ip route 0.0.0.0/0 blackhole")?;
+        writeln!(out, "ipv6 route ::/0 blackhole")?;
+        writeln!(out, "no ip nht resolve-via-default")?;
+        writeln!(out, "no ipv6 nht resolve-via-default")?;
+        writeln!(out, "! routes are in force 10 ms earlier with this hidden command:")?;
+        writeln!(out, "zebra work-queue 0")?;
+    }
     bfd(out, side)?;
     writeln!(out, "router bgp {}", side.router_asn)?;
     writeln!(out, " bgp route-map delay-timer 0")?;

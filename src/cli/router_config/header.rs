@@ -2,7 +2,7 @@
 
 use super::{Side, comment, passing};
 use crate::cli::RouterKind;
-use crate::config::schema::{AoAlgorithm, Config};
+use crate::config::schema::Config;
 
 /// What to know before pasting.
 pub(super) fn write(out: &mut String, kind: RouterKind, side: &Side, config: &Config) {
@@ -31,10 +31,7 @@ pub(super) fn write(out: &mut String, kind: RouterKind, side: &Side, config: &Co
         );
     }
     if let Some((algorithm, send, recv)) = side.tcp_ao {
-        let algorithm = match algorithm {
-            AoAlgorithm::HmacSha1 => "HMAC-SHA-1-96",
-            AoAlgorithm::Aes128Cmac => "AES-128-CMAC-96",
-        };
+        let algorithm = super::ao_name(algorithm);
         lines.push(format!(
             "TCP-AO protects the session: enter its key by hand, {algorithm}, the router sends id {send} and receives id {recv}."
         ));
@@ -75,6 +72,31 @@ pub(super) fn write(out: &mut String, kind: RouterKind, side: &Side, config: &Co
         ));
     }
     lines.extend(ways_back(kind, side));
+    for line in lines {
+        out.push_str(&format!("{comment} {line}\n"));
+    }
+}
+
+/// Of a session of service addresses.
+pub(super) fn service(out: &mut String, kind: RouterKind, side: &Side) {
+    let comment = comment(kind);
+    let mut lines = vec![
+        format!(
+            "Router \"{}\" ({}, AS {}): the session on which it takes destguard's service addresses from {}, and nothing else.",
+            side.name, side.router, side.router_asn, side.guard
+        ),
+        "Without graceful restart, so that a guard that dies gets no questions. The leases' session is another one."
+            .to_owned(),
+    ];
+    if let (Some((algorithm, send, recv)), true) = (side.tcp_ao, kind == RouterKind::Bird) {
+        let algorithm = super::ao_name(algorithm);
+        lines.push(format!(
+            "TCP-AO protects the session: enter its key by hand, {algorithm}, the router sends id {send} and receives id {recv}."
+        ));
+    }
+    if side.bfd.is_some() && kind == RouterKind::Frr {
+        lines.push("bfdd must run: bfdd=yes in the daemons file.".to_owned());
+    }
     for line in lines {
         out.push_str(&format!("{comment} {line}\n"));
     }

@@ -1,6 +1,6 @@
 //! Defaults of single keys; those of whole tables stand beside them.
 
-use super::{Family, Span};
+use super::{Family, Size, Span};
 
 pub fn port() -> u16 {
     179
@@ -29,9 +29,21 @@ pub fn probe_ttl() -> u8 {
 pub fn yes() -> bool {
     true
 }
+pub fn flow_interval() -> Span {
+    Span::secs(60)
+}
 pub fn bfd_interval() -> Span {
     Span(std::time::Duration::from_millis(300))
 }
 pub fn bfd_multiplier() -> u8 {
     3
+}
+pub fn refresh() -> Span {
+    Span::secs(86_400)
+}
+pub fn list_size() -> Size {
+    Size(64 << 20)
+}
+pub fn zone_ttl() -> Span {
+    Span::secs(300)
 }

@@ -3,12 +3,14 @@ use super::*;
 fn entry(client: u8, name: &str, fate: Fate) -> Entry {
     let name: Name = name.parse().unwrap();
     Entry {
+        person: None,
         time: 1_000,
         client: IpAddr::from([192, 0, 2, client]),
         over: "udp",
         name: SmallVec::from_slice(name.wire()),
         qtype: 1,
         rcode: 0,
+        audit: false,
         fate,
         why: None,
         took: 7,

@@ -24,6 +24,9 @@ pub struct Asked {
     pub time_ms: u64,
     /// Who asked; a hash where `log.hide` says so.
     pub client: String,
+    /// As whom, where more is known than the address: a certificate's name or hash, or the path of DNS over HTTPS; a hash where `log.hide` has clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub person: Option<String>,
     /// "udp", or "stream": TCP, TLS, HTTPS, QUIC.
     pub over: String,
     /// The name; a hash where `log.hide` says so.
@@ -35,6 +38,9 @@ pub struct Asked {
     pub rcode: String,
     /// "released", "cached", "local", "denied", "filtered", "refused" or "failed".
     pub fate: String,
+    /// In audit: policy or filter would have refused it, and `why` says why.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub audit: bool,
     /// Why, where that isn't plain: the rule, the budget, the enforcer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,

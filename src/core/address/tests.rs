@@ -51,6 +51,23 @@ fn what_lies_inside_is_opened_by_the_operators_word_alone() {
 }
 
 #[test]
+fn what_a_router_announces_is_inside_too() {
+    let more = "addresses.open = [\"20.10.9.0/24\"]\n[[policy.private]]\ndomain = \"dmz.example\"\nprefixes = [\"20.10.1.0/24\"]";
+    let config: Config = toml::from_str(more).unwrap();
+    let nets: HashMap<IpNet, String> =
+        ["20.10.0.0/16", "2a01:db0::/32"].iter().map(|net| (net.parse().unwrap(), "edge".to_owned())).collect();
+    let filter = AddressFilter::new(&config, &[]).unwrap().with_announced(&nets);
+    for address in ["20.10.0.10", "20.10.1.1", "2a01:db0::1", "2002:140a:a::1"] {
+        let reason = judge(&filter, address).unwrap_err();
+        assert!(reason.to_string().contains("is announced by peer edge"), "{address}: {reason}");
+    }
+    assert_eq!(judge(&filter, "20.10.0.10").unwrap_err().label(), "inside");
+    assert_eq!(judge(&filter, "20.11.0.1"), Ok(Admitted::Lease));
+    assert_eq!(judge(&filter, "20.10.9.1"), Ok(Admitted::AlreadyOpen));
+    assert_eq!(filter.judge(ip("20.10.1.1"), &name("www.dmz.example"), &[]), Ok(Admitted::Lease));
+}
+
+#[test]
 fn what_is_on_link_is_inside_too() {
     let more = "addresses.open = [\"20.10.9.0/24\"]\naddresses.nat64 = \"2a02:64::/96\"\n\
                 [[policy.private]]\ndomain = \"dmz.example\"\nprefixes = [\"20.10.1.0/24\"]";
@@ -433,4 +450,60 @@ fn public_resolvers_are_not_opened_unless_the_operator_says_so() {
     for address in ["8.8.8.8", "2606:4700:4700::1111"] {
         assert_eq!(judge(&allow, address), Ok(Admitted::Lease));
     }
+}
+
+#[test]
+fn what_a_local_zone_holds_may_be_told_for_the_operators_own_names_alone() {
+    use crate::core::zones::{ZoneIndex, ZoneSet};
+    let mut home = ZoneIndex::new(name("home.arpa"));
+    for held in [
+        "10.1.0.1",
+        "192.168.5.7",
+        "127.0.0.5",
+        "fe80::1",
+        "44.0.0.5",
+        "20.9.9.9",
+        "169.254.0.1",
+        "0.0.0.0",
+        "224.0.0.9",
+    ] {
+        home.add_address(ip(held));
+    }
+    let other = ZoneIndex::new(name("other.example"));
+    let zones = ZoneSet::new([home, other].map(std::sync::Arc::new).to_vec(), [name("cut.home.arpa")]);
+    let text = "[addresses]\nnever = [\"20.9.9.9\"]\ninside = [\"10.0.0.0/8\"]\n\
+        [[policy.private]]\ndomain = \"corp.example\"\nprefixes = [\"192.168.0.0/16\"]\n";
+    let filter =
+        AddressFilter::new(&toml::from_str(text).unwrap(), &[]).unwrap().with_zones(std::sync::Arc::new(zones));
+    let judge = |address: &str, names: &[&str]| {
+        let names: Vec<Name> = names.iter().map(|text| name(text)).collect();
+        filter.judge(ip(address), &names[0], &names[1..])
+    };
+    for (address, admitted) in
+        [("192.168.5.7", Admitted::Lease), ("44.0.0.5", Admitted::Lease), ("10.1.0.1", Admitted::Told)]
+    {
+        assert_eq!(judge(address, &["nas.home.arpa"]), Ok(admitted), "{address}");
+        assert_eq!(judge(address, &["a.other.example", "nas.home.arpa"]), Ok(admitted), "{address}");
+    }
+    for address in ["127.0.0.5", "fe80::1", "169.254.0.1", "0.0.0.0", "224.0.0.9"] {
+        assert_eq!(judge(address, &["nas.home.arpa"]), Ok(Admitted::Told), "{address} leads nowhere");
+    }
+    // Nobody else may, the zone has no other, and what is never opened isn't.
+    for names in [
+        &["x.test"][..],
+        &["x.test", "nas.home.arpa"],
+        &["nas.home.arpa", "x.test"],
+        &["x.cut.home.arpa"],
+        &["a.other.example"],
+    ] {
+        assert!(judge("192.168.5.7", names).is_err(), "{names:?}");
+    }
+    assert!(judge("192.168.5.8", &["nas.home.arpa"]).is_err());
+    assert!(matches!(judge("20.9.9.9", &["nas.home.arpa"]), Err(Reason::Never(_))));
+    // An alias of the zone to a domain that may have the address, and back.
+    assert_eq!(judge("192.168.5.8", &["x.home.arpa", "y.corp.example"]), Ok(Admitted::Lease));
+    assert_eq!(judge("192.168.5.7", &["y.corp.example", "nas.home.arpa"]), Ok(Admitted::Lease));
+    assert!(judge("192.168.5.8", &["y.corp.example", "x.home.arpa"]).is_err());
+    assert!(filter.is_gone_from_zone(ip("44.0.0.6"), &name("nas.home.arpa"), &[]));
+    assert!(!filter.is_gone_from_zone(ip("44.0.0.6"), &name("nas.home.arpa"), &[name("x.test")]));
 }

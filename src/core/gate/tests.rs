@@ -5,9 +5,11 @@ use super::*;
 fn wait(gate: &mut Gate, ticket: u64, timed: u64, route: u64) {
     let waiting = Waiting {
         short: None,
+        narrows: Narrows::new(),
         deadline: Moment(1000 + ticket),
         client: IpAddr::from([192, 0, 2, 1]),
         group: None,
+        mark: None,
         question: Name::root(),
         chain: Arc::default(),
         addresses: [IpAddr::from([198, 51, 100, 1])].into_iter().collect(),

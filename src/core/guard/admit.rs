@@ -49,8 +49,8 @@ struct Item {
     new: bool,
     /// In the table and not lingering.
     active: bool,
-    /// The client has no pair of it.
-    lacks_pair: bool,
+    /// So many of the pairs that the answer needs are not there.
+    lacks_pairs: u16,
 }
 
 type Items = SmallVec<[Item; 4]>;
@@ -81,7 +81,7 @@ impl Guard {
 
     /// Opens what can be opened of an answer, lets it wait, or refuses it.
     pub(super) fn consider(&mut self, mut asked: Asked) {
-        let group = self.group_of(asked.admission.client);
+        let group = self.group_of(asked.admission.client, asked.admission.mark);
         let items = self.items(&asked.admission);
         let holders = asked.holders;
         match self.choose(&mut asked, group, items, holders) {
@@ -113,19 +113,21 @@ impl Guard {
         let lease = &self.settings.lease;
         let shortest = lease.min.0.max(SHORTEST);
         let longest = self.now.plus(lease.max.0.max(SHORTEST));
+        let narrows = self.narrows(admission);
         let item = |grant: &crate::core::event::Grant| {
             let ttl = Duration::from_secs(u64::from(grant.ttl)).max(shortest);
             let known = self.table.get(grant.address);
             let new = known.is_none();
-            // Where leases are for single clients, what others opened is new to this one.
-            let lacks_pair = self.lacks_pair(admission.client, grant.address);
+            // Where leases are for single clients, or ports, what others opened is new to this one.
+            let lacks_pairs = self.lacks_pairs(grant.address, &narrows);
+            let costs = lacks_pairs.map_or(new, |lacking| lacking > 0);
             Item {
                 address: grant.address,
                 ends: self.now.plus(ttl).plus(lease.grace.0).min(longest),
-                cost: Cost { client: u64::from(lacks_pair.unwrap_or(new)), domain: u64::from(new) },
+                cost: Cost { client: u64::from(costs), domain: u64::from(new) },
                 new,
                 active: known.is_some_and(Lease::is_active),
-                lacks_pair: lacks_pair.unwrap_or(false),
+                lacks_pairs: u16::try_from(lacks_pairs.unwrap_or(0)).unwrap_or(u16::MAX),
             }
         };
         let mut items: Items = admission.grants.iter().map(item).collect();
@@ -230,7 +232,7 @@ impl Guard {
             *new.of(item.address) += usize::from(item.new);
             *opened.of(item.address) += usize::from(!item.active);
         }
-        if !self.has_room_for_pairs(client, items.iter().filter(|item| item.lacks_pair).count()) {
+        if !self.has_room_for_pairs(client, items.iter().map(|item| usize::from(item.lacks_pairs)).sum()) {
             return Err(Refusal::Capacity);
         }
         self.room(new, opened)?;
@@ -252,7 +254,7 @@ impl Guard {
     }
 
     /// How many more addresses there is room for.
-    fn free(&self) -> usize {
+    pub(super) fn free(&self) -> usize {
         let most = self.settings.lease.capacity.min(self.enforcers.least_budget());
         most.saturating_sub(self.table.len())
     }
@@ -285,6 +287,7 @@ impl Guard {
     fn open(&mut self, asked: Asked, group: Option<Group>, items: &[Item], short: Option<Refusal>) {
         let [holder, _] = asked.holders;
         let admission = asked.admission;
+        let narrows = self.narrows(&admission);
         let chain = admission.chain;
         // In the order of the addresses, as plans are.
         let mut wanted: SmallVec<[(IpAddr, Moment); 4]> = items.iter().map(|item| (item.address, item.ends)).collect();
@@ -295,6 +298,7 @@ impl Guard {
                 qtype: Some(admission.qtype),
                 chain: chain.clone(),
                 group,
+                mark: admission.mark,
                 clients: smallvec::smallvec![(admission.client, *ends)],
                 ends: *ends,
                 tag: 0,
@@ -303,7 +307,7 @@ impl Guard {
         }
         if self.pairs.is_some() {
             let names: Vec<Name> = std::iter::once(&admission.question).chain(chain.iter()).cloned().collect();
-            self.grant_pairs(admission.client, &names, &wanted, holder);
+            self.grant_pairs(&narrows, (&names, admission.mark), &wanted, holder);
         }
         if let Some(budget) = &short {
             *self.counts.shortened.of(budget) += 1;
@@ -312,9 +316,11 @@ impl Guard {
         let waiting = Waiting {
             deadline: asked.since.plus(self.settings.gate.deadline.0),
             client: admission.client,
+            mark: admission.mark,
             group,
             question: admission.question,
             chain,
+            narrows,
             addresses: admission.grants.iter().map(|grant| grant.address).filter(is_open).collect(),
             leases: LeaseHandles::new(),
             needs: Needs::default(),

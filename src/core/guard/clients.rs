@@ -1,50 +1,108 @@
-//! Addresses that are open for single clients: what the guard does with the table of pairs, where there is one.
+//! What is open of an address, and for whom, where leases can be less than all of it for everybody: what the guard does with the table of pairs.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Guard;
-use crate::core::event::{Change, Generation, Output, Refusal, Ticket};
+use crate::core::event::{Admission, Change, Generation, Output, Refusal, Ticket};
 use crate::core::gate::Waiting;
 use crate::core::moment::Moment;
 use crate::core::name::Name;
-use crate::core::pairs::{PairCause, PairId, Pairs, StoredPair, owner};
+use crate::core::narrow::{Narrow, Narrows, Opening, PairId, Port, Who, owner_of};
+use crate::core::pairs::{PairCause, Pairs, StoredPair};
+use crate::core::person::Mark;
 use crate::core::policy::registrable;
 use crate::core::queue::Asked;
 use crate::core::share::Holder;
+
+/// One cause of one pair.
+#[derive(Clone, Copy, Debug)]
+pub struct PairCaused<'a> {
+    /// The pair.
+    pub id: PairId,
+    /// The question.
+    pub question: &'a Name,
+    /// The aliases behind it.
+    pub chain: &'a [Name],
+    /// By what whoever asked was known, if by more than the address.
+    pub mark: Option<Mark>,
+    /// It was read back from disk, where that isn't told.
+    pub restored: bool,
+}
 
 impl Guard {
     /// Addresses are open only for the clients that were answered with them.
     #[must_use]
     pub fn for_single_clients(mut self) -> Self {
-        self.pairs = Some(Pairs::default());
+        self.per_client = true;
+        self.narrowly()
+    }
+
+    /// IPv6 addresses that have so many bits in common are one client.
+    #[must_use]
+    pub fn by_ipv6_prefix(mut self, bits: u8) -> Self {
+        self.client_prefix = bits;
         self
     }
 
-    /// Every cause of every pair: address and client, question, aliases; and of those that may follow from answers that wait for tokens. None
-    /// where leases are for everybody.
-    pub fn pair_causes(&self) -> impl Iterator<Item = (PairId, &Name, &[Name])> {
+    /// Addresses may be open to single ports, or for single applications.
+    #[must_use]
+    pub fn narrowly(mut self) -> Self {
+        self.pairs.get_or_insert_default();
+        self
+    }
+
+    /// What an answer opens of each of its addresses. Nothing where there are no pairs.
+    pub(super) fn narrows(&self, admission: &Admission) -> Narrows {
+        if self.pairs.is_none() {
+            return Narrows::new();
+        }
+        let whoever =
+            if self.per_client { Who::Client(owner_of(admission.client, self.client_prefix)) } else { Who::Anyone };
+        let narrow =
+            |opening: &Opening| Narrow { who: opening.application.map_or(whoever, Who::Application), to: opening.to };
+        match &*admission.openings {
+            [] => Narrows::from_slice(&[narrow(&Opening::ALL)]),
+            openings => openings.iter().map(narrow).collect(),
+        }
+    }
+
+    /// Every cause of every pair: the pair, question, aliases; and of those that may follow from answers that wait for tokens. None
+    /// where there are no pairs.
+    pub fn pair_causes(&self) -> impl Iterator<Item = PairCaused<'_>> {
         let queued = self.queue.iter().filter(|_| self.pairs.is_some()).flat_map(|asked| {
             let admission = &asked.admission;
-            let id = move |address| (address, owner(admission.client));
-            admission.grants.iter().map(move |grant| (id(grant.address), &admission.question, &*admission.chain))
+            let narrows = self.narrows(admission);
+            admission.grants.iter().flat_map(move |grant| {
+                let ids = narrows.clone().into_iter().map(move |narrow| (grant.address, narrow));
+                ids.map(|id| PairCaused {
+                    id,
+                    question: &admission.question,
+                    chain: &admission.chain,
+                    mark: admission.mark,
+                    restored: false,
+                })
+            })
         });
         let open = self.pairs.iter().flat_map(Pairs::iter).flat_map(|(id, pair)| {
-            let causes = pair.causes.iter().filter_map(PairCause::question_and_chain);
-            causes.map(move |(question, chain)| (id, question, chain))
+            pair.causes.iter().filter_map(move |cause| {
+                let (question, chain) = cause.question_and_chain()?;
+                Some(PairCaused { id, question, chain, mark: cause.mark, restored: cause.is_restored() })
+            })
         });
         open.chain(queued)
     }
 
-    /// Every pair as it survives a restart. None where leases are for everybody.
+    /// Every pair as it survives a restart.
     pub fn stored_pairs(&self) -> impl Iterator<Item = StoredPair> {
         self.pairs.iter().flat_map(Pairs::stored)
     }
 
-    /// Whether the client can't reach this address yet; `None` where leases are for everybody.
-    pub(super) fn lacks_pair(&self, client: IpAddr, address: IpAddr) -> Option<bool> {
-        self.pairs.as_ref().map(|pairs| pairs.get((address, owner(client))).is_none())
+    /// How many of these pairs of an address are not there yet; `None` where there are no pairs.
+    pub(super) fn lacks_pairs(&self, address: IpAddr, narrows: &[Narrow]) -> Option<usize> {
+        let pairs = self.pairs.as_ref()?;
+        Some(narrows.iter().filter(|narrow| pairs.get((address, **narrow)).is_none()).count())
     }
 
     /// Whether the table has room for so many more pairs of this client's.
@@ -55,39 +113,47 @@ impl Guard {
         lacking <= free && pairs.shares().may_take(holder, lacking, free)
     }
 
-    /// Opens for a client what an answer holds, whose leases were just granted.
-    pub(super) fn grant_pairs(&mut self, client: IpAddr, names: &[Name], wanted: &[(IpAddr, Moment)], holder: Holder) {
+    /// Opens what an answer opens of its addresses, whose leases were just granted.
+    pub(super) fn grant_pairs(
+        &mut self,
+        narrows: &[Narrow],
+        (names, mark): (&[Name], Option<Mark>),
+        wanted: &[(IpAddr, Moment)],
+        holder: Holder,
+    ) {
         let Some(pairs) = &mut self.pairs else { return };
-        let (client, names) = (owner(client), Arc::<[Name]>::from(names));
+        let names = Arc::<[Name]>::from(names);
         for (address, ends) in wanted {
             if let Some(lease) = self.table.get(*address) {
-                pairs.grant((*address, client), names.clone(), lease.ends.min(*ends), holder);
+                let ends = lease.ends.min(*ends);
+                narrows.iter().for_each(|narrow| pairs.grant((*address, *narrow), (names.clone(), mark), ends, holder));
             }
         }
     }
 
-    /// Adds to an answer what it needs of its client's pairs. False: one was closed within the very batch that opened it.
+    /// Adds to an answer what it needs of its pairs. False: one was closed within the very batch that opened it.
     pub(super) fn need_pairs(&self, waiting: &mut Waiting) -> bool {
         let Some(pairs) = &self.pairs else { return true };
-        let client = owner(waiting.client);
         for address in &waiting.addresses {
-            let Some(pair) = pairs.get((*address, client)) else { return false };
-            waiting.leases.push(pair.handle.clone());
-            waiting.needs.timed = waiting.needs.timed.max(pair.told.map(|told| told.last).unwrap_or_default());
+            for narrow in &waiting.narrows {
+                let Some(pair) = pairs.get((*address, *narrow)) else { return false };
+                waiting.leases.push(pair.handle.clone());
+                waiting.needs.timed = waiting.needs.timed.max(pair.told.map(|told| told.last).unwrap_or_default());
+            }
         }
         true
     }
 
     /// Ends what is due.
     pub(super) fn expire_pairs(&mut self) {
-        while let Some((address, client)) = self.pairs.as_mut().and_then(|pairs| pairs.pop_due(self.now)) {
-            self.fail_client(address, client, None);
+        while let Some(id) = self.pairs.as_mut().and_then(|pairs| pairs.pop_due(self.now)) {
+            self.fail_pair(id, None);
         }
     }
 
-    /// Answers of this client that wait for the address; without a word of why, their time is over.
-    fn fail_client(&mut self, address: IpAddr, client: IpAddr, refusal: Option<&Refusal>) {
-        let waits = |ticket: &Ticket| self.gate.client_of(*ticket).is_some_and(|asked| owner(asked) == client);
+    /// Answers that wait for this pair; without a word of why, their time is over.
+    fn fail_pair(&mut self, (address, narrow): PairId, refusal: Option<&Refusal>) {
+        let waits = |ticket: &Ticket| self.gate.opens(*ticket, narrow);
         let tickets: Vec<Ticket> = self.gate.tickets_of(address).filter(waits).collect();
         self.fail_tickets(tickets, |guard, waiting| match refusal {
             Some(refusal) => refusal.clone(),
@@ -114,12 +180,64 @@ impl Guard {
         found.into_iter().for_each(|id| self.take_pair_back(id, bears));
     }
 
-    /// What these clients may not ask any more.
-    pub(super) fn forbid_clients(&mut self, forbidden: &[(PairId, Name)]) {
+    /// What these questions do not open any more.
+    pub(super) fn forbid_pairs(&mut self, forbidden: &[(PairId, Name)]) {
         for (id, question) in forbidden {
-            let asks = |asked: &Asked| asked.admission.question == *question && owner(asked.admission.client) == id.1;
-            self.fail_queued(|asked| asks(asked) && asked.holds(id.0), &Refusal::Revoked);
+            let gone: BTreeSet<Ticket> = self
+                .queue
+                .iter()
+                .filter(|asked| asked.admission.question == *question && asked.holds(id.0))
+                .filter(|asked| self.narrows(&asked.admission).contains(&id.1))
+                .map(|asked| asked.admission.ticket)
+                .collect();
+            self.fail_queued(|asked: &Asked| gone.contains(&asked.admission.ticket), &Refusal::Revoked);
             self.take_pair_back(*id, |cause| cause.names.first() == Some(question));
+        }
+    }
+
+    /// What these questions open instead of what they did. Where there is no room for it, it is closed.
+    pub(super) fn reopen_pairs(&mut self, reopened: &[(PairId, Name, Vec<Port>)]) {
+        for (id @ (address, narrow), question, ports) in reopened {
+            let Some(pairs) = &mut self.pairs else { return };
+            let Some(pair) = pairs.get(*id).filter(|_| !ports.contains(&narrow.to)) else { continue };
+            let holder = pair.holder();
+            let of = |cause: &&PairCause| cause.names.first() == Some(question);
+            let causes: Vec<PairCause> = pair.causes.iter().filter(of).cloned().collect();
+            if pairs.len().saturating_add(ports.len()) <= self.settings.lease.capacity {
+                for (cause, to) in causes.iter().flat_map(|cause| ports.iter().map(move |to| (cause, *to))) {
+                    let ends = cause.ends.min(pairs.get(*id).map_or(cause.ends, |pair| pair.ends));
+                    pairs.grant((*address, Narrow { to, ..*narrow }), (cause.names.clone(), cause.mark), ends, holder);
+                }
+            }
+            self.forbid_pairs(&[(*id, question.clone())]);
+        }
+    }
+
+    /// Leases can be less than all of an address: what is leased is open to everybody as before.
+    pub(super) fn narrow_from_now_on(&mut self) {
+        if self.pairs.is_none() {
+            self.pairs = Some(Pairs::default());
+            self.pair_all_leases();
+        }
+    }
+
+    /// Every lease without a pair gets one that opens all of its address to everybody. O(leases).
+    fn pair_all_leases(&mut self) {
+        let Some(pairs) = &mut self.pairs else { return };
+        let lacking = self.table.iter().filter(|(_, lease)| lease.is_active() && lease.ends > self.now);
+        for (address, lease) in lacking {
+            if pairs.len() >= self.settings.lease.capacity || pairs.of(address).next().is_some() {
+                continue;
+            }
+            // A cause that was forgotten may have lasted longer than all that are left.
+            let latest = lease.causes.iter().map(|cause| cause.ends).max();
+            for cause in &lease.causes {
+                let ends = if Some(cause.ends) == latest { lease.ends } else { cause.ends.min(lease.ends) };
+                if ends > self.now {
+                    let names: Arc<[Name]> = std::iter::once(&cause.question).chain(&*cause.chain).cloned().collect();
+                    pairs.grant((address, Narrow::NOT), (names, cause.mark), ends, Holder::NOBODY);
+                }
+            }
         }
     }
 
@@ -128,7 +246,7 @@ impl Guard {
         pairs.remove_causes(id, self.now, gone);
         if pairs.get(id).is_none() {
             self.counts.closed += 1;
-            self.fail_client(id.0, id.1, Some(&Refusal::Revoked));
+            self.fail_pair(id, Some(&Refusal::Revoked));
         }
     }
 
@@ -136,7 +254,7 @@ impl Guard {
     pub(super) fn refuse_pairs(&mut self, generation: Generation, refusal: &Refusal) {
         let opened = self.pairs.as_ref().map(|pairs| pairs.opened_by(generation)).unwrap_or_default();
         for id in opened {
-            self.fail_client(id.0, id.1, Some(refusal));
+            self.fail_pair(id, Some(refusal));
             if let Some(pairs) = &mut self.pairs {
                 pairs.close(id);
                 self.counts.closed += 1;
@@ -146,9 +264,11 @@ impl Guard {
 
     /// Pairs from disk, behind the leases: those that end last first as far as there is room. None outlasts its lease.
     pub(super) fn restore_pairs(&mut self, mut stored: Vec<StoredPair>) {
+        let prefix = self.client_prefix;
+        let was_whole = stored.is_empty();
         let Some(pairs) = &mut self.pairs else { return };
-        stored.sort_by_key(|pair| std::cmp::Reverse((pair.ends, pair.address, pair.client)));
-        for StoredPair { client, address, ends, names } in stored {
+        stored.sort_by_key(|pair| std::cmp::Reverse((pair.ends, pair.address, pair.narrow)));
+        for StoredPair { address, narrow, ends, names } in stored {
             let lease = self.table.get(address).filter(|lease| lease.is_active());
             let ends = lease.map_or(Moment::ZERO, |lease| lease.ends.min(ends));
             if ends <= self.now || pairs.len() >= self.settings.lease.capacity {
@@ -159,16 +279,25 @@ impl Guard {
             let names = if names.is_empty() { vec![Arc::from([Name::root()])] } else { names };
             for names in names {
                 let Some(question) = names.first() else { continue };
-                let holder = self.whom.claim_for(client, registrable(question).wire()).client;
-                pairs.restore((address, owner(client)), names, ends, holder);
+                // Who asked is on disk only where it is for one client.
+                let holder = narrow
+                    .client()
+                    .map_or(Holder::NOBODY, |client| self.whom.claim_for(client, registrable(question).wire()).client);
+                // Fewer bits may tell clients apart than before the restart.
+                let who = narrow.client().map_or(narrow.who, |client| Who::Client(owner_of(client, prefix)));
+                pairs.restore((address, Narrow { who, ..narrow }), names, ends, holder);
             }
+        }
+        // They were leased when leases opened all of an address: nothing was kept of pairs.
+        if was_whole && !self.per_client {
+            self.pair_all_leases();
         }
     }
 
-    /// Adds what timed enforcers are to be told of pairs to a plan.
+    /// Where there are pairs, timed enforcers are told of them instead of the leases.
     pub(super) fn plan_pairs(&mut self, generation: Generation, timed: &mut Vec<Change>) {
         let Some(pairs) = &mut self.pairs else { return };
-        timed.append(&mut pairs.plan(generation, self.now));
+        *timed = pairs.plan(generation, self.now);
     }
 
     /// Writes down what changed.

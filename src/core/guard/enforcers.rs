@@ -10,21 +10,34 @@
 //! refuses what it doesn't know; it opens nothing.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use super::Guard;
-use crate::core::event::{EnforcerKind, LeaseHandle, LeaseHandles, Listed, Output};
+use crate::core::event::{EnforcerId, EnforcerKind, LeaseHandle, LeaseHandles, Listed, Output};
 use crate::core::gate::{Needs, Waiting};
 
 impl Guard {
     /// These are the enforcers from now on. O(leases).
     pub(super) fn set_enforcers(&mut self, list: Vec<Listed>) {
         let had = self.enforcers.has(EnforcerKind::Route);
+        let optional = self.enforcers.optional_routes();
         self.enforcers.set(list, self.now);
         if !had && self.enforcers.has(EnforcerKind::Route) {
             self.tell_routes_anew();
         }
         self.follow_enforcers();
+        self.tell_what_was_refused(&optional);
+    }
+
+    /// What a router refused, or took back, while nobody waited for it is told anew once somebody does: answers would lack it for as long as their
+    /// leases last.
+    fn tell_what_was_refused(&mut self, optional: &[EnforcerId]) {
+        for address in self.enforcers.lacked_by_required(optional) {
+            match self.table.get_mut(address) {
+                Some(lease) if lease.told().route.is_some() => lease.change_told(|told| told.route_refused = true),
+                _ => continue,
+            }
+            self.marks.change(address);
+        }
     }
 
     /// Others are required than before: what they hold is in force, and nothing else. O(leases).
@@ -52,7 +65,7 @@ impl Guard {
         waiting.append(&mut self.through);
         waiting.append(&mut self.fresh);
         for (ticket, waiting) in waiting {
-            let group = self.group_of(waiting.client);
+            let group = self.group_of(waiting.client, waiting.mark);
             let fresh = Waiting { group, leases: LeaseHandles::new(), needs: Needs::default(), ..waiting };
             self.fresh.push((ticket, fresh));
         }
@@ -77,33 +90,16 @@ impl Guard {
                 }
             }
             if !groups.is_empty() {
-                self.table.regroup(address, |client| groups.of(client), Some, self.settings.linger, self.now);
+                self.table.regroup(
+                    address,
+                    |client, mark| groups.of(client, mark),
+                    Some,
+                    self.settings.linger,
+                    self.now,
+                );
                 self.marks.journal(address);
             }
             self.marks.change(address);
         }
-    }
-
-    /// Routes outlive their leases by so much from now on; those that linger already, too. O(leases).
-    pub(super) fn set_linger(&mut self, linger: Duration) {
-        let before = std::mem::replace(&mut self.settings.linger, linger);
-        if before == linger {
-            return;
-        }
-        let all: Vec<(IpAddr, _)> = self.table.iter().map(|(address, lease)| (address, lease.lingers)).collect();
-        for (address, lingers) in all {
-            if let Some(lease) = self.table.get_mut(address) {
-                lease.fallback = lease.fallback.map(|until| until.minus(before).plus(linger));
-            }
-            self.table.retain_shares(address, |share| {
-                share.gone = share.gone.minus(before).plus(linger);
-                true
-            });
-            if let Some(until) = lingers {
-                self.table.linger(address, until.minus(before).plus(linger));
-            }
-        }
-        // What would have gone by now.
-        self.expire(self.now);
     }
 }

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use super::{Guard, count_sets};
 use crate::core::ended::End;
 use crate::core::event::{EnforcerId, EnforcerKind, Generation, Refusal};
-use crate::core::lease::Share;
-use crate::core::pairs::{PairId, Pairs};
+use crate::core::lease::{Lease, Share};
+use crate::core::narrow::{Narrow, PairId};
+use crate::core::pairs::Pairs;
 
 impl Guard {
     pub(super) fn want_sync(&mut self, enforcer: EnforcerId) {
@@ -43,7 +44,7 @@ impl Guard {
         for address in addresses {
             let lease = self.table.get_mut(*address);
             // What is closed, but not planned, may be opened again within this batch; then its route just stays.
-            let told = lease.as_ref().map(|lease| lease.told).or_else(|| self.marks.removed_of(*address).copied());
+            let told = lease.as_ref().map(|lease| lease.told()).or_else(|| self.marks.removed_of(*address).copied());
             // What was opened anew since then is not meant.
             if told.and_then(|told| told.route).is_none_or(|route| route.opened > generation) {
                 continue;
@@ -61,19 +62,23 @@ impl Guard {
             return;
         }
         let required = self.enforcers.is_required(enforcer);
+        if let Some(table) = &mut self.pairs {
+            addresses.iter().for_each(|address| table.missing((*address, Narrow::NOT), required));
+            return pairs.iter().for_each(|id| table.missing(*id, required));
+        }
         for address in addresses {
-            let Some(lease) = self.table.get_mut(*address).filter(|lease| lease.told.timed.is_some()) else { continue };
-            lease.told.timed_refused = true;
+            let Some(lease) = self.table.get_mut(*address).filter(|lease| lease.told().timed.is_some()) else {
+                continue;
+            };
+            lease.change_told(|told| told.timed_refused = true);
             self.marks.change(*address);
             if required {
                 lease.out_of_force();
                 // As after a loss: should it be refused now, it is closed.
-                (lease.held, lease.proven) = (None, None);
+                lease.set_held(None);
+                lease.set_proven(None);
                 self.unproven.forget_timed(*address, Some(lease));
             }
-        }
-        if let Some(table) = &mut self.pairs {
-            pairs.iter().for_each(|id| table.missing(*id, required));
         }
     }
 
@@ -108,8 +113,8 @@ impl Guard {
             return;
         }
         let leased = self.table.iter().filter(|(_, lease)| {
-            let opened = lease.told.route.is_some_and(|route| refused(route.opened));
-            opened || lease.shares.iter().any(|share| share.told.is_some_and(&refused))
+            let opened = lease.told().route.is_some_and(|route| refused(route.opened));
+            opened || lease.shares().iter().any(|share| share.told.is_some_and(&refused))
         });
         let mut lacking: Vec<IpAddr> = leased.map(|(address, _)| address).collect();
         lacking.extend(self.marks.removed_where(|told| told.route.is_some_and(|route| refused(route.opened))));
@@ -122,16 +127,13 @@ impl Guard {
         let lease = self.table.get_mut(address);
         // What is planned waits for its plan, and is found there.
         let unplanned = lease.as_ref().is_none_or(|lease| match kind {
-            EnforcerKind::Timed => lease.held.is_none() && lease.unproven_timed.is_none(),
-            EnforcerKind::Route => !lease.route_proven && lease.unproven_route.is_none(),
+            EnforcerKind::Timed => lease.held().is_none() && lease.unproven_timed().is_none(),
+            EnforcerKind::Route => !lease.route_proven && lease.unproven_route().is_none(),
         });
-        let joined = lease.as_ref().is_some_and(|lease| lease.shares.iter().any(|share| share.told.is_none()));
-        let told = match lease {
-            Some(lease) => Some(&mut lease.told),
-            None => self.marks.removed_of(address),
-        };
-        let Some(told) = told else { return };
-        let before = *told;
+        let joined = lease.as_ref().is_some_and(|lease| lease.shares().iter().any(|share| share.told.is_none()));
+        let told = lease.as_ref().map(|lease| lease.told()).or_else(|| self.marks.removed_of(address).copied());
+        let Some(before) = told else { return };
+        let mut told = before;
         match kind {
             EnforcerKind::Timed => {
                 told.timed_refused |= unplanned && told.timed.is_some_and(|timed| refused(timed.opened))
@@ -146,8 +148,12 @@ impl Guard {
             }
             EnforcerKind::Route => {}
         }
-        let after = *told;
-        count_sets(&mut self.group_sets, before, after);
+        match (lease, self.marks.removed_of(address)) {
+            (Some(lease), _) => lease.set_told(told),
+            (None, Some(removed)) => *removed = told,
+            (None, None) => {}
+        }
+        count_sets(&mut self.group_sets, before, told);
     }
 
     pub(super) fn refused_address(
@@ -161,16 +167,16 @@ impl Guard {
         if self.enforcers.is_required(enforcer) {
             self.tell_anew(EnforcerKind::Route, address, |plan| plan <= generation);
         } else {
-            let lease = self.table.get(address).map(|lease| lease.told);
+            let lease = self.table.get(address).map(Lease::told);
             let told = lease.or_else(|| self.marks.removed_of(address).copied());
             if told.and_then(|told| told.route).is_some_and(|route| route.opened <= generation) {
                 self.enforcers.lacks(enforcer, address);
             }
         }
         // What is in force was confirmed by this enforcer too; what was opened anew since will be.
-        let meant = self.table.get(address).filter(|lease| lease.unproven_route.is_some_and(|at| at <= generation));
+        let meant = self.table.get(address).filter(|lease| lease.unproven_route().is_some_and(|at| at <= generation));
         let Some(lease) = meant.filter(|_| self.enforcers.is_required(enforcer)) else { return };
-        let opened = lease.told.route.is_some_and(|told| told.opened <= generation);
+        let opened = lease.told().route.is_some_and(|told| told.opened <= generation);
         let refusal = Refusal::Enforcer { name: self.enforcers.name(enforcer), reason };
         if lease.route_proven || !opened {
             self.refuse_shares(address, Generation(0)..=generation, &refusal);
@@ -193,13 +199,13 @@ impl Guard {
     fn close_refused(&mut self, kind: EnforcerKind, address: IpAddr, refusal: &Refusal) {
         self.fail_tickets_of(address, |_, _| refusal.clone());
         if let Some(lease) = self.table.get_mut(address) {
-            match kind {
-                EnforcerKind::Timed => lease.told.timed_refused = true,
-                EnforcerKind::Route => lease.told.route_refused = true,
-            }
+            lease.change_told(|told| match kind {
+                EnforcerKind::Timed => told.timed_refused = true,
+                EnforcerKind::Route => told.route_refused = true,
+            });
         }
         // What lingered before the plan opened it again goes on lingering: its route was up all the time.
-        let fallback = self.table.get(address).and_then(|lease| lease.fallback).filter(|until| *until > self.now);
+        let fallback = self.table.get(address).and_then(Lease::fallback).filter(|until| *until > self.now);
         match fallback {
             Some(until) if kind == EnforcerKind::Timed => {
                 self.unproven.forget_timed(address, self.table.get_mut(address));
@@ -226,7 +232,7 @@ impl Guard {
         let mut news = Vec::new();
         for (address, generation) in addresses {
             // What was closed, or closed and opened anew, since then is not meant.
-            let opened = self.table.get(address).and_then(|lease| lease.told.route).map(|told| told.opened);
+            let opened = self.table.get(address).and_then(|lease| lease.told().route).map(|told| told.opened);
             let generation = generation.min(self.generation);
             let closed = self.marks.removed_of(address).and_then(|told| told.route);
             if opened.is_none() && closed.is_some_and(|route| route.opened <= generation) {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::Guard;
 use super::admit::SHORTEST;
+use super::exchange::holder_of;
 use crate::core::event::{EnforcerKind, QueryPath, StoredLease};
+use crate::core::exchange::guard_of;
 use crate::core::lease::{ByFamily, Cause, Clients};
 use crate::core::name::Name;
 use crate::core::pairs::Pairs;
@@ -76,11 +78,20 @@ impl Guard {
             }
             let first = paths.first();
             let domain = first.map_or(Holder::NOBODY, |path| Holder::of(registrable(&path.question).wire()));
+            let guard = first.and_then(|path| guard_of(&path.question)).map(holder_of);
             let is_new = lease.is_none();
             for QueryPath { question, chain, ends: told } in paths {
                 let told = told.min(ends);
-                let cause =
-                    Cause { question, qtype: None, chain, group: None, clients: Clients::new(), ends: told, tag: 0 };
+                let cause = Cause {
+                    question,
+                    qtype: None,
+                    chain,
+                    group: None,
+                    mark: None,
+                    clients: Clients::new(),
+                    ends: told,
+                    tag: 0,
+                };
                 if alive {
                     self.grant(address, ends, cause);
                 } else if self.table.get(address).is_some() {
@@ -91,7 +102,7 @@ impl Guard {
             }
             if is_new {
                 // Who asked is not on disk.
-                self.table.hold(address, [Holder::NOBODY, domain]);
+                self.table.hold(address, guard.map_or([Holder::NOBODY, domain], |guard| [guard, Holder::NOBODY]));
             }
             // Where it was read from.
             if shorter {

@@ -11,6 +11,8 @@ use crate::core::gate::MOST_WAITING;
 
 mod checks;
 mod clients;
+mod flows;
+mod guards;
 mod operations;
 mod properties;
 
@@ -33,6 +35,7 @@ fn settings() -> Settings {
         burst_per_client: free.count,
         new_per_domain: free,
         burst_per_domain: free.count,
+        ..LeaseSettings::default()
     };
     let gate = GateSettings { deadline: Span::secs(1), on_deadline: OnDeadline::Servfail };
     Settings { lease, gate, linger: Duration::from_secs(60) }
@@ -46,6 +49,7 @@ fn specs() -> Vec<EnforcerSpec> {
         max_addresses,
         ipv4: true,
         ipv6: true,
+        narrow: Default::default(),
     };
     vec![
         spec("nft", EnforcerKind::Timed, true, usize::MAX),
@@ -64,9 +68,11 @@ fn many(answers: u32, per_batch: usize) -> (Guard, Vec<Output>) {
     let mut outputs = Vec::new();
     for index in 0..answers {
         let admission = Admission {
+            openings: Default::default(),
             whole: false,
             ticket: Ticket(u64::from(index)),
             client: IpAddr::from([192, 0, 2, 1]),
+            mark: None,
             question: format!("n{index}.test").parse().unwrap(),
             qtype: 1,
             chain: Arc::default(),
@@ -80,6 +86,44 @@ fn many(answers: u32, per_batch: usize) -> (Guard, Vec<Output>) {
     }
     outputs.extend(std::iter::from_fn(|| guard.poll_output()));
     (guard, outputs)
+}
+
+#[test]
+fn what_a_router_refused_while_nobody_waited_for_it_is_told_anew_once_somebody_does() {
+    let (mut guard, _) = many(3, 1);
+    let (enforcer, now) = (EnforcerId(0), Moment(1500));
+    let listed = |required| {
+        let spec = specs().into_iter().find(|spec| spec.name == "edge1").unwrap();
+        Event::Enforcers(vec![crate::core::event::Listed {
+            id: enforcer,
+            spec: EnforcerSpec { required, ..spec },
+            joins: false,
+        }])
+    };
+    let told = |guard: &mut Guard| -> Vec<Change> {
+        let outputs = std::iter::from_fn(|| guard.poll_output());
+        let plans = outputs.filter_map(|output| match output {
+            Output::ApplyRoutes { changes, .. } => Some(changes.to_vec()),
+            _ => None,
+        });
+        plans.flatten().collect()
+    };
+    guard.handle(listed(false), now);
+    guard.handle(Event::Applied { enforcer, generation: Generation(3) }, now);
+    assert_eq!(told(&mut guard), []);
+    let address = IpAddr::from([198, 51, 0, 1]);
+    let reason = "not confirmed".to_owned();
+    guard.handle(Event::RefusedAddress { enforcer, address, generation: Generation(3), reason }, now);
+    assert_eq!(told(&mut guard), [], "nobody waits for it");
+    guard.handle(listed(true), now);
+    let anew = told(&mut guard);
+    assert!(matches!(anew[..], [Change::Open { address: told, .. }] if told == address), "{anew:?}");
+    let in_force = |guard: &Guard| guard.table.get(address).unwrap().has_route(None);
+    assert!(!in_force(&guard));
+    guard.handle(Event::Applied { enforcer, generation: guard.generation }, now);
+    assert!(in_force(&guard));
+    guard.handle(listed(true), now);
+    assert_eq!(told(&mut guard), [], "once");
 }
 
 #[test]
@@ -234,9 +278,11 @@ fn word_on_an_earlier_opening_is_none_on_a_later_one() {
     assert_eq!(decided(&mut guard), [(0, false)]);
     confirm(&mut guard, 0, 1);
     let admission = Admission {
+        openings: Default::default(),
         whole: false,
         ticket: Ticket(7),
         client: IpAddr::from([192, 0, 2, 1]),
+        mark: None,
         question: name(1),
         qtype: 1,
         chain: Arc::default(),
@@ -260,9 +306,11 @@ fn after_a_loss_addresses_are_proven_one_by_one_and_those_waited_for_are_hurried
     guard.handle(Event::Lost { enforcer: EnforcerId(0), reason: "gone".to_owned() }, Moment(1600));
     let mut ask = |ticket, index| {
         let admission = Admission {
+            openings: Default::default(),
             whole: false,
             ticket: Ticket(ticket),
             client: IpAddr::from([192, 0, 2, 1]),
+            mark: None,
             question: name(1),
             qtype: 1,
             chain: Arc::default(),
@@ -294,9 +342,11 @@ fn after_a_loss_addresses_are_proven_one_by_one_and_those_waited_for_are_hurried
 /// What comes of a question for one address.
 fn ask_for(guard: &mut Guard, ticket: u64, address: &str) -> Vec<Decision> {
     let admission = Admission {
+        openings: Default::default(),
         whole: false,
         ticket: Ticket(ticket),
         client: IpAddr::from([192, 0, 2, 1]),
+        mark: None,
         question: name(1),
         qtype: 1,
         chain: Arc::default(),
@@ -352,9 +402,11 @@ fn what_a_refused_plan_opened_is_opened_anew_when_it_was_closed_and_asked_for_be
         let address = "203.0.113.4".parse().unwrap();
         guard.handle(Event::Forbid(vec![name(1)]), Moment(1000));
         let admission = Admission {
+            openings: Default::default(),
             whole: false,
             ticket: Ticket(2),
             client: IpAddr::from([192, 0, 2, 1]),
+            mark: None,
             question: name(2),
             qtype: 1,
             chain: Arc::default(),
@@ -415,9 +467,11 @@ fn other_times_and_limits_count_from_the_next_answer_on() {
     let mut ask = |ticket: u64, index: u32| {
         let question: Name = format!("n{index}.test").parse().unwrap();
         let admission = Admission {
+            openings: Default::default(),
             whole: false,
             ticket: Ticket(ticket),
             client: IpAddr::from([192, 0, 2, 1]),
+            mark: None,
             question: question.clone(),
             qtype: 1,
             chain: Arc::default(),
@@ -451,9 +505,11 @@ fn what_was_restored_ends_earlier_once_the_clock_is_set_right_and_what_was_asked
     guard.handle(Event::Restore(vec![stored(1), stored(2), stored(3)]), Moment(1000));
     let ask = |guard: &mut Guard, last: u8, ttl| {
         let admission = Admission {
+            openings: Default::default(),
             whole: false,
             ticket: Ticket(u64::from(last)),
             client: IpAddr::from([192, 0, 2, 1]),
+            mark: None,
             question: name(last),
             qtype: 1,
             chain: Arc::default(),
@@ -510,9 +566,11 @@ fn a_word_on_an_earlier_plan_brings_back_no_end_that_was_taken_back_since() {
     let mut guard = Guard::new(settings(), specs().into_iter().take(1).collect());
     for (number, ttl) in [(1, 0), (2, 3600)] {
         let admission = Admission {
+            openings: Default::default(),
             whole: false,
             ticket: Ticket(u64::from(number)),
             client: IpAddr::from([192, 0, 2, 1]),
+            mark: None,
             question: name(number),
             qtype: 1,
             chain: Arc::default(),
@@ -574,9 +632,11 @@ fn what_a_router_lost_is_out_of_force_until_that_router_confirms_it_again() {
     let mut guard = Guard::new(settings(), edges.collect());
     let admit = |guard: &mut Guard, ticket: u64, at| {
         let admission = Admission {
+            openings: Default::default(),
             whole: false,
             ticket: Ticket(ticket),
             client: IpAddr::from([192, 0, 2, 1]),
+            mark: None,
             question: name(1),
             qtype: 1,
             chain: Arc::default(),
@@ -621,9 +681,11 @@ fn what_an_enforcer_lacks_is_out_of_force_until_it_is_opened_again() {
     let outputs = |guard: &mut Guard| -> Vec<Output> { std::iter::from_fn(|| guard.poll_output()).collect() };
     let admit = |guard: &mut Guard, ticket: u64, at| {
         let admission = Admission {
+            openings: Default::default(),
             whole: false,
             ticket: Ticket(ticket),
             client: IpAddr::from([192, 0, 2, 1]),
+            mark: None,
             question: name(1),
             qtype: 1,
             chain: Arc::default(),
@@ -676,8 +738,10 @@ fn one_client_with_one_domain_of_long_ttls_leaves_room_for_everybody_else() {
         ticket += 1;
         guard.handle(
             Event::Admit(Admission {
+                openings: Default::default(),
                 ticket: Ticket(ticket),
                 client: client.into(),
+                mark: None,
                 question: format!("n{number}.{domain}").parse().unwrap(),
                 qtype: 1,
                 chain: Arc::default(),

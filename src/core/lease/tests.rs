@@ -15,6 +15,7 @@ fn cause(question: &str, chain: &[&str], client: u32, ends: u64) -> Cause {
         qtype: Some(1),
         chain: chain.iter().map(|alias| name(alias)).collect(),
         group: None,
+        mark: None,
         clients: smallvec::smallvec![(IpAddr::V4(Ipv4Addr::from_bits(client)), Moment(ends))],
         ends: Moment(ends),
         tag: 0,

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::list::{self, LocalData, Sense, Trigger};
 use super::{At, ListFile, Pattern, PolicyError, Reach, RuleRef};
@@ -96,13 +97,32 @@ impl<T: Copy> NetMap<T> {
     }
 }
 
+/// A list of prefix and value, in order.
+impl<T: Copy + Serialize> Serialize for NetMap<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut all: Vec<(IpNet, T)> = self.nets.iter().map(|(net, value)| (*net, *value)).collect();
+        all.sort_by_key(|(net, _)| *net);
+        all.serialize(serializer)
+    }
+}
+
+impl<'de, T: Copy + Deserialize<'de>> Deserialize<'de> for NetMap<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut map = Self::default();
+        for (net, value) in Vec::<(IpNet, T)>::deserialize(deserializer)? {
+            map.insert(net, value, |_, last| last);
+        }
+        Ok(map)
+    }
+}
+
 /// Where rules come from.
 #[derive(Clone, Debug)]
 enum Source {
     /// Lists in the configuration: numbers from `first` on, the key, and the texts.
     Config(Vec<(u32, String, Vec<Box<str>>)>),
     /// A file: the line of each rule.
-    List { path: Box<str>, lines: Vec<u32> },
+    List { path: Box<str>, name: Option<Box<str>>, lines: Vec<u32> },
 }
 
 /// The rules of one origin.
@@ -159,7 +179,9 @@ impl Table {
                 sources.push((first, key.clone(), kept));
             }
             for (place, text) in texts.iter().enumerate() {
-                let added = text.parse::<Pattern>().and_then(|pattern| {
+                // Ports are another one's business, and only what is allowed has some.
+                let name = if *action == Action::Allow { super::ports::split(text).0 } else { text };
+                let added = name.parse::<Pattern>().and_then(|pattern| {
                     let slot = table.slot(*action, false)?;
                     table.insert(&pattern, slot)
                 });
@@ -171,12 +193,21 @@ impl Table {
         if errors.is_empty() { Ok(table.finish()) } else { Err(errors) }
     }
 
+    /// A list that has a name is told of by it.
+    #[must_use]
+    pub fn named(mut self, of_list: Option<&str>) -> Self {
+        if let Source::List { name, .. } = &mut self.source {
+            *name = of_list.map(Box::from);
+        }
+        self
+    }
+
     /// From a list file. Lines that can't be read are left out; the report tells of them.
     ///
     /// # Errors
     /// More than a thousand million rules.
     pub fn from_list(file: &ListFile<'_>) -> Result<(Self, list::Report), PolicyError> {
-        let mut table = Self::new(Source::List { path: file.path.into(), lines: Vec::new() });
+        let mut table = Self::new(Source::List { path: file.path.into(), name: None, lines: Vec::new() });
         let lines = file.content.split(|octet| *octet == b'\n').count();
         table.nodes.reserve(lines);
         let (nodes, arena, hasher) = (&table.nodes, &table.arena, &table.hasher);
@@ -344,7 +375,7 @@ impl Table {
     /// The rule's words.
     pub(super) fn describe(&self, slot: u32, at: At) -> RuleRef {
         let number = slot & NUMBER;
-        let unknown = || RuleRef { text: String::new(), place: "policy".to_owned() };
+        let unknown = || RuleRef::new(String::new(), "policy".to_owned());
         match &self.source {
             Source::Config(lists) => {
                 // A list without rules begins where the next one does: the last of those that begin at or before the number.
@@ -353,9 +384,10 @@ impl Table {
                 let offset = usize::try_from(number.saturating_sub(*first)).unwrap_or(usize::MAX);
                 texts
                     .get(offset)
-                    .map_or_else(unknown, |text| RuleRef { text: text.to_string(), place: format!("{key}[{offset}]") })
+                    .map_or_else(unknown, |text| RuleRef::new(text.to_string(), format!("{key}[{offset}]")))
             }
-            Source::List { path, lines } => RuleRef {
+            Source::List { path, name, lines } => RuleRef {
+                list: name.as_ref().map(ToString::to_string),
                 text: match at {
                     At::Node(node) => Name::from_wire(name_at(&self.nodes, &self.arena, node))
                         .map_or_else(|_| String::new(), |name| name.to_string()),

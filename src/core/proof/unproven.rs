@@ -34,14 +34,15 @@ impl Unproven {
 
     /// A plan told the enforcers about a lease. What no enforcer is required to hold is in force at once.
     pub fn told(&mut self, address: IpAddr, lease: &mut Lease, told: Told, required: Required, now: Moment) {
-        let before = std::mem::replace(&mut lease.told, told);
+        let before = lease.told();
+        lease.set_told(told);
         match told.timed {
-            Some(timed) if !required.timed => lease.held = Some(timed.ends),
-            Some(timed) if before.timed != told.timed || lease.held.is_none() => {
+            Some(timed) if !required.timed => lease.set_held(Some(timed.ends)),
+            Some(timed) if before.timed != told.timed || lease.held().is_none() => {
                 // While an earlier change is not acknowledged, the later one waits behind it: the lease then comes into
                 // force with the first, and its end follows with the last.
-                if lease.unproven_timed.is_none() {
-                    lease.unproven_timed = Some((timed.last, timed.ends));
+                if lease.unproven_timed().is_none() {
+                    lease.set_unproven_timed(Some((timed.last, timed.ends)));
                     self.timed.insert((timed.last, address));
                 }
             }
@@ -52,11 +53,9 @@ impl Unproven {
             Some(route) => self.told_route(address, lease, route, before.route, required),
             // Only where none is announced.
             None => {
-                if let Some(older) = lease.unproven_route.take() {
-                    self.route.remove(&(older, address));
-                }
+                self.forget_route(address, lease);
                 lease.route_proven = true;
-                for share in &mut lease.shares {
+                for share in lease.shares_mut() {
                     (share.told, share.proven) = (None, true);
                 }
             }
@@ -79,7 +78,7 @@ impl Unproven {
         if reopened {
             lease.route_proven = false;
         }
-        for share in &mut lease.shares {
+        for share in lease.shares_mut() {
             if reopened || share.told.is_none() {
                 // What it bears it has borne since the last plan that changed that, at the latest.
                 share.told = Some(route.last);
@@ -91,19 +90,17 @@ impl Unproven {
             self.wait_for_route(address, lease);
         } else {
             lease.route_proven = true;
-            lease.shares.iter_mut().for_each(|share| share.proven = share.told.is_some());
+            lease.shares_mut().iter_mut().for_each(|share| share.proven = share.told.is_some());
         }
     }
 
     /// Puts a lease whose route, or what it bears, lacks an acknowledgement into the queue, by the first plan that it lacks.
     fn wait_for_route(&mut self, address: IpAddr, lease: &mut Lease) {
-        if let Some(older) = lease.unproven_route.take() {
-            self.route.remove(&(older, address));
-        }
-        let shares = lease.shares.iter().filter(|share| !share.proven).filter_map(|share| share.told);
-        let opened = lease.told.route.filter(|_| !lease.route_proven).map(|route| route.opened);
+        self.forget_route(address, lease);
+        let shares = lease.shares().iter().filter(|share| !share.proven).filter_map(|share| share.told);
+        let opened = lease.told().route.filter(|_| !lease.route_proven).map(|route| route.opened);
         if let Some(first) = shares.chain(opened).min() {
-            lease.unproven_route = Some(first);
+            lease.set_unproven_route(Some(first));
             self.route.insert((first, address));
         }
     }
@@ -112,15 +109,16 @@ impl Unproven {
     pub fn lost_route(&mut self, address: IpAddr, lease: &mut Lease) {
         // What it bears comes back with it.
         lease.out_of_force();
-        (lease.route_proven, lease.proven) = (false, None);
+        lease.route_proven = false;
+        lease.set_proven(None);
         self.wait_for_route(address, lease);
     }
 
     /// Others are required than before: `held` says of a plan whether each of them has the address as that plan made it.
     pub fn recheck_route(&mut self, address: IpAddr, lease: &mut Lease, held: impl Fn(Generation) -> bool) {
-        let lacks = lease.route_proven && lease.told.route.is_some_and(|route| !held(route.opened));
+        let lacks = lease.route_proven && lease.told().route.is_some_and(|route| !held(route.opened));
         let mut less = false;
-        for share in lease.shares.iter_mut().filter(|share| share.proven) {
+        for share in lease.shares_mut().iter_mut().filter(|share| share.proven) {
             if share.told.is_some_and(|told| !held(told)) {
                 share.proven = false;
                 share.handle.set_in_force(false);
@@ -136,13 +134,11 @@ impl Unproven {
 
     /// Nobody was told of the lease's route.
     pub fn untold_route(&mut self, address: IpAddr, lease: &mut Lease) {
-        if let Some(older) = lease.unproven_route.take() {
-            self.route.remove(&(older, address));
-        }
+        self.forget_route(address, lease);
         // Until it is planned: then it is in force where nobody waits for routers.
         lease.out_of_force();
-        (lease.told.route, lease.told.route_refused) = (None, false);
-        for share in &mut lease.shares {
+        lease.change_told(|told| (told.route, told.route_refused) = (None, false));
+        for share in lease.shares_mut() {
             (share.told, share.proven) = (None, false);
             share.handle.set_in_force(false);
         }
@@ -157,18 +153,24 @@ impl Unproven {
     /// The lease is not open at timed enforcers any more.
     pub fn forget_timed(&mut self, address: IpAddr, lease: Option<&mut Lease>) {
         if let Some(lease) = lease
-            && let Some((generation, _)) = lease.unproven_timed.take()
+            && let Some((generation, _)) = lease.unproven_timed()
         {
+            lease.set_unproven_timed(None);
             self.timed.remove(&(generation, address));
+        }
+    }
+
+    fn forget_route(&mut self, address: IpAddr, lease: &mut Lease) {
+        if let Some(generation) = lease.unproven_route() {
+            lease.set_unproven_route(None);
+            self.route.remove(&(generation, address));
         }
     }
 
     /// The lease goes.
     pub fn forget(&mut self, address: IpAddr, lease: Option<&mut Lease>) {
         if let Some(lease) = lease {
-            if let Some(generation) = lease.unproven_route.take() {
-                self.route.remove(&(generation, address));
-            }
+            self.forget_route(address, lease);
             self.forget_timed(address, Some(lease));
         }
     }
@@ -192,11 +194,11 @@ impl Unproven {
         now: Moment,
     ) -> bool {
         let mut news = false;
-        if !lease.route_proven && lease.told.route.is_some_and(|route| held(route.opened)) {
+        if !lease.route_proven && lease.told().route.is_some_and(|route| held(route.opened)) {
             lease.route_proven = true;
             news = true;
         }
-        for share in lease.shares.iter_mut().filter(|share| !share.proven) {
+        for share in lease.shares_mut().iter_mut().filter(|share| !share.proven) {
             share.proven = share.told.is_some_and(&held);
             news |= share.proven;
         }
@@ -215,15 +217,16 @@ impl Unproven {
         {
             self.timed.remove(&(generation, address));
             let Some(lease) = table.get_mut(address) else { continue };
-            let Some((_, ends)) = lease.unproven_timed.take() else { continue };
+            let Some((_, ends)) = lease.unproven_timed() else { continue };
+            lease.set_unproven_timed(None);
             // A change that made the end earlier is the last word at once.
-            lease.held = Some(lease.held.map_or(ends, |before| before.max(ends)).min(lease.ends));
-            if let Some(told) = lease.told.timed {
+            lease.set_held(Some(lease.held().map_or(ends, |before| before.max(ends)).min(lease.ends)));
+            if let Some(told) = lease.told().timed {
                 if told.last <= held {
                     // Made earlier since, and not planned yet: the next plan says so.
-                    lease.held = Some(told.ends.min(lease.ends));
+                    lease.set_held(Some(told.ends.min(lease.ends)));
                 } else {
-                    lease.unproven_timed = Some((told.last, told.ends));
+                    lease.set_unproven_timed(Some((told.last, told.ends)));
                     self.timed.insert((told.last, address));
                 }
             }
@@ -235,22 +238,20 @@ impl Unproven {
     pub fn lost(&mut self, kind: EnforcerKind, table: &mut LeaseTable) {
         for (address, lease) in table.iter_mut() {
             lease.out_of_force();
-            lease.proven = None;
+            lease.set_proven(None);
             match kind {
                 EnforcerKind::Timed => {
-                    lease.held = None;
-                    if let Some((generation, _)) = lease.unproven_timed.take() {
-                        self.timed.remove(&(generation, address));
-                    }
+                    lease.set_held(None);
+                    self.forget_timed(address, Some(lease));
                     // A lease that is not planned yet gets its entry with its plan.
-                    if let (true, Some(timed)) = (lease.is_active(), lease.told.timed) {
-                        lease.unproven_timed = Some((timed.last, timed.ends));
+                    if let (true, Some(timed)) = (lease.is_active(), lease.told().timed) {
+                        lease.set_unproven_timed(Some((timed.last, timed.ends)));
                         self.timed.insert((timed.last, address));
                     }
                 }
                 EnforcerKind::Route => {
                     lease.route_proven = false;
-                    lease.shares.iter_mut().for_each(|share| share.proven = false);
+                    lease.shares_mut().iter_mut().for_each(|share| share.proven = false);
                     self.wait_for_route(address, lease);
                 }
             }
@@ -267,8 +268,8 @@ impl Unproven {
         let first = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let opened = |address: &IpAddr| {
             table.get(*address).is_some_and(|lease| match kind {
-                EnforcerKind::Timed => lease.told.timed.is_some_and(|told| told.opened == generation),
-                EnforcerKind::Route => lease.told.route.is_some_and(|told| told.opened == generation),
+                EnforcerKind::Timed => lease.told().timed.is_some_and(|told| told.opened == generation),
+                EnforcerKind::Route => lease.told().route.is_some_and(|told| told.opened == generation),
             })
         };
         let after = Generation(generation.0.saturating_add(1));
@@ -280,8 +281,8 @@ impl Unproven {
     pub fn shared_by(&self, generation: Generation, table: &LeaseTable) -> Vec<IpAddr> {
         let shared = |address: &IpAddr| {
             table.get(*address).is_some_and(|lease| {
-                lease.told.route.is_some_and(|told| told.opened != generation)
-                    && lease.shares.iter().any(|share| !share.proven && share.told == Some(generation))
+                lease.told().route.is_some_and(|told| told.opened != generation)
+                    && lease.shares().iter().any(|share| !share.proven && share.told == Some(generation))
             })
         };
         self.route.iter().map(|(_, address)| *address).filter(shared).collect()
@@ -306,9 +307,9 @@ impl Unproven {
     /// The queues are what the leases say.
     pub fn check_consistency(&self, table: &LeaseTable) {
         let timed: BTreeSet<_> =
-            table.iter().filter_map(|(address, lease)| Some((lease.unproven_timed?.0, address))).collect();
+            table.iter().filter_map(|(address, lease)| Some((lease.unproven_timed()?.0, address))).collect();
         let route: BTreeSet<_> =
-            table.iter().filter_map(|(address, lease)| Some((lease.unproven_route?, address))).collect();
+            table.iter().filter_map(|(address, lease)| Some((lease.unproven_route()?, address))).collect();
         assert_eq!(self.timed, timed);
         assert_eq!(self.route, route);
     }

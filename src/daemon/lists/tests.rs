@@ -59,7 +59,7 @@ fn what_is_not_served_is_shown_by_list_and_the_list_is_in_force() {
     (0..70).for_each(|last| zone += &format!("full.test A 192.0.2.{last}\n"));
     std::fs::write(&file, zone).unwrap();
     let text = format!("[[policy.list]]\npath = \"{}\"\nformat = \"rpz\"\naction = \"deny\"\n", file.display());
-    let (config, warnings, _) = crate::config::parse(
+    let (config, warnings, _) = crate::check::parse(
         &directory.path().join("destguard.toml"),
         &format!("[[dns.upstream]]\nurl = \"udp://192.0.2.53\"\n[nftables]\nmode = \"local\"\n{text}"),
     )

@@ -1,6 +1,7 @@
 //! Listeners of clients, of encrypted transports and of HTTP: bound first, then let through by the packet filter, then served; those that go are drained.
 
 use crate::config::Config;
+use crate::control::access;
 use crate::daemon::sources::Shared;
 use crate::daemon::{listening, own_listeners};
 use crate::dns;
@@ -9,6 +10,7 @@ use crate::dns;
 pub struct Change {
     dns: dns::listen::reload::Prepared,
     http: listening::Prepared,
+    access: access::Prepared,
 }
 
 /// What of `new` applies.
@@ -26,9 +28,10 @@ pub fn live(wanted: &mut Config, new: &Config) {
 pub async fn prepare(shared: &Shared, config: &Config) -> Result<Change, String> {
     let dns = shared.listeners.prepare(config).map_err(|error| error.to_string())?;
     let http = shared.listening.prepare(config)?;
+    let access = shared.access.prepare(&config.http)?;
     let new = own_listeners(config, dns.ports(), http.ports());
     shared.switches.own(|own| own.listeners.extend(new)).await?;
-    Ok(Change { dns, http })
+    Ok(Change { dns, http, access })
 }
 
 /// Serves what is new, and drains what goes. What can't be started after all is named by `status`, and tried again.
@@ -36,6 +39,8 @@ pub async fn switch(shared: &Shared, config: &Config, change: Change) {
     if let Err(error) = shared.listeners.switch(change.dns) {
         tracing::error!(%error, "a new listener is not served yet");
     }
+    // First: a new listener must not speak plain text for a moment.
+    shared.access.switch(change.access);
     shared.listening.switch(change.http);
     forget_others(shared, config).await;
 }

@@ -28,14 +28,14 @@ impl Collector for Usage {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let (entries, octets, evicted) = self.0.usage();
         for (name, help, value) in [
-            ("dns_cache_entries", "Answers kept", entries),
-            ("dns_cache_bytes", "Octets that they take; at most dns.cache.size", octets),
+            ("dns_cache_entries", "Answers kept for other clients and later questions", entries),
+            ("dns_cache_bytes", "Octets that kept answers take; at most dns.cache.size", octets),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
         let counter = ConstCounter::new(evicted);
-        let help = "Answers that went before their end, for want of room";
+        let help = "Kept answers that went before their end, for want of room";
         counter.encode(encoder.encode_descriptor("dns_cache_evictions", help, None, MetricType::Counter)?)
     }
 }

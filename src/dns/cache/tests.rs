@@ -1,22 +1,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::event::Grants;
+use crate::core::event::{Grant, Grants, LeaseHandle, LeaseHandles};
+use crate::dns::codec::ede::Ede;
+use crate::dns::codec::reply::{Body, BodyWriter};
 
 fn entry(key: &Key, octets: usize, expires: u64, generation: u64) -> Arc<Entry> {
-    Arc::new(Entry {
-        message: Message::new(key, &Body { octets: vec![0; octets], ttls: Vec::new() }),
-        stored: Moment(0),
-        expires: Moment(expires),
-        leases: LeaseHandles::new(),
-        again: None,
-        ede: None,
-        outcome: Outcome::Released,
-        would: None,
-        generation,
-        uses: AtomicU32::new(0),
-        ended: Moment(expires),
-    })
+    let keep = u32::try_from(expires / 1000).unwrap();
+    let body = Body { octets: vec![0; octets], ttls: Vec::new() };
+    Arc::new(Entry::new(key, &body, Made { keep, generation, ..Made::default() }))
 }
 
 fn key(number: u32) -> Key {
@@ -112,13 +104,58 @@ fn what_an_entry_says_and_for_whom_counts_as_well() {
             grants: Grants::new(),
             whole: false,
         };
-        let mut entry = Arc::into_inner(entry(&key(1), 100, 1000, 1)).unwrap();
-        (entry.again, entry.ede) = (Some(again), Some(Box::new(Ede::new(0, text))));
-        entry.cost()
+        let made = Made { again: Some(again), ede: Some(Ede::new(0, text)), keep: 1, ..Made::default() };
+        Entry::new(&key(1), &Body { octets: vec![0; 100], ttls: Vec::new() }, made).cost()
     };
     let short = of(&Name::root(), "");
     assert!(of(&long, "") >= short + (long.wire().len() - 1));
     assert_eq!(of(&Name::root(), "words"), short + 5);
+}
+
+#[test]
+fn however_an_answer_is_kept_it_says_what_it_said() {
+    let name = |text: &str| text.parse::<Name>().unwrap();
+    let ip = |n: u8| IpAddr::from([203, 0, 113, n]);
+    let asked = name("www.example");
+    let key = Key::new(asked.wire(), 1, true).in_view(3);
+    let body = || BodyWriter::new(&asked, 1, 0).finish().unwrap();
+    let again = |grants: &[(u8, u32)], chain: &[&str], whole| Readmission {
+        question: asked.clone(),
+        qtype: 1,
+        chain: chain.iter().map(|text| name(text)).collect(),
+        grants: grants.iter().map(|(n, ttl)| Grant { address: ip(*n), ttl: *ttl }).collect(),
+        whole,
+    };
+    let leases = |of: &[u8]| of.iter().map(|n| LeaseHandle::new(ip(*n), Moment(9))).collect::<LeaseHandles>();
+    for key in [key.clone(), key.clone().of_client(ip(7)), Key::new(b"\x05other\x00", 1, false)] {
+        for (again, leased) in [
+            (None, &[][..]),
+            (Some(again(&[(1, 60)], &[], false)), &[1][..]),
+            (Some(again(&[(1, 60)], &["alias.example"], true)), &[1]),
+            (Some(again(&[(1, 60), (2, 60)], &[], false)), &[1, 2]),
+            (Some(again(&[(1, 60), (2, 61)], &["alias.example"], false)), &[1, 2]),
+            (Some(again(&[(1, 60), (2, 60)], &[], false)), &[2]),
+            (Some(Readmission { question: name("else.example"), ..again(&[(1, 60)], &[], false) }), &[1]),
+            (Some(Readmission { qtype: 28, ..again(&[(1, 60)], &[], false) }), &[1]),
+        ] {
+            let made = Made { keep: 5, leases: leases(leased), again: again.clone(), ..Made::default() };
+            let entry = Entry::new(&key, &body(), made);
+            assert_eq!((entry.again(), entry.opens()), (again.clone(), again.is_some()));
+            assert_eq!(
+                entry.leases().iter().map(LeaseHandle::address).collect::<Vec<_>>(),
+                leased.iter().copied().map(ip).collect::<Vec<_>>()
+            );
+            assert!(entry.message.is_under(key.octets()) && entry.message.key().as_slice() == key.octets());
+            assert!(!entry.message.is_under(Key::new(asked.wire(), 1, false).octets()));
+            assert_eq!((entry.message.octets(), entry.expires()), (&*body().octets, Moment(5000)));
+            let about = |text: &str| entry.is_about(&name(text));
+            let chained = again.as_ref().is_some_and(|again| !again.chain.is_empty());
+            assert_eq!((about("alias.example"), about("none.example")), (chained, false));
+            // Leased anew, to others.
+            let other = entry.leased(&key, leases(&[9]));
+            assert_eq!((other.again(), other.leases().len(), other.expires()), (again, 1, entry.expires()));
+        }
+    }
 }
 
 proptest! {

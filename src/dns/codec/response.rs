@@ -215,7 +215,7 @@ fn decompress(kind: u16, raw: &[u8], decoder: &mut BinDecoder<'_>, end: usize) -
 
 /// What the core needs of the data. `rdata` has no compressed names. Data that doesn't fit its type is `Other`, which the binder
 /// refuses where it stands on the chain.
-fn understand(kind: u16, rdata: &[u8]) -> RecordData {
+pub(in crate::dns) fn understand(kind: u16, rdata: &[u8]) -> RecordData {
     let read = || -> Option<RecordData> {
         Some(match kind {
             rtype::A => RecordData::A(<[u8; 4]>::try_from(rdata).ok()?.into()),

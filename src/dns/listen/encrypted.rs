@@ -7,11 +7,15 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::tcp::Connections;
+use crate::control::query_log::Tapped;
+use crate::core::person::{Person, Who};
 use crate::dns::codec::wire::{HEADER, rtype, skip_name, u16_at};
 use crate::dns::listen::unsent::Reply;
 use crate::dns::metrics;
+use crate::dns::metrics::replies::Way;
 use crate::dns::resolver::pending::Route;
 use crate::dns::resolver::{Handled, Resolver, Turn};
+use crate::dns::tls::people::{NoLonger, Shown, Trust};
 
 /// Encrypted connections at once, all transports together.
 pub const CONNECTIONS: usize = 2048;
@@ -23,6 +27,8 @@ pub const HANDSHAKE: Duration = Duration::from_secs(5);
 pub const IDLE: Duration = Duration::from_secs(if cfg!(test) { 8 } else { 30 });
 /// The same when three quarters of all connections are in use.
 const IDLE_CROWDED: Duration = Duration::from_secs(3);
+/// How long a guard that stops waits for the first question of a connection: it is on its way.
+pub const FIRST: Duration = Duration::from_millis(300);
 /// How often a connection on which nothing ends by itself is looked at for that.
 pub const LOOK: Duration = Duration::from_millis(500);
 /// The longest that a question can take: the upstream's time and the gate's, with room.
@@ -44,6 +50,16 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// How its replies go out.
+    #[must_use]
+    pub fn way(self) -> Way {
+        match self {
+            Self::Tls => Way::Tls,
+            Self::Https => Way::Https,
+            Self::Quic => Way::Quic,
+        }
+    }
+
     /// The metrics' label.
     #[must_use]
     pub fn label(self) -> metrics::Transport {
@@ -61,6 +77,20 @@ pub fn idle_time(connections: &Connections) -> Duration {
     if connections.encrypted().limit().taken() > CONNECTIONS / 4 * 3 { IDLE_CROWDED } else { IDLE }
 }
 
+/// The metric's word for connections that end since their certificate counts no more.
+pub const CERTIFICATE: &str = "client_certificate";
+
+/// Who asks on a connection, at this path of DNS over HTTPS where it isn't the usual one.
+///
+/// # Errors
+/// [`NoLonger`]: the connection is to end.
+pub fn who(client: IpAddr, shown: Option<(&Trust, &Shown)>, path: Option<&str>) -> Result<Who, NoLonger> {
+    let certificate = shown.map_or(Ok(None), |(trust, shown)| trust.certificate_of(shown))?;
+    let path = path.map(Box::from);
+    let person = (certificate.is_some() || path.is_some()).then(|| Arc::new(Person { certificate, path }));
+    Ok(Who { address: client, person })
+}
+
 /// Why a message has no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unanswered {
@@ -72,31 +102,38 @@ pub enum Unanswered {
     Late,
 }
 
-/// The reply to one message, from `client`, sent to the guard's address `local`.
+/// The reply to one message, from `who`, sent to the guard's address `local`.
 ///
 /// # Errors
 /// [`Unanswered`].
 pub async fn answer(
     resolver: &Arc<Resolver>,
     message: &[u8],
-    client: IpAddr,
+    who: &Who,
     local: Option<IpAddr>,
     transport: Transport,
 ) -> Result<Reply, Unanswered> {
+    let client = who.address;
     resolver.metrics.encrypted_questions.get_or_create(&transport.label()).inc();
     // Room for the one reply, so that sending it never waits.
     let (sender, mut reply) = mpsc::channel(1);
     let mut out = Vec::new();
+    let tapped = |reply, octets| {
+        resolver.query_log.tap(Tapped { way: transport.way(), reply, client, port: None, local, octets });
+    };
     let missed = {
         let rules = resolver.rules.load();
         let mut turn = Turn::new(&rules, resolver.clock.now(), local);
-        let handled = resolver.handle(message, client, true, &mut turn, &mut out);
+        let handled = resolver.handle(message, who, true, &mut turn, &mut out);
         resolver.metrics.cache_hits.inc_by(turn.hits);
         resolver.metrics.released.inc_by(turn.released);
+        if !matches!(handled, Handled::Drop) {
+            tapped(false, message);
+        }
         match handled {
             Handled::Reply => false,
             Handled::Miss(missed) => {
-                resolver.submit(&missed, client, Route::Stream(sender, client));
+                resolver.submit(&missed, who, Route::Stream(sender, client));
                 true
             }
             Handled::Drop => return Err(Unanswered::NoQuestion),
@@ -109,7 +146,9 @@ pub async fn answer(
     } else {
         resolver.outgoing(client, out)
     };
+    resolver.metrics.replies.count(transport.way(), &out.octets);
     pad(&mut out.octets);
+    tapped(true, &out.octets);
     Ok(out)
 }
 

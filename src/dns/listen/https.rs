@@ -1,4 +1,4 @@
-//! DNS over HTTPS for clients (RFC 8484): GET, HEAD and POST on [`PATH`] over TLS. HTTP/2 is for those who negotiate it (ALPN); everybody else
+//! DNS over HTTPS for clients (RFC 8484): GET, HEAD and POST on [`PATH`], and on those of groups (`policy.group.doh_path`), over TLS. HTTP/2 is for those who negotiate it (ALPN); everybody else
 //! gets HTTP/1.1, as `wget`, Python and Node's `fetch` speak it.
 
 use std::borrow::Cow;
@@ -17,18 +17,19 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_rustls::server::TlsStream;
 
-use super::encrypted::{LOOK, Transport, Unanswered, answer, idle_time};
+use super::encrypted::{self, LOOK, Transport, Unanswered, answer, idle_time};
 use super::seats::{Busy, Seat};
 use super::tcp::Connections;
 use crate::dns::codec::wire::{HEADER, rtype, skip_name, u16_at, u32_at};
 use crate::dns::resolver::Resolver;
 use crate::dns::tls::base64;
+use crate::dns::tls::people::{Shown, Trust};
 use crate::dns::upstream::DNS_MESSAGE;
 
-/// Where questions are taken; the path of the usual URI template "/dns-query{?dns}".
+/// Where everybody's questions are taken; the path of the usual URI template "/dns-query{?dns}".
 pub const PATH: &str = "/dns-query";
 /// The protocols that clients may choose from, the best first.
 pub const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -48,9 +49,17 @@ const PING: Duration = Duration::from_secs(10);
 #[error("no response")]
 struct NoResponse;
 
+/// What a connection has shown, and who says what that is worth.
+struct Believed {
+    trust: Arc<Trust>,
+    shown: Shown,
+    /// It is worth nothing any more.
+    no_longer: Notify,
+}
+
 /// Serves one connection until the client ends it, falls silent, or the guard stops.
 pub async fn converse(
-    stream: TlsStream<TcpStream>,
+    (stream, shown): (TlsStream<TcpStream>, Shown),
     client: IpAddr,
     resolver: &Arc<Resolver>,
     (connections, seat): (&Connections, &Seat),
@@ -60,12 +69,13 @@ pub async fn converse(
     let (tcp, tls) = stream.get_ref();
     let local = tcp.local_addr().map(|address| address.ip()).ok();
     let is_h2 = tls.alpn_protocol() == Some(ALPN[0]);
+    let believed = Arc::new(Believed { trust: connections.trust().clone(), shown, no_longer: Notify::new() });
     let service = {
-        let (resolver, activity) = (resolver.clone(), activity.clone());
+        let (resolver, activity, believed) = (resolver.clone(), activity.clone(), believed.clone());
         service_fn(move |request| {
-            let (resolver, busy) = (resolver.clone(), Busy::new(&activity));
+            let (resolver, busy, believed) = (resolver.clone(), Busy::new(&activity), believed.clone());
             async move {
-                let response = respond(&resolver, client, local, request).await;
+                let response = respond(&resolver, client, (local, &believed), request).await;
                 drop(busy);
                 response
             }
@@ -81,6 +91,7 @@ pub async fn converse(
         tokio::select! {
             () = crowded => {}
             () = seat.displaced() => {}
+            () = believed.no_longer.notified() => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
     };
@@ -121,18 +132,25 @@ async fn attend<C: Future<Output = hyper::Result<()>>>(
 async fn respond(
     resolver: &Arc<Resolver>,
     client: IpAddr,
-    local: Option<IpAddr>,
+    (local, believed): (Option<IpAddr>, &Believed),
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, NoResponse> {
     let bare = request.method() == Method::HEAD;
-    let message = match message_of(request).await {
+    let path = Some(request.uri().path()).filter(|path| *path != PATH).map(str::to_owned);
+    let taken = path.as_deref().is_none_or(|path| resolver.rules.load().views.has_path(path));
+    let message = match message_of(request, taken).await {
         Ok(message) => message,
         Err(status) => {
             resolver.metrics.refuse("http");
             return Ok(plain(status));
         }
     };
-    Ok(match answer(resolver, &message, client, local, Transport::Https).await {
+    let Ok(who) = encrypted::who(client, Some((&believed.trust, &believed.shown)), path.as_deref()) else {
+        resolver.metrics.drop_packet(encrypted::CERTIFICATE);
+        believed.no_longer.notify_one();
+        return Ok(plain(StatusCode::FORBIDDEN));
+    };
+    Ok(match answer(resolver, &message, &who, local, Transport::Https).await {
         Ok(reply) => {
             let age = format!("max-age={}", least_ttl(&reply.octets));
             let len = reply.octets.len();
@@ -164,10 +182,10 @@ fn plain(status: StatusCode) -> Response<Full<Bytes>> {
     response
 }
 
-/// The DNS message of a request, or the status that says what is wrong with it (RFC 8484 sections 4.1 and 4.2.1). The body is read to its end before
+/// The DNS message of a request at a path where questions are `taken`, or the status that says what is wrong with it (RFC 8484 sections 4.1 and 4.2.1). The body is read to its end before
 /// anything is said: what is malformed in it ends the stream (RFC 9113 section 8.1.1).
-async fn message_of(request: Request<Incoming>) -> Result<Vec<u8>, StatusCode> {
-    let told = message_in(&request);
+async fn message_of(request: Request<Incoming>, taken: bool) -> Result<Vec<u8>, StatusCode> {
+    let told = if taken { message_in(&request) } else { Err(StatusCode::NOT_FOUND) };
     let body = Limited::new(request.into_body(), usize::from(u16::MAX)).collect();
     let body = match tokio::time::timeout(BODY, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes().into()),
@@ -183,9 +201,6 @@ async fn message_of(request: Request<Incoming>) -> Result<Vec<u8>, StatusCode> {
 
 /// The message in a request's head; `None`: it is the body.
 fn message_in(request: &Request<Incoming>) -> Result<Option<Vec<u8>>, StatusCode> {
-    if request.uri().path() != PATH {
-        return Err(StatusCode::NOT_FOUND);
-    }
     if !matches!(*request.method(), Method::GET | Method::HEAD | Method::POST) {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
     }

@@ -14,6 +14,7 @@ use super::tcp::{Connections, Speech};
 use super::{At, Bound, Failed, Sockets, Transport, bind_plain, https, quic, quic_socket, stream, tcp, udp};
 use crate::config::Config;
 use crate::dns::resolver::Resolver;
+use crate::dns::tls::people::Believed;
 use crate::dns::{DnsError, tls};
 use crate::sys::endpoint::Endpoint;
 use crate::sys::handover::Store;
@@ -134,7 +135,7 @@ pub(super) struct State {
 /// Serves sockets, and looks after those that aren't there.
 pub struct Listeners {
     pub(super) resolver: Arc<Resolver>,
-    connections: Arc<Connections>,
+    pub(super) connections: Arc<Connections>,
     pub(super) store: Arc<Store>,
     pub(super) stopped: watch::Receiver<bool>,
     state: Mutex<State>,
@@ -158,8 +159,12 @@ impl Listeners {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Serves what was bound at the start. Must be called on the runtime.
-    pub(in crate::dns) fn begin(&self, sockets: Sockets) -> Result<(), DnsError> {
+    /// Serves what was bound at the start, for those whose certificates are `believed`. Must be called on the runtime.
+    pub(in crate::dns) fn begin(&self, sockets: Sockets, believed: Believed) -> Result<(), DnsError> {
+        let trust = self.connections.trust();
+        trust.put(believed);
+        let reloads = self.resolver.metrics.certificates.clone();
+        tokio::spawn(trust.clone().follow(reloads, self.stopped.clone()));
         let mut state = self.state();
         state.absent = sockets.absent;
         for bound in sockets.bound {
@@ -193,7 +198,7 @@ impl Listeners {
         let tls = |alpn: &[&[u8]]| {
             let identity =
                 identity.clone().ok_or_else(|| DnsError::Tls("certificate and key are missing".to_owned()))?;
-            tls::server::config(identity, alpn).map_err(|error| DnsError::Tls(error.to_string()))
+            tls::server::config(identity, connections.trust(), alpn).map_err(|error| DnsError::Tls(error.to_string()))
         };
         if let Some(listener) = bound.tcp {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(DnsError::Start)?;

@@ -2,20 +2,29 @@
 
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, EndpointConfig, Incoming, RecvStream, SendStream, TransportConfig, VarInt};
+use rustls::pki_types::CertificateDer;
 use tokio::time::MissedTickBehavior;
 
-use super::encrypted::{CONNECTIONS, CONNECTIONS_PER_CLIENT, HANDSHAKE, IDLE, LOOK, Transport, answer, idle_time};
+use self::socket::Socket;
+use super::encrypted::{
+    self, CONNECTIONS, CONNECTIONS_PER_CLIENT, HANDSHAKE, IDLE, LOOK, Transport, answer, idle_time,
+};
 use super::phase::{Mode, Phase, close_to_new};
 use super::seats::{Busy, Seat};
 use super::tcp::Connections;
+use crate::core::person::Who;
 use crate::dns::DnsError;
 use crate::dns::codec::wire::{TCP_KEEPALIVE, bears_option};
 use crate::dns::limits::{Full, Place};
 use crate::dns::resolver::Resolver;
+use crate::dns::tls::people::Shown;
+
+mod socket;
 
 /// Questions in flight on one connection; QUIC tells the client.
 const STREAMS: u32 = 128;
@@ -29,6 +38,8 @@ const SEND_WINDOW: u64 = 256 * 1024;
 const LAST: Duration = Duration::from_millis(10);
 /// How long the end of all connections may take.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// The same where their clients can't be heard any more: until they were told.
+const TOLD: Duration = Duration::from_millis(100);
 /// Two octets of length and the longest message.
 const MOST: usize = 2 + u16::MAX as usize;
 
@@ -42,11 +53,11 @@ mod code {
     pub const EXCESSIVE_LOAD: VarInt = VarInt::from_u32(4);
 }
 
-/// The endpoint on a bound socket.
+/// The endpoint on a bound socket, and that.
 ///
 /// # Errors
 /// The TLS configuration can't be used for QUIC, or the socket not by the runtime.
-pub fn endpoint(socket: UdpSocket, tls: rustls::ServerConfig) -> Result<Endpoint, DnsError> {
+pub fn endpoint(socket: UdpSocket, tls: rustls::ServerConfig) -> Result<(Endpoint, Arc<Socket>), DnsError> {
     let crypto = QuicServerConfig::try_from(tls).map_err(|error| DnsError::Tls(error.to_string()))?;
     let mut transport = TransportConfig::default();
     transport.max_concurrent_bidi_streams(STREAMS.into()).max_concurrent_uni_streams(0u8.into());
@@ -58,18 +69,20 @@ pub fn endpoint(socket: UdpSocket, tls: rustls::ServerConfig) -> Result<Endpoint
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     config.transport_config(Arc::new(transport));
     config.max_incoming(CONNECTIONS / 4).incoming_buffer_size(16 * 1024).incoming_buffer_size_total(4 << 20);
-    Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(quinn::TokioRuntime))
+    let (socket, runtime) = (Arc::new(Socket::new(socket).map_err(DnsError::Start)?), Arc::new(quinn::TokioRuntime));
+    Endpoint::new_with_abstract_socket(EndpointConfig::default(), Some(config), socket.clone(), runtime)
+        .map(|endpoint| (endpoint, socket))
         .map_err(DnsError::Start)
 }
 
 /// Accepts until the phase is over. `socket`: the endpoint's.
 pub async fn serve(
-    (endpoint, socket): (Endpoint, UdpSocket),
+    ((endpoint, hearing), socket): ((Endpoint, Arc<Socket>), UdpSocket),
     resolver: Arc<Resolver>,
     connections: Arc<Connections>,
     phase: Arc<Phase>,
 ) {
-    let mut stop = phase.over();
+    let (mut stop, first) = (phase.over(), First::default());
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
@@ -93,7 +106,7 @@ pub async fn serve(
         };
         match held {
             Ok(held) => {
-                tokio::spawn(converse(incoming, client, held, resolver.clone(), connections.clone()));
+                tokio::spawn(converse(incoming, client, held, (resolver.clone(), first.begin()), connections.clone()));
             }
             Err(_) => {
                 incoming.refuse();
@@ -107,7 +120,23 @@ pub async fn serve(
         tracing::debug!(%error, "a QUIC listener that goes");
     }
     drop(socket);
-    // What was asked is answered; who comes now tries again, and finds the next process.
+    let leaves = phase.mode() == Mode::Leave;
+    if !leaves {
+        let until = tokio::time::Instant::now() + encrypted::FIRST;
+        // Whoever has just begun is served to the end. Who comes now tries again, and finds the next process.
+        while first.are_awaited() {
+            let wait = until.min(tokio::time::Instant::now() + LAST);
+            match tokio::time::timeout_at(wait, endpoint.accept()).await {
+                Ok(Some(incoming)) => incoming.ignore(),
+                Ok(None) => break,
+                Err(_) if Instant::now() >= until.into_std() => break,
+                Err(_) => {}
+            }
+        }
+        // What comes from now on waits for the next process.
+        hearing.deafen();
+    }
+    // What was asked is answered.
     let answered = async {
         while resolver.in_flight.taken() > 0 {
             tokio::time::sleep(LAST).await;
@@ -117,7 +146,32 @@ pub async fn serve(
     drop(tokio::time::timeout(FAREWELL, answered).await);
     endpoint.close(code::NO_ERROR, b"");
     // Whoever isn't told in time will find out.
-    drop(tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await);
+    drop(tokio::time::timeout(if leaves { FAREWELL } else { TOLD }, endpoint.wait_idle()).await);
+}
+
+/// How many connections have yet to ask for the first time.
+#[derive(Clone, Default)]
+struct First(Arc<AtomicUsize>);
+
+impl First {
+    /// One that begins.
+    fn begin(&self) -> Awaited {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        Awaited(self.clone())
+    }
+
+    fn are_awaited(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 0
+    }
+}
+
+/// The first question of a connection, until it is answered or the connection has ended.
+struct Awaited(First);
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// What a handshake holds.
@@ -157,7 +211,7 @@ async fn converse(
     incoming: Incoming,
     client: IpAddr,
     held: Held,
-    resolver: Arc<Resolver>,
+    (resolver, first): (Arc<Resolver>, Awaited),
     connections: Arc<Connections>,
 ) {
     let label = Transport::Quic.label();
@@ -191,7 +245,7 @@ async fn converse(
     };
     let open = resolver.metrics.encrypted_connections.get_or_create_owned(&label);
     open.inc();
-    serve_streams(&connection, client, &resolver, (&connections, &seat)).await;
+    serve_streams(&connection, client, (&resolver, first), (&connections, &seat)).await;
     open.dec();
     drop(seat);
 }
@@ -200,10 +254,12 @@ async fn converse(
 async fn serve_streams(
     connection: &Connection,
     client: IpAddr,
-    resolver: &Arc<Resolver>,
+    (resolver, first): (&Arc<Resolver>, Awaited),
     (connections, seat): (&Connections, &Seat),
 ) {
-    let activity = seat.activity();
+    let (activity, mut first) = (seat.activity(), Some(first));
+    let chain = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let shown = Shown::new(chain.as_deref().map(Vec::as_slice));
     // Beside the streams: those that bring no question must not put off the look.
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -212,7 +268,17 @@ async fn serve_streams(
             streams = connection.accept_bi() => {
                 let Ok((send, receive)) = streams else { return };
                 // At most STREAMS of them: a place is free again when both directions have ended.
-                tokio::spawn(stream(connection.clone(), send, receive, client, resolver.clone(), activity.clone()));
+                let Ok(who) = encrypted::who(client, Some((connections.trust(), &shown)), None) else {
+                    resolver.metrics.drop_packet(encrypted::CERTIFICATE);
+                    connection.close(code::NO_ERROR, b"the certificate counts no more");
+                    return;
+                };
+                let (connection, resolver, activity) = (connection.clone(), resolver.clone(), activity.clone());
+                let first = first.take();
+                tokio::spawn(async move {
+                    stream(connection, send, receive, who, resolver, activity).await;
+                    drop(first);
+                });
             }
             () = seat.displaced() => {
                 connection.close(code::EXCESSIVE_LOAD, b"idle, and others want its place");
@@ -275,7 +341,7 @@ async fn stream(
     connection: Connection,
     mut send: SendStream,
     mut receive: RecvStream,
-    client: IpAddr,
+    who: Who,
     resolver: Arc<Resolver>,
     activity: Arc<super::seats::Activity>,
 ) {
@@ -296,7 +362,7 @@ async fn stream(
         }
         Err(Fault::Protocol(words)) => {
             resolver.metrics.drop_packet("doq_protocol");
-            tracing::debug!(%client, error = words, "a QUIC client broke the protocol");
+            tracing::debug!(client = %who.address, error = words, "a QUIC client broke the protocol");
             connection.close(code::PROTOCOL_ERROR, words.as_bytes());
             return;
         }
@@ -304,7 +370,7 @@ async fn stream(
     // Only whole questions keep the connection.
     let busy = Busy::new(&activity);
     let reply = tokio::select! {
-        reply = answer(&resolver, message, client, connection.local_ip(), Transport::Quic) => reply,
+        reply = answer(&resolver, message, &who, connection.local_ip(), Transport::Quic) => reply,
         // The client wants it no more.
         _ = send.stopped() => return,
     };

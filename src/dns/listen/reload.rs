@@ -10,6 +10,7 @@ use super::phase::Mode;
 use super::{Bound, Listeners, Transport};
 use crate::config::Config;
 use crate::dns::resolver::ddr::Designated;
+use crate::dns::tls::people::Believed;
 use crate::dns::tls::server::{Identity, Loaded, load};
 use crate::dns::{DnsError, own_upstream};
 use crate::sys::endpoint;
@@ -34,6 +35,7 @@ pub struct Prepared {
     bound: Vec<Bound>,
     absent: Vec<Absent>,
     shown: Shown,
+    believed: Believed,
 }
 
 impl Prepared {
@@ -110,7 +112,8 @@ impl Listeners {
             return Err(DnsError::Loop(own));
         }
         let shown = shown(config, state.identity.as_deref())?;
-        Ok(Prepared { config: Box::new(config.clone()), all, bound, absent, shown })
+        let believed = Believed::read(config).map_err(|error| DnsError::Tls(error.to_string()))?;
+        Ok(Prepared { config: Box::new(config.clone()), all, bound, absent, shown, believed })
     }
 
     /// Serves what was prepared, and lets go what the configuration has no longer. Must be called on the runtime.
@@ -118,14 +121,17 @@ impl Listeners {
     /// # Errors
     /// A thread can't be started: the kernel is short of something, and what is missing is tried again all the time.
     pub fn switch(&self, prepared: Prepared) -> Result<(), DnsError> {
-        let mut state = self.state();
+        let (mut state, trust) = (self.state(), self.connections.trust());
         if !prepared.is_change(&state) {
+            trust.put(prepared.believed);
             return Ok(());
         }
+        trust.put(prepared.believed);
         match prepared.shown {
             Shown::AsBefore => {}
             Shown::First(identity) => {
-                tokio::spawn(identity.clone().follow(self.resolver.metrics.clone(), self.stopped.clone()));
+                let reloads = self.resolver.metrics.certificates.clone();
+                tokio::spawn(identity.clone().follow(reloads, self.stopped.clone()));
                 state.identity = Some(identity);
             }
             Shown::Other(loaded) => {
@@ -208,7 +214,7 @@ fn shown(config: &Config, before: Option<&Identity>) -> Result<Shown, DnsError> 
     };
     let wrong = |error: crate::dns::tls::TlsError| DnsError::Tls(error.to_string());
     match before {
-        None => Identity::open(certificate, key).map(Shown::First).map_err(wrong),
+        None => Identity::open("dns.tls", certificate, key).map(Shown::First).map_err(wrong),
         Some(identity) if identity.is_of(certificate, key) => Ok(Shown::AsBefore),
         Some(_) => load(certificate, key).map(Shown::Other).map_err(wrong),
     }

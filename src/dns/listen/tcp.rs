@@ -17,11 +17,14 @@ use super::encrypted::{self, HANDSHAKE, Transport};
 use super::https;
 use super::phase::{Mode, Phase};
 use super::seats::{Activity, Seat, Seats};
+use crate::control::query_log::Tapped;
 use crate::dns::codec::wire::{TCP_KEEPALIVE, bears_option};
 use crate::dns::limits::Limit;
 use crate::dns::listen::unsent::Reply;
+use crate::dns::metrics::replies::Way;
 use crate::dns::resolver::pending::Route;
 use crate::dns::resolver::{Handled, Resolver, Turn};
+use crate::dns::tls::people::{Shown, Trust};
 use crate::sys::descriptors::Use;
 
 /// Connections at once.
@@ -53,9 +56,15 @@ pub struct Connections {
     strangers: Arc<Seats>,
     encrypted: Arc<Seats>,
     unproven: Arc<Limit>,
+    trust: Arc<Trust>,
 }
 
 impl Connections {
+    /// Whose certificates are believed.
+    pub(super) fn trust(&self) -> &Arc<Trust> {
+        &self.trust
+    }
+
     /// Those of all encrypted transports.
     pub(in crate::dns) fn encrypted(&self) -> &Arc<Seats> {
         &self.encrypted
@@ -79,6 +88,7 @@ impl Default for Connections {
             strangers: Seats::new(STRANGERS.0, STRANGERS.1),
             encrypted: Seats::new(encrypted::CONNECTIONS, encrypted::CONNECTIONS_PER_CLIENT),
             unproven: Limit::new(encrypted::CONNECTIONS / 4, encrypted::CONNECTIONS_PER_CLIENT / 4, 1),
+            trust: Arc::default(),
         }
     }
 }
@@ -238,7 +248,7 @@ impl Front {
             Speech::Plain => {
                 metrics.tcp_connections.inc();
                 let (read, write) = stream.into_split();
-                let result = converse((read, write), client, local, None, (&self, seat)).await;
+                let result = converse((read, write), client, local, (None, Shown::new(None)), (&self, seat)).await;
                 metrics.tcp_connections.dec();
                 return result;
             }
@@ -256,15 +266,17 @@ impl Front {
                 return Err(error);
             }
         };
+        let shown = Shown::new(stream.get_ref().1.peer_certificates());
         let open = metrics.encrypted_connections.get_or_create_owned(&transport.label());
         open.inc();
         let result = match transport {
             Transport::Https => {
-                https::converse(stream, client, &self.resolver, (&self.connections, seat), self.stop.clone()).await
+                https::converse((stream, shown), client, &self.resolver, (&self.connections, seat), self.stop.clone())
+                    .await
             }
             _ => {
                 let (read, write) = tokio::io::split(stream);
-                converse((read, write), client, local, Some(transport), (&self, seat)).await
+                converse((read, write), client, local, (Some(transport), shown), (&self, seat)).await
             }
         };
         open.dec();
@@ -299,12 +311,12 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 }
 
 /// Reads questions until the client ends, falls silent or sends nonsense. Replies still due are written all the same.
-/// `local`: the guard's end. `transport`: of an encrypted stream.
+/// `local`: the guard's end. `transport`: of an encrypted stream, with the certificate that was shown on it.
 async fn converse<R, W>(
     (mut read, write): (R, W),
     client: IpAddr,
     local: Option<IpAddr>,
-    transport: Option<Transport>,
+    (transport, shown): (Option<Transport>, Shown),
     (front, seat): (&Front, &Seat),
 ) -> io::Result<()>
 where
@@ -318,9 +330,13 @@ where
     let free = Arc::new(Semaphore::new(IN_FLIGHT));
     let stay: Arc<AtomicU16> = Arc::default();
     let room = (free.clone(), seat.activity().clone());
-    let writer = tokio::spawn(write_replies(write, replies, room, (transport.is_some(), stay.clone())));
+    let way = transport.map_or(Way::Tcp, Transport::way);
+    let ends = (client, local);
+    let writer = tokio::spawn(write_replies(write, replies, room, (way, stay.clone()), (resolver.clone(), ends)));
     let stranger = !resolver.admits(client);
     let mut refused = false;
+    // Until when questions are taken of a connection that is to end: once set it stays, however busily the client asks on.
+    let (mut asked, mut until) = (false, None);
     let result = loop {
         if refused {
             break Ok(());
@@ -346,7 +362,11 @@ where
             match in_time {
                 Some(message) => message,
                 // What the client has sent is answered.
-                None => tokio::time::timeout(LAST, next).await,
+                None => {
+                    let last = if asked { LAST } else { encrypted::FIRST };
+                    let until = *until.get_or_insert_with(|| tokio::time::Instant::now() + last);
+                    tokio::time::timeout_at(until, next).await
+                }
             }
         };
         let message = match message {
@@ -366,16 +386,24 @@ where
             let tenths = u16::try_from(idle.as_millis() / 100).unwrap_or(u16::MAX);
             stay.store(tenths, Ordering::Relaxed);
         }
+        let Ok(who) = encrypted::who(client, transport.map(|_| (&**connections.trust(), &shown)), None) else {
+            resolver.metrics.drop_packet(encrypted::CERTIFICATE);
+            break Ok(());
+        };
         seat.activity().asked();
+        asked = true;
         let mut out = Vec::new();
         let handled = {
             let rules = resolver.rules.load();
             let mut turn = Turn::new(&rules, resolver.clock.now(), local);
-            let handled = resolver.handle(&message, client, true, &mut turn, &mut out);
+            let handled = resolver.handle(&message, &who, true, &mut turn, &mut out);
             resolver.metrics.cache_hits.inc_by(turn.hits);
             resolver.metrics.released.inc_by(turn.released);
             handled
         };
+        if !matches!(handled, Handled::Drop) {
+            resolver.query_log.tap(Tapped { way, reply: false, client, port: None, local, octets: &message });
+        }
         match handled {
             Handled::Reply => {
                 place.forget();
@@ -385,7 +413,7 @@ where
             }
             Handled::Miss(missed) => {
                 place.forget();
-                resolver.submit(&missed, client, Route::Stream(sender.clone(), client));
+                resolver.submit(&missed, &who, Route::Stream(sender.clone(), client));
             }
             // The place goes back by itself: no reply will take it.
             Handled::Silence => seat.activity().answered(1),
@@ -419,7 +447,8 @@ async fn write_replies(
     mut write: impl AsyncWrite + Unpin,
     mut replies: mpsc::Receiver<Reply>,
     (free, activity): (Arc<Semaphore>, Arc<Activity>),
-    (padded, stay): (bool, Arc<AtomicU16>),
+    (way, stay): (Way, Arc<AtomicU16>),
+    (resolver, (client, local)): (Arc<Resolver>, (IpAddr, Option<IpAddr>)),
 ) {
     let mut out = Vec::new();
     // What is being written still counts as waiting.
@@ -432,9 +461,11 @@ async fn write_replies(
                 0 => {}
                 tenths => encrypted::add_option(&mut octets, TCP_KEEPALIVE, &tenths.to_be_bytes()),
             }
-            if padded {
+            resolver.metrics.replies.count(way, &octets);
+            if way == Way::Tls {
                 encrypted::pad(&mut octets);
             }
+            resolver.query_log.tap(Tapped { way, reply: true, client, port: None, local, octets: &octets });
             held.push(place);
             // A body that is longer is refused when it is built.
             out.extend_from_slice(&u16::try_from(octets.len()).unwrap_or(u16::MAX).to_be_bytes());

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::WAIT;
 use super::phase::{Mode, Phase, close_to_new};
+use crate::control::query_log::Tapped;
+use crate::core::person::Who;
+use crate::dns::metrics::replies::Way;
 use crate::dns::resolver::pending::Route;
 use crate::dns::resolver::worker::Forwarder;
 use crate::dns::resolver::{Handled, Resolver, Turn};
@@ -122,6 +125,11 @@ impl Worker {
                 self.quieten();
             }
             self.forwarder.end_turn((&self.poll, LINES), &mut self.sending);
+            for (reply, peer, local) in self.sending.messages() {
+                self.resolver.metrics.replies.count(Way::Udp, reply);
+                let local = local.map(|local| local.ip).or(self.bound);
+                self.resolver.query_log.tap(Tapped::datagram(true, peer, local, reply));
+            }
             let (_, skipped) = self.sending.flush(self.socket.as_fd());
             for _ in 0..skipped {
                 self.resolver.metrics.drop_packet("send_failed");
@@ -175,16 +183,20 @@ impl Worker {
                 continue;
             }
             let client = datagram.peer.ip().to_canonical();
+            let who = Who::from(client);
             if let Some(local) = datagram.local {
                 turn.local = Some(local.ip);
             }
             let mut handled = Handled::Drop;
             self.sending.push(datagram.peer, datagram.local, |out| {
-                handled = resolver.handle(datagram.payload, client, false, &mut turn, out);
+                handled = resolver.handle(datagram.payload, &who, false, &mut turn, out);
             });
+            if !matches!(handled, Handled::Drop) {
+                resolver.query_log.tap(Tapped::datagram(false, datagram.peer, turn.local, datagram.payload));
+            }
             if let Handled::Miss(missed) = handled {
                 let route = Route::Udp { socket: self.socket.clone(), peer: datagram.peer, local: datagram.local };
-                self.forwarder.begin(&missed, client, route, &turn, (&self.poll, LINES), &mut self.sending);
+                self.forwarder.begin(&missed, &who, route, &turn, (&self.poll, LINES), &mut self.sending);
             }
         }
         resolver.metrics.udp_questions.inc_by(u64::try_from(count).unwrap_or(0));

@@ -25,6 +25,7 @@ use hashbrown::hash_map::EntryRef;
 use crate::core::client::Claim;
 use crate::core::event::{Decision, Refusal};
 use crate::core::name::Name;
+use crate::core::person::Who;
 use crate::core::policy::{Effect, Policy, Verdict};
 use crate::dns::cache::{Entry, Key, Readmission};
 use crate::dns::codec::ede::{self, Ede, code};
@@ -70,7 +71,7 @@ impl Would {
 }
 
 /// Requests to the core behind answers that have left, by the question's [`Key`]: whom their refusal would have met. Bounded by the places for them.
-pub(in crate::dns) type Requests = Mutex<HashMap<Box<[u8]>, Vec<IpAddr>, RandomState>>;
+pub(in crate::dns) type Requests = Mutex<HashMap<Box<[u8]>, Vec<Who>, RandomState>>;
 
 impl Resolver {
     /// Notes what a verdict on a question, or on who asks, would do. Returns whether the question would go no further.
@@ -120,21 +121,21 @@ impl Resolver {
         self: &Arc<Self>,
         key: &Key,
         entry: &Arc<Entry>,
-        client: IpAddr,
+        who: &Who,
         question: &Question<'_>,
         noted: bool,
     ) {
         if noted {
             return;
         }
-        if let Some(would) = &entry.would
+        if let Some(would) = entry.would()
             && let Ok(name) = Name::from_wire(question.name.wire())
         {
-            self.note_would(client, &name, question.qtype, would.reason, &would.ede.text, would.ede.code);
+            self.note_would(who.address, &name, question.qtype, would.reason, &would.ede.text, would.ede.code);
         }
         let rules = self.rules.load();
         if !entry.is_in_force(self.clock.now(), rules.lease_min) {
-            self.ask_behind(key, entry, vec![client]);
+            self.ask_behind(key, entry, vec![who.clone()]);
         }
     }
 
@@ -147,15 +148,15 @@ impl Resolver {
         outbox: &mut Outbox<'_>,
     ) {
         let query = &pending.query;
-        let open: Vec<IpAddr> = askers.iter().filter(|asker| !asker.noted).map(|asker| asker.client).collect();
-        if let Some(would) = &entry.would {
-            for client in &open {
-                self.note_would(*client, &query.name, query.qtype, would.reason, &would.words, would.ede.code);
+        let open: Vec<Who> = askers.iter().filter(|asker| !asker.noted).map(|asker| asker.who.clone()).collect();
+        if let Some(would) = entry.would() {
+            for who in &open {
+                self.note_would(who.address, &query.name, query.qtype, would.reason, &would.words, would.ede.code);
             }
         }
-        let sponsor = pending.sponsor.as_ref().map(|sponsor| sponsor.client);
+        let sponsor = pending.sponsor.as_ref().map(|sponsor| sponsor.who.clone());
         self.release(query, entry, askers, outbox);
-        let whom: Vec<IpAddr> = open.into_iter().chain(sponsor).collect();
+        let whom: Vec<Who> = open.into_iter().chain(sponsor).collect();
         self.ask_behind(&pending.key, entry, whom);
     }
 
@@ -186,7 +187,7 @@ impl Resolver {
         askers: Vec<Asker>,
         outbox: &mut Outbox<'_>,
     ) {
-        self.note_held(query, refusal, askers.iter().map(|asker| asker.client));
+        self.note_held(query, refusal, askers.iter().map(|asker| asker.who.address));
         self.release(query, entry, askers, outbox);
     }
 
@@ -198,8 +199,8 @@ impl Resolver {
     }
 
     /// Asks the core for the addresses of an answer that has left, in the name of those who got it.
-    fn ask_behind(self: &Arc<Self>, key: &Key, entry: &Arc<Entry>, mut clients: Vec<IpAddr>) {
-        let (Some(again), Some(first)) = (&entry.again, clients.first().copied()) else { return };
+    fn ask_behind(self: &Arc<Self>, key: &Key, entry: &Arc<Entry>, mut clients: Vec<Who>) {
+        let Some(first) = clients.first().map(|who| who.address).filter(|_| entry.opens()) else { return };
         {
             let mut requests = self.requests();
             match requests.entry_ref(key.octets()) {
@@ -217,11 +218,14 @@ impl Resolver {
             self.requests().remove(key.octets());
             return;
         };
-        let again = again.clone();
+        let Some(again) = entry.again() else {
+            self.requests().remove(key.octets());
+            return;
+        };
         self.runtime.spawn(self.clone().judge_behind(key.clone(), entry.clone(), again, place));
     }
 
-    fn requests(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Vec<IpAddr>, RandomState>> {
+    fn requests(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Vec<Who>, RandomState>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -240,28 +244,30 @@ impl Resolver {
             let next = {
                 let mut requests = self.requests();
                 let waiting = requests.get(key.octets());
-                let next = waiting.and_then(|waiting| waiting.iter().find(|client| !tried.contains(*client)).copied());
+                let next =
+                    waiting.and_then(|waiting| waiting.iter().find(|who| !tried.contains(&who.address)).cloned());
                 if next.is_none() {
                     requests.remove(key.octets());
                 }
                 next
             };
-            let Some(client) = next else { return };
-            let refusal = match self.core.admit(Self::admission(&again, client)).await {
+            let Some(who) = next else { return };
+            let client = who.address;
+            let refusal = match self.core.admit(self.admission(&again, &who)).await {
                 Ok(Decision::Release { leases, short }) => {
                     // Those who joined wanted the same addresses, which are in force now.
                     let whom = self.requests().remove(key.octets()).unwrap_or_default();
                     if let Some(budget) = &short {
                         let words = draft::words_for_short(&again, &leases, budget);
-                        for client in whom {
-                            self.note_would(client, &query.name, query.qtype, "shortened", &words, code::OTHER);
+                        for who in whom {
+                            self.note_would(who.address, &query.name, query.qtype, "shortened", &words, code::OTHER);
                         }
                         if *budget != Refusal::PerAnswer {
                             return;
                         }
                     }
                     let now = self.clock.now();
-                    let newer = self.cache.get(&key, entry.generation, now);
+                    let newer = self.cache.get(&key, entry.generation(), now);
                     if newer.is_none_or(|kept| kept.stored <= entry.stored) {
                         self.cache.put(Arc::new(entry.leased(&key, leases)), now);
                     }
@@ -277,11 +283,13 @@ impl Resolver {
                 tried.insert(client);
                 let mut requests = self.requests();
                 let waiting = requests.get_mut(key.octets());
-                waiting.map(|waiting| waiting.extract_if(.., |other| *other == client).collect()).unwrap_or_default()
+                waiting
+                    .map(|waiting| waiting.extract_if(.., |other| other.address == client).collect())
+                    .unwrap_or_default()
             } else {
                 self.requests().remove(key.octets()).unwrap_or_default()
             };
-            self.note_held(&query, &refusal, whom.into_iter());
+            self.note_held(&query, &refusal, whom.into_iter().map(|who| who.address));
             if refusal != Refusal::PerClient {
                 return;
             }

@@ -6,8 +6,9 @@ use crate::core::address::Reason;
 use crate::core::answer::Question;
 use crate::core::client::Claim;
 use crate::core::name::Name;
-use crate::core::pairs;
+use crate::core::narrow;
 use crate::core::policy::list::LocalData;
+use crate::core::policy::view::Whose;
 use crate::core::policy::{Effect, RuleRef};
 use crate::core::verdict::{self, Family, Judged};
 use crate::dns::cache::{Key, Outcome};
@@ -115,16 +116,17 @@ fn would_be(would: &Would) -> Fate {
 }
 
 impl View {
-    /// What a question of everybody, or of this client, would get now.
-    pub async fn try_question(&self, name: &Name, qtype: u16, client: Option<IpAddr>) -> Tried {
-        self.0.try_question(name, qtype, client.map(|client| client.to_canonical())).await
+    /// What a question of everybody, or of somebody whom `whose` names, would get now.
+    pub async fn try_question(&self, name: &Name, qtype: u16, whose: Whose<'_>) -> Tried {
+        self.0.try_question(name, qtype, whose).await
     }
 }
 
 impl Resolver {
-    async fn try_question(&self, name: &Name, qtype: u16, client: Option<IpAddr>) -> Tried {
+    async fn try_question(&self, name: &Name, qtype: u16, whose: Whose<'_>) -> Tried {
         let rules = self.rules.load_full();
-        let view = client.map_or(0, |client| rules.views.of(client));
+        let client = whose.client.map(|client| client.to_canonical());
+        let view = rules.views.of_whose(whose).unwrap_or(0);
         let policy = rules.views.policy(view);
         if is_resolver_arpa(name.wire()) {
             return Tried::new(qtype, Fate::AnsweredHere, "RFC 9462".to_owned());
@@ -143,11 +145,12 @@ impl Resolver {
             let rule = verdict.rule.map(|rule| policy.describe(rule));
             return Tried::denied(qtype, name, effect, rule);
         }
-        let per_client = self.setup.load().per_client;
+        let setup = self.setup.load_full();
+        let per_client = setup.per_client;
         let key = Key::new(name.wire(), qtype, false).in_view(view);
         let key = match client {
-            Some(client) if per_client => key.of_client(client),
-            _ => key,
+            Some(client) => setup.key_of(key, client),
+            None => key,
         };
         if let Some(tried) = self.as_kept(&key, qtype, &rules) {
             return tried;
@@ -160,7 +163,7 @@ impl Resolver {
             plain: false,
             whose: Claim::NOBODY,
         };
-        let only = client.filter(|_| per_client).map(pairs::owner).filter(|owner| *owner != pairs::HOST);
+        let only = client.filter(|_| per_client).map(narrow::owner).filter(|owner| *owner != narrow::HOST);
         let whom = Audience { view, only: only.map(Family::of) };
         let data = policy.local_data(name).filter(|_| !rules.audit).map(<[LocalData]>::to_vec);
         let asking = client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
@@ -188,16 +191,16 @@ impl Resolver {
     /// As the next question is answered, where its answer is kept.
     fn as_kept(&self, key: &Key, qtype: u16, rules: &Rules) -> Option<Tried> {
         let now = self.clock.now();
-        let entry = self.kept(key, rules.generation, now).filter(|entry| entry.would.is_none())?;
-        let words = entry.ede.as_ref().map_or_else(String::new, |ede| ede.text.to_string());
-        let fate = match entry.outcome {
+        let entry = self.kept(key, rules.generation, now).filter(|entry| entry.would().is_none())?;
+        let words = entry.ede().map_or_else(String::new, |ede| ede.text.to_string());
+        let fate = match entry.outcome() {
             Outcome::Released => Fate::Answered,
             Outcome::Denied("filter") => Fate::Filtered,
             Outcome::Denied(_) => Fate::Denied,
             Outcome::Failed(_) => Fate::Failed,
         };
         let mut tried = Tried::new(qtype, fate, words);
-        if let Some(again) = &entry.again {
+        if let Some(again) = entry.again() {
             tried.chain = again.chain.to_vec();
             tried.opened = again.grants.iter().map(|grant| grant.address).collect();
         }

@@ -5,6 +5,8 @@
 //! The same where an alias leads into a domain that other upstreams are for: what is there only they may say, whatever those who named it add. A public
 //! resolver doesn't know the inside of a divided domain, and one domain's servers have no say in others'.
 //!
+//! Likewise into a local zone: what is there it says itself.
+//!
 //! A name that the policy denies, or that is answered here, is not asked for. One question makes [`MOST`] more at most, within the time that it had
 //! from its beginning.
 
@@ -26,6 +28,7 @@ use crate::dns::resolver::draft::Checked;
 use crate::dns::upstream::query::Query;
 use crate::dns::upstream::{AskError, Upstreams};
 use crate::dns::validate::{Pick, Source};
+use crate::dns::zones::Zones;
 
 /// Questions that one question may make beside itself. An upstream that needs more is in no order, or means harm.
 pub const MOST: usize = 8;
@@ -60,7 +63,7 @@ impl Source for Following<'_> {
     }
 
     async fn complete(&self, query: &Query, mut response: Response, whom: Pick) -> Result<Checked, AskError> {
-        cut_at_border(query, &mut response, self.upstreams);
+        cut_at_border(query, &mut response, self.upstreams, &self.rules.load().zones);
         if left_off(query, &response, &self.rules.load(), self.view).is_none() {
             return Ok(Checked::Response(response));
         }
@@ -82,10 +85,18 @@ impl Following<'_> {
             }
             self.metrics.aliases_followed.inc();
             let query = Query { name: next.clone(), ..query.clone() };
-            let more = self.ask(&query, whom).await?;
             asked.push(next);
+            let zones = self.rules.load().zones.clone();
+            if zones.answers(&query.name) {
+                match zones.answer(&query.name, query.qtype).await {
+                    Checked::Response(more) => join(&mut response, more),
+                    other => return Ok(other),
+                }
+                continue;
+            }
+            let more = self.ask(&query, whom).await?;
             let Ok(mut more) = response::read(&more) else { return Ok(Checked::Malformed) };
-            cut_at_border(&query, &mut more, self.upstreams);
+            cut_at_border(&query, &mut more, self.upstreams, &zones);
             join(&mut response, more);
         }
     }
@@ -95,10 +106,11 @@ fn is_alias(record: &Record) -> bool {
     matches!(record.data, RecordData::Cname(_) | RecordData::Dname(_))
 }
 
-/// Of a response whose aliases lead to where other upstreams are asked: the names before that.
-fn before_border(query: &Query, response: &Response, upstreams: &Upstreams) -> Option<Vec<Name>> {
+/// Of a response whose aliases lead to where other upstreams are asked, or into a local zone: the names before that.
+fn before_border(query: &Query, response: &Response, upstreams: &Upstreams, zones: &Zones) -> Option<Vec<Name>> {
     // Nearly every response ends here.
-    if !upstreams.are_divided() || !response.answers.iter().any(is_alias) {
+    let divided = upstreams.are_divided() || !zones.set.is_empty();
+    if !divided || !response.answers.iter().any(is_alias) {
         return None;
     }
     if response.truncated || matches!(query.qtype, rtype::CNAME | rtype::DS) {
@@ -110,19 +122,21 @@ fn before_border(query: &Query, response: &Response, upstreams: &Upstreams) -> O
         _ => answer::bind_aliases(&question, &response.answers),
     };
     let chain = bound.ok().filter(|bound| !bound.overlong)?.chain;
-    let border = chain.iter().position(|name| !upstreams.are_same_for(&query.name, name))?;
+    let is_beyond = |name: &Name| !upstreams.are_same_for(&query.name, name) || zones.answers(name);
+    let border = chain.iter().position(is_beyond)?;
     Some(std::iter::once(query.name.clone()).chain(chain.into_iter().take(border)).collect())
 }
 
 /// Whether a response must be completed: its aliases lead to where it says nothing, or where others have the say.
 #[must_use]
 pub fn is_incomplete(query: &Query, response: &Response, upstreams: &Upstreams, rules: &Rules, view: ViewId) -> bool {
-    before_border(query, response, upstreams).is_some() || left_off(query, response, rules, view).is_some()
+    before_border(query, response, upstreams, &rules.zones).is_some()
+        || left_off(query, response, rules, view).is_some()
 }
 
 /// Takes out of a response what it says beyond the border of a domain with upstreams of its own: it leaves off there.
-fn cut_at_border(query: &Query, response: &mut Response, upstreams: &Upstreams) {
-    let Some(names) = before_border(query, response, upstreams) else { return };
+fn cut_at_border(query: &Query, response: &mut Response, upstreams: &Upstreams, zones: &Zones) {
+    let Some(names) = before_border(query, response, upstreams, zones) else { return };
     let keeps = |record: &Record| {
         let above = matches!(record.rtype, rtype::DNAME | rtype::RRSIG)
             && names.iter().any(|name| name.is_within(&record.owner));
@@ -168,7 +182,7 @@ pub fn left_off(query: &Query, response: &Response, rules: &Rules, view: ViewId)
     }
     let policy = rules.views.policy(view);
     let denied = bound.chain.iter().any(|name| policy.judge_alias(name).denies());
-    let own = is_resolver_arpa(end.wire()) || rules.local.answer(end, query.qtype).is_some();
+    let own = is_resolver_arpa(end.wire()) || rules.answer_local(end, query.qtype).is_some();
     ((rules.audit || !denied) && !own).then(|| end.clone())
 }
 
@@ -181,7 +195,7 @@ fn forget_end(response: &mut Response) {
 }
 
 /// Makes one answer of two: its end, and what proves it, is that of the second.
-fn join(first: &mut Response, second: Response) {
+pub(super) fn join(first: &mut Response, second: Response) {
     forget_end(first);
     first.authority.extend(second.authority);
     first.answers.extend(second.answers);

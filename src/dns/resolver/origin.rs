@@ -12,6 +12,8 @@ use ipnet::IpNet;
 use super::Resolver;
 use crate::config::Config;
 use crate::config::schema;
+use crate::core::narrow;
+use crate::dns::cache::Key;
 use crate::dns::metrics::Metrics;
 use crate::dns::rate::RateLimit;
 use crate::dns::upstream::Upstreams;
@@ -39,8 +41,15 @@ impl Origin {
     /// As the configuration says, at the start.
     pub(in crate::dns) fn first(config: &Config, mark: Option<u32>, metrics: &Metrics) -> Result<Arc<Self>, DnsError> {
         let upstreams = Upstreams::new(&config.dns.upstream, mark, metrics)?;
-        Self::new(Arc::new(upstreams), &config.dns.dnssec, metrics)
+        Self::new(Arc::new(upstreams), &dnssec_of(config), metrics)
     }
+}
+
+/// With local zones among what isn't validated: an answer of an upstream may lead into them.
+fn dnssec_of(config: &Config) -> schema::Dnssec {
+    let mut dnssec = config.dns.dnssec.clone();
+    dnssec.insecure.extend(config.dns.zone.iter().map(|zone| zone.name.clone()));
+    dnssec
 }
 
 /// The smaller keys of `[dns]`.
@@ -53,6 +62,8 @@ pub(in crate::dns) struct Setup {
     pub(in crate::dns) prefetch: bool,
     /// Addresses are open only for the clients that were answered with them: so is what is kept of them.
     pub(in crate::dns) per_client: bool,
+    /// So many bits of IPv6 addresses tell those apart.
+    client_prefix: u8,
 }
 
 impl Setup {
@@ -66,7 +77,13 @@ impl Setup {
             rate,
             prefetch: config.dns.cache.prefetch,
             per_client: config.per_client(),
+            client_prefix: config.nftables.client_ipv6_prefix,
         }
+    }
+
+    /// The key of a question by this client.
+    pub(in crate::dns) fn key_of(&self, key: Key, client: IpAddr) -> Key {
+        if self.per_client { key.of_client(narrow::owner_of(client, self.client_prefix)) } else { key }
     }
 
     /// Whether this client may ask.
@@ -98,10 +115,11 @@ impl Resolver {
         let mark = crate::sys::mark(config).map(|_| usable_mark()).transpose()?;
         let old = self.origin.load_full();
         let upstreams = old.upstreams.renewed(&config.dns.upstream, mark, &self.metrics)?;
-        let is_new = !upstreams.is_same(&old.upstreams) || old.dnssec != config.dns.dnssec;
+        let dnssec = dnssec_of(config);
+        let is_new = !upstreams.is_same(&old.upstreams) || old.dnssec != dnssec;
         // With it goes what the old ones said of signed zones.
         let origin = match is_new {
-            true => Origin::new(Arc::new(upstreams), &config.dns.dnssec, &self.metrics)?,
+            true => Origin::new(Arc::new(upstreams), &dnssec, &self.metrics)?,
             false => old,
         };
         let setup = Arc::new(Setup::new(config, Some(&self.setup.load())));

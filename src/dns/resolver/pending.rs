@@ -11,9 +11,10 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::EntryRef;
 use tokio::sync::mpsc;
 
-use crate::control::query_log::Fate;
+use crate::control::query_log::{Fate, Tapped};
 use crate::core::event::Refusal;
 use crate::core::name::Name;
+use crate::core::person::Who;
 use crate::core::policy::list::LocalData;
 use crate::core::policy::view::Views;
 use crate::dns::Rules;
@@ -24,11 +25,13 @@ use crate::dns::codec::reply::{self, ReplyTo};
 use crate::dns::codec::wire::rcode;
 use crate::dns::limits::{Full, Place};
 use crate::dns::listen::unsent::Reply;
+use crate::dns::metrics::replies::Way;
 use crate::dns::resolver::noted::{Asked, End};
 use crate::dns::resolver::origin::Origin;
 use crate::dns::resolver::{Missed, Resolver, head_of};
 use crate::dns::upstream::TOTAL;
 use crate::dns::upstream::query::Query;
+use crate::dns::zones::Zones;
 use crate::sys::udp::{self, Local, Sending};
 
 /// By the octets of the question's [`Key`].
@@ -97,8 +100,8 @@ pub enum Route {
 pub struct Asker {
     /// What the reply needs.
     pub to: ReplyTo,
-    /// Who asked, canonical.
-    pub client: IpAddr,
+    /// Who asked.
+    pub who: Who,
     /// Where the reply goes.
     pub route: Route,
     /// In audit: the question would have been refused, and that is noted.
@@ -109,10 +112,10 @@ pub struct Asker {
 
 impl Asker {
     /// As the query log has it.
-    pub(in crate::dns) fn asked<'a>(&self, query: &'a Query, now: Instant) -> Asked<'a> {
+    pub(in crate::dns) fn asked<'a>(&'a self, query: &'a Query, now: Instant) -> Asked<'a> {
         let (name, took) = (query.name.wire(), now.saturating_duration_since(self.since));
         let stream = matches!(self.route, Route::Stream(..));
-        Asked { client: self.client, stream, name, qtype: query.qtype, took }
+        Asked { who: &self.who, stream, name, qtype: query.qtype, took, noted: self.noted }
     }
 
     fn is_same(&self, other: &Self) -> bool {
@@ -130,6 +133,8 @@ pub(in crate::dns) struct Pending {
     pub(in crate::dns) key: Key,
     /// What the key's view means.
     pub(in crate::dns) views: Arc<Views>,
+    /// Those that may answer it.
+    pub(in crate::dns) zones: Arc<Zones>,
     /// Who is asked.
     pub(in crate::dns) origin: Arc<Origin>,
     pub(in crate::dns) query: Query,
@@ -140,7 +145,7 @@ pub(in crate::dns) struct Pending {
 
 /// The client in whose name something is prefetched, and its place.
 pub(in crate::dns) struct Sponsor {
-    pub(in crate::dns) client: IpAddr,
+    pub(in crate::dns) who: Who,
     _place: Place,
 }
 
@@ -148,6 +153,11 @@ impl Pending {
     /// Whether these rules are those it began under, as far as it goes: they have the same views for the same clients, and would have asked the same,
     /// the lists themselves having this `data` for the question.
     pub(in crate::dns) fn is_of(&self, rules: &Rules, data: Option<&[LocalData]>) -> bool {
+        let same_zones = Arc::ptr_eq(&rules.zones, &self.zones) || rules.zones.are_same(&self.zones);
+        same_zones && self.has_views_of(rules, data)
+    }
+
+    fn has_views_of(&self, rules: &Rules, data: Option<&[LocalData]>) -> bool {
         Arc::ptr_eq(&rules.views, &self.views)
             || (rules.views.same_clients(&self.views) && rules.local_data(self.key.view(), &self.query.name) == data)
     }
@@ -165,7 +175,7 @@ impl Pending {
         for asker in left {
             self.resolver.metrics.refuse("internal");
             let query = &self.query;
-            self.resolver.refusals.push(asker.client, &query.name, query.qtype, "internal", &ede.text, ede.code);
+            self.resolver.refusals.push(asker.who.address, &query.name, query.qtype, "internal", &ede.text, ede.code);
             let write = |out: &mut Vec<u8>| reply::error(rcode::SERVFAIL, &asker.to.head(), Some(&ede), out);
             self.resolver.post(&asker.route, outbox, write);
         }
@@ -198,10 +208,10 @@ impl Outbox<'_> {
 
 impl Resolver {
     /// Takes a question that must wait. The reply goes out by `route`.
-    pub fn submit(self: &Arc<Self>, missed: &Missed<'_>, client: IpAddr, route: Route) {
+    pub fn submit(self: &Arc<Self>, missed: &Missed<'_>, who: &Who, route: Route) {
         let views = self.rules.load().views.clone();
-        let key = missed.key.clone().in_view(views.of(client));
-        if let Some(pending) = self.join(missed, client, route, key, (views, Instant::now())) {
+        let key = missed.key.clone().in_view(views.of_who(who));
+        if let Some(pending) = self.join(missed, who, route, key, (views, Instant::now())) {
             self.runtime.spawn(self.clone().run(pending));
         }
     }
@@ -210,11 +220,12 @@ impl Resolver {
     pub(in crate::dns) fn join(
         self: &Arc<Self>,
         missed: &Missed<'_>,
-        client: IpAddr,
+        who: &Who,
         route: Route,
         key: Key,
         (views, now): (Arc<Views>, Instant),
     ) -> Option<Pending> {
+        let client = who.address;
         let question = &missed.question;
         let stream = matches!(route, Route::Stream(..));
         let head = head_of(question, stream);
@@ -231,7 +242,7 @@ impl Resolver {
                 let ede = Ede::new(code::OTHER, text);
                 self.note(client, question.name.wire(), question.qtype, reason, &ede);
                 let end = End { fate: Fate::Refused, rcode: rcode::SERVFAIL, why: Some(text) };
-                self.log(Asked::now(question, client, stream), &end);
+                self.log(Asked::now(question, who, stream), &end);
                 let mut out = Vec::with_capacity(128);
                 reply::error(rcode::SERVFAIL, &head, Some(&ede), &mut out);
                 self.send(&route, out);
@@ -247,12 +258,13 @@ impl Resolver {
             edns: question.edns,
             limit: head.limit,
         };
-        let asker = Asker { to, client, route, noted: missed.noted, place, since: now };
+        let asker = Asker { to, who: who.clone(), route, noted: missed.noted, place, since: now };
         let origin = self.wait(&key, asker)?;
         let checking_disabled = key.is_unchecked();
         let query = Query { name, qtype: question.qtype, dnssec_ok, checking_disabled, plain: false, whose };
         let over = AtomicBool::new(false);
-        Some(Pending { resolver: self.clone(), key, views, origin, query, sponsor: None, over })
+        let zones = self.rules.load().zones.clone();
+        Some(Pending { resolver: self.clone(), key, views, zones, origin, query, sponsor: None, over })
     }
 
     /// Lets somebody wait. Who is to be asked, unless that is done already.
@@ -297,32 +309,38 @@ impl Resolver {
             if asker.since.elapsed() >= TOTAL {
                 self.metrics.refuse("reloaded");
                 let ede = Ede::new(code::OTHER, "the policy changed meanwhile");
-                self.refusals.push(asker.client, &old.name, old.qtype, "reloaded", &ede.text, ede.code);
+                self.refusals.push(asker.who.address, &old.name, old.qtype, "reloaded", &ede.text, ede.code);
                 let end = End { fate: Fate::Failed, rcode: rcode::SERVFAIL, why: Some(&ede.text) };
                 self.log(asker.asked(old, Instant::now()), &end);
                 let write = |out: &mut Vec<u8>| reply::error(rcode::SERVFAIL, &asker.to.head(), Some(&ede), out);
                 self.post(&asker.route, &mut Outbox::Now, write);
                 continue;
             }
-            let views = self.rules.load().views.clone();
+            let (views, zones) = {
+                let rules = self.rules.load();
+                (rules.views.clone(), rules.zones.clone())
+            };
             let key = Key::new(old.name.wire(), old.qtype, old.dnssec_ok).unchecked(pending.key.is_unchecked());
-            let key = key.in_view(views.of(asker.client));
-            let key = if self.setup.load().per_client { key.of_client(asker.client) } else { key };
-            let query = Query { whose: self.claim_for(asker.client, &old.name), ..old.clone() };
+            let key = key.in_view(views.of_who(&asker.who));
+            let key = self.setup.load().key_of(key, asker.who.address);
+            let query = Query { whose: self.claim_for(asker.who.address, &old.name), ..old.clone() };
             let Some(origin) = self.wait(&key, asker) else { continue };
             let over = AtomicBool::new(false);
-            let again = Pending { resolver: self.clone(), key, views, origin, query, sponsor: None, over };
+            let again = Pending { resolver: self.clone(), key, views, zones, origin, query, sponsor: None, over };
             self.runtime.spawn(self.clone().run(again));
         }
     }
 
     /// Asks again for what is about to end, on behalf of the client who used it last; nobody waits for it.
-    pub(in crate::dns) fn prefetch(self: &Arc<Self>, key: Key, question: &Question<'_>, client: IpAddr) {
+    pub(in crate::dns) fn prefetch(self: &Arc<Self>, key: Key, question: &Question<'_>, who: &Who) {
         let Ok(name) = Name::from_wire(question.name.wire()) else { return };
-        let whose = self.claim_for(client, &name);
+        let whose = self.claim_for(who.address, &name);
         let Ok(place) = self.in_flight.take(whose) else { return };
-        let views = self.rules.load().views.clone();
-        if views.of(client) != key.view() {
+        let (views, zones) = {
+            let rules = self.rules.load();
+            (rules.views.clone(), rules.zones.clone())
+        };
+        if views.of_who(who) != key.view() {
             // Other groups since this packet arrived; then its entry is not to be renewed.
             return;
         }
@@ -339,11 +357,12 @@ impl Resolver {
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
         let checking_disabled = self.unchecked(question.flags, question.qtype);
         let query = Query { name, qtype: question.qtype, dnssec_ok, checking_disabled, plain: false, whose };
-        let sponsor = Some(Sponsor { client, _place: place });
+        let sponsor = Some(Sponsor { who: who.clone(), _place: place });
         self.runtime.spawn(self.clone().run(Pending {
             resolver: self.clone(),
             key,
             views,
+            zones,
             origin,
             query,
             sponsor,
@@ -366,13 +385,13 @@ impl Resolver {
     }
 
     /// A client that waits (or sponsors) and wasn't tried. Without one the pending ends here.
-    pub(in crate::dns) fn next_client(&self, pending: &Pending, tried: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
+    pub(in crate::dns) fn next_client(&self, pending: &Pending, tried: impl Fn(&IpAddr) -> bool) -> Option<Who> {
         let mut waiters = self.waiters();
         let waiting = waiters.of(pending)?;
-        let sponsor = pending.sponsor.as_ref().map(|sponsor| sponsor.client);
-        let next = waiting.iter().map(|asker| asker.client).chain(sponsor).find(|client| !tried(client));
+        let sponsor = pending.sponsor.as_ref().map(|sponsor| &sponsor.who);
+        let next = waiting.iter().map(|asker| &asker.who).chain(sponsor).find(|who| !tried(&who.address));
         // One that was refused and asked again meanwhile is refused again.
-        let next = next.or_else(|| waiting.first().map(|asker| asker.client));
+        let next = next.or_else(|| waiting.first().map(|asker| &asker.who)).cloned();
         if next.is_none() {
             pending.over.store(true, Ordering::Relaxed);
             waiters.remove(pending);
@@ -383,22 +402,22 @@ impl Resolver {
 
     /// On whose behalf a question is asked: who asked first, or for whom it is asked again.
     pub(in crate::dns) fn client_of(&self, pending: &Pending) -> IpAddr {
-        let first = self.waiters().of(pending).and_then(|waiting| Some(waiting.first()?.client));
-        let sponsor = pending.sponsor.as_ref().map(|sponsor| sponsor.client);
+        let first = self.waiters().of(pending).and_then(|waiting| Some(waiting.first()?.who.address));
+        let sponsor = pending.sponsor.as_ref().map(|sponsor| sponsor.who.address);
         first.or(sponsor).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     }
 
     pub(in crate::dns) fn take_those_of(&self, pending: &Pending, client: IpAddr) -> Vec<Asker> {
         let mut waiters = self.waiters();
         let Some(waiting) = waiters.of(pending) else { return Vec::new() };
-        waiting.extract_if(.., |asker| asker.client == client).collect()
+        waiting.extract_if(.., |asker| asker.who.address == client).collect()
     }
 
     pub(in crate::dns) fn release(&self, query: &Query, entry: &Entry, askers: Vec<Asker>, outbox: &mut Outbox<'_>) {
         tracing::trace!(name = %query.name, qtype = query.qtype, clients = askers.len(), "released");
         self.metrics.released.inc_by(u64::try_from(askers.len()).unwrap_or(0));
         for asker in &askers {
-            self.note_filtered(entry, asker.client, query.name.wire(), query.qtype);
+            self.note_filtered(entry, asker.who.address, query.name.wire(), query.qtype);
         }
         self.reply_all(query, entry, askers, None, outbox);
     }
@@ -411,10 +430,10 @@ impl Resolver {
         (reason, words): (&'static str, &str),
         outbox: &mut Outbox<'_>,
     ) {
-        let ede = entry.ede.as_ref().map_or(code::OTHER, |ede| ede.code);
+        let ede = entry.ede().map_or(code::OTHER, |ede| ede.code);
         for asker in &askers {
             self.metrics.refuse(reason);
-            self.refusals.push(asker.client, &query.name, query.qtype, reason, words, ede);
+            self.refusals.push(asker.who.address, &query.name, query.qtype, reason, words, ede);
         }
         self.reply_all(query, entry, askers, Some(words), outbox);
     }
@@ -428,8 +447,8 @@ impl Resolver {
             self.metrics.forwarded_seconds.observe(now.saturating_duration_since(asker.since).as_secs_f64());
             self.post(&asker.route, outbox, |out| {
                 let (octets, ttls) = (entry.message.octets(), entry.message.ttls());
-                if !reply::render(octets, ttls, age, &head, entry.ede.as_deref(), out) {
-                    self.note_too_long(asker.client, query.name.wire(), query.qtype);
+                if !reply::render(octets, ttls, age, &head, entry.ede(), out) {
+                    self.note_too_long(asker.who.address, query.name.wire(), query.qtype);
                 }
             });
             drop(asker.place);
@@ -454,7 +473,7 @@ impl Resolver {
             if matches!(refusal, Refusal::Deadline { .. }) {
                 self.metrics.gate_timeouts.inc();
             }
-            self.refusals.push(asker.client, &query.name, query.qtype, reason, &ede.text, ede.code);
+            self.refusals.push(asker.who.address, &query.name, query.qtype, reason, &ede.text, ede.code);
             let write = |out: &mut Vec<u8>| reply::error(rcode::SERVFAIL, &asker.to.head(), Some(&ede), out);
             self.post(&asker.route, outbox, write);
         }
@@ -480,6 +499,8 @@ impl Resolver {
                     tracing::debug!(%peer, %error, "a reply could not be sent");
                     self.metrics.drop_packet("send_failed");
                 }
+                self.metrics.replies.count(Way::Udp, &message);
+                self.query_log.tap(Tapped::datagram(true, *peer, local.map(|local| local.ip), &message));
             }
             Route::Stream(writer, client) => {
                 // The client closed the connection, or doesn't read: its own loss.

@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use crate::control::query_log::Fate;
 use crate::core::event::{Admission, Decision, Grant, LeaseHandle, LeaseHandles, Refusal, Ticket};
 use crate::core::moment::Moment;
+use crate::core::person::Who;
 use crate::core::policy::registrable;
-use crate::dns::cache::{Entry, Key, Message, Outcome, Readmission};
+use crate::dns::cache::{Entry, Key, Made, Outcome, Readmission};
 use crate::dns::codec::ede::code;
 use crate::dns::codec::reply;
 use crate::dns::codec::wire::rcode;
@@ -41,8 +41,9 @@ impl Resolver {
         };
         let started = Instant::now();
         let mut tried: HashSet<IpAddr> = HashSet::new();
-        while let Some(client) = self.next_client(pending, |client| tried.contains(client)) {
-            let refusal = match self.core.admit(Self::admission(&again, client)).await {
+        while let Some(who) = self.next_client(pending, |client| tried.contains(client)) {
+            let client = who.address;
+            let refusal = match self.core.admit(self.admission(&again, &who)).await {
                 Ok(Decision::Release { leases, short }) => {
                     let opened = Opened { leases, short };
                     if opened.short == Some(Refusal::PerClient) {
@@ -64,10 +65,13 @@ impl Resolver {
     }
 
     /// What the core is asked in this client's name.
-    pub(in crate::dns) fn admission(again: &Readmission, client: IpAddr) -> Admission {
+    pub(in crate::dns) fn admission(&self, again: &Readmission, who: &Who) -> Admission {
+        let rules = self.rules.load();
         Admission {
+            openings: rules.openings_in(rules.views.of_who(who), &again.question),
             ticket: Ticket(0),
-            client,
+            client: who.address,
+            mark: who.person.as_ref().and_then(|_| self.rules.load().views.mark_of(who)),
             question: again.question.clone(),
             qtype: again.qtype,
             chain: again.chain.clone(),
@@ -100,7 +104,7 @@ impl Resolver {
         }
         let words = self.shorten_draft(&pending.query, &mut draft, &opened);
         let kept = Kept { key: &pending.key, now, generation, grace: self.rules.load().lease_grace };
-        let entry = Arc::new(finish(draft, Some(opened.leases), kept));
+        let entry = Arc::new(finish(draft, opened.leases, kept));
         if !for_now {
             self.cache.put(entry.clone(), now);
         }
@@ -124,7 +128,7 @@ impl Resolver {
         let mut part = draft.clone();
         let words = self.shorten_draft(&pending.query, &mut part, &opened);
         let kept = Kept { key: &pending.key, now, generation, grace: self.rules.load().lease_grace };
-        let entry = finish(part, Some(opened.leases), kept);
+        let entry = finish(part, opened.leases, kept);
         let askers = self.take_those_of(pending, client);
         self.note_short(&pending.query, &askers, words);
         self.release(&pending.query, &entry, askers, outbox);
@@ -141,7 +145,7 @@ impl Resolver {
     fn note_short(&self, query: &Query, askers: &[Asker], words: Option<String>) {
         let Some(words) = words else { return };
         for asker in askers {
-            self.refusals.push(asker.client, &query.name, query.qtype, "shortened", &words, code::OTHER);
+            self.refusals.push(asker.who.address, &query.name, query.qtype, "shortened", &words, code::OTHER);
         }
     }
 
@@ -185,7 +189,8 @@ impl Resolver {
         let now = self.clock.now();
         let outcome = outcome_of(&kind);
         let kept = Kept { key: &key.of_all(), now, generation, grace: self.rules.load().lease_grace };
-        let entry = Arc::new(Entry { outcome, ..finish(draft, None, kept) });
+        let made = Made { outcome, ..made(&mut draft, LeaseHandles::new(), kept) };
+        let entry = Arc::new(Entry::new(kept.key, &draft.body, made));
         if pending.sponsor.is_none() || !matches!(kind, Kind::Failed(..)) {
             self.cache.put(entry.clone(), now);
         }
@@ -200,7 +205,7 @@ impl Resolver {
                 for asker in askers {
                     self.metrics.denied.inc();
                     self.metrics.refuse("policy");
-                    self.refusals.push(asker.client, &query.name, query.qtype, "policy", words, code::BLOCKED);
+                    self.refusals.push(asker.who.address, &query.name, query.qtype, "policy", words, code::BLOCKED);
                     let end = End { fate: Fate::Denied, rcode: rcode::NOERROR, why: Some(words) };
                     self.log(asker.asked(query, outbox.now()), &end);
                 }
@@ -240,8 +245,9 @@ pub(in crate::dns) fn closed(key: &Key, draft: &Draft, generation: u64, now: Mom
     let leases = draft.again.as_ref().map_or_else(LeaseHandles::new, |again| {
         again.grants.iter().map(|grant| LeaseHandle::new(grant.address, now)).collect()
     });
-    let entry = finish(draft.clone(), None, Kept { key, now, generation, grace: Duration::ZERO });
-    Entry { leases, ..entry }
+    let mut draft = draft.clone();
+    let made = made(&mut draft, LeaseHandles::new(), Kept { key, now, generation, grace: Duration::ZERO });
+    Entry::new(key, &draft.body, Made { leases, ..made })
 }
 
 /// The same grants so many seconds later.
@@ -271,9 +277,14 @@ struct Kept<'a> {
 }
 
 /// The entry of a draft, its TTLs lowered to what its leases cover: their end less the grace that clients get beyond their TTL.
-fn finish(mut draft: Draft, leases: Option<LeaseHandles>, kept: Kept<'_>) -> Entry {
-    let Kept { key, now, generation, grace } = kept;
-    let leases = leases.unwrap_or_default();
+fn finish(mut draft: Draft, leases: LeaseHandles, kept: Kept<'_>) -> Entry {
+    let made = made(&mut draft, leases, kept);
+    Entry::new(kept.key, &draft.body, made)
+}
+
+/// The same but for its body, which stays.
+fn made(draft: &mut Draft, leases: LeaseHandles, kept: Kept<'_>) -> Made {
+    let Kept { now, generation, grace, .. } = kept;
     let mut keep = draft.keep;
     if let Some(ends) = leases.iter().map(LeaseHandle::ends).min() {
         // The lease counts from when the core saw the answer, some milliseconds ago. A grace of a second or more has room for
@@ -284,19 +295,16 @@ fn finish(mut draft: Draft, leases: Option<LeaseHandles>, kept: Kept<'_>) -> Ent
         reply::cap_ttls(&mut draft.body, left);
         keep = keep.min(left);
     }
-    let expires = now.plus(Duration::from_secs(u64::from(keep)));
-    Entry {
-        message: Message::new(key, &draft.body),
+    Made {
         stored: now,
-        expires,
+        keep,
         leases,
-        again: draft.again,
-        ede: draft.ede.map(Box::new),
+        again: draft.again.take(),
+        ede: draft.ede.take(),
         outcome: outcome_of(&draft.kind),
-        would: draft.would,
+        would: draft.would.take(),
         generation,
-        uses: AtomicU32::new(0),
-        ended: expires,
+        ended: None,
     }
 }
 

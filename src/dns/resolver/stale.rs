@@ -1,12 +1,11 @@
 //! Answers beyond their end, while no upstream answers (RFC 8767). They open nothing: one whose addresses are not all still leased and in force is not
 //! given, and it neither makes a lease nor extends one.
 
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use crate::core::event::LeaseHandle;
 use crate::core::moment::Moment;
-use crate::dns::cache::{Entry, Key, Message, Outcome};
+use crate::dns::cache::{Entry, Key, Made, Outcome};
 use crate::dns::codec::ede::{Ede, code};
 use crate::dns::codec::reply;
 use crate::dns::codec::wire::rcode;
@@ -28,10 +27,10 @@ pub fn is_open(entry: &Entry, now: Moment) -> bool {
 /// `None`: it was no answer, or an address of it is not open any more (in audit that is no matter).
 #[must_use]
 pub fn revive(key: &Key, entry: &Entry, now: Moment, audit: bool) -> Option<Entry> {
-    if entry.outcome != Outcome::Released || !(audit || is_open(entry, now)) {
+    if entry.outcome() != Outcome::Released || !(audit || is_open(entry, now)) {
         return None;
     }
-    let ends = entry.leases.iter().map(LeaseHandle::ends).min().filter(|_| !audit);
+    let ends = entry.leases().iter().map(LeaseHandle::ends).min().filter(|_| !audit);
     let left = ends.map_or(u64::MAX, |ends| now.until(ends).as_secs());
     let ttl = u32::try_from(left).unwrap_or(u32::MAX).min(TTL);
     let mut body = entry.message.body();
@@ -39,18 +38,17 @@ pub fn revive(key: &Key, entry: &Entry, now: Moment, audit: bool) -> Option<Entr
     // Its signatures may have ended since.
     reply::unauthentic(&mut body);
     let absent = entry.message.octets().get(3).is_some_and(|flags| u16::from(flags & 0x0f) == rcode::NXDOMAIN);
-    Some(Entry {
-        message: Message::new(key, &body),
+    let made = Made {
         stored: now,
-        expires: now.plus(Duration::from_secs(u64::from(ttl))),
-        leases: entry.leases.clone(),
+        keep: ttl,
+        leases: entry.leases().iter().cloned().collect(),
         // Nothing is admitted for it.
         again: None,
-        ede: Some(Box::new(Ede::new(if absent { code::STALE_NXDOMAIN } else { code::STALE }, "no upstream answers"))),
+        ede: Some(Ede::new(if absent { code::STALE_NXDOMAIN } else { code::STALE }, "no upstream answers")),
         outcome: Outcome::Released,
-        would: entry.would.clone(),
-        generation: entry.generation,
-        uses: AtomicU32::new(u32::MAX),
-        ended: entry.ended,
-    })
+        would: entry.would().cloned().map(Box::new),
+        generation: entry.generation(),
+        ended: Some(entry.ended()),
+    };
+    Some(Entry::new(key, &body, made))
 }

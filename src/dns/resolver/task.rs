@@ -10,10 +10,11 @@ use crate::core::policy::view::ViewId;
 use crate::core::share::Holder;
 use crate::dns::Rules;
 use crate::dns::cache::Entry;
+use crate::dns::codec::ede::{Ede, code};
 use crate::dns::codec::reply;
 use crate::dns::resolver::Resolver;
 use crate::dns::resolver::draft::{Audience, Checked, Draft, Kind, alias, draft_checked, local};
-use crate::dns::resolver::follow::Following;
+use crate::dns::resolver::follow::{Following, MOST, join, left_off};
 use crate::dns::resolver::origin::Origin;
 use crate::dns::resolver::pending::{Outbox, Pending};
 use crate::dns::resolver::{settle, stale};
@@ -21,6 +22,7 @@ use crate::dns::upstream::query::Query;
 use crate::dns::upstream::race::{Ask, Race};
 use crate::dns::upstream::{AskError, Asked, TOTAL};
 use crate::dns::validate::{self, Pick, Source};
+use crate::dns::zones::Zones;
 
 impl Resolver {
     pub(in crate::dns) async fn run(self: Arc<Self>, pending: Pending) {
@@ -143,7 +145,7 @@ impl Resolver {
         stale::revive(&pending.key, &*self.kept_stale(&pending.key, rules.generation, now)?, now, rules.audit)
     }
 
-    /// Asks the upstreams on behalf of a client and validates what they say; in a `hurry` when there is something stale to give instead.
+    /// Asks the local zones, or the upstreams on behalf of a client, and validates what they say; in a `hurry` when there is something stale to give instead.
     pub(in crate::dns) async fn ask(
         &self,
         origin: &Origin,
@@ -152,24 +154,75 @@ impl Resolver {
         client: IpAddr,
         hurry: bool,
     ) -> Result<Checked, AskError> {
-        let until = Instant::now() + TOTAL;
+        let zones = self.rules.load().zones.clone();
         let asked = async {
-            match &origin.validator {
-                // Its own time is for the keys, and for others when the answer is bogus.
-                Some(validator) if !query.checking_disabled => {
-                    let following = Following {
-                        client: self.claim_for(client, &query.name).client,
-                        ..self.following(origin, view, until + validate::AGAIN)
-                    };
-                    validator.ask(&following, query).await
+            match zones.answers(&query.name) {
+                true => {
+                    let most = TOTAL.saturating_add(validate::AGAIN);
+                    let asked = self.ask_zones(&zones, origin, query, (view, client));
+                    tokio::time::timeout(most, asked).await.unwrap_or(Err(AskError::TimeOut))
                 }
-                _ => self.complete(origin, query, view, (read(origin.upstreams.ask(query).await?), until)).await,
+                false => self.ask_upstreams(origin, query, view, client).await,
             }
         };
         if hurry {
             return tokio::time::timeout(stale::PATIENCE, asked).await.unwrap_or(Err(AskError::TimeOut));
         }
         asked.await
+    }
+
+    async fn ask_upstreams(
+        &self,
+        origin: &Origin,
+        query: &Query,
+        view: ViewId,
+        client: IpAddr,
+    ) -> Result<Checked, AskError> {
+        let until = Instant::now() + TOTAL;
+        match &origin.validator {
+            // Its own time is for the keys, and for others when the answer is bogus.
+            Some(validator) if !query.checking_disabled => {
+                let following = Following {
+                    client: self.claim_for(client, &query.name).client,
+                    ..self.following(origin, view, until + validate::AGAIN)
+                };
+                validator.ask(&following, query).await
+            }
+            _ => self.complete(origin, query, view, (read(origin.upstreams.ask(query).await?), until)).await,
+        }
+    }
+
+    /// What local zones say, and whoever an alias leads to.
+    async fn ask_zones(
+        &self,
+        zones: &Zones,
+        origin: &Origin,
+        query: &Query,
+        (view, client): (ViewId, IpAddr),
+    ) -> Result<Checked, AskError> {
+        let mut response = match zones.answer(&query.name, query.qtype).await {
+            Checked::Response(response) => response,
+            other => return Ok(other),
+        };
+        let mut asked = vec![query.name.clone()];
+        loop {
+            let next = left_off(query, &response, &self.rules.load(), view);
+            let Some(next) = next.filter(|next| !asked.contains(next)) else { return Ok(Checked::Response(response)) };
+            if asked.len() > MOST {
+                let ede = Ede::new(code::INVALID_DATA, "a long chain of aliases leads through local zones");
+                return Ok(Checked::Refused("unbound", ede));
+            }
+            let query = Query { name: next.clone(), ..query.clone() };
+            let more = match zones.answers(&next) {
+                true => zones.answer(&next, query.qtype).await,
+                false => self.ask_upstreams(origin, &query, view, client).await?,
+            };
+            match more {
+                Checked::Response(more) => join(&mut response, more),
+                other => return Ok(other),
+            }
+            asked.push(next);
+        }
     }
 
     /// Asks for what a response leaves off at, until then.
@@ -202,15 +255,15 @@ fn read(asked: Asked) -> Checked {
 /// A draft from a kept entry, its TTLs lowered to what is left of them. `None`: the entry opens nothing, so that it can't be admitted.
 fn draft_again(entry: &Entry, now: Moment) -> Option<Draft> {
     let age = entry.age(now);
-    let again = settle::aged(entry.again.as_ref()?, age);
+    let again = settle::aged(&entry.again()?, age);
     let mut body = entry.message.body();
     reply::age_ttls(&mut body, age);
-    let keep = u32::try_from(now.until(entry.expires).as_secs()).unwrap_or(u32::MAX);
+    let keep = u32::try_from(now.until(entry.expires()).as_secs()).unwrap_or(u32::MAX);
     Some(Draft {
         body,
         keep,
         again: Some(again),
-        ede: entry.ede.as_deref().cloned(),
+        ede: entry.ede().cloned(),
         kind: Kind::Answer,
         unrelated: 0,
         would: None,

@@ -9,7 +9,7 @@
 //!
 //! Who is asked, and when, says the question's [`Race`]; the worker drives it, as a task does elsewhere. What needs more than datagrams goes on as a task of its own
 //! ([`Resolver::run`], [`Resolver::resume`], [`Resolver::resume_with`]): a query over a stream (the race goes along), an alias that leads on, a group with another transport, an entry that is
-//! only to be admitted again, a stale answer at hand, a list's own data, answers that are to be validated.
+//! only to be admitted again, a stale answer at hand, a list's own data, a local zone, answers that are to be validated.
 //!
 //! Everything that one turn of the worker has for a socket, and for the core, leaves together at the turn's end. The number of questions is bounded by the
 //! places in flight, as everywhere.
@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use crate::core::event::{Admission, Decision, Refusal};
+use crate::core::person::Who;
 use crate::core_task::{Mailbox, NotTaken};
 use crate::dns::resolver::draft::{Audience, Checked, Draft, draft_checked};
 use crate::dns::resolver::follow::is_incomplete;
@@ -173,20 +174,23 @@ impl Forwarder {
     pub fn begin(
         &mut self,
         missed: &Missed<'_>,
-        client: IpAddr,
+        who: &Who,
         route: Route,
         turn: &Turn<'_>,
         (poll, token): (&Poll, u64),
         sending: &mut Sending,
     ) {
         let views = turn.rules.views.clone();
-        let Some(pending) = self.resolver.join(missed, client, route, missed.key.clone(), (views, self.now)) else {
+        let Some(pending) = self.resolver.join(missed, who, route, missed.key.clone(), (views, self.now)) else {
             return;
         };
         let resolver = self.resolver.clone();
         let origin = pending.origin.clone();
         let group = origin.upstreams.plain_group(&pending.query);
-        let plain = !missed.kept && !missed.local_data && origin.validator.is_none();
+        let plain = !missed.kept
+            && !missed.local_data
+            && origin.validator.is_none()
+            && !pending.zones.answers(&pending.query.name);
         let Some(group) = group.filter(|_| plain) else {
             resolver.runtime.spawn(resolver.clone().run(pending));
             return;
@@ -495,9 +499,9 @@ impl Forwarder {
         let Some(Forwarded { pending, stage: Stage::AtGate(gate) }) = self.forwarded(number) else { return };
         let tried = |client: &IpAddr| gate.tried.contains(client);
         match (resolver.next_client(pending, tried), &gate.draft.again) {
-            (Some(client), Some(again)) => {
-                gate.client = client;
-                let admission = Resolver::admission(again, client);
+            (Some(who), Some(again)) => {
+                gate.client = who.address;
+                let admission = resolver.admission(again, &who);
                 self.batch.push((number, admission));
             }
             _ => drop(self.take(number)),

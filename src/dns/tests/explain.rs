@@ -1,6 +1,7 @@
 //! What `explain` says of a name is what a question for it gets.
 
 use super::harness::*;
+use crate::core::policy::view::Whose;
 use crate::dns::resolver::explain::{Fate, Tried};
 
 /// What a client saw, as `explain` puts it.
@@ -75,14 +76,14 @@ async fn many_names_and_addresses_are_explained_as_questions_are_answered() {
             ] {
                 let parsed = name.parse().unwrap();
                 for qtype in [1, 28] {
-                    let before = view.try_question(&parsed, qtype, None).await;
+                    let before = view.try_question(&parsed, qtype, Whose::default()).await;
                     assert!(
                         before.opened.iter().all(|address| !world.enforced.is_open(&address.to_string())
                             || TARGETS.contains(&address.to_string().as_str())),
                         "explaining opens nothing"
                     );
                     let seen = world.ask(&name, qtype).await;
-                    let after = view.try_question(&parsed, qtype, None).await;
+                    let after = view.try_question(&parsed, qtype, Whose::default()).await;
                     for tried in [&before, &after] {
                         assert_eq!(tried.fate, fate_of(&seen), "{name} {qtype}: {tried:?}\n{seen:?}");
                         if tried.fate == Fate::Answered {
@@ -100,7 +101,7 @@ async fn many_names_and_addresses_are_explained_as_questions_are_answered() {
     // Each of them occurred, or the test shows little.
     let all: Vec<&str> = seen_fates.keys().map(String::as_str).collect();
     assert_eq!(all, ["Answered", "Denied", "Failed", "Filtered"]);
-    let tried = view.try_question(&"localhost".parse().unwrap(), 1, None).await;
+    let tried = view.try_question(&"localhost".parse().unwrap(), 1, Whose::default()).await;
     assert_eq!(tried.fate, Fate::AnsweredHere);
     assert_eq!(fate_of(&world.ask("localhost", 1).await), Fate::AnsweredHere);
 }
@@ -111,7 +112,7 @@ async fn explaining_a_name_opens_and_keeps_nothing() {
     let world = World::new(&[&upstream]).await;
     let name = "shop.example".parse().unwrap();
     for _ in 0..2 {
-        let tried = world.running.view().try_question(&name, 1, None).await;
+        let tried = world.running.view().try_question(&name, 1, Whose::default()).await;
         assert_eq!(tried.opened, ["192.0.2.1".parse::<std::net::IpAddr>().unwrap()]);
     }
     assert_eq!(upstream.count(), 2, "nothing was kept");

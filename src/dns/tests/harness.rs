@@ -387,6 +387,7 @@ pub fn memory() -> EnforcerSpec {
         max_addresses: 1_000_000,
         ipv4: true,
         ipv6: true,
+        narrow: Default::default(),
     }
 }
 
@@ -419,7 +420,7 @@ pub fn config(upstreams: &[&Upstream], more: &str) -> Config {
 
 pub fn rules(config: &Config) -> Rules {
     let lists = crate::daemon::lists::Lists::load(config, &Default::default()).unwrap();
-    crate::daemon::rules::rules(config, &lists, &Default::default()).unwrap()
+    crate::daemon::rules::rules(config, &lists, &Default::default(), &Default::default()).unwrap()
 }
 
 impl World {
@@ -438,7 +439,7 @@ impl World {
         let (reports, reported) = mpsc::channel(REPORTS);
         let enforced = Arc::new(Enforced::default());
         tokio::spawn(enforce(taken, reports, enforced.clone()));
-        let drivers = Drivers { timed: vec![(EnforcerId(0), commands)], routes: None, journal: None };
+        let drivers = Drivers { timed: vec![(EnforcerId(0), commands)], routes: None, journal: None, recorder: None };
         let (core, task) = core_task(Guard::new(settings, vec![spec]), drivers, reported, clock);
         tokio::spawn(task);
         core.tell(Event::WantSync { enforcer: EnforcerId(0) }).await.unwrap();
@@ -531,7 +532,7 @@ async fn enforce(mut commands: mpsc::Receiver<Command>, reports: mpsc::Sender<Ev
                         Change::Close { address } => {
                             open.remove(&address);
                         }
-                        Change::Announce { .. } | Change::ForClient { .. } => {}
+                        Change::Announce { .. } | Change::Narrow { .. } => {}
                     }
                 }
                 generation

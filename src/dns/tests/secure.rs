@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::harness::*;
 use crate::dns::Transport;
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
@@ -36,7 +36,7 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    fn key(&self) -> PrivateKeyDer<'static> {
+    pub fn key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.key.serialize_der()).into()
     }
 }
@@ -45,6 +45,7 @@ impl Authority {
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
         params.distinguished_name.push(rcgen::DnType::CommonName, format!("test {}", rand::random::<u32>()));
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let directory = tempfile::tempdir().unwrap();
@@ -72,6 +73,39 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Leaf { der: certificate.der().clone(), pem: certificate.pem(), key }
+    }
+
+    /// Nobody but itself has signed it.
+    pub fn lonely(names: &[&str]) -> Leaf {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+        Leaf { der: certificate.der().clone(), pem: certificate.pem(), key }
+    }
+
+    /// A list of what this authority has revoked.
+    pub fn crl(&self, revoked: &[&Leaf]) -> String {
+        let serial = |leaf: &Leaf| {
+            // Certificate, TBSCertificate, version, then the serial number: all within 127 octets of one another but for the lengths of the first two.
+            let at = leaf.der.windows(5).position(|part| part == [0xa0, 3, 2, 1, 2]).unwrap() + 5;
+            let len = usize::from(leaf.der[at + 1]);
+            rcgen::SerialNumber::from_slice(&leaf.der[at + 2..at + 2 + len])
+        };
+        let revoked = revoked.iter().map(|leaf| rcgen::RevokedCertParams {
+            serial_number: serial(leaf),
+            revocation_time: rcgen::date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2020, 1, 1),
+            next_update: rcgen::date_time_ymd(2099, 1, 1),
+            crl_number: rcgen::SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
     /// Writes NAME.pem and NAME.key.
@@ -154,13 +188,13 @@ pub fn reply_to(query: &[u8]) -> Vec<u8> {
     response(query, 0, &records)
 }
 
-async fn read_framed(read: &mut (impl tokio::io::AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
+pub async fn read_framed(read: &mut (impl tokio::io::AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
     let mut message = vec![0; usize::from(read.read_u16().await?)];
     read.read_exact(&mut message).await?;
     Ok(message)
 }
 
-fn framed(message: &[u8]) -> Vec<u8> {
+pub fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes()[..], message].concat()
 }
 

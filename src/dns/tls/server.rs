@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use prometheus_client::metrics::counter::Counter;
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
+use super::people::{Sessions, Trust};
 use super::{TlsError, certificates, content, private_key, provider, version};
 use crate::core::name::Name;
-use crate::dns::metrics::Metrics;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -61,23 +62,34 @@ fn names_of(file: &Path, der: &rustls::pki_types::CertificateDer<'_>) -> Result<
     Ok(names.map(str::to_ascii_lowercase).collect())
 }
 
+/// Changed files that were read again.
+#[derive(Clone, Debug, Default)]
+pub struct Reloads {
+    /// And are shown now.
+    pub done: Counter,
+    /// And can't be used.
+    pub failed: Counter,
+}
+
 /// The identity that new connections get.
 #[derive(Debug)]
 pub struct Identity {
+    /// Of the configuration, as in "dns.tls".
+    table: &'static str,
     /// Certificate and key.
     files: ArcSwap<(PathBuf, PathBuf)>,
     current: ArcSwap<Loaded>,
 }
 
 impl Identity {
-    /// Reads the files.
+    /// Reads the files that this table of the configuration names.
     ///
     /// # Errors
     /// See [`load`].
-    pub fn open(certificate: &Path, key: &Path) -> Result<Arc<Self>, TlsError> {
+    pub fn open(table: &'static str, certificate: &Path, key: &Path) -> Result<Arc<Self>, TlsError> {
         let current = ArcSwap::from_pointee(load(certificate, key)?);
         let files = ArcSwap::from_pointee((certificate.to_owned(), key.to_owned()));
-        Ok(Arc::new(Self { files, current }))
+        Ok(Arc::new(Self { table, files, current }))
     }
 
     /// Whether it follows these files.
@@ -101,7 +113,7 @@ impl Identity {
     }
 
     /// Follows the files until `stop`. A new pair that can't be used leaves the old one in place and says so once.
-    pub async fn follow(self: Arc<Self>, metrics: Metrics, mut stop: watch::Receiver<bool>) {
+    pub async fn follow(self: Arc<Self>, reloads: Reloads, mut stop: watch::Receiver<bool>) {
         let versions = |identity: &Self| {
             let files = identity.files.load();
             (version(&files.0), version(&files.1))
@@ -112,7 +124,7 @@ impl Identity {
             let now = versions(&self);
             if now != known {
                 known = now;
-                self.read_again(&metrics);
+                self.read_again(&reloads);
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
@@ -121,19 +133,19 @@ impl Identity {
         }
     }
 
-    fn read_again(&self, metrics: &Metrics) {
+    fn read_again(&self, reloads: &Reloads) {
         let files = self.files.load_full();
         match load(&files.0, &files.1) {
             Ok(loaded) => {
                 if loaded.key.cert != self.current.load().key.cert {
                     tracing::info!(certificate = %files.0.display(), "a new certificate is shown from now on");
-                    metrics.certificate_reloads.inc();
+                    reloads.done.inc();
                 }
                 self.current.store(Arc::new(loaded));
             }
             Err(error) => {
-                metrics.certificate_errors.inc();
-                tracing::error!(%error, "dns.tls: the new certificate can't be used, the old one is shown on");
+                reloads.failed.inc();
+                tracing::error!(%error, "{}: the new certificate can't be used, the old one is shown on", self.table);
             }
         }
     }
@@ -145,15 +157,16 @@ impl ResolvesServerCert for Identity {
     }
 }
 
-/// The configuration of listeners of these protocols, the best first.
+/// The configuration of listeners of these protocols, the best first. `trust`: whose certificates are believed.
 ///
 /// # Errors
 /// rustls has no protocol version in common with its provider.
-pub fn config(identity: Arc<Identity>, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
+pub fn config(identity: Arc<Identity>, trust: &Arc<Trust>, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
+        .with_client_cert_verifier(trust.clone())
         .with_cert_resolver(identity);
+    config.session_storage = Sessions::new(trust.clone());
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }

@@ -57,8 +57,16 @@ fn dates(der: &[u8]) -> Option<(i64, i64)> {
     Some((seconds(begin, content)?, seconds(end, other)?))
 }
 
+/// Whether a certificate is good at this moment, in seconds since 1970; `None` when it is none.
+#[must_use]
+pub fn is_good(der: &[u8], now: u64) -> Option<bool> {
+    let (begin, end) = dates(der)?;
+    let now = i64::try_from(now).ok()?;
+    Some((begin..=end).contains(&now))
+}
+
 /// The tag and content of a DER element, and what stands behind it.
-fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub(super) fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = der.split_first()?;
     let (first, rest) = rest.split_first()?;
     let (length, rest) = match first {

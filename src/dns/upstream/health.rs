@@ -100,6 +100,8 @@ pub struct Health {
     probe_at: Option<Instant>,
     probe_wait: Duration,
     probing: bool,
+    /// The probe that is on its way: when it was sent, where nothing was wrong.
+    looking: Option<Instant>,
     unanswered: u32,
     lessons: Option<(Manner, Instant)>,
     /// Queries sent.
@@ -273,6 +275,17 @@ impl Health {
         true
     }
 
+    /// Whether a probe is to be sent now because nothing is known: no reply for so long, and no silence that somebody looks into.
+    pub fn take_look(&mut self, quiet: Duration, now: Instant) -> bool {
+        let heard = self.last_reply.is_some_and(|reply| now.saturating_duration_since(reply) < quiet);
+        if heard || self.probing || self.probe_at.is_some() || self.state != State::Up {
+            return false;
+        }
+        self.probing = true;
+        self.looking = Some(now);
+        true
+    }
+
     /// When the next probe is due.
     #[must_use]
     pub fn probe_at(&self) -> Option<Instant> {
@@ -282,10 +295,16 @@ impl Health {
     /// A probe ended.
     pub fn on_probed(&mut self, probed: Probed, now: Instant) -> Option<Change> {
         self.probing = false;
+        let looked = self.looking.take();
         match probed {
             Probed::Replied(rtt) => return self.on_reply(rtt, now),
             Probed::Refused => self.refusals = self.refusals.saturating_add(1),
-            Probed::Unanswered => {}
+            Probed::Unanswered => {
+                // Nobody asked, so that this is the first that is known of a silence.
+                if let Some(since) = looked.filter(|sent| self.last_reply.is_none_or(|reply| reply < *sent)) {
+                    self.silence.get_or_insert(Silence { since, domains: [None; DOMAINS], late: 0 });
+                }
+            }
         }
         self.unanswered = self.unanswered.saturating_add(1);
         match self.state {

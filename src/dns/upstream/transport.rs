@@ -4,7 +4,7 @@
 //! - `tcp`: TCP and DoT. `https`: DoH; `age`: how long a response lay in HTTP caches. `quic`: DoQ. `dial`: how they connect.
 
 pub(super) mod age;
-pub(super) mod dial;
+pub(crate) mod dial;
 pub(super) mod https;
 pub(super) mod quic;
 pub(super) mod streams;

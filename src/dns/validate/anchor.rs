@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use hickory_proto::dnssec::{Algorithm, DigestType};
 
 use super::rrset::Key;
+use crate::config::names_a_file;
 use crate::config::schema::Dnssec;
 use crate::core::name::Name;
 use crate::core::policy::name_from_user;
@@ -96,7 +97,7 @@ impl Anchors {
     pub fn new(dnssec: &Dnssec) -> Result<Self, AnchorError> {
         let mut anchors = match dnssec.trust_anchor.as_deref() {
             None => Self::parse(ROOT, None)?,
-            Some(text) if is_file(text) => Self::read(Path::new(text))?,
+            Some(text) if names_a_file(text) => Self::read(Path::new(text))?,
             Some(text) => Self::parse(text, None)?,
         };
         for domain in &dnssec.insecure {
@@ -153,13 +154,6 @@ impl Anchors {
         }
         None
     }
-}
-
-/// Records contain blanks; names of files that do must be written with "./" or "/" in front.
-#[must_use]
-pub fn is_file(text: &str) -> bool {
-    let text = text.trim();
-    !text.is_empty() && !text.contains([' ', '\t', '\n']) || text.starts_with('/') || text.starts_with("./")
 }
 
 enum Trusted {

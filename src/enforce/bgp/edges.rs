@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::{BgpError, families, patience, peer, spec};
 use crate::config::schema::{self, Bgp};
 use crate::core::event::{EnforcerKind, EnforcerSpec};
+use crate::core::narrow::NarrowKinds;
 
 /// Everything that the speaker follows: `bgp.peer` in order, then `bgp.edge`.
 pub(super) fn peers(bgp: &Bgp, deadline: Duration) -> Result<Vec<PeerConfig>, BgpError> {
@@ -38,7 +39,7 @@ pub(super) fn specs<'a>(bgp: &'a Bgp, open: &'a [IpNet]) -> impl Iterator<Item =
         schema::Role::Observer if watches(bgp, entry) => {
             Some(behind(bgp, &entry.name, &entry.families, entry.required))
         }
-        schema::Role::Observer => None,
+        schema::Role::Observer | schema::Role::Guard => None,
     });
     peers.chain(bgp.edge.iter().map(move |edge| Some(behind(bgp, &edge.name, &edge.families, edge.required))))
 }
@@ -59,5 +60,6 @@ fn behind(bgp: &Bgp, name: &str, families: &[schema::Family], required: bool) ->
         max_addresses: budgets.min().unwrap_or(usize::MAX),
         ipv4: families.contains(&schema::Family::Ipv4) && (bgp.next_hop_ipv4.is_some() || bgp.next_hop_ipv6.is_some()),
         ipv6: families.contains(&schema::Family::Ipv6) && bgp.next_hop_ipv6.is_some(),
+        narrow: NarrowKinds::default(),
     }
 }

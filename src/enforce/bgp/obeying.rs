@@ -1,5 +1,6 @@
 //! Carries out the core's commands: plans go to the table; another configuration goes to the speaker, while plans go on.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use ipnet::IpNet;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::guards::{Heard, Telling};
 use super::{AT_ONCE, AllLimits, BgpEnforcer, GATHERING, Marks, Missing, REFUSALS, Refusals, Want};
 use crate::core::event::{Change, EnforcerId, Event, Generation};
 use crate::enforce::Command;
@@ -33,6 +35,8 @@ pub(super) struct Obeying {
     pub(super) refusals: Refusals,
     pub(super) wake: Arc<Notify>,
     pub(super) limits: Arc<Mutex<AllLimits>>,
+    pub(super) telling: Telling,
+    pub(super) heard: Arc<Heard>,
 }
 
 impl Obeying {
@@ -96,7 +100,7 @@ impl Obeying {
                     Change::Announce { address, groups, .. } => Some((*address, marks.of(*groups))),
                     Change::Close { address } => Some((*address, Want::Withdrawn)),
                     // A route has no end of its own, and is for everybody.
-                    Change::Extend { .. } | Change::ForClient { .. } => None,
+                    Change::Extend { .. } | Change::Narrow { .. } => None,
                 });
                 self.handle.apply(generation.0, changes);
             }
@@ -104,6 +108,7 @@ impl Obeying {
                 let addresses: Vec<_> = leases.iter().map(|(address, _)| *address).collect();
                 self.handle.replace(generation.0, &addresses);
             }
+            Command::Share(leases) => self.handle.tell_guards(self.telling.routes(&leases)),
             Command::Groups(groups) => self.marks = Marks::new(groups),
             Command::Enforce { enforce, done } => {
                 // The routes of leases come and go with the core's plans.
@@ -143,6 +148,8 @@ impl Obeying {
     /// Puts in force what is prepared, else nothing.
     fn change(&mut self, done: oneshot::Sender<()>) {
         let (Some((prepared, next)), Some(mut speaker)) = (self.prepared.take(), self.speaker.take()) else { return };
+        self.telling.asn = next.config.asn;
+        self.heard.own.store(next.config.router_id.to_bits(), Ordering::Relaxed);
         self.ids = next.ids;
         self.graceful = !next.config.graceful_restart.is_zero();
         self.drain = next.drain;

@@ -15,7 +15,7 @@ fn config(bgp: &str) -> Config {
     let text = format!(
         "[[dns.upstream]]\nurl = \"udp://192.0.2.53\"\n[nftables]\nmode = \"off\"\n[addresses]\ninside = []\nopen = [\"10.88.0.0/16\", \"9.9.9.9\", \"2001:db8:88::/48\"]\n{bgp}"
     );
-    match crate::config::parse(Path::new("test.toml"), &text) {
+    match crate::check::parse(Path::new("test.toml"), &text) {
         Ok((config, ..)) => config,
         Err(report) => panic!("{report:?}"),
     }
@@ -76,7 +76,7 @@ async fn bfd_is_mapped_shown_and_counted() {
     // Addresses of this process alone, and nobody at the other one.
     peer.local_address = Some(IpAddr::from([127, high | 1, low, 98]));
     peer.address = IpAddr::from([127, high | 1, low, 99]);
-    let running = enforcer.start().await.unwrap();
+    let running = enforcer.start(Clock::start(), std::sync::Arc::new(|_| true)).await.unwrap();
     let mut registry = crate::metrics::registry();
     metrics::register(&mut registry, running.status());
     let text = crate::metrics::encode(&registry).unwrap();
@@ -193,7 +193,7 @@ impl World {
         };
         let (router, mut events) = Speaker::start(speaker).await.unwrap();
         tokio::spawn(async move { while events.recv().await.is_some() {} });
-        let running = enforcer(&config).start().await.unwrap();
+        let running = enforcer(&config).start(Clock::start(), std::sync::Arc::new(|_| true)).await.unwrap();
         let status = running.status();
         let (commands, receiver) = mpsc::channel(8);
         let (sender, reports) = mpsc::channel(8);

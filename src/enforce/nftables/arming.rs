@@ -14,8 +14,10 @@ use super::conntrack::{self, Flow, Older, Stage};
 use super::error::NftError;
 use super::kernel::Kernel;
 use super::routes::Ways;
+use super::ruleset::Settings;
 use super::sockets::{self, Socket, State};
 use super::{Transport, ruleset};
+use crate::sys::interfaces;
 use crate::sys::netlink::interface_index;
 
 /// The kernel's own defaults, in seconds.
@@ -70,15 +72,43 @@ fn older(all: &[Socket], established: u32, stream: u32) -> Vec<Older> {
     found
 }
 
-/// Ends the flows of hosts behind the interfaces `inside` to other resolvers; returns how many. The ruleset refuses their
-/// packets anyway: this lets destination NAT, which looks at first packets only, and flow offload see them anew.
+/// Ends the flows of hosts behind guarded interfaces to other resolvers, and this host's own where they are to be redirected; returns how many. The
+/// ruleset refuses their packets anyway: this lets destination NAT, which looks at first packets only, and flow offload see them anew.
 ///
 /// # Errors
 /// [`NftError`].
-pub fn end_foreign_dns(kernel: &mut Kernel, inside: &[String]) -> Result<usize, NftError> {
-    let inside: Vec<u32> = inside.iter().filter_map(|name| interface_index(name)).collect();
+pub fn end_foreign_dns(kernel: &mut Kernel, settings: &Settings) -> Result<usize, NftError> {
+    let inside = guarded_interfaces(&settings.inside, &settings.bridges)?;
     let mut ways = Ways::open().map_err(|source| NftError::Netlink { doing: "opening a socket for routes", source })?;
-    conntrack::end(kernel, |flow| is_foreign_dns(flow, &inside, &mut ways))
+    let own: HashSet<SocketAddr> = settings.own.iter().map(|own| SocketAddr::new(own.address, own.port)).collect();
+    let redirected = settings.local() && settings.redirect_dns;
+    conntrack::end(kernel, |flow| {
+        is_foreign_dns(flow, &inside, &mut ways)
+            || redirected && !own.contains(&flow.destination) && is_foreign_question(flow, &mut ways)
+    })
+}
+
+/// The numbers of the interfaces that are there now.
+///
+/// # Errors
+/// The kernel doesn't list them.
+pub fn guarded_interfaces(inside: &[String], bridges: &[String]) -> Result<Vec<u32>, NftError> {
+    let mut all: Vec<u32> = inside.iter().filter_map(|name| interface_index(name)).collect();
+    if !bridges.is_empty() {
+        let found = interfaces::like(bridges)
+            .map_err(|source| NftError::Netlink { doing: "listing this host's interfaces", source })?;
+        all.extend(found.into_iter().map(|(_, number)| number));
+    }
+    Ok(all)
+}
+
+/// Whether a flow of this host goes to another's port 53, and was not redirected.
+fn is_foreign_question(flow: &Flow, ways: &mut Ways) -> bool {
+    let mut local = |address| ways.to(address).is_some_and(|way| way.local);
+    is_dns(flow.protocol, flow.destination)
+        && flow.destination == flow.arrives
+        && local(flow.source.ip())
+        && !local(flow.destination.ip())
 }
 
 /// Whether a flow of a host behind `inside` goes to a resolver elsewhere. A flow that was found in its middle may seem to
@@ -113,7 +143,7 @@ mod tests {
 
     fn socket(transport: Transport, state: State, local: &str, remote: &str) -> Socket {
         let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
-        Socket { transport, state, local, remote, uid: 0, inode: 1, mark: None }
+        Socket { transport, state, local, remote, uid: 0, inode: 1, mark: None, group: None }
     }
 
     #[test]

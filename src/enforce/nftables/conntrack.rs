@@ -158,6 +158,36 @@ pub fn list(kernel: &mut Kernel, mut each: impl FnMut(Flow)) -> Result<(), NftEr
     Ok(())
 }
 
+/// Both ends of every flow that lives: that was answered, and is not about to end. Takes as long as [`cut`].
+///
+/// # Errors
+/// [`NftError::Permission`] and others.
+pub fn living(mut each: impl FnMut(IpAddr, IpAddr)) -> Result<(), NftError> {
+    let mut kernel = Kernel::open()?;
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        list_family(&mut kernel, family, |flow, entry| {
+            if lives(&flow, entry) {
+                each(flow.source.ip(), flow.destination.ip());
+                if flow.arrives.ip() != flow.destination.ip() {
+                    each(flow.source.ip(), flow.arrives.ip());
+                }
+            }
+        })?;
+    }
+    Ok(())
+}
+
+fn lives(flow: &Flow, entry: &[u8]) -> bool {
+    let status = wire::find(entry, STATUS).and_then(|value| wire::number(value, 0)).map_or(0, u32::from_be_bytes);
+    let state = || {
+        let tcp = wire::find(wire::find(entry, PROTOCOL_INFO)?, INFO_TCP)?;
+        wire::find(tcp, TCP_STATE)?.first().copied()
+    };
+    // TCP_CONNTRACK_ESTABLISHED, _FIN_WAIT and _CLOSE_WAIT: one side may go on.
+    let open = || state().is_some_and(|state| (3..=5).contains(&state));
+    status & SEEN_REPLY != 0 && (i32::from(flow.protocol) != libc::IPPROTO_TCP || open())
+}
+
 fn list_family(kernel: &mut Kernel, family: i32, mut each: impl FnMut(Flow, &[u8])) -> Result<(), NftError> {
     let mut writer = Writer::default();
     let sequence = kernel.next_sequence();
@@ -329,6 +359,7 @@ mod tests {
             let flow = read(message.attributes(), older.source.is_ipv4()).unwrap();
             let (source, destination) = (older.source, older.destination);
             assert_eq!(flow, Flow { protocol: 6, source, destination, arrives: destination });
+            assert!(lives(&flow, message.attributes()));
         }
     }
 

@@ -15,15 +15,16 @@
 //!
 //! Changes that arrive while it waits for a Sync are part of that Sync, so they are passed over.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use super::applications::{Application, rewrite_members};
 use super::blueprint::Blueprint;
-use super::elements::{Features, Key, Set, Timeout};
+use super::elements::{Features, Key, OfApplication, Set, Timeout};
 use super::error::NftError;
 use super::kernel::Kernel;
 use super::ruleset::CUT_CAPACITY;
@@ -33,7 +34,8 @@ use super::{Disarmer, Installer, conntrack, lock, probe, tracking};
 use crate::config::schema::{OnStop, Scope};
 use crate::core::event::{Change, EnforcerId, Event, Generation};
 use crate::core::moment::Moment;
-use crate::core::pairs::HOST;
+use crate::core::narrow::{HOST, Narrow, PairId, Port, Who};
+use crate::enforce::merged::{Merged, latest, opens, subject};
 use crate::enforce::{Command, Reports};
 use crate::sys::clock::Clock;
 
@@ -58,6 +60,7 @@ const FIGHT_PAUSE: Duration = Duration::from_millis(100);
 /// Leases that are written back within the transaction that closes the host; more of them follow in the next one.
 const AT_ONCE_RESTORED: usize = 2048;
 
+mod applications;
 mod compare;
 mod rules;
 mod sync;
@@ -107,6 +110,8 @@ pub(super) struct Driver {
     schedule: compare::Schedule,
     /// When a second began, and the restorations since.
     fight: (Instant, u32),
+    /// Control groups of applications.
+    followed: applications::Followed,
     /// The kernel can't keep closed what others flush; it was told of.
     lockless: bool,
 }
@@ -136,6 +141,7 @@ pub(super) fn drive(settings: Settings, installer: Installer, commands: mpsc::Re
         installation: 0,
         schedule: compare::Schedule::new(),
         fight: (Instant::now(), 0),
+        followed: applications::Followed::new(),
         lockless: false,
     };
     runtime.block_on(driver.run(commands, reports));
@@ -143,6 +149,7 @@ pub(super) fn drive(settings: Settings, installer: Installer, commands: mpsc::Re
 
 impl Driver {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>, reports: Reports) {
+        self.follow_groups();
         self.start();
         let mut batch = Vec::with_capacity(AT_ONCE);
         loop {
@@ -183,6 +190,7 @@ impl Driver {
                         self.changed(what);
                     }
                 }
+                () = self.followed.changed() => self.groups_changed(),
                 () = again => self.repair(),
                 (installation, swept) = swept => {
                     self.schedule.sweeping = None;
@@ -257,6 +265,7 @@ impl Driver {
     /// Writes the table back from its blueprint where it differs, and what was written to its sets.
     fn put_back(&mut self) -> Result<(), NftError> {
         let now = self.settings.clock.now();
+        let (of, members) = self.members();
         let (Some(link), Some(blueprint)) = (self.link.as_mut(), &self.blueprint) else { return Err(NftError::Gone) };
         let found = Blueprint::read(&mut link.kernel)?;
         let mut elements: BTreeMap<Set, Vec<(Key, Timeout)>> = BTreeMap::new();
@@ -266,6 +275,7 @@ impl Driver {
         if !blueprint.is_met_by(&found) {
             let mut transaction = link.kernel.transaction();
             blueprint.restore(&found, &mut transaction);
+            rewrite_members(&mut transaction, &of, &members);
             if self.written.len() <= AT_ONCE_RESTORED {
                 for (set, elements) in std::mem::take(&mut elements) {
                     transaction.flush(set);
@@ -276,6 +286,7 @@ impl Driver {
             self.installation += 1;
         }
         let mut transaction = link.kernel.transaction();
+        rewrite_members(&mut transaction, &of, &members);
         for (set, elements) in elements {
             transaction.flush(set);
             transaction.add(set, &elements);
@@ -290,10 +301,13 @@ impl Driver {
     /// The sets that the ruleset has and that are written.
     fn sets(&self) -> Vec<Set> {
         let all = Set::ALL.into_iter().filter(|set| {
-            let for_clients = matches!(set, Set::ClientLease4 | Set::ClientLease6);
-            !for_clients || self.settings.scope == Scope::Client
+            (!set.is_of_clients() || self.settings.scope == Scope::Client)
+                && (!set.is_of_ports() || self.installer.settings().ports)
         });
-        all.collect()
+        let of_applications = self.installer.settings().applications.iter();
+        let of_applications =
+            of_applications.flat_map(|one| OfApplication::ALL.map(|which| Set::Application(one.number, which)));
+        all.chain(of_applications).collect()
     }
 
     /// Whether the operator removed the table; takes note of it the first time.
@@ -393,12 +407,12 @@ impl Driver {
                 Command::PreparePeers { done, .. } => drop(done.send(Ok(()))),
                 Command::ChangePeers { done } => done.send(()).unwrap_or_default(),
                 // It has asked for the full state, which follows anyway; only routes are hurried and have groups.
-                Command::Restored | Command::Hurry(_) | Command::Groups(_) => {}
+                Command::Restored | Command::Hurry(_) | Command::Groups(_) | Command::Share(_) => {}
                 Command::Sync { generation, leases, pairs } => {
                     // The full state supersedes every change before it, but not what is to be cut.
                     merged.plans.clear();
-                    for (address, _) in &leases {
-                        merged.cuts.remove(address);
+                    for address in of_state(&leases, &pairs) {
+                        merged.cuts.remove(&address);
                     }
                     match self.state {
                         // It asks again once it is repaired.
@@ -437,9 +451,7 @@ impl Driver {
     fn plan_by_plan(&mut self, plans: &[(Generation, Vec<Change>)]) {
         let enforcer = self.settings.id;
         for (generation, changes) in plans {
-            let (opens, others): (Vec<Change>, Vec<Change>) = latest(changes.iter()).into_iter().partition(|change| {
-                matches!(change, Change::Open { .. } | Change::ForClient { ends: Some(_), new: true, .. })
-            });
+            let (opens, others): (Vec<Change>, Vec<Change>) = latest(changes.iter()).into_iter().partition(opens);
             if let Err(error) = self.commit(&others) {
                 return self.lose_for(&error);
             }
@@ -459,6 +471,7 @@ impl Driver {
         let Some(link) = self.link.as_mut() else { return Err(NftError::Gone) };
         let features = link.kernel.features;
         let shared = self.settings.scope == Scope::Shared;
+        let is_there = has_set(&self.installer.settings().applications);
         let mut opened: BTreeMap<Set, Vec<(Key, Timeout)>> = BTreeMap::new();
         let mut closed: BTreeMap<Set, Vec<Key>> = BTreeMap::new();
         for change in changes {
@@ -467,7 +480,7 @@ impl Driver {
                     (shared.then_some(Key::Address(address)), Some(ends))
                 }
                 Change::Close { address } => (shared.then_some(Key::Address(address)), None),
-                Change::ForClient { client, address, ends, .. } => (pair(client, address).filter(|_| !shared), ends),
+                Change::Narrow { address, narrow, ends, .. } => (key_of(address, narrow).filter(&is_there), ends),
                 // For routes.
                 Change::Announce { .. } => continue,
             };
@@ -552,6 +565,12 @@ impl Driver {
     }
 
     fn want_sync(&mut self) {
+        if !self.is_off() && !self.settings.disarmer.is_disarmed() {
+            self.follow_groups();
+            if let Err(error) = self.write_members() {
+                tracing::error!(%error, "the control groups of applications are those of before");
+            }
+        }
         self.lock();
         self.state = State::Waiting;
         self.report(Event::WantSync { enforcer: self.settings.id });
@@ -597,50 +616,38 @@ impl Driver {
     }
 }
 
-/// Commands that one transaction serves.
-#[derive(Debug, Default)]
-struct Merged {
-    plans: Vec<(Generation, Vec<Change>)>,
-    cuts: HashSet<IpAddr>,
-}
-
-impl Merged {
-    fn apply(&mut self, generation: Generation, changes: Vec<Change>) {
-        for change in &changes {
-            if !matches!(change, Change::Close { .. } | Change::ForClient { ends: None, .. }) {
-                // Opened again after it was to be cut.
-                self.cuts.remove(&subject(change).0);
-            }
-        }
-        self.plans.push((generation, changes));
-    }
-
-    fn cut(&mut self, address: IpAddr) {
-        self.cuts.insert(address);
-    }
-}
-
-/// The last change of each address, and of each client of it.
-fn latest<'a>(changes: impl Iterator<Item = &'a Change>) -> Vec<Change> {
-    let latest: HashMap<(IpAddr, Option<IpAddr>), Change> = changes.map(|change| (subject(change), *change)).collect();
-    latest.into_values().collect()
-}
-
-/// What a change is about.
-fn subject(change: &Change) -> (IpAddr, Option<IpAddr>) {
-    match change {
-        Change::Open { address, .. }
-        | Change::Extend { address, .. }
-        | Change::Close { address }
-        | Change::Announce { address, .. } => (*address, None),
-        Change::ForClient { client, address, .. } => (*address, Some(*client)),
-    }
-}
-
-/// The element that opens an address for a client: for this host itself one of the sets that the output hook looks into. `None`: no packet can
+/// The element that opens so much of an address: for this host itself one of the sets that the output hook looks into. `None`: no packet can
 /// go from one to the other.
-fn pair(client: IpAddr, address: IpAddr) -> Option<Key> {
-    if client == HOST { Some(Key::Address(address)) } else { Key::pair(client, address) }
+fn key_of(address: IpAddr, narrow: Narrow) -> Option<Key> {
+    match narrow {
+        Narrow { who: Who::Anyone | Who::Client(HOST), to: Port::Any } => Some(Key::Address(address)),
+        Narrow { who: Who::Client(client), to: Port::Any } => Key::pair(client, address),
+        Narrow { who: Who::Anyone | Who::Client(HOST), to: Port::Of { protocol, port } } => {
+            Some(Key::Port(address, protocol, port))
+        }
+        Narrow { who: Who::Client(client), to: Port::Of { protocol, port } } => {
+            Key::client_port(client, address, protocol, port)
+        }
+        Narrow { who: Who::Application(number), to: Port::Any } => Some(Key::Application(number, address)),
+        Narrow { who: Who::Application(number), to: Port::Of { protocol, port } } => {
+            Some(Key::ApplicationPort(number, address, protocol, port))
+        }
+    }
+}
+
+/// Whether a key's set is there: those of an application come and go with it.
+fn has_set(applications: &[Application]) -> impl Fn(&Key) -> bool + use<> {
+    let there: Vec<u16> = applications.iter().map(|one| one.number).collect();
+    move |key| match key {
+        Key::Application(number, _) | Key::ApplicationPort(number, ..) => there.contains(number),
+        Key::Address(_) | Key::Pair4(..) | Key::Pair6(..) | Key::Port(..) => true,
+        Key::ClientPort4(..) | Key::ClientPort6(..) => true,
+    }
+}
+
+/// The addresses of a full state.
+fn of_state(leases: &[(IpAddr, Moment)], pairs: &[(PairId, Moment)]) -> impl Iterator<Item = IpAddr> {
+    leases.iter().map(|(address, _)| *address).chain(pairs.iter().map(|((address, _), _)| *address))
 }
 
 fn cut_set(address: IpAddr) -> Set {

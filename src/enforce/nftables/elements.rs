@@ -8,12 +8,13 @@
 //!   whether the element existed or not, and no packet sees it absent. [`super::probe`] finds out which way works.
 //! - Deleting an absent element fails the whole transaction. Since Linux 6.3 "destroy" doesn't; before, add + delete.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use super::TABLE;
 use super::wire::{self, ATTRIBUTE_LIMIT, F_ACK, F_CREATE, F_DUMP, F_REQUEST, NFPROTO_INET, SUBSYS_NFTABLES, Writer};
+use super::{TABLE, applications};
 
 const NEW_ELEMENTS: u8 = 12;
 const GET_ELEMENTS: u8 = 13;
@@ -65,16 +66,78 @@ pub enum Set {
     ClientLease4,
     /// IPv6 client and leased address.
     ClientLease6,
+    /// IPv4 address and port.
+    PortLease4,
+    /// IPv6 address and port.
+    PortLease6,
+    /// IPv4 client, address and port.
+    ClientPortLease4,
+    /// IPv6 client, address and port.
+    ClientPortLease6,
     /// IPv4 addresses whose live flows are being cut.
     Cut4,
     /// IPv6 addresses whose live flows are being cut.
     Cut6,
+    /// Addresses leased to one application of this host, by its number.
+    Application(u16, OfApplication),
+}
+
+/// Which of an application's sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OfApplication {
+    /// IPv4 addresses.
+    Lease4,
+    /// IPv6 addresses.
+    Lease6,
+    /// IPv4 address, protocol and port.
+    Port4,
+    /// IPv6 address, protocol and port.
+    Port6,
+}
+
+impl OfApplication {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Lease4, Self::Lease6, Self::Port4, Self::Port6];
+
+    /// Whether it holds IPv6 addresses.
+    #[must_use]
+    pub fn is_ipv6(self) -> bool {
+        matches!(self, Self::Lease6 | Self::Port6)
+    }
+
+    /// Whether a port belongs to its keys.
+    #[must_use]
+    pub fn has_port(self) -> bool {
+        matches!(self, Self::Port4 | Self::Port6)
+    }
 }
 
 impl Set {
-    /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Lease4, Self::Lease6, Self::ClientLease4, Self::ClientLease6, Self::Cut4, Self::Cut6];
+    /// All but those of applications.
+    pub const ALL: [Self; 10] = [
+        Self::Lease4,
+        Self::Lease6,
+        Self::ClientLease4,
+        Self::ClientLease6,
+        Self::PortLease4,
+        Self::PortLease6,
+        Self::ClientPortLease4,
+        Self::ClientPortLease6,
+        Self::Cut4,
+        Self::Cut6,
+    ];
+
+    /// Whether it is there for leases of single clients only.
+    #[must_use]
+    pub fn is_of_clients(self) -> bool {
+        matches!(self, Self::ClientLease4 | Self::ClientLease6 | Self::ClientPortLease4 | Self::ClientPortLease6)
+    }
+
+    /// Whether it is there for leases of single ports only.
+    #[must_use]
+    pub fn is_of_ports(self) -> bool {
+        matches!(self, Self::PortLease4 | Self::PortLease6 | Self::ClientPortLease4 | Self::ClientPortLease6)
+    }
 
     /// Whether it holds leases, so that its size follows `lease.capacity`.
     #[must_use]
@@ -84,15 +147,20 @@ impl Set {
 
     /// Its name in the kernel.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
+    pub fn name(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::Lease4 => "lease4",
             Self::Lease6 => "lease6",
             Self::ClientLease4 => "client_lease4",
             Self::ClientLease6 => "client_lease6",
+            Self::PortLease4 => "port_lease4",
+            Self::PortLease6 => "port_lease6",
+            Self::ClientPortLease4 => "client_port_lease4",
+            Self::ClientPortLease6 => "client_port_lease6",
             Self::Cut4 => "cut4",
             Self::Cut6 => "cut6",
-        }
+            Self::Application(number, which) => return Cow::Owned(applications::set_name(number, which)),
+        })
     }
 }
 
@@ -105,6 +173,16 @@ pub enum Key {
     Pair4(Ipv4Addr, Ipv4Addr),
     /// IPv6 client and destination.
     Pair6(Ipv6Addr, Ipv6Addr),
+    /// An application, by its number, and a destination.
+    Application(u16, IpAddr),
+    /// The same with the number of a protocol, and a port.
+    ApplicationPort(u16, IpAddr, u8, u16),
+    /// Destination, protocol and port.
+    Port(IpAddr, u8, u16),
+    /// IPv4 client, destination, protocol and port.
+    ClientPort4(Ipv4Addr, Ipv4Addr, u8, u16),
+    /// IPv6 client, destination, protocol and port.
+    ClientPort6(Ipv6Addr, Ipv6Addr, u8, u16),
 }
 
 impl Key {
@@ -118,6 +196,16 @@ impl Key {
         }
     }
 
+    /// A client, a destination and a port; likewise.
+    #[must_use]
+    pub fn client_port(client: IpAddr, address: IpAddr, protocol: u8, port: u16) -> Option<Self> {
+        match Self::pair(client, address)? {
+            Self::Pair4(client, address) => Some(Self::ClientPort4(client, address, protocol, port)),
+            Self::Pair6(client, address) => Some(Self::ClientPort6(client, address, protocol, port)),
+            _ => None,
+        }
+    }
+
     /// The set in which this key is a lease.
     #[must_use]
     pub fn lease_set(self) -> Set {
@@ -126,20 +214,62 @@ impl Key {
             Self::Address(IpAddr::V6(_)) => Set::Lease6,
             Self::Pair4(..) => Set::ClientLease4,
             Self::Pair6(..) => Set::ClientLease6,
+            Self::Application(number, IpAddr::V4(_)) => Set::Application(number, OfApplication::Lease4),
+            Self::Application(number, IpAddr::V6(_)) => Set::Application(number, OfApplication::Lease6),
+            Self::ApplicationPort(number, IpAddr::V4(_), ..) => Set::Application(number, OfApplication::Port4),
+            Self::ApplicationPort(number, IpAddr::V6(_), ..) => Set::Application(number, OfApplication::Port6),
+            Self::Port(IpAddr::V4(_), ..) => Set::PortLease4,
+            Self::Port(IpAddr::V6(_), ..) => Set::PortLease6,
+            Self::ClientPort4(..) => Set::ClientPortLease4,
+            Self::ClientPort6(..) => Set::ClientPortLease6,
         }
     }
 
     fn write(self, writer: &mut Writer) {
         match self {
+            Self::Application(_, address) => Self::Address(address).write(writer),
+            Self::ApplicationPort(_, address, protocol, port) => {
+                let mut octets = match address {
+                    IpAddr::V4(address) => address.octets().to_vec(),
+                    IpAddr::V6(address) => address.octets().to_vec(),
+                };
+                let [high, low] = port.to_be_bytes();
+                octets.extend([protocol, 0, 0, 0, high, low, 0, 0]);
+                writer.put(DATA_VALUE, &octets);
+            }
             Self::Address(IpAddr::V4(address)) => writer.put(DATA_VALUE, &address.octets()),
             Self::Address(IpAddr::V6(address)) => writer.put(DATA_VALUE, &address.octets()),
             Self::Pair4(client, address) => writer.put(DATA_VALUE, &[client.octets(), address.octets()].concat()),
             Self::Pair6(client, address) => writer.put(DATA_VALUE, &[client.octets(), address.octets()].concat()),
+            Self::Port(IpAddr::V4(address), protocol, port) => {
+                writer.put(DATA_VALUE, &[&address.octets()[..], &port_octets(protocol, port)].concat());
+            }
+            Self::Port(IpAddr::V6(address), protocol, port) => {
+                writer.put(DATA_VALUE, &[&address.octets()[..], &port_octets(protocol, port)].concat());
+            }
+            Self::ClientPort4(client, address, protocol, port) => writer
+                .put(DATA_VALUE, &[&client.octets()[..], &address.octets(), &port_octets(protocol, port)].concat()),
+            Self::ClientPort6(client, address, protocol, port) => writer
+                .put(DATA_VALUE, &[&client.octets()[..], &address.octets(), &port_octets(protocol, port)].concat()),
         }
     }
 
     fn read(set: Set, octets: &[u8]) -> Option<Self> {
         match set {
+            Set::Application(number, which) => {
+                let (address, behind) = octets.split_at_checked(if which.is_ipv6() { 16 } else { 4 })?;
+                let address = match which.is_ipv6() {
+                    true => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
+                    false => IpAddr::from(<[u8; 4]>::try_from(address).ok()?),
+                };
+                match (which.has_port(), behind) {
+                    (false, []) => Some(Self::Application(number, address)),
+                    (true, &[protocol, _, _, _, high, low, _, _]) => {
+                        Some(Self::ApplicationPort(number, address, protocol, u16::from_be_bytes([high, low])))
+                    }
+                    _ => None,
+                }
+            }
             Set::Lease4 | Set::Cut4 => {
                 Some(Self::Address(IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?))))
             }
@@ -156,8 +286,31 @@ impl Key {
                 let client = <[u8; 16]>::try_from(client).ok()?;
                 Some(Self::Pair6(client.into(), <[u8; 16]>::try_from(address).ok()?.into()))
             }
+            Set::PortLease4 | Set::PortLease6 | Set::ClientPortLease4 | Set::ClientPortLease6 => {
+                let whole = match set {
+                    Set::PortLease4 => Set::Lease4,
+                    Set::PortLease6 => Set::Lease6,
+                    Set::ClientPortLease4 => Set::ClientLease4,
+                    _ => Set::ClientLease6,
+                };
+                let (addresses, port) = octets.split_last_chunk::<8>()?;
+                let &[protocol, _, _, _, high, low, _, _] = port;
+                let port = u16::from_be_bytes([high, low]);
+                match Self::read(whole, addresses)? {
+                    Self::Address(address) => Some(Self::Port(address, protocol, port)),
+                    Self::Pair4(client, address) => Some(Self::ClientPort4(client, address, protocol, port)),
+                    Self::Pair6(client, address) => Some(Self::ClientPort6(client, address, protocol, port)),
+                    _ => None,
+                }
+            }
         }
     }
+}
+
+/// Protocol and port as the kernel keeps them side by side: each fills four octets from the front.
+fn port_octets(protocol: u8, port: u16) -> [u8; 8] {
+    let [high, low] = port.to_be_bytes();
+    [protocol, 0, 0, 0, high, low, 0, 0]
 }
 
 /// What this kernel can do; found out by [`super::probe`].
@@ -263,7 +416,7 @@ impl Transaction {
         let open = self.writer.begin(kind, F_REQUEST | F_ACK | flags, self.next, NFPROTO_INET, 0);
         self.next = self.next.wrapping_add(1);
         self.writer.put_text(LIST_TABLE, &self.table);
-        self.writer.put_text(LIST_SET, set.name());
+        self.writer.put_text(LIST_SET, &set.name());
         open
     }
 
@@ -308,7 +461,7 @@ pub fn dump_request(table: &str, set: Set, sequence: u32) -> Vec<u8> {
     let kind = wire::kind(SUBSYS_NFTABLES, GET_ELEMENTS);
     let open = writer.begin(kind, F_REQUEST | F_DUMP, sequence, NFPROTO_INET, 0);
     writer.put_text(LIST_TABLE, table);
-    writer.put_text(LIST_SET, set.name());
+    writer.put_text(LIST_SET, &set.name());
     writer.end(open);
     writer.octets().to_vec()
 }
@@ -320,7 +473,7 @@ pub fn look_up_request(table: &str, set: Set, keys: &[Key], sequence: u32) -> Ve
     let kind = wire::kind(SUBSYS_NFTABLES, GET_ELEMENTS);
     let open = writer.begin(kind, F_REQUEST | F_ACK, sequence, NFPROTO_INET, 0);
     writer.put_text(LIST_TABLE, table);
-    writer.put_text(LIST_SET, set.name());
+    writer.put_text(LIST_SET, &set.name());
     let list = writer.nest(LIST_ELEMENTS);
     for key in keys {
         let item = writer.nest(LIST_ITEM);
@@ -405,6 +558,21 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_applications_are_read_as_they_were_written() {
+        let (four, six) = (IpAddr::from([192, 0, 2, 1]), IpAddr::V6("2001:db8::1".parse().expect("address")));
+        for address in [four, six] {
+            for key in [Key::Application(7, address), Key::ApplicationPort(7, address, 17, 443)] {
+                let mut transaction = Transaction::new(1);
+                transaction.add(key.lease_set(), &[(key, Timeout::of(Duration::from_secs(1)))]);
+                let (octets, ..) = transaction.finish();
+                let mut read = wire::messages(&octets)
+                    .flat_map(|message| read_elements(key.lease_set(), message.attributes()).collect::<Vec<_>>());
+                assert_eq!(read.next().map(|held| held.key), Some(key));
+            }
+        }
+    }
+
+    #[test]
     fn a_pair_needs_one_family() {
         let four: IpAddr = "192.0.2.1".parse().expect("address");
         let six: IpAddr = "2001:db8::1".parse().expect("address");
@@ -416,7 +584,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_octets_are_read_without_panic(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
-            for set in Set::ALL {
+            let of_one = OfApplication::ALL.map(|which| Set::Application(0, which));
+            for set in Set::ALL.into_iter().chain(of_one) {
                 prop_assert!(read_elements(set, &octets).count() <= octets.len());
             }
         }

@@ -6,7 +6,7 @@ use super::kernel::Kernel;
 use super::needs::{self, Feature};
 use super::program::Program;
 use super::ruleset::{self, Ruleset, Settings};
-use super::{arming, lock, verify};
+use super::{applications, arming, lock, verify};
 
 /// The ruleset and what installs it.
 #[derive(Debug)]
@@ -96,12 +96,14 @@ impl Installer {
         } else {
             self.ruleset.replacing()
         };
-        if self.settings.gateway() && !before.gateway() {
+        if self.settings.forwards() && !before.forwards() {
             self.ruleset.adopting(&mut transaction);
         }
         self.program.apply(&transaction)?;
         committed();
-        if !self.settings.gateway() && before.gateway() {
+        applications::write(&mut Kernel::open()?, &self.settings)?;
+        committed();
+        if !self.settings.forwards() && before.forwards() {
             Kernel::open()?.delete_bridge_table()?;
             committed();
         }
@@ -190,6 +192,8 @@ impl Installer {
         };
         let replaced = self.program.apply(&transaction(self.ruleset.replacing())).and_then(|()| {
             committed();
+            applications::write(&mut Kernel::open()?, &self.settings)?;
+            committed();
             self.verify()
         });
         match replaced {
@@ -198,11 +202,13 @@ impl Installer {
                 tracing::warn!(%error, "the table inet destguard can't be taken over and is made anew");
                 self.program.apply(&transaction(self.ruleset.recreating()))?;
                 committed();
+                applications::write(&mut Kernel::open()?, &self.settings)?;
+                committed();
                 self.verify()?;
             }
             other => other?,
         }
-        if !self.settings.gateway() {
+        if !self.settings.forwards() {
             // Of an earlier configuration.
             Kernel::open()?.delete_bridge_table()?;
         }
@@ -212,10 +218,11 @@ impl Installer {
 
     /// Their packets are refused as it is, so that nothing is left open where this fails.
     pub(super) fn end_foreign_dns(&self) {
-        if !self.settings.enforce || !self.settings.gateway() {
+        let redirected = self.settings.local() && self.settings.redirect_dns;
+        if !self.settings.enforce || !self.settings.forwards() && !redirected {
             return;
         }
-        let ended = Kernel::open().and_then(|mut kernel| arming::end_foreign_dns(&mut kernel, &self.settings.inside));
+        let ended = Kernel::open().and_then(|mut kernel| arming::end_foreign_dns(&mut kernel, &self.settings));
         match ended {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "flows to other resolvers were ended"),

@@ -80,8 +80,10 @@ pub fn close(settings: &Settings) -> Result<Kernel, NftError> {
         let loopback = [is(OIFNAME, &name("lo")), vec![verdict(ACCEPT)]].concat();
         hooks.push(("output", OUTPUT, OUTPUT_PRIORITY, vec![loopback, ours, told()]));
     }
-    if settings.gateway() {
-        let inside = settings.inside.iter().map(|inside| [is(IIFNAME, &name(inside)), told()].concat()).collect();
+    if settings.forwards() {
+        let names = settings.inside.iter().map(|inside| name(inside));
+        let names = names.chain(settings.bridges.iter().map(|bridge| name_or_beginning(bridge)));
+        let inside = names.map(|name| [is(IIFNAME, &name), told()].concat()).collect();
         hooks.push(("forward", FORWARD, FORWARD_PRIORITY, inside));
     }
     for (what, hook, priority, rules) in hooks {
@@ -218,6 +220,11 @@ fn told() -> Vec<Expression> {
 
 fn is_unjudged() -> Vec<Expression> {
     vec![load("meta", MARK), bits(UNJUDGED, 0), compare(OTHER, &[0; 4])]
+}
+
+/// Of "br-*" what stands before the asterisk: the rest isn't compared.
+fn name_or_beginning(pattern: &str) -> Vec<u8> {
+    pattern.strip_suffix('*').map_or_else(|| name(pattern), |beginning| beginning.as_bytes().to_vec())
 }
 
 /// As a register holds it.

@@ -4,24 +4,40 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::Count;
+use super::applications::held_members;
+use super::kernel::Kernel;
+use super::{Count, Counters};
 
 /// Registers them. While the table is gone they are left out.
 pub fn register(registry: &mut Registry) {
-    registry.register_collector(Box::new(PacketCounters));
+    register_by(registry, || super::counters().map_err(|error| error.to_string()));
+    registry.register_collector(Box::new(ApplicationGroups));
 }
 
-#[derive(Debug)]
-struct PacketCounters;
+/// The same of another packet filter, by whatever reads its counters.
+pub fn register_by(registry: &mut Registry, read: impl Fn() -> Result<Counters, String> + Send + Sync + 'static) {
+    registry.register_collector(Box::new(PacketCounters(Box::new(read))));
+}
+
+type Read = dyn Fn() -> Result<Counters, String> + Send + Sync;
+
+struct PacketCounters(Box<Read>);
+
+impl std::fmt::Debug for PacketCounters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PacketCounters")
+    }
+}
 
 impl Collector for PacketCounters {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let counters = match super::counters() {
+        let counters = match (self.0)() {
             Ok(counters) => counters,
             Err(error) => {
-                tracing::debug!(%error, "the nftables counters can't be read");
+                tracing::debug!(%error, "the counters of the packet filter can't be read");
                 return Ok(());
             }
         };
@@ -42,6 +58,20 @@ impl Collector for PacketCounters {
             for (counter, count) in &named {
                 ConstCounter::new(value(count)).encode(family.encode_family(&[("counter", *counter)])?)?;
             }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct ApplicationGroups;
+
+impl Collector for ApplicationGroups {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        if let Ok(groups) = Kernel::open().and_then(|mut kernel| held_members(&mut kernel)) {
+            let help = "Control groups that lead to applications (nftables.application); 1024 at most";
+            let gauge = ConstGauge::new(i64::try_from(groups.len()).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor("nftables_application_groups", help, None, MetricType::Gauge)?)?;
         }
         Ok(())
     }

@@ -1,13 +1,17 @@
 //! What the ruleset needs of the kernel, and what it can do without. Asked only where the kernel refused a ruleset: its own
 //! words name no cause. Each sample is checked by the kernel and never in force.
 
+use std::net::SocketAddr;
+
 use ::nftables::schema::{Chain, NfListObject, Nftables, Rule, Table};
 use ::nftables::stmt::Statement;
 use ::nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::error::NftError;
+use super::ruleset::local_dns::to_resolver;
 use super::ruleset::words::{accept, add, bare_chain, base, ct, log_some, mark_ports, prohibit, to_this_host, within};
 use super::ruleset::{REDIRECT_PRIORITY, Settings};
+use crate::enforce::backend::LeftOut;
 
 /// What the ruleset can do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +32,16 @@ impl Feature {
             }
             Self::Bridge => {
                 "this kernel has no nf_tables for bridges: with bridge-nf-call-iptables = 1, traffic between ports of a bridge in \
-                 nftables.inside is refused as if it were forwarded"
+                 nftables.inside or nftables.bridges is refused as if it were forwarded"
             }
         }
     }
+}
+
+/// What it means that these are left out.
+#[must_use]
+pub fn effects(missing: &[Feature]) -> Vec<LeftOut> {
+    missing.iter().map(|feature| feature.effect().to_owned()).collect()
 }
 
 /// What is left out of the ruleset on this kernel. `works` has the kernel check a sample.
@@ -73,11 +83,18 @@ fn needed(settings: &Settings) -> Vec<(&'static str, Nftables<'static>)> {
     if settings.enforce {
         needed.push(("refusal of packets (nft_reject_inet)", sample(None, vec![prohibit()])));
     }
-    if settings.gateway() && settings.redirect_dns {
+    if settings.forwards() && settings.redirect_dns {
         let chain = base("probe", NfChainType::NAT, NfHook::Prerouting, REDIRECT_PRIORITY, NfChainPolicy::Accept);
         needed.push((
             "redirection, for nftables.redirect_dns (nft_chain_nat, nft_redir, nft_fib_inet)",
-            sample(Some(chain), to_this_host()),
+            sample(Some(chain), to_this_host(53)),
+        ));
+    }
+    if settings.local() && settings.redirect_dns {
+        let chain = base("probe", NfChainType::NAT, NfHook::Output, REDIRECT_PRIORITY, NfChainPolicy::Accept);
+        needed.push((
+            "redirection of this host's own questions, for nftables.redirect_dns (nft_chain_nat, nft_nat, nft_fib_inet)",
+            sample(Some(chain), to_resolver(SocketAddr::from(([127, 0, 0, 1], 53)))),
         ));
     }
     needed
@@ -86,7 +103,7 @@ fn needed(settings: &Settings) -> Vec<(&'static str, Nftables<'static>)> {
 /// What it can do without.
 fn wanted(settings: &Settings) -> Vec<(Feature, Nftables<'static>)> {
     let mut wanted = vec![(Feature::Log, sample(None, log_some()))];
-    if settings.gateway() {
+    if settings.forwards() {
         let mut objects = Vec::new();
         mark_ports(&mut objects, PROBE);
         wanted.push((Feature::Bridge, Nftables { objects: objects.into() }));

@@ -2,10 +2,11 @@
 //! logs a few a second only, so this is a sample; the counters count all.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::io::unix::AsyncFd;
 
+use super::Transport;
 use super::error::NftError;
 use super::kernel::failed;
 use super::ruleset::LOG_GROUP;
@@ -21,6 +22,7 @@ const CONFIG_MODE: u16 = 2;
 const COMMAND_BIND: u8 = 1;
 const COPY_PACKET: u8 = 2;
 const PAYLOAD: u16 = 9;
+const USER: u16 = 11;
 /// Octets of each packet that are wanted: the IP header and the ports.
 const SNAP: u32 = 96;
 const BUFFER: i32 = 1 << 20;
@@ -40,17 +42,40 @@ pub struct Packet {
     pub protocol: u8,
     /// Destination port, of TCP and UDP.
     pub port: Option<u16>,
+    /// Source port likewise.
+    pub source_port: Option<u16>,
+    /// The user whose socket it came from, if that is one of this host.
+    pub user: Option<u32>,
 }
 
 impl std::fmt::Display for Packet {
     /// The destination, as `203.0.113.9 tcp/443`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ", self.destination)?;
+        write!(f, "{} {}", self.destination, self.service())
+    }
+}
+
+impl Packet {
+    /// The socket that it came from: protocol, its end, the other end.
+    #[must_use]
+    pub fn from(&self) -> Option<(Transport, SocketAddr, SocketAddr)> {
+        let transport = match self.protocol {
+            TCP => Transport::Tcp,
+            UDP => Transport::Udp,
+            _ => return None,
+        };
+        let local = SocketAddr::new(self.source, self.source_port?);
+        Some((transport, local, SocketAddr::new(self.destination, self.port?)))
+    }
+
+    /// Protocol and port, as in "tcp/443".
+    #[must_use]
+    pub fn service(&self) -> String {
         match (self.protocol, self.port) {
-            (TCP, Some(port)) => write!(f, "tcp/{port}"),
-            (UDP, Some(port)) => write!(f, "udp/{port}"),
-            (1 | 58, _) => f.write_str("icmp"),
-            (protocol, _) => write!(f, "protocol {protocol}"),
+            (TCP, Some(port)) => format!("tcp/{port}"),
+            (UDP, Some(port)) => format!("udp/{port}"),
+            (1 | 58, _) => "icmp".to_owned(),
+            (protocol, _) => format!("protocol {protocol}"),
         }
     }
 }
@@ -129,9 +154,10 @@ impl Packets {
 
 /// Every packet of a datagram whose IP header is whole.
 fn packets(datagram: &[u8]) -> impl Iterator<Item = Packet> {
-    wire::messages(datagram)
-        .filter(|message| message.kind == wire::kind(SUBSYS_LOG, PACKET))
-        .filter_map(|message| packet(wire::find(message.attributes(), PAYLOAD)?))
+    wire::messages(datagram).filter(|message| message.kind == wire::kind(SUBSYS_LOG, PACKET)).filter_map(|message| {
+        let user = wire::find(message.attributes(), USER).and_then(wire::u32_of);
+        Some(Packet { user, ..packet(wire::find(message.attributes(), PAYLOAD)?)? })
+    })
 }
 
 /// IPv4 (RFC 791) or IPv6 (RFC 8200) header, and the port behind it. A later fragment has none.
@@ -154,11 +180,13 @@ fn packet(octets: &[u8]) -> Option<Packet> {
         _ => return None,
     };
     let ports = octets.get(behind..).and_then(|rest| rest.first_chunk::<4>());
-    let port = match (protocol, whole, ports) {
-        (TCP | UDP, true, Some([_, _, high, low])) => Some(u16::from_be_bytes([*high, *low])),
-        _ => None,
+    let (source_port, port) = match (protocol, whole, ports) {
+        (TCP | UDP, true, Some([from_high, from_low, high, low])) => {
+            (Some(u16::from_be_bytes([*from_high, *from_low])), Some(u16::from_be_bytes([*high, *low])))
+        }
+        _ => (None, None),
     };
-    Some(Packet { source, destination, protocol, port })
+    Some(Packet { source, destination, protocol, port, source_port, user: None })
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub fn probe(kernel: &mut Kernel) -> Result<Features, NftError> {
     transaction.request(NEW_TABLE, F_CREATE, |writer| writer.put_text(TABLE_NAME, &table));
     transaction.request(NEW_SET, F_CREATE, |writer| {
         writer.put_text(SET_TABLE, &table);
-        writer.put_text(SET_NAME, Set::Lease4.name());
+        writer.put_text(SET_NAME, &Set::Lease4.name());
         writer.put_u32(SET_FLAGS, FLAG_TIMEOUT);
         writer.put_u32(SET_KEY_TYPE, TYPE_IPV4);
         writer.put_u32(SET_KEY_LENGTH, 4);

@@ -1,12 +1,16 @@
 //! The static ruleset: table `inet destguard` as typed objects. Elements of the lease sets are not part of it.
 //!
 //! ```text
-//!   output  (local)    lo, own traffic and replies, judged, [cut], replies, DNS elsewhere, established, ND/MLD/DHCP, invalid, open, leased, else deny
+//!   output  (local)    lo, own traffic and replies, judged, [cut], replies, DNS elsewhere, established, ND/MLD/DHCP, invalid, open, leased,
+//!                      leased to single applications ([`super::applications`]), else deny
 //!   forward (gateway)  not from inside: none of our business; judged; between ports of one bridge: neither; [cut], replies, DNS elsewhere, established, adopt,
 //!                      invalid, open, leased, else deny
-//!   dns_redirect       port 53 from inside to anybody but this host comes to this host
+//!   dns_redirect       port 53 from inside to anybody but this host comes to this host; see [`bridges`]
+//!   dns_local          port 53 of this host itself likewise; see [`local_dns`]
 //!   deny               count, log a few to NFLOG group 4242, TCP reset or ICMP "prohibited"; in audit: count, log, accept
 //! ```
+//!
+//! Bridges of containers are inside too, also where the mode is local: see [`bridges`].
 //!
 //! "judged" says that the table was there: see [`super::lock`]. It is not in force in audit.
 //!
@@ -23,6 +27,7 @@
 //! the kernel knows, unless it asks for a new connection (SYN). So connections from before are found. The kernel itself
 //! ends that time. Where the far end doesn't know the connection it resets it.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -30,14 +35,17 @@ use ::nftables::expr::{BinaryOperation, Elem, Expression, MetaKey, NamedExpressi
 use ::nftables::schema::{
     Chain, Counter, Element, FlushObject, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, Table,
 };
-use ::nftables::stmt::{Drop, Operator, Reject, RejectType, Statement};
-use ::nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+use ::nftables::stmt::{Drop, Reject, RejectType, Statement};
+use ::nftables::types::{NfChainType, NfFamily, NfHook};
 use ipnet::IpNet;
 
+use super::applications::{self, Application};
 use super::needs::Feature;
-use super::{OwnTraffic, TABLE, Transport};
-use crate::config::schema::{NftablesMode, Scope};
+use super::{OwnTraffic, Special, TABLE, Transport};
+use crate::config::schema::{NftablesMode, Scope, WHOLE_IPV6};
 
+mod bridges;
+pub(in crate::enforce) mod local_dns;
 pub(super) mod words;
 
 #[allow(clippy::wildcard_imports)]
@@ -58,7 +66,8 @@ pub const CUT_CAPACITY: u32 = 16_384;
 /// Named counters.
 const COUNTERS: [&str; 4] = ["allowed", "established", "denied", "dns_bypass"];
 /// Every chain that any mode has.
-const CHAINS: [&str; 4] = ["deny", "output", "forward", "dns_redirect"];
+const CHAINS: [&str; 7] =
+    ["deny", "output", "forward", "dns_redirect", "dns_local", "dns_local_source", applications::CHAIN];
 /// Behind the host's own filters, so that what they drop is not counted here.
 pub(super) const OUTPUT_PRIORITY: i32 = 10;
 /// Before the host's own filters, behind destination NAT.
@@ -75,10 +84,18 @@ pub struct Settings {
     pub enforce: bool,
     /// Whom a lease opens for.
     pub scope: Scope,
+    /// [`Scope::Client`]: so many bits of IPv6 addresses tell clients apart.
+    pub client_ipv6_prefix: u8,
+    /// Whether leases can be for single ports.
+    pub ports: bool,
     /// Interfaces whose hosts are guarded.
     pub inside: Vec<String>,
+    /// Bridges of containers, likewise; patterns.
+    pub bridges: Vec<String>,
     /// Send foreign port 53 here.
     pub redirect_dns: bool,
+    /// Services that are judged otherwise than by leases.
+    pub special: Special,
     /// `addresses.open`
     pub open: Vec<IpNet>,
     /// What the guard itself must reach.
@@ -87,6 +104,8 @@ pub struct Settings {
     pub listeners: Vec<(Transport, u16)>,
     /// Most leases.
     pub capacity: usize,
+    /// local: those that addresses are open for alone.
+    pub applications: Vec<Application>,
     /// What this kernel can't do.
     pub without: Vec<Feature>,
 }
@@ -99,12 +118,17 @@ impl Settings {
             mode,
             enforce: true,
             scope: Scope::Shared,
+            client_ipv6_prefix: WHOLE_IPV6,
+            ports: false,
             inside: Vec::new(),
+            bridges: Vec::new(),
             redirect_dns: false,
+            special: Special::default(),
             open: Vec::new(),
             own: Vec::new(),
             listeners: Vec::new(),
             capacity: 0,
+            applications: Vec::new(),
             without: Vec::new(),
         }
     }
@@ -117,11 +141,22 @@ impl Settings {
         matches!(self.mode, NftablesMode::Gateway | NftablesMode::Both)
     }
 
+    /// Whether something is guarded that this host forwards.
+    pub(super) fn forwards(&self) -> bool {
+        self.gateway() || self.mode == NftablesMode::Local && !self.bridges.is_empty()
+    }
+
     /// Room in a lease set: expired elements count until the kernel collects them, a second or two later.
     pub(super) fn size(&self) -> u32 {
         let size = self.capacity.saturating_add(self.capacity / 4).saturating_add(1024);
         u32::try_from(size).unwrap_or(u32::MAX)
     }
+}
+
+/// These addresses and the port that a packet goes to are in a set.
+fn with_port(mut fields: Vec<Expression<'static>>, set: &'static str) -> Statement<'static> {
+    fields.extend([meta(MetaKey::L4proto), field("th", "dport")]);
+    is(Expression::Named(NamedExpression::Concat(fields)), word(set))
 }
 
 /// The ruleset of some settings.
@@ -177,7 +212,7 @@ impl Ruleset {
                 ..Chain::default()
             }],
             sets: Vec::new(),
-            bridge: settings.gateway() && !settings.without.contains(&Feature::Bridge),
+            bridge: settings.forwards() && !settings.without.contains(&Feature::Bridge),
             unused: Vec::new(),
             elements: Vec::new(),
             rules: Vec::new(),
@@ -187,11 +222,14 @@ impl Ruleset {
         if settings.local() {
             ruleset.output_chain(settings);
         }
-        if settings.gateway() {
+        if settings.forwards() {
             ruleset.forward_chain(settings);
         }
-        if settings.gateway() && settings.redirect_dns {
-            ruleset.redirect_chain();
+        if settings.forwards() && settings.redirect_dns {
+            ruleset.redirect_chain(settings);
+        }
+        if settings.local() && settings.redirect_dns {
+            ruleset.local_redirect(settings);
         }
         ruleset
     }
@@ -208,7 +246,9 @@ impl Ruleset {
                 None => objects.push(add(NfListObject::Chain(bare_chain(name)))),
             }
         }
-        for name in CHAINS {
+        // Its rules are another's: see [`applications::write`].
+        let stays = |name: &str| name == applications::CHAIN && self.chains.iter().any(|chain| chain.name == name);
+        for name in CHAINS.into_iter().filter(|name| !stays(name)) {
             objects.push(NfObject::CmdObject(NfCmd::Flush(FlushObject::Chain(bare_chain(name)))));
         }
         for name in CHAINS {
@@ -290,6 +330,23 @@ impl Ruleset {
             Scope::Client => self.sets.extend(pairs),
             Scope::Shared => self.unused.extend(pairs),
         }
+        let port = [SetType::InetProto, SetType::InetService];
+        let with_port = |name, addresses: &[SetType]| timed(name, &[addresses, &port].concat(), size);
+        let ports = [with_port("port_lease4", &[SetType::Ipv4Addr]), with_port("port_lease6", &[SetType::Ipv6Addr])];
+        let client_ports = [
+            with_port("client_port_lease4", &[SetType::Ipv4Addr, SetType::Ipv4Addr]),
+            with_port("client_port_lease6", &[SetType::Ipv6Addr, SetType::Ipv6Addr]),
+        ];
+        if settings.ports {
+            self.sets.extend(ports)
+        } else {
+            self.unused.extend(ports)
+        }
+        if settings.ports && settings.scope == Scope::Client {
+            self.sets.extend(client_ports);
+        } else {
+            self.unused.extend(client_ports);
+        }
         self.sets.push(timed("cut4", &[SetType::Ipv4Addr], CUT_CAPACITY));
         self.sets.push(timed("cut6", &[SetType::Ipv6Addr], CUT_CAPACITY));
 
@@ -310,6 +367,8 @@ impl Ruleset {
             self.constant(set, list.into_iter().map(own_element).collect());
         }
 
+        self.doh_sets(settings);
+
         let mut inside = settings.inside.clone();
         inside.sort_unstable();
         inside.dedup();
@@ -321,7 +380,7 @@ impl Ruleset {
             })
             .collect();
         let inside_set = plain("inside", &[SetType::Ifname]);
-        if settings.gateway() {
+        if settings.forwards() {
             self.constant(inside_set, inside.into_iter().map(|name| Expression::String(name.into())).collect());
         } else {
             self.unused.push(inside_set);
@@ -340,7 +399,7 @@ impl Ruleset {
             self.unused.push(one_bridge);
         }
         let adopt = timed("adopt", &[SetType::InetProto], 8);
-        if settings.gateway() { self.sets.push(adopt) } else { self.unused.push(adopt) }
+        if settings.forwards() { self.sets.push(adopt) } else { self.unused.push(adopt) }
     }
 
     fn constant(&mut self, set: Set<'static>, elements: Vec<Expression<'static>>) {
@@ -385,6 +444,9 @@ impl Ruleset {
         let from = Expression::Named(NamedExpression::Concat(vec![meta(MetaKey::L4proto), field("th", "sport")]));
         self.rule(chain, "own_replies", vec![marked(), is(from, word("@own_ports")), accept()]);
         self.judged_rule(chain, settings.enforce);
+        if settings.redirect_dns {
+            self.redirected_rule(chain);
+        }
         self.cut_rules(chain);
         self.flow_rules(chain, settings.enforce);
         // Neighbour discovery and MLD have no flows; their hop limit shows that they stay on the link.
@@ -426,22 +488,24 @@ impl Ruleset {
             vec![within(ct("state"), &["invalid"]), within(field("tcp", "flags"), &["fin", "rst"]), accept()],
         );
         self.invalid_rule(chain, settings.enforce);
+        self.discovery_rules(chain, settings);
+        self.reach_bridges(chain, settings, Vec::new);
         self.open_rules(chain);
-        self.lease_rules(chain);
+        self.lease_rules(chain, settings.ports);
+        if !settings.applications.is_empty() {
+            self.chains.push(bare_chain(applications::CHAIN));
+            self.rule(chain, "applications", vec![jump(applications::CHAIN)]);
+        }
         self.rule(chain, "deny", vec![jump("deny")]);
     }
 
     fn forward_chain(&mut self, settings: &Settings) {
         let chain = "forward";
         self.chains.push(base(chain, NfChainType::Filter, NfHook::Forward, FORWARD_PRIORITY, policy(settings.enforce)));
-        self.rule(chain, "not_inside", vec![compare(Operator::NEQ, meta(MetaKey::Iifname), word("@inside")), accept()]);
+        self.rule(chain, "not_inside", bridges::not_inside(settings));
         self.judged_rule(chain, settings.enforce);
         if self.bridge {
-            let marked =
-                Expression::BinaryOperation(Box::new(BinaryOperation::AND(meta(MetaKey::Mark), number(BRIDGED))));
-            let ends = vec![meta(MetaKey::Iifname), meta(MetaKey::Oifname)];
-            let same = is(Expression::Named(NamedExpression::Concat(ends)), word("@one_bridge"));
-            self.rule(chain, "bridged", vec![same, compare(Operator::NEQ, marked, number(0)), accept()]);
+            self.bridged_rules(chain, settings);
         }
         self.cut_rules(chain);
         self.flow_rules(chain, settings.enforce);
@@ -459,30 +523,30 @@ impl Ruleset {
             ],
         );
         self.invalid_rule(chain, settings.enforce);
+        // Ports that containers publish: only this host's own rules translate so.
+        self.reach_bridges(chain, settings, || vec![within(ct("status"), &["dnat"])]);
         self.open_rules(chain);
         match settings.scope {
-            Scope::Shared => self.lease_rules(chain),
+            Scope::Shared => self.lease_rules(chain, settings.ports),
             Scope::Client => {
                 for (comment, protocol, set) in
                     [("lease4", "ip", "@client_lease4"), ("lease6", "ip6", "@client_lease6")]
                 {
                     let pair = Expression::Named(NamedExpression::Concat(vec![
-                        field(protocol, "saddr"),
+                        client_of(protocol, settings.client_ipv6_prefix),
                         field(protocol, "daddr"),
                     ]));
                     self.rule(chain, comment, vec![is(pair, word(set)), counted("allowed"), accept()]);
                 }
+                let sets = [("port4", "ip", "@client_port_lease4"), ("port6", "ip6", "@client_port_lease6")];
+                for (comment, protocol, set) in sets.into_iter().filter(|_| settings.ports) {
+                    let client = client_of(protocol, settings.client_ipv6_prefix);
+                    let addresses = vec![client, field(protocol, "daddr")];
+                    self.rule(chain, comment, vec![with_port(addresses, set), counted("allowed"), accept()]);
+                }
             }
         }
         self.rule(chain, "deny", vec![jump("deny")]);
-    }
-
-    fn redirect_chain(&mut self) {
-        let chain = "dns_redirect";
-        self.chains.push(base(chain, NfChainType::NAT, NfHook::Prerouting, REDIRECT_PRIORITY, NfChainPolicy::Accept));
-        let mut rule = vec![is(meta(MetaKey::Iifname), word("@inside"))];
-        rule.extend(to_this_host());
-        self.rule(chain, "redirect", rule);
     }
 
     /// Before every rule that accepts what the lock has marked.
@@ -539,6 +603,7 @@ impl Ruleset {
             "dns_bypass",
             vec![tcp_or_udp(), is(field("th", "dport"), ports), counted("dns_bypass"), jump("deny")],
         );
+        self.doh_rules(chain);
     }
 
     fn open_rules(&mut self, chain: &'static str) {
@@ -546,13 +611,18 @@ impl Ruleset {
         self.rule(chain, "open6", vec![is(field("ip6", "daddr"), word("@open6")), accept()]);
     }
 
-    fn lease_rules(&mut self, chain: &'static str) {
+    fn lease_rules(&mut self, chain: &'static str, ports: bool) {
         for (comment, protocol, set) in [("lease4", "ip", "@lease4"), ("lease6", "ip6", "@lease6")] {
             self.rule(chain, comment, vec![is(field(protocol, "daddr"), word(set)), counted("allowed"), accept()]);
         }
+        let sets = [("port4", "ip", "@port_lease4"), ("port6", "ip6", "@port_lease6")];
+        for (comment, protocol, set) in sets.into_iter().filter(|_| ports) {
+            let address = vec![field(protocol, "daddr")];
+            self.rule(chain, comment, vec![with_port(address, set), counted("allowed"), accept()]);
+        }
     }
 
-    fn rule(&mut self, chain: &'static str, comment: &'static str, expr: Vec<Statement<'static>>) {
+    fn rule(&mut self, chain: &'static str, comment: impl Into<Cow<'static, str>>, expr: Vec<Statement<'static>>) {
         self.rules.push(Rule {
             family: NfFamily::INet,
             table: TABLE.into(),

@@ -11,6 +11,8 @@ use super::wire::{self, F_DUMP};
 const BY_FAMILY: u16 = 20;
 /// `INET_DIAG_MARK`: told to who has CAP_NET_ADMIN.
 const MARK: u16 = 15;
+/// `INET_DIAG_CGROUP_ID`
+const GROUP: u16 = 21;
 /// `struct inet_diag_sockid` begins here in `struct inet_diag_msg`.
 const ID: usize = 4;
 /// Attributes begin behind `struct inet_diag_msg`.
@@ -50,6 +52,8 @@ pub struct Socket {
     pub inode: u32,
     /// The firewall mark, where it is told.
     pub mark: Option<u32>,
+    /// The control group that it was made in (Linux 5.8).
+    pub group: Option<u64>,
 }
 
 /// Every one.
@@ -107,7 +111,45 @@ fn read(transport: Transport, message: &[u8]) -> Option<Socket> {
             .and_then(|attributes| wire::find(attributes, MARK))
             .and_then(|value| wire::number(value, 0))
             .map(u32::from_ne_bytes),
+        group: message
+            .get(MESSAGE..)
+            .and_then(|attributes| wire::find(attributes, GROUP))
+            .and_then(|value| wire::number(value, 0))
+            .map(u64::from_ne_bytes),
     })
+}
+
+/// The socket with these two ends; `None`: it is gone, or the kernel doesn't tell.
+#[must_use]
+pub fn find(transport: Transport, local: SocketAddr, remote: SocketAddr) -> Option<Socket> {
+    let mut kernel = Dialogue::open(libc::NETLINK_SOCK_DIAG).ok()?;
+    let (family, protocol) = (
+        if local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 },
+        if transport == Transport::Tcp { libc::IPPROTO_TCP } else { libc::IPPROTO_UDP },
+    );
+    // UDP sockets are looked for as if a packet came to them: its source first. Else it is the other way round.
+    let (first, second) = if transport == Transport::Tcp { (local, remote) } else { (remote, local) };
+    let mut request = [0u8; 56];
+    request[0] = u8::try_from(family).unwrap_or(0);
+    request[1] = u8::try_from(protocol).unwrap_or(0);
+    request[4..8].copy_from_slice(&u32::MAX.to_ne_bytes());
+    request[8..10].copy_from_slice(&first.port().to_be_bytes());
+    request[10..12].copy_from_slice(&second.port().to_be_bytes());
+    for (at, ip) in [(12, first.ip()), (28, second.ip())] {
+        match ip {
+            IpAddr::V4(ip) => request[at..at + 4].copy_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => request[at..at + 16].copy_from_slice(&ip.octets()),
+        }
+    }
+    // No cookie.
+    request[48..56].fill(0xff);
+    let mut found = None;
+    let asked = kernel.ask(BY_FAMILY, 0, &request, |kind, payload| {
+        if kind == BY_FAMILY {
+            found = read(transport, payload);
+        }
+    });
+    asked.ok().and(found)
 }
 
 #[cfg(test)]
@@ -135,6 +177,23 @@ mod tests {
         let local = mapped.local_addr().unwrap();
         let local = SocketAddr::new(local.ip().to_canonical(), local.port());
         assert!(has(Transport::Udp, State::Connected, local, Some("127.0.0.1:9".parse().unwrap())), "{local} {all:?}");
+    }
+
+    #[test]
+    fn one_socket_is_found_by_its_ends_with_its_control_group() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let stream = std::net::TcpStream::connect(to).unwrap();
+        let from = stream.local_addr().unwrap();
+        let found = find(Transport::Tcp, from, to).unwrap();
+        assert_eq!((found.local, found.remote, found.state), (from, to, State::Connected));
+        assert!(found.inode != 0 && found.group.is_some(), "{found:?}");
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let local = udp.local_addr().unwrap();
+        let found = find(Transport::Udp, local, "127.0.0.1:9".parse().unwrap()).unwrap();
+        assert_eq!((found.local, found.group.is_some()), (local, true));
+        drop(stream);
+        assert_eq!(find(Transport::Tcp, "127.0.0.1:1".parse().unwrap(), to), None);
     }
 
     proptest! {

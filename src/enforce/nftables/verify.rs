@@ -1,16 +1,16 @@
 //! Compares what the kernel holds with the ruleset that was installed.
 //!
 //! Chains and sets are compared whole; a rule by its comment, its place and what it does: verdicts, counters and the
-//! sets it looks into. The rest of a rule is written differently by different versions of `nft`.
+//! sets it looks into. What [`applications`] writes it compares itself. The rest of a rule is written differently by different versions of `nft`.
 
 use std::collections::BTreeSet;
 
 use ::nftables::schema::{Chain, NfListObject, Set};
 use serde_json::Value;
 
-use super::TABLE;
 use super::error::NftError;
 use super::ruleset::Ruleset;
+use super::{TABLE, applications};
 
 /// Keys of a statement that are verdicts or stand for one.
 const DOING: [&str; 7] = ["accept", "drop", "reject", "redirect", "jump", "goto", "return"];
@@ -24,12 +24,12 @@ pub fn verify(ruleset: &Ruleset, json: &str) -> Result<(), NftError> {
     compare_names(
         "chain",
         ruleset.chains.iter().map(|chain| chain.name.as_ref()),
-        held.chains.iter().map(|chain| chain.name.as_ref()),
+        held.chains.iter().map(|chain| chain.name.as_ref()).filter(|name| !applications::is_ours(name)),
     )?;
     compare_names(
         "set",
         ruleset.sets.iter().map(|set| set.name.as_ref()),
-        held.sets.iter().map(|set| set.name.as_ref()),
+        held.sets.iter().map(|set| set.name.as_ref()).filter(|name| !applications::is_ours(name)),
     )?;
     for wanted in &ruleset.chains {
         if !held.chains.iter().any(|chain| same_chain(wanted, chain)) {
@@ -41,7 +41,7 @@ pub fn verify(ruleset: &Ruleset, json: &str) -> Result<(), NftError> {
             return differs(format!("set {} has another type, flags or size", wanted.name));
         }
     }
-    for chain in &ruleset.chains {
+    for chain in ruleset.chains.iter().filter(|chain| chain.name != applications::CHAIN) {
         let wanted: Vec<Gist> = ruleset
             .rules
             .iter()

@@ -36,6 +36,9 @@ const FILES: &[c_long] = &[
     libc::SYS_ftruncate,
     libc::SYS_getcwd,
     libc::SYS_getdents64,
+    libc::SYS_inotify_add_watch,
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_rm_watch,
     libc::SYS_ioctl,
     libc::SYS_linkat,
     libc::SYS_lseek,
@@ -220,6 +223,9 @@ const OLD: &[c_long] = &[];
 /// To run `nft`.
 const PROGRAMS: &[c_long] = &[libc::SYS_execve];
 
+/// Programs and tables in the kernel.
+const BPF: &[c_long] = &[libc::SYS_bpf];
+
 /// Families of sockets.
 const FAMILIES: [i32; 5] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET];
 
@@ -236,14 +242,15 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
 ///
 /// # Errors
 /// Why nothing is restricted, in words.
-pub fn restrict(nft: bool) -> Result<(), String> {
-    let program = program(nft).map_err(|error| format!("seccomp: {error}"))?;
+pub fn restrict(nft: bool, bpf: bool) -> Result<(), String> {
+    let program = program(nft, bpf).map_err(|error| format!("seccomp: {error}"))?;
     seccompiler::apply_filter(&program).map_err(|error| format!("seccomp: {error}"))
 }
 
-fn program(nft: bool) -> Result<BpfProgram, seccompiler::BackendError> {
+fn program(nft: bool, bpf: bool) -> Result<BpfProgram, seccompiler::BackendError> {
     let programs: &[c_long] = if nft { PROGRAMS } else { &[] };
-    let plain = [FILES, SOCKETS, RUNTIME, PROCESS, OLD, programs].concat();
+    let bpf: &[c_long] = if bpf { BPF } else { &[] };
+    let plain = [FILES, SOCKETS, RUNTIME, PROCESS, OLD, programs, bpf].concat();
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> = plain.into_iter().map(|call| (call, Vec::new())).collect();
     let when = |operator, value: i32| {
         let value = u64::from(value.cast_unsigned());

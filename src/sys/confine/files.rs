@@ -1,4 +1,5 @@
-//! Writing and running programs, by landlock (landlock(7)): state and control socket may be written to, `nft` may be run, nothing else.
+//! Writing and running programs, by landlock (landlock(7)): state and control socket may be written to, `nft` and
+//! `iptables` may be run, nothing else.
 //!
 //! Reading stays with the file permissions: lists and certificates lie wherever a reload says.
 
@@ -9,6 +10,7 @@ use landlock::{
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
+use crate::enforce::iptables::program as iptables;
 use crate::enforce::nftables::program::PLACES;
 
 /// The newest interface whose rights are asked for; older kernels give what they know.
@@ -53,6 +55,7 @@ pub fn restrict(writes: &[&Path], nft: bool) -> Result<(), String> {
         allow(Path::new(NULL), AccessFs::WriteFile.into())?;
         let programs = PLACES.iter().chain(&LINKERS);
         programs.map(Path::new).try_for_each(|path| allow(path, AccessFs::Execute.into()))?;
+        iptables::all().iter().try_for_each(|path| allow(path, AccessFs::Execute.into()))?;
     }
     let status = rules.restrict_self().map_err(words)?;
     match status.ruleset {

@@ -35,7 +35,7 @@ fn has_landlock() -> bool {
 /// Whether it may write to its own directories alone now.
 fn confined(directory: &Path, nft: bool) -> bool {
     let landlock = has_landlock();
-    let reached = confine(&Needs { writes: Ok(vec![directory]), nft });
+    let reached = confine(&Needs { writes: Ok(vec![directory]), nft, bpf: false });
     assert_eq!(reached.calls, None);
     assert_eq!(reached.files.is_none(), landlock, "{reached:?}");
     landlock

@@ -378,7 +378,7 @@ impl Task {
             {
                 observed.ended(family);
             }
-            let Heard::Routes { announced, withdrawn, bears, origin } = heard else {
+            let Heard::Routes { announced, withdrawn, bears, origin, .. } = heard else {
                 self.place.shared.changed.send_replace(());
                 return;
             };
@@ -702,7 +702,7 @@ pub(super) fn stamped(evidence: &mut Evidence, generation: u64) {
 
 /// Whether this peer's word on its own routes is of use.
 pub(super) fn hears(peer: &PeerConfig) -> bool {
-    peer.role == Role::Observer || peer.confirm == Confirm::Refresh
+    matches!(peer.role, Role::Observer | Role::Guard) || peer.confirm == Confirm::Refresh
 }
 
 /// What can't be had on this host although the configuration wants it.

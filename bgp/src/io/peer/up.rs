@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
@@ -21,6 +21,11 @@ impl Task {
     pub(super) async fn came_up(&mut self, id: ConnectionId, negotiated: &Negotiated) {
         let Some(peer) = self.peer().cloned() else { return };
         tracing::info!(peer = peer.name, hold_time = negotiated.hold_time, "BGP session up");
+        let restart = negotiated.graceful_restart.as_ref().map(|restart| Duration::from_secs(restart.time.into()));
+        self.networks(|networks| {
+            networks.came_up(restart, Instant::now());
+            false
+        });
         let mut ends = BytesMut::new();
         let draining = self.place.shared.draining.load(Ordering::SeqCst);
         let adj_out = AdjOut::new(&self.config, &peer, negotiated, draining)
@@ -57,7 +62,7 @@ impl Task {
             );
         }
         self.evidence.fresh();
-        let reader = self.place.shared.table().attach(adj_out.families());
+        let reader = self.place.table().attach(adj_out.families());
         if self.config.feeds(peer) {
             self.place.shared.feeders().insert(self.place.index, reader);
             self.place.shared.changed.send_replace(());
@@ -65,7 +70,7 @@ impl Task {
         self.up = Some(Up {
             sends: !peer.follows(),
             connection: id,
-            reader: Reader { shared: Arc::clone(&self.place.shared), id: reader },
+            reader: Reader { place: self.place.clone(), id: reader },
             style: self.place.shared.style(&adj_out),
             adj_out,
             missing,
@@ -139,7 +144,7 @@ impl Task {
                 up.draining = draining;
                 up.style = self.place.shared.style(&adj_out);
                 up.adj_out = adj_out;
-                self.place.shared.table().again(up.reader.id);
+                self.place.table().again(up.reader.id);
             }
             Err(error) => {
                 let reason = format!("the configured attributes can't be sent: {error}");

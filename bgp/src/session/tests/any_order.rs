@@ -88,7 +88,7 @@ proptest::proptest! {
                     Output::Close(id) => { proptest::prop_assert!(!gone.contains(&id)); gone.push(id); }
                     Output::Up(id, _) => { proptest::prop_assert_eq!(up, None); up = Some(id); }
                     Output::Down(_) => { proptest::prop_assert!(up.is_some()); up = None; }
-                    Output::Refresh(_) | Output::Heard(_) => proptest::prop_assert!(up.is_some()),
+                    Output::Refresh(_) | Output::Heard(_) | Output::Networks(..) | Output::Said(_) => proptest::prop_assert!(up.is_some()),
                 }
             }
             proptest::prop_assert!(script.session.connections.len() <= CONNECTIONS);

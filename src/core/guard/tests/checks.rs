@@ -15,7 +15,7 @@ pub fn changed(change: &Change) -> IpAddr {
         | Change::Extend { address, .. }
         | Change::Close { address }
         | Change::Announce { address, .. }
-        | Change::ForClient { address, .. } => *address,
+        | Change::Narrow { address, .. } => *address,
     }
 }
 
@@ -48,7 +48,7 @@ pub fn mark(bears: &mut BTreeMap<IpAddr, GroupCommunities>, changes: &[Change], 
             Change::Open { address, .. } => drop(bears.insert(*address, GroupCommunities::default())),
             Change::Announce { address, groups: set, .. } => drop(bears.insert(*address, groups.communities(*set))),
             Change::Close { address } => drop(bears.remove(address)),
-            Change::Extend { .. } | Change::ForClient { .. } => {}
+            Change::Extend { .. } | Change::Narrow { .. } => {}
         }
     }
 }

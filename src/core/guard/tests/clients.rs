@@ -1,4 +1,4 @@
-//! Addresses open for single clients: random operations against an in-memory enforcer, and a model of who was answered with what.
+//! Addresses open for single clients, and to single ports: random operations against an in-memory enforcer, and a model of who was answered with what.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -9,15 +9,17 @@ use proptest::prelude::*;
 use super::{CAPACITY, name, settings, specs};
 use crate::core::event::{Admission, Grant, LeaseHandle};
 use crate::core::guard::*;
-use crate::core::pairs::{HOST, PairId, PairRecord, StoredPair, owner};
+use crate::core::narrow::{HOST, Narrow, Opening, PairId, Port, TCP, Who, owner};
+use crate::core::pairs::{PairRecord, StoredPair};
 use crate::enforce::memory::Held;
 
 const NFT: EnforcerId = EnforcerId(0);
 
 #[derive(Clone, Debug)]
 enum Operation {
-    /// An answer: client, name, alias, addresses, TTL.
+    /// An answer: client, name, alias, addresses, what it opens of them, TTL.
     Admit {
+        openings: u8,
         client: u8,
         name: u8,
         alias: Option<u8>,
@@ -35,8 +37,7 @@ enum Operation {
     Recover,
     /// It finds that it lacks a pair, if it held it.
     Miss {
-        client: u8,
-        address: u8,
+        place: u8,
     },
     /// The operator closes an address, or what a name opened; a new policy forbids a name, or forbids it to one client.
     Revoke {
@@ -48,7 +49,15 @@ enum Operation {
     Forbid {
         name: u8,
     },
-    ForbidClient {
+    ForbidPair {
+        client: u8,
+        openings: u8,
+        name: u8,
+        address: u8,
+    },
+    /// New rules: what a question opened it opens other ports of.
+    Reopen {
+        openings: [u8; 2],
         client: u8,
         name: u8,
         address: u8,
@@ -62,18 +71,22 @@ enum Operation {
 
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        10 => (0..5u8, 0..4u8, prop::option::of(4..6u8), prop::collection::vec(0..4u8, 1..3), 0..200u32)
-            .prop_map(|(client, name, alias, addresses, ttl)| Operation::Admit { client, name, alias, addresses, ttl }),
+        10 => (0..5u8, 0..4u8, prop::option::of(4..6u8), prop::collection::vec(0..4u8, 1..3), 0..4u8, 0..200u32)
+            .prop_map(|(client, name, alias, addresses, openings, ttl)| {
+                Operation::Admit { openings, client, name, alias, addresses, ttl }
+            }),
         10 => (1..4usize).prop_map(|commands| Operation::Deliver { commands }),
         1 => Just(Operation::Refuse),
         1 => Just(Operation::Lose),
         3 => Just(Operation::Recover),
-        3 => (0..5u8, 0..4u8).prop_map(|(client, address)| Operation::Miss { client, address }),
+        3 => (0..8u8).prop_map(|place| Operation::Miss { place }),
         1 => (0..4u8).prop_map(|address| Operation::Revoke { address }),
         1 => (0..6u8).prop_map(|name| Operation::RevokeName { name }),
         1 => (0..6u8).prop_map(|name| Operation::Forbid { name }),
-        1 => (0..5u8, 0..4u8, 0..4u8)
-            .prop_map(|(client, name, address)| Operation::ForbidClient { client, name, address }),
+        1 => (0..5u8, 0..4u8, 0..4u8, 0..4u8)
+            .prop_map(|(client, openings, name, address)| Operation::ForbidPair { client, openings, name, address }),
+        1 => (prop::array::uniform2(0..3u8), 0..5u8, 0..4u8, 0..4u8)
+            .prop_map(|(openings, client, name, address)| Operation::Reopen { openings, client, name, address }),
         4 => prop_oneof![0..900u64, 0..20_000u64, 0..300_000u64].prop_map(|millis| Operation::Wait { millis }),
         1 => Just(Operation::Restart),
     ]
@@ -96,7 +109,19 @@ enum Command {
     Sync(Generation, Vec<(IpAddr, Moment)>, Vec<(PairId, Moment)>),
 }
 
+/// What an answer opens: everything, single ports, for an application.
+fn openings(index: u8) -> Vec<Opening> {
+    let tcp = |port| Port::Of { protocol: TCP, port };
+    match index {
+        0 => Vec::new(),
+        1 => vec![Opening { application: None, to: tcp(443) }],
+        2 => vec![Opening { application: None, to: tcp(443) }, Opening { application: None, to: tcp(22) }],
+        _ => vec![Opening { application: Some(3), to: Port::Any }],
+    }
+}
+
 struct World {
+    per_client: bool,
     guard: Guard,
     now: Moment,
     held: Held,
@@ -106,22 +131,28 @@ struct World {
     lost: bool,
     /// What was answered to whom, and neither revoked nor forbidden since.
     answered: BTreeMap<PairId, Vec<Answered>>,
-    waiting: BTreeMap<Ticket, (IpAddr, Vec<IpAddr>)>,
+    waiting: BTreeMap<Ticket, (Vec<Narrow>, Vec<IpAddr>)>,
     handles: Vec<(PairId, LeaseHandle)>,
     leases_on_disk: BTreeMap<IpAddr, StoredLease>,
     pairs_on_disk: BTreeMap<PairId, StoredPair>,
     tickets: u64,
 }
 
-fn guard() -> Guard {
+fn guard(per_client: bool) -> Guard {
     let nft = specs().into_iter().next().unwrap();
-    Guard::new(settings(), vec![nft]).for_single_clients()
+    let guard = Guard::new(settings(), vec![nft]);
+    if per_client { guard.for_single_clients() } else { guard.narrowly() }
 }
 
 impl World {
     fn new() -> Self {
+        Self::of(true)
+    }
+
+    fn of(per_client: bool) -> Self {
         let mut world = Self {
-            guard: guard(),
+            per_client,
+            guard: guard(per_client),
             now: Moment(1_000),
             held: Held::default(),
             ideal: Held::default(),
@@ -144,22 +175,44 @@ impl World {
         self.drain();
     }
 
+    fn narrows(&self, from: IpAddr, openings: &[Opening]) -> Vec<Narrow> {
+        let whoever = if self.per_client { Who::Client(owner(from)) } else { Who::Anyone };
+        let all = if openings.is_empty() { &[Opening::ALL][..] } else { openings };
+        let narrow = |one: &Opening| Narrow { who: one.application.map_or(whoever, Who::Application), to: one.to };
+        all.iter().map(narrow).collect()
+    }
+
     fn admit(&mut self, from: IpAddr, names: Vec<Name>, addresses: &[IpAddr], ttl: u32) -> Ticket {
+        self.admit_to(from, names, addresses, &[], ttl)
+    }
+
+    fn admit_to(
+        &mut self,
+        from: IpAddr,
+        names: Vec<Name>,
+        addresses: &[IpAddr],
+        openings: &[Opening],
+        ttl: u32,
+    ) -> Ticket {
+        let narrows = self.narrows(from, openings);
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         let settings = settings().lease;
         let life = Duration::from_secs(u64::from(ttl)).max(settings.min.0) + settings.grace.0;
         let ends = self.now.plus(life.min(settings.max.0));
         for address in addresses {
-            let answers = self.answered.entry((*address, owner(from))).or_default();
-            answers.push((names.clone(), ends));
+            for narrow in &narrows {
+                self.answered.entry((*address, *narrow)).or_default().push((names.clone(), ends));
+            }
         }
-        self.waiting.insert(ticket, (from, addresses.to_vec()));
+        self.waiting.insert(ticket, (narrows, addresses.to_vec()));
         let (question, chain) = names.split_first().unwrap();
         self.handle(Event::Admit(Admission {
+            openings: openings.into(),
             whole: false,
             ticket,
             client: from,
+            mark: None,
             question: question.clone(),
             qtype: 1,
             chain: chain.into(),
@@ -171,10 +224,10 @@ impl World {
 
     fn carry_out(&mut self, operation: Operation) {
         match operation {
-            Operation::Admit { client: from, name: question, alias, addresses, ttl } => {
+            Operation::Admit { openings: opens, client: from, name: question, alias, addresses, ttl } => {
                 let names = std::iter::once(question).chain(alias).map(name).collect();
                 let addresses: BTreeSet<IpAddr> = addresses.into_iter().map(address).collect();
-                self.admit(client(from), names, &Vec::from_iter(addresses), ttl);
+                self.admit_to(client(from), names, &Vec::from_iter(addresses), &openings(opens), ttl);
             }
             Operation::Deliver { commands } => self.deliver(commands),
             Operation::Refuse => {
@@ -196,9 +249,9 @@ impl World {
                 self.handle(Event::Lost { enforcer: NFT, reason: "test".to_owned() });
                 self.queue.clear();
             }
-            Operation::Miss { client: from, address: at } => {
-                let id = (address(at), owner(client(from)));
-                if self.held.pairs.remove(&id).is_some() {
+            Operation::Miss { place } => {
+                if let Some(id) = self.held.pairs.keys().nth(usize::from(place)).copied() {
+                    self.held.pairs.remove(&id);
                     self.handle(Event::Missing { enforcer: NFT, addresses: Vec::new(), pairs: vec![id] });
                 }
             }
@@ -219,12 +272,29 @@ impl World {
                 self.forget(&name(gone));
                 self.handle(Event::Forbid(vec![name(gone)]));
             }
-            Operation::ForbidClient { client: from, name: gone, address: at } => {
-                let id = (address(at), owner(client(from)));
-                if let Some(answers) = self.answered.get_mut(&id) {
-                    answers.retain(|(names, _)| names[0] != name(gone));
+            Operation::ForbidPair { client: from, openings: opens, name: gone, address: at } => {
+                for narrow in self.narrows(client(from), &openings(opens)) {
+                    let id = (address(at), narrow);
+                    if let Some(answers) = self.answered.get_mut(&id) {
+                        answers.retain(|(names, _)| names[0] != name(gone));
+                    }
+                    self.handle(Event::ForbidPairs(vec![(id, name(gone))]));
                 }
-                self.handle(Event::ForbidClients(vec![(id, name(gone))]));
+            }
+            Operation::Reopen { openings: [from, to], client: of, name: question, address: at } => {
+                let ports = |index| self.narrows(client(of), &openings(index));
+                let (before, after) = (ports(from), ports(to));
+                let to: Vec<Port> = after.iter().map(|narrow| narrow.to).collect();
+                for narrow in before.into_iter().filter(|narrow| !to.contains(&narrow.to)) {
+                    let id = (address(at), narrow);
+                    let known = self.answered.remove(&id).unwrap_or_default();
+                    let (moved, left) = known.into_iter().partition(|(names, _)| names[0] == name(question));
+                    self.answered.insert(id, left);
+                    for narrow in &after {
+                        self.answered.entry((address(at), *narrow)).or_default().extend::<Vec<_>>(Clone::clone(&moved));
+                    }
+                    self.handle(Event::Reopen(vec![(id, name(question), to.clone())]));
+                }
             }
             Operation::Wait { millis } => self.wait(millis),
             Operation::Restart => self.restart(),
@@ -271,17 +341,23 @@ impl World {
         self.drain();
         self.waiting.clear();
         self.handles.clear();
-        self.guard = guard();
+        self.guard = guard(self.per_client);
         self.queue.clear();
         self.ideal = Held::default();
         let leases: Vec<_> = self.leases_on_disk.values().cloned().collect();
         let pairs: Vec<_> = self.pairs_on_disk.values().cloned().collect();
         let lives = |pair: &&StoredPair| pair.ends > self.now;
-        let live: BTreeSet<PairId> = pairs.iter().filter(lives).map(|pair| (pair.address, pair.client)).collect();
+        let mut live: BTreeSet<PairId> = pairs.iter().filter(lives).map(|pair| (pair.address, pair.narrow)).collect();
         for (id, answers) in &mut self.answered {
             let kept = self.pairs_on_disk.get(id).map(|pair| pair.names.clone()).unwrap_or_default();
             let ends = self.pairs_on_disk.get(id).map(|pair| pair.ends).unwrap_or_default();
             *answers = kept.into_iter().map(|names| (names.to_vec(), ends)).collect();
+        }
+        // Without a word of pairs they are of a guard whose leases opened all of an address.
+        for lease in leases.iter().filter(|lease| !self.per_client && pairs.is_empty() && lease.ends > self.now) {
+            live.insert((lease.address, Narrow::NOT));
+            let answers = lease.paths.iter().map(|path| (path.names().cloned().collect(), lease.ends));
+            self.answered.insert((lease.address, Narrow::NOT), answers.collect());
         }
         self.guard.handle(Event::Restore(leases), self.now);
         self.handle(Event::RestorePairs(pairs));
@@ -298,7 +374,6 @@ impl World {
         while let Some(output) = self.guard.poll_output() {
             match output {
                 Output::ApplyTimed { generation, changes } => {
-                    assert!(!changes.is_empty(), "an empty plan");
                     self.ideal.apply(&changes).unwrap();
                     self.queue.push_back(Command::Apply(generation, changes));
                 }
@@ -319,24 +394,25 @@ impl World {
                 }
                 Output::JournalClosed(address) => drop(self.leases_on_disk.remove(&address)),
                 Output::JournalPair(PairRecord::Open(pair)) => {
-                    self.pairs_on_disk.insert((pair.address, pair.client), pair);
+                    self.pairs_on_disk.insert((pair.address, pair.narrow), pair);
                 }
                 Output::JournalPair(PairRecord::Closed(id)) => drop(self.pairs_on_disk.remove(&id)),
                 Output::Decide { ticket, decision } => {
-                    let (from, addresses) = self.waiting.remove(&ticket).expect("each answer is decided once");
+                    let (narrows, addresses) = self.waiting.remove(&ticket).expect("each answer is decided once");
                     let Decision::Release { leases, short } = decision else { continue };
                     let told: BTreeSet<IpAddr> = leases.iter().map(LeaseHandle::address).collect();
                     assert!(!told.is_empty() && told.iter().all(|address| addresses.contains(address)));
                     assert_eq!(short.is_some(), told.len() < addresses.len(), "{short:?}");
-                    for address in &told {
-                        let id = (*address, owner(from));
-                        assert!(self.held.pairs.contains_key(&id), "{id:?} released, not open for its client");
+                    for id in told.iter().flat_map(|address| narrows.iter().map(|narrow| (*address, *narrow))) {
+                        assert!(self.held.pairs.contains_key(&id), "{id:?} released, not open");
                         assert!(self.pairs_on_disk.contains_key(&id), "{id:?} released, not on disk");
                     }
-                    for handle in leases {
-                        assert!(handle.in_force_for(self.now, Duration::ZERO), "{from} released, not in force");
-                        // Every client that joins them later would have handles of its own.
-                        self.handles.push(((handle.address(), owner(from)), handle));
+                    assert_eq!(leases.len(), told.len() * (1 + narrows.len()), "each address, and each of its pairs");
+                    assert!(leases.iter().all(|handle| handle.in_force_for(self.now, Duration::ZERO)), "{narrows:?}");
+                    // The hot path serves what was released together.
+                    for (place, handle) in leases.iter().skip(told.len()).enumerate() {
+                        let id = (handle.address(), narrows[place % narrows.len()]);
+                        self.handles.push((id, handle.clone()));
                     }
                 }
                 _ => {}
@@ -362,7 +438,7 @@ impl World {
             let latest = answers.iter().map(|(_, ends)| *ends).max();
             assert!(latest >= Some(*ends), "{id:?} is open until {ends:?}, answered until {latest:?}");
         }
-        // The hot path: a client's part and the lease together.
+        // The hot path: the pairs' part of it.
         let mut in_force: BTreeMap<PairId, Vec<&LeaseHandle>> = BTreeMap::new();
         for (id, handle) in &self.handles {
             in_force.entry(*id).or_default().push(handle);
@@ -371,15 +447,9 @@ impl World {
             let pair = self.guard.pairs.as_ref().unwrap().get(id);
             let own = handles.into_iter().filter(|handle| handle.in_force_for(self.now, Duration::ZERO));
             for handle in own {
-                // The lease's handle is everybody's: it alone serves nobody.
-                let lease = table.get(id.0).is_some_and(|lease| lease.handle.is_same(handle));
                 let held = self.held.pairs.get(&id);
-                assert!(
-                    lease || held >= Some(&handle.ends()),
-                    "{id:?} believed open until {:?}: {held:?}",
-                    handle.ends()
-                );
-                assert!(lease || pair.is_some(), "{id:?} in force without a pair");
+                assert!(held >= Some(&handle.ends()), "{id:?} believed open until {:?}: {held:?}", handle.ends());
+                assert!(pair.is_some(), "{id:?} in force without a pair");
             }
         }
     }
@@ -388,10 +458,11 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
     #[test]
-    fn an_answer_opens_for_its_client_alone_and_is_enforced_before_it_leaves(
+    fn an_answer_opens_no_more_than_it_says_and_is_enforced_before_it_leaves(
+        per_client: bool,
         operations in prop::collection::vec(operation(), 1..60)
     ) {
-        let mut world = World::new();
+        let mut world = World::of(per_client);
         for operation in operations {
             world.carry_out(operation);
         }
@@ -412,17 +483,72 @@ fn what_one_client_opened_is_not_in_force_for_another_until_it_was_answered_too(
     world.deliver(1);
     let (_, first) = world.handles.pop().unwrap();
     assert!(first.in_force_for(world.now, Duration::from_secs(30)));
-    assert!(!world.held.pairs.contains_key(&(at, other)));
+    assert!(!world.held.pairs.contains_key(&(at, Narrow::of_client(other))));
     let ticket = world.admit(other, vec![name(0)], &[at], 60);
     assert!(world.waiting.contains_key(&ticket), "the lease is there, the other client's part is waited for");
     world.deliver(1);
     assert!(!world.waiting.contains_key(&ticket));
-    assert_eq!(world.held.pairs.keys().map(|(_, client)| *client).collect::<Vec<_>>(), [one, other]);
+    assert_eq!(world.held.pairs.keys().filter_map(|(_, narrow)| narrow.client()).collect::<Vec<_>>(), [one, other]);
     // Forbidden to one of them it stays open for the other.
-    world.handle(Event::ForbidClients(vec![((at, one), name(0))]));
+    world.handle(Event::ForbidPairs(vec![((at, Narrow::of_client(one)), name(0))]));
     assert!(!first.in_force_for(world.now, Duration::ZERO));
     world.deliver(1);
-    assert_eq!(world.held.pairs.keys().map(|(_, client)| *client).collect::<Vec<_>>(), [other]);
+    assert_eq!(world.held.pairs.keys().filter_map(|(_, narrow)| narrow.client()).collect::<Vec<_>>(), [other]);
+}
+
+#[test]
+fn a_port_is_open_to_all_and_a_name_without_ports_opens_the_rest_beside_it() {
+    let mut world = World::of(false);
+    let at = address(1);
+    let whole = Narrow::NOT;
+    let port = Narrow { to: Port::Of { protocol: TCP, port: 443 }, ..whole };
+    world.admit_to(client(0), vec![name(0)], &[at], &openings(1), 60);
+    world.deliver(1);
+    assert_eq!(world.held.pairs.keys().copied().collect::<Vec<_>>(), [(at, port)]);
+    assert!(world.held.open.is_empty(), "the lease itself opens nothing");
+    let ticket = world.admit(client(1), vec![name(1)], &[at], 60);
+    assert!(world.waiting.contains_key(&ticket), "what the other name opened is not enough");
+    world.deliver(1);
+    assert_eq!(world.held.pairs.keys().copied().collect::<Vec<_>>(), [(at, whole), (at, port)]);
+    world.handle(Event::Forbid(vec![name(1)]));
+    world.deliver(1);
+    assert_eq!(world.held.pairs.keys().copied().collect::<Vec<_>>(), [(at, port)]);
+}
+
+#[test]
+fn leases_that_become_narrow_stay_open_and_then_are_what_the_new_rules_say() {
+    let nft = specs().into_iter().next().unwrap();
+    let mut world = World { guard: Guard::new(settings(), vec![nft]), ..World::of(false) };
+    world.queue.clear();
+    world.handle(Event::WantSync { enforcer: NFT });
+    world.deliver(1);
+    let at = address(1);
+    let admission = Admission {
+        mark: None,
+        openings: openings(1).into(),
+        whole: false,
+        ticket: Ticket(0),
+        client: client(0),
+        question: name(0),
+        qtype: 1,
+        chain: Arc::default(),
+        domain: "test".parse().unwrap(),
+        grants: [Grant { address: at, ttl: 60 }].into(),
+    };
+    world.waiting.insert(Ticket(0), (Vec::new(), vec![at]));
+    world.handle(Event::Admit(admission));
+    world.deliver(1);
+    assert_eq!(world.held.open.len(), 1, "leases are of whole addresses");
+    world.handle(Event::Narrowly);
+    world.deliver(1);
+    assert_eq!(world.held.pairs.keys().copied().collect::<Vec<_>>(), [(at, Narrow::NOT)]);
+    let port = Port::Of { protocol: TCP, port: 443 };
+    world.handle(Event::Reopen(vec![((at, Narrow::NOT), name(0), vec![port])]));
+    let Some(Command::Apply(_, changes)) = world.queue.front() else { panic!("no plan") };
+    assert_eq!(changes.len(), 2, "one is closed in the very plan that opens the other: {changes:?}");
+    world.deliver(1);
+    assert_eq!(world.held.pairs.keys().copied().collect::<Vec<_>>(), [(at, Narrow { to: port, ..Narrow::NOT })]);
+    assert!(world.pairs_on_disk.keys().eq(world.held.pairs.keys()));
 }
 
 #[test]
@@ -447,5 +573,8 @@ fn this_host_is_one_client_whichever_of_its_addresses_asks() {
     world.admit(client(3), vec![name(0)], &[address(1)], 60);
     world.admit(client(4), vec![name(0)], &[address(3)], 60);
     world.deliver(2);
-    assert_eq!(world.held.pairs.keys().copied().collect::<Vec<_>>(), [(address(1), HOST), (address(3), HOST)]);
+    assert_eq!(
+        world.held.pairs.keys().copied().collect::<Vec<_>>(),
+        [1, 3].map(|last| (address(last), Narrow::of_client(HOST)))
+    );
 }

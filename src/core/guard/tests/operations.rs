@@ -1,6 +1,6 @@
 //! What may happen to a guard: operations drawn at random, and the settings and groups that they bring.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +8,10 @@ use proptest::prelude::*;
 
 use super::{CAPACITY, settings};
 use crate::config::value::{Rate, Span};
+use crate::core::event::{Event, GuardWord};
 use crate::core::groups::Groups;
-use crate::core::guard::Settings;
+use crate::core::guard::{Guard, Settings};
+use crate::core::moment::Moment;
 
 /// What may happen to a guard.
 #[derive(Clone, Debug)]
@@ -36,6 +38,8 @@ pub enum Operation {
     Revoke { address: u8 },
     /// The operator closes what a name opened.
     RevokeName { name: u8 },
+    /// Another guard speaks of an address: leased for so long, or taken back, or nobody tells of it any more.
+    Guard { guard: u8, address: u8, says: Option<Option<u64>> },
     /// A new policy.
     Forbid { name: u8 },
     /// Time passes.
@@ -110,6 +114,8 @@ pub fn operation() -> impl Strategy<Value = Operation> {
         3 => (enforcer, prop::bool::weighted(0.8)).prop_map(|(enforcer, ipv6)| Operation::Recover { enforcer, ipv6 }),
         1 => (0..10u8).prop_map(|address| Operation::Revoke { address }),
         1 => (0..6u8).prop_map(|name| Operation::RevokeName { name }),
+        4 => (1..3u8, 0..10u8, prop::option::of(prop::option::of(0..200_000u64)))
+            .prop_map(|(guard, address, says)| Operation::Guard { guard, address, says }),
         1 => (0..6u8).prop_map(|name| Operation::Forbid { name }),
         4 => prop_oneof![0..900u64, 0..20_000u64, 0..300_000u64].prop_map(|millis| Operation::Wait { millis }),
         1 => Just(Operation::Restart),
@@ -129,5 +135,20 @@ pub fn address(index: u8) -> IpAddr {
         format!("2001:db8::{index:x}").parse().unwrap()
     } else {
         IpAddr::from([198, 51, 100, index])
+    }
+}
+
+/// Among other guards.
+pub fn exchanging(mut guard: Guard) -> Guard {
+    guard.handle(Event::Exchange(Some(Ipv4Addr::new(203, 0, 113, 9))), Moment::ZERO);
+    guard
+}
+
+/// What another guard says now; see [`Operation::Guard`].
+pub fn guard_word(now: Moment, says: Option<Option<u64>>) -> GuardWord {
+    match says {
+        Some(Some(millis)) => GuardWord::Until(now.plus(Duration::from_millis(millis))),
+        Some(None) => GuardWord::TakenBack,
+        None => GuardWord::Orphaned,
     }
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::checks::{changed, check_plan, check_stored, covers, mark};
-use super::operations::{Operation, address, groups, operation, other_settings};
+use super::operations::{Operation, address, exchanging, groups, guard_word, operation, other_settings};
 use super::{CAPACITY, name, settings, specs};
 use crate::config::value::Rate;
-use crate::core::event::{Admission, Grant, LeaseHandle, Listed, QueryPath};
+use crate::core::event::{Admission, Grant, GuardNews, GuardWord, LeaseHandle, Listed, QueryPath};
 use crate::core::groups::GroupCommunities;
 use crate::core::guard::*;
 use crate::enforce::memory::Held;
@@ -114,7 +114,7 @@ struct World {
 impl World {
     fn new() -> Self {
         Self {
-            guard: Guard::new(settings(), specs()).with_groups(groups(1)),
+            guard: exchanging(Guard::new(settings(), specs()).with_groups(groups(1))),
             groups: groups(1),
             settings: settings(),
             announces: true,
@@ -176,9 +176,11 @@ impl World {
                 let grants: Vec<_> =
                     addresses.iter().map(|index| Grant { address: address(*index), ttl: *ttl }).collect();
                 let admission = Admission {
+                    openings: Default::default(),
                     whole: false,
                     ticket,
                     client: IpAddr::from([192, 0, 2, *client]),
+                    mark: None,
                     question: name(*question),
                     qtype: 1,
                     chain: alias.iter().map(|index| name(*index)).collect(),
@@ -263,6 +265,17 @@ impl World {
                 assert!(self.guard.table.get(address(*index)).is_none());
             }
             Operation::RevokeName { name: index } => self.handle(Event::Revoke(RevokeTarget::Name(name(*index)))),
+            Operation::Guard { guard, address: index, says } => {
+                let address = address(*index);
+                let what = guard_word(self.now, *says);
+                let guard = std::net::Ipv4Addr::new(203, 0, 113, *guard);
+                if let GuardWord::Until(ends) = what {
+                    let ends = ends.min(self.now.plus(self.settings.lease.max.0));
+                    let asked = self.asked.entry(address).or_default();
+                    *asked = (*asked).max(ends);
+                }
+                self.handle(Event::Guards(vec![GuardNews { address, guard, by: guard, what }]));
+            }
             Operation::Forbid { name: index } => {
                 self.handle(Event::Forbid(vec![name(*index)]));
                 assert!(!self.guard.names().any(|other| *other == name(*index)));
@@ -485,7 +498,8 @@ impl World {
             member.id = if member.there { ids.next().unwrap() } else { EnforcerId(99) };
             member.joining = false;
         }
-        self.guard = Guard::new(settings, there).with_groups(self.groups.clone()).announcing(self.announces);
+        self.guard =
+            exchanging(Guard::new(settings, there).with_groups(self.groups.clone()).announcing(self.announces));
         self.told_groups = self.groups.clone();
         self.waiting.clear();
         self.askers.clear();
@@ -515,7 +529,7 @@ impl World {
         assert_eq!(active.map(|(address, _)| address).collect::<BTreeSet<_>>(), live, "and nothing lives again");
         let known = &self.groups;
         let shares = self.guard.table.iter().flat_map(|(address, lease)| {
-            lease.shares.iter().map(move |share| (address, known.name(share.group).to_owned()))
+            lease.shares().iter().map(move |share| (address, known.name(share.group).to_owned()))
         });
         assert_eq!(shares.collect::<BTreeSet<_>>(), in_groups, "routes bear again what they bore");
         for enforcer in 0..self.enforcers.len() {
@@ -588,7 +602,7 @@ impl World {
                     self.journal.values_mut().for_each(|lease| lease.paths.retain(|path| !revoked(path)));
                 }
                 Output::JournalClosed(address) => drop(self.journal.remove(&address)),
-                Output::CutFlows(_) => {}
+                Output::CutFlows(_) | Output::Share(_) => {}
                 Output::JournalPair(record) => panic!("leases are for everybody: {record:?}"),
                 Output::Hurry(addresses) => {
                     assert!(addresses.iter().all(|address| self.guard.table.get(*address).is_some()));
@@ -601,7 +615,7 @@ impl World {
                 Output::Decide { ticket, decision } => {
                     self.waiting.remove(&ticket).expect("each answer is decided once");
                     let asker = self.askers.remove(&ticket).unwrap();
-                    let group = self.groups.of(asker).filter(|_| self.has_routers());
+                    let group = self.groups.of(asker, None).filter(|_| self.has_routers());
                     let needed = self.groups.communities(group.into_iter().collect());
                     if let Decision::Release { leases, .. } = decision {
                         leases.iter().for_each(|lease| self.check_released(lease, &needed));
@@ -666,7 +680,7 @@ impl World {
                 );
                 *sets.entry(lease.groups()).or_default() += 1;
             }
-            for share in &lease.shares {
+            for share in lease.shares() {
                 let asked = self.asked.get(&address).copied().unwrap_or_default();
                 assert!(share.ends <= asked, "{address} bears a group's for longer than anybody asked: {share:?}");
                 assert!(share.gone > self.now, "{address} bears what has ended: {share:?}");
@@ -704,7 +718,7 @@ impl World {
 /// Ends, and what was in force, before an operation.
 fn ends(guard: &Guard) -> BTreeMap<IpAddr, (Moment, bool)> {
     let active = guard.table.iter().filter(|(_, lease)| lease.is_active());
-    active.map(|(address, lease)| (address, (lease.ends, lease.proven.is_some()))).collect()
+    active.map(|(address, lease)| (address, (lease.ends, lease.proven().is_some()))).collect()
 }
 
 /// A lease's end moves earlier only by revoke and forbid; a refusal closes only what was not in force.
@@ -715,7 +729,10 @@ fn check_ends(before: &BTreeMap<IpAddr, (Moment, bool)>, world: &World, operatio
         }
         let after = world.guard.table.get(*address).filter(|lease| lease.is_active()).map(|lease| lease.ends);
         match operation {
-            Operation::Revoke { .. } | Operation::RevokeName { .. } | Operation::Forbid { .. } => {}
+            Operation::Revoke { .. }
+            | Operation::RevokeName { .. }
+            | Operation::Forbid { .. }
+            | Operation::Guard { .. } => {}
             // A report comes with the next delivery at the latest.
             Operation::Refuse { .. }
             | Operation::Deliver { .. }

@@ -170,3 +170,43 @@ fn what_a_server_taught_is_forgotten_in_time() {
     assert_eq!(bench.health.manner(bench.now), Manner::PLAIN);
     assert_eq!(bench.health.manner(bench.now + LESSON), Manner::USUAL);
 }
+
+/// What nobody asks is looked at, so that its death and its return are known all the same.
+#[test]
+fn one_that_nobody_asks_is_looked_at() {
+    let mut bench = Bench::new();
+    let quiet = Duration::from_secs(2);
+    assert!(!bench.health.take_look(quiet, bench.now), "it replied just now");
+    bench.now += quiet;
+    assert!(bench.health.take_look(quiet, bench.now));
+    assert!(!bench.health.take_look(quiet, bench.now), "one look at a time");
+    bench.now += 10 * MS;
+    assert_eq!(bench.health.on_probed(Probed::Replied(10 * MS), bench.now), None);
+    assert!(bench.health.is_healthy() && bench.health.probe_at().is_none());
+
+    bench.now += quiet;
+    let begin = bench.now;
+    assert!(bench.health.take_look(quiet, bench.now));
+    bench.now += PROBE;
+    assert_eq!(bench.health.on_probed(Probed::Unanswered, bench.now), None, "one lost probe is no death");
+    bench.pass(Duration::from_secs(15));
+    assert_eq!(bench.changes, [Change::Down]);
+    assert!(bench.probes >= PROBES - 1 && bench.now > begin + SILENCE);
+    assert!(!bench.health.take_look(quiet, bench.now), "one that is down is probed anyway");
+    bench.answers_probes = true;
+    bench.pass(Duration::from_secs(40));
+    assert_eq!(bench.changes, [Change::Down, Change::Up]);
+}
+
+/// A look that was on its way when a reply came says nothing of a silence.
+#[test]
+fn a_lost_look_is_forgotten_when_a_question_was_answered_meanwhile() {
+    let mut bench = Bench::new();
+    bench.now += Duration::from_secs(5);
+    assert!(bench.health.take_look(Duration::from_secs(2), bench.now));
+    bench.now += 100 * MS;
+    bench.health.on_reply(10 * MS, bench.now);
+    bench.now += PROBE;
+    bench.health.on_probed(Probed::Unanswered, bench.now);
+    assert!(!bench.health.is_silent(bench.now + Duration::from_secs(2)));
+}

@@ -11,6 +11,7 @@
 //! between. What a sweep finds is looked up once more before it is judged, since the driver went on meanwhile.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 use super::{Driver, State};
 use crate::config::schema::Scope;
 use crate::core::event::Event;
-use crate::core::pairs::HOST;
+use crate::core::narrow::{HOST, Narrow, PairId, Port, Who};
 use crate::enforce::nftables::TABLE;
 use crate::enforce::nftables::blueprint::Blueprint;
 use crate::enforce::nftables::elements::{Held, Key, Set, Timeout};
@@ -100,7 +101,7 @@ impl Driver {
             self.schedule.next = Instant::now() + SLICE_PAUSE;
             return self.judge_found();
         }
-        if let Err(error) = self.look_at_page() {
+        if let Err(error) = self.look_at_page().and_then(|()| self.look_at_groups()) {
             return self.lose_for(&error);
         }
         // A disarming that failed has taken it away.
@@ -148,11 +149,9 @@ impl Driver {
                     (Difference::Missing | Difference::Short, _) => {
                         // The core opens it again, and nothing is believed of it until then.
                         self.written.remove(*id);
-                        match (self.settings.scope, key) {
-                            (Scope::Shared, Key::Address(address)) => addresses.push(*address),
-                            (Scope::Client, Key::Address(address)) => pairs.push((*address, HOST)),
-                            (_, Key::Pair4(client, address)) => pairs.push(((*address).into(), (*client).into())),
-                            (_, Key::Pair6(client, address)) => pairs.push(((*address).into(), (*client).into())),
+                        match narrow_of(self.settings.scope, key) {
+                            (address, Narrow::NOT) => addresses.push(address),
+                            pair => pairs.push(pair),
                         }
                     }
                 }
@@ -247,6 +246,30 @@ impl Driver {
     pub(super) fn report_repaired(&mut self, kind: &'static str, count: usize, what: String) {
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         self.report(Event::Repaired { enforcer: self.settings.id, kind, count, what });
+    }
+}
+
+/// What an element opens.
+fn narrow_of(scope: Scope, key: &Key) -> PairId {
+    let of_client = |address: IpAddr, client: IpAddr| (address, Narrow::of_client(client));
+    let to =
+        |(address, narrow): PairId, protocol, port| (address, Narrow { to: Port::Of { protocol, port }, ..narrow });
+    match (scope, *key) {
+        (_, Key::Port(address, protocol, port)) => to(narrow_of(scope, &Key::Address(address)), protocol, port),
+        (_, Key::ClientPort4(client, address, protocol, port)) => {
+            to(of_client(address.into(), client.into()), protocol, port)
+        }
+        (_, Key::ClientPort6(client, address, protocol, port)) => {
+            to(of_client(address.into(), client.into()), protocol, port)
+        }
+        (Scope::Shared, Key::Address(address)) => (address, Narrow::NOT),
+        (Scope::Client, Key::Address(address)) => of_client(address, HOST),
+        (_, Key::Pair4(client, address)) => of_client(address.into(), client.into()),
+        (_, Key::Pair6(client, address)) => of_client(address.into(), client.into()),
+        (_, Key::Application(number, address)) => (address, Narrow { who: Who::Application(number), to: Port::Any }),
+        (_, Key::ApplicationPort(number, address, protocol, port)) => {
+            (address, Narrow { who: Who::Application(number), to: Port::Of { protocol, port } })
+        }
     }
 }
 

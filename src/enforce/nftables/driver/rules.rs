@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 
 use super::{Driver, State};
 use crate::config::schema::NftablesMode;
+use crate::enforce::backend::LeftOut;
+use crate::enforce::nftables::applications::rewrite_members;
 use crate::enforce::nftables::blueprint::Blueprint;
 use crate::enforce::nftables::elements::{Key, Set, Timeout};
 use crate::enforce::nftables::error::NftError;
-use crate::enforce::nftables::needs::Feature;
+use crate::enforce::nftables::needs;
 use crate::enforce::nftables::ruleset::Settings;
 use crate::enforce::nftables::{Own, Rules, tracking};
 
@@ -28,14 +30,19 @@ impl Driver {
     }
 
     /// Returns what the kernel can't do of them.
-    pub(super) fn change_rules(&mut self, rules: &Rules) -> Result<Vec<Feature>, String> {
+    pub(super) fn change_rules(&mut self, rules: &Rules) -> Result<Vec<LeftOut>, String> {
         let before = self.installer.settings();
         let wanted = rules.settings();
         let capacity = wanted.capacity.max(before.capacity);
         let settings = Settings { capacity, without: before.without.clone(), ..wanted };
+        let comes = settings.applications.iter().any(|one| !before.applications.contains(one));
         self.replace_rules(settings)?;
+        if comes && matches!(self.state, State::Synced) {
+            // What was opened for it before it was there.
+            self.want_sync();
+        }
         self.settings.on_stop = rules.config.on_stop;
-        Ok(self.installer.left_out().to_vec())
+        Ok(needs::effects(self.installer.left_out()))
     }
 
     fn replace_rules(&mut self, settings: Settings) -> Result<(), String> {
@@ -52,7 +59,8 @@ impl Driver {
             (false, false) => {}
         }
         let before = self.installer.settings();
-        let lock = |settings: &Settings| (settings.enforce, settings.mode, settings.inside.clone());
+        let lock =
+            |settings: &Settings| (settings.enforce, settings.mode, settings.inside.clone(), settings.bridges.clone());
         if lock(before) != lock(&settings) {
             // It refuses what other rules may not judge.
             self.settings.disarmer.unlock();
@@ -140,6 +148,7 @@ impl Driver {
         let Err(error) = self.put(settings) else {
             self.blueprint = self.installer.blueprint.take();
             self.installation += 1;
+            self.follow_groups();
             if before.enforce != wanted.enforce {
                 let what = if wanted.enforce { "blocks" } else { "blocks nothing: audit" };
                 tracing::warn!(enforce = wanted.enforce, "nftables {what}");
@@ -178,7 +187,9 @@ impl Driver {
     /// Gives the sets of leases room for so many elements, where the kernel has not done so already.
     fn grow(&mut self, size: u32) -> Result<(), NftError> {
         let now = self.settings.clock.now();
-        let sets: Vec<&str> = self.sets().into_iter().filter(|set| set.is_of_leases()).map(Set::name).collect();
+        let (of, members) = self.members();
+        let sets: Vec<_> = self.sets().into_iter().filter(|set| set.is_of_leases()).map(Set::name).collect();
+        let sets: Vec<&str> = sets.iter().map(AsRef::as_ref).collect();
         let Some(link) = self.link.as_mut() else { return Err(NftError::Gone) };
         let found = Blueprint::read(&mut link.kernel)?;
         let wanted = found.resized(&sets, size);
@@ -191,6 +202,7 @@ impl Driver {
         }
         let mut transaction = link.kernel.transaction();
         wanted.restore(&found, &mut transaction);
+        rewrite_members(&mut transaction, &of, &members);
         elements.into_iter().for_each(|(set, elements)| transaction.add(set, &elements));
         link.kernel.commit("making larger sets", transaction)?;
         if let Some(what) = link.watch.as_mut().and_then(|watch| watch.take()) {

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use tokio::time::Instant;
 
-use super::{Driver, State, cut_set, left, pair};
+use super::{Driver, State, cut_set, has_set, key_of, left, of_state};
 use crate::config::schema::Scope;
 use crate::core::event::{Event, Generation};
 use crate::core::moment::Moment;
-use crate::core::pairs::PairId;
+use crate::core::narrow::PairId;
 use crate::enforce::nftables::elements::{Key, Set, Timeout};
 use crate::enforce::nftables::error::NftError;
 use crate::enforce::nftables::fit::{Fit, MOST_READ, fit};
@@ -20,8 +20,8 @@ type Wanted = BTreeMap<Set, Vec<(Key, Moment)>>;
 
 impl Driver {
     pub(super) fn sync(&mut self, generation: Generation, leases: &[(IpAddr, Moment)], pairs: &[(PairId, Moment)]) {
-        for (address, _) in leases {
-            self.cut.remove(address);
+        for address in of_state(leases, pairs) {
+            self.cut.remove(&address);
         }
         let wanted = self.wanted(leases, pairs);
         let fits = self.fits(&wanted);
@@ -48,12 +48,13 @@ impl Driver {
     fn wanted(&self, leases: &[(IpAddr, Moment)], pairs: &[(PairId, Moment)]) -> Wanted {
         let now = self.settings.clock.now();
         let mut wanted: Wanted = self.sets().into_iter().map(|set| (set, Vec::new())).collect();
-        let held: Vec<(Key, Moment)> = match self.settings.scope {
-            Scope::Shared => leases.iter().map(|(address, ends)| (Key::Address(*address), *ends)).collect(),
-            Scope::Client => {
-                pairs.iter().filter_map(|((address, client), ends)| Some((pair(*client, *address)?, *ends))).collect()
-            }
-        };
+        // Where they are for single clients, leases open nothing.
+        let whole = leases.iter().filter(|_| self.settings.scope == Scope::Shared);
+        let whole = whole.map(|(address, ends)| (Key::Address(*address), *ends));
+        let narrow = pairs.iter().filter_map(|((address, narrow), ends)| Some((key_of(*address, *narrow)?, *ends)));
+        let is_there = has_set(&self.installer.settings().applications);
+        let narrow = narrow.filter(|(key, _)| is_there(key));
+        let held: Vec<(Key, Moment)> = whole.chain(narrow).collect();
         for (key, ends) in held.into_iter().filter(|(_, ends)| *ends > now) {
             wanted.entry(key.lease_set()).or_default().push((key, ends));
         }
@@ -84,7 +85,7 @@ impl Driver {
             match link.kernel.dump_dated(TABLE, *set, clock) {
                 Ok(held) => fits.extend(fit(&padded, held).map(|fit| (*set, fit))),
                 Err(error) => {
-                    tracing::debug!(%error, set = set.name(), "it can't be read, so it is written as a whole")
+                    tracing::debug!(%error, set = %set.name(), "it can't be read, so it is written as a whole")
                 }
             }
         }

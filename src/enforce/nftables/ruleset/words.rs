@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ::nftables::expr::{
     BinaryOperation, CT, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadField,
@@ -19,6 +19,8 @@ use ipnet::IpNet;
 
 use super::super::{OwnTraffic, TABLE, Transport};
 use super::LOG_GROUP;
+use crate::config::schema::WHOLE_IPV6;
+use crate::core::narrow;
 
 /// On packets between ports of a bridge, while they pass the forward hook.
 pub(in crate::enforce::nftables) const BRIDGED: u32 = 0x8000_0000;
@@ -48,18 +50,28 @@ pub(in crate::enforce::nftables) fn prohibit() -> Statement<'static> {
     Statement::Reject(Some(Reject::new(Some(RejectType::ICMPX), Some(RejectCode::AdminProhibited))))
 }
 
-pub(in crate::enforce::nftables) fn to_this_host() -> Vec<Statement<'static>> {
-    let kind_of_destination = Expression::Named(NamedExpression::Fib(Fib {
-        result: FibResult::Type,
-        flags: HashSet::from([FibFlag::Daddr]),
-    }));
-    let here = NAT { addr: None, family: None, port: Some(number(53)), flags: None };
-    vec![
-        tcp_or_udp(),
-        is(field("th", "dport"), number(53)),
-        compare(Operator::NEQ, kind_of_destination, word("local")),
-        Statement::Redirect(Some(here)),
-    ]
+/// Questions for somebody else come to this port of this host.
+pub(in crate::enforce::nftables) fn to_this_host(port: u16) -> Vec<Statement<'static>> {
+    let here = NAT { addr: None, family: None, port: Some(number(u32::from(port))), flags: None };
+    let mut rule = asks_elsewhere();
+    rule.push(Statement::Redirect(Some(here)));
+    rule
+}
+
+/// Questions in the clear for somebody else than this host.
+pub(in crate::enforce::nftables) fn asks_elsewhere() -> Vec<Statement<'static>> {
+    let destination = way(FibResult::Type);
+    vec![tcp_or_udp(), is(field("th", "dport"), number(53)), compare(Operator::NEQ, destination, word("local"))]
+}
+
+/// What the kernel's routes say of the destination.
+pub(in crate::enforce::nftables) fn way(result: FibResult) -> Expression<'static> {
+    Expression::Named(NamedExpression::Fib(Fib { result, flags: HashSet::from([FibFlag::Daddr]) }))
+}
+
+/// An interface's name, or the beginning of names: "br-*".
+pub(in crate::enforce::nftables) fn named(pattern: &str) -> Expression<'static> {
+    Expression::String(pattern.to_owned().into())
 }
 
 /// Has the packets between ports of each bridge bear [`BRIDGED`] at the forward hook.
@@ -199,6 +211,16 @@ pub(in crate::enforce::nftables) fn field(protocol: &'static str, field: &'stati
         protocol: protocol.into(),
         field: field.into(),
     })))
+}
+
+/// Who sends, as pairs name it.
+pub(in crate::enforce::nftables) fn client_of(protocol: &'static str, ipv6_prefix: u8) -> Expression<'static> {
+    let source = field(protocol, "saddr");
+    if protocol != "ip6" || ipv6_prefix >= WHOLE_IPV6 {
+        return source;
+    }
+    let mask = narrow::owner_of(Ipv6Addr::from_bits(u128::MAX).into(), ipv6_prefix).to_string();
+    Expression::BinaryOperation(Box::new(BinaryOperation::AND(source, Expression::String(mask.into()))))
 }
 
 pub(in crate::enforce::nftables) fn compare(

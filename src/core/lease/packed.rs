@@ -1,0 +1,134 @@
+//! What a lease knows of its enforcers, in little room.
+
+use super::Moment;
+use crate::core::event::Generation;
+use crate::core::groups::GroupSet;
+use crate::core::plan::{RouteTold, TimedTold, Told};
+
+/// A moment, or a plan's number, or none, in six octets: 8,900 years of milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Six([u8; 6]);
+
+/// Stands for itself and everything beyond it.
+const MOST: u64 = (1 << 48) - 2;
+
+impl Six {
+    /// Nothing.
+    pub const NONE: Self = Self([u8::MAX; 6]);
+
+    fn of(value: Option<u64>) -> Self {
+        let Some(value) = value else { return Self::NONE };
+        let [one, two, three, four, five, six, ..] = value.min(MOST).to_le_bytes();
+        Self([one, two, three, four, five, six])
+    }
+
+    fn get(self) -> Option<u64> {
+        let [one, two, three, four, five, six] = self.0;
+        let value = u64::from_le_bytes([one, two, three, four, five, six, 0, 0]);
+        match value {
+            _ if self == Self::NONE => None,
+            MOST => Some(u64::MAX),
+            value => Some(value),
+        }
+    }
+
+    /// A moment.
+    #[must_use]
+    pub fn moment(self) -> Option<Moment> {
+        self.get().map(Moment)
+    }
+
+    /// A plan.
+    #[must_use]
+    pub fn plan(self) -> Option<Generation> {
+        self.get().map(Generation)
+    }
+}
+
+impl From<Option<Moment>> for Six {
+    fn from(value: Option<Moment>) -> Self {
+        Self::of(value.map(|moment| moment.0))
+    }
+}
+
+impl From<Option<Generation>> for Six {
+    fn from(value: Option<Generation>) -> Self {
+        Self::of(value.map(|plan| plan.0))
+    }
+}
+
+/// [`Told`], but for sets of groups other than none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedTold {
+    ends: Six,
+    timed: [Six; 2],
+    route: [Six; 2],
+    timed_refused: bool,
+    route_refused: bool,
+    /// Its groups are elsewhere, or have no name any more.
+    grouped: bool,
+}
+
+impl PackedTold {
+    /// With the groups that have to be kept elsewhere.
+    #[must_use]
+    pub fn pack(told: Told) -> (Self, Option<Option<GroupSet>>) {
+        let groups = told.route.map(|route| route.groups).filter(|groups| *groups != Some(GroupSet::EMPTY));
+        let timed = told.timed.as_ref();
+        let route = told.route.as_ref();
+        let packed = Self {
+            ends: timed.map(|timed| timed.ends).into(),
+            timed: [timed.map(|timed| timed.opened).into(), timed.map(|timed| timed.last).into()],
+            route: [route.map(|route| route.opened).into(), route.map(|route| route.last).into()],
+            timed_refused: told.timed_refused,
+            route_refused: told.route_refused,
+            grouped: groups.is_some(),
+        };
+        (packed, groups)
+    }
+
+    /// `groups`: what was to be kept elsewhere.
+    #[must_use]
+    pub fn unpack(&self, groups: impl FnOnce() -> Option<GroupSet>) -> Told {
+        let timed = || {
+            let [opened, last] = self.timed;
+            Some(TimedTold { ends: self.ends.moment()?, opened: opened.plan()?, last: last.plan()? })
+        };
+        let route = || {
+            let [opened, last] = self.route;
+            let groups = if self.grouped { groups() } else { Some(GroupSet::EMPTY) };
+            Some(RouteTold { opened: opened.plan()?, last: last.plan()?, groups })
+        };
+        let (timed_refused, route_refused) = (self.timed_refused, self.route_refused);
+        Told { timed: timed(), route: route(), timed_refused, route_refused }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_packed_comes_out_as_it_was() {
+        for value in [0, 1, 255, 1 << 40, MOST - 1] {
+            assert_eq!(Six::from(Some(Moment(value))).moment(), Some(Moment(value)));
+            assert_eq!(Six::from(Some(Generation(value))).plan(), Some(Generation(value)));
+        }
+        assert_eq!(Six::from(Some(Moment::NEVER)).moment(), Some(Moment::NEVER));
+        assert_eq!(Six::from(Some(Moment(1 << 50))).moment(), Some(Moment::NEVER));
+        assert_eq!(Six::from(None::<Moment>).moment(), None);
+        let timed = TimedTold { ends: Moment(9), opened: Generation(1), last: Generation(2) };
+        let some = GroupSet::of_places(5);
+        for groups in [Some(GroupSet::EMPTY), None, Some(some)] {
+            let route = RouteTold { opened: Generation(3), last: Generation(4), groups };
+            for (timed, route) in [(None, None), (Some(timed), None), (None, Some(route)), (Some(timed), Some(route))] {
+                for refused in [false, true] {
+                    let told = Told { timed, route, timed_refused: refused, route_refused: !refused };
+                    let (packed, elsewhere) = PackedTold::pack(told);
+                    assert_eq!(packed.unpack(|| elsewhere.unwrap()), told);
+                    assert_eq!(elsewhere, route.map(|route| route.groups).filter(|set| *set != Some(GroupSet::EMPTY)));
+                }
+            }
+        }
+    }
+}

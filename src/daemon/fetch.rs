@@ -1,0 +1,255 @@
+//! Lists that are fetched: each into a file of the state directory, which is read and followed like any other list file. A file changes only when what came
+//! can be read whole and isn't suddenly next to nothing, so that the last good one serves whatever the server does.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rand::RngExt as _;
+use serde::{Deserialize, Serialize};
+
+use super::fetch::http::{Got, Validators, Wanted};
+use super::sources::Shared;
+use crate::config::schema::{FETCHED, PolicyList};
+use crate::control::types::Fetch;
+use crate::core::policy::{ListFile, Table};
+use crate::sys::clock::since_boot;
+use crate::sys::private;
+
+pub mod http;
+
+/// How often it is looked whether one is due.
+const LOOK: Duration = Duration::from_secs(1);
+/// After the first failure; doubled with each more.
+const AGAIN: Duration = Duration::from_secs(30);
+/// The longest wait after failures.
+const LONGEST: Duration = Duration::from_secs(3600);
+/// From so many rules on, a list that shrinks to less than a tenth is taken for a fault.
+const MANY: usize = 100;
+
+/// What is kept beside a fetched file.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+struct Beside {
+    etag: Option<String>,
+    modified: Option<String>,
+    /// Seconds since 1970 when the server last said that this is it.
+    checked: u64,
+}
+
+/// How fetching one list goes.
+#[derive(Clone, Debug)]
+pub struct FetchState {
+    /// Of the last attempt.
+    pub error: Option<String>,
+    /// Seconds since 1970.
+    checked: Option<u64>,
+    failures: u32,
+    /// Time since the boot: it goes on while the host sleeps.
+    next: Duration,
+}
+
+impl FetchState {
+    /// For `status`.
+    #[must_use]
+    pub fn view(&self) -> Fetch {
+        Fetch {
+            seconds_ago: self.checked.map(|checked| now().saturating_sub(checked)),
+            error: self.error.clone(),
+            next_in_seconds: self.next.saturating_sub(since_boot()).as_secs(),
+        }
+    }
+
+    /// As a start or a reload finds it.
+    fn found(list: &PolicyList) -> Self {
+        let checked = beside(&list.path).filter(|_| list.path.exists()).map(|beside| beside.checked);
+        // A clock that was set back doesn't put it off beyond the usual.
+        let age = Duration::from_secs(now().saturating_sub(checked.unwrap_or(0)));
+        let next = since_boot() + checked.map_or(Duration::ZERO, |_| list.refresh.0.saturating_sub(age));
+        Self { error: None, checked, failures: 0, next }
+    }
+
+    fn done(&mut self, list: &PolicyList, outcome: Result<(), String>) {
+        self.error = outcome.err();
+        if self.error.is_some() {
+            self.failures = self.failures.saturating_add(1);
+        } else {
+            (self.failures, self.checked) = (0, Some(now()));
+        }
+        self.next = since_boot() + spread(wait(self.failures, list.refresh.0));
+    }
+}
+
+/// Until the next attempt, after so many failures in a row.
+fn wait(failures: u32, refresh: Duration) -> Duration {
+    match failures.checked_sub(1) {
+        None => refresh,
+        Some(more) => AGAIN.saturating_mul(1 << more.min(10)).min(LONGEST).min(refresh.max(AGAIN)),
+    }
+}
+
+/// Up to a tenth longer: not everybody asks at once.
+fn spread(wait: Duration) -> Duration {
+    wait.saturating_add(wait.mul_f64(rand::rng().random_range(0.0..0.1)))
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn beside(path: &Path) -> Option<Beside> {
+    let text = std::fs::read(path.with_extension("json")).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Fetches what is due, again and again; never ends.
+pub async fn follow(shared: Arc<Shared>) {
+    let mut tick = tokio::time::interval(LOOK);
+    let mut states: BTreeMap<String, (PolicyList, FetchState)> = BTreeMap::new();
+    loop {
+        tick.tick().await;
+        let again = shared.lists.take_fetch_again();
+        let (config, _) = shared.config();
+        let fetched = config.policy.list.iter().filter_map(|list| Some((list.url.clone()?, list)));
+        let wanted: BTreeMap<String, &PolicyList> = fetched.collect();
+        if states.keys().any(|url| !wanted.contains_key(url))
+            && let Err(error) = forget(&config.state.dir, &wanted)
+        {
+            tracing::warn!(%error, "fetched lists that are no more can't be removed");
+        }
+        states.retain(|url, (list, _)| wanted.get(url).is_some_and(|new| *new == list));
+        for (url, list) in wanted {
+            let (_, state) = states.entry(url.clone()).or_insert_with(|| (list.clone(), FetchState::found(list)));
+            if state.next > since_boot() && !again {
+                shared.lists.note_fetch(&url, state.clone());
+                continue;
+            }
+            let outcome = renew(&shared, list, &url).await;
+            if let Err(error) = &outcome {
+                tracing::warn!(list = url, %error, "the list was not fetched");
+            }
+            state.done(list, outcome);
+            shared.lists.note_fetch(&url, state.clone());
+        }
+    }
+}
+
+/// Removes what was fetched for lists that are no more.
+fn forget(state: &Path, wanted: &BTreeMap<String, &PolicyList>) -> io::Result<()> {
+    for entry in std::fs::read_dir(state.join(FETCHED))? {
+        let path = entry?.path();
+        if !wanted.values().any(|list| path.with_extension("") == list.path) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+async fn renew(shared: &Arc<Shared>, list: &PolicyList, url: &str) -> Result<(), String> {
+    let known = beside(&list.path).filter(|_| list.path.exists()).unwrap_or_default();
+    let known = Validators { etag: known.etag, modified: known.modified };
+    let (config, _) = shared.config();
+    let wanted = Wanted { url, ca: list.ca.as_deref(), most: list.max_size.0, known: &known };
+    let got = http::fetch(&shared.dns, crate::sys::mark(&config), &wanted).await?;
+    let (list, held) = (list.clone(), shared.lists.rules_of(&list.path));
+    let write = move || match got {
+        Got::Same => note(&list.path, known),
+        Got::File(content, validators) => {
+            judge(&list, &content, held)?;
+            put(&list.path, &content).map_err(|error| format!("{}: {error}", list.path.display()))?;
+            note(&list.path, validators)
+        }
+    };
+    tokio::task::spawn_blocking(write).await.map_err(|error| format!("writing it failed: {error}"))?
+}
+
+/// Whether what came may take the place of a list with so many rules.
+fn judge(list: &PolicyList, content: &[u8], held: usize) -> Result<(), String> {
+    let path = list.shown();
+    let file = ListFile { path: &path, format: list.format, action: list.action, content };
+    let (table, report) = Table::from_list(&file).map_err(|error| error.to_string())?;
+    if let Some(error) = report.errors.first() {
+        return Err(format!("line {}: {}; the one before stays", error.line, error.reason));
+    }
+    let rules = table.len();
+    if rules == 0 {
+        return Err("has no rule; the one before stays".to_owned());
+    }
+    if held >= MANY && rules < held / 10 {
+        return Err(format!(
+            "shrinks from {held} rules to {rules}; the one before stays. If that is right, remove {} and reload",
+            list.path.display()
+        ));
+    }
+    Ok(())
+}
+
+fn put(path: &Path, content: &[u8]) -> io::Result<()> {
+    if std::fs::read(path).is_ok_and(|held| held == content) {
+        return Ok(());
+    }
+    if let Some(directory) = path.parent() {
+        private::directory(directory)?;
+    }
+    private::replace(path, &[content])
+}
+
+fn note(path: &Path, Validators { etag, modified }: Validators) -> Result<(), String> {
+    let beside = Beside { etag, modified, checked: now() };
+    let written = serde_json::to_vec(&beside).map_err(io::Error::other);
+    let written = written.and_then(|text| private::replace(&path.with_extension("json"), &[&text]));
+    written.map_err(|error| format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(text: &str) -> PolicyList {
+        toml::from_str(&format!("format = \"domains\"\naction = \"deny\"\nurl = \"https://lists.example/a\"\n{text}"))
+            .unwrap()
+    }
+
+    #[test]
+    fn who_fails_is_asked_ever_more_rarely_and_never_more_rarely_than_usual() {
+        let day = Duration::from_secs(86_400);
+        let waits: Vec<u64> = (0..12).map(|failures| wait(failures, day).as_secs()).collect();
+        assert_eq!(waits, [86_400, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600, 3600]);
+        assert_eq!(wait(9, Duration::from_secs(600)), Duration::from_secs(600));
+        let long = spread(day);
+        assert!(long >= day && long <= day + day / 10);
+    }
+
+    #[test]
+    fn what_is_no_list_or_next_to_none_takes_no_place() {
+        let list = list("");
+        let names = |count: usize| (0..count).map(|n| format!("n{n}.example\n")).collect::<String>();
+        assert_eq!(judge(&list, names(20).as_bytes(), 0), Ok(()));
+        assert_eq!(judge(&list, names(20).as_bytes(), 200), Ok(()));
+        assert!(judge(&list, names(19).as_bytes(), 200).unwrap_err().contains("shrinks from 200 rules to 19"));
+        assert_eq!(judge(&list, names(1).as_bytes(), 99), Ok(()));
+        assert!(judge(&list, b"# nothing\n", 0).unwrap_err().contains("no rule"));
+        assert!(judge(&list, b"<html><body>Not found</body></html>\n", 0).is_err());
+    }
+
+    #[test]
+    fn a_start_asks_again_when_its_time_has_come() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut list = list("refresh = \"1h\"\n");
+        list.place(directory.path());
+        let due = |list: &PolicyList| FetchState::found(list).next.saturating_sub(since_boot());
+        assert_eq!(due(&list), Duration::ZERO, "nothing is there");
+        put(&list.path, b"a.example\n").unwrap();
+        assert_eq!(due(&list), Duration::ZERO, "nobody knows of when it is");
+        note(&list.path, Validators::default()).unwrap();
+        let wait = due(&list);
+        assert!(wait > Duration::from_secs(3590) && wait <= Duration::from_secs(3600), "{wait:?}");
+        let old = Beside { checked: now() - 4000, ..Beside::default() };
+        std::fs::write(list.path.with_extension("json"), serde_json::to_vec(&old).unwrap()).unwrap();
+        assert_eq!(due(&list), Duration::ZERO);
+        forget(directory.path(), &BTreeMap::new()).unwrap();
+        assert!(!list.path.exists());
+    }
+}
