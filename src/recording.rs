@@ -5,7 +5,7 @@
 //!   destguard replay FILE            FILE --event, time--> the same core --> every decision, and whether it is the one that was recorded
 //! ```
 //!
-//! The core is a function of what it hears and when, so that a file of that is a fault report. Each [`line`] is JSON. A recording never holds the
+//! The core is a function of what it hears and when, so that a file of that is a fault report. Each [`mod@line`] is JSON. A recording never holds the
 //! core up: what the disk doesn't take in time ends it, and so does its size.
 
 use std::path::PathBuf;

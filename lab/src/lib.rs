@@ -24,7 +24,7 @@
 //!   [`routes`]: when a route came into the kernel; [`wait`]: polling with a deadline.
 //!
 //! What the `lab` program does beside:
-//! - [`demo`]: the story that `./lab/demo` shows; [`bench`]: what the guard costs; [`bench_start`]: how long it takes to begin again; [`bench_guards`]: what telling other guards costs; [`bench_dns`]: its
+//! - [`demo`]: the story that `./lab/demo` shows; [`mod@bench`]: what the guard costs; [`bench_start`]: how long it takes to begin again; [`bench_guards`]: what telling other guards costs; [`bench_dns`]: its
 //!   resolver beside others; [`bench_bgp`]: its speaker beside others; [`soak`]: whether it grows; [`reload_soak`]: whether changes cost a
 //!   question;
 //!   [`live`]: whether every connect goes as promised; [`attack`]: whether a hostile client costs only itself; [`licences`]: what may be shipped.

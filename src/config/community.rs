@@ -24,7 +24,7 @@ impl Communities {
     /// Those of a checked configuration.
     ///
     /// # Errors
-    /// The first one that isn't one; none in a configuration that [`super::load`] returned.
+    /// The first one that isn't one; none in a configuration that was checked.
     pub fn of(bgp: &Bgp) -> Result<Self, String> {
         let mut standard = bgp.communities.iter().map(|text| standard(text)).collect::<Result<Vec<_>, _>>()?;
         if bgp.no_export {

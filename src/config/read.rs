@@ -27,7 +27,7 @@ enum Step {
     Index(usize),
 }
 
-/// "bgp.peer[1].asn" from its steps.
+/// Writes the steps to a key as one text, such as `bgp.peer[1].asn`.
 fn path_text(steps: &[Step]) -> String {
     let mut text = String::new();
     for step in steps {

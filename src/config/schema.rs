@@ -1,5 +1,5 @@
 //! The shape of the configuration file, with its defaults. Unknown keys are errors. What values mean together is
-//! judged in [`super::check`].
+//! judged in [`crate::check`].
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -778,5 +778,5 @@ impl Default for State {
     }
 }
 
-/// Where a key of the file stands: line and column, from 1. Filled by [`super::check`] for the keys that `explain` cites.
+/// Where a key of the file stands: line and column, from 1. Filled by [`crate::check`] for the keys that `explain` cites.
 pub type Places = BTreeMap<String, (usize, usize)>;

@@ -124,7 +124,8 @@ pub fn by_name(text: &str) -> Option<&'static str> {
     is_name.then_some("give the address; put the name into server_name")
 }
 
-/// Reads "192.0.2.1", "192.0.2.1:53", "[2001:db8::1]", "[2001:db8::1]:53" and a bare "2001:db8::1"; of one link "[fe80::1%eth0]:53".
+/// Reads `192.0.2.1`, `192.0.2.1:53`, `[2001:db8::1]`, `[2001:db8::1]:53` and a bare `2001:db8::1`. On one link it is
+/// `[fe80::1%eth0]:53`.
 fn host_and_port(host: &str, default_port: u16) -> Result<Endpoint, String> {
     if host.contains('%') {
         let (inner, port) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')).unwrap_or((host, ""));

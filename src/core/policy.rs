@@ -70,7 +70,7 @@ pub struct RuleRef {
     pub text: String,
     /// The name of its list, where that has one.
     pub list: Option<String>,
-    /// Where: "policy.deny[3]" (from 0), or "lists/malware.txt:17" (line, from 1).
+    /// Where it stands: `policy.deny[3]` (from 0), or `lists/malware.txt:17` (line, from 1).
     pub place: String,
 }
 
@@ -94,7 +94,7 @@ impl fmt::Display for RuleRef {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: \"{text}\" can't be used: {reason}")]
 pub struct PolicyError {
-    /// The key, as in "policy.deny[3]".
+    /// The key, as in `policy.deny[3]`.
     pub key: String,
     /// What stands there.
     pub text: String,

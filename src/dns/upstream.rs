@@ -10,7 +10,7 @@
 //!
 //! - [`race`]: one question on its way, pure. A worker and a task drive it alike. [`judgement`]: what a reply is worth, pure.
 //! - [`health`]: round trips, silence, and when a server is down, pure. [`server`]: its link and its account.
-//! - [`lines`]: UDP sockets in batches. [`post`]: the same for tasks. `tcp`, `https`, `quic` over `dial`.
+//! - [`transport`]: how a query gets there: UDP sockets in batches, and `tcp`, `https`, `quic` over `dial`.
 //! - The fastest healthy server is asked first (smoothed round-trip time); now and then another one, so that its time stays known.
 //! - One that is down is passed over and probed. When all are down all are asked.
 

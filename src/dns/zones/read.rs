@@ -35,7 +35,7 @@ const WARNINGS: usize = 10;
 /// What is wrong with a zone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrong {
-    /// The key of `[[dns.zone]]` that is concerned, as "records[2]".
+    /// The key of `[[dns.zone]]` that is concerned, as `records[2]`.
     pub key: String,
     /// In words, with file and line.
     pub reason: String,

@@ -18,7 +18,7 @@ pub enum NftError {
         path: String,
         /// Its own word.
         found: String,
-        /// [`super::ruleset::NFT_AT_LEAST`].
+        /// The least that will do.
         needed: String,
     },
     /// `nft` could not be run, refused the ruleset, or said something that is not its JSON.
