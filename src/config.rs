@@ -2,6 +2,7 @@
 //!
 //! - [`schema`]: its shape, with the defaults. [`value`]: durations, sizes, rates. [`upstream`], [`community`]: strings
 //!   with a meaning, parsed.
+//!   [`endpoint`]: addresses, with the interface where they need one.
 //! - [`read`]: syntax and shape, every error at once. [`report`]: how findings are shown. What values mean
 //!   together is [`crate::check`]'s.
 //! - [`list_file`]: reads the files of `[[policy.list]]`.
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 pub mod community;
 pub mod default;
+pub mod endpoint;
 pub mod https_url;
 pub mod list_file;
 pub mod read;

@@ -396,7 +396,7 @@ async fn guarded(
     }
 
     let mut registry = crate::metrics::registry();
-    crate::sys::log::register(&mut registry);
+    crate::metrics::log::register(&mut registry);
     let mut packets = None;
     if let Some(filter) = &filter {
         filter.register(&mut registry);

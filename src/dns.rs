@@ -37,6 +37,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::config::endpoint::Endpoint;
 use crate::config::schema;
 use crate::config::upstream::UpstreamUrl;
 use crate::control::{DeniedLog, QueryLog, Usage};
@@ -52,7 +53,6 @@ use crate::core::policy::view::{ViewId, Views};
 use crate::core_task::CoreHandle;
 use crate::dns::resolver::itself::{self, Opened};
 use crate::sys::clock::Clock;
-use crate::sys::endpoint::Endpoint;
 use limits::Limit;
 use listen::Transport;
 use refusals::Refusals;

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::value::{Rate, Size, Span};
-use crate::sys::endpoint::{Endpoint, Host};
+use crate::config::endpoint::{Endpoint, Host};
 
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 use super::sources::Shared;
 use crate::config::Config;
+use crate::config::endpoint::Endpoint;
 use crate::config::schema::{Exporter, ExporterKind, Flows};
 use crate::core::event::Event;
 use crate::core::flows::{FlowsSeen, INTERVALS};
@@ -31,7 +32,6 @@ use crate::core_task::{CoreHandle, Stopped};
 use crate::enforce::nftables::conntrack;
 use crate::flows::{DATAGRAM, Decoder, Unread};
 use crate::metrics::labelled;
-use crate::sys::endpoint::Endpoint;
 
 /// How often the core is told.
 const TICK: Duration = Duration::from_secs(1);
@@ -357,7 +357,7 @@ async fn listen(shared: Arc<Shared>, at: Endpoint) {
 }
 
 fn bind(at: &Endpoint) -> io::Result<UdpSocket> {
-    let address = at.now()?;
+    let address = crate::sys::endpoint::now(at)?;
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;

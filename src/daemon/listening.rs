@@ -13,13 +13,14 @@ use tokio::task::JoinHandle;
 
 use super::sources::Shared;
 use super::{RunError, reload, rules};
+use crate::config::endpoint::{Endpoint, Zone};
 use crate::config::{Config, UpstreamUrl};
 use crate::control;
 use crate::dns::Listeners;
 use crate::dns::listen::late::{is_there, not_here, not_served};
 use crate::dns::listen::new_stream;
 use crate::enforce::bgp::BgpStatus;
-use crate::sys::endpoint::{self, Endpoint, Zone};
+use crate::sys::endpoint;
 use crate::sys::handover::{self, Store};
 use crate::sys::interfaces::Here;
 use crate::sys::netlink::Socket as Netlink;
@@ -179,7 +180,7 @@ impl Listening {
         let _ = self.shared.get_or_init(|| Arc::downgrade(shared));
         for one in self.http().iter_mut() {
             if let Some(index) = one.index
-                && one.address.zone().and_then(|zone| zone.index().ok()) != Some(index)
+                && one.address.zone().and_then(|zone| endpoint::index(&zone).ok()) != Some(index)
             {
                 one.end(&self.store);
             }
@@ -231,7 +232,9 @@ impl Listening {
         let (wrong, odd): (Vec<_>, Vec<_>) = all.into_iter().partition(|(address, _)| is_wrong(address));
         let words = |all: Vec<(Endpoint, String)>| all.into_iter().map(|(_, words)| words).collect::<Vec<_>>();
         let mut wrong = words(wrong);
-        let gone = others(config).into_iter().filter_map(|(who, zone)| Some(format!("{who}: {}", zone.index().err()?)));
+        let gone = others(config)
+            .into_iter()
+            .filter_map(|(who, zone)| Some(format!("{who}: {}", endpoint::index(&zone).err()?)));
         wrong.extend(gone);
         (wrong, words(odd))
     }
@@ -259,8 +262,8 @@ fn others(config: &Config) -> Vec<(String, Zone)> {
 
 impl Http {
     fn bind(&mut self, mark: u32, beside: bool, store: &Store) -> io::Result<()> {
-        let address: SocketAddr = self.address.now()?;
-        let index = self.address.zone().map(|zone| zone.index()).transpose()?;
+        let address: SocketAddr = endpoint::now(&self.address)?;
+        let index = self.address.zone().map(|zone| endpoint::index(&zone)).transpose()?;
         let v6_only = address.is_ipv6() && V6_ONLY;
         let socket = match store.take(KEY, address, Type::STREAM, v6_only).into_iter().next() {
             Some(socket) => socket,

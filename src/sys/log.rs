@@ -6,7 +6,6 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -15,6 +14,7 @@ mod flood;
 mod queue;
 mod recent;
 
+pub use queue::DROPPED;
 pub use recent::recent;
 
 /// What decides which lines are written, in the syntax of `tracing_subscriber`'s filters: "debug", "destguard::dns=trace".
@@ -42,16 +42,6 @@ pub fn start() -> Result<(), String> {
         std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     }
     Ok(())
-}
-
-/// Registers what is counted of lines.
-pub fn register(registry: &mut Registry) {
-    crate::metrics::labelled(
-        registry,
-        "log_lines_dropped",
-        "Log lines that weren't written: unread, where nobody took them from stderr; flood, too many from one place in the code",
-        &queue::DROPPED,
-    );
 }
 
 /// Waits until everything is written, or nobody seems to read it.

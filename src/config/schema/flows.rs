@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::defaults;
+use crate::config::endpoint::Endpoint;
 use crate::config::value::Span;
-use crate::sys::endpoint::Endpoint;
 
 /// `[flows]`: live flows keep the routes of leases that ended.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::endpoint::Endpoint;
 use crate::config::value::Size;
-use crate::sys::endpoint::Endpoint;
 
 /// `[log]`: the query log.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

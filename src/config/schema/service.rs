@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{AoAlgorithm, Confirm, Family, Peer, Role, Settle, Span, defaults};
-use crate::sys::endpoint::Host;
+use crate::config::endpoint::Host;
 
 /// `[bgp.service]`: anycast addresses that clients ask, announced while this guard is well.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]

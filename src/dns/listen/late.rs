@@ -13,10 +13,11 @@ use super::phase::{Mode, Phase};
 use super::tcp::{Connections, Speech};
 use super::{At, Bound, Failed, Sockets, Transport, bind_plain, https, quic, quic_socket, stream, tcp, udp};
 use crate::config::Config;
+use crate::config::endpoint::Endpoint;
 use crate::dns::resolver::Resolver;
 use crate::dns::tls::people::Believed;
 use crate::dns::{DnsError, tls};
-use crate::sys::endpoint::Endpoint;
+use crate::sys::endpoint;
 use crate::sys::handover::Store;
 
 /// One listener of the configuration.
@@ -73,10 +74,10 @@ impl Wanted {
 
     /// `beside`: one of our own listeners has the address too.
     pub(super) fn bind(&self, beside: bool, store: &Store) -> Result<Bound, Failed> {
-        let index = self.address.zone().map(|zone| zone.index()).transpose();
+        let index = self.address.zone().map(|zone| endpoint::index(&zone)).transpose();
         let transport = self.transport.map_or("udp", |transport| transport.label().transport);
         let (index, address) =
-            index.and_then(|index| Ok((index, self.address.now()?))).map_err(|error| (transport, error))?;
+            index.and_then(|index| Ok((index, endpoint::now(&self.address)?))).map_err(|error| (transport, error))?;
         let bound = match self.transport {
             None => bind_plain(*self, address, (self.workers, beside), store)?,
             Some(Transport::Quic) => {
@@ -250,7 +251,7 @@ impl Listeners {
     pub fn look(&self) {
         let mut state = self.state();
         for served in std::mem::take(&mut state.served) {
-            let now = served.wanted.address.zone().and_then(|zone| zone.index().ok());
+            let now = served.wanted.address.zone().and_then(|zone| endpoint::index(&zone).ok());
             if now == served.index {
                 state.served.push(served);
                 continue;

@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::config::endpoint::Endpoint;
 use crate::sys::descriptors::Use;
-use crate::sys::endpoint::Endpoint;
 
 /// How long connecting may take, the handshake included.
 pub const CONNECT: Duration = Duration::from_millis(2500);
@@ -43,7 +43,8 @@ impl Target {
             socket.set_mark(mark)?;
         }
         let stream: std::net::TcpStream = socket.into();
-        let stream = tokio::net::TcpSocket::from_std_stream(stream).connect(self.peer.now()?).await?;
+        let stream =
+            tokio::net::TcpSocket::from_std_stream(stream).connect(crate::sys::endpoint::now(&self.peer)?).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }

@@ -183,7 +183,8 @@ async fn open(target: Target, tls: Tls, crypto: Arc<QuicClientConfig>) -> io::Re
     config.transport_config(Arc::new(transport));
     endpoint.set_default_client_config(config);
     tls.handshakes.inc();
-    let connecting = endpoint.connect(target.peer.now()?, &tls.name.to_str()).map_err(io::Error::other)?;
+    let connecting =
+        endpoint.connect(crate::sys::endpoint::now(&target.peer)?, &tls.name.to_str()).map_err(io::Error::other)?;
     let connection =
         connecting.await.map_err(|error| io::Error::new(io::ErrorKind::ConnectionRefused, format!("QUIC: {error}")))?;
     Ok(Connection {

@@ -25,6 +25,7 @@ use crate::dns::upstream::race::{Ask, Trouble};
 use crate::dns::upstream::transport::dial::Target;
 use crate::sys::connected::{self, Received};
 use crate::sys::descriptors::Use;
+use crate::sys::endpoint;
 use crate::sys::poll::Poll;
 use crate::sys::udp::want_receive_buffer;
 
@@ -460,12 +461,13 @@ impl UdpSockets {
             return Ok(at);
         }
         let at = self.free.last().copied().unwrap_or(self.lines.len());
-        let opened = pool.target.peer.now().and_then(|peer| open_socket(peer, pool.target.mark)).and_then(|socket| {
-            want_receive_buffer(socket.as_fd(), RECEIVE_BUFFER)?;
-            poll.add(socket.as_fd(), token.saturating_add(u64::try_from(at).unwrap_or(u64::MAX)))?;
-            let local = socket.local_addr()?.ip();
-            Ok((socket, local))
-        });
+        let opened =
+            endpoint::now(&pool.target.peer).and_then(|peer| open_socket(peer, pool.target.mark)).and_then(|socket| {
+                want_receive_buffer(socket.as_fd(), RECEIVE_BUFFER)?;
+                poll.add(socket.as_fd(), token.saturating_add(u64::try_from(at).unwrap_or(u64::MAX)))?;
+                let local = socket.local_addr()?.ip();
+                Ok((socket, local))
+            });
         let (socket, local) = match opened {
             Ok(opened) => opened,
             // Out of descriptors: a worn socket is better than none.
