@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::value::Span;
-use crate::daemon::reload::Wish;
+use crate::control::sources::Wish;
 use crate::daemon::{self, RunError, RunOptions};
 
 pub mod ask;

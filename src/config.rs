@@ -1,6 +1,6 @@
 //! The file a user writes.
 //!
-//! - [`schema`]: its shape, with the defaults. [`value`]: durations, sizes, rates. [`upstream`], [`community`]: strings
+//! - [`schema`]: its shape, with the defaults. [`value`]: durations, sizes, rates. [`window`]: hours of the week. [`upstream`], [`community`]: strings
 //!   with a meaning, parsed.
 //!   [`endpoint`]: addresses, with the interface where they need one.
 //! - [`read`]: syntax and shape, every error at once. [`report`]: how findings are shown. What values mean
@@ -20,6 +20,7 @@ pub mod report;
 pub mod schema;
 pub mod upstream;
 pub mod value;
+pub mod window;
 
 pub use community::Communities;
 pub use report::{Finding, Report, Severity, Warning};

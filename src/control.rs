@@ -5,7 +5,7 @@
 //! - [`api`]: the routes. [`listen`]: the unix socket with its checks, and the optional TCP listeners; [`access`]: who may read over these.
 //! - [`history`]: the last hour and day, for the page's plots.
 //! - [`query_log`]: the last questions. [`usage`]: what was asked for and used in audit, for `suggest`.
-//! - [`status`]: one word for how the guard is.
+//! - [`status`]: one word for how the guard is. [`sessions`]: BGP sessions as they are shown.
 //! - [`client`]: the other end, for the command line.
 
 pub mod access;
@@ -19,6 +19,7 @@ mod page;
 pub mod ports;
 pub mod query_log;
 mod seats;
+pub mod sessions;
 pub mod sources;
 pub mod status;
 mod stream;

@@ -41,7 +41,6 @@ use crate::recording::{self, Recorder};
 use crate::store::journal::LeaseJournal;
 use crate::sys::clock::Clock;
 use crate::sys::handover::{self, Predecessor, Store};
-use crate::sys::privileges;
 
 pub mod applications;
 pub mod containers;
@@ -58,6 +57,7 @@ pub mod metrics;
 pub mod neighbours;
 pub mod packets;
 pub mod preload;
+pub mod privileges;
 pub mod process;
 #[cfg(feature = "ebpf")]
 pub mod refusals;
@@ -135,7 +135,7 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
     // To say so, and to take it away: when another guards now, or when the operator wants that.
     let used = (config.nftables.mode != NftablesMode::Off).then_some(config.enforcer.as_str());
     needed.extend(backend::left_behind(used).flat_map(privileges::left_behind));
-    let given_up = privileges::give_up(&needed);
+    let given_up = crate::sys::privileges::give_up(&needed);
     if let Some(directory) = &options.state_dir {
         config.state.dir.clone_from(directory);
         config.place_lists();
@@ -566,7 +566,7 @@ async fn wait_for_signals(
             _ = signals.interrupt.recv() => return Ok(()),
             () = shared.stop.notified() => return Ok(()),
             _ = signals.hangup.recv() => {
-                let outcome = reload::reload(shared, reload::Wish::default()).await;
+                let outcome = reload::reload(shared, control::sources::Wish::default()).await;
                 if outcome.applied {
                     tracing::info!(changes = ?outcome.changes, needs_restart = ?outcome.needs_restart, "the configuration was reloaded");
                 } else {

@@ -15,7 +15,7 @@
 //! - [`codec`]: what clients send, what upstreams send, what goes out.
 //! - [`resolver`]: the way of a question. [`cache`]: finished replies with their leases.
 //! - [`upstream`]: servers, the race of one question among them, their sockets and health. [`validate`]: whether what they send is signed (DNSSEC).
-//! - [`zones`]: local zones. [`tls`]: keys and certificates, both ways. [`refusals`], [`metrics`]: what is told of it.
+//! - [`zones`]: local zones. Keys and certificates are [`crate::tls`]'s. [`refusals`], [`metrics`]: what is told of it.
 //!
 //! There is no channel between the workers and the tasks: a worker spawns them. What bounds them, and what the workers forward, is the number of questions that may
 //! wait ([`resolver::IN_FLIGHT`], [`limits`]); beyond it a question gets SERVFAIL at once.
@@ -53,13 +53,14 @@ use crate::core::policy::view::{ViewId, Views};
 use crate::core_task::CoreHandle;
 use crate::dns::resolver::itself::{self, Opened};
 use crate::sys::clock::Clock;
+use crate::tls;
+use crate::tls::people::Believed;
 use limits::Limit;
 use listen::Transport;
 use refusals::Refusals;
 use resolver::Resolver;
 use resolver::origin::{Origin, Setup};
 use resolver::pending::Waiters;
-use tls::people::Believed;
 use upstream::{UpstreamError, UpstreamStatus, Upstreams};
 use zones::Zones;
 
@@ -71,7 +72,6 @@ pub mod metrics;
 pub mod rate;
 pub mod refusals;
 pub mod resolver;
-pub mod tls;
 pub mod upstream;
 pub mod validate;
 pub mod zones;

@@ -13,6 +13,7 @@
 //! - [`dns`]: listeners, cache and upstreams; the only module that names hickory.
 //! - [`enforce`]: what opens and closes addresses; nftables and BGP behind one trait.
 //! - [`flows`]: what routers report of flows.
+//! - [`tls`]: keys and certificates, both ways.
 //! - [`store`]: leases on disk.
 //! - [`control`]: HTTP and JSON for the command line, metrics, health.
 //! - [`sys`]: the operating system: notify socket, signals, socket options.
@@ -40,3 +41,4 @@ pub mod metrics;
 pub mod recording;
 pub mod store;
 pub mod sys;
+pub mod tls;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use destguard::control::sources::Wish;
 use destguard::control::sources::{CoreView, Later, Sources, Subject};
 use destguard::control::types::{
     Advertised, Bfd, Confirmations, Judgement, Learnt, LoggedError, Peer, Process, Received, Reloaded, Upstream,
@@ -25,7 +26,6 @@ use destguard::core::explain::{
 use destguard::core::name::Name;
 use destguard::core::policy::view::Whose;
 use destguard::core_task::Stopped;
-use destguard::daemon::reload::Wish;
 
 /// A core with fixed leases.
 struct FakeCore {

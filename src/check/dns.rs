@@ -8,11 +8,11 @@ use ipnet::IpNet;
 
 use super::Checks;
 use crate::config::schema::Dnssec;
-use crate::config::upstream::{UpstreamUrl, by_name};
+use crate::config::upstream::UpstreamUrl;
 use crate::core::name::Name;
 use crate::core::policy::name_from_user;
-use crate::dns::tls::{TlsError, client, server, validity};
 use crate::dns::validate::anchor::Anchors;
+use crate::tls::{TlsError, client, server, validity};
 
 impl Checks<'_, '_> {
     pub(super) fn dns(&mut self) {
@@ -297,4 +297,13 @@ impl Checks<'_, '_> {
             );
         }
     }
+}
+
+/// What to do about an upstream that is given by a name.
+fn by_name(text: &str) -> Option<&'static str> {
+    let (_, rest) = text.split_once("://")?;
+    let host = rest.split(['/', ':']).next()?;
+    // What has only digits and dots is an address with a slip.
+    let is_name = host.bytes().any(|byte| byte.is_ascii_alphabetic()) && name_from_user(host).is_ok();
+    is_name.then_some("give the address; put the name into server_name")
 }

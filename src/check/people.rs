@@ -7,7 +7,7 @@ use super::Checks;
 use crate::config::schema::{Scope, WHOLE_IPV6};
 use crate::core::person::Pattern;
 use crate::dns::listen::https::PATH;
-use crate::dns::tls::people::Believed;
+use crate::tls::people::Believed;
 
 /// Most octets of a path.
 const PATH_OCTETS: usize = 255;

@@ -8,7 +8,7 @@ use super::Checks;
 use crate::config::Config;
 use crate::config::https_url;
 use crate::config::list_file;
-use crate::config::schema::{Action, Group, ListFormat, Nftables, NftablesMode, PolicyList};
+use crate::config::schema::{Action, Group, ListFormat, Nftables, NftablesMode, PolicyList, split_ports};
 use crate::config::value::Span;
 use crate::core::address;
 use crate::core::groups::GroupCommunities;
@@ -83,7 +83,7 @@ impl Checks<'_, '_> {
             let key = format!("{table}.{key}");
             for (index, rule) in rules.iter().enumerate() {
                 let path = format!("{key}[{index}]");
-                let (name, ports) = match ports::split(rule) {
+                let (name, ports) = match split_ports(rule) {
                     (name, Some(ports)) if key.ends_with(".allow") => (name, Some(ports)),
                     _ => (rule.as_str(), None),
                 };

@@ -10,12 +10,12 @@ use super::{Exit, complain, complain_plainly, say, show, table};
 use crate::config::value::Span;
 use crate::control::client::{self, ClientError, escape};
 use crate::control::namespace::{self, Holder};
+use crate::control::sources::Wish;
 use crate::control::types::Confirmed;
 use crate::control::types::{
     DeniedPage, Disarmed, Excepted, Explained, Leases, Peers, Reloaded, Revoked, Status, Stopping, Versioned,
 };
 pub use crate::core::policy::view::Whose;
-use crate::daemon::reload::Wish;
 use crate::enforce::backend::{self, PacketBackend};
 
 /// How long `denied --follow` lets the daemon wait for news, in seconds.

@@ -6,11 +6,12 @@ use clap::Args;
 use hyper::Method;
 
 use super::ask::{Daemon, Failure, NEWS, decode, finish};
-use super::table::{Table, clean, colours, with_millis};
+use super::table::{Table, clean, colours};
 use super::{Exit, complain};
 use crate::config::value::Span;
 use crate::control::client::escape;
 use crate::control::types::{Asked, AskedPage, Versioned};
+use crate::sys::time_zone::with_millis;
 
 /// Which of them.
 #[derive(Clone, Debug, Default, Args)]

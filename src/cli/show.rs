@@ -1,12 +1,13 @@
 //! How the daemon's answers look to people.
 
-use super::table::{Table, Tone, clean, duration, number, paint, time};
+use super::table::{Table, Tone, clean, duration, number, paint};
 use crate::config::schema::Action;
 use crate::control::ports::OpenPort;
 use crate::control::types::{
     AddressExplained, Advertised, Bfd, CONFINED, CauseClient, Denied, EndedLease, Excepted, Explained, Judgement,
     Lease, Peer, Process, Revoked, Service, State, Status, Stays, Tried,
 };
+use crate::sys::time_zone::time;
 
 fn or_dash(text: Option<&String>) -> String {
     text.cloned().unwrap_or_else(|| "-".to_owned())

@@ -6,13 +6,14 @@ use ipnet::IpNet;
 
 use super::Exit;
 use super::ask::Daemon;
-use super::table::{clean, number, time};
+use super::table::{clean, number};
 use super::top::prefix;
 use crate::config::value::Span;
 use crate::control::client::escape;
 use crate::control::types::{Suggested, SuggestedAddress, SuggestedName};
 use crate::core::name::Name;
 use crate::core::policy::{Pattern, registrable};
+use crate::sys::time_zone::time;
 
 /// Whose, and how it is written.
 #[derive(Clone, Debug, Args)]

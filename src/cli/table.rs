@@ -1,12 +1,9 @@
 //! Aligned columns, durations, and colours where a person looks on.
 
 use std::io::IsTerminal;
-use std::sync::LazyLock;
 
 use comfy_table::ContentArrangement;
 use comfy_table::presets::NOTHING;
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
 
 /// Whether to colour stdout: it is a terminal, and nobody said no (no-color.org).
 #[must_use]
@@ -103,29 +100,6 @@ pub fn duration(seconds: u64) -> String {
     }
 }
 
-/// This host's zone.
-static ZONE: LazyLock<TimeZone> = LazyLock::new(TimeZone::system);
-
-/// Seconds since 1970 as "2026-01-31 13:34:56+01:00", in this host's time zone.
-#[must_use]
-pub fn time(seconds: u64) -> String {
-    at(seconds, "%F %T%:z", &ZONE)
-}
-
-/// The same with milliseconds, of milliseconds since 1970.
-#[must_use]
-pub fn with_millis(millis: u64) -> String {
-    let seconds = millis / 1000;
-    format!("{}.{:03}{}", at(seconds, "%F %T", &ZONE), millis % 1000, at(seconds, "%:z", &ZONE))
-}
-
-fn at(seconds: u64, format: &str, zone: &TimeZone) -> String {
-    let moment = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-    // Beyond the year 9999: nobody's clock.
-    let moment = moment.unwrap_or(Timestamp::MAX);
-    moment.to_zoned_datetime(zone.clone()).strftime(format).to_string()
-}
-
 /// "1,204".
 #[must_use]
 pub fn number(value: impl TryInto<u64>) -> String {
@@ -154,13 +128,6 @@ mod tests {
             [number(0u64), number(999u64), number(1_000u64), number(1_234_567u64)],
             ["0", "999", "1,000", "1,234,567"]
         );
-        let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
-        let shown = |seconds, zone: &TimeZone| at(seconds, "%F %T%:z", zone);
-        assert_eq!(shown(0, &TimeZone::UTC), "1970-01-01 00:00:00+00:00");
-        assert_eq!(shown(951_782_400, &TimeZone::UTC), "2000-02-29 00:00:00+00:00");
-        assert_eq!(shown(1_795_444_245, &berlin), "2026-11-23 15:30:45+01:00");
-        assert_eq!(shown(1_784_000_000, &berlin), "2026-07-14 05:33:20+02:00");
-        assert!(shown(u64::MAX, &berlin).starts_with("9999-12-3"));
     }
 
     #[test]

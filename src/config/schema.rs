@@ -760,7 +760,7 @@ pub use http::Http;
 pub use lease::Lease;
 pub use list::{FETCHED, PolicyList};
 pub use log::{Hide, Log, Target};
-pub use rule::Rule;
+pub use rule::{Rule, split_ports};
 pub use service::{Service, ServicePeer};
 pub use zone::Zone;
 

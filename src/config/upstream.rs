@@ -113,17 +113,6 @@ fn sendable(path: &str) -> Result<&str, String> {
     path.parse::<hyper::Uri>().map(|_| path).map_err(|error| format!("the path can't be asked for: {error}"))
 }
 
-/// What to do about an upstream that is given by a name.
-#[must_use]
-pub fn by_name(text: &str) -> Option<&'static str> {
-    let (_, rest) = text.split_once("://")?;
-    let host = rest.split(['/', ':']).next()?;
-    // What has only digits and dots is an address with a slip.
-    let is_name =
-        host.bytes().any(|byte| byte.is_ascii_alphabetic()) && crate::core::policy::name_from_user(host).is_ok();
-    is_name.then_some("give the address; put the name into server_name")
-}
-
 /// Reads `192.0.2.1`, `192.0.2.1:53`, `[2001:db8::1]`, `[2001:db8::1]:53` and a bare `2001:db8::1`. On one link it is
 /// `[fe80::1%eth0]:53`.
 fn host_and_port(host: &str, default_port: u16) -> Result<Endpoint, String> {

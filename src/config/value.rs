@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::config::endpoint::{Endpoint, Host};
-use crate::core::policy::schedule::Window;
+use crate::config::window::Window;
 
 /// A duration: a whole number and one of `ms`, `s`, `m`, `h`, `d`; "0s" is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

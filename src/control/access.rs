@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::schema::Http;
 use crate::core::name::Name;
 use crate::core::policy::name_from_user;
-use crate::dns::tls::server::{self, Identity, Reloads};
+use crate::tls::server::{self, Identity, Reloads};
 
 mod host;
 mod token;

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::access::Reader;
-use super::sources::{Sources, Subject};
+use super::sources::{Change, Sources, Subject, Wish};
 use super::status;
 use super::types::{
     Disarmed, EndedLease, Excepted, Explained, Failed, Judgement, Leases, Past, Peers, Reloaded, Revoked, State,
@@ -38,8 +38,6 @@ use crate::core::name::Name;
 use crate::core::policy::view::Whose;
 use crate::core::policy::{Pattern, name_from_user};
 use crate::core_task::Stopped;
-use crate::daemon::exceptions::Change;
-use crate::daemon::reload::Wish;
 
 mod door;
 mod events;

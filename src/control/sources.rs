@@ -13,14 +13,12 @@ use super::denied::DeniedLog;
 use super::history::Plots;
 use super::query_log::QueryLog;
 use super::types::{self, Judgement, List, LoggedError, Peer, Process, Reloaded, Suggested, Tried, Upstream};
-use crate::config::schema::Hide;
+use crate::config::schema::{Action, Hide};
 use crate::core::event::{Event, RevokeTarget};
 use crate::core::explain::{Counts, EndedView, EnforcerView, Explanation, Known, LeaseFilter, LeaseView};
 use crate::core::name::Name;
 use crate::core::policy::view::Whose;
 use crate::core_task::{CoreHandle, Stopped};
-use crate::daemon::exceptions::Change;
-use crate::daemon::reload::Wish;
 
 /// Something that comes later.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -94,6 +92,28 @@ pub enum Subject {
     Address(IpAddr),
     /// A name.
     Name(Name),
+}
+
+/// An exception that a command makes or undoes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The names, as a rule of the configuration is written.
+    pub name: String,
+    /// What they get.
+    pub action: Action,
+    /// Whose questions.
+    pub client: Option<IpAddr>,
+    /// For how long; `None`: undo it.
+    pub span: Option<Duration>,
+}
+
+/// How a reload is to go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Only say what would change.
+    pub dry_run: bool,
+    /// Go back after so long, unless it is confirmed.
+    pub confirm: Option<Duration>,
 }
 
 /// Everything that the control interface shows and does. The daemon implements it once.

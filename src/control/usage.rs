@@ -3,26 +3,24 @@
 //! Names that lead somewhere and names that lead nowhere have room apart, so that a program that makes up names pushes out none that matters. Where
 //! there is no room, the client with the most gives up what it used longest ago; that is counted.
 
-use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use ipnet::IpNet;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::config::schema::Hide;
 use crate::core::client::prefix;
 use crate::core::name::Name;
 use crate::core::remembered::Remembered;
+use crate::store::usage::{Destination, Got, Seen, Used, UsedAddress, UsedName};
 
 /// Parts with a lock of their own, by client and name.
 const PARTS: usize = 16;
@@ -44,90 +42,6 @@ static REVERSE: LazyLock<Vec<Name>> =
 #[must_use]
 pub fn is_reverse(name: &Name) -> bool {
     REVERSE.contains(name)
-}
-
-/// What questions for a name got, the best of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Got {
-    /// Nothing: no such name, no data, no answer.
-    Nothing,
-    /// Addresses that would all be filtered.
-    Filtered,
-    /// Data.
-    Data,
-}
-
-/// How often, and when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Seen {
-    /// How often.
-    pub count: u64,
-    /// The first time, in seconds since 1970.
-    pub first: u64,
-    /// The last time.
-    pub last: u64,
-}
-
-impl Seen {
-    fn at(now: u64) -> Self {
-        Self { count: 1, first: now, last: now }
-    }
-
-    /// Of both. The clock may have been set back between them.
-    #[must_use]
-    pub fn with(self, other: Self) -> Self {
-        let count = self.count.saturating_add(other.count);
-        Self { count, first: self.first.min(other.first), last: self.last.max(other.last) }
-    }
-}
-
-/// A name that a client asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct UsedName {
-    /// The client: IPv4 an address, IPv6 the /64; unspecified where clients are hidden.
-    pub client: IpAddr,
-    /// The name, in presentation form.
-    pub name: String,
-    /// What it got.
-    pub got: Got,
-    /// When.
-    pub seen: Seen,
-}
-
-/// Where packets went that were to no lease.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
-pub struct Destination {
-    /// The address.
-    pub address: IpAddr,
-    /// Protocol and port, as in "tcp/443".
-    pub port: String,
-    /// As in [`UsedName`].
-    pub client: IpAddr,
-}
-
-/// The same with how often.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct UsedAddress {
-    /// Where to, and who.
-    pub to: Destination,
-    /// The name whose answer had the address.
-    pub name: Option<String>,
-    /// When.
-    pub seen: Seen,
-}
-
-/// All of it, as it is kept on disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Used {
-    /// When the first of it was seen, in seconds since 1970; `None`: nothing was yet.
-    pub since: Option<u64>,
-    /// What there was no room for.
-    pub forgotten: u64,
-    /// Names by client.
-    pub names: Vec<UsedName>,
-    /// Destinations by client.
-    pub addresses: Vec<UsedAddress>,
 }
 
 type Key = (IpAddr, Name);
@@ -372,37 +286,6 @@ fn put_packet(packets: &mut Packets, to: Destination, name: Option<Name>, seen: 
     let holder = to.client;
     packets.put(to, holder, (name.or(before), seen));
     full
-}
-
-impl Used {
-    /// Names of these clients that were asked for since then, whoever asked; each with who asked.
-    #[must_use]
-    pub fn names_of(&self, clients: Option<IpNet>, since: u64) -> BTreeMap<&str, Vec<&UsedName>> {
-        let mut names: BTreeMap<&str, Vec<&UsedName>> = BTreeMap::new();
-        let wanted = |used: &&UsedName| used.seen.last >= since && is_of(clients, used.client);
-        for used in self.names.iter().filter(wanted) {
-            names.entry(used.name.as_str()).or_default().push(used);
-        }
-        names
-    }
-
-    /// Likewise destinations.
-    #[must_use]
-    pub fn addresses_of(&self, clients: Option<IpNet>, since: u64) -> BTreeMap<IpAddr, Vec<&UsedAddress>> {
-        let mut addresses: BTreeMap<IpAddr, Vec<&UsedAddress>> = BTreeMap::new();
-        let wanted = |used: &&UsedAddress| used.seen.last >= since && is_of(clients, used.to.client);
-        for used in self.addresses.iter().filter(wanted) {
-            addresses.entry(used.to.address).or_default().push(used);
-        }
-        addresses
-    }
-}
-
-/// Whether a client is of a prefix: of IPv6 the /64 is known alone, so that a longer prefix has it too.
-fn is_of(clients: Option<IpNet>, client: IpAddr) -> bool {
-    clients.is_none_or(|net| {
-        net.contains(&client) || (client.is_ipv6() && net.prefix_len() > 64 && prefix(net.addr()) == client)
-    })
 }
 
 impl Collector for Usage {

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 
 use super::name::{Name, NameError};
 use super::narrow::Openings;
-use crate::config::schema::{Action, Config, ListFormat, Rule};
+use crate::config::schema::{Action, Config, ListFormat, Rule, split_ports};
 
 pub mod bound;
 pub mod exceptions;
@@ -450,7 +450,7 @@ fn port_rules(own: OwnRules<'_>, rules: &[(String, &Rule)]) -> Result<PortRules,
         }
     };
     for (at, text) in own.allow.iter().enumerate() {
-        let (name, ports) = ports::split(text);
+        let (name, ports) = split_ports(text);
         let ports = ports.and_then(|ports| read(format!("{}.allow[{at}]", own.key), text, ports));
         all.extend(name.parse().ok().map(|pattern: Pattern| (pattern, ports)));
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Grant, Ticket};
 use crate::core::guard::Settings;
+use crate::core::journal::{Alive, JournalRecord};
 
 /// A disk that is full while the flag is set, and stays behind until it is told to try again.
 struct Disk {

@@ -6,9 +6,10 @@ use hashbrown::HashMap;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Alive, Decisions, Drivers, JournalRecord, Mailbox, Request, Waiter};
+use super::{Decisions, Drivers, Mailbox, Request, Waiter};
 use crate::core::event::{Admission, Decision, Event, Output, Refusal, Ticket};
 use crate::core::guard::Guard;
+use crate::core::journal::{Alive, JournalRecord};
 use crate::core::moment::Moment;
 use crate::enforce::Command;
 use crate::sys::clock::Clock;

@@ -2,39 +2,26 @@
 //!
 //! Each change is on disk before it is in force. What ends is looked for every [`LOOK`] on the clock that goes on while the host sleeps.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::reload;
 use super::sources::Shared;
-use crate::cli::table;
 use crate::config::schema::Action;
 use crate::config::value::Span;
+use crate::control::sources::Change;
 use crate::control::types;
 use crate::core::policy::Pattern;
 use crate::core::policy::exceptions::{Exception, MOST, owner};
 use crate::store::exceptions::{self as store, Stored};
 use crate::sys::clock::{Clock, Outside};
+use crate::sys::time_zone;
 
 /// How often ended ones are looked for.
 const LOOK: Duration = Duration::from_millis(500);
 /// The longest: what is to last longer belongs into the file.
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
-
-/// What a command wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// The names, as a rule of the configuration is written.
-    pub name: String,
-    /// What they get.
-    pub action: Action,
-    /// Whose questions.
-    pub client: Option<IpAddr>,
-    /// For how long; `None`: undo it.
-    pub span: Option<Duration>,
-}
 
 /// Those in force. One owner changes them: whoever holds [`Shared::applying`].
 #[derive(Debug)]
@@ -90,7 +77,7 @@ impl ExceptionState {
             action: stored.action,
             client: stored.client,
             ends: self.clock.now().plus(stored.left(now)),
-            words: format!("exception: {word} until {}", table::time(stored.ends_wall / 1000)),
+            words: format!("exception: {word} until {}", time_zone::time(stored.ends_wall / 1000)),
         })
     }
 

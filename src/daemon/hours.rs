@@ -14,9 +14,10 @@ use super::reload;
 use super::sources::Shared;
 use crate::config::Config;
 use crate::config::schema::Action;
+use crate::config::window::Window;
 use crate::control::sources::Subject;
 use crate::control::types::Scheduled;
-use crate::core::policy::schedule::{self, Hours, Window};
+use crate::core::policy::schedule::{self, Hours};
 use crate::core::policy::{OwnRules, Policy};
 use crate::sys::time_zone;
 

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::config::schema::NftablesMode;
 use crate::control::types;
 use crate::enforce::iptables::{self, program::LOCK};
+use crate::enforce::nftables;
 use crate::sys::confine::{Confined, Needs, confine};
 use crate::sys::privileges::PrivilegeError;
 
@@ -52,8 +53,15 @@ pub fn confined(config: &Config, socket: &Path, not_given_up: Option<PrivilegeEr
             tracing::debug!(%error, "{LOCK} can't be made");
         }
     }
-    let confined = confine(&Needs { writes, nft, bpf: pins.is_some() });
+    let programs = if nft { programs() } else { Vec::new() };
+    let confined = confine(&Needs { writes, programs, bpf: pins.is_some() });
     Process { confined, troubles }
+}
+
+/// What the enforcers of packets run: also of the one that is not used, since it takes away what an earlier run left.
+fn programs() -> Vec<PathBuf> {
+    let nft = nftables::program::PLACES.iter().map(PathBuf::from);
+    nft.chain(iptables::program::all()).collect()
 }
 
 /// Where the eBPF enforcer pins what must outlive the daemon: when it is used, or an earlier run left something there.

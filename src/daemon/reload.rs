@@ -20,6 +20,7 @@ use super::sources::Shared;
 use crate::check;
 use crate::config::schema::{Nftables, NftablesMode};
 use crate::config::{Config, Places};
+use crate::control::sources::Wish;
 use crate::control::types::Reloaded;
 use crate::core::address::Admitted;
 use crate::core::event::{Event, RevokeTarget};
@@ -39,15 +40,6 @@ pub mod upstreams;
 
 /// How long after the gate's deadline an answer that was judged by old rules may still reach the core.
 pub(super) const LATE: Duration = Duration::from_secs(1);
-
-/// How a reload is to go.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wish {
-    /// Only say what would change.
-    pub dry_run: bool,
-    /// Go back after so long, unless it is confirmed.
-    pub confirm: Option<Duration>,
-}
 
 /// [`read_anew`], counted.
 pub async fn reload(shared: &Shared, wish: Wish) -> Reloaded {

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::sources::Shared;
+use crate::config::schema;
 use crate::control::status;
 use crate::control::types::State;
+use crate::dns::upstream::UpstreamStatus;
 use crate::enforce::bgp::service::steady::Ill;
-use crate::enforce::bgp::service::upstreams;
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(250);
@@ -64,4 +65,22 @@ pub async fn leave(shared: &Shared) {
     if shared.service.withdraw().await {
         tokio::time::sleep(drain).await;
     }
+}
+
+/// Whether questions can be answered: an upstream for names at large is healthy. `upstreams` are as configured, and as they fare.
+fn upstreams(configured: &[schema::Upstream], fare: &[UpstreamStatus]) -> Option<Ill> {
+    let ill = |why: &str| Some(Ill { word: "upstreams", why: why.to_owned() });
+    let large = configured.iter().any(|upstream| upstream.domains.is_empty());
+    let counts = |url: &str| {
+        let of = configured.iter().find(|upstream| upstream.url == url);
+        of.is_some_and(|upstream| !large || upstream.domains.is_empty())
+    };
+    let mut any = false;
+    for upstream in fare.iter().filter(|upstream| counts(&upstream.url)) {
+        if upstream.healthy && upstream.replied {
+            return None;
+        }
+        any |= upstream.replied;
+    }
+    if any { ill("no upstream answers") } else { ill("no upstream has answered yet") }
 }

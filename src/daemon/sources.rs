@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -24,13 +24,13 @@ use super::{hours, judge, reload, suggest};
 use crate::config::schema::{Hide, NftablesMode, OnDeadline};
 use crate::config::{Config, Places};
 use crate::control::history::Plots;
-use crate::control::sources::{CoreView, Later, Sources, Subject};
+use crate::control::sessions;
+use crate::control::sources::{Change, CoreView, Later, Sources, Subject, Wish};
 use crate::control::types::{self, Judgement, List, LoggedError, Peer, Reloaded, Tried, Upstream};
 use crate::control::{Access, DeniedLog, QueryLog};
 use crate::core::name::Name;
 use crate::core::policy::view::Whose;
 use crate::core_task::CoreHandle;
-use crate::daemon::reload::Wish;
 use crate::dns::codec::wire::rtype;
 use crate::dns::upstream::UpstreamStatus;
 use crate::dns::{Listeners, Rules, View};
@@ -186,11 +186,12 @@ impl Sources for Shared {
     }
 
     fn peers(&self) -> Vec<Peer> {
-        self.peers.peers()
+        let now = Instant::now();
+        self.peers.peers().into_iter().map(|view| sessions::peer(view, now)).collect()
     }
 
     fn service(&self) -> Option<types::Service> {
-        self.service.view()
+        self.service.view().map(|view| sessions::service(view, Instant::now()))
     }
 
     fn upstreams(&self) -> Vec<Upstream> {
@@ -319,7 +320,7 @@ impl Sources for Shared {
         self.exceptions.views()
     }
 
-    fn except(&self, change: exceptions::Change) -> Later<'_, Result<Option<Duration>, String>> {
+    fn except(&self, change: Change) -> Later<'_, Result<Option<Duration>, String>> {
         Box::pin(exceptions::change(self, change))
     }
 

@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::control::types::{Suggested, SuggestedAddress, SuggestedName};
-use crate::control::usage::{Got, Seen, Used, UsedAddress, UsedName, is_reverse};
+use crate::control::usage::is_reverse;
 use crate::core::name::Name;
 use crate::core::policy::registrable;
 use crate::dns::Rules;
+use crate::store::usage::{Got, Seen, Used, UsedAddress, UsedName};
 
 /// What clients of this prefix used since then.
 #[must_use]

@@ -17,12 +17,13 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use destguard_bgp::config::{AoAlgorithm, BfdConfig, BgpRole, Confirm, PeerConfig, Role, Secret, SpeakerConfig, TcpAo};
 use destguard_bgp::io::{PeerEvent, Speaker, SpeakerHandle, StartError, What, bfd};
+use destguard_bgp::leases::Session;
 use destguard_bgp::session::Stop;
-use destguard_bgp::status::{BfdStatus, PeerStatus};
+use destguard_bgp::status::PeerStatus;
 use destguard_bgp::table::classes::{Extra, Want};
 use destguard_bgp::wire::iana::{Families, Family};
 use ipnet::IpNet;
@@ -30,7 +31,6 @@ use tokio::sync::mpsc;
 
 use crate::config::schema::{self, Config, Settle};
 use crate::config::{Communities, UpstreamUrl};
-use crate::control::types;
 use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation};
 use crate::core::groups::{self, GroupSet, Groups};
 use crate::core::narrow::NarrowKinds;
@@ -81,6 +81,21 @@ struct Limits {
     required: bool,
     max_routes: usize,
     observer: Option<String>,
+}
+
+/// A peer as it is, with what the configuration says of it.
+#[derive(Clone, Debug)]
+pub struct PeerView {
+    /// What its session knows.
+    pub status: PeerStatus,
+    /// Answers wait for it.
+    pub required: bool,
+    /// The most routes it may get.
+    pub max_routes: usize,
+    /// The peer whose session shows what it has, with confirm = "reflect".
+    pub observer: Option<String>,
+    /// What it says of its leases, where it is another guard.
+    pub guard: Option<Session>,
 }
 
 /// The speaker before it is started.
@@ -487,17 +502,17 @@ impl BgpStatus {
         self.speaker.not_bound()
     }
 
-    /// For the control interface, in the order of the configuration.
+    /// Peers as they are now, in the order of the configuration.
     #[must_use]
-    pub fn peers(&self) -> Vec<types::Peer> {
-        let now = Instant::now();
+    pub fn peers(&self) -> Vec<PeerView> {
         let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         let said = self.other_guards();
-        let known = |status: &PeerStatus| {
+        let known = |status: PeerStatus| {
             let guard = said.iter().find(|(name, _)| *name == status.name).map(|(_, said)| *said);
-            Some(types::Peer { guard, ..shown(status, limits.get(&status.name)?, now) })
+            let Limits { required, max_routes, observer } = limits.get(&status.name)?.clone();
+            Some(PeerView { required: required && status.confirms, max_routes, observer, guard, status })
         };
-        self.sessions().iter().filter_map(known).collect()
+        self.sessions().into_iter().filter_map(known).collect()
     }
 
     /// The gate has another deadline from now on.
@@ -512,12 +527,11 @@ impl BgpStatus {
 
     /// What each other guard says, by the peer's name.
     #[must_use]
-    pub fn other_guards(&self) -> Vec<(String, types::OtherGuard)> {
+    pub fn other_guards(&self) -> Vec<(String, Session)> {
         let sessions = self.heard.sessions.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let of = |(name, place): (String, usize)| {
             let (_, said) = sessions.iter().find(|(session, _)| usize::try_from(*session) == Ok(place))?;
-            let shown = types::OtherGuard { leases: said.told, without_room: said.beyond, without_end: said.useless };
-            Some((name, shown))
+            Some((name, *said))
         };
         self.speaker.places().into_iter().filter_map(of).collect()
     }
@@ -544,65 +558,6 @@ impl BgpStatus {
     #[must_use]
     pub fn routes(&self) -> [usize; 2] {
         self.speaker.announced()
-    }
-}
-
-fn shown(status: &PeerStatus, Limits { required, max_routes, observer }: &Limits, now: Instant) -> types::Peer {
-    let settle = status.settle.as_millis();
-    let confirm = match (status.role, settle) {
-        (Role::Observer, _) if status.confirms => format!("{} (edge)", status.confirm),
-        (Role::Observer, _) => "observer".to_owned(),
-        (Role::Guard, _) => "guard".to_owned(),
-        (Role::Edge | Role::Gone, _) => format!("{} (edge)", status.confirm),
-        (Role::Enforcer, 0) => status.confirm.to_string(),
-        (Role::Enforcer, _) => format!("{} + {settle}ms", status.confirm),
-    };
-    let median = status.latency.quantile(0.5).map(|bound| u64::try_from(bound.as_millis()).unwrap_or(u64::MAX));
-    types::Peer {
-        name: status.name.clone(),
-        address: status.address,
-        asn: status.asn,
-        state: status.state.to_string(),
-        since_seconds: now.saturating_duration_since(status.since).as_secs(),
-        advertised: types::Advertised { ipv4: status.advertised[0], ipv6: status.advertised[1] },
-        would_advertise: None,
-        confirm,
-        confirm_latency_ms: median,
-        confirmations: status.confirms.then(|| confirmations::shown(status)),
-        capabilities: status.capabilities.iter().map(|name| (*name).to_owned()).collect(),
-        last_error: status.warning.clone().or_else(|| status.last_error.as_ref().map(|(reason, _)| reason.clone())),
-        unconfirmed: status.warning.clone().filter(|_| status.is_failing),
-        warning: status.warning.clone().filter(|_| !status.is_failing),
-        observer: observer.clone(),
-        required: *required && status.confirms,
-        max_routes: *max_routes,
-        received: types::Received {
-            messages: status.received.messages,
-            updates: status.received.updates,
-            announced: status.received.announced,
-            withdrawn: status.received.withdrawn,
-            malformed: status.received.malformed,
-            refreshes: status.received.refreshes,
-        },
-        sessions: status.established,
-        queued_octets: status.queued,
-        bfd: status.bfd.as_ref().map(|bfd| shown_bfd(bfd, now)),
-        guard: None,
-    }
-}
-
-fn shown_bfd(bfd: &BfdStatus, now: Instant) -> types::Bfd {
-    let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-    types::Bfd {
-        state: bfd.state.to_string(),
-        since_seconds: now.saturating_duration_since(bfd.since).as_secs(),
-        remote_state: bfd.remote_state.to_string(),
-        interval_ms: bfd.interval.map(millis),
-        detection_ms: Some(bfd.detection_time).filter(|time| !time.is_zero()).map(millis),
-        last_down: bfd.cause.map(|cause| cause.to_string()),
-        failures: bfd.failures,
-        discarded: bfd.discarded,
-        last_discard: bfd.last_discard.clone(),
     }
 }
 

@@ -36,11 +36,11 @@ use super::place::{Lock, LockError, Place};
 use super::record::{GroupRecord, PathRecord, Record, Whom};
 use crate::core::applications;
 use crate::core::event::{QueryPath, StoredLease};
+use crate::core::journal::{Alive, Journal, JournalRecord};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::narrow::{Narrow, Port, Who};
 use crate::core::pairs::{PairRecord, StoredPair};
-use crate::core_task::{Alive, Journal, JournalRecord};
 use crate::sys::clock::{Clock, Outside};
 
 /// The journal is compacted when it holds this many octets more than four times what is alive.

@@ -5,7 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub mod calls;
 pub mod files;
@@ -24,8 +24,8 @@ pub struct Confined {
 pub struct Needs<'a> {
     /// Directories that it writes to; or why they aren't there yet, so that nothing is said of them.
     pub writes: Result<Vec<&'a Path>, String>,
-    /// It runs `nft`.
-    pub nft: bool,
+    /// Programs that it runs; those that aren't there are passed over.
+    pub programs: Vec<PathBuf>,
     /// It loads programs into the kernel and writes their tables.
     pub bpf: bool,
 }
@@ -34,10 +34,10 @@ pub struct Needs<'a> {
 #[must_use]
 pub fn confine(needs: &Needs<'_>) -> Confined {
     let files = match &needs.writes {
-        Ok(writes) => files::restrict(writes, needs.nft).and_then(|()| prove_files()),
+        Ok(writes) => files::restrict(writes, &needs.programs).and_then(|()| prove_files()),
         Err(why) => Err(why.clone()),
     };
-    let calls = calls::restrict(needs.nft, needs.bpf).and_then(|()| prove_calls());
+    let calls = calls::restrict(!needs.programs.is_empty(), needs.bpf).and_then(|()| prove_calls());
     Confined { calls: calls.err(), files: files.err() }
 }
 

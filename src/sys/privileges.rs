@@ -1,35 +1,10 @@
-//! What the daemon may do: only what its configuration needs, whoever starts it.
+//! Gives up capabilities: all but those that are needed, for `nft` too, and no program that is started can gain any (`no_new_privs`).
 //!
-//! | capability | kept for |
-//! |---|---|
-//! | CAP_NET_ADMIN | nftables, the mark on the guard's own packets, and a table that an earlier run left behind |
-//! | CAP_BPF, CAP_PERFMON | `enforcer = "ebpf"`: its program and tables, and the names of processes in it |
-//! | CAP_NET_RAW | probes through routers: of what they confirmed, and by samples; iptables |
-//! | CAP_NET_BIND_SERVICE | ports below 1024 |
-//!
-//! All others are given up before the first thread is started, for `nft` too, and no program it starts can gain any
-//! (`no_new_privs`).
+//! Before the first thread is started: each has its own.
 
 use std::collections::HashSet;
 
 use caps::{CapSet, Capability};
-
-use crate::config::schema::{Config, Confirm, NftablesMode, Peer, Role};
-use crate::enforce::backend::PacketBackend;
-use crate::enforce::iptables;
-
-/// The last port that needs a capability (ip(7), `ip_unprivileged_port_start` as it comes).
-const LAST_PRIVILEGED: u16 = 1023;
-
-/// What is needed to see and take away what an earlier run left.
-#[must_use]
-pub fn left_behind(backend: &PacketBackend) -> &'static [Capability] {
-    if backend.name == iptables::BACKEND.name {
-        &[Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW]
-    } else {
-        &[Capability::CAP_NET_ADMIN]
-    }
-}
 
 /// Why privileges could not be given up.
 #[derive(Debug, thiserror::Error)]
@@ -40,41 +15,6 @@ pub enum PrivilegeError {
     /// The kernel's word on `no_new_privs`.
     #[error("no_new_privs can't be set: {0}")]
     NoNewPrivileges(std::io::Error),
-}
-
-/// What this configuration needs.
-#[must_use]
-pub fn needed(config: &Config) -> HashSet<Capability> {
-    let mut needed = HashSet::new();
-    if config.nftables.mode != NftablesMode::Off {
-        needed.insert(Capability::CAP_NET_ADMIN);
-        if config.enforcer == iptables::BACKEND.name {
-            needed.insert(Capability::CAP_NET_RAW);
-        }
-        if config.enforcer == "ebpf" {
-            needed.extend([Capability::CAP_BPF, Capability::CAP_PERFMON]);
-        }
-    }
-    if !config.bgp.edge.is_empty() || config.bgp.peer.iter().any(probes) {
-        needed.insert(Capability::CAP_NET_RAW);
-    }
-    if ports(config).any(|port| (1..=LAST_PRIVILEGED).contains(&port)) {
-        needed.insert(Capability::CAP_NET_BIND_SERVICE);
-    }
-    needed
-}
-
-/// What a router confirms is looked at by probes, or tried by them now and then.
-fn probes(peer: &Peer) -> bool {
-    peer.role == Role::Enforcer && peer.forwards && peer.confirm != Confirm::Reflect
-}
-
-fn ports(config: &Config) -> impl Iterator<Item = u16> {
-    let (dns, tls) = (&config.dns, &config.dns.tls);
-    let plain = dns.listen.iter().chain(&tls.dot).chain(&tls.doh).chain(&tls.doq).map(|address| address.port());
-    plain
-        .chain(config.http.listen.iter().map(|address| address.port()))
-        .chain(config.bgp.listen.iter().map(|address| address.port()))
 }
 
 /// Gives up all but `needed`, for this thread and those it starts from now on. What it doesn't have to begin with stays missing.
@@ -112,33 +52,4 @@ fn no_new_privileges() -> Result<(), PrivilegeError> {
     // SAFETY: prctl(2) takes no pointer for this option.
     let set = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     if set == 0 { Ok(()) } else { Err(PrivilegeError::NoNewPrivileges(std::io::Error::last_os_error())) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn needs(text: &str) -> Vec<String> {
-        let config: Config = toml::from_str(text).unwrap();
-        let mut needed: Vec<String> = needed(&config).into_iter().map(|capability| capability.to_string()).collect();
-        needed.sort();
-        needed
-    }
-
-    #[test]
-    fn only_what_is_configured_is_needed() {
-        let (admin, raw, bind) = ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE");
-        assert_eq!(needs("[dns]\nlisten = [\"127.0.0.1:5353\"]\n"), [""; 0]);
-        assert_eq!(needs(""), [bind], "port 53");
-        assert_eq!(needs("[nftables]\nmode = \"local\"\n"), [admin, bind]);
-        assert_eq!(needs("enforcer = \"iptables\"\n[nftables]\nmode = \"local\"\n"), [admin, bind, raw]);
-        let ebpf = needs("enforcer = \"ebpf\"\n[nftables]\nmode = \"local\"\n");
-        assert_eq!(ebpf, ["CAP_BPF", admin, bind, "CAP_PERFMON"]);
-        let peer =
-            "[dns]\nlisten = [\"127.0.0.1:5353\"]\n[[bgp.peer]]\nname = \"r\"\naddress = \"192.0.2.1\"\nasn = 1\n";
-        assert_eq!(needs(peer), [raw], "routes are tried by samples");
-        assert_eq!(needs(&format!("{peer}forwards = false\n")), [""; 0], "BGP alone, from here");
-        assert_eq!(needs(&format!("{peer}confirm = \"probe\"\n")), [raw]);
-        assert_eq!(needs(&format!("{peer}[bgp]\nlisten = [\"192.0.2.2:179\"]\n")), [bind, raw]);
-    }
 }

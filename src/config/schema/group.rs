@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Action, defaults};
-use crate::core::policy::schedule::Window;
+use crate::config::window::Window;
 
 /// `[[policy.group]]`: its own rules stand in place of those of `[policy]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Action, ListFormat, defaults};
 use crate::config::value::{Size, Span};
-use crate::core::policy::schedule::Window;
+use crate::config::window::Window;
 
 /// `[[policy.list]]`: names from a file, or from a file that is fetched.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]

@@ -4,7 +4,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Config, NftablesMode};
-use crate::core::policy::ports;
 
 /// `[[policy.rule]]`: names that are allowed, and the ports that they open.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -28,6 +27,17 @@ impl Config {
         let groups = policy.group.iter().flat_map(|group| &group.allow);
         self.nftables.mode != NftablesMode::Off
             && (policy.rule.iter().any(|rule| !rule.ports.is_empty())
-                || policy.allow.iter().chain(groups).any(|name| ports::split(name).1.is_some()))
+                || policy.allow.iter().chain(groups).any(|name| split_ports(name).1.is_some()))
+    }
+}
+
+/// Splits what `policy.allow` has into the name and its ports, if it has any: a number behind a colon. What follows another colon is part of something else.
+#[must_use]
+pub fn split_ports(text: &str) -> (&str, Option<&str>) {
+    match text.split_once(':') {
+        Some((name, ports)) if ports.starts_with(|first: char| first.is_ascii_digit()) && !ports.contains(':') => {
+            (name, Some(ports))
+        }
+        _ => (text, None),
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ring::hmac;
 
-use crate::dns::tls::base64;
+use crate::tls::base64;
 
 /// Shorter ones can be guessed.
 const LEAST: usize = 16;

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use super::{Pattern, Reach, ports};
-use crate::config::schema::Config;
+use crate::config::schema::{Config, split_ports};
 use crate::core::applications;
 use crate::core::name::Name;
 use crate::core::narrow::{Opening, Openings, Port};
@@ -83,7 +83,7 @@ impl Bound {
 /// # Errors
 /// What is wrong with it.
 pub fn read(text: &str) -> Result<(Pattern, Vec<Port>), String> {
-    let (name, ports) = ports::split(text);
+    let (name, ports) = split_ports(text);
     Ok((name.parse()?, ports.map_or_else(|| Ok(vec![Port::Any]), ports::read)?))
 }
 

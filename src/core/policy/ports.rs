@@ -13,17 +13,6 @@ use super::{Pattern, Reach};
 /// Most ports of one rule, and of all rules for one name: each is an element in the kernel for each address.
 pub const MOST_PORTS: usize = 32;
 
-/// Splits what `policy.allow` has into the name and its ports, if it has any: a number behind a colon. What follows another colon is part of something else.
-#[must_use]
-pub fn split(text: &str) -> (&str, Option<&str>) {
-    match text.split_once(':') {
-        Some((name, ports)) if ports.starts_with(|first: char| first.is_ascii_digit()) && !ports.contains(':') => {
-            (name, Some(ports))
-        }
-        _ => (text, None),
-    }
-}
-
 /// Reads "443", "443/tcp+udp", "8000-8003/udp", "22,80".
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::list::{self, LocalData, Sense, Trigger};
 use super::{At, ListFile, Pattern, PolicyError, Reach, RuleRef};
-use crate::config::schema::Action;
+use crate::config::schema::{Action, split_ports};
 use crate::core::name::Name;
 
 /// Marks a rule as denying in a slot.
@@ -180,7 +180,7 @@ impl Table {
             }
             for (place, text) in texts.iter().enumerate() {
                 // Ports are another one's business, and only what is allowed has some.
-                let name = if *action == Action::Allow { super::ports::split(text).0 } else { text };
+                let name = if *action == Action::Allow { split_ports(text).0 } else { text };
                 let added = name.parse::<Pattern>().and_then(|pattern| {
                     let slot = table.slot(*action, false)?;
                     table.insert(&pattern, slot)

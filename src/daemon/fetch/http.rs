@@ -18,8 +18,8 @@ use crate::config::https_url::parts;
 use crate::config::schema::Upstream;
 use crate::core::policy::name_from_user;
 use crate::dns::View;
-use crate::dns::tls::client;
 use crate::dns::upstream::transport::dial::Target;
+use crate::tls::client;
 
 /// Most redirects that are followed.
 const REDIRECTS: usize = 5;

@@ -9,13 +9,13 @@ use tokio::sync::mpsc;
 use super::tcp::Connections;
 use crate::control::query_log::Tapped;
 use crate::core::person::{Person, Who};
+use crate::core::way::Way;
 use crate::dns::codec::wire::{HEADER, rtype, skip_name, u16_at};
 use crate::dns::listen::unsent::Reply;
 use crate::dns::metrics;
-use crate::dns::metrics::replies::Way;
 use crate::dns::resolver::pending::Route;
 use crate::dns::resolver::{Handled, Resolver, Turn};
-use crate::dns::tls::people::{NoLonger, Shown, Trust};
+use crate::tls::people::{NoLonger, Shown, Trust};
 
 /// Encrypted connections at once, all transports together.
 pub const CONNECTIONS: usize = 2048;

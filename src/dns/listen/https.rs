@@ -25,9 +25,9 @@ use super::seats::{Busy, Seat};
 use super::tcp::Connections;
 use crate::dns::codec::wire::{HEADER, rtype, skip_name, u16_at, u32_at};
 use crate::dns::resolver::Resolver;
-use crate::dns::tls::base64;
-use crate::dns::tls::people::{Shown, Trust};
 use crate::dns::upstream::DNS_MESSAGE;
+use crate::tls::base64;
+use crate::tls::people::{Shown, Trust};
 
 /// Where everybody's questions are taken; the path of the usual URI template "/dns-query{?dns}".
 pub const PATH: &str = "/dns-query";

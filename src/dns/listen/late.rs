@@ -14,11 +14,12 @@ use super::tcp::{Connections, Speech};
 use super::{At, Bound, Failed, Sockets, Transport, bind_plain, https, quic, quic_socket, stream, tcp, udp};
 use crate::config::Config;
 use crate::config::endpoint::Endpoint;
+use crate::dns::DnsError;
 use crate::dns::resolver::Resolver;
-use crate::dns::tls::people::Believed;
-use crate::dns::{DnsError, tls};
 use crate::sys::endpoint;
 use crate::sys::handover::Store;
+use crate::tls;
+use crate::tls::people::Believed;
 
 /// One listener of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use crate::dns::DnsError;
 use crate::dns::codec::wire::{TCP_KEEPALIVE, bears_option};
 use crate::dns::limits::{Full, Place};
 use crate::dns::resolver::Resolver;
-use crate::dns::tls::people::Shown;
+use crate::tls::people::Shown;
 
 mod socket;
 

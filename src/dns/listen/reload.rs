@@ -10,10 +10,10 @@ use super::phase::Mode;
 use super::{Bound, Listeners, Transport};
 use crate::config::Config;
 use crate::dns::resolver::ddr::Designated;
-use crate::dns::tls::people::Believed;
-use crate::dns::tls::server::{Identity, Loaded, load};
 use crate::dns::{DnsError, own_upstream};
 use crate::sys::endpoint;
+use crate::tls::people::Believed;
+use crate::tls::server::{Identity, Loaded, load};
 
 /// After so long nothing is left of a listener that was let go.
 const GONE: Duration = Duration::from_secs(30);
@@ -212,7 +212,7 @@ fn shown(config: &Config, before: Option<&Identity>) -> Result<Shown, DnsError> 
     let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) else {
         return Err(DnsError::Tls("certificate and key are missing".to_owned()));
     };
-    let wrong = |error: crate::dns::tls::TlsError| DnsError::Tls(error.to_string());
+    let wrong = |error: crate::tls::TlsError| DnsError::Tls(error.to_string());
     match before {
         None => Identity::open("dns.tls", certificate, key).map(Shown::First).map_err(wrong),
         Some(identity) if identity.is_of(certificate, key) => Ok(Shown::AsBefore),

@@ -18,14 +18,14 @@ use super::https;
 use super::phase::{Mode, Phase};
 use super::seats::{Activity, Seat, Seats};
 use crate::control::query_log::Tapped;
+use crate::core::way::Way;
 use crate::dns::codec::wire::{TCP_KEEPALIVE, bears_option};
 use crate::dns::limits::Limit;
 use crate::dns::listen::unsent::Reply;
-use crate::dns::metrics::replies::Way;
 use crate::dns::resolver::pending::Route;
 use crate::dns::resolver::{Handled, Resolver, Turn};
-use crate::dns::tls::people::{Shown, Trust};
 use crate::sys::descriptors::Use;
+use crate::tls::people::{Shown, Trust};
 
 /// Connections at once.
 pub const CONNECTIONS: usize = 2048;

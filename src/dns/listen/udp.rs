@@ -11,7 +11,7 @@ use super::WAIT;
 use super::phase::{Mode, Phase, close_to_new};
 use crate::control::query_log::Tapped;
 use crate::core::person::Who;
-use crate::dns::metrics::replies::Way;
+use crate::core::way::Way;
 use crate::dns::resolver::pending::Route;
 use crate::dns::resolver::worker::Forwarder;
 use crate::dns::resolver::{Handled, Resolver, Turn};

@@ -8,22 +8,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 
+use crate::core::way::Way;
 use crate::dns::codec::wire::{HEADER, rcode, rtype, skip_name, u16_at};
-
-/// How a reply went out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Way {
-    /// UDP.
-    Udp,
-    /// TCP.
-    Tcp,
-    /// DNS over TLS.
-    Tls,
-    /// DNS over HTTPS.
-    Https,
-    /// DNS over QUIC.
-    Quic,
-}
 
 /// Their labels, in the order of [`Way`].
 const WAYS: [&str; 5] = ["udp", "tcp", "dot", "doh", "doq"];

@@ -11,7 +11,7 @@ use crate::dns::codec::reply::{self, BodyWriter, OWN_TTL, ReplyHead, Section};
 use crate::dns::codec::wire::{rcode, rtype};
 use crate::dns::listen::Transport;
 use crate::dns::listen::https::PATH;
-use crate::dns::tls::server::Identity;
+use crate::tls::server::Identity;
 
 /// `resolver.arpa`
 const RESOLVER_ARPA: &[u8] = b"\x08resolver\x04arpa\x00";

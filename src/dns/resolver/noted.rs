@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use smallvec::SmallVec;
 
 use crate::control::query_log::{self, Fate};
-use crate::control::usage::Got;
 use crate::core::event::LeaseHandle;
 use crate::core::name::Name;
 use crate::core::person::Who;
@@ -16,6 +15,7 @@ use crate::dns::cache::{Entry, Outcome};
 use crate::dns::codec::query::Question;
 use crate::dns::codec::wire::{rtype, u16_at};
 use crate::dns::resolver::Resolver;
+use crate::store::usage::Got;
 
 /// Who asked what, and how.
 #[derive(Clone, Copy)]

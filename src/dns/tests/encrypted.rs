@@ -124,7 +124,7 @@ async fn a_client_certificate_a_pin_and_an_address_open_the_door() {
     authority.write("client", &authority.leaf(&["guard.example"]));
     for transport in ALL {
         let leaf = authority.leaf(&["127.0.0.1"]);
-        let pin = crate::dns::tls::client::pin_of(&leaf.der).unwrap();
+        let pin = crate::tls::client::pin_of(&leaf.der).unwrap();
         let upstream = Secure::new(transport, server(transport, &leaf, Some(&authority))).await;
         let keys = format!(
             "ca = \"{}\"\nclient_certificate = \"{}\"\nclient_key = \"{}\"\npins = [\"sha256/{}\"]\n",

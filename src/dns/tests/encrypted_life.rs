@@ -231,10 +231,10 @@ async fn a_quic_connection_lives_by_its_questions_alone() {
     let world = front(&upstream, &authority, "").await;
     // A listener of the same kind, most of whose places are taken.
     let (certificate, key) = (authority.file("guard.pem"), authority.file("guard.key"));
-    let identity = crate::dns::tls::server::Identity::open("dns.tls", &certificate, &key).unwrap();
+    let identity = crate::tls::server::Identity::open("dns.tls", &certificate, &key).unwrap();
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let crowded = socket.local_addr().unwrap();
-    let tls = crate::dns::tls::server::config(identity, &Arc::default(), &[b"doq"]).unwrap();
+    let tls = crate::tls::server::config(identity, &Arc::default(), &[b"doq"]).unwrap();
     let own = socket.try_clone().unwrap();
     let endpoint = crate::dns::listen::quic::endpoint(socket, tls).unwrap();
     let connections = Arc::new(crate::dns::listen::tcp::Connections::default());

@@ -20,8 +20,8 @@ use crate::core::name::Name;
 use crate::core::policy::registrable;
 use crate::dns::codec::wire::rtype;
 use crate::dns::metrics::{self, Metrics};
-use crate::dns::tls::client;
 use crate::dns::upstream::transport::udp_task::{Failure, Post};
+use crate::tls::client;
 
 /// A query given up after this, without reply from anybody, counts as failed.
 const FAILED_AFTER: Duration = Duration::from_millis(1000);

@@ -236,7 +236,7 @@ fn record(words: &[&str]) -> Result<(Name, Trusted), String> {
         "DNSKEY" => {
             let (flags, protocol, algorithm) =
                 (number(0, "flags")?, small(1, "a protocol")?, small(2, "an algorithm")?);
-            let public = crate::dns::tls::base64(tail.as_bytes()).filter(|public| !public.is_empty());
+            let public = crate::tls::base64(tail.as_bytes()).filter(|public| !public.is_empty());
             let public = public.ok_or_else(|| format!("\"{tail}\" is not a key in base64"))?;
             let [high, low] = flags.to_be_bytes();
             let rdata = [&[high, low, protocol, algorithm], &public[..]].concat();

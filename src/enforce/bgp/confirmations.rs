@@ -1,4 +1,4 @@
-//! What the peers' confirmations look like, for operators and for Prometheus.
+//! What the peers' confirmations look like, for Prometheus.
 
 use destguard_bgp::status::{Latency, PeerStatus};
 use prometheus_client::collector::Collector;
@@ -8,31 +8,6 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::BgpStatus;
-use crate::control::types;
-
-/// For the control interface.
-pub(super) fn shown(status: &PeerStatus) -> types::Confirmations {
-    let millis = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-    let micros = |span: std::time::Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
-    let bounds = Latency::BOUNDS.iter().map(|bound| Some(*bound)).chain([None]);
-    types::Confirmations {
-        count: status.latency.count,
-        p99_ms: status.latency.quantile(0.99).map(millis),
-        p50_us: status.latency.quantile(0.5).map(micros),
-        p99_us: status.latency.quantile(0.99).map(micros),
-        histogram: bounds.zip(status.latency.buckets).filter(|(_, count)| *count > 0).collect(),
-        settle_ms: millis(status.settle),
-        learnt: status.learnt.map(|(samples, shown)| types::Learnt {
-            samples,
-            p50_ms: shown.map(|[median, _]| millis(median)),
-            p99_ms: shown.map(|[_, high]| millis(high)),
-        }),
-        unverified: status.unverified,
-        closing: status.closing,
-        borrowed: status.borrowed,
-        close_latency_ms: status.close_latency.quantile(0.5).map(millis),
-    }
-}
 
 /// Registers them.
 pub(super) fn register(registry: &mut Registry, status: BgpStatus) {

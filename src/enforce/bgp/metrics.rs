@@ -1,7 +1,7 @@
 //! Sessions, BFD and confirmations as metrics, read from the speaker when somebody asks.
 
 use destguard_bgp::bfd::state::State;
-use destguard_bgp::status::{BfdStatus, PeerStatus};
+use destguard_bgp::status::{self, BfdStatus, PeerStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -56,13 +56,13 @@ impl Collector for Guards {
         let help = "Leases that another guard tells of now";
         let mut family = encoder.encode_descriptor("guard_leases", help, None, MetricType::Gauge)?;
         for (peer, said) in &said {
-            let leases = i64::try_from(said.leases).unwrap_or(i64::MAX);
+            let leases = i64::try_from(said.told).unwrap_or(i64::MAX);
             ConstGauge::new(leases).encode(family.encode_family(&[("peer", peer.as_str())])?)?;
         }
         let help = "Announcements of another guard that weren't taken in: beyond max_routes (room), without an end or over (end)";
         let mut family = encoder.encode_descriptor("guard_leases_refused", help, None, MetricType::Counter)?;
         for (peer, said) in &said {
-            for (reason, count) in [("room", said.without_room), ("end", said.without_end)] {
+            for (reason, count) in [("room", said.beyond), ("end", said.useless)] {
                 let labels = [("peer", peer.as_str()), ("reason", reason)];
                 ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
             }
@@ -152,8 +152,9 @@ impl Collector for Sessions {
         let mut family = encoder.encode_descriptor("bgp_session_up", help, None, MetricType::Gauge)?;
         for peer in self.0.peers() {
             let required = if peer.required { "true" } else { "false" };
-            let labels = [("peer", peer.name.as_str()), ("required", required)];
-            ConstGauge::new(i64::from(peer.state == "Established")).encode(family.encode_family(&labels)?)?;
+            let labels = [("peer", peer.status.name.as_str()), ("required", required)];
+            ConstGauge::new(i64::from(peer.status.state == status::State::Established))
+                .encode(family.encode_family(&labels)?)?;
         }
         let help = "Routes announced to the peer, by peer and family";
         let mut family = encoder.encode_descriptor("bgp_advertised_routes", help, None, MetricType::Gauge)?;

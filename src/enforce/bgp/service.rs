@@ -23,7 +23,6 @@ use tokio::sync::mpsc;
 use super::BgpError;
 use crate::config::community;
 use crate::config::schema::{self, Config};
-use crate::control::types;
 
 pub mod metrics;
 pub mod steady;
@@ -34,6 +33,21 @@ use steady::{Ill, Steady, Step, Waits};
 const WITHDRAWING: Duration = Duration::from_millis(500);
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// The service addresses and their sessions.
+#[derive(Clone, Debug)]
+pub struct ServiceView {
+    /// Which.
+    pub addresses: Vec<IpAddr>,
+    /// Whether they are announced to the routers.
+    pub announced: bool,
+    /// Since when they are, or aren't.
+    pub since: Instant,
+    /// Why they aren't, or soon won't be.
+    pub reason: Option<String>,
+    /// In the order of the guard's addresses there.
+    pub peers: Vec<PeerStatus>,
+}
 
 /// A running session's speaker, by the address that it comes from.
 type Speakers = BTreeMap<IpAddr, Speaker>;
@@ -264,39 +278,29 @@ impl Service {
             false => format!("the service addresses are not announced: {why}"),
             true => format!("the service addresses are about to be withdrawn: {why}"),
         });
-        let down = view.peers.iter().filter(|peer| peer.state != State::Established.to_string());
+        let down = view.peers.iter().filter(|peer| peer.state != State::Established);
         let down = down.map(|peer| {
-            let why = peer.last_error.as_ref().map_or_else(String::new, |why| format!(", {why}"));
+            let why = peer.last_error.as_ref().map_or_else(String::new, |(why, _)| format!(", {why}"));
             format!("{} leads no client here: its session is not up: {}{why}", peer.name, peer.state)
         });
         withheld.into_iter().chain(down).collect()
     }
 
-    /// For the control interface; `None`: there is none.
+    /// As they are now; `None`: there are none.
     #[must_use]
-    pub fn view(&self) -> Option<types::Service> {
+    pub fn view(&self) -> Option<ServiceView> {
         let now = Instant::now();
         let sessions = self.sessions();
         let known = self.known();
         if known.handles.is_empty() {
             return None;
         }
-        let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
-        let peers = sessions.iter().map(|peer| types::ServicePeer {
-            name: peer.name.clone(),
-            address: peer.address,
-            state: peer.state.to_string(),
-            since_seconds: seconds(peer.since),
-            advertised: peer.advertised.iter().fold(0, |sum, count| sum.saturating_add(*count)),
-            last_error: peer.last_error.as_ref().map(|(why, _)| why.clone()),
-            bfd: peer.bfd.as_ref().map(|bfd| super::shown_bfd(bfd, now)),
-        });
-        Some(types::Service {
+        Some(ServiceView {
             addresses: known.addresses.clone(),
             announced: known.steady.is_announced(),
-            since_seconds: seconds(known.steady.since()),
+            since: known.steady.since(),
             reason: known.steady.ill(now).map(|ill| ill.why),
-            peers: peers.collect(),
+            peers: sessions,
         })
     }
 }
@@ -317,23 +321,4 @@ impl Known {
             handle.set_open(&mine);
         }
     }
-}
-
-/// Whether questions can be answered: an upstream for names at large is healthy. `upstreams` are as configured, and as they fare.
-#[must_use]
-pub fn upstreams(configured: &[schema::Upstream], fare: &[crate::dns::upstream::UpstreamStatus]) -> Option<Ill> {
-    let ill = |why: &str| Some(Ill { word: "upstreams", why: why.to_owned() });
-    let large = configured.iter().any(|upstream| upstream.domains.is_empty());
-    let counts = |url: &str| {
-        let of = configured.iter().find(|upstream| upstream.url == url);
-        of.is_some_and(|upstream| !large || upstream.domains.is_empty())
-    };
-    let mut any = false;
-    for upstream in fare.iter().filter(|upstream| counts(&upstream.url)) {
-        if upstream.healthy && upstream.replied {
-            return None;
-        }
-        any |= upstream.replied;
-    }
-    if any { ill("no upstream answers") } else { ill("no upstream has answered yet") }
 }

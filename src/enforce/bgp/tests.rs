@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::time::Instant;
 
 use super::*;
 use crate::core::event::Change;
@@ -85,8 +86,8 @@ async fn bfd_is_mapped_shown_and_counted() {
     {
         assert!(text.contains(&format!("destguard_{line}")), "{text}");
     }
-    let shown = running.status().peers().remove(0).bfd.unwrap();
-    assert_eq!((shown.words().as_str(), shown.detection_ms), ("Down", None));
+    let bfd = running.status().peers().remove(0).status.bfd.unwrap();
+    assert_eq!((bfd.state.to_string().as_str(), bfd.detection_time), ("Down", Duration::ZERO));
 }
 
 #[test]
@@ -249,9 +250,10 @@ async fn a_plan_reaches_the_router_and_is_reported() {
         assert!(Instant::now() < deadline, "{:?}", world.received());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let peer = world.status.peers().remove(0);
-    assert_eq!((peer.name.as_str(), peer.state.as_str(), peer.confirm.as_str()), ("edge1", "Established", "acked"));
-    assert_eq!((peer.advertised.ipv4, peer.advertised.ipv6), (2, 2));
+    let peer = world.status.peers().remove(0).status;
+    let words = (peer.name.as_str(), peer.state.to_string(), peer.confirm.to_string());
+    assert_eq!(words, ("edge1", "Established".to_owned(), "acked".to_owned()));
+    assert_eq!(peer.advertised, [2, 2]);
 
     let router = world.router.take().unwrap();
     router.stop(Stop::Shutdown("reboot".to_owned())).await;
@@ -312,5 +314,5 @@ async fn a_switch_withdraws_and_announces_the_operators_prefixes_on_the_running_
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-    assert_eq!(world.status.peers()[0].sessions, 1);
+    assert_eq!(world.status.peers()[0].status.established, 1);
 }

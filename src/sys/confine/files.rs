@@ -1,17 +1,14 @@
-//! Writing and running programs, by landlock (landlock(7)): state and control socket may be written to, `nft` and
-//! `iptables` may be run, nothing else.
+//! Writing and running programs, by landlock (landlock(7)): state and control socket may be written to, the programs of the
+//! enforcers may be run, nothing else.
 //!
 //! Reading stays with the file permissions: lists and certificates lie wherever a reload says.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, PathFdError, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
-
-use crate::enforce::iptables::program as iptables;
-use crate::enforce::nftables::program::PLACES;
 
 /// The newest interface whose rights are asked for; older kernels give what they know.
 const NEWEST: ABI = ABI::V6;
@@ -24,7 +21,7 @@ const NULL: &str = "/dev/null";
 ///
 /// # Errors
 /// Why nothing is restricted, in words.
-pub fn restrict(writes: &[&Path], nft: bool) -> Result<(), String> {
+pub fn restrict(writes: &[&Path], programs: &[PathBuf]) -> Result<(), String> {
     let words = |error: RulesetError| format!("landlock: {error}");
     let handled = AccessFs::from_write(NEWEST) | AccessFs::Execute;
     let mut rules = Ruleset::default()
@@ -51,11 +48,10 @@ pub fn restrict(writes: &[&Path], nft: bool) -> Result<(), String> {
     for path in writes {
         allow(path, writing)?;
     }
-    if nft {
+    if !programs.is_empty() {
         allow(Path::new(NULL), AccessFs::WriteFile.into())?;
-        let programs = PLACES.iter().chain(&LINKERS);
-        programs.map(Path::new).try_for_each(|path| allow(path, AccessFs::Execute.into()))?;
-        iptables::all().iter().try_for_each(|path| allow(path, AccessFs::Execute.into()))?;
+        let paths = programs.iter().map(PathBuf::as_path).chain(LINKERS.iter().map(Path::new));
+        paths.into_iter().try_for_each(|path| allow(path, AccessFs::Execute.into()))?;
     }
     let status = rules.restrict_self().map_err(words)?;
     match status.ruleset {

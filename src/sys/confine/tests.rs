@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::*;
+use crate::enforce::nftables::program::PLACES;
 
 const CHILD: &str = "DESTGUARD_TEST_CONFINED";
 
@@ -35,7 +36,8 @@ fn has_landlock() -> bool {
 /// Whether it may write to its own directories alone now.
 fn confined(directory: &Path, nft: bool) -> bool {
     let landlock = has_landlock();
-    let reached = confine(&Needs { writes: Ok(vec![directory]), nft, bpf: false });
+    let programs = if nft { PLACES.map(PathBuf::from).to_vec() } else { Vec::new() };
+    let reached = confine(&Needs { writes: Ok(vec![directory]), programs, bpf: false });
     assert_eq!(reached.calls, None);
     assert_eq!(reached.files.is_none(), landlock, "{reached:?}");
     landlock

@@ -11,7 +11,7 @@ use socket2::{Socket, Type};
 
 use super::{Sink, connect, syslog};
 use crate::config::schema::{Hide, Target};
-use crate::dns::metrics::replies::Way;
+use crate::core::way::Way;
 
 pub mod asked;
 

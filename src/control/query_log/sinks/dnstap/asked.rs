@@ -63,7 +63,7 @@ impl Asked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dns::metrics::replies::Way;
+    use crate::core::way::Way;
 
     fn message(number: u16, name: u8) -> Vec<u8> {
         let number = number.to_be_bytes();

@@ -1,0 +1,16 @@
+//! How a question comes and its reply goes out.
+
+/// The transport between a client and the guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// UDP.
+    Udp,
+    /// TCP.
+    Tcp,
+    /// DNS over TLS.
+    Tls,
+    /// DNS over HTTPS.
+    Https,
+    /// DNS over QUIC.
+    Quic,
+}
