@@ -37,7 +37,7 @@ usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdi
        lab bench-bgp --announcer BINARY --in EMPTY-DIRECTORY [NAME]...
                                                measure the BGP speaker beside others, all or those named;
                                                lab/bench-bgp runs it as needed
-       lab licences ACCEPTED-DUPLICATES        judge the licences and duplicates of the workspace's tree";
+       lab licences DENY.TOML                  judge licences, sources and duplicates of the workspace's tree";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         ["attack", "--destguard", binary, "--in", dir, seconds, kinds @ ..] => attack(binary, dir, seconds, kinds),
         ["live", "--destguard", binary, minutes, places @ ..] => live(binary, minutes, places),
         ["bench-bgp", "--announcer", binary, "--in", dir, only @ ..] => bench_bgp(binary, dir, only),
-        ["licences", accepted] => judge_licences(accepted),
+        ["licences", rules] => judge_licences(rules),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -202,17 +202,20 @@ fn bench_bgp(binary: &str, dir: &str, only: &[&str]) -> Result<(), AnyError> {
     lab::bench_bgp::run(&PathBuf::from(binary).canonicalize()?, &PathBuf::from(dir).canonicalize()?, only)
 }
 
-fn judge_licences(accepted: &str) -> Result<(), AnyError> {
-    let report = licences::check(&std::fs::read_to_string(accepted)?)?;
+fn judge_licences(rules: &str) -> Result<(), AnyError> {
+    let report = licences::check(&std::fs::read_to_string(rules)?)?;
     println!("{} crates", report.crates);
     for line in &report.refused {
         println!("not to be shipped: {line}");
     }
+    for line in &report.foreign {
+        println!("from no registry of {rules}: {line}");
+    }
     for line in &report.duplicates {
-        println!("in two versions and not in {accepted}: {line}");
+        println!("in two versions and not in {rules}: {line}");
     }
     for line in &report.outdated {
-        println!("in {accepted} without need: {line}");
+        println!("in {rules} without need: {line}");
     }
     if report.good() { Ok(()) } else { Err("the tree is not as it should be".into()) }
 }
