@@ -1,8 +1,10 @@
 //! What README and docs cite exists: every `path::test` in backticks names a test in that file, every `path` a file.
+//! Words of the glossary are in use, and those that they replaced are not.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 /// Texts in backticks that look like a path of this repository.
 fn cited(text: &str) -> impl Iterator<Item = &str> {
@@ -46,4 +48,169 @@ fn what_the_docs_cite_exists() {
     }
     assert!(wrong.is_empty(), "cited but not there:\n{}", wrong.join("\n"));
     assert!(seen > 60, "the docs cite only {seen} places: is this test reading them?");
+}
+
+/// Public names that bear a replaced word still, or mean something else by it. None may join them.
+const OLD_NAMES: [&str; 16] = [
+    "Installed",
+    "Unproven",
+    "installed",
+    "is_proven",
+    "is_timed_proven",
+    "prove",
+    "prove_route",
+    "prove_timed",
+    "proven",
+    "route_proven",
+    "set_proven",
+    "set_unproven_route",
+    "set_unproven_timed",
+    "unproven",
+    "unproven_route",
+    "unproven_timed",
+];
+
+/// Pages that have such a word of another field: what DNSSEC proves, packages, the routes of a router.
+const OTHER_FIELDS: [(&str, &str); 6] = [
+    ("architecture.md", "proved"),
+    ("operation.md", "proved"),
+    ("confirmation.md", "installed"),
+    ("install.md", "installed"),
+    ("routers.md", "installed"),
+    ("status.md", "installed"),
+];
+
+/// All files below a directory with this ending, without those of tests.
+fn files(directory: &Path, end: &str, all: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_stem().is_some_and(|name| name == "tests") {
+            continue;
+        }
+        if path.is_dir() {
+            files(&path, end, all);
+        } else if path.extension().is_some_and(|found| found == end) {
+            all.push(path);
+        }
+    }
+}
+
+/// The cells of the table below a heading, or of all above the first one.
+fn table(glossary: &str, heading: Option<&str>) -> Vec<(String, String)> {
+    let part = match heading {
+        Some(heading) => glossary.split_once(&format!("## {heading}\n")).unwrap().1,
+        None => glossary,
+    };
+    let rows = part.split("\n## ").next().unwrap().lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| ")?.split(" | ");
+        Some((cells.next()?.to_owned(), cells.next()?.trim_end_matches(" |").to_owned()))
+    });
+    rows.skip(1).collect()
+}
+
+/// Words of a text or a name, in small letters: "is_timedProven" has three.
+fn words(text: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut before = ' ';
+    for letter in text.chars() {
+        let begins = !before.is_ascii_alphanumeric() || (letter.is_ascii_uppercase() && before.is_ascii_lowercase());
+        if letter.is_ascii_alphanumeric() {
+            if begins {
+                words.push(String::new());
+            }
+            words.last_mut().unwrap().push(letter.to_ascii_lowercase());
+        }
+        before = letter;
+    }
+    words
+}
+
+/// Whether the words of a term stand there one behind the other; the last one in any of its forms.
+fn uses(text: &[String], term: &str) -> bool {
+    let term = words(term);
+    let (last, first) = term.split_last().unwrap();
+    let stem = last.trim_end_matches('e');
+    text.windows(term.len()).any(|seen| {
+        let (seen_last, seen_first) = seen.split_last().unwrap();
+        let form = seen_last == last
+            || seen_last.strip_prefix(stem).is_some_and(|rest| {
+                ["s", "es", "d", "ed", "ing", "er"].contains(&rest.trim_start_matches(last.chars().last().unwrap()))
+            })
+            || last.strip_suffix('y').is_some_and(|stem| *seen_last == format!("{stem}ies"));
+        form && seen_first == first
+    })
+}
+
+/// Names of public items and fields.
+fn public_names(code: &str) -> impl Iterator<Item = &str> {
+    code.lines().filter_map(|line| {
+        let rest = line.trim_start().strip_prefix("pub")?;
+        let rest = match rest.strip_prefix('(') {
+            Some(scope) => scope.split_once(')')?.1,
+            None => rest,
+        };
+        let kinds = ["fn", "struct", "enum", "trait", "type", "const", "static", "mod", "async", "unsafe"];
+        rest.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+            .filter(|word| !word.is_empty())
+            .find(|word| !kinds.contains(word))
+    })
+}
+
+#[test]
+fn words_of_the_glossary_are_in_use_and_those_they_replaced_are_not() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let glossary = std::fs::read_to_string(top.join("docs/glossary.md")).unwrap();
+    let mut sources = Vec::new();
+    ["src", "bgp/src"].iter().for_each(|part| files(&top.join(part), "rs", &mut sources));
+    let mut pages = vec![top.join("README.md")];
+    files(&top.join("docs"), "md", &mut pages);
+    pages.retain(|page| !page.ends_with("glossary.md"));
+    let read = |path: &PathBuf| std::fs::read_to_string(path).unwrap();
+    let code: Vec<String> = sources.iter().flat_map(|path| words(&read(path))).collect();
+    let prose: Vec<String> = pages.iter().flat_map(|path| words(&read(path))).collect();
+
+    let mut wrong = Vec::new();
+    let everywhere = table(&glossary, None);
+    assert!(everywhere.len() > 30, "{}: is the table read as it is written?", everywhere.len());
+    for (terms, _) in &everywhere {
+        for term in terms.split(", ") {
+            for (place, text) in [("code", &code), ("docs", &prose)] {
+                if !uses(text, term) {
+                    wrong.push(format!("\"{term}\" isn't used in the {place}"));
+                }
+            }
+        }
+    }
+    for (term, _) in table(&glossary, Some("In the code alone")) {
+        if !uses(&code, &term) {
+            wrong.push(format!("\"{term}\" isn't used in the code"));
+        }
+    }
+
+    let replaced: BTreeSet<String> = table(&glossary, Some("Say, not"))
+        .iter()
+        .flat_map(|(_, not)| not.split(", ").map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    assert!(replaced.len() > 4, "{replaced:?}");
+    for path in &sources {
+        // In DNSSEC they are the field's own.
+        if path.starts_with(top.join("src/dns")) {
+            continue;
+        }
+        for name in public_names(&read(path)).filter(|name| !OLD_NAMES.contains(name)) {
+            if let Some(word) = words(name).iter().find(|word| replaced.contains(*word)) {
+                wrong.push(format!("{}: {name} says \"{word}\"", path.display()));
+            }
+        }
+    }
+    for path in &pages {
+        let page = path.file_name().unwrap().to_string_lossy();
+        let own = |word: &str| !OTHER_FIELDS.contains(&(&*page, word));
+        // `installed` in backticks is a name that scripts rely on.
+        let text = read(path).replace("`installed`", "");
+        for word in words(&text).into_iter().filter(|word| replaced.contains(word) && own(word)) {
+            wrong.push(format!("{}: says \"{word}\"", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -653,7 +653,7 @@ impl Confirmer {
         self.closing.settled(ended.net);
         let again = self.lacking.remove(&ended.net).is_some();
         if self.probes_each() {
-            self.recheck(ended.net.addr()).believe(ended.net.addr(), now);
+            self.recheck(ended.net.addr()).note_in_force(ended.net.addr(), now);
         }
         if ended.net.prefix_len() == ended.net.max_prefix_len() {
             let settle = self.settle;

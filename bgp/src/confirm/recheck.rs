@@ -221,8 +221,8 @@ impl Recheck {
         }
     }
 
-    /// This one is in force: the router was just seen to forward to it.
-    pub fn believe(&mut self, address: IpAddr, now: Instant) {
+    /// Notes that an address is in force: the router was just seen to forward to it.
+    pub fn note_in_force(&mut self, address: IpAddr, now: Instant) {
         let seen = self.seconds(now);
         self.doubted.remove(&address);
         self.note_good(address);

@@ -37,7 +37,7 @@ impl Router {
         let now = Instant::now();
         let mut recheck = Recheck::new(Some(hop()), now);
         let has: BTreeSet<IpAddr> = (0..count).map(host).collect();
-        has.iter().for_each(|address| recheck.believe(*address, now));
+        has.iter().for_each(|address| recheck.note_in_force(*address, now));
         let router = Self { now, has, dead: false, loss: 0, limit: None, tokens: 0.0, random: 1, sent: 0, wakes: 0 };
         (router, recheck)
     }
