@@ -192,10 +192,17 @@ impl World {
     /// The guard that has the client's questions.
     fn serving(&self) -> (&'static str, &'static str) {
         let from = if self.ipv6 { "fd00:1::2" } else { "10.0.1.2" };
-        let way = self.lab.node("router").ok(&format!("ip route get {} from {from} iif eth1", self.address())).unwrap();
-        let first = way.contains("eth3");
-        assert!(first || way.contains("eth4"), "nobody is asked: {way}");
-        if first { ("guard1", "guard2") } else { ("guard2", "guard1") }
+        // What a guard says it announces may not have reached the router's kernel yet.
+        let way = || self.lab.node("router").ok(&format!("ip route get {} from {from} iif eth1", self.address()));
+        let mut serving = None;
+        let found = wait_until(LONG, || {
+            let way = way().unwrap_or_default();
+            let eth3 = way.contains("eth3").then_some(("guard1", "guard2"));
+            serving = eth3.or_else(|| way.contains("eth4").then_some(("guard2", "guard1")));
+            serving.is_some()
+        });
+        assert!(found, "nobody is asked: {:?}\n{}", way(), self.explain());
+        serving.unwrap()
     }
 
     fn ask(&self) -> Asking {

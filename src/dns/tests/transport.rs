@@ -269,7 +269,10 @@ async fn a_burst_of_4000_names_against_a_slow_upstream_is_answered_at_1024_open_
     }
     let upstream = Upstream::new(|query, _| {
         let (name, _) = asked(query);
-        let number: u32 = name[1..name.find('.').unwrap()].parse().unwrap();
+        // Where this machine is busy for seconds, the guard asks as well whether its upstream is there.
+        let Some(number) = name.split('.').next().and_then(|label| label.get(1..)?.parse::<u32>().ok()) else {
+            return Act::Send(vec![response(query, 0, &[])]);
+        };
         let address = std::net::Ipv6Addr::from(0x2001_0db8 << 96 | u128::from(number));
         Act::Later(Duration::from_secs(1), response(query, 0, &[a(&name, 60, &address.to_string())]))
     })
@@ -329,7 +332,8 @@ async fn out_of_descriptors_the_listener_waits_without_spinning_and_goes_on() {
     let (errors, busy) = (world.metric("dns_accept_errors_total") - before.0, cpu(&stat) - before.1);
     assert!(errors < 60 && busy < Duration::from_millis(700), "{errors} errors, {busy:?} of CPU in 1.5 s");
     // The way over UDP works meanwhile, and TCP again as soon as there is room.
-    drop(open.split_off(open.len() / 2));
+    // Few stay: what waited to be accepted while all were taken may be these.
+    drop(open.split_off(5));
     let seen = world.ask_tcp(&[query(2, "name.example", 1, None)]).await;
     assert_eq!(seen[0].rcode, 0);
 }
