@@ -150,10 +150,34 @@ impl Key {
     }
 }
 
+/// An entry's slot, and what the table needs of its key's hash when it grows: without it each growth would read every key from memory that is far away.
+#[derive(Clone, Copy)]
+struct Indexed {
+    slot: u32,
+    hash: u32,
+}
+
+/// How many of a hash's last bits the index keeps; the table's buckets are counted by them.
+const LAST_BITS: u32 = 25;
+/// How many of its first ones: the table compares these before it looks at an entry.
+const FIRST_BITS: u32 = 32 - LAST_BITS;
+
+/// The ends of a hash.
+fn shortened(hash: u64) -> u32 {
+    let first = hash >> (u64::BITS - FIRST_BITS) << LAST_BITS;
+    u32::try_from(first | hash & ((1 << LAST_BITS) - 1)).unwrap_or(0)
+}
+
+/// A hash with these ends, the same for an entry at all times.
+fn lengthened(hash: u32) -> u64 {
+    let first = u64::from(hash >> LAST_BITS) << (u64::BITS - FIRST_BITS);
+    first | u64::from(hash) & ((1 << LAST_BITS) - 1)
+}
+
 #[derive(Default)]
 struct Shard {
-    index: HashTable<u32>,
-    /// An entry's hash and what it costs are reckoned anew where they are needed: kept, they would be a tenth of what an entry takes.
+    index: HashTable<Indexed>,
+    /// What an entry costs is reckoned anew where it is needed: kept, it would be a twentieth of what an entry takes.
     slots: Vec<Option<Arc<Entry>>>,
     free: Vec<u32>,
     hand: usize,
@@ -162,7 +186,10 @@ struct Shard {
 
 impl Shard {
     fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
-        self.index.find(hash, |slot| self.slot(*slot).is_some_and(|entry| entry.message.is_under(key))).copied()
+        let short = shortened(hash);
+        let is_it =
+            |one: &Indexed| one.hash == short && self.slot(one.slot).is_some_and(|entry| entry.message.is_under(key));
+        Some(self.index.find(lengthened(short), is_it)?.slot)
     }
 
     fn slot(&self, slot: u32) -> Option<&Arc<Entry>> {
@@ -172,7 +199,8 @@ impl Shard {
     fn remove(&mut self, slot: u32, hasher: &RandomState) {
         let Some(place) = usize::try_from(slot).ok().and_then(|slot| self.slots.get_mut(slot)) else { return };
         let Some(removed) = place.take() else { return };
-        if let Ok(found) = self.index.find_entry(hash_of(hasher, &removed), |other| *other == slot) {
+        let hash = lengthened(shortened(hasher.hash_one(&*removed.message.key())));
+        if let Ok(found) = self.index.find_entry(hash, |other| other.slot == slot) {
             found.remove();
         }
         self.free.push(slot);
@@ -336,11 +364,8 @@ impl Cache {
         entry.used.store(false, Ordering::Relaxed);
         *place = Some(entry);
         shard.octets = shard.octets.saturating_add(cost);
-        let Shard { index, slots, .. } = &mut *shard;
-        index.insert_unique(hash, at, |slot| {
-            let entry = usize::try_from(*slot).ok().and_then(|slot| slots.get(slot)?.as_ref());
-            entry.map_or(0, |entry| hash_of(&self.hasher, entry))
-        });
+        let indexed = Indexed { slot: at, hash: shortened(hash) };
+        shard.index.insert_unique(lengthened(indexed.hash), indexed, |one| lengthened(one.hash));
     }
 
     /// Forgets every entry of a question for this name, or with it as an alias; returns how many. O(entries), a part at a time.
@@ -372,10 +397,6 @@ impl Cache {
         }
         (entries, octets, self.evicted.load(Ordering::Relaxed))
     }
-}
-
-fn hash_of(hasher: &RandomState, entry: &Entry) -> u64 {
-    hasher.hash_one(&*entry.message.key())
 }
 
 mod entry;

@@ -1,26 +1,96 @@
 //! Which leases a name caused, as question or alias.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use smallvec::SmallVec;
 
 use super::Cause;
 use crate::core::name::Name;
 
-/// A part of the hash of a name that is among an address's causes, and the address. The name itself stands in the lease: twice in memory it would cost
+/// A part of the hash of a name that is among causes, and their addresses. The name itself stands in the lease: twice in memory it would cost
 /// more than all else of the index.
-type Place = (u32, IpAddr);
+#[derive(Clone, Debug)]
+struct Tagged {
+    tag: u32,
+    addresses: Addresses,
+}
 
-/// The index: each place once, and how often it stands among the causes (64 of them, each with a chain of bounded length). Bounded by the causes of the
-/// lease table. Names are chosen by whoever asks, so that the hash has to be one that can't be guessed. In order, since one name may have caused
-/// a hundred thousand addresses: another guard's, or a pool's that rotates.
+/// Addresses, and how often each stands among the causes (64 of them, each with a chain of bounded length).
+#[derive(Clone, Debug)]
+enum Addresses {
+    /// Nearly always.
+    One(IpAddr, u16),
+    /// In order: one name may have caused a hundred thousand, another guard's, or a pool's that rotates.
+    Many(Box<BTreeMap<IpAddr, u16>>),
+}
+
+impl Addresses {
+    fn add(&mut self, address: IpAddr) {
+        match self {
+            Self::One(one, times) if *one == address => *times = times.saturating_add(1),
+            Self::One(one, times) => {
+                *self = Self::Many(Box::new(BTreeMap::from([(*one, *times), (address, 1)])));
+            }
+            Self::Many(all) => {
+                let times = all.entry(address).or_default();
+                *times = times.saturating_add(1);
+            }
+        }
+    }
+
+    /// Takes it away once; returns whether nothing is left.
+    fn remove(&mut self, address: IpAddr) -> bool {
+        match self {
+            Self::One(one, times) => {
+                if *one == address {
+                    *times = times.saturating_sub(1);
+                }
+                *times == 0
+            }
+            Self::Many(all) => {
+                if let Some(times) = all.get_mut(&address) {
+                    *times = times.saturating_sub(1);
+                    if *times == 0 {
+                        all.remove(&address);
+                    }
+                }
+                if all.len() == 1
+                    && let Some((one, times)) = all.pop_first()
+                {
+                    *self = Self::One(one, times);
+                }
+                false
+            }
+        }
+    }
+
+    /// In order.
+    fn iter(&self) -> impl Iterator<Item = (IpAddr, u16)> {
+        let (one, many) = match self {
+            Self::One(one, times) => (Some((*one, *times)), None),
+            Self::Many(all) => (None, Some(all.iter().map(|(address, times)| (*address, *times)))),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+}
+
+/// The index. Bounded by the causes of the lease table. Names are chosen by whoever asks, so that the hash has to be one that can't be guessed.
 #[derive(Clone, Debug, Default)]
 pub struct NameIndex {
-    table: BTreeMap<Place, u16>,
+    table: HashTable<Tagged>,
     hasher: RandomState,
+}
+
+/// Room that is never given back.
+const LEAST_ROOM: usize = 1024;
+
+/// The table looks at a hash's both ends.
+fn spread(tag: u32) -> u64 {
+    u64::from(tag) << u32::BITS | u64::from(tag)
 }
 
 impl NameIndex {
@@ -38,37 +108,49 @@ impl NameIndex {
 
     /// This is a cause of the address now.
     pub fn add(&mut self, address: IpAddr, cause: &Cause) {
-        for hash in self.hashes(cause) {
-            let times = self.table.entry((hash, address)).or_default();
-            *times = times.saturating_add(1);
-        }
-    }
-
-    /// It is none any more.
-    pub fn remove(&mut self, address: IpAddr, cause: &Cause) {
-        for hash in self.hashes(cause) {
-            if let Entry::Occupied(mut times) = self.table.entry((hash, address)) {
-                match *times.get() {
-                    0 | 1 => drop(times.remove()),
-                    _ => *times.get_mut() -= 1,
+        for tag in self.hashes(cause) {
+            match self.table.entry(spread(tag), |one| one.tag == tag, |one| spread(one.tag)) {
+                Entry::Occupied(mut known) => known.get_mut().addresses.add(address),
+                Entry::Vacant(place) => {
+                    place.insert(Tagged { tag, addresses: Addresses::One(address, 1) });
                 }
             }
         }
     }
 
+    /// It is none any more.
+    pub fn remove(&mut self, address: IpAddr, cause: &Cause) {
+        for tag in self.hashes(cause) {
+            if let Ok(mut known) = self.table.find_entry(spread(tag), |one| one.tag == tag)
+                && known.get_mut().addresses.remove(address)
+            {
+                known.remove();
+            }
+        }
+        // A table that has shrunk gives its memory back.
+        if self.table.capacity() > LEAST_ROOM && self.table.len() < self.table.capacity() / 8 {
+            self.table.shrink_to(self.table.len().saturating_mul(2), |one| spread(one.tag));
+        }
+    }
+
     /// Addresses that the name may have caused, once each, in order; those that it did are among them.
     pub fn candidates(&self, name: &Name) -> impl Iterator<Item = IpAddr> + use<'_> {
-        let hash = self.tag(name);
-        let (first, last) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)));
-        self.table.range((hash, first)..=(hash, last)).map(|((_, address), _)| *address)
+        let tag = self.tag(name);
+        let known = self.table.find(spread(tag), |one| one.tag == tag);
+        known.into_iter().flat_map(|known| known.addresses.iter().map(|(address, _)| address))
     }
 }
+
+#[cfg(test)]
+type Place = (u32, IpAddr);
 
 #[cfg(test)]
 impl NameIndex {
     /// All of it, in order.
     pub fn places(&self) -> Vec<(Place, u16)> {
-        self.table.iter().map(|(place, times)| (*place, *times)).collect()
+        let all =
+            self.table.iter().flat_map(|known| known.addresses.iter().map(|(at, times)| ((known.tag, at), times)));
+        all.collect::<BTreeMap<_, _>>().into_iter().collect()
     }
 
     /// What it would hold of these causes, in order.
