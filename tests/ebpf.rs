@@ -3,6 +3,8 @@
 
 #[path = "ebpf/daemon.rs"]
 mod daemon;
+#[path = "ebpf/group.rs"]
+mod group;
 #[path = "ebpf/host.rs"]
 mod host;
 

@@ -1,7 +1,6 @@
 //! The whole daemon on the lab's single host, in a control group that it guards and is in itself.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lab::dns::server::many_v4;
@@ -9,11 +8,11 @@ use lab::tcp::EchoServer;
 use lab::{Lab, Node, Process, dns, wait_until};
 use serde_json::Value;
 
+use super::group::Group;
 use super::host::PROBE;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_destguard");
 const CONFIG: &str = "/etc/destguard/destguard.toml";
-const TREE: &str = "/run/cgroup";
 const LONG: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(10);
 /// Connects and says every fifth of a second whether it still gets its octets back.
@@ -38,25 +37,13 @@ while True:
     one.sendto(octets, whose)
 ";
 
+/// What is dropped first comes first: the group outlives its processes, the lab the group.
 struct World {
+    daemon: Option<Process>,
+    group: Group,
     lab: Lab,
     dns: dns::Server,
     _echo: EchoServer,
-    group: String,
-    daemon: Option<Process>,
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        if let Some(daemon) = &mut self.daemon {
-            daemon.kill();
-        }
-        let leave = format!(
-            "while read process; do echo $process > {TREE}/cgroup.procs; done < {0}/cgroup.procs; rmdir {0}",
-            self.group
-        );
-        drop(self.lab.node("laptop").run(&leave));
-    }
 }
 
 impl World {
@@ -69,7 +56,6 @@ impl World {
 
     /// Nothing is started.
     fn prepared(more: &str) -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
         let lab = Lab::builder("lab/single/single.clab.yml").destguard(BINARY).hold("laptop").up().unwrap();
         let internet = lab.node("internet");
         let dns =
@@ -77,16 +63,11 @@ impl World {
         let dns = dns.unwrap();
         let echo = EchoServer::start(internet, 80).unwrap();
         let host = lab.node("laptop");
-        let group = format!("{TREE}/destguard-lab-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        host.ok(&format!(
-            "mount -t bpf bpf /sys/fs/bpf && mkdir {TREE} && mount -t cgroup2 none {TREE} && mkdir {group} && \
-             install -d -m 755 /run/destguard /var/lib/destguard"
-        ))
-        .unwrap();
+        let group = Group::make(host);
         for (name, text) in [("probe", PROBE), ("hold", HOLD), ("echo", ECHO)] {
             host.write(&format!("/etc/{name}.py"), text).unwrap();
         }
-        let world = Self { lab, dns, _echo: echo, group, daemon: None };
+        let world = Self { daemon: None, group, lab, dns, _echo: echo };
         world.configure(more);
         world
     }
@@ -100,7 +81,7 @@ impl World {
                     [dns]\nlisten = [\"127.0.0.1:53\"]\n[[dns.upstream]]\nurl = \"udp://192.0.2.53\"\n[ebpf]\n";
         // Keys without a table come first.
         let (first, tables) = more.split_once("\n\n").unwrap_or(("", more));
-        let cgroup = &self.group;
+        let cgroup = &self.group.path;
         let text = format!("enforcer = \"ebpf\"\n{first}{base}cgroup = \"{cgroup}\"\n{tables}");
         let text = if text.contains("[nftables]") { text } else { format!("{text}\n[nftables]\nmode = \"local\"\n") };
         self.host().write(CONFIG, &text).unwrap();
@@ -108,7 +89,7 @@ impl World {
 
     /// Starts a program as one of the group.
     fn spawn(&self, line: &str) -> Process {
-        self.host().spawn("sh", &["-c", &format!("echo $$ > {}/cgroup.procs && exec {line}", self.group)]).unwrap()
+        self.group.spawn(line)
     }
 
     fn start(&mut self) {
@@ -133,7 +114,7 @@ impl World {
 
     /// What the group's processes meet.
     fn probe(&self, words: &str) -> String {
-        let line = format!("echo $$ > {}/cgroup.procs && exec python3 /etc/probe.py {words}", self.group);
+        let line = self.group.line(&format!("python3 /etc/probe.py {words}"));
         self.host().ok(&line).unwrap().trim().to_owned()
     }
 
@@ -266,7 +247,7 @@ fn audit_refuses_nothing_and_tells_all_and_a_reload_switches() {
     assert_eq!(world.probe("tcp/203.0.113.9/80 tcp/203.0.113.10/80"), "EPERM EPERM");
     world.until("it is told", |world| world.denied("203.0.113.10 tcp/80").is_some_and(|entry| entry["audit"] == false));
     let by = &world.denied("203.0.113.10 tcp/80").unwrap()["by"];
-    let group = world.group.strip_prefix(TREE).unwrap();
+    let group = world.group.path.strip_prefix("/run/cgroup").unwrap();
     assert_eq!(
         (by["uid"].as_u64(), by["user"].as_str(), by["cgroup"].as_str()),
         (Some(0), Some("root"), Some(group)),
@@ -341,7 +322,7 @@ fn it_says_what_is_missing_and_does_not_start() {
     let world = World::prepared("");
     let text = world.host().file(CONFIG).unwrap();
     for (place, why) in [("/etc", "is none"), ("/run/cgroup/nowhere", "No such file"), ("etc", "no absolute path")] {
-        world.host().write(CONFIG, &text.replace(&world.group, place)).unwrap();
+        world.host().write(CONFIG, &text.replace(&world.group.path, place)).unwrap();
         let said = world.host().run(&format!("timeout 20 {BINARY} run --config {CONFIG} 2>&1")).unwrap();
         let said = String::from_utf8_lossy(&said.stdout).into_owned();
         assert!(said.contains(why) && said.contains(place), "{said}");
