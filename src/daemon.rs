@@ -400,7 +400,7 @@ async fn guarded(
     let mut packets = None;
     if let Some(filter) = &filter {
         filter.register(&mut registry);
-        packets = Some(packets::PacketMetrics::register(&mut registry));
+        packets = Some(packets::PacketMetrics::register(&mut registry, filter.status().name));
     }
     routes.register(&mut registry);
     access.register(&mut registry);

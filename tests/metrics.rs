@@ -2,6 +2,9 @@
 //! of them, of the alert rules and of the dashboard's queries. Needs root.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
 
+#[cfg(feature = "ebpf")]
+#[path = "ebpf/host.rs"]
+mod host;
 #[path = "nftables/namespace.rs"]
 mod namespace;
 
@@ -26,6 +29,11 @@ struct Daemon {
 
 impl Daemon {
     fn start() -> Self {
+        Self::start_with("", "")
+    }
+
+    /// `first` stands before all tables of its configuration, `last` behind them.
+    fn start_with(first: &str, last: &str) -> Self {
         namespace::run(
             "ip link add up0 type veth peer name up1 && ip addr add 192.0.2.2/24 dev up0 && ip link set up0 up && ip link set up1 up",
         );
@@ -36,14 +44,14 @@ impl Daemon {
         let at = directory.path().display();
         std::fs::write(directory.path().join("ads.txt"), "0.0.0.0 ads.example\n").unwrap();
         let text = format!(
-            "[dns]\nlisten = [\"127.0.0.1:53\"]\n[[dns.upstream]]\nurl = \"udp://127.0.0.1:{port}\"\n\
+            "{first}[dns]\nlisten = [\"127.0.0.1:53\"]\n[[dns.upstream]]\nurl = \"udp://127.0.0.1:{port}\"\n\
              [[policy.private]]\ndomain = \"example\"\nprefixes = [\"203.0.113.0/24\"]\n[[policy.list]]\nname = \"ads\"\npath = \"{at}/ads.txt\"\nformat = \"hosts\"\naction = \"deny\"\n\
              [[policy.group]]\nname = \"office\"\nclients = [\"127.0.0.0/8\"]\n\
              [addresses]\ninside = []\n\
              [nftables]\nmode = \"local\"\n\
              [bgp]\nasn = 64512\nrouter_id = \"192.0.2.2\"\nnext_hop_ipv4 = \"192.0.2.2\"\nnext_hop_ipv6 = \"2001:db8::2\"\n\
              [[bgp.peer]]\nname = \"edge\"\naddress = \"192.0.2.1\"\nasn = 64512\nrequired = false\nbfd = true\n\
-             [state]\ndir = \"{at}/state\"\n[http]\nlisten = [\"127.0.0.1:8080\"]\n"
+             [state]\ndir = \"{at}/state\"\n[http]\nlisten = [\"127.0.0.1:8080\"]\n{last}"
         );
         let path = directory.path().join("destguard.toml");
         std::fs::write(&path, text).unwrap();
@@ -79,6 +87,20 @@ impl Daemon {
         let reply = self.get("/metrics", accept).expect("a reply");
         let (head, body) = reply.split_once("\r\n\r\n").expect("a head");
         (head.to_lowercase(), body.to_owned())
+    }
+
+    /// Waits until this series isn't 0.
+    fn until_counted(&self, series: &str) {
+        let started = Instant::now();
+        loop {
+            let (_, text) = self.scrape("");
+            let value = text.lines().find_map(|line| line.strip_prefix(series)).map(str::trim);
+            if value.is_some_and(|value| value != "0") {
+                return;
+            }
+            assert!(started.elapsed() < PATIENCE, "{series}: {value:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Waits until this series has this value.
@@ -144,6 +166,37 @@ fn families(text: &str) -> Vec<(String, String, String)> {
     families
 }
 
+/// What a daemon with this enforcer has beyond others.
+#[cfg(feature = "ebpf")]
+fn families_of_ebpf(others: &[(String, String, String)]) -> Vec<(String, String, String)> {
+    let mut all = Vec::new();
+    host::alone(|host| all = families(&ebpf(host).scrape("").1));
+    all.retain(|family| !others.contains(family));
+    assert!(!all.is_empty() && all.iter().all(|(name, ..)| name.starts_with("destguard_ebpf_")), "{all:?}");
+    all
+}
+
+/// As they are written: this program can't tell.
+#[cfg(not(feature = "ebpf"))]
+fn families_of_ebpf(_: &[(String, String, String)]) -> Vec<(String, String, String)> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md")).unwrap();
+    let row = |line: &str| {
+        let [name, kind, help] = line.strip_prefix("| `")?.strip_suffix(" |")?.splitn(3, " | ").collect::<Vec<_>>()[..]
+        else {
+            return None;
+        };
+        Some((name.trim_end_matches('`').to_owned(), kind.to_owned(), help.to_owned()))
+    };
+    text.lines().filter(|line| line.starts_with("| `destguard_ebpf_")).filter_map(row).collect()
+}
+
+/// A daemon with this enforcer, for the host's own control group.
+#[cfg(feature = "ebpf")]
+fn ebpf(host: &host::Host) -> Daemon {
+    let cgroup = host.group.path.display();
+    Daemon::start_with("enforcer = \"ebpf\"\n", &format!("[ebpf]\ncgroup = \"{cgroup}\"\n"))
+}
+
 fn reference(text: &str) -> String {
     let parts = [
         ("The guard", "destguard_"),
@@ -152,7 +205,7 @@ fn reference(text: &str) -> String {
             "Leases and the gate",
             "destguard_lease|destguard_gate_|destguard_client_|destguard_group_|destguard_generation",
         ),
-        ("Enforcers", "destguard_enforcer_|destguard_nftables_"),
+        ("Enforcers", "destguard_ebpf_|destguard_enforcer_|destguard_nftables_|destguard_refusals_"),
         ("BGP and BFD", "destguard_bgp_|destguard_bfd_"),
         ("Lists", "destguard_list_"),
         ("The process", "process_"),
@@ -162,10 +215,13 @@ fn reference(text: &str) -> String {
         // The first takes what is left.
         parts[1..].iter().find(fits).unwrap_or(&parts[0]).0
     };
-    let families = families(text);
+    let mut families = families(text);
+    families.extend(families_of_ebpf(&families));
+    families.sort();
     let mut out = String::from(
         "# Metrics\n\n`GET /metrics` at `http.listen`, as OpenMetrics where the reader asks for it, else in Prometheus' text format. Counters begin with\n\
-         0 at each start. Every series that the guard has is listed here; a test compares this page with a running guard.\n\n\
+         0 at each start. Every series that the guard has is listed here; a test compares this page with running guards. Those of nftables are iptables' too,\n\
+         where it has them; `destguard_ebpf_` begins those that only a guard with `enforcer = \"ebpf\"` has.\n\n\
          Alert rules for Prometheus: [destguard.rules.yml](../packaging/prometheus/destguard.rules.yml). A dashboard for Grafana:\n\
          [destguard.json](../packaging/grafana/destguard.json).\n",
     );
@@ -258,6 +314,30 @@ fn what_happens_is_counted_where_it_is_looked_for() {
         std::fs::write(daemon.directory.path().join("destguard.toml"), "nothing of this").unwrap();
         assert!(!reload());
         daemon.until("destguard_reloads_total{outcome=\"refused\"}", "1");
+    });
+}
+
+#[test]
+fn refusals_are_counted_for_who_refused() {
+    alone(|| {
+        let daemon = Daemon::start();
+        let socket = UdpSocket::bind("192.0.2.2:0").unwrap();
+        // Refused at once, or dropped.
+        drop(socket.send_to(b"x", "192.0.2.99:9"));
+        daemon.until_counted("destguard_refusals_logged_total{enforcer=\"nftables\"}");
+    });
+}
+
+#[cfg(feature = "ebpf")]
+#[test]
+fn refusals_of_ebpf_are_counted_as_its_own() {
+    host::alone(|host| {
+        let daemon = ebpf(host);
+        assert_eq!(host.probe("udp/192.0.2.99/9 tcp/192.0.2.99/80"), "EPERM EPERM");
+        daemon.until("destguard_refusals_logged_total{enforcer=\"ebpf\"}", "2");
+        daemon.until("destguard_ebpf_judged_total{counter=\"denied\"}", "2");
+        let (_, text) = daemon.scrape("");
+        assert!(!text.contains("destguard_nftables_packets"), "{text}");
     });
 }
 

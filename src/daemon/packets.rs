@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
@@ -22,8 +24,13 @@ const RETRY: Duration = Duration::from_secs(30);
 /// DNS in the clear, over TLS and over QUIC: what goes there goes round the guard.
 const RESOLVERS: [u16; 2] = [53, 853];
 
-/// What is counted.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByEnforcer {
+    enforcer: &'static str,
+}
+
+/// What is counted, of the one enforcer that judges packets or sockets of this host.
+#[derive(Debug)]
 pub struct PacketMetrics {
     pub(super) seen: Counter,
     overruns: Counter,
@@ -31,17 +38,23 @@ pub struct PacketMetrics {
 }
 
 impl PacketMetrics {
-    /// Registers them.
-    pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        let seen = "Denied packets that the log of refusals was told of; the ruleset logs a few a second only";
-        registry.register("nftables_packets_logged", seen, metrics.seen.clone());
-        let overruns = "Times the kernel dropped logged packets because they were not read fast enough";
-        registry.register("nftables_log_overruns", overruns, metrics.overruns.clone());
+    /// Registers them, for the enforcer of this name.
+    pub fn register(registry: &mut Registry, enforcer: &'static str) -> Self {
+        let mut by_enforcer = |name: &str, help: &str| -> Counter {
+            let family = Family::<ByEnforcer, Counter>::default();
+            registry.register(name, help, family.clone());
+            family.get_or_create_owned(&ByEnforcer { enforcer })
+        };
+        let seen = "Refusals that `destguard denied` was told of, by enforcer: nftables and iptables tell of a few packets a second, eBPF of every \
+                    connect and datagram";
+        let seen = by_enforcer("refusals_logged", seen);
         let overlooked =
-            "Denied packets whose address wasn't looked at for lease.revalidate, since too many came at once";
-        registry.register("nftables_packets_overlooked", overlooked, metrics.overlooked.clone());
-        metrics
+            "Refusals whose address wasn't looked at for lease.revalidate, since too many came at once, by enforcer";
+        let overlooked = by_enforcer("refusals_overlooked", overlooked);
+        let overruns = Counter::default();
+        let help = "Times the kernel dropped logged packets because they were not read fast enough";
+        registry.register("nftables_log_overruns", help, overruns.clone());
+        Self { seen, overruns, overlooked }
     }
 }
 
