@@ -17,7 +17,7 @@ pub const LEASE_OF: u32 = 0x6467_7266;
 /// Ourselves. One per speaker.
 #[derive(Clone, Debug)]
 pub struct SpeakerConfig {
-    /// Our AS.
+    /// AS number of this speaker.
     pub asn: u32,
     /// BGP identifier (RFC 6286); not zero.
     pub router_id: Ipv4Addr,
@@ -48,22 +48,22 @@ pub struct SpeakerConfig {
     pub restarting: bool,
     /// `SO_MARK` on every socket.
     pub mark: Option<u32>,
-    /// The peers.
+    /// Peers that sessions are kept with, in the order of the configuration.
     pub peers: Vec<PeerConfig>,
 }
 
-/// One peer.
+/// One peer as its configuration describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PeerConfig {
     /// As shown to users; unique.
     pub name: String,
-    /// Its address.
+    /// Address of the peer, to connect to and to be connected from.
     pub address: IpAddr,
     /// The interface that a link-local address is on.
     pub zone: Option<String>,
     /// Its AS; ours = internal.
     pub asn: u32,
-    /// Its port.
+    /// TCP port that sessions are opened to.
     pub port: u16,
     /// The address we connect from, and accept it on.
     pub local_address: Option<IpAddr>,
@@ -127,10 +127,10 @@ pub struct TcpAo {
 /// The algorithms that every TCP-AO has (RFC 5926 section 2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AoAlgorithm {
-    /// HMAC-SHA-1-96.
+    /// The code is HMAC-SHA-1, cut to 96 bits (RFC 5926).
     #[default]
     HmacSha1,
-    /// AES-128-CMAC-96.
+    /// The code is AES-128-CMAC, cut to 96 bits (RFC 5926).
     Aes128Cmac,
 }
 
@@ -311,7 +311,7 @@ pub enum Role {
     /// Gets the routes.
     #[default]
     Enforcer,
-    /// Gets none.
+    /// The peer gets no routes; what it sends is looked at.
     Observer,
     /// Has no session: a router that gets the routes from others than us, and is asked by probes alone. It is up as long as there is a
     /// session with one of those.
@@ -333,7 +333,7 @@ impl Secret {
         Self(octets.into())
     }
 
-    /// The octets.
+    /// Returns the octets of the secret, as they go to the kernel.
     #[must_use]
     pub fn octets(&self) -> &[u8] {
         &self.0

@@ -75,7 +75,7 @@ pub struct Confirmed {
 /// One host route that is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// Where to.
+    /// Address of the host route.
     pub address: IpAddr,
     /// As the table had it at this generation: a later withdrawal or announcement is not meant.
     pub generation: u64,
@@ -86,7 +86,7 @@ pub struct Held {
 /// A prefix that was not confirmed in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unconfirmed {
-    /// The prefix.
+    /// Prefix that was not confirmed in time.
     pub net: IpNet,
     /// As in [`Held::generation`].
     pub generation: u64,
@@ -97,7 +97,7 @@ pub struct Unconfirmed {
 /// What works worse than configured, in one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
-    /// The line.
+    /// The line itself, as `peers` and the log show it.
     pub text: String,
     /// Nothing is confirmed, or nothing of what was announced lately.
     pub is_failing: bool,

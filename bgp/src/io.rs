@@ -66,7 +66,7 @@ pub struct PeerEvent {
     pub peer: usize,
     /// [`PeerConfig::tag`]
     pub tag: u64,
-    /// What.
+    /// What the session, or its router, did.
     pub what: What,
 }
 
@@ -82,7 +82,7 @@ pub enum What {
     Down(String),
     /// Everything up to this generation is in force there. After [`What::Up`] this comes once the whole table is.
     Confirmed {
-        /// The generation.
+        /// Generation of the table up to which all is confirmed.
         generation: u64,
         /// From its being put into the table; `None` for the table that was there before the session.
         latency: Option<Duration>,
@@ -92,16 +92,16 @@ pub enum What {
     /// The router has taken these back although they are announced to it: what was said of them counts no more until [`What::Held`] names them
     /// again. They were sent to it once more.
     Missing {
-        /// Which.
+        /// Prefixes that the router has no more.
         lost: Vec<IpNet>,
         /// As the table had them up to this generation.
         generation: u64,
     },
     /// One address was not confirmed in time, as the table had it at this generation; nothing is said of others.
     Refused {
-        /// Which.
+        /// Address that was not confirmed.
         address: IpAddr,
-        /// When.
+        /// Generation of the table that announced the address.
         generation: u64,
         /// For how long it was waited.
         reason: String,
@@ -116,42 +116,42 @@ pub enum What {
 /// Why a speaker can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A listener.
+    /// A listening socket could not be made.
     #[error("can't listen for {protocol} on {address}: {source}")]
     Listen {
         /// BGP or BFD.
         protocol: &'static str,
-        /// Where.
+        /// Address and port to listen on.
         address: SocketAddr,
-        /// Why.
+        /// Reason from the operating system.
         source: io::Error,
     },
     /// Nothing to wait on.
     #[error("peer {peer} is passive, but there is no address of its family to listen on")]
     NoListener {
-        /// Its name.
+        /// Name of the peer.
         peer: String,
     },
     /// The socket that BFD packets are sent through.
     #[error("peer {peer}: no BFD: {source}")]
     Bfd {
-        /// Its name.
+        /// Name of the peer.
         peer: String,
-        /// Why.
+        /// Reason from the operating system.
         source: io::Error,
     },
     /// There were never so many peers.
     #[error("peer {peer}: too many peers were added since the start")]
     NoPlace {
-        /// Its name.
+        /// Name of the peer.
         peer: String,
     },
     /// A protection that can't be had.
     #[error("peer {peer}: {source}")]
     Option {
-        /// Its name.
+        /// Name of the peer.
         peer: String,
-        /// Why.
+        /// Reason from the operating system.
         source: io::Error,
     },
 }
@@ -161,7 +161,7 @@ pub enum StartError {
 pub struct Speaker {
     shared: Arc<Shared>,
     events: mpsc::Sender<PeerEvent>,
-    /// By place.
+    /// Tasks of the peers, by the place of each.
     tasks: BTreeMap<usize, Running>,
     listeners: BTreeMap<SocketAddr, JoinHandle<()>>,
     stop_bfd: watch::Sender<bool>,
@@ -236,7 +236,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    /// In force.
+    /// Returns the configuration in force.
     fn config(&self) -> Arc<SpeakerConfig> {
         Arc::clone(&lock(&self.config))
     }

@@ -94,9 +94,9 @@ impl Word {
 /// What follows from what was said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct News {
-    /// The address.
+    /// Address that is leased.
     pub address: IpAddr,
-    /// Whose lease.
+    /// BGP identifier of the guard whose lease it is.
     pub guard: Ipv4Addr,
     /// Whose word that is.
     pub by: Ipv4Addr,

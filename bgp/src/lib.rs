@@ -13,6 +13,8 @@
 //!
 //! What they are told and what they show: [`config`], [`status`].
 
+#![warn(missing_docs)]
+
 pub mod adj_out;
 pub mod bfd;
 pub mod config;

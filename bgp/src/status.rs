@@ -37,7 +37,7 @@ impl fmt::Display for State {
 pub struct Received {
     /// Messages of every kind.
     pub messages: u64,
-    /// UPDATE messages.
+    /// Number of UPDATE messages.
     pub updates: u64,
     /// Routes announced in them.
     pub announced: u64,
@@ -45,20 +45,20 @@ pub struct Received {
     pub withdrawn: u64,
     /// UPDATEs with an error that RFC 7606 lets a session survive.
     pub malformed: u64,
-    /// ROUTE-REFRESH requests.
+    /// Number of ROUTE-REFRESH requests.
     pub refreshes: u64,
 }
 
 /// How long announcements took to be confirmed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Latency {
-    /// The newest.
+    /// The newest span; `None` before the first.
     pub latest: Option<Duration>,
     /// How many, per bucket of [`Latency::BOUNDS`]; the last counts all above.
     pub buckets: [u64; 17],
     /// How many in all.
     pub count: u64,
-    /// Their sum.
+    /// Sum of all spans.
     pub sum: Duration,
 }
 
@@ -69,7 +69,7 @@ impl Latency {
         2_500_000, 5_000_000,
     ];
 
-    /// Counts one.
+    /// Counts one span.
     pub fn add(&mut self, span: Duration) {
         let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         let bucket = Self::BOUNDS.partition_point(|bound| *bound < micros);
@@ -98,23 +98,23 @@ impl Latency {
 /// A peer at one moment.
 #[derive(Clone, Debug)]
 pub struct PeerStatus {
-    /// As configured.
+    /// Name of the peer, as configured.
     pub name: String,
-    /// As configured.
+    /// Address of the peer, as configured.
     pub address: IpAddr,
-    /// As configured.
+    /// AS number of the peer, as configured.
     pub asn: u32,
-    /// As configured.
+    /// Role of the peer, as configured.
     pub role: Role,
     /// Whether its word on routes counts: not that of an observer of another peer.
     pub confirms: bool,
-    /// As configured.
+    /// How the peer confirms, as configured.
     pub confirm: Confirm,
     /// What is waited after a confirmation now.
     pub settle: Duration,
     /// The session's state.
     pub state: State,
-    /// Since when.
+    /// Moment at which the state was entered.
     pub since: Instant,
     /// What went wrong last, in one line, and when.
     pub last_error: Option<(String, Instant)>,
@@ -157,9 +157,9 @@ pub struct PeerStatus {
 /// A BFD session at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BfdStatus {
-    /// Its state.
+    /// State of the BFD session (RFC 5880 section 6.2).
     pub state: bfd::State,
-    /// Since when.
+    /// Moment at which the state was entered.
     pub since: Instant,
     /// The neighbour's state as it last said.
     pub remote_state: bfd::State,

@@ -149,7 +149,7 @@ impl Reader {
 /// A generation, and when it was put in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// The generation.
+    /// Generation of the table.
     pub generation: u64,
     /// When [`Table::apply`] was called for it; `None` before the first.
     pub at: Option<Instant>,

@@ -29,6 +29,8 @@
 //!   question;
 //!   [`live`]: whether every connect goes as promised; [`attack`]: whether a hostile client costs only itself; [`licences`]: what may be shipped.
 
+#![warn(missing_docs)]
+
 pub mod attack;
 pub mod bench;
 pub mod bench_bgp;

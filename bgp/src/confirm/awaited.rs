@@ -102,7 +102,7 @@ pub struct Awaited {
 /// What is not waited for any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// The prefix.
+    /// Prefix that is not waited for any more.
     pub net: IpNet,
     /// The table's generation when it was announced.
     pub generation: u64,

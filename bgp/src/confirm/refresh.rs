@@ -49,7 +49,7 @@ const BEACON: Duration = Duration::from_secs(5);
 pub enum Ask {
     /// ROUTE-REFRESH for this family.
     Refresh(Family),
-    /// KEEPALIVE.
+    /// A KEEPALIVE goes out.
     Keepalive,
 }
 
@@ -332,7 +332,7 @@ impl Barrier {
         self.families.iter().filter_map(due).chain(self.measure).min()
     }
 
-    /// BoRR came.
+    /// Notes that the replay of a family began (BoRR, RFC 7313).
     pub fn begin(&mut self, family: Family) {
         let line = &mut self.lines[index(family)];
         match (&mut line.asked, &mut line.stray) {

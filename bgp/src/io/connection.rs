@@ -126,7 +126,7 @@ impl Connection {
         }
     }
 
-    /// Reads once.
+    /// Reads once what the socket has, without waiting for more.
     pub(super) fn read(&mut self, buffer: &mut Vec<u8>) -> Seen {
         buffer.resize(READ, 0);
         match self.stream.try_read(buffer) {

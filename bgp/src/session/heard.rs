@@ -18,11 +18,11 @@ pub enum Heard {
     End(Family),
     /// End-of-RIB (RFC 4724 section 2): all that the peer had for us when the session came up was sent.
     Whole(Family),
-    /// An UPDATE.
+    /// One UPDATE, with the routes that it announces and withdraws.
     Routes {
         /// Announced, in order.
         announced: Vec<IpNet>,
-        /// Withdrawn.
+        /// Withdrawn, in order.
         withdrawn: Vec<IpNet>,
         /// The announced ones bear this.
         bears: Arc<Extra>,

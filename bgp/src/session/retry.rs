@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// First wait.
+/// First wait before a session is opened again.
 const FIRST: Duration = Duration::from_secs(1);
 /// Longest wait between two tries. Short, since answers wait for a required peer.
 const LONGEST: Duration = Duration::from_secs(10);

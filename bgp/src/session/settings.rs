@@ -10,9 +10,9 @@ use crate::wire::message::Open;
 /// What a session is told about both ends.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
-    /// Our AS.
+    /// AS number of this speaker.
     pub asn: u32,
-    /// Our identifier.
+    /// BGP identifier of this speaker.
     pub router_id: Ipv4Addr,
     /// The peer's AS.
     pub peer_asn: u32,
@@ -22,7 +22,7 @@ pub struct SessionConfig {
     pub send_hold: Duration,
     /// Families to negotiate.
     pub families: Families,
-    /// Never connect.
+    /// Whether it only waits for the peer to connect.
     pub passive: bool,
     /// Restart time, seconds; 0 = capability 64 isn't sent.
     pub restart_time: u16,

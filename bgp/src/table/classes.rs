@@ -27,13 +27,13 @@ impl Extra {
         Self { standard, large }
     }
 
-    /// RFC 1997.
+    /// Returns the standard communities (RFC 1997), in order.
     #[must_use]
     pub fn standard(&self) -> &[u32] {
         &self.standard
     }
 
-    /// RFC 8092.
+    /// Returns the large communities (RFC 8092), in order.
     #[must_use]
     pub fn large(&self) -> &[[u32; 3]] {
         &self.large
@@ -56,7 +56,7 @@ impl Extra {
 /// What is to become of a host route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Want {
-    /// Gone.
+    /// The route is withdrawn.
     Withdrawn,
     /// Announced, with what every route bears.
     Plain,

@@ -31,19 +31,19 @@ pub const EXTENDED: u8 = 0x10;
 /// written when the peer needs them (RFC 6793).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Attributes {
-    /// ORIGIN.
+    /// ORIGIN (RFC 4271): where the path information is from.
     pub origin: Option<Origin>,
     /// AS_PATH; `Some` of an empty path is what an internal originator sends.
     pub as_path: Option<AsPath>,
     /// NEXT_HOP of the classic NLRI field.
     pub next_hop: Option<Ipv4Addr>,
-    /// MULTI_EXIT_DISC.
+    /// MULTI_EXIT_DISC (RFC 4271): the lower, the better.
     pub med: Option<u32>,
     /// LOCAL_PREF; only between internal peers.
     pub local_pref: Option<u32>,
-    /// ATOMIC_AGGREGATE.
+    /// Whether ATOMIC_AGGREGATE is there (RFC 4271): AS numbers were left out of the path.
     pub atomic_aggregate: bool,
-    /// AGGREGATOR.
+    /// AGGREGATOR (RFC 4271): who made the aggregate.
     pub aggregator: Option<Aggregator>,
     /// COMMUNITIES (RFC 1997).
     pub communities: Vec<u32>,
@@ -64,11 +64,11 @@ pub struct Attributes {
 /// ORIGIN (RFC 4271 section 5.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Origin {
-    /// 0.
+    /// Value 0: from within the AS that originates it.
     Igp,
-    /// 1.
+    /// Value 1: learnt by EGP (RFC 904).
     Egp,
-    /// 2.
+    /// Value 2: learnt otherwise.
     Incomplete,
 }
 
@@ -103,9 +103,9 @@ impl fmt::Display for LargeCommunity {
 pub struct UnknownAttribute {
     /// Flags; [`EXTENDED`] is set anew when written.
     pub flags: u8,
-    /// Type code.
+    /// Type code of the attribute.
     pub code: u8,
-    /// Value.
+    /// Octets of the value, as received.
     pub value: Vec<u8>,
 }
 

@@ -46,16 +46,16 @@ pub enum Capability {
     Fqdn {
         /// Host name; together with the domain name at most 253 octets.
         host: String,
-        /// Domain name.
+        /// Domain name of the speaker.
         domain: String,
     },
     /// 128: route refresh before it had a number; we neither offer nor use it.
     OldRouteRefresh,
     /// One that we don't know, or whose value cannot be that of its code: has no effect.
     Raw {
-        /// Capability code.
+        /// Code of the capability.
         code: u8,
-        /// Its value.
+        /// Octets of the value, as received.
         value: Vec<u8>,
     },
 }
@@ -76,7 +76,7 @@ pub struct GracefulRestart {
 /// One family of Graceful Restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestartFamily {
-    /// The family.
+    /// Family that the entry is about.
     pub family: AfiSafi,
     /// F: forwarding state was kept over the restart.
     pub forwarding: bool,
@@ -85,7 +85,7 @@ pub struct RestartFamily {
 /// One family of Long-Lived Graceful Restart (RFC 9494 section 4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LongLivedFamily {
-    /// The family.
+    /// Family that the entry is about.
     pub family: AfiSafi,
     /// F: forwarding state was kept over the restart.
     pub forwarding: bool,
@@ -100,7 +100,7 @@ pub enum AddPathMode {
     Receive,
     /// 2: the speaker can send several paths.
     Send,
-    /// 3.
+    /// Value 3: it sends and receives several paths.
     Both,
 }
 

@@ -8,13 +8,13 @@ use super::message::Notification;
 /// A message that ends the session; [`Notification::from`] gives the answer to send.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DecodeError {
-    /// Code 1.
+    /// Error code 1: the header of a message is wrong.
     #[error("message header: {0}")]
     Header(#[from] HeaderError),
-    /// Code 2.
+    /// Error code 2: an OPEN is wrong.
     #[error("OPEN: {0}")]
     Open(#[from] OpenError),
-    /// Code 3.
+    /// Error code 3: an UPDATE is wrong.
     #[error("UPDATE: {0}")]
     Update(#[from] UpdateError),
     /// Code 7, RFC 7313 section 5: a BoRR or EoRR of the wrong length; holds the whole message, header included.
@@ -78,34 +78,34 @@ pub struct UpdateError {
 /// UPDATE Message Error subcodes (RFC 4271 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum UpdateSubcode {
-    /// 1.
+    /// Subcode 1: malformed attribute list.
     #[error("malformed attribute list")]
     MalformedAttributeList,
-    /// 2.
+    /// Subcode 2: unrecognized well-known attribute.
     #[error("unrecognized well-known attribute")]
     UnrecognizedWellKnown,
-    /// 3.
+    /// Subcode 3: missing well-known attribute.
     #[error("missing well-known attribute")]
     MissingWellKnown,
-    /// 4.
+    /// Subcode 4: attribute flags error.
     #[error("attribute flags error")]
     AttributeFlags,
-    /// 5.
+    /// Subcode 5: attribute length error.
     #[error("attribute length error")]
     AttributeLength,
-    /// 6.
+    /// Subcode 6: invalid ORIGIN.
     #[error("invalid ORIGIN")]
     InvalidOrigin,
-    /// 8.
+    /// Subcode 8: invalid NEXT_HOP.
     #[error("invalid NEXT_HOP")]
     InvalidNextHop,
-    /// 9.
+    /// Subcode 9: optional attribute error.
     #[error("optional attribute error")]
     OptionalAttribute,
-    /// 10.
+    /// Subcode 10: invalid network field.
     #[error("invalid network field")]
     InvalidNetworkField,
-    /// 11.
+    /// Subcode 11: malformed AS_PATH.
     #[error("malformed AS_PATH")]
     MalformedAsPath,
 }

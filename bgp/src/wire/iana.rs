@@ -206,31 +206,31 @@ impl FromIterator<Family> for Families {
 
 /// Capability Codes.
 pub mod capability {
-    /// RFC 4760.
+    /// MULTIPROTOCOL is defined by RFC 4760.
     pub const MULTIPROTOCOL: u8 = 1;
-    /// RFC 2918.
+    /// ROUTE_REFRESH is defined by RFC 2918.
     pub const ROUTE_REFRESH: u8 = 2;
     // 3 Outbound Route Filtering, RFC 5291
-    /// RFC 8950.
+    /// EXTENDED_NEXT_HOP is defined by RFC 8950.
     pub const EXTENDED_NEXT_HOP: u8 = 5;
-    /// RFC 8654.
+    /// EXTENDED_MESSAGE is defined by RFC 8654.
     pub const EXTENDED_MESSAGE: u8 = 6;
     // 7 BGPsec, RFC 8205; 8 Multiple Labels, RFC 8277
-    /// RFC 9234.
+    /// ROLE is defined by RFC 9234.
     pub const ROLE: u8 = 9;
     /// RFC 4724, RFC 8538.
     pub const GRACEFUL_RESTART: u8 = 64;
-    /// RFC 6793.
+    /// FOUR_OCTET_AS is defined by RFC 6793.
     pub const FOUR_OCTET_AS: u8 = 65;
     // 67 Dynamic Capability
-    /// RFC 7911.
+    /// ADD_PATH is defined by RFC 7911.
     pub const ADD_PATH: u8 = 69;
-    /// RFC 7313.
+    /// ENHANCED_ROUTE_REFRESH is defined by RFC 7313.
     pub const ENHANCED_ROUTE_REFRESH: u8 = 70;
-    /// RFC 9494.
+    /// LONG_LIVED_GRACEFUL_RESTART is defined by RFC 9494.
     pub const LONG_LIVED_GRACEFUL_RESTART: u8 = 71;
     // 72 Routing Policy Distribution
-    /// draft-walton-bgp-hostname-capability.
+    /// FQDN is defined by draft-walton-bgp-hostname-capability.
     pub const FQDN: u8 = 73;
     /// Route refresh before it had a number.
     pub const OLD_ROUTE_REFRESH: u8 = 128;
@@ -239,46 +239,46 @@ pub mod capability {
 /// OPEN Optional Parameter Types.
 pub mod open_parameter {
     // 1 Authentication, deprecated by RFC 4271
-    /// RFC 5492.
+    /// CAPABILITIES is defined by RFC 5492.
     pub const CAPABILITIES: u8 = 2;
-    /// RFC 9072.
+    /// EXTENDED_LENGTH is defined by RFC 9072.
     pub const EXTENDED_LENGTH: u8 = 255;
 }
 
 /// Path Attributes.
 pub mod attribute {
-    /// RFC 4271.
+    /// ORIGIN is defined by RFC 4271.
     pub const ORIGIN: u8 = 1;
-    /// RFC 4271.
+    /// AS_PATH is defined by RFC 4271.
     pub const AS_PATH: u8 = 2;
-    /// RFC 4271.
+    /// NEXT_HOP is defined by RFC 4271.
     pub const NEXT_HOP: u8 = 3;
-    /// RFC 4271.
+    /// MULTI_EXIT_DISC is defined by RFC 4271.
     pub const MULTI_EXIT_DISC: u8 = 4;
-    /// RFC 4271.
+    /// LOCAL_PREF is defined by RFC 4271.
     pub const LOCAL_PREF: u8 = 5;
-    /// RFC 4271.
+    /// ATOMIC_AGGREGATE is defined by RFC 4271.
     pub const ATOMIC_AGGREGATE: u8 = 6;
-    /// RFC 4271.
+    /// AGGREGATOR is defined by RFC 4271.
     pub const AGGREGATOR: u8 = 7;
-    /// RFC 1997.
+    /// COMMUNITIES is defined by RFC 1997.
     pub const COMMUNITIES: u8 = 8;
-    /// RFC 4456.
+    /// ORIGINATOR_ID is defined by RFC 4456.
     pub const ORIGINATOR_ID: u8 = 9;
-    /// RFC 4456.
+    /// CLUSTER_LIST is defined by RFC 4456.
     pub const CLUSTER_LIST: u8 = 10;
-    /// RFC 4760.
+    /// MP_REACH_NLRI is defined by RFC 4760.
     pub const MP_REACH_NLRI: u8 = 14;
-    /// RFC 4760.
+    /// MP_UNREACH_NLRI is defined by RFC 4760.
     pub const MP_UNREACH_NLRI: u8 = 15;
-    /// RFC 4360.
+    /// EXTENDED_COMMUNITIES is defined by RFC 4360.
     pub const EXTENDED_COMMUNITIES: u8 = 16;
-    /// RFC 6793.
+    /// AS4_PATH is defined by RFC 6793.
     pub const AS4_PATH: u8 = 17;
-    /// RFC 6793.
+    /// AS4_AGGREGATOR is defined by RFC 6793.
     pub const AS4_AGGREGATOR: u8 = 18;
     // 22 PMSI_TUNNEL, 23 Tunnel Encapsulation, 25 IPv6 Extended Communities, 26 AIGP, 29 BGP-LS: kept as unknown
-    /// RFC 8092.
+    /// LARGE_COMMUNITIES is defined by RFC 8092.
     pub const LARGE_COMMUNITIES: u8 = 32;
     /// Only to Customer, RFC 9234.
     pub const OTC: u8 = 35;
@@ -287,34 +287,34 @@ pub mod attribute {
 
 /// BGP Error (Notification) Codes.
 pub mod error_code {
-    /// RFC 4271.
+    /// MESSAGE_HEADER is defined by RFC 4271.
     pub const MESSAGE_HEADER: u8 = 1;
-    /// RFC 4271.
+    /// OPEN is defined by RFC 4271.
     pub const OPEN: u8 = 2;
-    /// RFC 4271.
+    /// UPDATE is defined by RFC 4271.
     pub const UPDATE: u8 = 3;
-    /// RFC 4271.
+    /// HOLD_TIMER_EXPIRED is defined by RFC 4271.
     pub const HOLD_TIMER_EXPIRED: u8 = 4;
     /// RFC 4271, RFC 6608.
     pub const FSM: u8 = 5;
     /// RFC 4271, RFC 4486.
     pub const CEASE: u8 = 6;
-    /// RFC 7313.
+    /// ROUTE_REFRESH is defined by RFC 7313.
     pub const ROUTE_REFRESH: u8 = 7;
-    /// RFC 9687.
+    /// SEND_HOLD_TIMER_EXPIRED is defined by RFC 9687.
     pub const SEND_HOLD_TIMER_EXPIRED: u8 = 8;
 }
 
 /// Finite State Machine Error subcodes (RFC 6608).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FsmError {
-    /// 0.
+    /// Number 0: unspecified.
     Unspecified,
-    /// 1.
+    /// Number 1: a message that OpenSent does not expect.
     UnexpectedInOpenSent,
-    /// 2.
+    /// Number 2: a message that OpenConfirm does not expect.
     UnexpectedInOpenConfirm,
-    /// 3.
+    /// Number 3: a message that Established does not expect.
     UnexpectedInEstablished,
 }
 
@@ -333,21 +333,21 @@ impl FsmError {
 /// Cease subcodes (RFC 4486, 8538, 9384).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cease {
-    /// 1.
+    /// Number 1: maximum prefixes.
     MaximumPrefixes,
     /// 2; may carry a text (RFC 9003).
     AdministrativeShutdown,
-    /// 3.
+    /// Number 3: peer deconfigured.
     PeerDeconfigured,
     /// 4; may carry a text (RFC 9003).
     AdministrativeReset,
-    /// 5.
+    /// Number 5: connection rejected.
     ConnectionRejected,
-    /// 6.
+    /// Number 6: other configuration change.
     OtherConfigurationChange,
-    /// 7.
+    /// Number 7: connection collision.
     ConnectionCollision,
-    /// 8.
+    /// Number 8: out of resources.
     OutOfResources,
     /// 9; carries the real reason (RFC 8538).
     HardReset,
@@ -393,15 +393,15 @@ impl Cease {
 /// BGP Roles: what the sender is to the receiver (RFC 9234 section 4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// 0.
+    /// Number 0: provider.
     Provider,
-    /// 1.
+    /// Number 1: route server.
     RouteServer,
-    /// 2.
+    /// Number 2: route server client.
     RouteServerClient,
-    /// 3.
+    /// Number 3: customer.
     Customer,
-    /// 4.
+    /// Number 4: peer.
     Peer,
 }
 

@@ -22,15 +22,15 @@ use super::{DecodeContext, EncodeContext, HEADER, MAX_MESSAGE};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant)]
 pub enum Message<'a> {
-    /// Type 1.
+    /// Type 1: OPEN (RFC 4271 section 4.2).
     Open(Open),
-    /// Type 2.
+    /// Type 2: UPDATE (RFC 4271 section 4.3).
     Update(Update<'a>),
-    /// Type 3.
+    /// Type 3: NOTIFICATION (RFC 4271 section 4.5).
     Notification(Notification),
-    /// Type 4.
+    /// Type 4: KEEPALIVE (RFC 4271 section 4.4).
     Keepalive,
-    /// Type 5.
+    /// Type 5: ROUTE-REFRESH (RFC 2918).
     RouteRefresh(RouteRefresh),
 }
 

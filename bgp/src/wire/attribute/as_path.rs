@@ -7,7 +7,7 @@ use crate::wire::PeerType;
 use crate::wire::error::EncodeError;
 use crate::wire::read::Reader;
 
-/// AS_PATH.
+/// AS_PATH (RFC 4271 section 5.1.2): the ASes that the route came through, nearest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct AsPath {
     /// Segments in order; none is empty when read.
@@ -19,16 +19,16 @@ pub struct AsPath {
 pub struct Segment {
     /// Ordered or not, within a confederation or not.
     pub kind: SegmentKind,
-    /// AS numbers.
+    /// AS numbers of the segment, four octets each.
     pub asns: Vec<u32>,
 }
 
 /// Path segment type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SegmentKind {
-    /// 1.
+    /// Type 1: an unordered set.
     Set,
-    /// 2.
+    /// Type 2: in order, nearest first.
     Sequence,
     /// 3, RFC 5065.
     ConfederationSequence,

@@ -11,7 +11,7 @@ use crate::wire::error::{EncodeError, OpenError};
 use crate::wire::iana::{AS_TRANS, AfiSafi, MessageType, VERSION, open_parameter};
 use crate::wire::read::Reader;
 
-/// OPEN.
+/// An OPEN message (RFC 4271 section 4.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
     /// The speaker's AS: that of its four-octet AS capability where it has one. Not 0.

@@ -23,9 +23,9 @@ pub struct Update<'a> {
     pub unreach: Nlri<'a>,
     /// The NLRI field: IPv4.
     pub reach: Nlri<'a>,
-    /// MP_REACH_NLRI.
+    /// MP_REACH_NLRI (RFC 4760): announced routes of any family.
     pub mp_reach: Option<MpReach<'a>>,
-    /// MP_UNREACH_NLRI.
+    /// MP_UNREACH_NLRI (RFC 4760): withdrawn routes of any family.
     pub mp_unreach: Option<MpUnreach<'a>>,
     /// All other attributes.
     pub attributes: Attributes,
@@ -42,7 +42,7 @@ pub struct Update<'a> {
 pub struct MpReach<'a> {
     /// Next hop of all its routes.
     pub next_hop: NextHop,
-    /// The routes.
+    /// Routes of the attribute, not read yet.
     pub nlri: Nlri<'a>,
 }
 
