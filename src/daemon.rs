@@ -23,7 +23,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::check;
-use crate::config::schema::{NftablesMode, Target};
+use crate::config::schema::NftablesMode;
+use crate::config::value::Target;
 use crate::config::{self, Config, Places};
 use crate::control::{self, ControlSocket, DeniedLog, NamespaceName};
 use crate::core::client::Clients;
@@ -56,6 +57,7 @@ pub mod lists;
 pub mod metrics;
 pub mod neighbours;
 pub mod packets;
+pub mod plots;
 pub mod preload;
 pub mod privileges;
 pub mod process;
@@ -472,7 +474,7 @@ async fn guarded(
     served.push(tokio::spawn(exceptions::follow(shared.clone())));
     served.push(tokio::spawn(hours::follow(shared.clone(), jiff::Timestamp::now)));
     served.push(tokio::spawn(history::follow(shared.clone())));
-    served.push(tokio::spawn(control::history::follow(shared.clone())));
+    served.push(tokio::spawn(plots::follow(shared.clone())));
     served.push(tokio::spawn(usage::follow(shared.clone())));
     served.push(tokio::spawn(reload::upstreams::follow(shared.clone())));
     served.push(tokio::spawn(neighbours::follow(shared.clone())));

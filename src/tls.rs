@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use prometheus_client::metrics::counter::Counter;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -64,6 +65,15 @@ impl TlsError {
             Self::Name(_) | Self::Pin(_) | Self::NoRoots | Self::Rustls(_) => None,
         }
     }
+}
+
+/// Changed files that were read again.
+#[derive(Clone, Debug, Default)]
+pub struct Reloads {
+    /// And are shown now.
+    pub done: Counter,
+    /// And can't be used.
+    pub failed: Counter,
 }
 
 /// ring.

@@ -18,13 +18,14 @@ use destguard::control::types::{
     Advertised, Bfd, Confirmations, Judgement, Learnt, LoggedError, Peer, Process, Received, Reloaded, Upstream,
 };
 use destguard::control::{ControlSocket, DeniedKind, DeniedLog, serve_tcp};
+use destguard::core::counts::{Counts, RefusedCounts};
 use destguard::core::event::RevokeTarget;
 use destguard::core::explain::{
-    CauseView, ClientView, Counts, EnforcerState, EnforcerView, Explanation, HoldView, LeaseFilter, LeaseState,
-    LeaseView, RefusedCounts,
+    CauseView, ClientView, EnforcerView, Explanation, HoldView, LeaseFilter, LeaseState, LeaseView,
 };
 use destguard::core::name::Name;
 use destguard::core::policy::view::Whose;
+use destguard::core::proof::EnforcerState;
 use destguard::core_task::Stopped;
 
 /// A core with fixed leases.

@@ -58,7 +58,7 @@ fn sources(top: &Path) -> BTreeMap<Module, String> {
 
 /// What is compiled outside of tests, without comments.
 fn code(text: &str) -> String {
-    let text = text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let text = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -165,15 +165,8 @@ fn circles(uses: &BTreeMap<String, BTreeSet<String>>) -> Vec<BTreeSet<String>> {
 }
 
 /// Modules whose parts still make circles, and these. Nothing may join them, and what is gone leaves the list.
-const CIRCLES: [(&str, &[&str]); 12] = [
+const CIRCLES: [(&str, &[&str]); 4] = [
     ("cli", &["ask", "top"]),
-    ("config", &["read", "report"]),
-    ("config", &["schema", "value"]),
-    ("control", &["api", "listen"]),
-    ("control", &["history", "sources"]),
-    ("core", &["client", "policy"]),
-    ("core", &["event", "lease", "pairs", "plan"]),
-    ("core", &["explain", "guard", "proof"]),
     (
         "daemon",
         &[
@@ -195,7 +188,6 @@ const CIRCLES: [(&str, &[&str]); 12] = [
     ),
     ("dns", &["cache", "listen", "metrics", "resolver", "upstream", "validate", "zones"]),
     ("enforce", &["backend", "ebpf", "iptables", "nftables", "timed"]),
-    ("tls", &["people", "server"]),
 ];
 
 #[test]

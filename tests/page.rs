@@ -14,12 +14,12 @@ use destguard::control::query_log::{Entry, Fate};
 use destguard::control::sources::{CoreView, Later, Sources, Subject};
 use destguard::control::types::{Judgement, Scheduled, Upstream};
 use destguard::control::{Access, DeniedKind, DeniedLog, QueryLog, serve_tcp};
+use destguard::core::counts::{Counts, RefusedCounts};
 use destguard::core::event::RevokeTarget;
-use destguard::core::explain::{
-    Counts, EnforcerState, EnforcerView, Explanation, LeaseFilter, LeaseState, LeaseView, RefusedCounts,
-};
+use destguard::core::explain::{EnforcerView, Explanation, LeaseFilter, LeaseState, LeaseView};
 use destguard::core::name::Name;
 use destguard::core::policy::view::Whose;
+use destguard::core::proof::EnforcerState;
 use destguard::core_task::Stopped;
 use serde_json::{Value, json};
 

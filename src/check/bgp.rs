@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::Checks;
 use crate::config::community;
 use crate::config::endpoint::Host;
-use crate::config::schema::{Confirm, Family, Peer, Role, Settle};
+use crate::config::schema::{Confirm, Family, Peer, Role};
+use crate::config::value::Settle;
 
 /// Longest key of TCP-MD5 on Linux (TCP_MD5SIG_MAXKEYLEN).
 const MD5_KEY: usize = 80;

@@ -3,7 +3,7 @@
 use std::path::Component;
 
 use super::Checks;
-use crate::config::schema::Target;
+use crate::config::value::Target;
 
 /// Octets that a file holds at least: a batch of lines must fit.
 const LEAST: u64 = 1 << 20;

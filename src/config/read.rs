@@ -14,7 +14,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeArray, DeInteger, DeTable, DeValue};
 
-use super::report::{Finding, Lines, Severity};
+use super::report::{Finding, Lines, Severity, edits, is_secret};
 use super::schema::{Config, Places};
 
 /// Most findings of one file; beyond, the user has enough to do.
@@ -292,17 +292,6 @@ fn visit(value: &Spanned<DeValue<'_>>, path: &str, add: &mut impl FnMut(&str, Ra
     }
 }
 
-/// Whether a key may have been meant for a secret: `password`, and whatever is like it or like what others call theirs. Keys that name
-/// files are not.
-pub(super) fn is_secret(key: &str) -> bool {
-    let lower = key.to_ascii_lowercase();
-    if ["password_file", "key", "client_key", "passive"].contains(&lower.as_str()) {
-        return false;
-    }
-    ["pass", "word", "pwd", "psw", "secret", "key"].iter().any(|part| lower.contains(part))
-        || edits(&lower, "password") <= 3
-}
-
 /// Spans of the values of every key that may be meant for a secret.
 fn collect_secrets(table: &DeTable<'_>, secrets: &mut Vec<Range<usize>>) {
     fn within(value: &Spanned<DeValue<'_>>, secrets: &mut Vec<Range<usize>>) {
@@ -512,27 +501,4 @@ fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
         lower.len() >= 3 && (name.starts_with(&lower) || (name.len() >= 3 && lower.starts_with(**name)))
     });
     alike.next().copied()
-}
-
-/// Levenshtein distance in octets; bounded, since keys can be as long as the file.
-fn edits(a: &str, b: &str) -> usize {
-    if a.len() > 64 {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut corner = i;
-        let mut left = i.saturating_add(1);
-        if let Some(first) = row.first_mut() {
-            *first = left;
-        }
-        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
-            let above = *cell;
-            let replaced = corner.saturating_add(usize::from(x != y));
-            left = replaced.min(above.saturating_add(1)).min(left.saturating_add(1));
-            corner = above;
-            *cell = left;
-        }
-    }
-    row.last().copied().unwrap_or(usize::MAX)
 }

@@ -7,8 +7,6 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::read::is_secret;
-
 /// Longest part of a source line that is shown, in characters.
 const SHOWN: usize = 120;
 
@@ -273,4 +271,38 @@ fn cut(shown: &str, length: usize, caret: Range<usize>) -> (String, Range<usize>
     let start = caret.start.saturating_sub(skip).min(SHOWN);
     let end = caret.end.saturating_sub(skip).min(SHOWN);
     (part, start..end.max(start))
+}
+
+/// Whether a key may have been meant for a secret: `password`, and whatever is like it or like what others call theirs. Keys that name
+/// files are not.
+pub(super) fn is_secret(key: &str) -> bool {
+    let lower = key.to_ascii_lowercase();
+    if ["password_file", "key", "client_key", "passive"].contains(&lower.as_str()) {
+        return false;
+    }
+    ["pass", "word", "pwd", "psw", "secret", "key"].iter().any(|part| lower.contains(part))
+        || edits(&lower, "password") <= 3
+}
+
+/// Levenshtein distance in octets; bounded, since keys can be as long as the file.
+pub(super) fn edits(a: &str, b: &str) -> usize {
+    if a.len() > 64 {
+        return usize::MAX;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut corner = i;
+        let mut left = i.saturating_add(1);
+        if let Some(first) = row.first_mut() {
+            *first = left;
+        }
+        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
+            let above = *cell;
+            let replaced = corner.saturating_add(usize::from(x != y));
+            left = replaced.min(above.saturating_add(1)).min(left.saturating_add(1));
+            corner = above;
+            *cell = left;
+        }
+    }
+    row.last().copied().unwrap_or(usize::MAX)
 }

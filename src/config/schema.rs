@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::value::{Rate, Size, Span};
+use super::value::{Rate, Settle, Size, Span};
 use crate::config::endpoint::{Endpoint, Host};
 
 /// The whole file.
@@ -562,16 +562,6 @@ pub enum Confirm {
     Probe,
 }
 
-/// `settle`: waited after the confirmation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Settle {
-    /// Learnt from data-path probes; starts at 75 ms.
-    #[default]
-    Auto,
-    /// Always this.
-    Fixed(Span),
-}
-
 /// What a peer is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -759,7 +749,7 @@ pub use group::Group;
 pub use http::Http;
 pub use lease::Lease;
 pub use list::{FETCHED, PolicyList};
-pub use log::{Hide, Log, Target};
+pub use log::{Hide, Log};
 pub use rule::{Rule, split_ports};
 pub use service::{Service, ServicePeer};
 pub use zone::Zone;

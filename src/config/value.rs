@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -138,6 +139,54 @@ impl fmt::Display for Rate {
     }
 }
 
+/// `settle`: waited after the confirmation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Settle {
+    /// Learnt from data-path probes; starts at 75 ms.
+    #[default]
+    Auto,
+    /// Always this.
+    Fixed(Span),
+}
+
+/// Who is told of questions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A socket of this host.
+    Unix(PathBuf),
+    /// Datagrams.
+    Udp(Endpoint),
+    /// A connection.
+    Tcp(Endpoint),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("\"{text}\" is no target; write \"unix:/PATH\", \"udp:ADDRESS:PORT\" or \"tcp:ADDRESS:PORT\"");
+        let (kind, place) = text.split_once(':').ok_or_else(wrong)?;
+        let endpoint = || place.parse::<Endpoint>().map_err(|error| format!("\"{text}\": {error}"));
+        match kind {
+            "unix" if place.starts_with('/') => Ok(Self::Unix(PathBuf::from(place))),
+            "udp" => endpoint().map(Self::Udp),
+            "tcp" => endpoint().map(Self::Tcp),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Udp(endpoint) => write!(f, "udp:{endpoint}"),
+            Self::Tcp(endpoint) => write!(f, "tcp:{endpoint}"),
+        }
+    }
+}
+
 macro_rules! string_serde {
     ($type:ty) => {
         impl<'de> Deserialize<'de> for $type {
@@ -176,11 +225,11 @@ macro_rules! string_schema {
 string_schema!(Span, "Duration", "^[0-9]+(ms|s|m|h|d)$");
 string_schema!(Size, "Size", "^[0-9]+(B|KiB|MiB|GiB)$");
 string_schema!(Rate, "Rate", "^[0-9]+/(s|m|h)$");
-string_schema!(super::schema::Target, "Target", "^(unix:/|udp:|tcp:).+$");
 string_schema!(Window, "Window", "^([A-Za-z,-]+ *)?([0-9]{1,2}:[0-9]{2}-[0-9]{1,2}:[0-9]{2})?$");
-string_schema!(super::schema::Settle, "Settle", "^(auto|[0-9]+(ms|s|m|h|d))$");
+string_schema!(Target, "Target", "^(unix:/|udp:|tcp:).+$");
+string_schema!(Settle, "Settle", "^(auto|[0-9]+(ms|s|m|h|d))$");
 
-impl<'de> Deserialize<'de> for super::schema::Settle {
+impl<'de> Deserialize<'de> for Settle {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         if text == "auto" {
@@ -190,7 +239,7 @@ impl<'de> Deserialize<'de> for super::schema::Settle {
     }
 }
 
-impl Serialize for super::schema::Settle {
+impl Serialize for Settle {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Auto => serializer.serialize_str("auto"),
@@ -232,7 +281,7 @@ macro_rules! address_serde {
 
 address_serde!(Endpoint, "a string with an address and a port");
 address_serde!(Host, "a string with an address");
-address_serde!(super::schema::Target, "a string as in \"unix:/dev/log\" or \"udp:192.0.2.1:514\"");
+address_serde!(Target, "a string as in \"unix:/dev/log\" or \"udp:192.0.2.1:514\"");
 
 /// Lists of prefixes in which a bare address means its host prefix.
 pub mod nets {

@@ -17,7 +17,8 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::schema::Http;
 use crate::core::name::Name;
 use crate::core::policy::name_from_user;
-use crate::tls::server::{self, Identity, Reloads};
+use crate::tls::Reloads;
+use crate::tls::server::{self, Identity};
 
 mod host;
 mod token;
@@ -94,6 +95,13 @@ impl Refused {
         };
         [("reason", reason)]
     }
+}
+
+/// How a connection came.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Way {
+    /// Under TLS.
+    pub tls: bool,
 }
 
 /// What a request says of itself.

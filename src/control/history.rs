@@ -1,12 +1,11 @@
 //! What the page draws: questions, refusals, leases and the gate's latency of the last hour by minutes, and of the last day by ten minutes.
 //!
-//! [`Ring`] is pure: it is given readings of counters and keeps what changed between them. [`follow`] reads the counters once a minute.
+//! [`Ring`] is pure: it is given readings of counters and keeps what changed between them. The daemon reads the counters every [`EVERY`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use super::sources::Sources;
 use super::types::{Past, Plotted};
 
 /// Between two readings.
@@ -154,20 +153,6 @@ impl Plots {
     #[must_use]
     pub fn past(&self) -> Past {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).past()
-    }
-}
-
-/// Reads once a minute, until it is dropped.
-pub async fn follow(sources: Arc<dyn Sources>) {
-    let mut tick = tokio::time::interval(EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        match sources.metrics() {
-            Ok(text) => sources.plots().take(now, Reading::of(&text)),
-            Err(error) => tracing::warn!(%error, "the plots of the page miss a minute"),
-        }
     }
 }
 

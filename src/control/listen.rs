@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::time::{Instant, Sleep};
 
 use super::access::Access;
+use super::access::Way;
 use super::api;
 use super::seats::{Seat, Seats};
 use super::sources::Sources;
@@ -134,13 +135,6 @@ fn told(ended: io::Result<()>) {
     if let Err(error) = ended {
         tracing::error!(%error, "the control interface has stopped");
     }
-}
-
-/// How a connection came.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Way {
-    /// Under TLS.
-    pub tls: bool,
 }
 
 impl Connected<IncomingStream<'_, Places<Tcp>>> for Way {

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use super::sources::Sources;
 use super::types::{Advertised, AnswerCounts, LeaseCounts, Peer, State, Status, Upstream};
-use crate::core::explain::{Counts, EnforcerState, EnforcerView, RefusedCounts};
+use crate::core::counts::{Counts, RefusedCounts};
+use crate::core::explain::EnforcerView;
 use crate::core::gate::MOST_WAITING;
 use crate::core::groups::MOST_SETS;
+use crate::core::proof::EnforcerState;
 use crate::core_task::Stopped;
 
 /// The whole of `status`.

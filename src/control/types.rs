@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::schema::Action;
 use crate::core::explain;
+use crate::core::proof::EnforcerState;
 
 mod application;
 mod asked;
@@ -204,10 +205,10 @@ pub struct Enforcer {
 impl From<explain::EnforcerView> for Enforcer {
     fn from(view: explain::EnforcerView) -> Self {
         let state = match view.state {
-            explain::EnforcerState::Starting => "starting",
-            explain::EnforcerState::InForce => "in-force",
-            explain::EnforcerState::Partial => "partial",
-            explain::EnforcerState::Lost => "lost",
+            EnforcerState::Starting => "starting",
+            EnforcerState::InForce => "in-force",
+            EnforcerState::Partial => "partial",
+            EnforcerState::Lost => "lost",
         };
         Self {
             name: view.name,

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::table::NetMap;
+use super::nets::NetMap;
 use super::share::Holder;
 use crate::config::schema::Config;
 

@@ -14,9 +14,11 @@ use super::groups::{GroupSet, Groups};
 use super::moment::Moment;
 use super::name::Name;
 use super::narrow::{Narrow, NarrowKinds, Openings, PairId, Port};
-use super::pairs::{PairRecord, StoredPair};
 use super::person::Mark;
 use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings};
+
+/// Questions of an address that outlive the process; the rest comes back with the next answer.
+pub const ASKED: usize = 16;
 
 /// Names one answer that waits at the gate. Chosen by the caller, unique while it waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -241,6 +243,28 @@ impl QueryPath {
 /// Those of a lease; most have one.
 pub type QueryPaths = SmallVec<[QueryPath; 1]>;
 
+/// A pair as it survives a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredPair {
+    /// The address.
+    pub address: IpAddr,
+    /// Who may reach what of it.
+    pub narrow: Narrow,
+    /// The end, on the monotonic clock.
+    pub ends: Moment,
+    /// The questions that caused it, each with the aliases behind it.
+    pub names: Vec<Arc<[Name]>>,
+}
+
+/// What is to be written of a pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PairRecord {
+    /// It began, or its end moved.
+    Open(StoredPair),
+    /// It was closed early.
+    Closed(PairId),
+}
+
 /// A lease as it survives a restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredLease {
@@ -248,7 +272,7 @@ pub struct StoredLease {
     pub address: IpAddr,
     /// End of the lease, already converted to the monotonic clock and checked against `lease.max`.
     pub ends: Moment,
-    /// The questions that caused it; of more than [`ASKED`](super::lease::ASKED) those that end last.
+    /// The questions that caused it; of more than [`ASKED`] those that end last.
     pub paths: QueryPaths,
     /// Of the questions these are only the new ones: those that the record before had count as well.
     pub adds: bool,
@@ -293,9 +317,9 @@ pub enum Shared {
     Nothing,
 }
 
-/// Of more than [`ASKED`](super::lease::ASKED) those that end last, and of those that end alike the last in order: one at least lasts as long as the lease.
+/// Of more than [`ASKED`] those that end last, and of those that end alike the last in order: one at least lasts as long as the lease.
 pub fn keep_the_last(paths: &mut QueryPaths) {
-    while paths.len() > super::lease::ASKED
+    while paths.len() > ASKED
         && let Some((first, _)) = paths.iter().enumerate().min_by_key(|(_, path)| path.ends)
     {
         paths.remove(first);

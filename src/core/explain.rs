@@ -10,15 +10,16 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::applications;
+use super::counts::Counts;
 use super::ended::Ended;
-use super::event::{EnforcerKind, Generation, Refusal};
+use super::event::{EnforcerKind, Generation};
 use super::guard::Guard;
 use super::lease::{ByFamily, Cause, Lease};
 use super::moment::Moment;
 use super::name::Name;
 use super::narrow::{Narrow, Port, Who, owner};
 use super::pairs::{Pair, Pairs};
-use super::proof::Enforcer;
+use super::proof::{Enforcer, EnforcerState};
 
 /// Most clients shown of an address that is open for single clients.
 pub const CLIENTS_SHOWN: usize = 64;
@@ -197,20 +198,6 @@ pub struct Known {
     pub causes: Vec<(Name, Vec<Name>)>,
 }
 
-/// How far an enforcer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum EnforcerState {
-    /// Has not reported yet.
-    Starting,
-    /// Holds everything up to its acknowledged generation.
-    InForce,
-    /// Holds what it confirmed one by one; of the table that it was given, some is not confirmed yet.
-    Partial,
-    /// Can't be trusted to hold anything.
-    Lost,
-}
-
 /// One enforcer, as `destguard status` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EnforcerView {
@@ -240,101 +227,6 @@ pub struct EnforcerView {
     pub repairs: BTreeMap<&'static str, u64>,
     /// In audit: IPv4 and IPv6 routes that it would have.
     pub would_announce: Option<(usize, usize)>,
-}
-
-/// Refused answers by kind; the fields are named as [`super::event::Refusal`]'s variants.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct RefusedCounts {
-    /// The gate's deadline passed.
-    pub deadline: u64,
-    /// A required enforcer refused the plan.
-    pub enforcer: u64,
-    /// A required enforcer can't hold the address family.
-    pub family: u64,
-    /// Too many addresses in one answer.
-    pub per_answer: u64,
-    /// The client's rate of new addresses.
-    pub per_client: u64,
-    /// The registrable domain's rate of new addresses.
-    pub per_domain: u64,
-    /// A route budget.
-    pub route_budget: u64,
-    /// The lease table, or the gate's list of waiting answers, is full.
-    pub capacity: u64,
-    /// Revoked while the answer waited.
-    pub revoked: u64,
-}
-
-impl RefusedCounts {
-    /// Those of this kind.
-    pub fn of(&mut self, refusal: &Refusal) -> &mut u64 {
-        match refusal {
-            Refusal::Deadline { .. } => &mut self.deadline,
-            Refusal::Enforcer { .. } => &mut self.enforcer,
-            Refusal::Family { .. } => &mut self.family,
-            Refusal::PerAnswer => &mut self.per_answer,
-            Refusal::PerClient => &mut self.per_client,
-            Refusal::PerDomain => &mut self.per_domain,
-            Refusal::RouteBudget { .. } => &mut self.route_budget,
-            Refusal::Capacity => &mut self.capacity,
-            Refusal::Revoked => &mut self.revoked,
-        }
-    }
-}
-
-/// Counts for status and metrics. Gauges first, then what only grows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
-    /// Active IPv4 leases.
-    pub ipv4: usize,
-    /// Active IPv6 leases.
-    pub ipv6: usize,
-    /// Lingering routes.
-    pub lingering: usize,
-    /// Of these, routes that stay for live flows alone.
-    pub held_by_flows: usize,
-    /// Active leases that not every required enforcer holds yet.
-    pub pending: usize,
-    /// `lease.capacity`; active and lingering leases count against it.
-    pub capacity: usize,
-    /// (question, chain, client) causes kept.
-    pub causes: usize,
-    /// Different sets of groups whose communities routes bear; [`super::groups::MOST_SETS`] at most.
-    pub group_sets: usize,
-    /// Pairs of client and address, where leases are for single clients; `lease.capacity` at most.
-    pub pairs: usize,
-    /// Answers that wait at the gate, or for tokens.
-    pub waiting: usize,
-    /// Of these, for tokens of their client or domain.
-    pub queued: usize,
-    /// The last generation of a plan.
-    pub generation: u64,
-    /// Answers released.
-    pub released: u64,
-    /// Answers refused.
-    pub refused: RefusedCounts,
-    /// Answers with fewer addresses than were asked for, by the budget.
-    pub shortened: RefusedCounts,
-    /// Answers whose gate deadline passed, released all the same or not.
-    pub gate_timeouts: u64,
-    /// Leases begun.
-    pub opened: u64,
-    /// Leases moved later.
-    pub extended: u64,
-    /// Leases ended in their time.
-    pub expired: u64,
-    /// Leases closed early: revoked, forbidden or refused by an enforcer.
-    pub closed: u64,
-    /// Causes forgotten because an address, or all together, had too many; never shortens a lease.
-    pub causes_dropped: u64,
-    /// Leases read back at start that had no room.
-    pub restore_dropped: u64,
-    /// Leases of other guards that had no room, or no enforcer for their family.
-    pub guards_refused: u64,
-    /// Leases that other guards are told of.
-    pub shared: usize,
-    /// Routes that ended in their time though flows lived, for want of room.
-    pub flows_refused: u64,
 }
 
 impl Guard {

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::nets::NetMap;
 use super::person::{Mark, People};
-use super::policy::table::NetMap;
 use super::policy::view::MOST_GROUPS;
 use crate::config::community;
 use crate::config::schema::Config;

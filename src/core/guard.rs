@@ -23,13 +23,13 @@ use std::time::Duration;
 
 use super::budget::{BUCKETS, Buckets};
 use super::client::Clients;
+use super::counts::Counts;
 use super::ended::{End, EndedLeases};
 use super::event::{
     Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, LeaseHandles, Output, Refusal,
     RevokeTarget, StoredLease, Ticket,
 };
 use super::exchange::Exchange;
-use super::explain::Counts;
 use super::flows::Flows;
 use super::gate::{Gate, Needs, Waiting};
 use super::groups::{GroupSet, Groups};

@@ -3,11 +3,10 @@
 use std::io;
 use std::net::IpAddr;
 
-use super::event::StoredLease;
+use super::event::{PairRecord, StoredLease};
 use super::guard::Guard;
 use super::moment::Moment;
 use super::name::Name;
-use super::pairs::PairRecord;
 
 /// Where leases are made to survive a crash.
 pub trait Journal: Send {

@@ -39,8 +39,6 @@ pub use one::Lease;
 
 /// Most causes of one address.
 pub const CAUSES_PER_ADDRESS: usize = 64;
-/// Questions of an address that outlive the process; the rest comes back with the next answer.
-pub const ASKED: usize = 16;
 /// Most clients of one cause.
 pub const CLIENTS_PER_CAUSE: usize = 16;
 

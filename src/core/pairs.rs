@@ -19,9 +19,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::event::{Change, Generation, LeaseHandle};
+use super::event::{Change, Generation, LeaseHandle, PairRecord, StoredPair};
 use super::moment::Moment;
 use super::name::Name;
 pub use super::narrow::{HOST, Narrow, PairId, owner, reaches};
@@ -86,28 +84,6 @@ impl Pair {
     pub fn holder(&self) -> Holder {
         self.holder
     }
-}
-
-/// A pair as it survives a restart.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredPair {
-    /// The address.
-    pub address: IpAddr,
-    /// Who may reach what of it.
-    pub narrow: Narrow,
-    /// The end, on the monotonic clock.
-    pub ends: Moment,
-    /// The questions that caused it, each with the aliases behind it.
-    pub names: Vec<Arc<[Name]>>,
-}
-
-/// What is to be written of a pair.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PairRecord {
-    /// It began, or its end moved.
-    Open(StoredPair),
-    /// It was closed early.
-    Closed(PairId),
 }
 
 /// All pairs, with their timers and what is to be told of them.

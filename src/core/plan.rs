@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::event::{Change, Generation, QueryPath, QueryPaths};
+use super::event::{ASKED, Change, Generation, QueryPath, QueryPaths};
 use super::groups::GroupSet;
-use super::lease::ASKED;
 use super::moment::Moment;
 
 /// A lease's end is not moved for less than this: what it would gain is not worth a round trip to the kernel and a

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
+use serde::Serialize;
+
 use super::event::{EnforcerId, EnforcerKind, EnforcerSpec, Generation, Listed};
-use super::explain::EnforcerState;
 use super::lease::ByFamily;
 #[cfg(test)]
 use super::lease::LeaseTable;
@@ -13,6 +14,20 @@ use super::moment::Moment;
 mod unproven;
 
 pub use unproven::{Required, Unproven};
+
+/// How far an enforcer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EnforcerState {
+    /// Has not reported yet.
+    Starting,
+    /// Holds everything up to its acknowledged generation.
+    InForce,
+    /// Holds what it confirmed one by one; of the table that it was given, some is not confirmed yet.
+    Partial,
+    /// Can't be trusted to hold anything.
+    Lost,
+}
 
 /// Acknowledgements remembered with their time, for "since when"; and plans with their number of openings. What is older
 /// is only known to be older.

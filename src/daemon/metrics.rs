@@ -13,7 +13,8 @@ use super::sources::Shared;
 use crate::control::sources::CoreView as _;
 use crate::control::status;
 use crate::control::types::State;
-use crate::core::explain::{Counts, EnforcerView};
+use crate::core::counts::Counts;
+use crate::core::explain::EnforcerView;
 use crate::metrics::labelled;
 
 /// How often the core's numbers are taken over into the metrics.
@@ -227,7 +228,7 @@ impl DaemonMetrics {
             up_to(&self.changes.get_or_create(&[("change", change)]), value);
         }
         for enforcer in enforcers {
-            let in_force = enforcer.state == crate::core::explain::EnforcerState::InForce;
+            let in_force = enforcer.state == crate::core::proof::EnforcerState::InForce;
             self.in_force.get_or_create(&[("enforcer", enforcer.name.clone())]).set(i64::from(in_force));
             set(&self.installed.get_or_create(&[("enforcer", enforcer.name.clone())]), enforcer.installed);
             self.take_repairs(&enforcer.name, &enforcer.repairs);

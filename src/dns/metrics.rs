@@ -115,7 +115,7 @@ pub struct Inner {
     /// QUIC clients told to show first that they receive at their address.
     pub quic_retries: Counter,
     /// New certificates.
-    pub certificates: crate::tls::server::Reloads,
+    pub certificates: crate::tls::Reloads,
     /// Records the question doesn't reach.
     pub unrelated_records: Counter,
     /// Questions for the end of an alias that the upstream left off at.
@@ -213,7 +213,7 @@ impl Metrics {
             encrypted_connections: Family::default(),
             handshake_failures: Family::default(),
             quic_retries: Counter::default(),
-            certificates: crate::tls::server::Reloads::default(),
+            certificates: crate::tls::Reloads::default(),
             unrelated_records: Counter::default(),
             aliases_followed: Counter::default(),
             validated: Family::default(),

@@ -29,7 +29,8 @@ use destguard_bgp::wire::iana::{Families, Family};
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
-use crate::config::schema::{self, Config, Settle};
+use crate::config::schema::{self, Config};
+use crate::config::value::Settle;
 use crate::config::{Communities, UpstreamUrl};
 use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation};
 use crate::core::groups::{self, GroupSet, Groups};

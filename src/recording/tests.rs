@@ -8,6 +8,7 @@ use super::replay::{ReplayError, Summary, replay};
 use super::{Recorder, Wanted};
 use crate::config::schema::Config;
 use crate::core::client::{Clients, Station};
+use crate::core::event::StoredPair;
 use crate::core::event::{
     Admission, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, Grant, GuardNews, GuardWord, Listed, Output,
     QueryPath, RevokeTarget, StoredLease, Ticket,
@@ -18,7 +19,6 @@ use crate::core::guard::Guard;
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::narrow::{Narrow, NarrowKinds, Opening, Port, TCP, Who};
-use crate::core::pairs::StoredPair;
 use crate::core::person::Mark;
 
 fn name(text: &str) -> Name {

@@ -35,12 +35,11 @@ use super::past::{is_by_wall, restore, restore_pairs};
 use super::place::{Lock, LockError, Place};
 use super::record::{GroupRecord, PathRecord, Record, Whom};
 use crate::core::applications;
-use crate::core::event::{QueryPath, StoredLease};
+use crate::core::event::{PairRecord, QueryPath, StoredLease, StoredPair};
 use crate::core::journal::{Alive, Journal, JournalRecord};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::narrow::{Narrow, Port, Who};
-use crate::core::pairs::{PairRecord, StoredPair};
 use crate::sys::clock::{Clock, Outside};
 
 /// The journal is compacted when it holds this many octets more than four times what is alive.

@@ -11,11 +11,11 @@ use std::time::Duration;
 use super::frame::{Entry, Stored};
 use super::record::{PathRecord, Record, Whom};
 use crate::core::applications as core_applications;
+use crate::core::event::StoredPair;
 use crate::core::event::{QueryPath, StoredLease};
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::narrow::{Narrow, PairId, Port, Who};
-use crate::core::pairs::StoredPair;
 use crate::sys::clock::Outside;
 
 /// The leases of `stored` that are alive, or whose routes still linger.

@@ -26,7 +26,7 @@ use crate::core::narrow::Port;
 use crate::core::policy::view::MOST_GROUPS;
 
 /// Questions kept per record; the rest is for `explain` only and comes back with the next answer.
-const NAMES: usize = crate::core::lease::ASKED;
+const NAMES: usize = crate::core::event::ASKED;
 /// Aliases kept per record, of all its questions.
 const ALIASES: usize = 32;
 /// In place of a name's length, which is never zero: the name behind it is an alias.

@@ -17,8 +17,7 @@ use rustls::server::{ServerSessionMemoryCache, StoresServerSessions, WebPkiClien
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 use tokio::sync::watch;
 
-use super::server::Reloads;
-use super::{TlsError, Version, certificates, content, octets, provider, validity, version};
+use super::{Reloads, TlsError, Version, certificates, content, octets, provider, validity, version};
 use crate::config::Config;
 use crate::core::person::{self, Certificate};
 

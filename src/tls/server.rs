@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use prometheus_client::metrics::counter::Counter;
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
 use super::people::{Sessions, Trust};
-use super::{TlsError, certificates, content, private_key, provider, version};
+use super::{Reloads, TlsError, certificates, content, private_key, provider, version};
 use crate::core::name::Name;
 
 /// How often the files are looked at.
@@ -60,15 +59,6 @@ fn names_of(file: &Path, der: &rustls::pki_types::CertificateDer<'_>) -> Result<
         .map_err(|error| content(file, format!("its first certificate can't be used: {error}")))?;
     let names = certificate.valid_dns_names().filter(|name| !name.contains('*'));
     Ok(names.map(str::to_ascii_lowercase).collect())
-}
-
-/// Changed files that were read again.
-#[derive(Clone, Debug, Default)]
-pub struct Reloads {
-    /// And are shown now.
-    pub done: Counter,
-    /// And can't be used.
-    pub failed: Counter,
 }
 
 /// The identity that new connections get.

@@ -1,14 +1,11 @@
 //! `[log]`
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::endpoint::Endpoint;
-use crate::config::value::Size;
+use crate::config::value::{Size, Target};
 
 /// `[log]`: the query log.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -40,17 +37,6 @@ pub enum Hide {
     Clients,
 }
 
-/// Who is told of questions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// A socket of this host.
-    Unix(PathBuf),
-    /// Datagrams.
-    Udp(Endpoint),
-    /// A connection.
-    Tcp(Endpoint),
-}
-
 impl Default for Log {
     fn default() -> Self {
         Self {
@@ -61,33 +47,6 @@ impl Default for Log {
             file_keep: 4,
             syslog: None,
             dnstap: None,
-        }
-    }
-}
-
-impl FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("\"{text}\" is no target; write \"unix:/PATH\", \"udp:ADDRESS:PORT\" or \"tcp:ADDRESS:PORT\"");
-        let (kind, place) = text.split_once(':').ok_or_else(wrong)?;
-        let endpoint = || place.parse::<Endpoint>().map_err(|error| format!("\"{text}\": {error}"));
-        match kind {
-            "unix" if place.starts_with('/') => Ok(Self::Unix(PathBuf::from(place))),
-            "udp" => endpoint().map(Self::Udp),
-            "tcp" => endpoint().map(Self::Tcp),
-            _ => Err(wrong()),
-        }
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Udp(endpoint) => write!(f, "udp:{endpoint}"),
-            Self::Tcp(endpoint) => write!(f, "tcp:{endpoint}"),
         }
     }
 }

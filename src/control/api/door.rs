@@ -7,8 +7,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::ApiError;
+use crate::control::access::Way;
 use crate::control::access::{Access, Asked, Refused};
-use crate::control::listen::Way;
 
 /// Of one listener.
 #[derive(Clone)]

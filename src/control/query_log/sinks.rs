@@ -21,7 +21,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Entry, told};
 use crate::config::Config;
-use crate::config::schema::{Hide, Target};
+use crate::config::schema::Hide;
+use crate::config::value::Target;
 use dnstap::Tapped;
 
 pub mod dnstap;

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Guard;
-use crate::core::event::{Admission, Change, Generation, Output, Refusal, Ticket};
+use crate::core::event::{Admission, Change, Generation, Output, Refusal, StoredPair, Ticket};
 use crate::core::gate::Waiting;
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::narrow::{Narrow, Narrows, Opening, PairId, Port, Who, owner_of};
-use crate::core::pairs::{PairCause, Pairs, StoredPair};
+use crate::core::pairs::{PairCause, Pairs};
 use crate::core::person::Mark;
 use crate::core::policy::registrable;
 use crate::core::queue::Asked;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::*;
 use crate::config::value::{Rate, Span};
 use crate::core::event::{Admission, Grant, QueryPath};
-use crate::core::explain::EnforcerState;
 use crate::core::gate::MOST_WAITING;
+use crate::core::proof::EnforcerState;
 
 mod checks;
 mod clients;

@@ -273,7 +273,7 @@ impl Lease {
         }
     }
 
-    /// The questions without doubles, each until its last cause ends; of more than [`super::ASKED`] those that end last.
+    /// The questions without doubles, each until its last cause ends; of more than [`crate::core::event::ASKED`] those that end last.
     #[must_use]
     pub fn paths(&self) -> QueryPaths {
         let mut paths = QueryPaths::new();

@@ -1,6 +1,7 @@
 //! The table alone; its invariants under random operations are in `guard/tests.rs`.
 
 use super::*;
+use crate::core::event::ASKED;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 const START: Moment = Moment(0);

@@ -7,12 +7,12 @@ use std::net::IpAddr;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::list::{self, LocalData, Sense, Trigger};
 use super::{At, ListFile, Pattern, PolicyError, Reach, RuleRef};
 use crate::config::schema::{Action, split_ports};
 use crate::core::name::Name;
+use crate::core::nets::NetMap;
 
 /// Marks a rule as denying in a slot.
 pub(super) const DENY: u32 = 1 << 31;
@@ -53,67 +53,6 @@ struct Node {
     itself: u32,
     /// The rule for what lies below.
     below: u32,
-}
-
-/// Prefixes and what they hold, asked by hash: one probe for each prefix length in use, however many prefixes there are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::core) struct NetMap<T> {
-    nets: HashMap<IpNet, T>,
-    /// Lengths in use, the longest first.
-    ipv4: Vec<u8>,
-    ipv6: Vec<u8>,
-}
-
-impl<T> Default for NetMap<T> {
-    fn default() -> Self {
-        Self { nets: HashMap::new(), ipv4: Vec::new(), ipv6: Vec::new() }
-    }
-}
-
-impl<T: Copy> NetMap<T> {
-    pub(in crate::core) fn is_empty(&self) -> bool {
-        self.nets.is_empty()
-    }
-
-    /// Puts `merge(what was there, value)` at the prefix.
-    pub(in crate::core) fn insert(&mut self, net: IpNet, value: T, merge: impl FnOnce(T, T) -> T) {
-        let net = net.trunc();
-        let lengths = if matches!(net, IpNet::V4(_)) { &mut self.ipv4 } else { &mut self.ipv6 };
-        if let Err(place) = lengths.binary_search_by(|length| net.prefix_len().cmp(length)) {
-            lengths.insert(place, net.prefix_len());
-        }
-        let value = match self.nets.get(&net) {
-            Some(old) => merge(*old, value),
-            None => value,
-        };
-        self.nets.insert(net, value);
-    }
-
-    /// The longest prefix that holds the address.
-    pub(in crate::core) fn find(&self, address: IpAddr) -> Option<(IpNet, T)> {
-        let lengths = if address.is_ipv4() { &self.ipv4 } else { &self.ipv6 };
-        let nets = lengths.iter().filter_map(|length| IpNet::new(address, *length).ok()).map(|net| net.trunc());
-        nets.filter_map(|net| Some((net, *self.nets.get(&net)?))).next()
-    }
-}
-
-/// A list of prefix and value, in order.
-impl<T: Copy + Serialize> Serialize for NetMap<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut all: Vec<(IpNet, T)> = self.nets.iter().map(|(net, value)| (*net, *value)).collect();
-        all.sort_by_key(|(net, _)| *net);
-        all.serialize(serializer)
-    }
-}
-
-impl<'de, T: Copy + Deserialize<'de>> Deserialize<'de> for NetMap<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut map = Self::default();
-        for (net, value) in Vec::<(IpNet, T)>::deserialize(deserializer)? {
-            map.insert(net, value, |_, last| last);
-        }
-        Ok(map)
-    }
 }
 
 /// Where rules come from.
@@ -181,7 +120,8 @@ impl Table {
             for (place, text) in texts.iter().enumerate() {
                 // Ports are another one's business, and only what is allowed has some.
                 let name = if *action == Action::Allow { split_ports(text).0 } else { text };
-                let added = name.parse::<Pattern>().and_then(|pattern| {
+                let read = name.parse::<Pattern>().map_err(|error| error.to_string());
+                let added = read.and_then(|pattern| {
                     let slot = table.slot(*action, false)?;
                     table.insert(&pattern, slot)
                 });
@@ -297,7 +237,7 @@ impl Table {
         // Half as much again as its entries is what a hash table of the standard library takes at most.
         let map =
             |entries: usize, octets: usize| entries.saturating_mul(octets.saturating_add(1)).saturating_mul(3) / 2;
-        let nets = self.answers.nets.len().saturating_add(self.clients.nets.len());
+        let nets = self.answers.len().saturating_add(self.clients.len());
         self.arena
             .capacity()
             .saturating_add(self.nodes.capacity().saturating_mul(size_of::<Node>()))
@@ -313,7 +253,7 @@ impl Table {
     /// Names that have a rule, and prefixes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.nodes.len().saturating_add(self.answers.nets.len()).saturating_add(self.clients.nets.len())
+        self.nodes.len().saturating_add(self.answers.len()).saturating_add(self.clients.len())
     }
 
     /// Whether there is no rule.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use super::exceptions::{self, Exception};
 use super::schedule::Hours;
-use super::table::NetMap;
 use super::{OwnRules, Policy, PolicyError, Table};
 use crate::config::schema::Config;
+use crate::core::nets::NetMap;
 use crate::core::person::{Mark, People, Who};
 
 /// Names a view within one [`Views`]; 0 is everybody's.

@@ -10,7 +10,8 @@ use std::time::Duration;
 use socket2::{Socket, Type};
 
 use super::{Sink, connect, syslog};
-use crate::config::schema::{Hide, Target};
+use crate::config::schema::Hide;
+use crate::config::value::Target;
 use crate::core::way::Way;
 
 pub mod asked;

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use socket2::{Socket, Type};
 
 use super::{Sink, connect};
-use crate::config::schema::Target;
+use crate::config::value::Target;
 
 /// daemon (3), informational (6).
 const PRIORITY: u8 = 3 * 8 + 6;

@@ -8,9 +8,9 @@ use proptest::prelude::*;
 
 use super::{CAPACITY, name, settings, specs};
 use crate::core::event::{Admission, Grant, LeaseHandle};
+use crate::core::event::{PairRecord, StoredPair};
 use crate::core::guard::*;
 use crate::core::narrow::{HOST, Narrow, Opening, PairId, Port, TCP, Who, owner};
-use crate::core::pairs::{PairRecord, StoredPair};
 use crate::enforce::memory::Held;
 
 const NFT: EnforcerId = EnforcerId(0);
