@@ -168,7 +168,7 @@ impl Checks<'_, '_> {
         } else if text.contains('*') {
             Some("a star stands only at the front, as in \"*.example.com\"".to_owned())
         } else {
-            name_from_user(text).err()
+            name_from_user(text).err().map(|error| error.to_string())
         };
         if let Some(problem) = problem {
             self.error(path, format!("\"{text}\" is not a domain name: {problem}"));

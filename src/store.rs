@@ -6,6 +6,7 @@
 //! - [`journal`]: the file: appended before an answer leaves, compacted by an atomic rename, read back at start.
 //! - [`exceptions`]: the file of the operator's exceptions.
 //! - [`usage`]: the file of what was asked for in audit.
+//! - [`whole`]: how these two files are written and read.
 //! - [`lists`]: the last readable copies of the lists.
 //! - [`place`]: where it lies, and whether it is still what it should be there.
 //! - [`health`]: what is wrong with it.
@@ -19,3 +20,4 @@ pub mod past;
 pub mod place;
 pub mod record;
 pub mod usage;
+pub mod whole;

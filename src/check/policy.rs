@@ -110,7 +110,7 @@ impl Checks<'_, '_> {
 
     fn ports(&mut self, path: &str, text: &str) {
         match ports::read(text) {
-            Err(error) => self.error(path, error),
+            Err(error) => self.error(path, error.to_string()),
             Ok(all) => {
                 let is_dns = |to: &&Port| matches!(to, Port::Of { port, .. } if RESOLVER_PORTS.contains(port));
                 if let Some(to) = all.iter().find(is_dns) {

@@ -247,7 +247,7 @@ impl AddressFilter {
                 Err(reason) => errors.push(PolicyError {
                     key: format!("policy.private[{place}].domain"),
                     text: entry.domain.clone(),
-                    reason,
+                    reason: reason.to_string(),
                 }),
             }
         }

@@ -132,6 +132,17 @@ impl<'de> Deserialize<'de> for Mark {
     }
 }
 
+/// Why a text is no entry of `policy.group.certificate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoPattern {
+    /// Of the digest of a certificate.
+    #[error("\"sha256:\" stands before the 64 hexadecimal digits of a certificate")]
+    Digits,
+    /// Of a name.
+    #[error("is no name of a certificate; write \"name\", \"*.name\", \"*\" or \"sha256:HEX\"")]
+    Name,
+}
+
 /// One entry of `policy.group.certificate`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Pattern {
@@ -149,8 +160,8 @@ impl Pattern {
     /// From "sha256:HEX" (colons between octets may be there), "name", "*.name" or "*".
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// [`NoPattern`].
+    pub fn parse(text: &str) -> Result<Self, NoPattern> {
         if let Some(digits) = text.strip_prefix(SHA256) {
             let digits: String = digits.chars().filter(|one| *one != ':').collect();
             let octet = |at: usize| u8::from_str_radix(digits.get(at..at.saturating_add(2))?, 16).ok();
@@ -160,7 +171,7 @@ impl Pattern {
                 .filter(|_| plain)
                 .and_then(|octets| octets.try_into().ok())
                 .map(Self::Sha256)
-                .ok_or_else(|| "\"sha256:\" stands before the 64 hexadecimal digits of a certificate".to_owned());
+                .ok_or(NoPattern::Digits);
         }
         let text = text.to_lowercase();
         if text == "*" {
@@ -168,7 +179,7 @@ impl Pattern {
         }
         let (below, name) = text.strip_prefix("*.").map_or((false, text.as_str()), |name| (true, name));
         if name.is_empty() || name.len() > NAME || name.contains('*') || name.contains(char::is_control) {
-            return Err("is no name of a certificate; write \"name\", \"*.name\", \"*\" or \"sha256:HEX\"".to_owned());
+            return Err(NoPattern::Name);
         }
         Ok(if below { Self::Below(format!(".{name}").into()) } else { Self::Name(name.into()) })
     }

@@ -122,11 +122,25 @@ pub struct Pattern {
     pub name: Name,
 }
 
+/// Why a text is no rule for names.
+#[derive(Debug, thiserror::Error)]
+pub enum PatternError {
+    /// A star that isn't in front.
+    #[error(
+        "a wildcard stands for all names below another and must be in front, as in \"*.example.com\"; \
+         what no rule names follows policy.default"
+    )]
+    Wildcard,
+    /// The name.
+    #[error(transparent)]
+    Name(#[from] UserNameError),
+}
+
 impl std::str::FromStr for Pattern {
-    type Err = String;
+    type Err = PatternError;
 
     /// "example.com", "*.example.com", "=example.com"; ".example.com" is the first (as others write it); a trailing dot is optional, Unicode names become A-labels (UTS 46).
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, PatternError> {
         let (reach, rest) = if let Some(rest) = text.strip_prefix("*.") {
             (Reach::Below, rest)
         } else if let Some(rest) = text.strip_prefix('=') {
@@ -135,11 +149,7 @@ impl std::str::FromStr for Pattern {
             (Reach::Tree, text.strip_prefix('.').filter(|rest| !rest.is_empty()).unwrap_or(text))
         };
         if rest.contains('*') {
-            return Err(
-                "a wildcard stands for all names below another and must be in front, as in \"*.example.com\"; \
-                        what no rule names follows policy.default"
-                    .to_owned(),
-            );
+            return Err(PatternError::Wildcard);
         }
         Ok(Self { reach, name: name_from_user(rest)? })
     }
@@ -168,26 +178,43 @@ impl Pattern {
     }
 }
 
+/// Why a name as a person writes it is none.
+#[derive(Debug, thiserror::Error)]
+pub enum UserNameError {
+    /// Nothing is written.
+    #[error("an empty name")]
+    Empty,
+    /// A character that people mean for something else.
+    #[error("a domain name has no {0:?}; write its octets as \\DDD if they are meant")]
+    Odd(char),
+    /// Unicode that has no form in DNS.
+    #[error("no A-label form (UTS 46)")]
+    NoALabel,
+    /// Not in presentation form, or too long.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
 /// A name as a person writes it: ASCII in presentation form, or Unicode, which becomes A-labels (UTS 46, non-transitional).
 ///
 /// # Errors
-/// Says what is wrong with it.
-pub fn name_from_user(text: &str) -> Result<Name, String> {
+/// [`UserNameError`].
+pub fn name_from_user(text: &str) -> Result<Name, UserNameError> {
     if text.is_empty() {
-        return Err("an empty name".to_owned());
+        return Err(UserNameError::Empty);
     }
     // Any octet may stand in a name, but what a person writes unescaped and is none of these is a URL, a rule of another format, a slip.
     let usual = |c: char| {
         c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '\\') || (!c.is_ascii() && !c.is_whitespace())
     };
     if let Some(odd) = text.chars().find(|c| !usual(*c)) {
-        return Err(format!("a domain name has no {odd:?}; write its octets as \\DDD if they are meant"));
+        return Err(UserNameError::Odd(odd));
     }
     if text.is_ascii() {
-        return text.parse().map_err(|error: NameError| error.to_string());
+        return Ok(text.parse::<Name>()?);
     }
-    let ascii = idna::domain_to_ascii(text).map_err(|_| "no A-label form (UTS 46)".to_owned())?;
-    ascii.parse().map_err(|error: NameError| error.to_string())
+    let ascii = idna::domain_to_ascii(text).map_err(|_| UserNameError::NoALabel)?;
+    Ok(ascii.parse::<Name>()?)
 }
 
 /// A list file, read into memory.
@@ -445,7 +472,7 @@ fn port_rules(own: OwnRules<'_>, rules: &[(String, &Rule)]) -> Result<PortRules,
     let mut read = |key: String, text: &str, ports: &str| match ports::read(ports) {
         Ok(ports) => Some(ports),
         Err(reason) => {
-            errors.push(PolicyError { key, text: text.to_owned(), reason });
+            errors.push(PolicyError { key, text: text.to_owned(), reason: reason.to_string() });
             None
         }
     };

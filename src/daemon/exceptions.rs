@@ -44,7 +44,7 @@ impl ExceptionState {
     pub fn open(directory: PathBuf, clock: Clock) -> Self {
         let state = Self { directory, clock, inner: Mutex::default() };
         let read = Outside::read().map_err(|error| format!("the clocks can't be read: {error}"));
-        match read.and_then(|now| Ok((store::read(&state.directory)?, now))) {
+        match read.and_then(|now| Ok((store::read(&state.directory).map_err(|error| error.to_string())?, now))) {
             Ok((stored, now)) => {
                 let live = stored.into_iter().filter(|stored| !stored.left(&now).is_zero()).take(MOST);
                 state.inner().all = live

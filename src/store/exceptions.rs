@@ -3,23 +3,23 @@
 //! Ends are kept on two clocks, as those of leases are. After a reboot the wall clock counts. Where that is behind the time of writing, as on a
 //! machine without a clock, an exception that allows is over, and one that denies lasts as long as it did when it was written.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::crc32c;
+use super::whole::{Unusable, Whole};
 use crate::config::schema::Action;
 use crate::sys::clock::Outside;
 
 const FILE: &str = "exceptions";
 const BAD: &str = "exceptions.bad";
-const MAGIC: &str = "destguard exceptions 1";
 /// Octets read at most: many times what the most of them take.
 const LARGEST: u64 = 1 << 20;
+const WHOLE: Whole =
+    Whole { file: FILE, bad: BAD, magic: "destguard exceptions 1", holds: "exceptions", largest: LARGEST };
 
 /// One exception as it is in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -75,36 +75,9 @@ impl Stored {
 /// All that is written; none where there is no file.
 ///
 /// # Errors
-/// Why the file can't be used, in words; it is then kept beside under another name.
-pub fn read(directory: &Path) -> Result<Vec<Stored>, String> {
-    let path = directory.join(FILE);
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(format!("{}: {error}", path.display())),
-    };
-    let mut octets = Vec::new();
-    let whole =
-        file.take(LARGEST).read_to_end(&mut octets).map_err(|error| error.to_string()).and_then(|_| parse(&octets));
-    whole.map_err(|reason| {
-        let beside = directory.join(BAD);
-        let kept = match std::fs::rename(&path, &beside) {
-            Ok(()) => format!("it is kept as {}", beside.display()),
-            Err(error) => format!("and it can't be moved aside: {error}"),
-        };
-        format!("{}: {reason}; {kept}", path.display())
-    })
-}
-
-fn parse(octets: &[u8]) -> Result<Vec<Stored>, String> {
-    let text = std::str::from_utf8(octets).map_err(|_| "not text".to_owned())?;
-    let (head, body) = text.split_once('\n').ok_or("not a file of exceptions")?;
-    let sum = head.strip_prefix(MAGIC).and_then(|sum| u32::from_str_radix(sum.trim(), 16).ok());
-    match sum {
-        None => Err("not a file of exceptions".to_owned()),
-        Some(sum) if sum != crc32c(&[body.as_bytes()]) => Err("its checksum is wrong".to_owned()),
-        Some(_) => serde_json::from_str(body).map_err(|error| error.to_string()),
-    }
+/// Why the file can't be used; it is then kept beside under another name.
+pub fn read(directory: &Path) -> Result<Vec<Stored>, Unusable> {
+    WHOLE.read(directory)
 }
 
 /// Writes all of them in place of what there is.
@@ -112,10 +85,7 @@ fn parse(octets: &[u8]) -> Result<Vec<Stored>, String> {
 /// # Errors
 /// The disk's; the old file is still there then.
 pub fn write(directory: &Path, exceptions: &[Stored]) -> io::Result<()> {
-    let body = serde_json::to_string_pretty(exceptions)?;
-    let text = format!("{MAGIC} {:08x}\n{body}", crc32c(&[body.as_bytes()]));
-    crate::sys::private::directory(directory)?;
-    crate::sys::private::replace(&directory.join(FILE), &[text.as_bytes()])
+    WHOLE.write(directory, exceptions, true)
 }
 
 #[cfg(test)]
@@ -134,18 +104,18 @@ mod tests {
     fn what_is_written_is_read_and_what_is_not_right_is_kept_beside() {
         let directory = tempfile::tempdir().unwrap();
         let place = directory.path().join("state");
-        assert_eq!(read(&place), Ok(Vec::new()));
+        assert_eq!(read(&place).unwrap(), Vec::new());
         let both = [made(Action::Deny), Stored { client: Some([10, 0, 0, 1].into()), ..made(Action::Allow) }];
         write(&place, &both).unwrap();
-        assert_eq!(read(&place), Ok(both.to_vec()));
+        assert_eq!(read(&place).unwrap(), both.to_vec());
         let good = std::fs::read(place.join(FILE)).unwrap();
         for at in 0..good.len() {
             let mut flipped = good.clone();
             flipped[at] ^= 1;
             std::fs::write(place.join(FILE), flipped).unwrap();
-            let error = read(&place).unwrap_err();
+            let error = read(&place).unwrap_err().to_string();
             assert!(error.contains("kept as") && place.join(BAD).exists(), "{at}: {error}");
-            assert_eq!(read(&place), Ok(Vec::new()), "{at}");
+            assert_eq!(read(&place).unwrap(), Vec::new(), "{at}");
         }
         std::fs::write(place.join(FILE), &good[..good.len() / 2]).unwrap();
         assert!(read(&place).is_err());

@@ -48,29 +48,51 @@ impl Which {
     }
 }
 
+/// Why a list's copy can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("its copy {} can't be used: {source}", path.display())]
+pub struct BadCopy {
+    /// Which.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub source: Wrong,
+}
+
+/// What is wrong with a copy.
+#[derive(Debug, thiserror::Error)]
+pub enum Wrong {
+    /// It can't be read.
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    /// It has no first line.
+    #[error("it has no head")]
+    Head,
+    /// It is another list's, or not what was written.
+    #[error("its head or checksum is wrong")]
+    Sum,
+}
+
 /// The list as it was when it was last kept; `None` where it never was.
 ///
 /// # Errors
-/// Why the copy can't be used, in words.
-pub fn read(state: &Path, which: &Which) -> Result<Option<Vec<u8>>, String> {
+/// Why the copy can't be used.
+pub fn read(state: &Path, which: &Which) -> Result<Option<Vec<u8>>, BadCopy> {
     let path = state.join(which.directory).join(which.file_name());
-    let bad = |reason: String| format!("its copy {} can't be used: {reason}", path.display());
-    let file = match File::open(&path) {
+    read_at(&path, which).map_err(|source| BadCopy { path, source })
+}
+
+fn read_at(path: &Path, which: &Which) -> Result<Option<Vec<u8>>, Wrong> {
+    let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(bad(error.to_string())),
+        Err(error) => return Err(error.into()),
     };
     let most = MOST_OCTETS.saturating_add(u64::try_from(HEAD).unwrap_or(0));
     let mut octets = Vec::new();
-    file.take(most).read_to_end(&mut octets).map_err(|error| bad(error.to_string()))?;
-    let end =
-        octets.iter().take(HEAD).position(|octet| *octet == b'\n').ok_or_else(|| bad("it has no head".to_owned()))?;
+    file.take(most).read_to_end(&mut octets)?;
+    let end = octets.iter().take(HEAD).position(|octet| *octet == b'\n').ok_or(Wrong::Head)?;
     let content = octets.split_off(end.saturating_add(1));
-    if octets == which.head(&content).as_bytes() {
-        Ok(Some(content))
-    } else {
-        Err(bad("its head or checksum is wrong".to_owned()))
-    }
+    if octets == which.head(&content).as_bytes() { Ok(Some(content)) } else { Err(Wrong::Sum) }
 }
 
 /// Keeps a list in place of what was kept of it. Nothing is written when it is the same.
@@ -114,15 +136,15 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let which = |path: &str, format| Which { directory: LISTS, path: path.into(), format };
         let [one, two] = [ListFormat::Domains, ListFormat::Adblock].map(|format| which("/etc/x\ny", format));
-        assert_eq!(read(state.path(), &one), Ok(None));
+        assert_eq!(read(state.path(), &one).unwrap(), None);
         keep(state.path(), &one, b"a.test\n").unwrap();
         keep(state.path(), &one, b"b.test\n").unwrap();
         assert_eq!(read(state.path(), &one).unwrap().unwrap(), b"b.test\n");
-        assert_eq!(read(state.path(), &two), Ok(None), "another format is another list");
+        assert_eq!(read(state.path(), &two).unwrap(), None, "another format is another list");
         keep(state.path(), &two, b"").unwrap();
-        assert_eq!(read(state.path(), &two), Ok(Some(Vec::new())));
+        assert_eq!(read(state.path(), &two).unwrap(), Some(Vec::new()));
         forget_others(state.path(), LISTS, std::slice::from_ref(&one)).unwrap();
-        assert_eq!(read(state.path(), &two), Ok(None));
+        assert_eq!(read(state.path(), &two).unwrap(), None);
         let file = state.path().join(LISTS).join(one.file_name());
         let good = std::fs::read(&file).unwrap();
         for at in 0..good.len() {

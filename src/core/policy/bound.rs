@@ -4,7 +4,8 @@
 
 use std::collections::HashMap;
 
-use super::{Pattern, Reach, ports};
+use super::ports::{self, PortsError};
+use super::{Pattern, PatternError, Reach};
 use crate::config::schema::{Config, split_ports};
 use crate::core::applications;
 use crate::core::name::Name;
@@ -78,11 +79,22 @@ impl Bound {
     }
 }
 
+/// Why a text is no name of an application.
+#[derive(Debug, thiserror::Error)]
+pub enum BoundError {
+    /// The name.
+    #[error(transparent)]
+    Name(#[from] PatternError),
+    /// The ports behind it.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
+}
+
 /// A name of an application, and its ports.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn read(text: &str) -> Result<(Pattern, Vec<Port>), String> {
+/// [`BoundError`].
+pub fn read(text: &str) -> Result<(Pattern, Vec<Port>), BoundError> {
     let (name, ports) = split_ports(text);
     Ok((name.parse()?, ports.map_or_else(|| Ok(vec![Port::Any]), ports::read)?))
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Pattern, Reach, name_from_user};
+use super::{Pattern, PatternError, Reach, name_from_user};
 use crate::config::schema::ListFormat;
 use crate::core::name::Name;
 
@@ -277,7 +277,7 @@ fn before_comment(text: &str) -> &str {
     text.get(..start).unwrap_or(text).trim()
 }
 
-fn no_name(text: &str, reason: &str) -> NoEntry {
+fn no_name(text: &str, reason: &dyn std::fmt::Display) -> NoEntry {
     NoEntry::Wrong(format!("\"{text}\" is not a domain name: {reason}"))
 }
 
@@ -287,7 +287,7 @@ fn domains(line: u32, text: &str, sink: &mut Sink<'_>) {
     if !text.is_empty() {
         sink.result(
             line,
-            text.parse().map(|pattern| (pattern, Sense::Listed)).map_err(|reason: String| no_name(text, &reason)),
+            text.parse().map(|pattern| (pattern, Sense::Listed)).map_err(|reason: PatternError| no_name(text, &reason)),
         );
     }
 }

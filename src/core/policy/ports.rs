@@ -13,11 +13,28 @@ use super::{Pattern, Reach};
 /// Most ports of one rule, and of all rules for one name: each is an element in the kernel for each address.
 pub const MOST_PORTS: usize = 32;
 
+/// Why a text names no ports.
+#[derive(Debug, thiserror::Error)]
+pub enum PortsError {
+    /// A protocol without ports.
+    #[error("\"{0}\" is no protocol with ports: write tcp, udp or sctp, as in \"443/tcp+udp\"")]
+    Protocol(String),
+    /// Not a number, or none of a port.
+    #[error("\"{0}\" is no port: 1 to 65535")]
+    Number(String),
+    /// A range from the greater to the lesser.
+    #[error("{0}: the range ends before it begins")]
+    Backwards(String),
+    /// More than can be enforced one by one.
+    #[error("more than {MOST_PORTS} ports: a name without ports opens all")]
+    Many,
+}
+
 /// Reads "443", "443/tcp+udp", "8000-8003/udp", "22,80".
 ///
 /// # Errors
-/// Says what is wrong with it.
-pub fn read(text: &str) -> Result<Vec<Port>, String> {
+/// [`PortsError`].
+pub fn read(text: &str) -> Result<Vec<Port>, PortsError> {
     let (numbers, protocols) = text.split_once('/').unwrap_or((text, "tcp"));
     let mut all = Vec::new();
     for name in protocols.split('+') {
@@ -25,25 +42,21 @@ pub fn read(text: &str) -> Result<Vec<Port>, String> {
             "tcp" => TCP,
             "udp" => UDP,
             "sctp" => SCTP,
-            _ => {
-                return Err(format!(
-                    "\"{name}\" is no protocol with ports: write tcp, udp or sctp, as in \"443/tcp+udp\""
-                ));
-            }
+            _ => return Err(PortsError::Protocol(name.to_owned())),
         };
         for range in numbers.split(',') {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
             let number = |text: &str| match text.parse::<u16>() {
                 Ok(port) if port > 0 => Ok(port),
-                _ => Err(format!("\"{text}\" is no port: 1 to 65535")),
+                _ => Err(PortsError::Number(text.to_owned())),
             };
             let (first, last) = (number(first)?, number(last)?);
             if last < first {
-                return Err(format!("{range}: the range ends before it begins"));
+                return Err(PortsError::Backwards(range.to_owned()));
             }
             all.extend((first..=last).take(MOST_PORTS + 1).map(|port| Port::Of { protocol, port }));
             if all.len() > MOST_PORTS {
-                return Err(format!("more than {MOST_PORTS} ports: a name without ports opens all"));
+                return Err(PortsError::Many);
             }
         }
     }
@@ -167,7 +180,7 @@ mod tests {
             ("1-65535", "more than 32 ports"),
         ] {
             let error = super::read(text).unwrap_err();
-            assert!(error.contains(wrong), "{text}: {error}");
+            assert!(error.to_string().contains(wrong), "{text}: {error}");
         }
     }
 }
