@@ -368,12 +368,12 @@ impl Guard {
                     *(if active { &mut self.counts.extended } else { &mut self.counts.opened }) += 1;
                 }
                 let path = cause.path();
-                let new_question = self.table.add_cause(address, cause, self.now);
+                let is_news = self.table.add_cause(address, cause, self.now);
                 // What lingers is on disk as ended: only a whole record opens it there.
                 if !active {
                     self.flows.release(address);
                     self.marks.journal(address);
-                } else if moves || new_question {
+                } else if moves || is_news {
                     self.marks.asked(address, path);
                 }
                 if !moves {

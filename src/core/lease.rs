@@ -449,7 +449,8 @@ impl LeaseTable {
         Some(*lease)
     }
 
-    /// Adds a cause to a lease, or moves the end of one it has. Returns whether the question, or the way it took, is new for this address.
+    /// Adds a cause to a lease, or moves the end of one it has. Returns whether the disk must hear of it: the question, or the way it took, is new for
+    /// this address, or its end moved on by about [`LEAST_EXTENSION`]. Another question may hold the lease for longer, and be taken back after a restart.
     ///
     /// Over a bound the cause (or client) that ends first is forgotten, be it the new one. The lease's own end does not
     /// change by that: it is kept apart from the causes, and the cause that ends last is never forgotten.
@@ -457,10 +458,10 @@ impl LeaseTable {
         let Some(lease) = self.leases.get_mut(&address) else { return false };
         cause.tag = self.names.tag(&cause.question);
         let mut causes = std::mem::take(&mut lease.causes);
-        let (mut new_question, mut known, mut ended) = (true, None, false);
+        let (ends, mut before, mut known, mut ended) = (cause.ends, None, None, false);
         for (place, other) in causes.iter().enumerate() {
             if other.tag == cause.tag && other.question == cause.question && other.chain == cause.chain {
-                new_question = false;
+                before = before.max(Some(other.ends));
                 if other.same(&cause) {
                     known = Some(place);
                     continue;
@@ -507,7 +508,9 @@ impl LeaseTable {
         if let Some(lease) = self.leases.get_mut(&address) {
             lease.causes = causes;
         }
-        new_question
+        // Counted in whole steps, so that many small ones add up.
+        let steps = |moment: Moment| u128::from(moment.0) / LEAST_EXTENSION.as_millis();
+        before.is_none_or(|before| steps(ends) > steps(before))
     }
 
     /// Takes every cause that bears `name` from a lease.
