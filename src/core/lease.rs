@@ -449,8 +449,9 @@ impl LeaseTable {
         Some(*lease)
     }
 
-    /// Adds a cause to a lease, or moves the end of one it has. Returns whether the disk must hear of it: the question, or the way it took, is new for
-    /// this address, or its end moved on by about [`LEAST_EXTENSION`]. Another question may hold the lease for longer, and be taken back after a restart.
+    /// Adds a cause to a lease, or moves the end of one it has. Returns whether the disk must hear of it: the
+    /// question, or the way it took, is new for this address, or its end moved on by about [`LEAST_EXTENSION`]: another
+    /// question may hold the lease for longer, and be taken back after a restart.
     ///
     /// Over a bound the cause (or client) that ends first is forgotten, be it the new one. The lease's own end does not
     /// change by that: it is kept apart from the causes, and the cause that ends last is never forgotten.

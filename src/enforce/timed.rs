@@ -32,7 +32,7 @@ mod sync;
 mod tests;
 mod written;
 
-pub use driver::PAD;
+pub use driver::{Driver, PAD};
 
 /// What a table holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

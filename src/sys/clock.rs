@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::core::moment::Moment;
@@ -26,19 +27,37 @@ const AT_ONCE: Duration = Duration::from_millis(20);
 pub struct Clock {
     /// Time since the boot when the daemon started.
     started: Duration,
+    /// Milliseconds since the boot of a host that is simulated.
+    simulated: Option<&'static AtomicU64>,
 }
 
 impl Clock {
     /// A clock that starts now.
     #[must_use]
     pub fn start() -> Self {
-        Self { started: since_boot() }
+        Self { started: since_boot(), simulated: None }
+    }
+
+    /// A clock of a host whose milliseconds since the boot these are; it starts now. Only its wall clock is this host's.
+    #[must_use]
+    pub fn simulated(since_boot: &'static AtomicU64) -> Self {
+        let clock = Self { started: Duration::ZERO, simulated: Some(since_boot) };
+        Self { started: clock.since_boot(), ..clock }
     }
 
     /// Milliseconds since the daemon's epoch. Costs no system call on most machines.
     #[must_use]
     pub fn now(&self) -> Moment {
-        self.started().plus(since_boot().saturating_sub(self.started))
+        self.started().plus(self.since_boot().saturating_sub(self.started))
+    }
+
+    /// Time since the boot, that in which the machine slept included: for spans that milliseconds are too coarse for.
+    #[must_use]
+    pub fn since_boot(&self) -> Duration {
+        match self.simulated {
+            None => since_boot(),
+            Some(millis) => Duration::from_millis(millis.load(Ordering::Relaxed)),
+        }
     }
 
     /// When the daemon started.

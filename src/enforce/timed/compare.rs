@@ -10,8 +10,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::driver::{Driver, State};
 use super::written::{Difference, judge};
 use super::{Entry, Table, TableError};
@@ -35,20 +33,20 @@ const NAMED: usize = 5;
 /// Entries that may be removed while a sweep goes on; it is given up beyond.
 const REMOVED: usize = 65_536;
 
-/// When what is looked at next.
+/// When what is looked at next, since the boot.
 #[derive(Debug)]
 pub(super) struct Schedule {
     /// The next look, or part of a sweep.
-    pub(super) next: Instant,
-    looked: Instant,
-    sweep: Instant,
+    pub(super) next: Duration,
+    looked: Duration,
+    sweep: Duration,
     number: u64,
     sweeping: Option<Sweep>,
 }
 
 #[derive(Debug)]
 struct Sweep {
-    begun: Instant,
+    begun: Duration,
     /// Time spent on it.
     took: Duration,
     /// Number of the last change before it began.
@@ -61,15 +59,15 @@ struct Sweep {
 }
 
 impl Schedule {
-    pub(super) fn new() -> Self {
-        let now = Instant::now();
-        Self { next: now + PERIOD, looked: now, sweep: now + SWEEP_PAUSE, number: 0, sweeping: None }
+    pub(super) fn new(now: Duration) -> Self {
+        let (next, sweep) = (now.saturating_add(PERIOD), now.saturating_add(SWEEP_PAUSE));
+        Self { next, looked: now, sweep, number: 0, sweeping: None }
     }
 
     /// A sweep is due.
-    pub(super) fn hurry(&mut self) {
-        self.sweep = Instant::now();
-        self.next = Instant::now();
+    pub(super) fn hurry(&mut self, now: Duration) {
+        self.sweep = now;
+        self.next = now;
     }
 
     /// What a sweep has found so far counts for nothing.
@@ -89,12 +87,12 @@ impl Schedule {
 
 impl<T: Table> Driver<T> {
     pub(super) fn look(&mut self) {
-        let now = Instant::now();
-        self.schedule.next = now + PERIOD;
+        let now = self.now();
+        self.schedule.next = now.saturating_add(PERIOD);
         if self.is_disarmed() {
             return;
         }
-        if now >= self.schedule.looked + PERIOD {
+        if now >= self.schedule.looked.saturating_add(PERIOD) {
             self.schedule.looked = now;
             match self.look_at_rules() {
                 Ok(None) => {}
@@ -124,20 +122,20 @@ impl<T: Table> Driver<T> {
         let page = self.written.page(PAGE, self.settings.clock.now());
         let there = if page.is_empty() { Vec::new() } else { self.table.has(&page)? };
         if there.contains(&false) {
-            self.schedule.sweep = Instant::now();
+            self.schedule.sweep = self.now();
         }
-        if Instant::now() >= self.schedule.sweep {
+        if self.now() >= self.schedule.sweep {
             self.schedule.number += 1;
             self.table.list()?;
             self.schedule.sweeping = Some(Sweep {
-                begun: Instant::now(),
+                begun: self.now(),
                 took: Duration::ZERO,
                 change: self.written.change,
                 times: [self.settings.clock.now(); 2],
                 removed: HashSet::new(),
                 found: BTreeMap::new(),
             });
-            self.schedule.next = Instant::now();
+            self.schedule.next = self.now();
         }
         Ok(())
     }
@@ -145,7 +143,7 @@ impl<T: Table> Driver<T> {
     /// The next part of a sweep.
     fn sweep_on(&mut self) -> Result<(), TableError> {
         let Some(mut sweep) = self.schedule.sweeping.take() else { return Ok(()) };
-        let begun = Instant::now();
+        let begun = self.now();
         let part = self.table.listed()?;
         let ended = part.is_none();
         let [from, before] = sweep.times;
@@ -164,14 +162,14 @@ impl<T: Table> Driver<T> {
                 None => sweep.found.entry(Difference::Extra).or_default().push(held.entry),
             }
         }
-        sweep.took += begun.elapsed();
+        sweep.took = sweep.took.saturating_add(self.now().saturating_sub(begun));
         if !ended {
-            self.schedule.next = Instant::now() + PART_PAUSE;
+            self.schedule.next = self.now().saturating_add(PART_PAUSE);
             self.schedule.sweeping = Some(sweep);
             return Ok(());
         }
-        self.schedule.sweep = Instant::now() + sweep.took.saturating_mul(SWEEP_SHARE).max(SWEEP_PAUSE);
-        tracing::trace!(took = ?sweep.took, since = ?sweep.begun.elapsed(), "{} was swept", self.table.name());
+        self.schedule.sweep = self.now().saturating_add(sweep.took.saturating_mul(SWEEP_SHARE).max(SWEEP_PAUSE));
+        tracing::trace!(took = ?sweep.took, since = ?self.now().saturating_sub(sweep.begun), "{} was swept", self.table.name());
         self.judge_sweep(sweep)
     }
 
@@ -242,7 +240,7 @@ impl<T: Table> Driver<T> {
         }
         mended?;
         if lacking > LOSS {
-            self.lose(Difference::Missing.words(lacking, self.table.name()), Instant::now());
+            self.lose(Difference::Missing.words(lacking, self.table.name()), self.now());
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep;
 
 use super::written::Written;
 use super::{Entry, Settings, Table, TableError, compare};
@@ -47,7 +47,8 @@ const FIGHT_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) enum State {
     Broken {
-        retry: Instant,
+        /// When it is tried again, since the boot.
+        retry: Duration,
         pause: Duration,
     },
     Waiting,
@@ -56,7 +57,8 @@ pub(super) enum State {
     Off,
 }
 
-pub(super) struct Driver<T> {
+/// The driver as a machine: told commands and that time has passed, it calls its table, and has reports.
+pub struct Driver<T> {
     pub(super) table: T,
     pub(super) settings: Settings,
     pub(super) state: State,
@@ -66,7 +68,7 @@ pub(super) struct Driver<T> {
     pub(super) schedule: compare::Schedule,
     outbox: VecDeque<Event>,
     /// When a minute began, and the repairs since.
-    fight: (Instant, u32),
+    fight: (Duration, u32),
 }
 
 /// Runs the driver until `commands` closes. Blocks the thread.
@@ -82,45 +84,44 @@ pub(super) fn drive<T: Table>(table: T, settings: Settings, commands: mpsc::Rece
             return;
         }
     };
-    let driver = Driver {
-        table,
-        settings,
-        state: State::Waiting,
-        written: Written::default(),
-        cut: HashMap::new(),
-        schedule: compare::Schedule::new(),
-        outbox: VecDeque::new(),
-        fight: (Instant::now(), 0),
-    };
+    let driver = Driver::new(table, settings);
     runtime.block_on(driver.run(commands, reports));
 }
 
 impl<T: Table> Driver<T> {
+    /// A driver of this table, whose rules were installed. [`Driver::start`] comes first.
+    pub fn new(table: T, settings: Settings) -> Self {
+        let now = settings.clock.since_boot();
+        Self {
+            table,
+            settings,
+            state: State::Waiting,
+            written: Written::default(),
+            cut: HashMap::new(),
+            schedule: compare::Schedule::new(now),
+            outbox: VecDeque::new(),
+            fight: (now, 0),
+        }
+    }
+
     async fn run(mut self, mut commands: mpsc::Receiver<Command>, reports: Reports) {
         self.start();
         let mut batch = Vec::with_capacity(AT_ONCE);
         loop {
-            let wake = match self.state {
-                State::Broken { retry, .. } => Some(retry),
-                State::Waiting | State::Synced => Some(self.schedule.next),
-                State::Off => None,
-            };
+            let wake = self.due().map(|due| due.saturating_sub(self.now()));
             let wake = async {
                 match wake {
-                    Some(at) => sleep_until(at).await,
+                    Some(span) => sleep(span).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 biased;
                 room = reports.reserve(), if !self.outbox.is_empty() => match room {
-                    Ok(room) => if let Some(report) = self.outbox.pop_front() { room.send(report) },
+                    Ok(room) => if let Some(report) = self.poll_report() { room.send(report) },
                     Err(_) => break,
                 },
-                () = wake => match self.state {
-                    State::Broken { .. } => self.repair(),
-                    _ => self.look(),
-                },
+                () = wake => self.wake(),
                 taken = commands.recv_many(&mut batch, AT_ONCE) => {
                     if taken == 0 {
                         break;
@@ -132,8 +133,35 @@ impl<T: Table> Driver<T> {
         self.stop();
     }
 
-    /// The rules were installed before; somebody may have removed them since.
-    fn start(&mut self) {
+    /// Since the boot.
+    pub(super) fn now(&self) -> Duration {
+        self.settings.clock.since_boot()
+    }
+
+    /// When [`Driver::wake`] is to be called next, since the boot.
+    pub fn due(&self) -> Option<Duration> {
+        match self.state {
+            State::Broken { retry, .. } => Some(retry),
+            State::Waiting | State::Synced => Some(self.schedule.next),
+            State::Off => None,
+        }
+    }
+
+    /// Does what is due: a repair, or a look at the table.
+    pub fn wake(&mut self) {
+        match self.state {
+            State::Broken { .. } => self.repair(),
+            _ => self.look(),
+        }
+    }
+
+    /// The next thing to tell the core, in order.
+    pub fn poll_report(&mut self) -> Option<Event> {
+        self.outbox.pop_front()
+    }
+
+    /// Begins. The rules were installed before; somebody may have removed them since.
+    pub fn start(&mut self) {
         if self.is_off() {
             self.want_sync();
             self.state = State::Off;
@@ -170,24 +198,24 @@ impl<T: Table> Driver<T> {
 
     /// Somebody else touched the rules: they are put back, and only then anybody is told.
     pub(super) fn changed(&mut self, what: String) {
-        let begin = Instant::now();
-        if begin.duration_since(self.fight.0) > Duration::from_secs(60) {
+        let begin = self.now();
+        if begin.saturating_sub(self.fight.0) > Duration::from_secs(60) {
             self.fight = (begin, 0);
         }
         self.fight.1 = self.fight.1.saturating_add(1);
         if self.fight.1 > FIGHT {
             tracing::error!("{what}, again and again");
-            return self.lose(what, begin + FIGHT_PAUSE);
+            return self.lose(what, begin.saturating_add(FIGHT_PAUSE));
         }
         match self.install() {
             Ok(installed) => {
-                tracing::error!(took = ?begin.elapsed(), "{what}; it was put back");
+                tracing::error!(took = ?self.now().saturating_sub(begin), "{what}; it was put back");
                 self.report_repaired("ruleset", 1, what.clone());
                 if installed {
                     self.report_lost(what);
                     self.want_sync();
                 } else {
-                    self.schedule.hurry();
+                    self.schedule.hurry(self.now());
                 }
             }
             Err(error) => {
@@ -221,12 +249,13 @@ impl<T: Table> Driver<T> {
                 tracing::error!(%error, "{} can't be repaired yet", self.table.name());
                 self.report_lost(error.to_string());
                 let pause = (pause * 2).min(LONGEST_PAUSE);
-                self.state = State::Broken { retry: Instant::now() + pause, pause };
+                self.state = State::Broken { retry: self.now().saturating_add(pause), pause };
             }
         }
     }
 
-    fn obey(&mut self, commands: impl Iterator<Item = Command>) {
+    /// Carries out commands, those that change entries together.
+    pub fn obey(&mut self, commands: impl Iterator<Item = Command>) {
         let mut merged = Merged::default();
         let disarmed = self.is_disarmed();
         for command in commands {
@@ -494,6 +523,7 @@ impl<T: Table> Driver<T> {
         Ok(installed.left_out)
     }
 
+    /// Does what is to be done at the end.
     fn stop(&mut self) {
         if self.settings.switch.keeps(self.settings.rules.config.on_stop) || self.is_off() {
             return;
@@ -515,14 +545,14 @@ impl<T: Table> Driver<T> {
             return;
         }
         tracing::error!(%error, "the leases of {} are lost and will be written anew", self.table.name());
-        let mut at = Instant::now();
+        let mut at = self.now();
         if let TableError::Full(_) = error {
-            at += FULL_PAUSE;
+            at = at.saturating_add(FULL_PAUSE);
         }
         self.lose(error.to_string(), at);
     }
 
-    pub(super) fn lose(&mut self, reason: String, retry: Instant) {
+    pub(super) fn lose(&mut self, reason: String, retry: Duration) {
         self.schedule.stop();
         self.report_lost(reason);
         self.state = State::Broken { retry, pause: FIRST_PAUSE };

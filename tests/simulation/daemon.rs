@@ -1,0 +1,467 @@
+//! The daemon in the simulated world: the core and the driver, and what `core_task` and the resolver do between them.
+//!
+//! A turn is in the order of `src/core_task/turn.rs`: commands to the drivers, records to the disk, decisions to who
+//! asked.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use destguard::config::schema::{self, NftablesMode, OnDeadline, Scope};
+use destguard::config::value::{Rate, Span};
+use destguard::core::event::{
+    Admission, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Grant, LeaseHandles, Output, RevokeTarget,
+    Ticket,
+};
+use destguard::core::guard::{Guard, Settings};
+use destguard::core::journal::JournalRecord;
+use destguard::core::moment::Moment;
+use destguard::enforce::Command;
+use destguard::enforce::nftables::{Own, Rules, Special};
+use destguard::enforce::timed::{self, Driver, Switch, Table as _};
+use destguard::sys::clock::Clock;
+
+use super::draw::Draw;
+use super::names::{address, chain, name, number};
+use super::nftables::Nftables;
+use super::plan::{Defect, Millis, Plan, What};
+use super::promises::{Promise, SETTLED, SLACK, Told};
+use super::world::{DEADLINE, Question, TURN, World};
+
+const NFTABLES: EnforcerId = EnforcerId(0);
+const ROUTER: EnforcerId = EnforcerId(1);
+/// How long it may take until a sleep is noticed.
+const NOTICED: Millis = 400;
+/// An acknowledgement that is sent before its plan is carried out is early by so much.
+const EARLY: Millis = 60;
+
+/// An answer that waits at the gate.
+struct Waiting {
+    question: Question,
+    since: Millis,
+    /// Seconds.
+    ttl: u64,
+}
+
+/// A kept answer.
+struct Kept {
+    handles: LeaseHandles,
+    expires: Millis,
+    told: Vec<Told>,
+}
+
+/// See the module.
+pub struct Daemon {
+    guard: Guard,
+    clock: Clock,
+    driver: Driver<Nftables>,
+    commands: VecDeque<(Millis, Command)>,
+    /// Of the driver, and of the router's session.
+    reports: [VecDeque<(Millis, Event)>; 2],
+    cache: BTreeMap<u8, Kept>,
+    waiting: BTreeMap<Ticket, Waiting>,
+    next_ticket: u64,
+    /// When the next turn is.
+    turn: Option<Millis>,
+    draw: Draw,
+}
+
+/// What a turn puts out.
+#[derive(Default)]
+struct Out {
+    timed: Vec<Command>,
+    routes: Vec<(destguard::core::event::Generation, Vec<destguard::core::event::Change>)>,
+    records: Vec<JournalRecord>,
+    decisions: Vec<(Ticket, Decision)>,
+}
+
+fn settings(plan: &Plan) -> Settings {
+    let free = Rate { count: 1_000_000, per: Duration::from_secs(1) };
+    let lease = schema::Lease {
+        min: Span::secs(plan.min),
+        max: Span::secs(plan.max),
+        grace: Span::secs(plan.grace),
+        capacity: plan.capacity,
+        new_per_client: free,
+        burst_per_client: free.count,
+        new_per_domain: free,
+        burst_per_domain: free.count,
+        ..schema::Lease::default()
+    };
+    let gate = schema::Gate { deadline: Span(Duration::from_millis(DEADLINE)), on_deadline: OnDeadline::Servfail };
+    Settings { lease, gate, linger: Duration::from_secs(plan.linger) }
+}
+
+fn specs(plan: &Plan) -> Vec<EnforcerSpec> {
+    let spec = |name: &str, kind| EnforcerSpec {
+        name: name.to_owned(),
+        kind,
+        required: true,
+        max_addresses: usize::MAX,
+        ipv4: true,
+        ipv6: true,
+        narrow: Default::default(),
+    };
+    let mut specs = vec![spec("nftables", EnforcerKind::Timed)];
+    specs.extend(plan.router.then(|| spec("edge", EnforcerKind::Route)));
+    specs
+}
+
+impl Daemon {
+    fn moment(&self) -> Moment {
+        self.clock.now()
+    }
+
+    /// Since the boot, at the moment zero.
+    fn begun(&self) -> i64 {
+        self.clock.since_boot().as_millis() as i64 - self.moment().0 as i64
+    }
+
+    fn to_boot(&self, moment: Moment) -> Millis {
+        moment.0.saturating_add_signed(self.begun())
+    }
+
+    /// The core heard something: it has a turn soon.
+    fn heard(&mut self, now: Millis) {
+        let at = now + self.draw.below(2);
+        self.turn.get_or_insert(at);
+    }
+
+    fn due(&self) -> Millis {
+        let turn = self.turn.or_else(|| self.guard.poll_timeout().map(|at| self.to_boot(at)));
+        let commands = self.commands.front().map(|(at, _)| *at);
+        let reports = self.reports.iter().filter_map(|queue| queue.front().map(|(at, _)| *at)).min();
+        let driver = self.driver.due().map(|due| u64::try_from(due.as_millis()).unwrap());
+        [turn, commands, reports, driver].into_iter().flatten().min().unwrap_or(Millis::MAX)
+    }
+
+    fn report(&mut self, of: usize, event: Event, at: Millis) {
+        let queue = &mut self.reports[of];
+        let at = queue.back().map_or(at, |(last, _)| at.max(*last));
+        queue.push_back((at, event));
+    }
+
+    fn collect_reports(&mut self, now: Millis, slow: Millis) {
+        while let Some(event) = self.driver.poll_report() {
+            let at = now + self.draw.below(3) + self.draw.below(slow + 1);
+            self.report(0, event, at);
+        }
+    }
+
+    fn drain(&mut self) -> Out {
+        let mut out = Out::default();
+        while let Some(output) = self.guard.poll_output() {
+            match output {
+                Output::ApplyTimed { generation, changes } => out.timed.push(Command::Apply { generation, changes }),
+                Output::ApplyRoutes { generation, changes } => out.routes.push((generation, changes)),
+                Output::Sync { generation, leases, pairs, .. } => {
+                    out.timed.push(Command::Sync { generation, leases, pairs });
+                }
+                Output::CutFlows(address) => out.timed.push(Command::CutFlows(address)),
+                Output::Journal(lease) => out.records.push(JournalRecord::Lease(lease)),
+                Output::JournalClosed(address) => out.records.push(JournalRecord::Closed(address)),
+                Output::JournalRevoked(name) => out.records.push(JournalRecord::Revoked(name)),
+                Output::JournalPair(record) => out.records.push(JournalRecord::Pair(record)),
+                Output::Decide { ticket, decision } => out.decisions.push((ticket, decision)),
+                Output::Hurry(_) | Output::Share(_) | Output::Groups(_) | Output::RoutesAnew => {}
+            }
+        }
+        out
+    }
+}
+
+impl World {
+    pub fn start_daemon(&mut self) {
+        let clock = Clock::simulated(self.boot);
+        let grace = Duration::from_secs(self.plan.grace);
+        let mut table = Nftables::new(self.kernel.clone(), self.plan.defect, grace);
+        // Where the kernel refuses, the driver tries again.
+        drop(table.install());
+        let config = schema::Nftables { mode: NftablesMode::Both, scope: Scope::Shared, ..schema::Nftables::default() };
+        let (capacity, special) = (self.plan.capacity, Special::default());
+        let rules = Rules { config, open: Vec::new(), own: Own::default(), ports: false, capacity, special };
+        let settings_of_driver =
+            timed::Settings { id: NFTABLES, clock, switch: Switch::default(), rules, left_out: Vec::new() };
+        let mut daemon = Daemon {
+            guard: Guard::new(settings(&self.plan), specs(&self.plan)),
+            clock,
+            driver: Driver::new(table, settings_of_driver),
+            commands: VecDeque::new(),
+            reports: Default::default(),
+            cache: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            next_ticket: 0,
+            turn: Some(self.now),
+            draw: Draw::of(&[self.plan.seed, 2, self.runs]),
+        };
+        let stored = self.journal.read(daemon.begun(), self.now, self.plan.linger * 1_000);
+        let now = daemon.moment();
+        daemon.guard.handle(Event::Restore(stored), now);
+        daemon.guard.handle(Event::Forbid(self.forbidden.keys().map(|of| name(*of)).collect()), now);
+        daemon.driver.start();
+        daemon.collect_reports(self.now, 0);
+        self.daemon = Some(daemon);
+    }
+
+    pub fn daemon_due(&self) -> Millis {
+        let router = self.router.as_ref().and_then(super::router::Router::due).unwrap_or(Millis::MAX);
+        self.daemon.as_ref().map_or(Millis::MAX, Daemon::due).min(router)
+    }
+
+    /// One thing that is due.
+    pub fn daemon_acts(&mut self) {
+        let (now, slow, far) = (self.now, self.kernel_delay(), self.router_delay());
+        if let Some(router) = self.router.as_mut().filter(|router| router.due().is_some_and(|due| due <= now)) {
+            let reached = router.receive();
+            if let (Some(generation), Some(daemon)) = (reached, &mut self.daemon) {
+                let at = now + daemon.draw.below(3) + far;
+                daemon.report(1, Event::Applied { enforcer: ROUTER, generation }, at);
+            }
+            return;
+        }
+        let Some(daemon) = &mut self.daemon else { return };
+        let is_due = |at: Option<&(Millis, Event)>| at.is_some_and(|(at, _)| *at <= now);
+        if let Some(place) = (0..2).find(|place| is_due(daemon.reports[*place].front())) {
+            let Some((_, event)) = daemon.reports[place].pop_front() else { return };
+            let moment = daemon.moment();
+            daemon.guard.handle(event, moment);
+            daemon.heard(now);
+            return;
+        }
+        if daemon.commands.front().is_some_and(|(at, _)| *at <= now) {
+            let due = daemon.commands.partition_point(|(at, _)| *at <= now);
+            let due: Vec<Command> = daemon.commands.drain(..due).map(|(_, command)| command).collect();
+            daemon.driver.obey(due.into_iter());
+            daemon.collect_reports(now, slow);
+            return;
+        }
+        if daemon.driver.due().is_some_and(|due| due.as_millis() <= u128::from(now)) {
+            daemon.driver.wake();
+            daemon.collect_reports(now, slow);
+            return;
+        }
+        self.turn();
+    }
+
+    fn turn(&mut self) {
+        let (now, slow, far) = (self.now, self.kernel_delay(), self.router_delay());
+        let Some(daemon) = &mut self.daemon else { return };
+        let moment = daemon.moment();
+        daemon.turn = None;
+        daemon.guard.handle_timeout(moment);
+        let out = daemon.drain();
+        for command in out.timed {
+            let early = match &command {
+                Command::Apply { generation, .. } if self.plan.defect == Defect::AckedEarly => Some(*generation),
+                _ => None,
+            };
+            let mut at = now + daemon.draw.below(3) + daemon.draw.below(slow + 1);
+            if let Some(generation) = early {
+                daemon.report(0, Event::Applied { enforcer: NFTABLES, generation }, now);
+                at += EARLY;
+            }
+            let at = daemon.commands.back().map_or(at, |(last, _)| at.max(*last));
+            daemon.commands.push_back((at, command));
+        }
+        if let Some(router) = &mut self.router {
+            for (generation, changes) in out.routes {
+                let delay = 1 + daemon.draw.below(20) + daemon.draw.below(far + 1);
+                router.apply(generation, &changes, now, delay);
+            }
+        }
+        let begun = daemon.begun();
+        let journalled = self.journal.write(out.records, daemon.guard.stored(), begun, now);
+        if journalled.is_ok() {
+            self.pending.clear();
+        }
+        for (ticket, decision) in out.decisions {
+            self.decided(ticket, decision, journalled.is_ok());
+        }
+    }
+
+    /// The process is killed in the middle of a turn: what it told the driver is done, the disk has so many records,
+    /// and nobody has an answer.
+    pub fn last_turn(&mut self, records: usize) {
+        let now = self.now;
+        let Some(daemon) = &mut self.daemon else { return };
+        let moment = daemon.moment();
+        daemon.guard.handle_timeout(moment);
+        let out = daemon.drain();
+        let commands: Vec<Command> = daemon.commands.drain(..).map(|(_, command)| command).chain(out.timed).collect();
+        daemon.driver.obey(commands.into_iter());
+        let begun = daemon.begun();
+        self.journal.write_some(out.records, records, begun, now);
+    }
+
+    fn decided(&mut self, ticket: Ticket, decision: Decision, journalled: bool) {
+        let now = self.now;
+        let Some(daemon) = &mut self.daemon else { return };
+        let Some(Waiting { question, since, ttl }) = daemon.waiting.remove(&ticket) else {
+            return self.violate(Promise::OneEnd, format!("{ticket:?} is decided twice"));
+        };
+        if now > since + DEADLINE + TURN && now > self.woke + 2 * DEADLINE {
+            self.violate(Promise::OneEnd, format!("{ticket:?} is decided after {} ms", now - since));
+        }
+        match decision {
+            Decision::Release { leases, .. } if journalled => {
+                let until = lasts_until(&self.plan, since, ttl);
+                let told = |address: IpAddr| Told { name: question.name, address: number(address), since, until };
+                let told: Vec<Told> = leases.iter().map(|lease| told(lease.address())).collect();
+                self.told(&told, false);
+                if ttl > 0
+                    && let Some(daemon) = &mut self.daemon
+                {
+                    let kept = Kept { handles: leases, expires: since + ttl * 1_000, told };
+                    daemon.cache.insert(question.name, kept);
+                }
+            }
+            Decision::Release { .. } => self.seen.refused += 1,
+            Decision::Refuse(why) => {
+                self.tell(|| format!("n{} is refused: {why:?}", question.name));
+                self.seen.refused += 1;
+            }
+        }
+        self.ends(question.id);
+    }
+
+    /// Asks the core to open addresses.
+    pub fn admit(&mut self, question: Question, addresses: &[u8], ttl: u64) {
+        let now = self.now;
+        let longest = now + (ttl.max(self.plan.min) + self.plan.grace).min(self.plan.max) * 1_000;
+        addresses.iter().for_each(|address| self.book.asked(question.name, *address, longest));
+        let Some(daemon) = &mut self.daemon else { return };
+        daemon.next_ticket += 1;
+        let ticket = Ticket(daemon.next_ticket);
+        let grants = addresses.iter().map(|one| Grant { address: address(*one), ttl: u32::try_from(ttl).unwrap() });
+        let admission = Admission {
+            ticket,
+            client: IpAddr::from([192, 0, 2, question.client]),
+            mark: None,
+            question: name(question.name),
+            qtype: 1,
+            chain: chain(question.name),
+            domain: name(question.name),
+            grants: grants.collect(),
+            openings: Default::default(),
+            whole: false,
+        };
+        daemon.waiting.insert(ticket, Waiting { question, since: now, ttl });
+        let moment = daemon.moment();
+        daemon.guard.handle(Event::Admit(admission), moment);
+        daemon.heard(now);
+    }
+
+    /// Answers from the cache, or has the core look at what is kept; `false`: nothing is.
+    pub fn answer_from_cache(&mut self, question: Question) -> bool {
+        let now = self.now;
+        let Some(daemon) = &mut self.daemon else { return false };
+        let Some(kept) = daemon.cache.get(&question.name).filter(|kept| kept.expires > now) else { return false };
+        let (moment, margin) = (daemon.clock.now(), Duration::from_secs(self.plan.min));
+        let in_force = kept.handles.iter().all(|handle| handle.in_force_for(moment, margin));
+        let told: Vec<Told> = kept.told.iter().map(|told| Told { since: now, ..*told }).collect();
+        let ttl = (kept.expires - now) / 1_000;
+        if in_force && told.iter().all(|told| told.until > now) {
+            self.told(&told, true);
+            self.ends(question.id);
+        } else {
+            let addresses: Vec<u8> = told.iter().map(|told| told.address).collect();
+            self.admit(question, &addresses, ttl);
+        }
+        true
+    }
+
+    /// Tells the daemon what is taken back, if it runs.
+    pub fn tell_daemon(&mut self, what: What) {
+        let now = self.now;
+        let Some(daemon) = &mut self.daemon else { return };
+        let event = match what {
+            What::Revoke { address: of } => {
+                daemon.cache.retain(|_, kept| !kept.told.iter().any(|told| told.address == of));
+                Event::Revoke(RevokeTarget::Address(address(of)))
+            }
+            What::RevokeName { name: of } => {
+                daemon.cache.remove(&of);
+                Event::Revoke(RevokeTarget::Name(name(of)))
+            }
+            What::Forbid { name: of, .. } => {
+                daemon.cache.remove(&of);
+                Event::Forbid(vec![name(of)])
+            }
+            _ => return,
+        };
+        let moment = daemon.moment();
+        daemon.guard.handle(event, moment);
+        daemon.heard(now);
+    }
+
+    /// The host woke up: timers of the daemon stood still.
+    pub fn woken(&mut self, span: Millis) {
+        let now = self.now;
+        let Some(daemon) = &mut self.daemon else { return };
+        daemon.commands.iter_mut().for_each(|(at, _)| *at += span);
+        daemon.reports.iter_mut().flatten().for_each(|(at, _)| *at += span);
+        daemon.turn = daemon.turn.map(|at| at + span);
+        let noticed = now + daemon.draw.below(NOTICED);
+        daemon.report(0, Event::Slept, noticed);
+    }
+
+    /// The session to the router is over.
+    pub fn router_lost(&mut self) {
+        let now = self.now;
+        let Some(daemon) = &mut self.daemon else { return };
+        // What was on its way came with the session.
+        daemon.reports[1].clear();
+        let at = now + daemon.draw.below(50);
+        daemon.report(1, Event::Lost { enforcer: ROUTER, reason: "the session is over".to_owned() }, at);
+    }
+
+    /// Compares what the guard believes with the world, where both have had time.
+    pub fn compare_belief(&mut self) {
+        let now = self.now;
+        let (kernel, routes) = (self.open_in_kernel(), self.open_at_router());
+        let router_idle = self.router.as_ref().is_none_or(super::router::Router::is_idle);
+        let Some(daemon) = &self.daemon else { return };
+        let counts = daemon.guard.counts();
+        let leases = counts.ipv4 + counts.ipv6 + counts.lingering;
+        if leases > self.plan.capacity {
+            return self.violate(Promise::Bounded, format!("{leases} leases"));
+        }
+        let is_idle = daemon.commands.is_empty() && daemon.reports.iter().all(VecDeque::is_empty);
+        let slow = now < self.woke + 2 * SETTLED || self.router_delay() > 0 || self.kernel_delay() > 0;
+        if self.book.calm(now) <= 2 * SETTLED || slow || !is_idle || !router_idle || daemon.turn.is_some() {
+            return;
+        }
+        if counts.pending > 0 || counts.waiting > 0 {
+            return self.violate(Promise::BeliefIsSo, format!("{} leases are not in force", counts.pending));
+        }
+        let believed: BTreeMap<u8, Millis> =
+            daemon.guard.stored().map(|lease| (number(lease.address), daemon.to_boot(lease.ends))).collect();
+        let mut wrong = None;
+        for (place, ends) in &believed {
+            let held = kernel.get(place).copied().unwrap_or(0);
+            if *ends > now + SLACK && !(*ends..=ends + SLACK).contains(&held) {
+                wrong = Some(format!("{} is believed to end at {ends} and ends at {held}", address(*place)));
+            }
+            if self.router.is_some() && *ends > now + SLACK && !routes.contains(place) {
+                wrong = Some(format!("the router has no route to {}", address(*place)));
+            }
+        }
+        for (place, ends) in kernel {
+            if ends > now + SLACK && !believed.contains_key(&place) {
+                wrong = Some(format!("{} is open in nftables, and nobody knows", address(place)));
+            }
+        }
+        if let Some(route) = routes.iter().find(|route| !believed.contains_key(*route)) {
+            wrong = Some(format!("the router has a route to {}, and nobody knows", address(*route)));
+        }
+        self.seen.compared += 1;
+        if let Some(what) = wrong {
+            self.violate(Promise::BeliefIsSo, what);
+        }
+    }
+}
+
+/// Until when an answer may be used: an extension by less than a second isn't made.
+fn lasts_until(plan: &Plan, since: Millis, ttl: u64) -> Millis {
+    since + (ttl.max(plan.min) + plan.grace).min(plan.max) * 1_000 - 1_000
+}
