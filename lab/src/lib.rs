@@ -27,7 +27,8 @@
 //! - [`demo`]: the story that `./lab/demo` shows; [`mod@bench`]: what the guard costs; [`bench_start`]: how long it takes to begin again; [`bench_guards`]: what telling other guards costs; [`bench_dns`]: its
 //!   resolver beside others; [`bench_bgp`]: its speaker beside others; [`soak`]: whether it grows; [`reload_soak`]: whether changes cost a
 //!   question;
-//!   [`live`]: whether every connect goes as promised; [`attack`]: whether a hostile client costs only itself; [`licences`]: what may be shipped.
+//!   [`live`]: whether every connect goes as promised; [`attack`]: whether a hostile client costs only itself; [`faults`]: what faults
+//!   cost; [`licences`]: what may be shipped.
 
 #![warn(missing_docs)]
 
@@ -41,6 +42,7 @@ pub mod cleanup;
 pub mod demo;
 pub mod dns;
 mod error;
+pub mod faults;
 pub mod image;
 pub mod lab;
 pub mod licences;

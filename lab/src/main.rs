@@ -34,6 +34,9 @@ usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdi
        lab attack --destguard BINARY --in EMPTY-DIRECTORY SECONDS [ATTACK]...
                                                attack it, all ways or those named, with honest clients beside;
                                                lab/attack runs it as needed
+       lab faults --destguard BINARY KILLS|whole|quick [FAULT]...
+                                               kill, stop, starve it and lie to it, all faults or those whose names begin so,
+                                               while clients ask; lab/faults runs it as needed
        lab bench-bgp --announcer BINARY --in EMPTY-DIRECTORY [NAME]...
                                                measure the BGP speaker beside others, all or those named;
                                                lab/bench-bgp runs it as needed
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         ["reload-soak", "--destguard", binary, "--in", dir, times, only @ ..] => reload_soak(binary, dir, times, only),
         ["attack", "--destguard", binary, "--in", dir, seconds, kinds @ ..] => attack(binary, dir, seconds, kinds),
         ["live", "--destguard", binary, minutes, places @ ..] => live(binary, minutes, places),
+        ["faults", "--destguard", binary, much, only @ ..] => faults(binary, much, only),
         ["bench-bgp", "--announcer", binary, "--in", dir, only @ ..] => bench_bgp(binary, dir, only),
         ["licences", rules] => judge_licences(rules),
         _ => {
@@ -193,6 +197,22 @@ fn live(binary: &str, minutes: &str, places: &[&str]) -> Result<(), AnyError> {
         places: if places.is_empty() { Place::all() } else { places },
     };
     let outcome = lab::live::run(&plan).map_err(|error| error.to_string())?;
+    outcome.print();
+    let wrong = outcome.wrong();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n     ").into()) }
+}
+
+fn faults(binary: &str, much: &str, only: &[&str]) -> Result<(), AnyError> {
+    let binary = PathBuf::from(binary).canonicalize()?;
+    let mut plan = match much {
+        "quick" => lab::faults::Plan::quick(&binary),
+        _ => lab::faults::Plan::whole(&binary),
+    };
+    if !matches!(much, "quick" | "whole") {
+        plan.kills = much.parse().map_err(|_| USAGE)?;
+    }
+    plan.only = only.iter().map(ToString::to_string).collect();
+    let outcome = lab::faults::run(&plan).map_err(|error| error.to_string())?;
     outcome.print();
     let wrong = outcome.wrong();
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n     ").into()) }

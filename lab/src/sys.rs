@@ -36,6 +36,20 @@ pub fn raise_open_files() -> io::Result<()> {
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
 }
 
+/// Lets another process open no more files than this, or than it may at most.
+///
+/// # Errors
+/// The kernel's, ESRCH when it is gone.
+pub fn limit_open_files(pid: u32, most: Option<u64>) -> io::Result<()> {
+    let pid = i32::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointers are to nothing, and to a local that outlives the call.
+    check(unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit) })?;
+    limit.rlim_cur = most.map_or(limit.rlim_max, |most| most.min(limit.rlim_max));
+    // SAFETY: likewise, the other way round.
+    check(unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) }).map(drop)
+}
+
 /// Sends a signal to one process.
 ///
 /// # Errors
