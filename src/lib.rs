@@ -26,6 +26,8 @@
 //! - [`live`]: what the guard would refuse on this host as it is now.
 //! - [`cli`]: the command line.
 
+#![warn(missing_docs)]
+
 pub mod check;
 pub mod cli;
 pub mod config;

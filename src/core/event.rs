@@ -115,43 +115,102 @@ pub enum Event {
     /// An answer wants its addresses opened.
     Admit(Admission),
     /// An enforcer holds everything of every plan up to `generation`.
-    Applied { enforcer: EnforcerId, generation: Generation },
+    Applied {
+        /// Enforcer that says so.
+        enforcer: EnforcerId,
+        /// Number of the plan up to which it holds.
+        generation: Generation,
+    },
     /// A route enforcer holds these addresses as the table had them when it was at the generation beside each: whatever plan up to that one
     /// opened the address last. Says nothing of other addresses, comes in any order, and before or instead of the
     /// [`Event::Applied`] that covers it. A later opening of the address is not meant by it.
-    Confirmed { enforcer: EnforcerId, addresses: Vec<(IpAddr, Generation)> },
+    Confirmed {
+        /// Enforcer that says so.
+        enforcer: EnforcerId,
+        /// Addresses, each with the number of the plan that the table was at.
+        addresses: Vec<(IpAddr, Generation)>,
+    },
     /// An enforcer can't be trusted to hold anything until it has applied a full [`Output::Sync`] (timed) or, for routes, until it reports
     /// [`Event::Applied`] again after its own replay, or [`Event::Confirmed`] of single addresses.
-    Lost { enforcer: EnforcerId, reason: String },
+    Lost {
+        /// Enforcer that says so.
+        enforcer: EnforcerId,
+        /// Reason, in one line, as `status` shows it.
+        reason: String,
+    },
     /// An enforcer could not open the addresses that the plan `generation` opens (a full set, for one), but holds all else, the closes
     /// and extensions of that very plan included; a driver that can't promise this reports [`Event::Lost`] instead. Comes before
     /// any [`Event::Applied`] of that generation or a later one. Answers that wait for the plan fail at once, addresses first opened
     /// by it are closed again everywhere. From an enforcer that is not required it is only noted.
-    Refused { enforcer: EnforcerId, generation: Generation, reason: String },
+    Refused {
+        /// Enforcer that says so.
+        enforcer: EnforcerId,
+        /// Number of the plan that it could not carry out.
+        generation: Generation,
+        /// Reason, in one line, as `status` shows it.
+        reason: String,
+    },
     /// A route enforcer does not hold this one address, as a plan up to `generation` opened it; nothing is said of the others. Answers that wait for
     /// the address fail at once and it is closed again everywhere, unless it was opened anew since, or is in force. From
     /// an enforcer that is not required it is only noted.
-    RefusedAddress { enforcer: EnforcerId, address: IpAddr, generation: Generation, reason: String },
+    RefusedAddress {
+        /// Enforcer that says so.
+        enforcer: EnforcerId,
+        /// Address that is meant.
+        address: IpAddr,
+        /// Number of the last plan that is meant.
+        generation: Generation,
+        /// Reason, in one line, as `status` shows it.
+        reason: String,
+    },
     /// A timed enforcer looked at the world and lacks these, which it had acknowledged: addresses as a whole, or pairs. They are out of
     /// force at once, so that cached answers with them are admitted anew, and the next plan opens them again.
-    Missing { enforcer: EnforcerId, addresses: Vec<IpAddr>, pairs: Vec<PairId> },
+    Missing {
+        /// Enforcer that says so.
+        enforcer: EnforcerId,
+        /// Addresses that are meant.
+        addresses: Vec<IpAddr>,
+        /// Pairs that are meant.
+        pairs: Vec<PairId>,
+    },
     /// A router took these addresses back, as the plans up to `generation` opened them. They are out of force at once, as above; their leases stay. The
     /// enforcer announces them again; each is in force there when it is [`Event::Confirmed`].
-    MissingRoutes { enforcer: EnforcerId, addresses: Vec<IpAddr>, generation: Generation },
+    MissingRoutes {
+        /// Enforcer that says so.
+        enforcer: EnforcerId,
+        /// Addresses that are meant.
+        addresses: Vec<IpAddr>,
+        /// Number of the last plan that is meant.
+        generation: Generation,
+    },
     /// An enforcer looked at the world, and `count` things of this kind were not as it believed. They are as they should be again, or an event before
     /// this one says what is not. Only counted and shown. `kind` is a metric label; `what` says it in words.
     Repaired {
+        /// Enforcer that says so.
         enforcer: EnforcerId,
+        /// Kind of what was found; a metric label.
         #[serde(deserialize_with = "known_kind")]
         kind: RepairKind,
+        /// Number of things that were found.
         count: u64,
+        /// What was found, in words.
         what: String,
     },
     /// Which families an enforcer can hold from now on, of those that are configured (what a session negotiated); comes before its next [`Event::Applied`]. An answer
     /// that a required enforcer can't hold is then refused alone, before anything is opened.
-    Families { enforcer: EnforcerId, ipv4: bool, ipv6: bool },
+    Families {
+        /// Enforcer that says so.
+        enforcer: EnforcerId,
+        /// Whether it can hold IPv4 addresses.
+        ipv4: bool,
+        /// Whether it can hold IPv6 addresses.
+        ipv6: bool,
+    },
     /// A timed enforcer asks for the full state (start, or after it lost it).
-    WantSync { enforcer: EnforcerId },
+    WantSync {
+        /// Enforcer that asks.
+        enforcer: EnforcerId,
+    },
     /// The operator closes an address, or all that a name opened, now.
     Revoke(RevokeTarget),
     /// Names whose leases are not allowed any more (policy reload): their causes end now; an address without other cause is closed.
@@ -348,19 +407,43 @@ pub enum Output {
     RoutesAnew,
     /// Changes for every timed enforcer; one for each address, or for each pair of it, at most. Where there are pairs, only those: an empty list
     /// then is a plan of which timed enforcers need nothing.
-    ApplyTimed { generation: Generation, changes: Vec<Change> },
+    ApplyTimed {
+        /// Number of the plan.
+        generation: Generation,
+        /// Changes in order.
+        changes: Vec<Change>,
+    },
     /// Changes for the route table that all route enforcers share; one for each address at most. May bear the same generation as an
     /// [`Output::ApplyTimed`].
-    ApplyRoutes { generation: Generation, changes: Vec<Change> },
+    ApplyRoutes {
+        /// Number of the plan.
+        generation: Generation,
+        /// Changes in order.
+        changes: Vec<Change>,
+    },
     /// Answers wait for these addresses, which earlier plans opened, or are about to leave with them: route enforcers that look at addresses one by
     /// one take these first.
     Hurry(Vec<IpAddr>),
     /// What the groups of later [`Output::ApplyRoutes`] mean.
     Groups(Arc<Groups>),
     /// The full state, for one timed enforcer that asked for it. Everything else must be removed. Where there are pairs, they are all: no leases.
-    Sync { enforcer: EnforcerId, generation: Generation, leases: Vec<(IpAddr, Moment)>, pairs: Vec<(PairId, Moment)> },
+    Sync {
+        /// Enforcer that asked for it.
+        enforcer: EnforcerId,
+        /// Number of the plan that the state stands for.
+        generation: Generation,
+        /// Addresses, each with the moment at which it ends.
+        leases: Vec<(IpAddr, Moment)>,
+        /// Pairs, each with the moment at which it ends.
+        pairs: Vec<(PairId, Moment)>,
+    },
     /// The gate's word on an answer.
-    Decide { ticket: Ticket, decision: Decision },
+    Decide {
+        /// Ticket of the answer.
+        ticket: Ticket,
+        /// What becomes of the answer.
+        decision: Decision,
+    },
     /// A lease began or moved later; to be on disk before the answer that caused it leaves.
     Journal(StoredLease),
     /// A lease was closed early; to be on disk as well.
@@ -379,17 +462,46 @@ pub enum Output {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Open this address; timed enforcers: until exactly `ends`. Being open already is not an error.
-    Open { address: IpAddr, ends: Moment },
+    Open {
+        /// Address that is meant.
+        address: IpAddr,
+        /// Moment at which it ends.
+        ends: Moment,
+    },
     /// The address is open already; its end becomes exactly `ends`: later, or earlier after a part of its causes was revoked. Timed
     /// enforcers only. Where the element has just expired this opens it again.
-    Extend { address: IpAddr, ends: Moment },
+    Extend {
+        /// Address that is meant.
+        address: IpAddr,
+        /// Moment at which it ends.
+        ends: Moment,
+    },
     /// Close this address now. Being absent already is not an error.
-    Close { address: IpAddr },
+    Close {
+        /// Address that is meant.
+        address: IpAddr,
+    },
     /// Routes only: open, bearing the communities of exactly these groups from now on, in place of what it bore; `new`: the plan opens it.
-    Announce { address: IpAddr, groups: GroupSet, new: bool },
+    Announce {
+        /// Address that is meant.
+        address: IpAddr,
+        /// Groups whose communities the route bears.
+        groups: GroupSet,
+        /// Whether the plan opens it.
+        new: bool,
+    },
     /// Timed enforcers only: this much is open of it until exactly `ends`, or closed now. Being open or absent already is not an error. `new`:
     /// the plan opens it, as [`Change::Open`] does.
-    Narrow { address: IpAddr, narrow: Narrow, ends: Option<Moment>, new: bool },
+    Narrow {
+        /// Address that is meant.
+        address: IpAddr,
+        /// What is open of the address.
+        narrow: Narrow,
+        /// Moment at which it ends; `None` closes it now.
+        ends: Option<Moment>,
+        /// Whether the plan opens it.
+        new: bool,
+    },
 }
 
 /// The gate's word.
@@ -397,7 +509,12 @@ pub enum Change {
 pub enum Decision {
     /// Every address is in force at every required enforcer. `leases` in the order of the grants; behind them, where there are pairs, those that
     /// the answer opens. `short`: a budget left fewer addresses than were asked for, and only those of the leases may be told.
-    Release { leases: LeaseHandles, short: Option<Refusal> },
+    Release {
+        /// Handles of the leases, in the order of the grants.
+        leases: LeaseHandles,
+        /// Budget that left fewer addresses than were asked for; `None` if none did.
+        short: Option<Refusal>,
+    },
     /// Not enforced in time, or nothing of it fits a budget: SERVFAIL with this reason.
     Refuse(Refusal),
 }
@@ -406,11 +523,22 @@ pub enum Decision {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The gate's deadline passed before these enforcers confirmed.
-    Deadline { waiting_for: Vec<String> },
+    Deadline {
+        /// Names of the enforcers that were missing.
+        waiting_for: Vec<String>,
+    },
     /// A required enforcer refused the plan.
-    Enforcer { name: String, reason: String },
+    Enforcer {
+        /// Name of the enforcer.
+        name: String,
+        /// Reason, in one line, as `status` shows it.
+        reason: String,
+    },
     /// A required enforcer can't hold this address family.
-    Family { name: String },
+    Family {
+        /// Name of the enforcer.
+        name: String,
+    },
     /// Too many addresses in one answer that can't be given in part.
     PerAnswer,
     /// The client opened too many new addresses lately.
@@ -418,7 +546,10 @@ pub enum Refusal {
     /// The registrable domain opened too many new addresses lately.
     PerDomain,
     /// A peer's route budget is used up.
-    RouteBudget { name: String },
+    RouteBudget {
+        /// Name of the enforcer.
+        name: String,
+    },
     /// The lease table, or the gate's list of waiting answers, is full.
     Capacity,
     /// The address was revoked while the answer waited.
