@@ -25,6 +25,8 @@ enum Addresses {
     /// Nearly always.
     One(IpAddr, u16),
     /// In order: one name may have caused a hundred thousand, another guard's, or a pool's that rotates.
+    // A map by itself would make each name 8 octets greater.
+    #[allow(clippy::box_collection)]
     Many(Box<BTreeMap<IpAddr, u16>>),
 }
 
