@@ -27,6 +27,7 @@ const WINDOW: usize = 64;
 /// proc(5) counts CPU time in these.
 const TICKS_PER_SECOND: f64 = 100.0;
 
+pub mod backends;
 pub mod first_syns;
 
 /// A lab that is measured.

@@ -16,6 +16,7 @@ usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdi
        lab destroy --all-stale                 removes labs left behind by killed runs
        lab demo --destguard BINARY             show what destguard does, on the FRR lab
        lab bench --destguard BINARY            measure what the guard costs
+       lab bench --enforcer BINARY             measure nftables, ipset and eBPF side by side; lab/bench runs both
        lab first-syns --destguard BINARY       connect at once after each of thousands of answers, through BIRD and FRR
        lab bench-start --destguard BINARY [STARTS]
                                                measure how long a start with 100,000 leases takes
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         ["destroy", "--all-stale"] => destroy_stale().map_err(Into::into),
         ["demo", "--destguard", binary] => demo(binary),
         ["bench", "--destguard", binary] => bench(binary),
+        ["bench", "--enforcer", binary] => bench_backends(binary),
         ["first-syns", "--destguard", binary] => first_syns(binary),
         ["bench-start", "--destguard", binary, starts @ ..] => bench_start(binary, starts),
         ["bench-guards", "--destguard", binary] => bench_guards(binary),
@@ -121,6 +123,10 @@ fn demo(binary: &str) -> Result<(), AnyError> {
 
 fn bench(binary: &str) -> Result<(), AnyError> {
     lab::bench::run(&PathBuf::from(binary).canonicalize()?)
+}
+
+fn bench_backends(binary: &str) -> Result<(), AnyError> {
+    lab::bench::backends::run(&PathBuf::from(binary).canonicalize()?)
 }
 
 fn first_syns(binary: &str) -> Result<(), AnyError> {
