@@ -445,7 +445,7 @@ fn crc32c_on(sum: u32, octets: &[u8]) -> u32 {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -458,7 +458,7 @@ pub mod tests {
         assert_eq!(crc32c(&[b"1234", b"", b"56789"]), 0xe306_9283);
     }
 
-    pub fn records() -> impl Strategy<Value = Record> {
+    pub(in crate::store) fn records() -> impl Strategy<Value = Record> {
         let name = "[a-z]{1,20}(\\.[a-z]{1,20}){0,3}".prop_map(|text| text.parse::<Name>().unwrap());
         let group = (".{0,20}", any::<[u64; 2]>()).prop_map(|(name, [ends_boot, ends_wall])| GroupRecord {
             name,
