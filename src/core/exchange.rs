@@ -168,13 +168,13 @@ impl Exchange {
     /// Until when a lease is ours, or that of a guard of which nobody tells; `None` where it is neither.
     fn wanted(&self, address: IpAddr, lease: &Lease, now: Moment) -> Option<(Moment, Option<Ipv4Addr>)> {
         let is_own = |name: &Name| guard_of(name).is_none_or(|guard| guard == self.own);
-        let own = lease.causes.iter().filter(|cause| is_own(&cause.question)).map(|cause| cause.ends).max();
+        let own = lease.causes().iter().filter(|cause| is_own(&cause.question)).map(|cause| cause.ends).max();
         if let Some(ends) = own.filter(|ends| *ends > now) {
-            return Some((ends.min(lease.ends), None));
+            return Some((ends.min(lease.ends()), None));
         }
-        let orphaned = lease.causes.iter().filter_map(|cause| {
+        let orphaned = lease.causes().iter().filter_map(|cause| {
             let guard = guard_of(&cause.question).filter(|guard| self.orphans.contains(&(address, *guard)))?;
-            Some((cause.ends.min(lease.ends), Some(guard)))
+            Some((cause.ends.min(lease.ends()), Some(guard)))
         });
         orphaned.max()
     }

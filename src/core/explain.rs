@@ -254,14 +254,14 @@ impl Guard {
     #[must_use]
     pub fn explain(&self, address: IpAddr, now: Moment) -> Option<Explanation> {
         let lease = self.table.get(address)?;
-        let mut causes: Vec<&Cause> = lease.causes.iter().collect();
+        let mut causes: Vec<&Cause> = lease.causes().iter().collect();
         causes.sort_by_key(|cause| std::cmp::Reverse(cause.ends));
-        let route_ends = lease.lingers().unwrap_or(lease.ends.plus(self.settings.linger));
+        let route_ends = lease.lingers().unwrap_or(lease.ends().plus(self.settings.linger));
         Some(Explanation {
             address,
             state: lease_state(lease),
-            age_seconds: lease.begun.until(now).as_secs(),
-            ends_in_seconds: seconds(now, lease.ends),
+            age_seconds: lease.begun().until(now).as_secs(),
+            ends_in_seconds: seconds(now, lease.ends()),
             route_ends_in_seconds: self.enforcers.has(EnforcerKind::Route).then(|| seconds(now, route_ends)),
             held_by_flow_seconds: self
                 .flow_holds(address, lease)
@@ -280,7 +280,7 @@ impl Guard {
                 .map(|share| GroupView {
                     name: self.groups.name(share.group).to_owned(),
                     ends_in_seconds: seconds(now, share.ends),
-                    in_force: share.proven && lease.route_proven,
+                    in_force: share.borne.is_confirmed() && lease.progress().is_confirmed(),
                 })
                 .collect(),
             enforcers: self
@@ -302,7 +302,7 @@ impl Guard {
     #[must_use]
     pub fn known(&self, address: IpAddr, now: Moment) -> Known {
         let lease = self.table.get(address);
-        let of_lease = lease.into_iter().flat_map(|lease| &lease.causes).take(CLIENTS_SHOWN);
+        let of_lease = lease.into_iter().flat_map(|lease| lease.causes()).take(CLIENTS_SHOWN);
         let mut causes: Vec<_> = of_lease.map(|cause| (cause.question.clone(), cause.chain.to_vec())).collect();
         let ended = self.ended.of(address).map(|ended| ended_view(address, ended, now));
         causes.extend(ended.iter().flat_map(|ended| ended.causes.clone()));
@@ -323,9 +323,9 @@ impl Guard {
             ipv6: self.table.active().ipv6,
             lingering: self.table.lingering().total(),
             held_by_flows: self.flows.held(),
-            pending: self.unproven.len(),
+            pending: self.table.not_in_force(),
             causes: self.table.entries(),
-            causes_dropped: self.table.dropped,
+            causes_dropped: self.table.dropped(),
             group_sets: self.group_sets.keys().filter(|set| !set.is_empty()).count(),
             pairs: self.pairs.as_ref().map_or(0, Pairs::len),
             waiting: self.gate.len().saturating_add(self.queue.len()),
@@ -418,9 +418,9 @@ impl Guard {
 
     fn lease_view(&self, address: IpAddr, lease: &Lease, now: Moment) -> LeaseView {
         let clients: BTreeSet<IpAddr> = match self.pairs.as_ref().filter(|_| self.per_client) {
-            None => lease.causes.iter().flat_map(|c| &c.clients).map(|(client, _)| *client).collect(),
+            None => lease.causes().iter().flat_map(|c| &c.clients).map(|(client, _)| *client).collect(),
             Some(_) if !self.per_client => {
-                lease.causes.iter().flat_map(|c| &c.clients).map(|(client, _)| *client).collect()
+                lease.causes().iter().flat_map(|c| &c.clients).map(|(client, _)| *client).collect()
             }
             Some(pairs) => pairs.of(address).filter_map(|(narrow, _)| narrow.client()).take(CLIENTS_SHOWN).collect(),
         };
@@ -431,7 +431,7 @@ impl Guard {
         LeaseView {
             address,
             state: lease_state(lease),
-            ends_in_seconds: seconds(now, lease.lingers().unwrap_or(lease.ends)),
+            ends_in_seconds: seconds(now, lease.lingers().unwrap_or(lease.ends())),
             names: lease.questions().iter().map(Name::to_string).collect(),
             ports: self.leased_ports(address, None),
             applications: self.leased_applications(address),
@@ -467,7 +467,7 @@ fn seconds(now: Moment, then: Moment) -> u64 {
 }
 
 fn lease_state(lease: &Lease) -> LeaseState {
-    match (lease.is_active(), lease.proven()) {
+    match (lease.is_active(), lease.progress().in_force_since()) {
         (false, _) => LeaseState::Lingering,
         (true, None) => LeaseState::Pending,
         (true, Some(_)) => LeaseState::Installed,
@@ -477,8 +477,8 @@ fn lease_state(lease: &Lease) -> LeaseState {
 /// The state of one enforcer for one lease, and the plan that it holds it by.
 fn holds(enforcer: &Enforcer, address: IpAddr, lease: &Lease, announces: bool) -> (&'static str, Option<Generation>) {
     let opened = match enforcer.spec.kind {
-        EnforcerKind::Timed => lease.told().timed.map(|told| told.opened),
-        EnforcerKind::Route => lease.told().route.map(|told| told.opened),
+        EnforcerKind::Timed => lease.planned().timed.map(|timed| timed.opened),
+        EnforcerKind::Route => lease.planned().route.map(|route| route.opened),
     };
     let closed = enforcer.spec.kind == EnforcerKind::Timed && !lease.is_active();
     match (enforcer.acknowledged, opened) {
@@ -494,10 +494,11 @@ fn holds(enforcer: &Enforcer, address: IpAddr, lease: &Lease, announces: bool) -
 fn hold_view(enforcer: &Enforcer, address: IpAddr, lease: &Lease, announces: bool, now: Moment) -> HoldView {
     let (state, opened) = holds(enforcer, address, lease, announces);
     // The enforcer's own word, or, where that is too long ago to be remembered, the lease's.
-    let since = opened.and_then(|opened| enforcer.held_since(opened)).map(|since| match lease.proven() {
-        Some(proven) if enforcer.spec.required => since.min(proven),
-        _ => since,
-    });
+    let since =
+        opened.and_then(|opened| enforcer.held_since(opened)).map(|since| match lease.progress().in_force_since() {
+            Some(in_force) if enforcer.spec.required => since.min(in_force),
+            _ => since,
+        });
     HoldView {
         name: enforcer.spec.name.clone(),
         required: enforcer.spec.required,

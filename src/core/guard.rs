@@ -33,13 +33,13 @@ use super::exchange::Exchange;
 use super::flows::Flows;
 use super::gate::{Gate, Needs, Waiting};
 use super::groups::{GroupSet, Groups};
-use super::lease::{Cause, LeaseTable, Remaining};
+use super::lease::{Cause, LeaseTable, Remaining, Required};
 use super::moment::Moment;
 use super::name::Name;
 use super::pairs::Pairs;
 use super::person::Mark;
-use super::plan::{LEAST_EXTENSION, Marks, Told, Wanted, difference};
-use super::proof::{Enforcers, Required, Unproven};
+use super::plan::{LEAST_EXTENSION, Marks, Planned, Wanted, difference};
+use super::proof::Enforcers;
 use super::queue::Queue;
 use super::share::Holder;
 use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings, OnDeadline, WHOLE_IPV6};
@@ -80,7 +80,6 @@ pub struct Guard {
     pub(super) enforcers: Enforcers,
     pub(super) table: LeaseTable,
     pub(super) gate: Gate,
-    pub(super) unproven: Unproven,
     /// Where leases can be less than all of an address for everybody.
     pub(super) pairs: Option<Pairs>,
     /// Whether each is for the client that asked.
@@ -139,7 +138,6 @@ impl Guard {
             ended: EndedLeases::default(),
             flows: Flows::default(),
             gate: Gate::default(),
-            unproven: Unproven::default(),
             pairs: None,
             per_client: false,
             client_prefix: WHOLE_IPV6,
@@ -201,7 +199,7 @@ impl Guard {
                 match self.enforcers.applied(enforcer, generation, self.now) {
                     Some((EnforcerKind::Timed, _)) => self.prove_timed(),
                     Some((EnforcerKind::Route, before)) if self.enforcers.is_required(enforcer) => {
-                        self.prove_routes(self.unproven.routes_of(before, generation));
+                        self.prove_routes(self.table.lacking_routes_of(before, generation));
                     }
                     _ => {}
                 }
@@ -315,7 +313,7 @@ impl Guard {
             })
         });
         let leased = self.table.iter().flat_map(|(address, lease)| {
-            lease.causes.iter().map(move |cause| Caused {
+            lease.causes().iter().map(move |cause| Caused {
                 address,
                 question: &cause.question,
                 chain: &cause.chain,
@@ -352,11 +350,11 @@ impl Guard {
     }
 
     fn grant_lease(&mut self, address: IpAddr, ends: Moment, cause: Cause) {
-        let known = self.table.get(address).map(|lease| (lease.is_active(), lease.ends));
+        let known = self.table.get(address).map(|lease| (lease.is_active(), lease.ends()));
         match known {
             None => {
-                let told = self.marks.take_removed(address);
-                self.table.open(address, ends, cause, told, self.now);
+                let planned = self.marks.take_removed(address);
+                self.table.open(address, ends, cause, planned, self.now);
                 self.ended.forget(address);
                 self.counts.opened += 1;
                 self.marks.journal(address);
@@ -364,7 +362,7 @@ impl Guard {
             Some((active, known)) => {
                 let moves = !active || ends >= known.plus(LEAST_EXTENSION);
                 if moves {
-                    self.table.set_end(address, ends, self.now);
+                    self.table.extend(address, ends, self.now);
                     *(if active { &mut self.counts.extended } else { &mut self.counts.opened }) += 1;
                 }
                 let path = cause.path();
@@ -399,7 +397,7 @@ impl Guard {
         }
         if self.enforcers.requires(EnforcerKind::Route) {
             // Nothing of it is at any router: nobody may use it before it is.
-            self.unproven.lost(EnforcerKind::Route, &mut self.table);
+            self.table.lose(EnforcerKind::Route);
         }
         let addresses: Vec<IpAddr> = self.table.iter().map(|(address, _)| address).collect();
         addresses.into_iter().for_each(|address| self.marks.change(address));
@@ -408,16 +406,15 @@ impl Guard {
 
     /// Takes a lease out of the table; the next plan closes it wherever it is still open.
     fn drop_lease(&mut self, address: IpAddr, how: End) {
-        self.unproven.forget(address, self.table.get_mut(address));
         self.enforcers.forget(address);
         self.flows.forget(address);
         if let Some(lease) = self.table.remove(address) {
             self.exchange.iter_mut().for_each(|exchange| exchange.is_over(address));
             if how != End::Expired {
-                self.shun(address, &lease.causes, None);
+                self.shun(address, lease.causes(), None);
             }
-            self.ended.note(address, &lease.causes, how, self.now);
-            self.marks.removed(address, lease.told());
+            self.ended.note(address, lease.causes(), how, self.now);
+            self.marks.removed(address, lease.planned());
         }
         self.pairs_follow(address);
     }
@@ -448,7 +445,7 @@ impl Guard {
         for address in self.table.addresses_of(name) {
             let bearing: Vec<Ticket> = self.gate.tickets_of(address).filter(|t| self.gate.bears(*t, name)).collect();
             self.fail_tickets(bearing, |_, _| Refusal::Revoked);
-            let causes = self.table.get(address).map(|lease| lease.causes.clone()).unwrap_or_default();
+            let causes = self.table.get(address).map(|lease| lease.causes().clone()).unwrap_or_default();
             self.shun(address, &causes, Some(name));
             match self.table.remove_causes(address, name, self.now) {
                 Remaining::Same => {
@@ -478,13 +475,6 @@ impl Guard {
 
     /// The end of a lease was moved earlier.
     fn follow_earlier_end(&mut self, address: IpAddr) {
-        if let Some(lease) = self.table.get_mut(address) {
-            // Also of what is under way: the enforcers will hold it for less before they may hold it for more.
-            lease.set_held(lease.held().map(|held| held.min(lease.ends)));
-            let ends = lease.ends;
-            lease.set_unproven_timed(lease.unproven_timed().map(|(plan, known)| (plan, known.min(ends))));
-            lease.shorten();
-        }
         self.pairs_follow(address);
         self.marks.taken_back(address);
     }
@@ -502,29 +492,33 @@ impl Guard {
         };
         for (address, mark) in self.marks.take() {
             self.exchange.iter_mut().for_each(|exchange| exchange.mark(address));
-            let mut lease = self.table.get_mut(address);
-            if mark.change {
-                let removed = self.marks.take_removed(address);
-                let (told, mut wanted) =
-                    lease.as_ref().map_or((removed, Wanted::default()), |lease| (lease.told(), lease.wanted()));
-                wanted.route = wanted.route.filter(|_| self.announces);
-                let change = difference(address, told, wanted, next, self.now);
-                if matches!(
-                    change.route,
-                    Some(Change::Open { .. } | Change::Announce { new: true, .. } | Change::Close { .. })
-                ) {
-                    self.enforcers.told_anew(address);
-                }
-                count_sets(&mut self.group_sets, told, change.told);
-                timed.extend(change.timed);
-                routes.extend(change.route);
-                if let Some(lease) = lease.as_mut() {
-                    self.unproven.told(address, lease, change.told, required, self.now);
-                    if lease.unproven_route().is_some() {
-                        changed.push(address);
+            let lease = if mark.change {
+                let mut change = |planned: Planned, wanted: Wanted| {
+                    let wanted = Wanted { route: wanted.route.filter(|_| self.announces), ..wanted };
+                    let change = difference(address, planned, wanted, next, self.now);
+                    if matches!(
+                        change.route,
+                        Some(Change::Open { .. } | Change::Announce { new: true, .. } | Change::Close { .. })
+                    ) {
+                        self.enforcers.told_anew(address);
                     }
+                    count_sets(&mut self.group_sets, planned, change.planned);
+                    timed.extend(change.timed);
+                    routes.extend(change.route);
+                    change.planned
+                };
+                let removed = self.marks.take_removed(address);
+                let lease =
+                    self.table.plan(address, required, self.now, |lease| change(lease.planned(), lease.wanted()));
+                match lease {
+                    Some(lease) if lease.progress().lacks_route().is_some() => changed.push(address),
+                    Some(_) => {}
+                    None => drop(change(removed, Wanted::default())),
                 }
-            }
+                lease
+            } else {
+                self.table.get(address)
+            };
             if mark.journal {
                 if mark.anew && lease.is_some() {
                     records.push(Output::JournalClosed(address));
@@ -565,7 +559,7 @@ impl Guard {
             self.enforcers.synced(enforcer, self.generation);
             let active = self.table.iter().filter(|(_, lease)| lease.is_active());
             let (leases, pairs) = match &self.pairs {
-                None => (active.map(|(address, lease)| (address, lease.ends)).collect(), Vec::new()),
+                None => (active.map(|(address, lease)| (address, lease.ends())).collect(), Vec::new()),
                 Some(pairs) => (Vec::new(), pairs.full()),
             };
             self.outputs.push_back(Output::Sync { enforcer, generation: self.generation, leases, pairs });
@@ -616,11 +610,11 @@ impl Guard {
                 return;
             }
             waiting.leases.push(lease.handle_of(waiting.group).clone());
-            let told = lease.told();
-            let timed = told.timed.map(|told| told.last).unwrap_or_default();
+            let planned = lease.planned();
+            let timed = planned.timed.map(|timed| timed.last).unwrap_or_default();
             waiting.needs.timed = waiting.needs.timed.max(timed);
-            let opened = told.route.map(|told| told.opened).unwrap_or_default();
-            let shared = share.flatten().and_then(|share| share.told).unwrap_or_default();
+            let opened = planned.route.map(|route| route.opened).unwrap_or_default();
+            let shared = share.flatten().and_then(|share| share.borne.plan()).unwrap_or_default();
             let needed = opened.max(shared);
             waiting.needs.route = waiting.needs.route.max(needed);
             if !lease.has_route(waiting.group) {
@@ -655,9 +649,9 @@ impl Guard {
     /// What every required timed enforcer holds comes into force, then answers go.
     fn prove_timed(&mut self) {
         let held = self.enforcers.all_timed();
-        self.unproven.prove_timed(&mut self.table, held, self.now);
         self.pairs.iter_mut().for_each(|pairs| pairs.prove(held));
         if let Some(generation) = held {
+            self.table.ack(generation, self.now);
             self.through.extend(self.gate.acknowledged(generation));
         }
     }
@@ -665,12 +659,8 @@ impl Guard {
     /// Likewise for those of these addresses that every required route enforcer holds.
     fn prove_routes(&mut self, addresses: Vec<IpAddr>) {
         for address in addresses {
-            let Some(lease) = self.table.get_mut(address) else { continue };
-            if lease.unproven_route().is_none() {
-                continue;
-            }
-            let held = |plan| self.enforcers.all_route(address, plan);
-            if !self.unproven.prove_route(address, lease, held, self.now) {
+            let holds = |plan| self.enforcers.all_route(address, plan);
+            if !self.table.confirm(address, holds, self.now) {
                 continue;
             }
             let table = &self.table;
@@ -693,8 +683,8 @@ impl Guard {
     fn deadline_refusal(&self, waiting: &Waiting) -> Refusal {
         let opened = |address: &IpAddr| {
             let lease = self.table.get(*address)?;
-            let shared = waiting.group.and_then(|group| lease.share(group)?.told).unwrap_or_default();
-            Some((*address, lease.told().route?.opened.max(shared)))
+            let shared = waiting.group.and_then(|group| lease.share(group)?.borne.plan()).unwrap_or_default();
+            Some((*address, lease.planned().route?.opened.max(shared)))
         };
         let routes: Vec<_> = waiting.addresses.iter().filter_map(opened).collect();
         Refusal::Deadline { waiting_for: self.enforcers.missing(waiting.needs.timed, &routes) }
@@ -716,8 +706,8 @@ impl Guard {
 }
 
 /// Takes note of a set of groups that was told in place of another.
-fn count_sets(sets: &mut BTreeMap<GroupSet, usize>, before: Told, after: Told) {
-    let set = |told: Told| told.route.and_then(|route| route.groups);
+fn count_sets(sets: &mut BTreeMap<GroupSet, usize>, before: Planned, after: Planned) {
+    let set = |planned: Planned| planned.route.and_then(|route| route.groups);
     let (before, after) = (set(before), set(after));
     if before == after {
         return;

@@ -11,135 +11,52 @@
 //!
 //! Lingering exists only with route enforcers and a linger above zero. An active lease's end only ever moves later,
 //! except when a part of its causes is revoked or forbidden. Each step costs O(log n).
+//!
+//! Whoever reads a lease gets all of it; whoever changes one calls a step of the table, which says what holds before and after. How far a lease is at
+//! the enforcers is [`Progress`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
-use std::time::Duration;
 
 use ipnet::IpNet;
-use smallvec::SmallVec;
 
-use super::event::{Generation, LeaseHandle, QueryPath};
-use super::groups::Group;
 use super::moment::Moment;
 use super::name::Name;
-use super::person::Mark;
-use super::plan::{LEAST_EXTENSION, Told};
+use super::plan::Planned;
 use super::share::{Holder, Shares};
 use names::NameIndex;
+use places::{Due, Place, Places, due};
 
+mod cause;
+mod enforced;
 mod family;
 mod names;
 mod one;
 mod packed;
+mod places;
+mod progress;
+mod shares;
 
+pub use cause::{CAUSES_PER_ADDRESS, CLIENTS_PER_CAUSE, Cause, Causes, Clients, Remaining};
 pub use family::ByFamily;
 pub use one::Lease;
-
-/// Most causes of one address.
-pub const CAUSES_PER_ADDRESS: usize = 64;
-/// Most clients of one cause.
-pub const CLIENTS_PER_CAUSE: usize = 16;
+pub use progress::{Borne, Progress, Required};
+pub use shares::Share;
 
 /// Room for causes and clients beyond the one of each that every lease always has: this much, and four for each lease
 /// that the table may hold.
 const SPARE_ENTRIES: usize = 65_536;
 
-/// Nearly all addresses have one cause with one client, which lie in the lease itself.
-pub type Causes = SmallVec<[Cause; 1]>;
-/// Who asked, and until when each was told.
-pub type Clients = SmallVec<[(IpAddr, Moment); 1]>;
-
-/// One question that opened an address.
-#[derive(Clone, Debug)]
-pub struct Cause {
-    /// The question's name.
-    pub question: Name,
-    /// The question's type; `None` when read back from disk.
-    pub qtype: Option<u16>,
-    /// Aliases behind the question, in order.
-    pub chain: Arc<[Name]>,
-    /// The group of those who asked, when it has communities.
-    pub group: Option<Group>,
-    /// By what those who asked were known, if by more than their addresses.
-    pub mark: Option<Mark>,
-    /// Who asked, and until when each was told; at most [`CLIENTS_PER_CAUSE`].
-    pub clients: Clients,
-    /// The latest end that anybody was told; also of clients that are forgotten.
-    pub ends: Moment,
-    /// A hash of the question's name, which the table sets: most causes differ in it, and it needs no look at the name.
-    pub tag: u32,
-}
-
-impl Cause {
-    /// The question and its aliases.
-    pub fn names(&self) -> impl Iterator<Item = &Name> {
-        std::iter::once(&self.question).chain(self.chain.iter())
-    }
-
-    fn same(&self, other: &Self) -> bool {
-        self.tag == other.tag
-            && self.question == other.question
-            && self.qtype == other.qtype
-            && self.chain == other.chain
-            && self.group == other.group
-            && self.mark == other.mark
-    }
-
-    /// The question and its aliases, as they are kept on disk.
-    #[must_use]
-    pub fn path(&self) -> QueryPath {
-        QueryPath { question: self.question.clone(), chain: self.chain.clone(), ends: self.ends }
-    }
-
-    /// What it counts against the table's bound.
-    fn entries(&self) -> usize {
-        1 + self.clients.len()
-    }
-}
-
-/// One group's part in a lease.
-#[derive(Clone, Debug)]
-pub struct Share {
-    /// Whose.
-    pub group: Group,
-    /// The latest end that anybody of the group was told.
-    pub ends: Moment,
-    /// When the group's communities leave the route.
-    pub gone: Moment,
-    /// What the hot path reads for clients of the group.
-    pub handle: LeaseHandle,
-    /// The plan that put the group's communities on the route.
-    pub told: Option<Generation>,
-    /// Every required route enforcer holds them.
-    pub proven: bool,
-}
-
-/// What became of an address after causes were taken from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Remaining {
-    /// It was not caused by that name, or its end did not change.
-    Same,
-    /// Other causes remain; the lease ends earlier now.
-    Earlier,
-    /// No cause remains that has not ended: close it.
-    Nothing,
-}
-
-/// All leases, with their timers and an index by name.
+/// All leases, with what finds them by time, by name, and by what they lack.
 #[derive(Debug)]
 pub struct LeaseTable {
     leases: BTreeMap<IpAddr, Box<Lease>>,
-    timers: BTreeSet<Due>,
+    places: Places,
     names: NameIndex,
-    active: ByFamily,
-    lingering: ByFamily,
     entries: usize,
     most_entries: usize,
     shares: Shares,
-    /// Causes and clients forgotten for want of room.
-    pub dropped: u64,
+    dropped: u64,
 }
 
 impl LeaseTable {
@@ -148,10 +65,8 @@ impl LeaseTable {
     pub fn new(capacity: usize) -> Self {
         Self {
             leases: BTreeMap::new(),
-            timers: BTreeSet::new(),
+            places: Places::default(),
             names: NameIndex::default(),
-            active: ByFamily::default(),
-            lingering: ByFamily::default(),
             entries: 0,
             most_entries: most_entries(capacity),
             shares: Shares::default(),
@@ -170,19 +85,9 @@ impl LeaseTable {
         self.leases.get(&address).map(Box::as_ref)
     }
 
-    /// For what is not indexed: what was told and is held, what is unproven, where it falls back to.
-    pub fn get_mut(&mut self, address: IpAddr) -> Option<&mut Lease> {
-        self.leases.get_mut(&address).map(Box::as_mut)
-    }
-
     /// All leases in the order of their addresses.
     pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &Lease)> {
         self.leases.iter().map(|(address, lease)| (*address, &**lease))
-    }
-
-    /// All leases, for what [`LeaseTable::get_mut`] allows.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (IpAddr, &mut Lease)> {
-        self.leases.iter_mut().map(|(address, lease)| (*address, &mut **lease))
     }
 
     /// Leases behind `after` within `prefix`, in order.
@@ -203,7 +108,7 @@ impl LeaseTable {
 
     /// Addresses that a name caused, as question or alias, in order.
     pub fn addresses_of(&self, name: &Name) -> Vec<IpAddr> {
-        let bears = |lease: &Lease| lease.causes.iter().any(|cause| cause.names().any(|other| other == name));
+        let bears = |lease: &Lease| lease.causes().iter().any(|cause| cause.names().any(|other| other == name));
         let caused = |address: &IpAddr| self.get(*address).is_some_and(bears);
         let mut addresses: Vec<IpAddr> = self.names.candidates(name).filter(caused).collect();
         addresses.sort_unstable();
@@ -213,7 +118,7 @@ impl LeaseTable {
     /// Every name that caused a lease, once each, in order. O(n log n).
     pub fn names(&self) -> impl Iterator<Item = &Name> {
         let mut names: Vec<&Name> =
-            self.leases.values().flat_map(|lease| &lease.causes).flat_map(Cause::names).collect();
+            self.leases.values().flat_map(|lease| lease.causes()).flat_map(Cause::names).collect();
         names.sort_unstable();
         names.dedup();
         names.into_iter()
@@ -222,13 +127,13 @@ impl LeaseTable {
     /// Active leases.
     #[must_use]
     pub fn active(&self) -> ByFamily {
-        self.active
+        self.places.active
     }
 
     /// Lingering leases.
     #[must_use]
     pub fn lingering(&self) -> ByFamily {
-        self.lingering
+        self.places.lingering
     }
 
     /// Active and lingering leases.
@@ -249,28 +154,35 @@ impl LeaseTable {
         self.entries
     }
 
+    /// Causes and clients forgotten for want of room.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
     /// When something ends next.
     #[must_use]
     pub fn next_timer(&self) -> Option<(Moment, IpAddr)> {
-        self.timers.first().map(|Due(at, address)| (Moment(u64::from_be_bytes(*at)), *address))
+        self.places.timers.first().map(|Due(at, address)| (Moment(u64::from_be_bytes(*at)), *address))
     }
 
-    /// Opens an address that is not in the table.
-    pub fn open(&mut self, address: IpAddr, ends: Moment, mut cause: Cause, told: Told, now: Moment) {
+    /// Opens an address that is not in the table. What is `planned` of it is what enforcers were told before, and not taken back since.
+    ///
+    /// After: the lease is active, and not in force before a plan says so.
+    pub fn open(&mut self, address: IpAddr, ends: Moment, mut cause: Cause, planned: Planned, now: Moment) {
         debug_assert!(!self.leases.contains_key(&address));
         cause.tag = self.names.tag(&cause.question);
         self.entries += cause.entries();
         self.names.add(address, &cause);
-        let lease = Lease::new(address, ends, cause, told, now);
-        self.timers.insert(due(ends, address));
-        *self.active.of(address) += 1;
-        self.leases.insert(address, Box::new(lease));
+        let lease = Box::new(Lease::new(address, ends, cause, planned, now));
+        self.places.follow(address, None, Some(Place::of(&lease)));
+        self.leases.insert(address, lease);
     }
 
     /// Counts a lease that was just opened for those who opened it.
     pub fn hold(&mut self, address: IpAddr, holders: [Holder; 2]) {
         let Some(lease) = self.leases.get_mut(&address) else { return };
-        std::mem::replace(&mut lease.holders, holders).into_iter().for_each(|holder| self.shares.remove(holder));
+        lease.hold(holders).into_iter().for_each(|holder| self.shares.remove(holder));
         holders.into_iter().for_each(|holder| self.shares.add(holder));
     }
 
@@ -280,315 +192,49 @@ impl LeaseTable {
         &self.shares
     }
 
-    /// Moves a lease's end, whichever way, and makes it active when it lingered.
-    pub fn set_end(&mut self, address: IpAddr, ends: Moment, now: Moment) {
-        let Some(lease) = self.leases.get_mut(&address) else { return };
-        self.timers.remove(&due(lease.timer(), address));
-        if let Some(lingers) = lease.lingers() {
-            lease.set_lingers(None);
-            lease.set_fallback(Some(lingers));
-            lease.begun = now;
-            *self.lingering.of(address) -= 1;
-            *self.active.of(address) += 1;
-        }
-        lease.ends = ends;
-        self.timers.insert(due(lease.timer(), address));
+    /// Moves a lease's end later, or makes it active when it lingered. After: it is active until `ends`; what enforcers hold of it follows by a plan.
+    pub fn extend(&mut self, address: IpAddr, ends: Moment, now: Moment) {
+        self.step(address, |lease| lease.set_end(ends, now));
     }
 
-    /// Gives a group a part in a lease until `ends`, or moves its end later; its communities stay `linger` longer. Returns whether that is worth
-    /// a record on disk.
-    pub fn share(&mut self, address: IpAddr, group: Group, ends: Moment, linger: Duration) -> bool {
-        let Some(lease) = self.leases.get_mut(&address) else { return false };
-        self.timers.remove(&due(lease.timer(), address));
-        let gone = ends.plus(linger);
-        let notable = match lease.shares().binary_search_by_key(&group, |share| share.group) {
-            Ok(at) => lease.shares_mut().get_mut(at).is_some_and(|share| {
-                let notable = ends >= share.ends.plus(LEAST_EXTENSION);
-                share.ends = share.ends.max(ends);
-                share.gone = share.gone.max(gone);
-                notable
-            }),
-            Err(at) => {
-                let handle = LeaseHandle::new(address, ends);
-                let share = Share { group, ends, gone, handle, told: None, proven: false };
-                lease.change_shares(|shares| shares.insert(at, share));
-                true
-            }
-        };
-        // The timed enforcers may hold it for long enough already.
-        if let Some(held) = lease.held() {
-            for share in lease.shares().iter().filter(|share| share.group == group && share.proven) {
-                share.handle.set_ends(held.min(share.ends));
-            }
-        }
-        self.timers.insert(due(lease.timer(), address));
-        notable
-    }
-
-    /// Takes their parts from groups of which `keep` says so, after it changed them at will; returns whether one went.
-    pub fn retain_shares(&mut self, address: IpAddr, mut keep: impl FnMut(&mut Share) -> bool) -> bool {
-        let Some(lease) = self.leases.get_mut(&address) else { return false };
-        self.timers.remove(&due(lease.timer(), address));
-        let before = lease.shares().len();
-        lease.change_shares(|shares| {
-            shares.retain_mut(|share| {
-                let kept = keep(share);
-                if !kept {
-                    share.handle.set_in_force(false);
-                }
-                kept
-            });
-        });
-        self.timers.insert(due(lease.timer(), address));
-        lease.shares().len() < before
-    }
-
-    /// Other groups: each client's part in a cause goes to the group that `of` gives it now, and `name` says what has become of a
-    /// group whose clients aren't all known. The parts in the lease follow; nothing of them counts as told.
-    pub fn regroup(
-        &mut self,
-        address: IpAddr,
-        of: impl Fn(IpAddr, Option<Mark>) -> Option<Group>,
-        name: impl Fn(Group) -> Option<Group>,
-        linger: Duration,
-        now: Moment,
-    ) {
-        let Some(lease) = self.leases.get_mut(&address) else { return };
-        let (shares, causes) = (lease.take_shares(), std::mem::take(&mut lease.causes));
-        // The timers' entry was that with the shares.
-        let timer = shares.iter().map(|share| share.gone).fold(lease.own_timer(), Moment::min);
-        self.timers.remove(&due(timer, address));
-        let own = lease.own_timer();
-        self.timers.insert(due(own, address));
-        shares.iter().for_each(|share| share.handle.set_in_force(false));
-        let mut parts: BTreeMap<Group, Moment> = BTreeMap::new();
-        let mut extend = |group: Option<Group>, ends: Moment| {
-            if let Some(group) = group {
-                let known = parts.entry(group).or_insert(ends);
-                *known = (*known).max(ends);
-            }
-        };
-        let unknown = |cause: &Cause| cause.clients.is_empty() || cause.clients.len() >= CLIENTS_PER_CAUSE;
-        if causes.iter().any(unknown) {
-            shares.iter().for_each(|share| extend(name(share.group), share.ends));
-        }
-        let mut regrouped = Causes::with_capacity(causes.len());
-        for cause in causes {
-            // What the others bear as well comes back below.
-            self.forget(address, &cause);
-            let mut pieces: BTreeMap<Option<Group>, Cause> = BTreeMap::new();
-            if unknown(&cause) {
-                let group = cause.group.and_then(&name);
-                pieces.insert(group, Cause { group, clients: Clients::new(), ..cause.clone() });
-            }
-            for (client, ends) in &cause.clients {
-                let group = of(*client, cause.mark);
-                extend(group, *ends);
-                let empty = || Cause { group, clients: Clients::new(), ends: *ends, ..cause.clone() };
-                let piece = pieces.entry(group).or_insert_with(empty);
-                piece.clients.push((*client, *ends));
-                piece.ends = piece.ends.max(*ends);
-            }
-            for piece in pieces.into_values() {
-                match regrouped.iter_mut().find(|other| other.same(&piece)) {
-                    Some(other) => {
-                        other.ends = other.ends.max(piece.ends);
-                        for (client, ends) in piece.clients {
-                            self.dropped += u64::from(add_client(other, client, ends));
-                        }
-                    }
-                    None => regrouped.push(piece),
-                }
-            }
-        }
-        while regrouped.len() > CAUSES_PER_ADDRESS
-            && let Some(first) = earliest(&regrouped)
-        {
-            regrouped.swap_remove(first);
-            self.dropped += 1;
-        }
-        for cause in &regrouped {
-            self.entries += cause.entries();
-            self.names.add(address, cause);
-        }
-        if let Some(lease) = self.leases.get_mut(&address) {
-            lease.causes = regrouped;
-        }
-        for (group, ends) in parts.into_iter().filter(|(_, ends)| ends.plus(linger) > now) {
-            self.share(address, group, ends, linger);
-        }
-    }
-
-    /// Ends an active lease, whose route stays until `until`.
+    /// Ends an active lease, whose route stays until `until`, or moves the end of lingering. After: it is in force for nobody.
     pub fn linger(&mut self, address: IpAddr, until: Moment) {
-        let Some(lease) = self.leases.get_mut(&address) else { return };
-        lease.out_of_force();
-        self.timers.remove(&due(lease.timer(), address));
-        if lease.lingers().is_none() {
-            *self.active.of(address) -= 1;
-            *self.lingering.of(address) += 1;
-        }
-        lease.set_lingers(Some(until));
-        lease.set_fallback(None);
-        lease.set_held(None);
-        lease.set_proven(None);
-        self.timers.insert(due(lease.timer(), address));
+        self.step(address, |lease| lease.linger(until));
     }
 
-    /// Takes a lease out of the table; its handle is not in force any more.
+    /// Routes outlive leases by another time: `moved` says until when what was until then. O(leases).
+    pub fn move_linger(&mut self, moved: impl Fn(Moment) -> Moment) {
+        self.each(|_, lease| lease.move_linger(&moved));
+    }
+
+    /// Takes a lease out of the table. After: its handles are not in force any more, and nothing finds it.
     pub fn remove(&mut self, address: IpAddr) -> Option<Lease> {
         let mut lease = self.leases.remove(&address)?;
-        lease.out_of_force();
-        self.timers.remove(&due(lease.timer(), address));
-        let counts = if lease.is_active() { &mut self.active } else { &mut self.lingering };
-        *counts.of(address) -= 1;
-        lease.holders.into_iter().for_each(|holder| self.shares.remove(holder));
-        for cause in &lease.causes {
+        self.places.follow(address, Some(Place::of(&lease)), None);
+        lease.close();
+        lease.holders().into_iter().for_each(|holder| self.shares.remove(holder));
+        for cause in lease.causes() {
             self.forget(address, cause);
         }
         Some(*lease)
     }
 
-    /// Adds a cause to a lease, or moves the end of one it has. Returns whether the disk must hear of it: the
-    /// question, or the way it took, is new for this address, or its end moved on by about [`LEAST_EXTENSION`]: another
-    /// question may hold the lease for longer, and be taken back after a restart.
-    ///
-    /// Over a bound the cause (or client) that ends first is forgotten, be it the new one. The lease's own end does not
-    /// change by that: it is kept apart from the causes, and the cause that ends last is never forgotten.
-    pub fn add_cause(&mut self, address: IpAddr, mut cause: Cause, now: Moment) -> bool {
-        let Some(lease) = self.leases.get_mut(&address) else { return false };
-        cause.tag = self.names.tag(&cause.question);
-        let mut causes = std::mem::take(&mut lease.causes);
-        let (ends, mut before, mut known, mut ended) = (cause.ends, None, None, false);
-        for (place, other) in causes.iter().enumerate() {
-            if other.tag == cause.tag && other.question == cause.question && other.chain == cause.chain {
-                before = before.max(Some(other.ends));
-                if other.same(&cause) {
-                    known = Some(place);
-                    continue;
-                }
-            }
-            ended |= other.ends <= now;
-        }
-        match known.and_then(|place| causes.get_mut(place)) {
-            Some(known) => {
-                let before = known.entries();
-                known.ends = known.ends.max(cause.ends);
-                for (client, ends) in cause.clients {
-                    self.dropped += u64::from(add_client(known, client, ends));
-                }
-                self.entries = self.entries + known.entries() - before;
-            }
-            None => {
-                self.entries += cause.entries();
-                self.names.add(address, &cause);
-                known = Some(causes.len());
-                causes.push(cause);
-            }
-        }
-        // Ended causes make room. What a later revoke finds is what still lives.
-        if ended {
-            let mut left = Causes::new();
-            for (place, other) in causes.into_iter().enumerate() {
-                if other.ends <= now && Some(place) != known {
-                    self.forget(address, &other);
-                } else {
-                    left.push(other);
-                }
-            }
-            causes = left;
-        }
-        while causes.len() > 1
-            && (causes.len() > CAUSES_PER_ADDRESS || self.entries > self.most_entries)
-            && let Some(first) = earliest(&causes)
-        {
-            let gone = causes.swap_remove(first);
-            self.forget(address, &gone);
-            self.dropped += 1;
-        }
-        if let Some(lease) = self.leases.get_mut(&address) {
-            lease.causes = causes;
-        }
-        // Counted in whole steps, so that many small ones add up.
-        let steps = |moment: Moment| u128::from(moment.0) / LEAST_EXTENSION.as_millis();
-        before.is_none_or(|before| steps(ends) > steps(before))
+    /// One step in the life of a lease: what is kept twice follows. Every change of one lease goes through here.
+    fn step<T>(&mut self, address: IpAddr, step: impl FnOnce(&mut Lease) -> T) -> Option<T> {
+        let lease = self.leases.get_mut(&address)?;
+        let before = Place::of(lease);
+        let done = step(lease);
+        self.places.follow(address, Some(before), Some(Place::of(lease)));
+        Some(done)
     }
 
-    /// Takes every cause that bears `name` from a lease.
-    pub fn remove_causes(&mut self, address: IpAddr, name: &Name, now: Moment) -> Remaining {
-        let Some(lease) = self.leases.get_mut(&address) else { return Remaining::Same };
-        let (gone, left): (Causes, Causes) =
-            std::mem::take(&mut lease.causes).into_iter().partition(|cause| cause.names().any(|other| other == name));
-        let latest = left.iter().map(|cause| cause.ends).max();
-        let (active, ends) = (lease.is_active(), lease.ends);
-        for cause in &gone {
-            self.forget(address, cause);
+    /// One step in the lives of all leases.
+    fn each(&mut self, mut step: impl FnMut(IpAddr, &mut Lease)) {
+        for (address, lease) in &mut self.leases {
+            let before = Place::of(lease);
+            step(*address, lease);
+            self.places.follow(*address, Some(before), Some(Place::of(lease)));
         }
-        if let Some(lease) = self.leases.get_mut(&address) {
-            lease.causes = left;
-        }
-        if !gone.is_empty() {
-            self.follow_causes(address, now);
-        }
-        match latest {
-            None => Remaining::Nothing,
-            // What lingers for another name goes on lingering.
-            Some(_) if gone.is_empty() || !active => Remaining::Same,
-            Some(latest) if latest <= now => Remaining::Nothing,
-            Some(latest) if latest < ends => {
-                self.set_end(address, latest, now);
-                Remaining::Earlier
-            }
-            Some(_) => Remaining::Same,
-        }
-    }
-
-    /// Moves the ends of causes that were restored earlier by so much, and that of the lease to the latest that is left; no further than to `now`.
-    /// Returns whether the lease's own has moved.
-    pub fn end_restored_earlier(&mut self, address: IpAddr, by: Duration, now: Moment) -> bool {
-        let Some(lease) = self.leases.get_mut(&address).filter(|lease| lease.is_active()) else { return false };
-        let (known, mut any) = (lease.ends, false);
-        // An answer's cause has a type.
-        for cause in lease.causes.iter_mut().filter(|cause| cause.qtype.is_none()) {
-            cause.ends = cause.ends.minus(by);
-            any = true;
-        }
-        let latest = lease.causes.iter().map(|cause| cause.ends).max().unwrap_or(now).max(now);
-        if any {
-            self.follow_causes(address, now);
-        }
-        let moves = any && latest < known;
-        if moves {
-            self.set_end(address, latest, now);
-        }
-        moves
-    }
-
-    /// Groups have no longer a part than their causes say; those read back from disk may be any group's.
-    fn follow_causes(&mut self, address: IpAddr, now: Moment) {
-        let Some(lease) = self.leases.get(&address).filter(|lease| !lease.shares().is_empty()) else { return };
-        let mut latest: BTreeMap<Group, Moment> = BTreeMap::new();
-        for share in lease.shares() {
-            let of = lease.causes.iter().filter(|cause| cause.group == Some(share.group) || cause.qtype.is_none());
-            if let Some(ends) = of.map(|cause| cause.ends).max() {
-                latest.insert(share.group, ends);
-            }
-        }
-        self.retain_shares(address, |share| {
-            let Some(ends) = latest.get(&share.group) else { return false };
-            if *ends < share.ends {
-                share.gone = ends.plus(share.ends.until(share.gone));
-                share.ends = *ends;
-                share.handle.set_ends(share.handle.ends().min(*ends));
-            }
-            share.gone > now
-        });
-    }
-
-    /// A cause is gone from an address that has these `left`.
-    fn forget(&mut self, address: IpAddr, cause: &Cause) {
-        self.entries -= cause.entries();
-        self.names.remove(address, cause);
     }
 }
 
@@ -596,60 +242,30 @@ impl LeaseTable {
 impl LeaseTable {
     /// Everything that is kept twice agrees.
     pub fn check_consistency(&self) {
-        let (mut active, mut lingering) = (ByFamily::default(), ByFamily::default());
+        let mut places = Places::default();
         let mut entries = 0;
         let mut held = BTreeMap::new();
         for (address, lease) in self.iter() {
-            *(if lease.is_active() { &mut active } else { &mut lingering }).of(address) += 1;
-            assert!(lease.causes.len() <= CAUSES_PER_ADDRESS);
+            places.follow(address, None, Some(Place::of(lease)));
+            assert!(lease.causes().len() <= CAUSES_PER_ADDRESS);
             assert!(lease.shares().is_sorted_by(|one, other| one.group < other.group));
-            for holder in lease.holders.into_iter().filter(|holder| *holder != Holder::NOBODY) {
+            for holder in lease.holders().into_iter().filter(|holder| *holder != Holder::NOBODY) {
                 *held.entry(holder).or_insert(0usize) += 1;
             }
-            for cause in &lease.causes {
+            for cause in lease.causes() {
                 assert!(cause.clients.len() <= CLIENTS_PER_CAUSE);
                 entries += cause.entries();
             }
         }
         held.iter().for_each(|(holder, count)| assert_eq!(self.shares.of(*holder), *count));
-        let causes = self.iter().flat_map(|(address, lease)| lease.causes.iter().map(move |cause| (address, cause)));
+        let causes = self.iter().flat_map(|(address, lease)| lease.causes().iter().map(move |cause| (address, cause)));
         assert_eq!(self.names.places(), self.names.places_of(causes));
-        assert_eq!((self.active, self.lingering, self.entries), (active, lingering, entries));
-        let timers: BTreeSet<_> = self.iter().map(|(address, lease)| due(lease.timer(), address)).collect();
-        assert_eq!(self.timers, timers);
+        assert_eq!((&self.places, self.entries), (&places, entries));
     }
-}
-
-/// When something ends, and whose it is. Without holes: there is one for each lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Due([u8; 8], IpAddr);
-
-fn due(at: Moment, address: IpAddr) -> Due {
-    Due(at.0.to_be_bytes(), address)
 }
 
 fn most_entries(capacity: usize) -> usize {
     capacity.saturating_mul(4).saturating_add(SPARE_ENTRIES)
-}
-
-/// Returns whether a client had to be forgotten.
-fn add_client(cause: &mut Cause, client: IpAddr, ends: Moment) -> bool {
-    if let Some((_, known)) = cause.clients.iter_mut().find(|(other, _)| *other == client) {
-        *known = (*known).max(ends);
-        return false;
-    }
-    cause.clients.push((client, ends));
-    if cause.clients.len() <= CLIENTS_PER_CAUSE {
-        return false;
-    }
-    if let Some((first, _)) = cause.clients.iter().enumerate().min_by_key(|(_, (_, ends))| *ends) {
-        cause.clients.swap_remove(first);
-    }
-    true
-}
-
-fn earliest(causes: &[Cause]) -> Option<usize> {
-    causes.iter().enumerate().min_by_key(|(_, cause)| cause.ends).map(|(index, _)| index)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use super::moment::Moment;
 use super::name::Name;
 pub use super::narrow::{HOST, Narrow, PairId, owner, reaches};
 use super::person::Mark;
-use super::plan::{LEAST_EXTENSION, TimedTold};
+use super::plan::{LEAST_EXTENSION, PlannedTimed};
 use super::share::{Holder, Shares};
 
 /// Most questions of one pair that are kept apart.
@@ -67,7 +67,7 @@ pub struct Pair {
     /// Why; never empty.
     pub causes: Vec<PairCause>,
     /// What the timed enforcers were told.
-    pub told: Option<TimedTold>,
+    pub told: Option<PlannedTimed>,
     /// In whose share it is.
     holder: Holder,
     /// Until when every required timed enforcer holds it.
@@ -95,7 +95,7 @@ pub struct Pairs {
     /// To be told with the next plan. Bounded by the table and what a batch of events removes from it.
     changed: BTreeSet<PairId>,
     /// What the enforcers still believe of pairs that left the table since the last plan.
-    removed: BTreeMap<PairId, TimedTold>,
+    removed: BTreeMap<PairId, PlannedTimed>,
     journal: BTreeSet<PairId>,
     /// Of those, the ones of which a part was taken back: what was on disk before must not count any more.
     taken_back: BTreeSet<PairId>,
@@ -306,7 +306,7 @@ impl Pairs {
     /// What the plan `generation` is to tell the timed enforcers.
     pub fn plan(&mut self, generation: Generation, now: Moment) -> Vec<Change> {
         let mut changes = Vec::new();
-        let fresh = |ends| TimedTold { ends, opened: generation, last: generation };
+        let fresh = |ends| PlannedTimed { ends, opened: generation, last: generation };
         for id in std::mem::take(&mut self.changed) {
             let (address, narrow) = id;
             let removed = self.removed.remove(&id);
@@ -327,7 +327,7 @@ impl Pairs {
                 Some(told) if told.ends == ends => told,
                 Some(told) => {
                     changes.push(Change::Narrow { address, narrow, ends: Some(ends), new: false });
-                    TimedTold { ends, opened: told.opened, last: generation }
+                    PlannedTimed { ends, opened: told.opened, last: generation }
                 }
             };
             let before = pair.told.replace(told);

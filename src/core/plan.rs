@@ -1,4 +1,4 @@
-//! What the enforcers must change: the difference between what they were told of an address and what it should be.
+//! What the enforcers must change: the difference between what is planned of an address and what it should be.
 //!
 //! Nothing is sent while events are taken in; addresses are only marked. When the outputs are drained, one plan serves
 //! all that happened: announce and withdraw of one address within a batch leave nothing, and each address occurs at most
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::event::{ASKED, Change, Generation, QueryPath, QueryPaths};
+use super::event::{ASKED, Change, EnforcerKind, Generation, QueryPath, QueryPaths};
 use super::groups::GroupSet;
 use super::moment::Moment;
 
@@ -16,9 +16,9 @@ use super::moment::Moment;
 /// record on disk. `lease.grace` covers it.
 pub const LEAST_EXTENSION: Duration = Duration::from_secs(1);
 
-/// What the timed enforcers were told.
+/// What the last plan that concerned an address made of it at the timed enforcers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimedTold {
+pub struct PlannedTimed {
     /// The end they know.
     pub ends: Moment,
     /// The plan that opened the address.
@@ -27,28 +27,85 @@ pub struct TimedTold {
     pub last: Generation,
 }
 
-/// What the route enforcers were told.
+/// Likewise at the route enforcers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RouteTold {
+pub struct PlannedRoute {
     /// The plan that opened the address.
     pub opened: Generation,
     /// The plan that last changed its groups.
     pub last: Generation,
-    /// The groups whose communities it bears; `None` when what was told has no name any more.
+    /// The groups whose communities it bears; `None` when what was planned has no name any more.
     pub groups: Option<GroupSet>,
 }
 
-/// What the enforcers were told of one address.
+/// What is planned of one address: what the enforcers hold of it once they have answered every plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct Planned {
     /// Timed enforcers; `None` = closed, or expired there by itself.
-    pub timed: Option<TimedTold>,
+    pub timed: Option<PlannedTimed>,
     /// Route enforcers.
-    pub route: Option<RouteTold>,
-    /// A timed enforcer refused: some hold it and some don't. To close it all must be told so, to open it too.
+    pub route: Option<PlannedRoute>,
+    /// A timed enforcer refused, or lacks it: some hold it and some don't. To close it all must be told so, to open it too.
     pub timed_refused: bool,
     /// A route enforcer refused; likewise.
     pub route_refused: bool,
+}
+
+/// What of an address waits for enforcers of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waits {
+    /// Nothing: it was closed, and perhaps opened again, since it was planned last.
+    pub unplanned: bool,
+    /// A group joined it since it was planned last.
+    pub joined: bool,
+}
+
+impl Planned {
+    /// An enforcer of this kind refused the plans of which `refused` says so.
+    ///
+    /// Before: the last plan that concerned the address may be among them. After: if so, and nothing waits for that plan, the next one says the same
+    /// again though nothing differs. What waits is found by who waits.
+    #[must_use]
+    pub fn anew(mut self, kind: EnforcerKind, refused: impl Fn(Generation) -> bool, waits: Waits) -> Self {
+        let Waits { unplanned, joined } = waits;
+        match kind {
+            EnforcerKind::Timed => {
+                self.timed_refused |= unplanned && self.timed.is_some_and(|timed| refused(timed.opened));
+            }
+            EnforcerKind::Route if unplanned && self.route.is_some_and(|route| refused(route.opened)) => {
+                self.route_refused = true;
+            }
+            EnforcerKind::Route if joined || unplanned => {
+                if let Some(route) = self.route.as_mut().filter(|route| refused(route.last)) {
+                    route.groups = None;
+                }
+            }
+            EnforcerKind::Route => {}
+        }
+        self
+    }
+
+    /// An enforcer of this kind does not hold what is planned: the next plan says it anew to all of its kind.
+    #[must_use]
+    pub fn refused(self, kind: EnforcerKind) -> Self {
+        match kind {
+            EnforcerKind::Timed => Self { timed_refused: true, ..self },
+            EnforcerKind::Route => Self { route_refused: true, ..self },
+        }
+    }
+
+    /// No route enforcer was told of it.
+    #[must_use]
+    pub fn without_route(self) -> Self {
+        Self { route: None, route_refused: false, ..self }
+    }
+
+    /// The set of groups that its route bears has another name now, or none.
+    #[must_use]
+    pub fn with_groups_renamed(self, rename: impl FnOnce(GroupSet) -> Option<GroupSet>) -> Self {
+        let route = self.route.map(|route| PlannedRoute { groups: route.groups.and_then(rename), ..route });
+        Self { route, ..self }
+    }
 }
 
 /// What an address should be.
@@ -60,7 +117,7 @@ pub struct Wanted {
     pub route: Option<GroupSet>,
 }
 
-/// The changes of one address, and what the enforcers will have been told then.
+/// The changes of one address, and what is planned of it then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// For timed enforcers.
@@ -68,43 +125,49 @@ pub struct Difference {
     /// For route enforcers.
     pub route: Option<Change>,
     /// Afterwards.
-    pub told: Told,
+    pub planned: Planned,
 }
 
-/// What must change for `address` to get from `told` to `wanted` in the plan `generation`.
+/// What must change for `address` to get from what is `planned` to what is `wanted` in the plan `generation`.
 #[must_use]
-pub fn difference(address: IpAddr, told: Told, wanted: Wanted, generation: Generation, now: Moment) -> Difference {
+pub fn difference(
+    address: IpAddr,
+    planned: Planned,
+    wanted: Wanted,
+    generation: Generation,
+    now: Moment,
+) -> Difference {
     // What has ended is gone from a timed enforcer without our help.
-    let alive = told.timed.filter(|timed| timed.ends > now);
-    let fresh = |ends| Some(TimedTold { ends, opened: generation, last: generation });
-    let (timed, timed_told) = match (alive, wanted.timed) {
+    let alive = planned.timed.filter(|timed| timed.ends > now);
+    let fresh = |ends| Some(PlannedTimed { ends, opened: generation, last: generation });
+    let (timed, planned_timed) = match (alive, wanted.timed) {
         (None, None) => (None, None),
         (None, Some(ends)) => (Some(Change::Open { address, ends }), fresh(ends)),
         (Some(_), None) => (Some(Change::Close { address }), None),
-        (Some(_), Some(ends)) if told.timed_refused => (Some(Change::Open { address, ends }), fresh(ends)),
+        (Some(_), Some(ends)) if planned.timed_refused => (Some(Change::Open { address, ends }), fresh(ends)),
         (Some(old), Some(ends)) if ends == old.ends => (None, Some(old)),
         (Some(old), Some(ends)) => {
             let change = Change::Extend { address, ends };
-            (Some(change), Some(TimedTold { ends, opened: old.opened, last: generation }))
+            (Some(change), Some(PlannedTimed { ends, opened: old.opened, last: generation }))
         }
     };
-    let (route, route_told) = match (told.route, wanted.route) {
-        (old, Some(groups)) if old.is_none() || told.route_refused => {
+    let (route, planned_route) = match (planned.route, wanted.route) {
+        (old, Some(groups)) if old.is_none() || planned.route_refused => {
             let change = if groups.is_empty() {
                 Change::Open { address, ends: wanted.timed.unwrap_or(now) }
             } else {
                 Change::Announce { address, groups, new: true }
             };
-            (Some(change), Some(RouteTold { opened: generation, last: generation, groups: Some(groups) }))
+            (Some(change), Some(PlannedRoute { opened: generation, last: generation, groups: Some(groups) }))
         }
         (Some(old), Some(groups)) if old.groups != Some(groups) => {
             let change = Change::Announce { address, groups, new: false };
-            (Some(change), Some(RouteTold { opened: old.opened, last: generation, groups: Some(groups) }))
+            (Some(change), Some(PlannedRoute { opened: old.opened, last: generation, groups: Some(groups) }))
         }
         (Some(_), None) => (Some(Change::Close { address }), None),
         (old, _) => (None, old),
     };
-    Difference { timed, route, told: Told { timed: timed_told, route: route_told, ..Told::default() } }
+    Difference { timed, route, planned: Planned { timed: planned_timed, route: planned_route, ..Planned::default() } }
 }
 
 /// What is due for an address.
@@ -126,8 +189,8 @@ pub struct Mark {
 #[derive(Debug, Default)]
 pub struct Marks {
     due: BTreeMap<IpAddr, Mark>,
-    /// What the enforcers still believe of addresses that are not in the table any more.
-    removed: BTreeMap<IpAddr, Told>,
+    /// What is planned still of addresses that are not in the table any more.
+    removed: BTreeMap<IpAddr, Planned>,
 }
 
 impl Marks {
@@ -170,16 +233,16 @@ impl Marks {
         }
     }
 
-    /// The lease is gone from the table; enforcers still have it as `told`.
-    pub fn removed(&mut self, address: IpAddr, told: Told) {
+    /// The lease is gone from the table; this is what is planned of it still.
+    pub fn removed(&mut self, address: IpAddr, planned: Planned) {
         self.change(address);
-        if told != Told::default() {
-            self.removed.insert(address, told);
+        if planned != Planned::default() {
+            self.removed.insert(address, planned);
         }
     }
 
-    /// What enforcers believe of an address that comes (back) into the table.
-    pub fn take_removed(&mut self, address: IpAddr) -> Told {
+    /// What is planned still of an address that comes (back) into the table.
+    pub fn take_removed(&mut self, address: IpAddr) -> Planned {
         self.removed.remove(&address).unwrap_or_default()
     }
 
@@ -188,19 +251,39 @@ impl Marks {
         self.due.iter().filter(|(_, mark)| mark.change).map(|(address, _)| *address)
     }
 
-    /// What enforcers believe of an address that left the table since the last plan.
-    pub fn removed_of(&mut self, address: IpAddr) -> Option<&mut Told> {
-        self.removed.get_mut(&address)
+    /// What is planned still of an address that left the table since the last plan.
+    #[must_use]
+    pub fn removed_of(&self, address: IpAddr) -> Option<Planned> {
+        self.removed.get(&address).copied()
     }
 
-    /// Addresses that left the table since the last plan, of which enforcers believe what is `meant`.
-    pub fn removed_where(&self, meant: impl Fn(&Told) -> bool) -> Vec<IpAddr> {
-        self.removed.iter().filter(|(_, told)| meant(told)).map(|(address, _)| *address).collect()
+    /// Addresses that left the table since the last plan, of which what is planned is `meant`.
+    pub fn removed_where(&self, meant: impl Fn(&Planned) -> bool) -> Vec<IpAddr> {
+        self.removed.iter().filter(|(_, planned)| meant(planned)).map(|(address, _)| *address).collect()
     }
 
-    /// What enforcers believe of addresses that left the table since the last plan.
-    pub fn removed_mut(&mut self) -> impl Iterator<Item = &mut Told> {
-        self.removed.values_mut()
+    /// An enforcer refused plans of an address that left the table since the last plan: see [`Planned::anew`]. Returns what was planned before,
+    /// and what is now.
+    pub fn plan_removed_anew(
+        &mut self,
+        address: IpAddr,
+        kind: EnforcerKind,
+        refused: impl Fn(Generation) -> bool,
+    ) -> Option<(Planned, Planned)> {
+        let planned = self.removed.get_mut(&address)?;
+        let before = *planned;
+        *planned = before.anew(kind, refused, Waits { unplanned: true, joined: false });
+        Some((before, *planned))
+    }
+
+    /// Nobody holds the routes of addresses that left the table since the last plan.
+    pub fn forget_removed_routes(&mut self) {
+        self.removed.values_mut().for_each(|planned| *planned = planned.without_route());
+    }
+
+    /// Sets of groups have other names from now on; see [`Planned::with_groups_renamed`].
+    pub fn rename_groups(&mut self, mut rename: impl FnMut(GroupSet) -> Option<GroupSet>) {
+        self.removed.values_mut().for_each(|planned| *planned = planned.with_groups_renamed(&mut rename));
     }
 
     /// Everything that is marked, in order; clears the marks.
@@ -216,12 +299,12 @@ mod tests {
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
     const NOW: Moment = Moment(1000);
 
-    fn told(ends: u64) -> Told {
+    fn planned(ends: u64) -> Planned {
         let generation = Generation(3);
-        Told {
-            timed: Some(TimedTold { ends: Moment(ends), opened: generation, last: generation }),
-            route: Some(RouteTold { opened: generation, last: generation, groups: Some(GroupSet::EMPTY) }),
-            ..Told::default()
+        Planned {
+            timed: Some(PlannedTimed { ends: Moment(ends), opened: generation, last: generation }),
+            route: Some(PlannedRoute { opened: generation, last: generation, groups: Some(GroupSet::EMPTY) }),
+            ..Planned::default()
         }
     }
 
@@ -229,8 +312,8 @@ mod tests {
         Wanted { timed: Some(Moment(ends)), route: Some(GroupSet::EMPTY) }
     }
 
-    fn changes(told: Told, wanted: Wanted) -> (Option<Change>, Option<Change>) {
-        let found = difference(HERE, told, wanted, Generation(9), NOW);
+    fn changes(planned: Planned, wanted: Wanted) -> (Option<Change>, Option<Change>) {
+        let found = difference(HERE, planned, wanted, Generation(9), NOW);
         (found.timed, found.route)
     }
 
@@ -238,47 +321,47 @@ mod tests {
     fn timed_and_routes_differ_as_they_must() {
         let open = |ends| Some(Change::Open { address: HERE, ends: Moment(ends) });
         let close = Some(Change::Close { address: HERE });
-        assert_eq!(changes(Told::default(), Wanted::default()), (None, None));
-        assert_eq!(changes(Told::default(), wanted(5000)), (open(5000), open(5000)));
+        assert_eq!(changes(Planned::default(), Wanted::default()), (None, None));
+        assert_eq!(changes(Planned::default(), wanted(5000)), (open(5000), open(5000)));
         assert_eq!(
-            changes(told(5000), wanted(7000)),
+            changes(planned(5000), wanted(7000)),
             (Some(Change::Extend { address: HERE, ends: Moment(7000) }), None),
             "routes do not hear of extensions"
         );
         assert_eq!(
-            changes(told(5000), wanted(4000)),
+            changes(planned(5000), wanted(4000)),
             (Some(Change::Extend { address: HERE, ends: Moment(4000) }), None),
             "moving earlier is no opening that could be refused"
         );
-        assert_eq!(changes(told(5000), Wanted { timed: None, route: Some(GroupSet::EMPTY) }), (close, None));
+        assert_eq!(changes(planned(5000), Wanted { timed: None, route: Some(GroupSet::EMPTY) }), (close, None));
         assert_eq!(
-            changes(told(1000), Wanted { timed: None, route: Some(GroupSet::EMPTY) }),
+            changes(planned(1000), Wanted { timed: None, route: Some(GroupSet::EMPTY) }),
             (None, None),
             "expired by itself"
         );
-        assert_eq!(changes(told(1000), Wanted::default()), (None, close));
-        assert_eq!(changes(told(1000), wanted(5000)), (open(5000), None), "back from lingering");
-        assert_eq!(changes(told(5000), Wanted::default()), (close, close));
+        assert_eq!(changes(planned(1000), Wanted::default()), (None, close));
+        assert_eq!(changes(planned(1000), wanted(5000)), (open(5000), None), "back from lingering");
+        assert_eq!(changes(planned(5000), Wanted::default()), (close, close));
     }
 
     #[test]
     fn what_one_refused_is_told_anew_to_all() {
         let (open, close) =
             (Some(Change::Open { address: HERE, ends: Moment(5000) }), Some(Change::Close { address: HERE }));
-        let refused = Told { timed_refused: true, route_refused: true, ..told(5000) };
+        let refused = Planned { timed_refused: true, route_refused: true, ..planned(5000) };
         assert_eq!(changes(refused, wanted(5000)), (open, open));
         assert_eq!(changes(refused, Wanted::default()), (close, close));
-        let by_timed = Told { timed_refused: true, ..told(5000) };
+        let by_timed = Planned { timed_refused: true, ..planned(5000) };
         assert_eq!(changes(by_timed, wanted(5000)), (open, None));
         assert_eq!(
-            difference(HERE, refused, wanted(5000), Generation(9), NOW).told.route.unwrap().opened,
+            difference(HERE, refused, wanted(5000), Generation(9), NOW).planned.route.unwrap().opened,
             Generation(9)
         );
     }
 
     #[test]
     fn an_extension_keeps_the_generation_that_opened() {
-        let found = difference(HERE, told(5000), wanted(7000), Generation(9), NOW).told;
+        let found = difference(HERE, planned(5000), wanted(7000), Generation(9), NOW).planned;
         let timed = found.timed.unwrap();
         assert_eq!((timed.opened, timed.last), (Generation(3), Generation(9)));
         assert_eq!(found.route.unwrap().opened, Generation(3));

@@ -11,10 +11,6 @@ use super::lease::ByFamily;
 use super::lease::LeaseTable;
 use super::moment::Moment;
 
-mod unproven;
-
-pub use unproven::{Required, Unproven};
-
 /// How far an enforcer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]

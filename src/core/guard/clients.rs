@@ -125,7 +125,7 @@ impl Guard {
         let names = Arc::<[Name]>::from(names);
         for (address, ends) in wanted {
             if let Some(lease) = self.table.get(*address) {
-                let ends = lease.ends.min(*ends);
+                let ends = lease.ends().min(*ends);
                 narrows.iter().for_each(|narrow| pairs.grant((*address, *narrow), (names.clone(), mark), ends, holder));
             }
         }
@@ -165,7 +165,7 @@ impl Guard {
     pub(super) fn pairs_follow(&mut self, address: IpAddr) {
         let Some(pairs) = &mut self.pairs else { return };
         match self.table.get(address).filter(|lease| lease.is_active()) {
-            Some(lease) => pairs.shorten_all_of(address, lease.ends),
+            Some(lease) => pairs.shorten_all_of(address, lease.ends()),
             None => pairs.close_all_of(address),
         }
     }
@@ -224,15 +224,15 @@ impl Guard {
     /// Every lease without a pair gets one that opens all of its address to everybody. O(leases).
     fn pair_all_leases(&mut self) {
         let Some(pairs) = &mut self.pairs else { return };
-        let lacking = self.table.iter().filter(|(_, lease)| lease.is_active() && lease.ends > self.now);
+        let lacking = self.table.iter().filter(|(_, lease)| lease.is_active() && lease.ends() > self.now);
         for (address, lease) in lacking {
             if pairs.len() >= self.settings.lease.capacity || pairs.of(address).next().is_some() {
                 continue;
             }
             // A cause that was forgotten may have lasted longer than all that are left.
-            let latest = lease.causes.iter().map(|cause| cause.ends).max();
-            for cause in &lease.causes {
-                let ends = if Some(cause.ends) == latest { lease.ends } else { cause.ends.min(lease.ends) };
+            let latest = lease.causes().iter().map(|cause| cause.ends).max();
+            for cause in lease.causes() {
+                let ends = if Some(cause.ends) == latest { lease.ends() } else { cause.ends.min(lease.ends()) };
                 if ends > self.now {
                     let names: Arc<[Name]> = std::iter::once(&cause.question).chain(&*cause.chain).cloned().collect();
                     pairs.grant((address, Narrow::NOT), (names, cause.mark), ends, Holder::NOBODY);
@@ -270,7 +270,7 @@ impl Guard {
         stored.sort_by_key(|pair| std::cmp::Reverse((pair.ends, pair.address, pair.narrow)));
         for StoredPair { address, narrow, ends, names } in stored {
             let lease = self.table.get(address).filter(|lease| lease.is_active());
-            let ends = lease.map_or(Moment::ZERO, |lease| lease.ends.min(ends));
+            let ends = lease.map_or(Moment::ZERO, |lease| lease.ends().min(ends));
             if ends <= self.now || pairs.len() >= self.settings.lease.capacity {
                 self.counts.restore_dropped += u64::from(ends > self.now);
                 continue;

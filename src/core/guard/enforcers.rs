@@ -12,7 +12,7 @@
 use std::net::IpAddr;
 
 use super::Guard;
-use crate::core::event::{EnforcerId, EnforcerKind, LeaseHandle, LeaseHandles, Listed, Output};
+use crate::core::event::{EnforcerId, EnforcerKind, LeaseHandles, Listed, Output};
 use crate::core::gate::{Needs, Waiting};
 
 impl Guard {
@@ -32,30 +32,24 @@ impl Guard {
     /// leases last.
     fn tell_what_was_refused(&mut self, optional: &[EnforcerId]) {
         for address in self.enforcers.lacked_by_required(optional) {
-            match self.table.get_mut(address) {
-                Some(lease) if lease.told().route.is_some() => lease.change_told(|told| told.route_refused = true),
-                _ => continue,
+            if self.table.get(address).is_some_and(|lease| lease.planned().route.is_some()) {
+                self.table.refuse(address, EnforcerKind::Route);
+                self.marks.change(address);
             }
-            self.marks.change(address);
         }
     }
 
     /// Others are required than before: what they hold is in force, and nothing else. O(leases).
     pub(super) fn follow_enforcers(&mut self) {
-        let required = self.enforcers.requires(EnforcerKind::Route);
-        let addresses: Vec<IpAddr> = self.table.iter().map(|(address, _)| address).collect();
-        for address in addresses {
-            let enforcers = &self.enforcers;
-            if let Some(lease) = self.table.get_mut(address).filter(|_| required) {
-                self.unproven.recheck_route(address, lease, |plan| enforcers.all_route(address, plan));
-            }
+        if self.enforcers.requires(EnforcerKind::Route) {
+            self.table.recheck_routes(|address, plan| self.enforcers.all_route(address, plan));
         }
         if self.enforcers.all_timed().is_none() {
-            self.unproven.lost(EnforcerKind::Timed, &mut self.table);
+            self.table.lose(EnforcerKind::Timed);
             self.pairs.iter_mut().for_each(crate::core::pairs::Pairs::lost);
         }
         self.prove_timed();
-        self.prove_routes(self.unproven.all_routes());
+        self.prove_routes(self.table.lacking_routes());
         self.ask_anew();
     }
 
@@ -75,20 +69,12 @@ impl Guard {
     fn tell_routes_anew(&mut self) {
         self.outputs.push_back(Output::RoutesAnew);
         self.group_sets.clear();
-        for told in self.marks.removed_mut() {
-            (told.route, told.route_refused) = (None, false);
-        }
+        self.marks.forget_removed_routes();
         let groups = self.groups.clone();
+        // Who keeps an answer may belong to a group, which nobody asked for as long as no route bore anything.
+        self.table.unplan_routes(!groups.is_empty());
         let addresses: Vec<IpAddr> = self.table.iter().map(|(address, _)| address).collect();
         for address in addresses {
-            if let Some(lease) = self.table.get_mut(address) {
-                self.unproven.untold_route(address, lease);
-                if !groups.is_empty() {
-                    // Who keeps an answer may belong to a group, which nobody asked for as long as no route bore anything.
-                    lease.out_of_force();
-                    lease.handle = LeaseHandle::new(address, lease.ends);
-                }
-            }
             if !groups.is_empty() {
                 self.table.regroup(
                     address,

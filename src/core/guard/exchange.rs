@@ -42,7 +42,7 @@ impl Guard {
         let Some(exchange) = &mut self.exchange else { return };
         let name = name_of(guard);
         let lease = self.table.get(address);
-        let cause = lease.and_then(|lease| lease.causes.iter().find(|cause| cause.question == name));
+        let cause = lease.and_then(|lease| lease.causes().iter().find(|cause| cause.question == name));
         let active = lease.is_some_and(Lease::is_active);
         let known = cause.map(|cause| cause.ends).filter(|_| active);
         exchange.orphan(address, guard, what == GuardWord::Orphaned && known.is_some());
@@ -106,7 +106,7 @@ impl Guard {
     }
 
     fn take_guard_back(&mut self, address: IpAddr, name: &Name) {
-        let causes = self.table.get(address).map(|lease| lease.causes.clone()).unwrap_or_default();
+        let causes = self.table.get(address).map(|lease| lease.causes().clone()).unwrap_or_default();
         match self.table.remove_causes(address, name, self.now) {
             Remaining::Same => self.marks.taken_back(address),
             Remaining::Earlier => self.follow_earlier_end(address),
@@ -152,7 +152,7 @@ impl Guard {
         if self.exchange.is_none() {
             return all;
         }
-        let causes = self.table.iter().flat_map(|(_, lease)| &lease.causes);
+        let causes = self.table.iter().flat_map(|(_, lease)| lease.causes());
         for guard in causes.filter_map(|cause| guard_of(&cause.question)) {
             *all.entry(guard).or_default() += 1;
         }

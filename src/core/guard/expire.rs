@@ -9,7 +9,7 @@ use crate::core::event::{EnforcerKind, QueryPaths, StoredLease};
 use crate::core::flows::{FlowsSeen, INTERVALS};
 use crate::core::groups::GroupSet;
 use crate::core::groups::Groups;
-use crate::core::lease::Lease;
+use crate::core::lease::{Lease, Share};
 use crate::core::moment::Moment;
 
 impl Guard {
@@ -40,7 +40,6 @@ impl Guard {
             let until = self.route_until(address, natural);
             if self.enforcers.has(EnforcerKind::Route) && until > at {
                 if active {
-                    self.unproven.forget_timed(address, self.table.get_mut(address));
                     self.marks.change(address);
                 }
                 self.table.linger(address, until);
@@ -60,7 +59,7 @@ impl Guard {
         let Some(held) = held.filter(|until| *until > natural && *until > self.now) else { return natural };
         // Half of what fits: answers find room.
         let most = self.settings.lease.capacity.min(self.enforcers.least_budget()) / 2;
-        if !self.flows.hold(address, lease.holders, most) {
+        if !self.flows.hold(address, lease.holders(), most) {
             self.counts.flows_refused += 1;
             return natural;
         }
@@ -96,7 +95,7 @@ impl Guard {
     /// The communities of the client's group stay on the route as well; of all groups, where it is not known who the client is.
     fn keep_communities(&mut self, address: IpAddr, client: IpAddr, until: Moment, soon: Moment) {
         let Some(lease) = self.table.get(address).filter(|lease| !lease.shares().is_empty()) else { return };
-        let asked = lease.causes.iter().filter(|cause| cause.clients.iter().any(|(asked, _)| *asked == client));
+        let asked = lease.causes().iter().filter(|cause| cause.clients.iter().any(|(asked, _)| *asked == client));
         let groups = asked.filter_map(|cause| cause.group).chain(self.group_of(client, None));
         let groups: GroupSet = groups.filter(|group| lease.share(*group).is_some()).collect();
         let meant = |other| groups.is_empty() || groups.has(other);
@@ -104,12 +103,8 @@ impl Guard {
             return;
         }
         let max = self.flows.max();
-        self.table.retain_shares(address, |share| {
-            if meant(share.group) {
-                share.gone = share.gone.max(until.min(share.ends.plus(max)));
-            }
-            true
-        });
+        let stays = |share: &Share| meant(share.group).then(|| until.min(share.ends.plus(max)));
+        self.table.keep_shares(address, stays);
     }
 
     /// For how long a live flow keeps the route of an address whose lease has ended, as things are now, and at most.
@@ -124,19 +119,7 @@ impl Guard {
         if before == linger {
             return;
         }
-        let all: Vec<(IpAddr, _)> = self.table.iter().map(|(address, lease)| (address, lease.lingers())).collect();
-        for (address, lingers) in all {
-            if let Some(lease) = self.table.get_mut(address) {
-                lease.set_fallback(lease.fallback().map(|until| until.minus(before).plus(linger)));
-            }
-            self.table.retain_shares(address, |share| {
-                share.gone = share.gone.minus(before).plus(linger);
-                true
-            });
-            if let Some(until) = lingers {
-                self.table.linger(address, until.minus(before).plus(linger));
-            }
-        }
+        self.table.move_linger(|until| until.minus(before).plus(linger));
         // What would have gone by now.
         self.expire(self.now);
     }
@@ -144,7 +127,7 @@ impl Guard {
 
 /// The latest end that anybody was told: what lingers after a restart has none of its own.
 fn told_until(lease: &Lease) -> Moment {
-    lease.causes.iter().map(|cause| cause.ends).max().unwrap_or(lease.ends)
+    lease.causes().iter().map(|cause| cause.ends).max().unwrap_or(lease.ends())
 }
 
 /// A lease as it survives a restart.
@@ -157,7 +140,7 @@ pub(super) fn stored(
 ) -> StoredLease {
     // What lingers is on disk as what has ended, so that its route survives a restart; what a flow holds, as what ended just now at the latest.
     let ended = |gone: Moment| gone.minus(linger).min(now);
-    let ends = lease.lingers().map_or(lease.ends, ended);
+    let ends = lease.lingers().map_or(lease.ends(), ended);
     let shares = lease.shares().iter();
     let groups = shares.map(|share| (groups.name(share.group).to_owned(), share.ends.max(ended(share.gone)))).collect();
     StoredLease { address, ends, paths, adds: false, groups }

@@ -8,7 +8,6 @@ use crate::core::event::{EnforcerKind, LeaseHandles, Output};
 use crate::core::gate::{Needs, Waiting};
 use crate::core::groups::{Group, GroupSet, Groups, MOST_SETS};
 use crate::core::person::Mark;
-use crate::core::plan::Told;
 
 impl Guard {
     /// Groups whose time and its linger are over leave the route, which stays for the others.
@@ -17,15 +16,12 @@ impl Guard {
         let Some(lease) = self.table.get(address) else { return };
         let left: GroupSet = lease.shares().iter().filter(|share| share.gone > now).map(|share| share.group).collect();
         if left.is_empty() || self.group_sets.contains_key(&left) || self.group_sets.len() < MOST_SETS {
-            self.table.retain_shares(address, |share| share.gone > now);
+            self.table.take_shares(address, |share| share.gone <= now);
             self.marks.change(address);
             return;
         }
         // No room for one more set: they stay a while.
-        self.table.retain_shares(address, |share| {
-            share.gone = share.gone.max(now.plus(POSTPONED));
-            true
-        });
+        self.table.keep_shares(address, |_| Some(now.plus(POSTPONED)));
     }
 
     /// The client's group, where routes bear communities by group.
@@ -56,15 +52,15 @@ impl Guard {
         }
         self.group_sets.clear();
         let sets = &mut self.group_sets;
-        let mut translate = |told: &mut Told| {
-            let Some(route) = &mut told.route else { return };
-            route.groups = route.groups.and_then(|set| old.translated(set, &new));
-            if let Some(set) = route.groups {
+        let mut rename = |set: GroupSet| {
+            let renamed = old.translated(set, &new);
+            if let Some(set) = renamed {
                 *sets.entry(set).or_default() += 1;
             }
+            renamed
         };
-        self.table.iter_mut().for_each(|(_, lease)| lease.change_told(&mut translate));
-        self.marks.removed_mut().for_each(translate);
+        self.table.rename_groups(&mut rename);
+        self.marks.rename_groups(rename);
         // What was promised to those who wait was promised to their old groups.
         let mut waiting = self.gate.take_all();
         waiting.append(&mut self.through);

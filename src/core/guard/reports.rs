@@ -8,6 +8,7 @@ use crate::core::event::{EnforcerId, EnforcerKind, Generation, Refusal};
 use crate::core::lease::{Lease, Share};
 use crate::core::narrow::{Narrow, PairId};
 use crate::core::pairs::Pairs;
+use crate::core::plan::Planned;
 
 impl Guard {
     pub(super) fn want_sync(&mut self, enforcer: EnforcerId) {
@@ -29,10 +30,15 @@ impl Guard {
             return;
         }
         self.gate.lost(kind);
-        self.unproven.lost(kind, &mut self.table);
+        self.table.lose(kind);
         if kind == EnforcerKind::Timed {
             self.pairs.iter_mut().for_each(Pairs::lost);
         }
+    }
+
+    /// What is planned of an address, leased or not: what is closed, but not planned, may be opened again within this batch; then its route just stays.
+    fn planned(&self, address: IpAddr) -> Option<Planned> {
+        self.table.get(address).map(Lease::planned).or_else(|| self.marks.removed_of(address))
     }
 
     /// A router took single routes back, and was sent them again: none counts before it is confirmed again. It stays open meanwhile.
@@ -42,16 +48,14 @@ impl Guard {
         }
         let required = self.enforcers.is_required(enforcer);
         for address in addresses {
-            let lease = self.table.get_mut(*address);
-            // What is closed, but not planned, may be opened again within this batch; then its route just stays.
-            let told = lease.as_ref().map(|lease| lease.told()).or_else(|| self.marks.removed_of(*address).copied());
             // What was opened anew since then is not meant.
-            if told.and_then(|told| told.route).is_none_or(|route| route.opened > generation) {
+            let planned = self.planned(*address).and_then(|planned| planned.route);
+            if planned.is_none_or(|route| route.opened > generation) {
                 continue;
             }
             self.enforcers.lacks(enforcer, *address);
-            if let Some(lease) = lease.filter(|_| required) {
-                self.unproven.lost_route(*address, lease);
+            if required {
+                self.table.lose_route(*address);
             }
         }
     }
@@ -67,17 +71,8 @@ impl Guard {
             return pairs.iter().for_each(|id| table.missing(*id, required));
         }
         for address in addresses {
-            let Some(lease) = self.table.get_mut(*address).filter(|lease| lease.told().timed.is_some()) else {
-                continue;
-            };
-            lease.change_told(|told| told.timed_refused = true);
-            self.marks.change(*address);
-            if required {
-                lease.out_of_force();
-                // As after a loss: should it be refused now, it is closed.
-                lease.set_held(None);
-                lease.set_proven(None);
-                self.unproven.forget_timed(*address, Some(lease));
+            if self.table.miss(*address, required) {
+                self.marks.change(*address);
             }
         }
     }
@@ -90,14 +85,14 @@ impl Guard {
         let name = self.enforcers.name(enforcer);
         let refusal = Refusal::Enforcer { name, reason };
         self.fail_tickets(self.gate.tickets_needing(kind, generation), |_, _| refusal.clone());
-        for address in self.unproven.opened_by(kind, generation, &self.table) {
+        for address in self.table.opened_by(kind, generation) {
             self.close_refused(kind, address, &refusal);
         }
         if kind == EnforcerKind::Timed {
             self.refuse_pairs(generation, &refusal);
         }
         if kind == EnforcerKind::Route {
-            for address in self.unproven.shared_by(generation, &self.table) {
+            for address in self.table.shared_by(generation) {
                 self.refuse_shares(address, generation..=generation, &refusal);
             }
         }
@@ -113,47 +108,22 @@ impl Guard {
             return;
         }
         let leased = self.table.iter().filter(|(_, lease)| {
-            let opened = lease.told().route.is_some_and(|route| refused(route.opened));
-            opened || lease.shares().iter().any(|share| share.told.is_some_and(&refused))
+            let opened = lease.planned().route.is_some_and(|route| refused(route.opened));
+            opened || lease.shares().iter().any(|share| share.borne.plan().is_some_and(&refused))
         });
         let mut lacking: Vec<IpAddr> = leased.map(|(address, _)| address).collect();
-        lacking.extend(self.marks.removed_where(|told| told.route.is_some_and(|route| refused(route.opened))));
+        lacking.extend(self.marks.removed_where(|planned| planned.route.is_some_and(|route| refused(route.opened))));
         lacking.into_iter().for_each(|address| self.enforcers.lacks(enforcer, address));
     }
 
     /// An address that was closed and opened again since the last plan, or that a group left and came back to, is not what the refused plan was
     /// about; but what that plan told of it is not there. The next plan tells it anew, though nothing differs from what was told.
     fn tell_anew(&mut self, kind: EnforcerKind, address: IpAddr, refused: impl Fn(Generation) -> bool) {
-        let lease = self.table.get_mut(address);
-        // What is planned waits for its plan, and is found there.
-        let unplanned = lease.as_ref().is_none_or(|lease| match kind {
-            EnforcerKind::Timed => lease.held().is_none() && lease.unproven_timed().is_none(),
-            EnforcerKind::Route => !lease.route_proven && lease.unproven_route().is_none(),
-        });
-        let joined = lease.as_ref().is_some_and(|lease| lease.shares().iter().any(|share| share.told.is_none()));
-        let told = lease.as_ref().map(|lease| lease.told()).or_else(|| self.marks.removed_of(address).copied());
-        let Some(before) = told else { return };
-        let mut told = before;
-        match kind {
-            EnforcerKind::Timed => {
-                told.timed_refused |= unplanned && told.timed.is_some_and(|timed| refused(timed.opened))
-            }
-            EnforcerKind::Route if unplanned && told.route.is_some_and(|route| refused(route.opened)) => {
-                told.route_refused = true;
-            }
-            EnforcerKind::Route if joined || unplanned => {
-                if let Some(route) = told.route.as_mut().filter(|route| refused(route.last)) {
-                    route.groups = None;
-                }
-            }
-            EnforcerKind::Route => {}
+        let anew = self.table.plan_anew(address, kind, &refused);
+        let anew = anew.or_else(|| self.marks.plan_removed_anew(address, kind, &refused));
+        if let Some((before, planned)) = anew {
+            count_sets(&mut self.group_sets, before, planned);
         }
-        match (lease, self.marks.removed_of(address)) {
-            (Some(lease), _) => lease.set_told(told),
-            (None, Some(removed)) => *removed = told,
-            (None, None) => {}
-        }
-        count_sets(&mut self.group_sets, before, told);
     }
 
     pub(super) fn refused_address(
@@ -167,18 +137,18 @@ impl Guard {
         if self.enforcers.is_required(enforcer) {
             self.tell_anew(EnforcerKind::Route, address, |plan| plan <= generation);
         } else {
-            let lease = self.table.get(address).map(Lease::told);
-            let told = lease.or_else(|| self.marks.removed_of(address).copied());
-            if told.and_then(|told| told.route).is_some_and(|route| route.opened <= generation) {
+            let planned = self.planned(address).and_then(|planned| planned.route);
+            if planned.is_some_and(|route| route.opened <= generation) {
                 self.enforcers.lacks(enforcer, address);
             }
         }
         // What is in force was confirmed by this enforcer too; what was opened anew since will be.
-        let meant = self.table.get(address).filter(|lease| lease.unproven_route().is_some_and(|at| at <= generation));
+        let meant =
+            self.table.get(address).filter(|lease| lease.progress().lacks_route().is_some_and(|at| at <= generation));
         let Some(lease) = meant.filter(|_| self.enforcers.is_required(enforcer)) else { return };
-        let opened = lease.told().route.is_some_and(|told| told.opened <= generation);
+        let opened = lease.planned().route.is_some_and(|route| route.opened <= generation);
         let refusal = Refusal::Enforcer { name: self.enforcers.name(enforcer), reason };
-        if lease.route_proven || !opened {
+        if lease.progress().is_confirmed() || !opened {
             self.refuse_shares(address, Generation(0)..=generation, &refusal);
         } else {
             self.close_refused(EnforcerKind::Route, address, &refusal);
@@ -187,8 +157,8 @@ impl Guard {
 
     /// Takes back the communities that these plans put on a route that stays open for others.
     fn refuse_shares(&mut self, address: IpAddr, plans: std::ops::RangeInclusive<Generation>, refusal: &Refusal) {
-        let refused = |share: &Share| !share.proven && share.told.is_some_and(|told| plans.contains(&told));
-        if self.table.retain_shares(address, |share| !refused(share)) {
+        let refused = |share: &Share| share.borne.lacks().is_some_and(|plan| plans.contains(&plan));
+        if self.table.take_shares(address, refused) {
             self.fail_tickets_of(address, |_, _| refusal.clone());
             self.marks.change(address);
             self.marks.journal(address);
@@ -198,20 +168,14 @@ impl Guard {
     /// Takes back what a required enforcer does not hold, everywhere.
     fn close_refused(&mut self, kind: EnforcerKind, address: IpAddr, refusal: &Refusal) {
         self.fail_tickets_of(address, |_, _| refusal.clone());
-        if let Some(lease) = self.table.get_mut(address) {
-            lease.change_told(|told| match kind {
-                EnforcerKind::Timed => told.timed_refused = true,
-                EnforcerKind::Route => told.route_refused = true,
-            });
-        }
+        self.table.refuse(address, kind);
         // What lingered before the plan opened it again goes on lingering: its route was up all the time.
         let fallback = self.table.get(address).and_then(Lease::fallback).filter(|until| *until > self.now);
         match fallback {
             Some(until) if kind == EnforcerKind::Timed => {
-                self.unproven.forget_timed(address, self.table.get_mut(address));
                 self.table.linger(address, until);
                 // For whom it was never in force it has nothing to linger for.
-                self.table.retain_shares(address, |share| share.proven);
+                self.table.take_shares(address, |share| !share.borne.is_confirmed());
                 self.pairs_follow(address);
                 self.counts.closed += 1;
                 self.marks.change(address);
@@ -232,9 +196,9 @@ impl Guard {
         let mut news = Vec::new();
         for (address, generation) in addresses {
             // What was closed, or closed and opened anew, since then is not meant.
-            let opened = self.table.get(address).and_then(|lease| lease.told().route).map(|told| told.opened);
+            let opened = self.table.get(address).and_then(|lease| lease.planned().route).map(|route| route.opened);
             let generation = generation.min(self.generation);
-            let closed = self.marks.removed_of(address).and_then(|told| told.route);
+            let closed = self.marks.removed_of(address).and_then(|planned| planned.route);
             if opened.is_none() && closed.is_some_and(|route| route.opened <= generation) {
                 // Closed, but not planned: it may be opened again within this batch.
                 self.enforcers.found(enforcer, address);

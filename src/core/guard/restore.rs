@@ -11,7 +11,7 @@ use crate::core::exchange::guard_of;
 use crate::core::lease::{ByFamily, Cause, Clients};
 use crate::core::name::Name;
 use crate::core::pairs::Pairs;
-use crate::core::plan::Told;
+use crate::core::plan::Planned;
 use crate::core::policy::registrable;
 use crate::core::share::Holder;
 
@@ -34,7 +34,7 @@ impl Guard {
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.enforcers.all_timed().is_some()
-            && self.unproven.is_timed_proven()
+            && self.table.is_all_acked()
             && self.pairs.as_ref().is_none_or(Pairs::is_proven)
     }
 
@@ -97,7 +97,7 @@ impl Guard {
                 } else if self.table.get(address).is_some() {
                     self.table.add_cause(address, cause, ends.minus(Duration::from_millis(1)));
                 } else {
-                    self.table.open(address, ends, cause, Told::default(), ends);
+                    self.table.open(address, ends, cause, Planned::default(), ends);
                 }
             }
             if is_new {

@@ -3,7 +3,7 @@
 use super::Moment;
 use crate::core::event::Generation;
 use crate::core::groups::GroupSet;
-use crate::core::plan::{RouteTold, TimedTold, Told};
+use crate::core::plan::{Planned, PlannedRoute, PlannedTimed};
 
 /// A moment, or a plan's number, or none, in six octets: 8,900 years of milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,50 +57,56 @@ impl From<Option<Generation>> for Six {
     }
 }
 
-/// [`Told`], but for sets of groups other than none.
+/// [`Planned`], but for sets of groups other than none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PackedTold {
+pub struct PackedPlan {
     ends: Six,
     timed: [Six; 2],
     route: [Six; 2],
-    timed_refused: bool,
-    route_refused: bool,
-    /// Its groups are elsewhere, or have no name any more.
-    grouped: bool,
+    flags: u8,
 }
 
-impl PackedTold {
+/// A timed enforcer refused.
+const TIMED_REFUSED: u8 = 1;
+/// A route enforcer refused.
+const ROUTE_REFUSED: u8 = 1 << 1;
+/// Its groups are elsewhere, or have no name any more.
+const GROUPED: u8 = 1 << 2;
+
+impl PackedPlan {
     /// With the groups that have to be kept elsewhere.
     #[must_use]
-    pub fn pack(told: Told) -> (Self, Option<Option<GroupSet>>) {
-        let groups = told.route.map(|route| route.groups).filter(|groups| *groups != Some(GroupSet::EMPTY));
-        let timed = told.timed.as_ref();
-        let route = told.route.as_ref();
+    pub fn pack(planned: Planned) -> (Self, Option<Option<GroupSet>>) {
+        let groups = planned.route.map(|route| route.groups).filter(|groups| *groups != Some(GroupSet::EMPTY));
+        let timed = planned.timed.as_ref();
+        let route = planned.route.as_ref();
+        let flag = |flag: u8, is_set: bool| if is_set { flag } else { 0 };
         let packed = Self {
             ends: timed.map(|timed| timed.ends).into(),
             timed: [timed.map(|timed| timed.opened).into(), timed.map(|timed| timed.last).into()],
             route: [route.map(|route| route.opened).into(), route.map(|route| route.last).into()],
-            timed_refused: told.timed_refused,
-            route_refused: told.route_refused,
-            grouped: groups.is_some(),
+            flags: flag(TIMED_REFUSED, planned.timed_refused)
+                | flag(ROUTE_REFUSED, planned.route_refused)
+                | flag(GROUPED, groups.is_some()),
         };
         (packed, groups)
     }
 
     /// `groups`: what was to be kept elsewhere.
     #[must_use]
-    pub fn unpack(&self, groups: impl FnOnce() -> Option<GroupSet>) -> Told {
+    pub fn unpack(&self, groups: impl FnOnce() -> Option<GroupSet>) -> Planned {
+        let has = |flag: u8| self.flags & flag != 0;
         let timed = || {
             let [opened, last] = self.timed;
-            Some(TimedTold { ends: self.ends.moment()?, opened: opened.plan()?, last: last.plan()? })
+            Some(PlannedTimed { ends: self.ends.moment()?, opened: opened.plan()?, last: last.plan()? })
         };
         let route = || {
             let [opened, last] = self.route;
-            let groups = if self.grouped { groups() } else { Some(GroupSet::EMPTY) };
-            Some(RouteTold { opened: opened.plan()?, last: last.plan()?, groups })
+            let groups = if has(GROUPED) { groups() } else { Some(GroupSet::EMPTY) };
+            Some(PlannedRoute { opened: opened.plan()?, last: last.plan()?, groups })
         };
-        let (timed_refused, route_refused) = (self.timed_refused, self.route_refused);
-        Told { timed: timed(), route: route(), timed_refused, route_refused }
+        let (timed_refused, route_refused) = (has(TIMED_REFUSED), has(ROUTE_REFUSED));
+        Planned { timed: timed(), route: route(), timed_refused, route_refused }
     }
 }
 
@@ -117,15 +123,15 @@ mod tests {
         assert_eq!(Six::from(Some(Moment::NEVER)).moment(), Some(Moment::NEVER));
         assert_eq!(Six::from(Some(Moment(1 << 50))).moment(), Some(Moment::NEVER));
         assert_eq!(Six::from(None::<Moment>).moment(), None);
-        let timed = TimedTold { ends: Moment(9), opened: Generation(1), last: Generation(2) };
+        let timed = PlannedTimed { ends: Moment(9), opened: Generation(1), last: Generation(2) };
         let some = GroupSet::of_places(5);
         for groups in [Some(GroupSet::EMPTY), None, Some(some)] {
-            let route = RouteTold { opened: Generation(3), last: Generation(4), groups };
+            let route = PlannedRoute { opened: Generation(3), last: Generation(4), groups };
             for (timed, route) in [(None, None), (Some(timed), None), (None, Some(route)), (Some(timed), Some(route))] {
                 for refused in [false, true] {
-                    let told = Told { timed, route, timed_refused: refused, route_refused: !refused };
-                    let (packed, elsewhere) = PackedTold::pack(told);
-                    assert_eq!(packed.unpack(|| elsewhere.unwrap()), told);
+                    let planned = Planned { timed, route, timed_refused: refused, route_refused: !refused };
+                    let (packed, elsewhere) = PackedPlan::pack(planned);
+                    assert_eq!(packed.unpack(|| elsewhere.unwrap()), planned);
                     assert_eq!(elsewhere, route.map(|route| route.groups).filter(|set| *set != Some(GroupSet::EMPTY)));
                 }
             }

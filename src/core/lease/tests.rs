@@ -26,7 +26,7 @@ fn cause(question: &str, chain: &[&str], client: u32, ends: u64) -> Cause {
 fn open(capacity: usize, first: Cause) -> LeaseTable {
     let mut table = LeaseTable::new(capacity);
     let ends = first.ends;
-    table.open(HERE, ends, first, Told::default(), START);
+    table.open(HERE, ends, first, Planned::default(), START);
     table
 }
 
@@ -38,8 +38,8 @@ fn too_many_questions_forget_the_one_that_ends_first_and_shorten_nothing() {
         table.check_consistency();
     }
     let lease = table.get(HERE).unwrap();
-    assert_eq!(lease.causes.len(), CAUSES_PER_ADDRESS);
-    assert_eq!(lease.ends, Moment(900_000));
+    assert_eq!(lease.causes().len(), CAUSES_PER_ADDRESS);
+    assert_eq!(lease.ends(), Moment(900_000));
     assert!(table.addresses_of(&name("first.test")) == [HERE], "the cause that ends last is kept");
     assert!(table.addresses_of(&name("q199.test")) == [HERE]);
     assert_eq!(table.addresses_of(&name("q0.test")).len(), 0);
@@ -53,7 +53,7 @@ fn too_many_clients_forget_the_one_that_ends_first() {
         table.add_cause(HERE, cause("a.test", &[], client, 1000 + u64::from(client)), START);
         table.check_consistency();
     }
-    let only = &table.get(HERE).unwrap().causes[0];
+    let only = &table.get(HERE).unwrap().causes()[0];
     assert_eq!(only.clients.len(), CLIENTS_PER_CAUSE);
     assert_eq!(only.ends, Moment(900_000));
     assert!(only.clients.iter().any(|(_, ends)| *ends == Moment(900_000)));
@@ -66,20 +66,20 @@ fn all_together_keep_a_bounded_number_of_causes() {
     let addresses = 2000u32;
     for index in 0..addresses {
         let address = IpAddr::V4(Ipv4Addr::from_bits(index));
-        table.open(address, Moment(9000), cause("first.test", &[], 1, 9000), Told::default(), START);
+        table.open(address, Moment(9000), cause("first.test", &[], 1, 9000), Planned::default(), START);
         for question in 0..40 {
             table.add_cause(address, cause(&format!("q{question}.test"), &[], 1, 8000), START);
         }
     }
     assert!(table.entries() <= most + 2 * addresses as usize, "{} causes", table.entries());
-    assert!(table.iter().all(|(_, lease)| !lease.causes.is_empty()));
+    assert!(table.iter().all(|(_, lease)| !lease.causes().is_empty()));
     table.check_consistency();
 }
 
 #[test]
 fn causes_that_ended_make_room() {
     let mut table = open(10, cause("a.test", &[], 1, 1000));
-    table.set_end(HERE, Moment(5000), Moment(500));
+    table.extend(HERE, Moment(5000), Moment(500));
     table.add_cause(HERE, cause("b.test", &[], 1, 5000), Moment(500));
     table.add_cause(HERE, cause("c.test", &[], 1, 4000), Moment(1500));
     assert!(table.names().eq([&name("b.test"), &name("c.test")]));
@@ -89,11 +89,11 @@ fn causes_that_ended_make_room() {
 #[test]
 fn taking_a_name_back_leaves_what_others_asked_for() {
     let mut table = open(10, cause("a.test", &["cdn.test"], 1, 1000));
-    table.set_end(HERE, Moment(9000), START);
+    table.extend(HERE, Moment(9000), START);
     table.add_cause(HERE, cause("b.test", &["cdn.test"], 1, 9000), START);
     assert_eq!(table.remove_causes(HERE, &name("other.test"), START), Remaining::Same);
     assert_eq!(table.remove_causes(HERE, &name("b.test"), START), Remaining::Earlier);
-    assert_eq!(table.get(HERE).unwrap().ends, Moment(1000));
+    assert_eq!(table.get(HERE).unwrap().ends(), Moment(1000));
     assert_eq!(table.next_timer(), Some((Moment(1000), HERE)));
     assert_eq!(table.remove_causes(HERE, &name("cdn.test"), START), Remaining::Nothing, "an alias counts too");
     table.remove(HERE);
@@ -109,7 +109,7 @@ fn ranges_start_behind_an_address_and_stay_within_a_prefix() {
         .map(|text| text.parse().unwrap())
         .collect();
     for address in &addresses {
-        table.open(*address, Moment(9000), cause("a.test", &[], 1, 9000), Told::default(), START);
+        table.open(*address, Moment(9000), cause("a.test", &[], 1, 9000), Planned::default(), START);
     }
     let range = |prefix: Option<&str>, after: Option<usize>| -> Vec<usize> {
         let prefix = prefix.map(|text| text.parse().unwrap());
@@ -132,12 +132,12 @@ fn ranges_start_behind_an_address_and_stay_within_a_prefix() {
 fn a_name_has_each_address_until_its_last_cause_goes() {
     let address = |n: u8| IpAddr::from([198, 51, 100, n]);
     let mut table = open(10, cause("one.test", &["alias.test"], 1, 900_000));
-    table.open(address(3), Moment(900_000), cause("alias.test", &[], 1, 900_000), Told::default(), START);
+    table.open(address(3), Moment(900_000), cause("alias.test", &[], 1, 900_000), Planned::default(), START);
     table.open(
         address(2),
         Moment(900_000),
         cause("two.test", &["alias.test", "two.test"], 1, 900_000),
-        Told::default(),
+        Planned::default(),
         START,
     );
     table.add_cause(HERE, cause("two.test", &["alias.test"], 1, 900_000), START);

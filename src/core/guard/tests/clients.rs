@@ -426,7 +426,7 @@ impl World {
         self.ideal.expire(self.now);
         let pairs = self.guard.pairs.as_ref().unwrap();
         let table = &self.guard.table;
-        let lease_ends = |address| table.get(address).filter(|lease| lease.is_active()).map(|lease| lease.ends);
+        let lease_ends = |address| table.get(address).filter(|lease| lease.is_active()).map(|lease| lease.ends());
         pairs.check_consistency(lease_ends, self.now);
         table.check_consistency();
         assert!(pairs.len() <= CAPACITY, "more pairs than the capacity");

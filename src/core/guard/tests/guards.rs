@@ -189,8 +189,8 @@ impl Net {
     fn open(&self, address: IpAddr) -> Vec<Option<u64>> {
         let ends = |node: &Node| {
             let lease = node.guard.table.get(address).filter(|lease| lease.is_active())?;
-            assert!(lease.held().is_some_and(|held| held >= lease.ends), "it is in the kernel too");
-            Some(self.now.until(lease.ends).as_secs())
+            assert!(lease.progress().acked().is_some_and(|acked| acked >= lease.ends()), "it is in the kernel too");
+            Some(self.now.until(lease.ends()).as_secs())
         };
         self.nodes.iter().map(ends).collect()
     }
@@ -278,7 +278,7 @@ fn a_captured_guard_opens_nothing_for_longer_than_a_lease_lasts_and_leaves_other
     let held = net.nodes[1].guard.guards();
     assert_eq!(held[&id(0)], capacity * 4 / 5, "four times what it leaves free");
     assert_eq!(net.nodes[1].guard.counts.guards_refused, u64::try_from(capacity * 6 / 5).unwrap());
-    let longest = net.nodes[1].guard.table.iter().map(|(_, lease)| lease.ends).max().unwrap();
+    let longest = net.nodes[1].guard.table.iter().map(|(_, lease)| lease.ends()).max().unwrap();
     assert_eq!(longest, net.now.plus(Duration::from_millis(MAX)));
     net.ask(1, ADDRESS, 60);
     assert!(net.is_open(ADDRESS)[1], "there is room for those who ask");

@@ -211,7 +211,7 @@ impl World {
                         let asked = self.asked.entry(*address).or_default();
                         *asked = (*asked).max(ends);
                         let lease = self.guard.table.get(*address).expect("admitted, so leased");
-                        assert!(lease.ends.plus(LEAST_EXTENSION) > ends, "the lease covers what was asked");
+                        assert!(lease.ends().plus(LEAST_EXTENSION) > ends, "the lease covers what was asked");
                     }
                 }
             }
@@ -656,13 +656,15 @@ impl World {
         assert!(table.len() <= CAPACITY.min(budget), "more leases than the capacity or a peer's budget");
         table.check_consistency();
         check_stored(&self.journal, table, self.now);
-        self.guard.unproven.check_consistency(table);
         self.guard.enforcers.check_consistency(table);
         assert!(self.guard.gate.len() <= self.waiting.len());
 
         self.ideal_timed.expire(self.now);
-        let active: BTreeMap<IpAddr, Moment> =
-            table.iter().filter(|(_, lease)| lease.is_active()).map(|(address, lease)| (address, lease.ends)).collect();
+        let active: BTreeMap<IpAddr, Moment> = table
+            .iter()
+            .filter(|(_, lease)| lease.is_active())
+            .map(|(address, lease)| (address, lease.ends()))
+            .collect();
         assert_eq!(self.ideal_timed.open, active, "timed enforcers get exactly the active leases");
         let all: BTreeSet<IpAddr> = table.iter().map(|(address, _)| address).collect();
         let routes: BTreeSet<IpAddr> = self.ideal_routes.open.keys().copied().collect();
@@ -689,9 +691,9 @@ impl World {
         assert!(!routed || self.guard.group_sets == sets, "{:?} {sets:?}", self.guard.group_sets);
 
         for (address, lease) in table.iter() {
-            assert!(!lease.causes.is_empty(), "{address} is open without a cause");
+            assert!(!lease.causes().is_empty(), "{address} is open without a cause");
             let asked = self.asked.get(&address).copied().unwrap_or_default();
-            assert!(lease.ends <= asked, "{address} is open for longer than anybody asked");
+            assert!(lease.ends() <= asked, "{address} is open for longer than anybody asked");
         }
         for (ticket, deadline) in &self.waiting {
             assert!(self.now <= *deadline, "{ticket:?} waits longer than its deadline");
@@ -718,7 +720,7 @@ impl World {
 /// Ends, and what was in force, before an operation.
 fn ends(guard: &Guard) -> BTreeMap<IpAddr, (Moment, bool)> {
     let active = guard.table.iter().filter(|(_, lease)| lease.is_active());
-    active.map(|(address, lease)| (address, (lease.ends, lease.proven().is_some()))).collect()
+    active.map(|(address, lease)| (address, (lease.ends(), lease.progress().in_force_since().is_some()))).collect()
 }
 
 /// A lease's end moves earlier only by revoke and forbid; a refusal closes only what was not in force.
@@ -727,7 +729,7 @@ fn check_ends(before: &BTreeMap<IpAddr, (Moment, bool)>, world: &World, operatio
         if *ends <= world.now {
             continue;
         }
-        let after = world.guard.table.get(*address).filter(|lease| lease.is_active()).map(|lease| lease.ends);
+        let after = world.guard.table.get(*address).filter(|lease| lease.is_active()).map(|lease| lease.ends());
         match operation {
             Operation::Revoke { .. }
             | Operation::RevokeName { .. }
