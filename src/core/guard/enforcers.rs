@@ -48,8 +48,8 @@ impl Guard {
             self.table.lose(EnforcerKind::Timed);
             self.pairs.iter_mut().for_each(crate::core::pairs::Pairs::lost);
         }
-        self.prove_timed();
-        self.prove_routes(self.table.lacking_routes());
+        self.follow_acks();
+        self.follow_confirmed(self.table.lacking_routes());
         self.ask_anew();
     }
 

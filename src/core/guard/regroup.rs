@@ -2,12 +2,16 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Guard, POSTPONED};
+use super::Guard;
 use crate::core::event::{EnforcerKind, LeaseHandles, Output};
 use crate::core::gate::{Needs, Waiting};
 use crate::core::groups::{Group, GroupSet, Groups, MOST_SETS};
 use crate::core::person::Mark;
+
+/// How much later a group is looked at again whose leaving found no room for another set of groups.
+const POSTPONED: Duration = Duration::from_secs(60);
 
 impl Guard {
     /// Groups whose time and its linger are over leave the route, which stays for the others.

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::{Guard, count_sets};
+use super::Guard;
+use super::plan::count_sets;
 use crate::core::ended::End;
 use crate::core::event::{EnforcerId, EnforcerKind, Generation, Refusal};
 use crate::core::lease::{Lease, Share};
@@ -210,7 +211,7 @@ impl Guard {
             }
         }
         if self.enforcers.is_required(enforcer) {
-            self.prove_routes(news);
+            self.follow_confirmed(news);
         }
     }
 }

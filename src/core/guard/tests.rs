@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::value::{Rate, Span};
-use crate::core::event::{Admission, Grant, QueryPath};
+use crate::core::event::{Admission, Change, Decision, Grant, LeaseHandles, QueryPath, Refusal};
 use crate::core::gate::MOST_WAITING;
 use crate::core::proof::EnforcerState;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{CAPACITY, name, settings, specs};
-use crate::core::event::{Admission, Grant, LeaseHandle};
+use crate::core::event::{Admission, Change, Decision, Grant, LeaseHandle};
 use crate::core::event::{PairRecord, StoredPair};
 use crate::core::guard::*;
 use crate::core::narrow::{HOST, Narrow, Opening, PairId, Port, TCP, Who, owner};

@@ -11,9 +11,12 @@ use super::checks::{changed, check_plan, check_stored, covers, mark};
 use super::operations::{Operation, address, exchanging, groups, guard_word, operation, other_settings};
 use super::{CAPACITY, name, settings, specs};
 use crate::config::value::Rate;
-use crate::core::event::{Admission, Grant, GuardNews, GuardWord, LeaseHandle, Listed, QueryPath};
+use crate::core::event::{
+    Admission, Change, Decision, Grant, GuardNews, GuardWord, LeaseHandle, Listed, QueryPath, Refusal,
+};
 use crate::core::groups::GroupCommunities;
 use crate::core::guard::*;
+use crate::core::plan::LEAST_EXTENSION;
 use crate::enforce::memory::Held;
 
 /// How long an answer waits for tokens.
