@@ -51,24 +51,7 @@ fn what_the_docs_cite_exists() {
 }
 
 /// Public names that bear a replaced word still, or mean something else by it. None may join them.
-const OLD_NAMES: [&str; 16] = [
-    "Installed",
-    "Unproven",
-    "installed",
-    "is_proven",
-    "is_timed_proven",
-    "prove",
-    "prove_route",
-    "prove_timed",
-    "proven",
-    "route_proven",
-    "set_proven",
-    "set_unproven_route",
-    "set_unproven_timed",
-    "unproven",
-    "unproven_route",
-    "unproven_timed",
-];
+const OLD_NAMES: [&str; 2] = ["Installed", "installed"];
 
 /// Pages that have such a word of another field: what DNSSEC proves, packages, the routes of a router.
 const OTHER_FIELDS: [(&str, &str); 6] = [

@@ -44,7 +44,7 @@ pub enum LeaseFilter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LeaseState {
-    /// Not yet held by every required enforcer.
+    /// Not in force yet at every required enforcer.
     Pending,
     /// Held by every required enforcer.
     Installed,
@@ -221,9 +221,9 @@ pub struct EnforcerView {
     pub installed: usize,
     /// The most it may hold.
     pub max_addresses: usize,
-    /// Why it was last lost, or what it last refused; for an hour what it last found otherwise than it believed, and when.
+    /// Why it was last lost, or what it last refused; for an hour what it last found otherwise than planned, and when.
     pub last_error: Option<String>,
-    /// What it found otherwise than it believed, by kind.
+    /// What it found otherwise than planned, by kind.
     pub repairs: BTreeMap<&'static str, u64>,
     /// In audit: IPv4 and IPv6 routes that it would have.
     pub would_announce: Option<(usize, usize)>,

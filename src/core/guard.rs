@@ -5,13 +5,13 @@
 //!  Revoke, Forbid, Restore ------^        +--> marks --> plan n ----+--> Journal, JournalClosed
 //!  time passes ------------------^                         |        +--> CutFlows
 //!                                                          v
-//!  Applied, Confirmed, Lost, Missing, Refused -> proof --> gate --------> Decide, Hurry
+//!  Applied, Confirmed, Lost, Missing, Refused -> in force -> gate ----> Decide, Hurry
 //! ```
 //!
-//! Events only change the table and mark addresses. The first `poll_output` after them makes one plan of all marks, so a
-//! batch of answers costs each enforcer one round trip. An answer needs, of every required timed enforcer, the plans that opened or
-//! extended its addresses, and of every required route enforcer its addresses, each by itself; an address that is already
-//! confirmed needs nothing.
+//! Events only change the table and mark addresses. The first `poll_output` after them makes one plan of all marks, so
+//! a batch of answers costs each enforcer one round trip. An answer needs, of every required timed enforcer, the plans
+//! that opened or extended its addresses, and of every required route enforcer its addresses, each by itself; an
+//! address that is already confirmed needs nothing.
 //!
 //! The route budget: all route enforcers share one table, so the least `max_addresses` among those that take the family
 //! bounds it, required or not. A peer that is not required is thus never pushed over its maximum-prefix either.
@@ -93,12 +93,13 @@ pub struct Guard {
     pub(super) groups: Arc<Groups>,
     /// Who clients are.
     pub(super) whom: Arc<Clients>,
-    /// Different sets of groups that enforcers were told, and for how many addresses.
+    /// Different sets of groups that are planned, and for how many addresses.
     pub(super) group_sets: BTreeMap<GroupSet, usize>,
     marks: Marks,
     /// What other guards are told, where there are any.
     pub(super) exchange: Option<Exchange>,
-    /// Admitted since the last plan. At most [`MOST_WAITING`](super::gate::MOST_WAITING) together with the gate and the queue.
+    /// Admitted since the last plan. At most [`MOST_WAITING`](super::gate::MOST_WAITING) together with the gate and the
+    /// queue.
     fresh: Vec<(Ticket, Waiting)>,
     /// Lack nothing; told so when the outputs are drained, unless that changed meanwhile.
     through: Vec<(Ticket, Waiting)>,
@@ -181,8 +182,8 @@ impl Guard {
 
     /// Takes an event; what follows from it comes out of [`Guard::poll_output`].
     ///
-    /// Leases that ended meanwhile end first. Answers whose deadline passed meanwhile do not: an acknowledgement that is
-    /// at hand may still release them until [`Guard::handle_timeout`].
+    /// Leases that ended meanwhile end first. Answers whose deadline passed meanwhile do not: an acknowledgement that
+    /// is at hand may still release them until [`Guard::handle_timeout`].
     pub fn handle(&mut self, event: Event, now: Moment) {
         self.expire(now);
         match event {
@@ -259,8 +260,8 @@ impl Guard {
     pub fn poll_timeout(&self) -> Option<Moment> {
         let lease = self.table.next_timer().map(|(at, _)| at);
         let pair = self.pairs.as_ref().and_then(Pairs::next_timer);
-        let told = self.exchange.as_ref().and_then(Exchange::next_timer);
-        [lease, pair, told, self.gate.next_deadline(), self.queue.next_timer()].into_iter().flatten().min()
+        let shared = self.exchange.as_ref().and_then(Exchange::next_timer);
+        [lease, pair, shared, self.gate.next_deadline(), self.queue.next_timer()].into_iter().flatten().min()
     }
 
     /// Ends what is due.
@@ -278,8 +279,8 @@ impl Guard {
         }
     }
 
-    /// Every cause of every lease, as address, question and aliases, and of those that may follow from answers that wait for tokens: what new
-    /// rules are asked about for [`Event::Forbid`] and [`Event::Revoke`].
+    /// Every cause of every lease, as address, question and aliases, and of those that may follow from answers that
+    /// wait for tokens: what new rules are asked about for [`Event::Forbid`] and [`Event::Revoke`].
     pub fn causes(&self) -> impl Iterator<Item = Caused<'_>> {
         let queued = self.queue.iter().flat_map(|asked| {
             let admission = &asked.admission;

@@ -12,8 +12,8 @@
 //! Lingering exists only with route enforcers and a linger above zero. An active lease's end only ever moves later,
 //! except when a part of its causes is revoked or forbidden. Each step costs O(log n).
 //!
-//! Whoever reads a lease gets all of it; whoever changes one calls a step of the table, which says what holds before and after. How far a lease is at
-//! the enforcers is [`Progress`].
+//! Whoever reads a lease gets all of it; whoever changes one calls a step of the table, which says what holds before
+//! and after. How far a lease is at the enforcers is [`Progress`].
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -166,7 +166,8 @@ impl LeaseTable {
         self.places.timers.first().map(|Due(at, address)| (Moment(u64::from_be_bytes(*at)), *address))
     }
 
-    /// Opens an address that is not in the table. What is `planned` of it is what enforcers were told before, and not taken back since.
+    /// Opens an address that is not in the table. What is `planned` of it is what enforcers were told before, and not
+    /// taken back since.
     ///
     /// After: the lease is active, and not in force before a plan says so.
     pub fn open(&mut self, address: IpAddr, ends: Moment, mut cause: Cause, planned: Planned, now: Moment) {
@@ -192,12 +193,14 @@ impl LeaseTable {
         &self.shares
     }
 
-    /// Moves a lease's end later, or makes it active when it lingered. After: it is active until `ends`; what enforcers hold of it follows by a plan.
+    /// Moves a lease's end later, or makes it active when it lingered. After: it is active until `ends`; what enforcers
+    /// hold of it follows by a plan.
     pub fn extend(&mut self, address: IpAddr, ends: Moment, now: Moment) {
         self.step(address, |lease| lease.set_end(ends, now));
     }
 
-    /// Ends an active lease, whose route stays until `until`, or moves the end of lingering. After: it is in force for nobody.
+    /// Ends an active lease, whose route stays until `until`, or moves the end of lingering. After: it is in force for
+    /// nobody.
     pub fn linger(&mut self, address: IpAddr, until: Moment) {
         self.step(address, |lease| lease.linger(until));
     }

@@ -1,6 +1,7 @@
-//! What is open of an address, and for whom, where that is less than all of it for everybody: an address is open only for those who were answered
-//! with it (`nftables.scope = "client"`), to the ports of the names that led there, or for single applications. A pair is an address and one
-//! [`Narrow`]; an address that is open to everybody as a whole has the pair [`Narrow::NOT`].
+//! What is open of an address, and for whom, where that is less than all of it for everybody: an address is open only
+//! for those who were answered with it (`nftables.scope = "client"`), to the ports of the names that led there, or for
+//! single applications. A pair is an address and one [`Narrow`]; an address that is open to everybody as a whole has
+//! the pair [`Narrow::NOT`].
 //!
 //! ```text
 //!            grant                     end passed, or the lease's
@@ -10,9 +11,9 @@
 //!                  grant again: the end moves later
 //! ```
 //!
-//! A pair never lasts longer than the lease of its address, which carries routes and capacity as ever. What is told of a pair, and what is
-//! in force, follows the same rules as with leases: see [`super::plan`] and [`super::proof`]. The owner keeps the table to its
-//! capacity. Each step costs O(log n).
+//! A pair never lasts longer than the lease of its address, which carries routes and capacity as ever. What is planned
+//! of a pair, and what is acked and in force, follows the same rules as with leases: see [`super::plan`] and
+//! [`super::lease::Progress`]. The owner keeps the table to its capacity. Each step costs O(log n).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -66,15 +67,15 @@ pub struct Pair {
     pub ends: Moment,
     /// Why; never empty.
     pub causes: Vec<PairCause>,
-    /// What the timed enforcers were told.
-    pub told: Option<PlannedTimed>,
+    /// What is planned of it.
+    pub planned: Option<PlannedTimed>,
     /// In whose share it is.
     holder: Holder,
-    /// Until when every required timed enforcer holds it.
-    held: Option<Moment>,
+    /// Until when every required timed enforcer has acknowledged it.
+    acked: Option<Moment>,
     /// The first change that not every required one has acknowledged: its plan, and the end it gave.
-    unproven: Option<(Generation, Moment)>,
-    /// What was told is not there: to be told anew, as an opening.
+    lacks: Option<(Generation, Moment)>,
+    /// What is planned is not there: to be planned anew, as an opening.
     missing: bool,
 }
 
@@ -86,15 +87,16 @@ impl Pair {
     }
 }
 
-/// All pairs, with their timers and what is to be told of them.
+/// All pairs, with their timers and what is to be planned of them.
 #[derive(Debug, Default)]
 pub struct Pairs {
     pairs: BTreeMap<PairId, Pair>,
     timers: BTreeSet<(Moment, PairId)>,
-    unproven: BTreeSet<(Generation, PairId)>,
-    /// To be told with the next plan. Bounded by the table and what a batch of events removes from it.
+    /// Pairs that lack an acknowledgement, by the first plan that they lack.
+    lacking: BTreeSet<(Generation, PairId)>,
+    /// To be looked at with the next plan. Bounded by the table and what a batch of events removes from it.
     changed: BTreeSet<PairId>,
-    /// What the enforcers still believe of pairs that left the table since the last plan.
+    /// What is planned still of pairs that left the table since the last plan.
     removed: BTreeMap<PairId, PlannedTimed>,
     journal: BTreeSet<PairId>,
     /// Of those, the ones of which a part was taken back: what was on disk before must not count any more.
@@ -149,7 +151,8 @@ impl Pairs {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// Opens a pair, in this one's share, or gives it one more cause; its end only moves later here. The lease of the address lasts as long at least.
+    /// Opens a pair, in this one's share, or gives it one more cause; its end only moves later here. The lease of the
+    /// address lasts as long at least.
     pub fn grant(&mut self, id: PairId, (names, mark): (Arc<[Name]>, Option<Mark>), ends: Moment, holder: Holder) {
         self.give(id, PairCause { names, mark, ends, restored: false }, holder);
     }
@@ -180,10 +183,10 @@ impl Pairs {
                 handle: LeaseHandle::new(id.0, ends),
                 ends,
                 causes: vec![cause],
-                told: None,
+                planned: None,
                 holder,
-                held: None,
-                unproven: None,
+                acked: None,
+                lacks: None,
                 missing: false,
             };
             self.pairs.insert(id, pair);
@@ -278,8 +281,8 @@ impl Pairs {
         self.timers.remove(&(pair.ends, id));
         pair.ends = ends;
         // Also of what is under way: the enforcers will hold it for less before they may hold it for more.
-        pair.held = pair.held.map(|held| held.min(ends));
-        pair.unproven = pair.unproven.map(|(plan, known)| (plan, known.min(ends)));
+        pair.acked = pair.acked.map(|acked| acked.min(ends));
+        pair.lacks = pair.lacks.map(|(plan, known)| (plan, known.min(ends)));
         pair.handle.set_ends(pair.handle.ends().min(ends));
         self.timers.insert((ends, id));
         self.changed.insert(id);
@@ -292,12 +295,12 @@ impl Pairs {
         self.shares.remove(pair.holder);
         pair.handle.set_in_force(false);
         self.timers.remove(&(pair.ends, id));
-        if let Some((plan, _)) = pair.unproven {
-            self.unproven.remove(&(plan, id));
+        if let Some((plan, _)) = pair.lacks {
+            self.lacking.remove(&(plan, id));
         }
-        if let Some(told) = pair.told {
-            // One that came back since the last plan wasn't told of yet: what was believed before still is.
-            self.removed.insert(id, told);
+        if let Some(planned) = pair.planned {
+            // One that came back since the last plan isn't planned yet: what was planned before still is.
+            self.removed.insert(id, planned);
         }
         self.changed.insert(id);
         true
@@ -312,28 +315,28 @@ impl Pairs {
             let removed = self.removed.remove(&id);
             let Some(pair) = self.pairs.get_mut(&id) else {
                 // What has ended is gone without our help.
-                if removed.is_some_and(|told| told.ends > now) {
+                if removed.is_some_and(|planned| planned.ends > now) {
                     changes.push(Change::Narrow { address, narrow, ends: None, new: false });
                 }
                 continue;
             };
             let ends = pair.ends;
             let known = !std::mem::take(&mut pair.missing);
-            let told = match pair.told.filter(|told| known && told.ends > now) {
+            let planned = match pair.planned.filter(|planned| known && planned.ends > now) {
                 None => {
                     changes.push(Change::Narrow { address, narrow, ends: Some(ends), new: true });
                     fresh(ends)
                 }
-                Some(told) if told.ends == ends => told,
-                Some(told) => {
+                Some(planned) if planned.ends == ends => planned,
+                Some(planned) => {
                     changes.push(Change::Narrow { address, narrow, ends: Some(ends), new: false });
-                    PlannedTimed { ends, opened: told.opened, last: generation }
+                    PlannedTimed { ends, opened: planned.opened, last: generation }
                 }
             };
-            let before = pair.told.replace(told);
-            if (before != pair.told || pair.held.is_none()) && pair.unproven.is_none() {
-                pair.unproven = Some((told.last, told.ends));
-                self.unproven.insert((told.last, id));
+            let before = pair.planned.replace(planned);
+            if (before != pair.planned || pair.acked.is_none()) && pair.lacks.is_none() {
+                pair.lacks = Some((planned.last, planned.ends));
+                self.lacking.insert((planned.last, id));
             }
         }
         changes
@@ -362,62 +365,62 @@ impl Pairs {
         std::mem::take(&mut self.journal).into_iter().flat_map(records).flatten().collect()
     }
 
-    /// Brings into force what every required timed enforcer holds now.
-    pub fn prove(&mut self, held: Option<Generation>) {
-        while let Some(held) = held
-            && let Some((plan, id)) = self.unproven.first().copied()
-            && plan <= held
+    /// Every required timed enforcer has acknowledged all plans up to this one. After: no pair lacks one of them, and
+    /// what is acked is in force.
+    pub fn ack(&mut self, upto: Generation) {
+        while let Some((plan, id)) = self.lacking.first().copied()
+            && plan <= upto
         {
-            self.unproven.remove(&(plan, id));
+            self.lacking.remove(&(plan, id));
             let Some(pair) = self.pairs.get_mut(&id) else { continue };
-            let Some((_, ends)) = pair.unproven.take() else { continue };
+            let Some((_, ends)) = pair.lacks.take() else { continue };
             // A change that made the end earlier is the last word at once.
-            let mut until = pair.held.map_or(ends, |before| before.max(ends)).min(pair.ends);
-            if let Some(told) = pair.told {
-                if told.last <= held {
-                    until = told.ends;
+            let mut until = pair.acked.map_or(ends, |before| before.max(ends)).min(pair.ends);
+            if let Some(planned) = pair.planned {
+                if planned.last <= upto {
+                    until = planned.ends;
                 } else {
-                    pair.unproven = Some((told.last, told.ends));
-                    self.unproven.insert((told.last, id));
+                    pair.lacks = Some((planned.last, planned.ends));
+                    self.lacking.insert((planned.last, id));
                 }
             }
             let until = until.min(pair.ends);
-            pair.held = Some(until);
+            pair.acked = Some(until);
             pair.handle.set_ends(until);
             pair.handle.set_in_force(true);
         }
     }
 
-    /// Whether every required timed enforcer holds whatever it was told.
+    /// Whether every required timed enforcer has acknowledged all that is planned.
     #[must_use]
-    pub fn is_proven(&self) -> bool {
-        self.unproven.is_empty()
+    pub fn is_all_acked(&self) -> bool {
+        self.lacking.is_empty()
     }
 
     /// A timed enforcer lacks this pair, which it had acknowledged; `required`: answers depend on it.
     pub fn missing(&mut self, id: PairId, required: bool) {
-        let Some(pair) = self.pairs.get_mut(&id).filter(|pair| pair.told.is_some()) else { return };
+        let Some(pair) = self.pairs.get_mut(&id).filter(|pair| pair.planned.is_some()) else { return };
         pair.missing = true;
         self.changed.insert(id);
         if required {
             pair.handle.set_in_force(false);
-            pair.held = None;
-            if let Some((plan, _)) = pair.unproven.take() {
-                self.unproven.remove(&(plan, id));
+            pair.acked = None;
+            if let Some((plan, _)) = pair.lacks.take() {
+                self.lacking.remove(&(plan, id));
             }
         }
     }
 
-    /// A required timed enforcer holds nothing any more. O(pairs).
-    pub fn lost(&mut self) {
-        self.unproven.clear();
+    /// A required timed enforcer was lost. After: no pair is in force, and each lacks what is planned of it. O(pairs).
+    pub fn lose(&mut self) {
+        self.lacking.clear();
         for (id, pair) in &mut self.pairs {
             pair.handle.set_in_force(false);
-            pair.held = None;
+            pair.acked = None;
             // One that is not planned yet gets its entry with its plan.
-            pair.unproven = pair.told.map(|told| (told.last, told.ends));
-            if let Some((plan, _)) = pair.unproven {
-                self.unproven.insert((plan, *id));
+            pair.lacks = pair.planned.map(|planned| (planned.last, planned.ends));
+            if let Some((plan, _)) = pair.lacks {
+                self.lacking.insert((plan, *id));
             }
         }
     }
@@ -427,8 +430,8 @@ impl Pairs {
     pub fn opened_by(&self, generation: Generation) -> Vec<PairId> {
         let first = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), Narrow::FIRST);
         let after = Generation(generation.0.saturating_add(1));
-        let lacking = self.unproven.range((generation, first)..(after, first));
-        let opened = |id: &PairId| self.pairs.get(id).and_then(|pair| pair.told).map(|told| told.opened);
+        let lacking = self.lacking.range((generation, first)..(after, first));
+        let opened = |id: &PairId| self.pairs.get(id).and_then(|pair| pair.planned).map(|planned| planned.opened);
         lacking.map(|(_, id)| *id).filter(|id| opened(id) == Some(generation)).collect()
     }
 
@@ -437,14 +440,14 @@ impl Pairs {
     pub fn check_consistency(&self, lease_ends: impl Fn(IpAddr) -> Option<Moment>, now: Moment) {
         let timers: BTreeSet<_> = self.iter().map(|(id, pair)| (pair.ends, id)).collect();
         assert_eq!(self.timers, timers);
-        let unproven: BTreeSet<_> = self.iter().filter_map(|(id, pair)| Some((pair.unproven?.0, id))).collect();
-        assert_eq!(self.unproven, unproven);
+        let lacking: BTreeSet<_> = self.iter().filter_map(|(id, pair)| Some((pair.lacks?.0, id))).collect();
+        assert_eq!(self.lacking, lacking);
         for (id, pair) in self.iter() {
             assert!(pair.ends > now, "{id:?} has ended");
             assert!(lease_ends(id.0).is_some_and(|ends| pair.ends <= ends), "{id:?} outlives its lease");
             assert!(!pair.causes.is_empty() && pair.causes.len() <= CAUSES_PER_PAIR);
             if pair.handle.in_force_for(now, std::time::Duration::ZERO) {
-                assert!(pair.handle.ends() <= pair.ends, "{id:?} is believed in force for too long");
+                assert!(pair.handle.ends() <= pair.ends, "{id:?} is in force for too long");
             }
         }
     }

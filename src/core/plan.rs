@@ -1,8 +1,8 @@
 //! What the enforcers must change: the difference between what is planned of an address and what it should be.
 //!
 //! Nothing is sent while events are taken in; addresses are only marked. When the outputs are drained, one plan serves
-//! all that happened: announce and withdraw of one address within a batch leave nothing, and each address occurs at most
-//! once in a plan.
+//! all that happened: announce and withdraw of one address within a batch leave nothing, and each address occurs at
+//! most once in a plan.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -45,7 +45,8 @@ pub struct Planned {
     pub timed: Option<PlannedTimed>,
     /// Route enforcers.
     pub route: Option<PlannedRoute>,
-    /// A timed enforcer refused, or lacks it: some hold it and some don't. To close it all must be told so, to open it too.
+    /// A timed enforcer refused, or lacks it: some hold it and some don't. To close it all must be told so, to open it
+    /// too.
     pub timed_refused: bool,
     /// A route enforcer refused; likewise.
     pub route_refused: bool,
@@ -63,8 +64,8 @@ pub struct Waits {
 impl Planned {
     /// An enforcer of this kind refused the plans of which `refused` says so.
     ///
-    /// Before: the last plan that concerned the address may be among them. After: if so, and nothing waits for that plan, the next one says the same
-    /// again though nothing differs. What waits is found by who waits.
+    /// Before: the last plan that concerned the address may be among them. After: if so, and nothing waits for that
+    /// plan, the next one says the same again though nothing differs. What waits is found by who waits.
     #[must_use]
     pub fn anew(mut self, kind: EnforcerKind, refused: impl Fn(Generation) -> bool, waits: Waits) -> Self {
         let Waits { unplanned, joined } = waits;
@@ -181,7 +182,8 @@ pub struct Mark {
     pub paths: QueryPaths,
     /// All its questions are to be written, not these alone.
     pub whole: bool,
-    /// A part of it was taken back: what was on disk before must not count any more, whatever becomes of the record that says so.
+    /// A part of it was taken back: what was on disk before must not count any more, whatever becomes of the record
+    /// that says so.
     pub anew: bool,
 }
 
@@ -262,8 +264,8 @@ impl Marks {
         self.removed.iter().filter(|(_, planned)| meant(planned)).map(|(address, _)| *address).collect()
     }
 
-    /// An enforcer refused plans of an address that left the table since the last plan: see [`Planned::anew`]. Returns what was planned before,
-    /// and what is now.
+    /// An enforcer refused plans of an address that left the table since the last plan: see [`Planned::anew`]. Returns
+    /// what was planned before, and what is now.
     pub fn plan_removed_anew(
         &mut self,
         address: IpAddr,

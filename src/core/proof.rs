@@ -25,8 +25,8 @@ pub enum EnforcerState {
     Lost,
 }
 
-/// Acknowledgements remembered with their time, for "since when"; and plans with their number of openings. What is older
-/// is only known to be older.
+/// Acknowledgements remembered with their time, for "since when"; and plans with their number of openings. What is
+/// older is only known to be older.
 const REMEMBERED: usize = 1024;
 
 /// One enforcer and its last words.
@@ -46,25 +46,26 @@ pub struct Enforcer {
     pub state: EnforcerState,
     /// Since when; `None` = since before the guard heard of any time.
     pub since: Option<Moment>,
-    /// Since when it lacks the word on a plan; `None` = it has acknowledged all that it was told.
+    /// Since when it lacks the word on a plan; `None` = it has acknowledged all that is planned.
     pub behind_since: Option<Moment>,
     /// Holds everything up to here; `None` = nothing that can be counted on.
     pub acknowledged: Option<Generation>,
     /// Lost, refused: why.
     pub last_error: Option<String>,
-    /// What it found otherwise than it believed, by kind. As many kinds as there are in the code.
+    /// What it found otherwise than planned, by kind. As many kinds as there are in the code.
     pub repairs: BTreeMap<&'static str, u64>,
     /// The last of them in words, and when.
     pub last_repair: Option<(Moment, String)>,
     /// Timed: acknowledgements of plans before this one don't count (they were made before the state was lost).
     trusted_from: Generation,
     history: VecDeque<(Generation, Moment)>,
-    /// Routes: addresses that it confirmed one by one and that `acknowledged` doesn't cover, with how far the table was then.
-    /// Only of addresses that are leased.
+    /// Routes: addresses that it confirmed one by one and that `acknowledged` doesn't cover, with how far the table was
+    /// then. Only of addresses that are leased.
     ahead: BTreeMap<IpAddr, Generation>,
     /// The same, to find those that are covered.
     ahead_by_plan: BTreeSet<(Generation, IpAddr)>,
-    /// Routes: addresses that it had and has no more, whatever it acknowledged. Only of addresses whose route it was told.
+    /// Routes: addresses that it had and has no more, whatever it acknowledged. Only of addresses whose route is
+    /// planned.
     lacking: BTreeSet<IpAddr>,
 }
 
@@ -118,7 +119,8 @@ impl Enforcer {
                 || self.ahead.get(&address).is_some_and(|at| opened <= *at))
     }
 
-    /// Whether it holds such an address and can hold it at all: what a session without its family acknowledges is the table, not the address.
+    /// Whether it holds such an address and can hold it at all: what a session without its family acknowledges is the
+    /// table, not the address.
     fn has(&self, address: IpAddr, opened: Generation) -> bool {
         self.takes(address) && self.holds(address, opened)
     }
@@ -201,7 +203,8 @@ impl Enforcers {
         }
     }
 
-    /// Whether it gates from now on and didn't before, since it is about to acknowledge this. The acknowledgement is noted.
+    /// Whether it gates from now on and didn't before, since it is about to acknowledge this. The acknowledgement is
+    /// noted.
     pub fn joins(&mut self, id: EnforcerId, generation: Generation, now: Moment) -> bool {
         let announces = self.announces;
         let Some(enforcer) = self.get_mut(id) else { return false };
@@ -272,10 +275,10 @@ impl Enforcers {
         self.get(id).and_then(|enforcer| enforcer.acknowledged)
     }
 
-    /// The plan up to which every required timed enforcer holds everything; `None` when one of them can't be counted on. Without
-    /// any that is required, everything is held.
+    /// The plan up to which every required timed enforcer has acknowledged everything; `None` when one of them can't be
+    /// counted on. Without any that is required, everything is acked.
     #[must_use]
-    pub fn all_timed(&self) -> Option<Generation> {
+    pub fn acked_by_all_timed(&self) -> Option<Generation> {
         self.all
             .iter()
             .filter(|enforcer| enforcer.spec.required && enforcer.spec.kind == EnforcerKind::Timed)
@@ -283,8 +286,8 @@ impl Enforcers {
             .try_fold(Generation(u64::MAX), |least, held| held.map(|held| least.min(held)))
     }
 
-    /// Required enforcers that lack this plan (timed) or one of these addresses as these plans opened them (routes); of those that
-    /// were lost, also why.
+    /// Required enforcers that lack this plan (timed) or one of these addresses as these plans opened them (routes); of
+    /// those that were lost, also why.
     #[must_use]
     pub fn missing(&self, timed: Generation, routes: &[(IpAddr, Generation)]) -> Vec<String> {
         let lacks = |enforcer: &&Enforcer| match enforcer.spec.kind {
@@ -299,9 +302,9 @@ impl Enforcers {
         required.filter(lacks).map(words).collect()
     }
 
-    /// Whether every required route enforcer holds an address that this plan opened.
+    /// Whether every required route enforcer has an address as this plan made it.
     #[must_use]
-    pub fn all_route(&self, address: IpAddr, opened: Generation) -> bool {
+    pub fn confirmed_by_all_routes(&self, address: IpAddr, opened: Generation) -> bool {
         let mut routes =
             self.all.iter().filter(|enforcer| enforcer.spec.required && enforcer.spec.kind == EnforcerKind::Route);
         routes.all(|enforcer| enforcer.has(address, opened))
@@ -395,7 +398,8 @@ impl Enforcers {
         Some((enforcer.spec.kind, before))
     }
 
-    /// Notes that a route enforcer holds a leased address as the table was at `generation`. Returns whether that is news.
+    /// Notes that a route enforcer holds a leased address as the table was at `generation`. Returns whether that is
+    /// news.
     pub fn confirmed(&mut self, id: EnforcerId, address: IpAddr, generation: Generation, now: Moment) -> bool {
         let Some(enforcer) = self.get_mut(id).filter(|enforcer| enforcer.spec.kind == EnforcerKind::Route) else {
             return false;
@@ -414,7 +418,7 @@ impl Enforcers {
         true
     }
 
-    /// A route enforcer had this address and has it no more, until it is confirmed or told anew.
+    /// A route enforcer had this address and has it no more, until it is confirmed or planned anew.
     pub fn lacks(&mut self, id: EnforcerId, address: IpAddr) {
         if let Some(enforcer) = self.get_mut(id) {
             enforcer.lacking.insert(address);
@@ -443,7 +447,7 @@ impl Enforcers {
     }
 
     /// A plan opens or closes this address at route enforcers.
-    pub fn told_anew(&mut self, address: IpAddr) {
+    pub fn planned_anew(&mut self, address: IpAddr) {
         for enforcer in &mut self.all {
             enforcer.lacking.remove(&address);
         }
@@ -488,7 +492,7 @@ impl Enforcers {
         }
     }
 
-    /// Notes what an enforcer found otherwise than it believed.
+    /// Notes what an enforcer found otherwise than planned.
     pub fn repaired(&mut self, id: EnforcerId, kind: &'static str, count: u64, what: String, now: Moment) {
         if let Some(enforcer) = self.get_mut(id) {
             let repairs = enforcer.repairs.entry(kind).or_default();

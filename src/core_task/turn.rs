@@ -191,7 +191,7 @@ impl Core {
         }
         let journalled = self.journal(out.records, true, now);
         self.post(out.decisions, &journalled, None);
-        if !self.held.is_empty() && self.whole && self.guard.is_held() {
+        if !self.held.is_empty() && self.whole && self.guard.is_all_acked() {
             // Who gave up doesn't want to know any more.
             for reply in self.held.drain(..) {
                 reply.send(()).unwrap_or_default();

@@ -10,9 +10,9 @@
 //!                                  refused
 //! ```
 //!
-//! Addresses that are open already come first, since they cost nothing: who asks again keeps what it has. Room in a table, or at a
-//! router, is not waited for: it comes within minutes, not within the gate's deadline. No client and no domain takes more than its share of it
-//! ([`crate::core::share`]).
+//! Addresses that are open already come first, since they cost nothing: who asks again keeps what it has. Room in a
+//! table, or at a router, is not waited for: it comes within minutes, not within the gate's deadline. No client and no
+//! domain takes more than its share of it ([`crate::core::share`]).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

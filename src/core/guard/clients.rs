@@ -1,4 +1,5 @@
-//! What is open of an address, and for whom, where leases can be less than all of it for everybody: what the guard does with the table of pairs.
+//! What is open of an address, and for whom, where leases can be less than all of it for everybody: what the guard does
+//! with the table of pairs.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -68,8 +69,8 @@ impl Guard {
         }
     }
 
-    /// Every cause of every pair: the pair, question, aliases; and of those that may follow from answers that wait for tokens. None
-    /// where there are no pairs.
+    /// Every cause of every pair: the pair, question, aliases; and of those that may follow from answers that wait for
+    /// tokens. None where there are no pairs.
     pub fn pair_causes(&self) -> impl Iterator<Item = PairCaused<'_>> {
         let queued = self.queue.iter().filter(|_| self.pairs.is_some()).flat_map(|asked| {
             let admission = &asked.admission;
@@ -138,7 +139,8 @@ impl Guard {
             for narrow in &waiting.narrows {
                 let Some(pair) = pairs.get((*address, *narrow)) else { return false };
                 waiting.leases.push(pair.handle.clone());
-                waiting.needs.timed = waiting.needs.timed.max(pair.told.map(|told| told.last).unwrap_or_default());
+                waiting.needs.timed =
+                    waiting.needs.timed.max(pair.planned.map(|planned| planned.last).unwrap_or_default());
             }
         }
         true
@@ -294,7 +296,7 @@ impl Guard {
         }
     }
 
-    /// Where there are pairs, timed enforcers are told of them instead of the leases.
+    /// Where there are pairs, timed enforcers are told of them in place of the leases.
     pub(super) fn plan_pairs(&mut self, generation: Generation, timed: &mut Vec<Change>) {
         let Some(pairs) = &mut self.pairs else { return };
         *timed = pairs.plan(generation, self.now);

@@ -6,8 +6,8 @@
 //!   one that goes -----> what only it lacked is in force
 //! ```
 //!
-//! So an operator who adds a second router keeps no answer waiting for a session that is not up yet. Until it has joined, the new router
-//! refuses what it doesn't know; it opens nothing.
+//! So an operator who adds a second router keeps no answer waiting for a session that is not up yet. Until it has
+//! joined, the new router refuses what it doesn't know; it opens nothing.
 
 use std::net::IpAddr;
 
@@ -28,8 +28,8 @@ impl Guard {
         self.tell_what_was_refused(&optional);
     }
 
-    /// What a router refused, or took back, while nobody waited for it is told anew once somebody does: answers would lack it for as long as their
-    /// leases last.
+    /// What a router refused, or took back, while nobody waited for it is told anew once somebody does: answers would
+    /// lack it for as long as their leases last.
     fn tell_what_was_refused(&mut self, optional: &[EnforcerId]) {
         for address in self.enforcers.lacked_by_required(optional) {
             if self.table.get(address).is_some_and(|lease| lease.planned().route.is_some()) {
@@ -39,14 +39,15 @@ impl Guard {
         }
     }
 
-    /// Others are required than before: what they hold is in force, and nothing else. O(leases).
+    /// Others are required than before. After: what they have acknowledged and confirmed is in force, and nothing else.
+    /// O(leases).
     pub(super) fn follow_enforcers(&mut self) {
         if self.enforcers.requires(EnforcerKind::Route) {
-            self.table.recheck_routes(|address, plan| self.enforcers.all_route(address, plan));
+            self.table.recheck_routes(|address, plan| self.enforcers.confirmed_by_all_routes(address, plan));
         }
-        if self.enforcers.all_timed().is_none() {
+        if self.enforcers.acked_by_all_timed().is_none() {
             self.table.lose(EnforcerKind::Timed);
-            self.pairs.iter_mut().for_each(crate::core::pairs::Pairs::lost);
+            self.pairs.iter_mut().for_each(crate::core::pairs::Pairs::lose);
         }
         self.follow_acks();
         self.follow_confirmed(self.table.lacking_routes());

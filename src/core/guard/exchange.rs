@@ -1,6 +1,7 @@
 //! Leases of other guards, and what these are told of ours.
 //!
-//! Another guard's lease is a cause like a question's, in a share of its own of the table, never longer than `lease.max`; nothing waits for it.
+//! Another guard's lease is a cause like a question's, in a share of its own of the table, never longer than
+//! `lease.max`; nothing waits for it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -118,7 +119,8 @@ impl Guard {
         }
     }
 
-    /// Causes were taken from an address before their ends: those of guards don't come back because another one passes them on.
+    /// Causes were taken from an address before their ends: those of guards don't come back because another one passes
+    /// them on.
     pub(super) fn shun(&mut self, address: IpAddr, causes: &[Cause], name: Option<&Name>) {
         let Some(exchange) = &mut self.exchange else { return };
         let gone = causes.iter().filter(|cause| name.is_none_or(|name| cause.question == *name));

@@ -92,7 +92,8 @@ impl Guard {
         }
     }
 
-    /// The communities of the client's group stay on the route as well; of all groups, where it is not known who the client is.
+    /// The communities of the client's group stay on the route as well; of all groups, where it is not known who the
+    /// client is.
     fn keep_communities(&mut self, address: IpAddr, client: IpAddr, until: Moment, soon: Moment) {
         let Some(lease) = self.table.get(address).filter(|lease| !lease.shares().is_empty()) else { return };
         let asked = lease.causes().iter().filter(|cause| cause.clients.iter().any(|(asked, _)| *asked == client));
@@ -138,7 +139,8 @@ pub(super) fn stored(
     groups: &Groups,
     now: Moment,
 ) -> StoredLease {
-    // What lingers is on disk as what has ended, so that its route survives a restart; what a flow holds, as what ended just now at the latest.
+    // What lingers is on disk as what has ended, so that its route survives a restart; what a flow holds, as what ended
+    // just now at the latest.
     let ended = |gone: Moment| gone.minus(linger).min(now);
     let ends = lease.lingers().map_or(lease.ends(), ended);
     let shares = lease.shares().iter();

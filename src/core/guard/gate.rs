@@ -9,8 +9,8 @@ use crate::core::gate::Waiting;
 impl Guard {
     /// An answer whose plan, `plan` if anything changed, is made.
     ///
-    /// Before: its leases were granted, and are planned. After: it lacks nothing where everything it needs is in force, else it waits; refused where one of its
-    /// leases went within the batch.
+    /// Before: its leases were granted, and are planned. After: it lacks nothing where everything it needs is in force,
+    /// else it waits; refused where one of its leases went within the batch.
     pub(super) fn meet_gate(&mut self, ticket: Ticket, mut waiting: Waiting, plan: Generation) {
         let mut routes = true;
         waiting.leases.reserve_exact(waiting.addresses.len());
@@ -41,7 +41,8 @@ impl Guard {
                     self.hurry.insert(*address);
                 }
             } else if needed != Generation::default() && needed < plan && self.enforcers.has(EnforcerKind::Route) {
-                // What was announced before is about to be used again: whether the routers still have it is looked at soon.
+                // What was announced before is about to be used again: whether the routers still have it is looked at
+                // soon.
                 self.hurry.insert(*address);
             }
         }
@@ -49,35 +50,35 @@ impl Guard {
             self.refuse(ticket, Refusal::Revoked);
             return;
         }
-        let timed = self.enforcers.all_timed().is_some_and(|held| waiting.needs.timed <= held);
+        let timed = self.enforcers.acked_by_all_timed().is_some_and(|acked| waiting.needs.timed <= acked);
         if timed && routes {
             self.through.push((ticket, waiting));
             return;
         }
         self.gate.wait(ticket, waiting);
-        // What is held already is not waited for.
-        for (kind, held) in [(EnforcerKind::Timed, timed), (EnforcerKind::Route, routes)] {
-            if held {
+        // What is there already is not waited for.
+        for (kind, is_there) in [(EnforcerKind::Timed, timed), (EnforcerKind::Route, routes)] {
+            if is_there {
                 self.through.extend(self.gate.pass(kind, ticket));
             }
         }
     }
 
-    /// What every required timed enforcer has acknowledged is acked, and in force where it is confirmed too. After: who waited for that alone lacks
-    /// nothing.
+    /// What every required timed enforcer has acknowledged is acked, and in force where it is confirmed too. After: who
+    /// waited for that alone lacks nothing.
     pub(super) fn follow_acks(&mut self) {
-        let held = self.enforcers.all_timed();
-        self.pairs.iter_mut().for_each(|pairs| pairs.prove(held));
-        if let Some(generation) = held {
+        if let Some(generation) = self.enforcers.acked_by_all_timed() {
+            self.pairs.iter_mut().for_each(|pairs| pairs.ack(generation));
             self.table.ack(generation, self.now);
             self.through.extend(self.gate.acknowledged(generation));
         }
     }
 
-    /// Likewise for those of these addresses that every required route enforcer has: they are confirmed, and in force where they are acked too.
+    /// Likewise for those of these addresses that every required route enforcer has: they are confirmed, and in force
+    /// where they are acked too.
     pub(super) fn follow_confirmed(&mut self, addresses: Vec<IpAddr>) {
         for address in addresses {
-            let holds = |plan| self.enforcers.all_route(address, plan);
+            let holds = |plan| self.enforcers.confirmed_by_all_routes(address, plan);
             if !self.table.confirm(address, holds, self.now) {
                 continue;
             }

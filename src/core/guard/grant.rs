@@ -10,8 +10,8 @@ use crate::core::plan::LEAST_EXTENSION;
 impl Guard {
     /// Opens an address, or gives its lease one more cause. An end only moves later here.
     ///
-    /// Before: there is room for the address. After: it is leased until `ends` at least, for the cause and its group; what enforcers and the disk lack of
-    /// that is marked.
+    /// Before: there is room for the address. After: it is leased until `ends` at least, for the cause and its group;
+    /// what enforcers and the disk lack of that is marked.
     pub(super) fn grant(&mut self, address: IpAddr, ends: Moment, cause: Cause) {
         let group = cause.group;
         self.exchange.iter_mut().for_each(|exchange| exchange.mark(address));

@@ -1,4 +1,5 @@
-//! The plan: all that events changed since the last one, as at most one message to each enforcer, in which each address occurs at most once.
+//! The plan: all that events changed since the last one, as at most one message to each enforcer, in which each address
+//! occurs at most once.
 //!
 //! ```text
 //!  marks --draw_plan--> changes, records
@@ -47,8 +48,8 @@ struct Plan {
 impl Guard {
     /// Makes one plan of all marks, then lets the new answers through or to the gate.
     ///
-    /// Before: all outputs of the last plan have left. After: nothing is marked, to be cut or to be synced, and no answer is fresh: each that came since
-    /// the last plan is decided, or waits at the gate.
+    /// Before: all outputs of the last plan have left. After: nothing is marked, to be cut or to be synced, and no
+    /// answer is fresh: each that came since the last plan is decided, or waits at the gate.
     pub(super) fn plan(&mut self) {
         let mut plan = self.draw_plan();
         self.plan_pairs(plan.generation, &mut plan.timed);
@@ -68,8 +69,8 @@ impl Guard {
 
     /// Takes the marks; what they come to is planned of each lease, and to be said.
     ///
-    /// Before: the table is as events left it, and each lease that differs from what is planned of it is marked. After: what is planned is what is wanted,
-    /// of every lease and of every address that left the table.
+    /// Before: the table is as events left it, and each lease that differs from what is planned of it is marked. After:
+    /// what is planned is what is wanted, of every lease and of every address that left the table.
     fn draw_plan(&mut self) -> Plan {
         let required = Required {
             timed: self.enforcers.requires(EnforcerKind::Timed),
@@ -93,17 +94,18 @@ impl Guard {
         plan
     }
 
-    /// Plans one address, leased or not: what differs goes to the enforcers, what is to be kept to the disk. After: what is planned is what is wanted.
+    /// Plans one address, leased or not: what differs goes to the enforcers, what is to be kept to the disk. After:
+    /// what is planned is what is wanted.
     fn plan_address(&mut self, address: IpAddr, mark: Mark, plan: &mut Plan) {
         let mut change = |planned: Planned, wanted: Wanted| {
             let wanted = Wanted { route: wanted.route.filter(|_| self.announces), ..wanted };
             let change = difference(address, planned, wanted, plan.generation, self.now);
-            // What a router lacked or refused before is not lacked any more: it is told of the address anew.
+            // What a router lacked or refused before is not lacked any more: the plan says it anew.
             if matches!(
                 change.route,
                 Some(Change::Open { .. } | Change::Announce { new: true, .. } | Change::Close { .. })
             ) {
-                self.enforcers.told_anew(address);
+                self.enforcers.planned_anew(address);
             }
             count_sets(&mut self.group_sets, planned, change.planned);
             plan.timed.extend(change.timed);
@@ -131,8 +133,8 @@ impl Guard {
         }
     }
 
-    /// Cuts flows to what is open again within the same batch: opening it ends the cut, so the cut comes first. Returns the other addresses whose flows are
-    /// to be cut once they are closed.
+    /// Cuts flows to what is open again within the same batch: opening it ends the cut, so the cut comes first. Returns
+    /// the other addresses whose flows are to be cut once they are closed.
     fn cut_what_reopens(&mut self) -> Vec<IpAddr> {
         let (open_again, closed): (Vec<_>, Vec<_>) = std::mem::take(&mut self.cuts)
             .into_iter()
@@ -141,10 +143,12 @@ impl Guard {
         closed
     }
 
-    /// Sends the changes to enforcers of each kind, where there are both. After: the guard's generation is the plan's if anybody has to acknowledge it.
+    /// Sends the changes to enforcers of each kind, where there are both. After: the guard's generation is the plan's
+    /// if anybody has to acknowledge it.
     fn send_changes(&mut self, generation: Generation, plan: &mut Plan) {
         let (timed, routes) = (std::mem::take(&mut plan.timed), std::mem::take(&mut plan.routes));
-        // Where they are told of pairs, leases may change of which no pair does: the plan is empty then, and its acknowledgement still what these leases lack.
+        // Where they are told of pairs, leases may change of which no pair does: the plan is empty then, and its
+        // acknowledgement still what these leases lack.
         let timed_to = (plan.is_timed || !timed.is_empty()) && self.enforcers.has(EnforcerKind::Timed);
         let routes_to = !routes.is_empty() && self.enforcers.has(EnforcerKind::Route);
         if timed_to || routes_to {
@@ -160,8 +164,8 @@ impl Guard {
         }
     }
 
-    /// Sends all that is open to timed enforcers that asked for it. After: each is trusted from a generation of its own on, which is later than the plan's:
-    /// what it acknowledges before that is of a state that it lost.
+    /// Sends all that is open to timed enforcers that asked for it. After: each is trusted from a generation of its own
+    /// on, which is later than the plan's: what it acknowledges before that is of a state that it lost.
     fn send_full_states(&mut self) {
         for enforcer in std::mem::take(&mut self.syncs) {
             self.generation = Generation(self.generation.0 + 1);
@@ -181,8 +185,8 @@ impl Guard {
         self.journal_pairs();
     }
 
-    /// The plan is on its way. After: what needs no word on it, since enforcers have it already or none is required, is in force; who waited for that alone
-    /// lacks nothing.
+    /// The plan is on its way. After: what needs no word on it, since enforcers have it already or none is required, is
+    /// in force; who waited for that alone lacks nothing.
     fn follow_plan(&mut self, lacking: Vec<IpAddr>) {
         self.follow_acks();
         self.follow_confirmed(lacking);
@@ -190,8 +194,8 @@ impl Guard {
 
     /// Decides for those who lack nothing.
     ///
-    /// Before: they lacked nothing when they were found. After: each is decided, or at the gate again: an enforcer may have been lost, an address revoked,
-    /// after the acknowledgement but within the same batch.
+    /// Before: they lacked nothing when they were found. After: each is decided, or at the gate again: an enforcer may
+    /// have been lost, an address revoked, after the acknowledgement but within the same batch.
     fn release(&mut self, generation: Generation) {
         for (ticket, waiting) in std::mem::take(&mut self.through) {
             if waiting.leases.iter().all(|lease| lease.in_force_for(self.now, Duration::ZERO)) {
@@ -221,7 +225,8 @@ fn write_down(
     records: &mut Vec<Output>,
 ) {
     let Some(lease) = lease else { return records.push(Output::JournalClosed(address)) };
-    // A record adds to what is on disk. What was taken back must not count there any more, whatever becomes of the record behind this one.
+    // A record adds to what is on disk. What was taken back must not count there any more, whatever becomes of the
+    // record behind this one.
     if mark.anew {
         records.push(Output::JournalClosed(address));
     }
@@ -229,8 +234,8 @@ fn write_down(
     records.push(Output::Journal(StoredLease { adds: !mark.whole, ..stored(lease, paths) }));
 }
 
-/// Takes note of a set of groups that is planned in place of another. Before: what was planned is counted. After: what is planned is, and sets that no
-/// address has any more are not: how many there are is bounded.
+/// Takes note of a set of groups that is planned in place of another. Before: what was planned is counted. After: what
+/// is planned is, and sets that no address has any more are not: how many there are is bounded.
 pub(super) fn count_sets(sets: &mut BTreeMap<GroupSet, usize>, before: Planned, after: Planned) {
     let set = |planned: Planned| planned.route.and_then(|route| route.groups);
     let (before, after) = (set(before), set(after));

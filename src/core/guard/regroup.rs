@@ -1,4 +1,5 @@
-//! Groups whose routes bear communities of their own: whose a client is, whose time is over, and what follows from other groups.
+//! Groups whose routes bear communities of their own: whose a client is, whose time is over, and what follows from
+//! other groups.
 
 use std::net::IpAddr;
 use std::sync::Arc;

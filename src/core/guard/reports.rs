@@ -33,16 +33,18 @@ impl Guard {
         self.gate.lost(kind);
         self.table.lose(kind);
         if kind == EnforcerKind::Timed {
-            self.pairs.iter_mut().for_each(Pairs::lost);
+            self.pairs.iter_mut().for_each(Pairs::lose);
         }
     }
 
-    /// What is planned of an address, leased or not: what is closed, but not planned, may be opened again within this batch; then its route just stays.
+    /// What is planned of an address, leased or not: what is closed, but not planned, may be opened again within this
+    /// batch; then its route just stays.
     fn planned(&self, address: IpAddr) -> Option<Planned> {
         self.table.get(address).map(Lease::planned).or_else(|| self.marks.removed_of(address))
     }
 
-    /// A router took single routes back, and was sent them again: none counts before it is confirmed again. It stays open meanwhile.
+    /// A router took single routes back, and was sent them again: none counts before it is confirmed again. It stays
+    /// open meanwhile.
     pub(super) fn missing_routes(&mut self, enforcer: EnforcerId, addresses: &[IpAddr], generation: Generation) {
         if self.enforcers.kind(enforcer) != Some(EnforcerKind::Route) {
             return;
@@ -61,7 +63,8 @@ impl Guard {
         }
     }
 
-    /// A timed enforcer lacks single elements. What was closed meanwhile is closed; what is left is told anew to all of its kind.
+    /// A timed enforcer lacks single elements. What was closed meanwhile is closed; what is left is planned anew, for
+    /// all of its kind.
     pub(super) fn missing(&mut self, enforcer: EnforcerId, addresses: &[IpAddr], pairs: &[PairId]) {
         if self.enforcers.kind(enforcer) != Some(EnforcerKind::Timed) {
             return;
@@ -103,7 +106,8 @@ impl Guard {
         }
     }
 
-    /// Nobody waits for this route enforcer now. It may be required later: then what it refused is what it lacks. O(leases).
+    /// Nobody waits for this route enforcer now. It may be required later: then what it refused is what it lacks.
+    /// O(leases).
     fn note_refusal(&mut self, enforcer: EnforcerId, kind: EnforcerKind, refused: impl Fn(Generation) -> bool) {
         if kind != EnforcerKind::Route {
             return;
@@ -117,8 +121,9 @@ impl Guard {
         lacking.into_iter().for_each(|address| self.enforcers.lacks(enforcer, address));
     }
 
-    /// An address that was closed and opened again since the last plan, or that a group left and came back to, is not what the refused plan was
-    /// about; but what that plan told of it is not there. The next plan tells it anew, though nothing differs from what was told.
+    /// An address that was closed and opened again since the last plan, or that a group left and came back to, is not
+    /// what the refused plan was about; but what that plan said of it is not there. The next plan says it anew, though
+    /// nothing differs from what is planned.
     fn tell_anew(&mut self, kind: EnforcerKind, address: IpAddr, refused: impl Fn(Generation) -> bool) {
         let anew = self.table.plan_anew(address, kind, &refused);
         let anew = anew.or_else(|| self.marks.plan_removed_anew(address, kind, &refused));

@@ -16,8 +16,8 @@ use crate::core::policy::registrable;
 use crate::core::share::Holder;
 
 impl Guard {
-    /// What was restored ends earlier by so much, at once where that is over; what was answered since keeps its end. A route that lingers already is
-    /// left alone: it is over within the linger.
+    /// What was restored ends earlier by so much, at once where that is over; what was answered since keeps its end. A
+    /// route that lingers already is left alone: it is over within the linger.
     pub(super) fn end_restored_earlier(&mut self, by: Duration) {
         let addresses: Vec<_> = self.table.iter().map(|(address, _)| address).collect();
         for address in addresses {
@@ -30,12 +30,12 @@ impl Guard {
         }
     }
 
-    /// Whether every required timed enforcer holds every lease.
+    /// Whether every required timed enforcer has acknowledged every lease.
     #[must_use]
-    pub fn is_held(&self) -> bool {
-        self.enforcers.all_timed().is_some()
+    pub fn is_all_acked(&self) -> bool {
+        self.enforcers.acked_by_all_timed().is_some()
             && self.table.is_all_acked()
-            && self.pairs.as_ref().is_none_or(Pairs::is_proven)
+            && self.pairs.as_ref().is_none_or(Pairs::is_all_acked)
     }
 
     /// How many records a journal of all that is alive has.
@@ -45,8 +45,8 @@ impl Guard {
     }
 
     /// Leases from disk, those that end last first as far as there is room: a smaller capacity than before must not be
-    /// exceeded either. What has no room is closed on disk as well, and counted. A lease that ended less than the linger
-    /// ago comes back as a lingering route: a restart must not cut flows that would go on without it.
+    /// exceeded either. What has no room is closed on disk as well, and counted. A lease that ended less than the
+    /// linger ago comes back as a lingering route: a restart must not cut flows that would go on without it.
     pub(super) fn restore(&mut self, mut leases: Vec<StoredLease>) {
         leases.sort_by_key(|lease| std::cmp::Reverse((lease.ends, lease.address)));
         let longest = self.now.plus(self.settings.lease.max.0.max(SHORTEST));

@@ -12,8 +12,8 @@ use crate::core::name::Name;
 impl Guard {
     /// Takes a lease out of the table.
     ///
-    /// After: nobody may use the address unasked, and nothing is kept of it but how it ended. The next plan closes it wherever it is still open; until then
-    /// the marks know what is planned of it.
+    /// After: nobody may use the address unasked, and nothing is kept of it but how it ended. The next plan closes it
+    /// wherever it is still open; until then the marks know what is planned of it.
     pub(super) fn drop_lease(&mut self, address: IpAddr, how: End) {
         self.enforcers.forget(address);
         self.flows.forget(address);
@@ -28,7 +28,8 @@ impl Guard {
         self.pairs_follow(address);
     }
 
-    /// Closes an address before its time, everywhere, without lingering; on disk too. Answers that wait for it are the caller's.
+    /// Closes an address before its time, everywhere, without lingering; on disk too. Answers that wait for it are the
+    /// caller's.
     pub(super) fn close(&mut self, address: IpAddr, how: End) {
         if self.table.get(address).is_some() {
             self.counts.closed += 1;
@@ -83,7 +84,8 @@ impl Guard {
         gone.into_iter().for_each(|(ticket, _)| self.refuse(ticket, Refusal::Revoked));
     }
 
-    /// The end of a lease was moved earlier. After: so is that of its pairs, and enforcers and the disk are to hear of it.
+    /// The end of a lease was moved earlier. After: so is that of its pairs, and enforcers and the disk are to hear of
+    /// it.
     pub(super) fn follow_earlier_end(&mut self, address: IpAddr) {
         self.pairs_follow(address);
         self.marks.taken_back(address);

@@ -178,8 +178,8 @@ impl LeaseTable {
         }
     }
 
-    /// Moves the ends of causes that were restored earlier by so much, and that of the lease to the latest that is left; no further than to `now`.
-    /// Returns whether the lease's own has moved.
+    /// Moves the ends of causes that were restored earlier by so much, and that of the lease to the latest that is
+    /// left; no further than to `now`. Returns whether the lease's own has moved.
     pub fn end_restored_earlier(&mut self, address: IpAddr, by: Duration, now: Moment) -> bool {
         let Some(lease) = self.leases.get_mut(&address).filter(|lease| lease.is_active()) else { return false };
         let (known, mut any) = (lease.ends(), false);

@@ -20,7 +20,8 @@ fn behind(plan: Generation) -> Due {
 }
 
 impl LeaseTable {
-    /// A plan goes out, in which `plan` says what is planned of this lease from now on. Returns the lease, where there is one.
+    /// A plan goes out, in which `plan` says what is planned of this lease from now on. Returns the lease, where there
+    /// is one.
     ///
     /// After: what no enforcer is required to hold is in force; all else lacks this plan, or an earlier one.
     pub fn plan(
@@ -38,7 +39,8 @@ impl LeaseTable {
         Some(lease)
     }
 
-    /// Every required timed enforcer has acknowledged all plans up to this one. After: no lease lacks one of them; what is confirmed too is in force.
+    /// Every required timed enforcer has acknowledged all plans up to this one. After: no lease lacks one of them; what
+    /// is confirmed too is in force.
     pub fn ack(&mut self, upto: Generation, now: Moment) {
         while let Some(Due(plan, address)) = self.places.lacking_timed.first().copied()
             && u64::from_be_bytes(plan) <= upto.0
@@ -48,7 +50,8 @@ impl LeaseTable {
         }
     }
 
-    /// Every required route enforcer has a lease's address as the plans made it of which `holds` says so. Returns whether that is news.
+    /// Every required route enforcer has a lease's address as the plans made it of which `holds` says so. Returns
+    /// whether that is news.
     ///
     /// After: what the lease lacked of these plans is confirmed; what is acked too is in force.
     pub fn confirm(&mut self, address: IpAddr, holds: impl Fn(Generation) -> bool, now: Moment) -> bool {
@@ -63,14 +66,17 @@ impl LeaseTable {
         self.each(|_, lease| lease.lose(kind));
     }
 
-    /// A required route enforcer has a lease's route no more. After: the lease is not in force until that is confirmed anew.
+    /// A required route enforcer has a lease's route no more. After: the lease is not in force until that is confirmed
+    /// anew.
     pub fn lose_route(&mut self, address: IpAddr) {
         self.step(address, Lease::lose_route);
     }
 
-    /// Other route enforcers are required than before: `holds` says whether all of them have an address as a plan made it. O(leases).
+    /// Other route enforcers are required than before: `holds` says whether all of them have an address as a plan made
+    /// it. O(leases).
     ///
-    /// After: no lease is in force that one of them lacks. What all of them have is not confirmed by that: see [`LeaseTable::confirm`].
+    /// After: no lease is in force that one of them lacks. What all of them have is not confirmed by that: see
+    /// [`LeaseTable::confirm`].
     pub fn recheck_routes(&mut self, holds: impl Fn(IpAddr, Generation) -> bool) {
         self.each(|address, lease| lease.recheck_route(|plan| holds(address, plan)));
     }
@@ -89,7 +95,8 @@ impl LeaseTable {
 
     /// A timed enforcer lacks an address that it was told to hold. Returns whether one was told so.
     ///
-    /// After: the next plan opens it anew at all of them; where that enforcer is required, the lease is not in force until then.
+    /// After: the next plan opens it anew at all of them; where that enforcer is required, the lease is not in force
+    /// until then.
     pub fn miss(&mut self, address: IpAddr, is_required: bool) -> bool {
         let miss = |lease: &mut Lease| {
             let is_told = lease.planned().timed.is_some();
@@ -101,13 +108,14 @@ impl LeaseTable {
         self.step(address, miss).unwrap_or(false)
     }
 
-    /// An enforcer of this kind refused what is planned of a lease. After: the next plan says it anew to all of its kind, or closes it there.
+    /// An enforcer of this kind refused what is planned of a lease. After: the next plan says it anew to all of its
+    /// kind, or closes it there.
     pub fn refuse(&mut self, address: IpAddr, kind: EnforcerKind) {
         self.step(address, |lease| lease.refuse(kind));
     }
 
-    /// An enforcer of this kind refused the plans of which `refused` says so: see [`Planned::anew`]. Returns what was planned of the lease before, and
-    /// what is now.
+    /// An enforcer of this kind refused the plans of which `refused` says so: see [`Planned::anew`]. Returns what was
+    /// planned of the lease before, and what is now.
     pub fn plan_anew(
         &mut self,
         address: IpAddr,
@@ -162,7 +170,8 @@ impl LeaseTable {
         lacking.map(|Due(_, address)| *address).filter(is_opened).collect()
     }
 
-    /// Addresses that were open already and to which this plan gave communities that were not in force since. O(leases that lack a route).
+    /// Addresses that were open already and to which this plan gave communities that were not in force since. O(leases
+    /// that lack a route).
     #[must_use]
     pub fn shared_by(&self, plan: Generation) -> Vec<IpAddr> {
         let shared = |address: &IpAddr| {

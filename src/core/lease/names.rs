@@ -11,8 +11,8 @@ use smallvec::SmallVec;
 use super::Cause;
 use crate::core::name::Name;
 
-/// A part of the hash of a name that is among causes, and their addresses. The name itself stands in the lease: twice in memory it would cost
-/// more than all else of the index.
+/// A part of the hash of a name that is among causes, and their addresses. The name itself stands in the lease: twice
+/// in memory it would cost more than all else of the index.
 #[derive(Clone, Debug)]
 struct Tagged {
     tag: u32,
@@ -80,7 +80,8 @@ impl Addresses {
     }
 }
 
-/// The index. Bounded by the causes of the lease table. Names are chosen by whoever asks, so that the hash has to be one that can't be guessed.
+/// The index. Bounded by the causes of the lease table. Names are chosen by whoever asks, so that the hash has to be
+/// one that can't be guessed.
 #[derive(Clone, Debug, Default)]
 pub struct NameIndex {
     table: HashTable<Tagged>,

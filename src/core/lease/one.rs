@@ -1,7 +1,8 @@
-//! One leased address. There may be some hundred thousand: what few have lies in a box of its own, and what all have is packed.
+//! One leased address. There may be some hundred thousand: what few have lies in a box of its own, and what all have is
+//! packed.
 //!
-//! Nobody but the table changes a lease, and only by what is one step of its life: each says what holds before and after. What the table keeps twice
-//! follows by [`super::LeaseTable`].
+//! Nobody but the table changes a lease, and only by what is one step of its life: each says what holds before and
+//! after. What the table keeps twice follows by [`super::LeaseTable`].
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -141,7 +142,8 @@ impl Lease {
             && group.is_none_or(|group| self.share(group).is_some_and(|share| share.borne.is_confirmed()))
     }
 
-    /// The questions without doubles, each until its last cause ends; of more than [`crate::core::event::ASKED`] those that end last.
+    /// The questions without doubles, each until its last cause ends; of more than [`crate::core::event::ASKED`] those
+    /// that end last.
     #[must_use]
     pub fn paths(&self) -> QueryPaths {
         let mut paths = QueryPaths::new();
@@ -205,7 +207,8 @@ impl Lease {
         &mut self.causes
     }
 
-    /// Its end moves, whichever way. After: it is active; if it lingered, it can fall back to that until it is in force.
+    /// Its end moves, whichever way. After: it is active; if it lingered, it can fall back to that until it is in
+    /// force.
     pub(super) fn set_end(&mut self, ends: Moment, now: Moment) {
         if let Some(lingers) = self.lingers() {
             self.rarely(|rare| (rare.lingers, rare.fallback) = (None, Some(lingers)));
@@ -224,8 +227,8 @@ impl Lease {
         }
     }
 
-    /// It has ended, and its route stays until then, or until another moment if it lingered already. After: it is in force for nobody, and unplanned at
-    /// timed enforcers, where it ends by itself.
+    /// It has ended, and its route stays until then, or until another moment if it lingered already. After: it is in
+    /// force for nobody, and unplanned at timed enforcers, where it ends by itself.
     pub(super) fn linger(&mut self, until: Moment) {
         self.leave_force();
         self.rarely(|rare| (rare.lingers, rare.fallback) = (Some(until), None));
@@ -290,8 +293,8 @@ impl Lease {
 impl Lease {
     /// A plan said this to the enforcers.
     ///
-    /// Before: the plan was the difference to what was planned so far. After: what no enforcer is required to hold is in force at once; all else waits for
-    /// their word.
+    /// Before: the plan was the difference to what was planned so far. After: what no enforcer is required to hold is
+    /// in force at once; all else waits for their word.
     pub(super) fn follow_plan(&mut self, planned: Planned, required: Required, now: Moment) {
         let before = self.planned();
         self.plan(planned);
@@ -327,7 +330,8 @@ impl Lease {
         }
     }
 
-    /// Whether its route is confirmed. After: it waits for the first plan for it, or for what it bears, that an enforcer lacks.
+    /// Whether its route is confirmed. After: it waits for the first plan for it, or for what it bears, that an
+    /// enforcer lacks.
     fn wait_for_route(&mut self, is_confirmed: bool) {
         let shares = self.shares().iter().filter_map(|share| share.borne.lacks());
         let opened = self.planned().route.filter(|_| !is_confirmed).map(|route| route.opened);
@@ -335,15 +339,15 @@ impl Lease {
         self.progress.set_route(is_confirmed, lacks);
     }
 
-    /// Every required timed enforcer has acknowledged all plans up to this one, of which the lease lacked one. After: it is acked, and in force where it
-    /// is confirmed too.
+    /// Every required timed enforcer has acknowledged all plans up to this one, of which the lease lacked one. After:
+    /// it is acked, and in force where it is confirmed too.
     pub(super) fn ack(&mut self, upto: Generation, now: Moment) {
         self.progress.ack(upto, self.planned().timed, self.ends());
         self.enter_force(now);
     }
 
-    /// Every required route enforcer has the address as the plans made it of which `holds` says so. After: that is confirmed, and in force where it is acked
-    /// too. Returns whether there is anything new.
+    /// Every required route enforcer has the address as the plans made it of which `holds` says so. After: that is
+    /// confirmed, and in force where it is acked too. Returns whether there is anything new.
     pub(super) fn confirm(&mut self, holds: impl Fn(Generation) -> bool, now: Moment) -> bool {
         let was_confirmed = self.progress.is_confirmed();
         let is_confirmed = was_confirmed || self.planned().route.is_some_and(|route| holds(route.opened));
@@ -359,7 +363,8 @@ impl Lease {
         news
     }
 
-    /// A required enforcer of this kind was lost. After: it is in force for nobody, and waits for what it is planned to be.
+    /// A required enforcer of this kind was lost. After: it is in force for nobody, and waits for what it is planned to
+    /// be.
     pub(super) fn lose(&mut self, kind: EnforcerKind) {
         self.leave_force();
         match kind {
@@ -372,14 +377,15 @@ impl Lease {
         }
     }
 
-    /// A required route enforcer has the route no more. After: it is in force for nobody until that is confirmed anew; what it bears comes back with it.
+    /// A required route enforcer has the route no more. After: it is in force for nobody until that is confirmed anew;
+    /// what it bears comes back with it.
     pub(super) fn lose_route(&mut self) {
         self.leave_force();
         self.wait_for_route(false);
     }
 
-    /// Other route enforcers are required than before; `holds` says of a plan whether each of them has the address as that plan made it. After: what one of
-    /// them lacks is not in force.
+    /// Other route enforcers are required than before; `holds` says of a plan whether each of them has the address as
+    /// that plan made it. After: what one of them lacks is not in force.
     pub(super) fn recheck_route(&mut self, holds: impl Fn(Generation) -> bool) {
         let lacks = self.progress.is_confirmed() && self.planned().route.is_some_and(|route| !holds(route.opened));
         let lost =
@@ -397,7 +403,8 @@ impl Lease {
         }
     }
 
-    /// No route enforcer was told of it. After: it is in force for nobody until its route is planned; then at once where nobody waits for routers.
+    /// No route enforcer was told of it. After: it is in force for nobody until its route is planned; then at once
+    /// where nobody waits for routers.
     pub(super) fn unplan_route(&mut self) {
         self.out_of_force();
         self.plan(self.planned().without_route());
@@ -405,8 +412,8 @@ impl Lease {
         self.shares_mut().iter_mut().for_each(|share| share.borne = Borne::Unplanned);
     }
 
-    /// A timed enforcer lacks it, which it was told to hold. After: the next plan opens it there anew; where that enforcer is required it is in force for
-    /// nobody until then, and closed should that be refused.
+    /// A timed enforcer lacks it, which it was told to hold. After: the next plan opens it there anew; where that
+    /// enforcer is required it is in force for nobody until then, and closed should that be refused.
     pub(super) fn miss(&mut self, is_required: bool) {
         self.plan(self.planned().refused(EnforcerKind::Timed));
         if is_required {
@@ -415,12 +422,14 @@ impl Lease {
         }
     }
 
-    /// An enforcer of this kind refused what is planned. After: the next plan says it anew to all of its kind, or closes it there.
+    /// An enforcer of this kind refused what is planned. After: the next plan says it anew to all of its kind, or
+    /// closes it there.
     pub(super) fn refuse(&mut self, kind: EnforcerKind) {
         self.plan(self.planned().refused(kind));
     }
 
-    /// An enforcer of this kind refused the plans of which `refused` says so: see [`Planned::anew`]. Returns what was planned before, and what is now.
+    /// An enforcer of this kind refused the plans of which `refused` says so: see [`Planned::anew`]. Returns what was
+    /// planned before, and what is now.
     pub(super) fn plan_anew(&mut self, kind: EnforcerKind, refused: impl Fn(Generation) -> bool) -> (Planned, Planned) {
         let joined = self.shares().iter().any(|share| share.borne.plan().is_none());
         let before = self.planned();

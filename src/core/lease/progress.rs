@@ -14,8 +14,8 @@
 //!                                  lost; planned anew
 //! ```
 //!
-//! *In force* is what is acked and confirmed; where no enforcer of a kind is required, a plan alone is as good as its word. What was refused stands
-//! in what is [`Planned`]: the next plan says it anew.
+//! *In force* is what is acked and confirmed; where no enforcer of a kind is required, a plan alone is as good as its
+//! word. What was refused stands in what is [`Planned`]: the next plan says it anew.
 
 use super::packed::{PackedPlan, Six};
 use crate::core::event::{EnforcerKind, Generation};
@@ -170,7 +170,8 @@ impl Progress {
         Waits { unplanned, joined }
     }
 
-    /// This is planned from now on; how far it is follows by the other transitions. Returns groups that have to be kept elsewhere.
+    /// This is planned from now on; how far it is follows by the other transitions. Returns groups that have to be kept
+    /// elsewhere.
     #[must_use]
     pub(super) fn plan(&mut self, planned: Planned) -> Option<GroupSet> {
         let (packed, groups) = PackedPlan::pack(planned);
@@ -180,8 +181,8 @@ impl Progress {
 
     /// A plan said this to timed enforcers, or nothing new where it is what was planned `before`.
     ///
-    /// After: closed there it is unplanned; where none is required it is acked; else it waits, while an earlier change waits still behind that: it comes
-    /// into force with the first, and its end follows with the last.
+    /// After: closed there it is unplanned; where none is required it is acked; else it waits, while an earlier change
+    /// waits still behind that: it comes into force with the first, and its end follows with the last.
     pub(super) fn plan_timed(&mut self, before: Option<PlannedTimed>, planned: Option<PlannedTimed>, required: bool) {
         self.timed = match (planned, self.timed) {
             (None, _) => Timed::Unplanned,
@@ -196,8 +197,9 @@ impl Progress {
 
     /// Every required timed enforcer has acknowledged all plans up to `upto`.
     ///
-    /// Before: it lacked one of them. After: it is acked, and lacks at most what is `planned` behind `upto`. An end that moved earlier is the last word at
-    /// once, also where no plan has said so yet: it is acked for no longer than until `ends`.
+    /// Before: it lacked one of them. After: it is acked, and lacks at most what is `planned` behind `upto`. An end
+    /// that moved earlier is the last word at once, also where no plan has said so yet: it is acked for no longer than
+    /// until `ends`.
     pub(super) fn ack(&mut self, upto: Generation, planned: Option<PlannedTimed>, ends: Moment) {
         let Some(given) = self.timed.lack().and_then(|lack| lack.ends.moment()) else { return };
         let longest = self.timed.acked().map_or(given, |before| before.max(given));
@@ -209,8 +211,8 @@ impl Progress {
         };
     }
 
-    /// Its end moved earlier. After: it is acked for no longer, also by what is under way: the enforcers will hold it for less before they may hold it
-    /// for more.
+    /// Its end moved earlier. After: it is acked for no longer, also by what is under way: the enforcers will hold it
+    /// for less before they may hold it for more.
     pub(super) fn shorten(&mut self, ends: Moment) {
         let shortened = |until: Six| until.moment().map(|until| until.min(ends)).into();
         self.timed = match self.timed {
@@ -226,13 +228,14 @@ impl Progress {
         self.timed = Timed::Unplanned;
     }
 
-    /// A required timed enforcer was lost. After: what is `planned` comes with the full state, and waits for its acknowledgement; what is not waits for
-    /// its plan.
+    /// A required timed enforcer was lost. After: what is `planned` comes with the full state, and waits for its
+    /// acknowledgement; what is not waits for its plan.
     pub(super) fn lose_timed(&mut self, planned: Option<PlannedTimed>) {
         self.timed = planned.map_or(Timed::Unplanned, |planned| Timed::Planned(Lack::of(planned)));
     }
 
-    /// Whether every required route enforcer has the route, and the first plan for it, or for what it bears, that not all of them have.
+    /// Whether every required route enforcer has the route, and the first plan for it, or for what it bears, that not
+    /// all of them have.
     pub(super) fn set_route(&mut self, is_confirmed: bool, lacks: Option<Generation>) {
         self.route = Route::of(is_confirmed, lacks);
     }

@@ -29,10 +29,11 @@ pub struct Share {
 }
 
 impl LeaseTable {
-    /// Gives a group a part in a lease until `ends`, or moves its end later; its communities stay `linger` longer. Returns whether that is worth
-    /// a record on disk.
+    /// Gives a group a part in a lease until `ends`, or moves its end later; its communities stay `linger` longer.
+    /// Returns whether that is worth a record on disk.
     ///
-    /// After: a part that is new waits for its plan; one that is in force is so until its new end as far as timed enforcers hold the lease.
+    /// After: a part that is new waits for its plan; one that is in force is so until its new end as far as timed
+    /// enforcers hold the lease.
     pub fn share(&mut self, address: IpAddr, group: Group, ends: Moment, linger: Duration) -> bool {
         let gone = ends.plus(linger);
         let notable = self.step(address, |lease| {
@@ -58,7 +59,8 @@ impl LeaseTable {
         notable.unwrap_or(false)
     }
 
-    /// Takes their parts from groups of which `gone` says so; returns whether one went. After: who has the handle of such a part asks again.
+    /// Takes their parts from groups of which `gone` says so; returns whether one went. After: who has the handle of
+    /// such a part asks again.
     pub fn take_shares(&mut self, address: IpAddr, gone: impl Fn(&Share) -> bool) -> bool {
         self.retain_shares(address, |share| !gone(share))
     }
@@ -109,8 +111,9 @@ impl LeaseTable {
         });
     }
 
-    /// Other groups: each client's part in a cause goes to the group that `of` gives it now, and `name` says what has become of a
-    /// group whose clients aren't all known. After: the parts in the lease are those of the causes, and none of them is planned.
+    /// Other groups: each client's part in a cause goes to the group that `of` gives it now, and `name` says what has
+    /// become of a group whose clients aren't all known. After: the parts in the lease are those of the causes, and
+    /// none of them is planned.
     pub fn regroup(
         &mut self,
         address: IpAddr,

@@ -728,7 +728,7 @@ fn ends(guard: &Guard) -> BTreeMap<IpAddr, (Moment, bool)> {
 
 /// A lease's end moves earlier only by revoke and forbid; a refusal closes only what was not in force.
 fn check_ends(before: &BTreeMap<IpAddr, (Moment, bool)>, world: &World, operation: &Operation) {
-    for (address, (ends, proven)) in before {
+    for (address, (ends, in_force)) in before {
         if *ends <= world.now {
             continue;
         }
@@ -744,7 +744,7 @@ fn check_ends(before: &BTreeMap<IpAddr, (Moment, bool)>, world: &World, operatio
             | Operation::Report { .. }
             | Operation::Lose { .. }
             | Operation::Miss { .. }
-                if !proven && after.is_none() => {}
+                if !in_force && after.is_none() => {}
             _ => assert!(after >= Some(*ends), "{address} ended at {after:?} instead of {ends:?} by {operation:?}"),
         }
     }
