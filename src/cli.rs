@@ -38,9 +38,9 @@ mod wait;
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Done.
+    /// The command did what it was told.
     Done,
-    /// Failed.
+    /// The command failed, and said why.
     Failed,
     /// The command line or the configuration is wrong.
     Usage,
@@ -150,7 +150,7 @@ enum Command {
     Peers(Json),
     /// Ask for a name and say what its answer would get; nothing is opened.
     Test {
-        /// The name.
+        /// The name that is asked for.
         name: String,
         /// As it is for this client, instead of everybody.
         #[arg(long, value_name = "ADDRESS")]
@@ -281,19 +281,19 @@ enum ConfigCommand {
 /// What a router runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RouterKind {
-    /// FRRouting.
+    /// Configuration of `FRRouting`.
     Frr,
-    /// BIRD 2.
+    /// Configuration of BIRD 2.
     Bird,
-    /// `GoBGP`.
+    /// Configuration of `GoBGP`.
     Gobgp,
-    /// `OpenBGPD`.
+    /// Configuration of `OpenBGPD`.
     Openbgpd,
-    /// Junos OS.
+    /// Configuration of Junos OS.
     Junos,
     /// Cisco IOS XR.
     Iosxr,
-    /// Arista EOS.
+    /// Configuration of Arista EOS.
     Eos,
     /// Nokia SR Linux.
     Srlinux,
@@ -307,7 +307,7 @@ pub fn command() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }
 
-/// The program.
+/// Runs the program: reads the command line and does what it says.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

@@ -175,7 +175,7 @@ pub enum DnsError {
     Bind {
         /// "udp" or "tcp".
         transport: &'static str,
-        /// As configured.
+        /// The listener's address, as configured.
         address: Endpoint,
         /// The kernel's word.
         error: io::Error,
@@ -185,7 +185,7 @@ pub enum DnsError {
     BindTls {
         /// "dot", "doh" or "doq".
         transport: &'static str,
-        /// As configured.
+        /// The listener's address, as configured.
         address: Endpoint,
         /// The kernel's word.
         error: io::Error,
@@ -213,7 +213,7 @@ pub enum DnsError {
 /// How the DNS side fares.
 #[derive(Clone, Debug)]
 pub struct DnsStatus {
-    /// Every upstream.
+    /// Every upstream and how it fares, in the order of the configuration.
     pub upstreams: Vec<UpstreamStatus>,
     /// Answers given to clients.
     pub released: u64,

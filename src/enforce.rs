@@ -53,23 +53,23 @@ pub enum Command {
     Hurry(Vec<IpAddr>),
     /// Whether it blocks from now on, or only says what it would block. What it holds stays. `done` hears when that is in force, or why it is as before.
     Enforce {
-        /// It blocks.
+        /// Whether it blocks from now on.
         enforce: bool,
-        /// Who waits.
+        /// Hears the outcome from the driver.
         done: oneshot::Sender<Result<(), String>>,
     },
     /// The guard's own traffic is this from now on; only for packets. `done`: as above.
     Own {
         /// All of it.
         own: nftables::Own,
-        /// Who waits.
+        /// Hears the outcome from the driver.
         done: oneshot::Sender<Result<(), String>>,
     },
     /// The prefixes that are announced without a lease, where it blocks; only for routes. `done`: as above.
     Open {
         /// All of them.
         open: Vec<IpNet>,
-        /// Who waits.
+        /// Hears the outcome from the driver.
         done: oneshot::Sender<Result<(), String>>,
     },
     /// The rules of another configuration; only for packets. What is leased stays, and so does every flow. `done` hears when they are in force,
@@ -77,7 +77,7 @@ pub enum Command {
     Rules {
         /// In force from now on.
         rules: Box<nftables::Rules>,
-        /// Who waits.
+        /// Hears the outcome from the driver, with what the kernel can't do of the rules.
         done: oneshot::Sender<Result<Vec<backend::LeftOut>, String>>,
     },
     /// Other peers, or another configuration of theirs; only for routes. `done` hears once all that can fail is done, or why it can't be; nothing is in
@@ -85,12 +85,12 @@ pub enum Command {
     PreparePeers {
         /// All of it.
         next: Box<bgp::BgpEnforcer>,
-        /// Who waits.
+        /// Hears the outcome from the speaker.
         done: oneshot::Sender<Result<(), String>>,
     },
     /// What was prepared last is in force from now on; `done` hears when the peers were told.
     ChangePeers {
-        /// Who waits.
+        /// Hears when the peers were told.
         done: oneshot::Sender<()>,
     },
     /// Other guards are told this of our leases; only for routes.

@@ -29,7 +29,7 @@ const DHCP: [(u16, u16); 2] = [(68, 67), (546, 547)];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// Passes.
+    /// Passes as before.
     Open,
     /// Goes on; the same once more is refused until the guard answers with that address.
     Refused,
@@ -42,7 +42,7 @@ pub enum Verdict {
 pub struct Connection {
     /// "tcp" or "udp".
     pub protocol: &'static str,
-    /// This end.
+    /// The address and port of this host's end.
     pub local: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
@@ -70,7 +70,7 @@ pub struct Forwarded {
 pub struct Listener {
     /// "tcp" or "udp".
     pub protocol: &'static str,
-    /// Where.
+    /// The address and port that it listens at.
     pub local: SocketAddr,
     /// Who waits there.
     pub program: String,
@@ -90,7 +90,7 @@ pub struct Server {
 /// Everything that is said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Live {
-    /// `nftables.mode`.
+    /// The traffic that is guarded (`nftables.mode`).
     pub mode: NftablesMode,
     /// Whether the guard's table is in the kernel already.
     pub armed: bool,
@@ -100,9 +100,9 @@ pub struct Live {
     pub flows: Vec<Forwarded>,
     /// Ports whose replies leave because the kernel tracks the flow.
     pub listeners: Vec<Listener>,
-    /// DHCP servers.
+    /// Servers that this host has its addresses from (DHCP).
     pub dhcp: Vec<Server>,
-    /// Time servers.
+    /// Servers that this host has its time from (NTP).
     pub ntp: Vec<Server>,
     /// Resolvers other than this host's.
     pub resolvers: Vec<Server>,
@@ -113,7 +113,7 @@ pub struct Live {
 /// What there is on a host.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// Its sockets.
+    /// The sockets of the host, of TCP and UDP.
     pub sockets: Vec<Socket>,
     /// Names of programs by the inode of a socket.
     pub programs: std::collections::HashMap<u32, String>,
@@ -133,9 +133,9 @@ pub struct Seen {
     pub armed: bool,
     /// DHCP servers, time servers (or their names) and resolvers, and the files that name them.
     pub dhcp: Vec<(String, String)>,
-    /// See [`Self::dhcp`].
+    /// Time servers, and the files that name them; like [`Self::dhcp`].
     pub ntp: Vec<(String, String)>,
-    /// See [`Self::dhcp`].
+    /// Resolvers, and the files that name them; like [`Self::dhcp`].
     pub resolvers: Vec<(String, String)>,
     /// What could not be seen.
     pub notes: Vec<String>,

@@ -29,7 +29,7 @@ pub enum TlsError {
     /// The file can't be read.
     #[error("{}: {error}", file.display())]
     Read {
-        /// Which.
+        /// The path of the file.
         file: PathBuf,
         /// The kernel's word.
         error: io::Error,
@@ -37,9 +37,9 @@ pub enum TlsError {
     /// The file holds something else, or nothing.
     #[error("{}: {problem}", file.display())]
     Content {
-        /// Which.
+        /// The path of the file.
         file: PathBuf,
-        /// In words.
+        /// What is wrong with the content, in words.
         problem: String,
     },
     /// Not a name that a certificate can bear.
@@ -76,7 +76,7 @@ pub struct Reloads {
     pub failed: Counter,
 }
 
-/// ring.
+/// The library that computes: ring, named here so that no feature chooses another.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

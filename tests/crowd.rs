@@ -77,7 +77,7 @@ impl Drop for Guard {
     }
 }
 
-/// From 127.0.0.SOURCE.
+/// Connects from 127.0.0.SOURCE, so that each source is a client of its own.
 fn connect(source: u8, to: SocketAddr) -> Option<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::new(IpAddr::from([127, 0, 0, source]), 0).into()).unwrap();

@@ -40,7 +40,7 @@ const AGAIN: Duration = Duration::from_secs(4);
 /// A TTL may be lower by this: what was asked earlier has aged. It is the time since the run began, and no less than this.
 static AGE: AtomicU32 = AtomicU32::new(40);
 
-/// SplitMix64.
+/// The next number of SplitMix64, so that a seed gives the same questions always.
 pub fn random(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
@@ -363,7 +363,7 @@ struct Rule {
     /// The other says so only where its cache happened to hold something: no difference is no error.
     #[serde(default)]
     by_chance: bool,
-    /// The reason.
+    /// The reason why the difference is right, for who reads the file.
     why: String,
 }
 

@@ -63,19 +63,26 @@ const OTHER_FIELDS: [(&str, &str); 6] = [
     ("status.md", "installed"),
 ];
 
-/// All files below a directory with this ending, without those of tests.
-fn files(directory: &Path, end: &str, all: &mut Vec<PathBuf>) {
+/// All files below a directory with this ending, without what was built.
+fn every_file(directory: &Path, end: &str, all: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
-        if path.file_stem().is_some_and(|name| name == "tests") {
-            continue;
-        }
-        if path.is_dir() {
-            files(&path, end, all);
+        if path.is_dir() && !path.ends_with("target") {
+            every_file(&path, end, all);
         } else if path.extension().is_some_and(|found| found == end) {
             all.push(path);
         }
     }
+}
+
+/// The same without those of tests.
+fn files(directory: &Path, end: &str, all: &mut Vec<PathBuf>) {
+    let mut every = Vec::new();
+    every_file(directory, end, &mut every);
+    let is_test = |path: &PathBuf| {
+        path.strip_prefix(directory).unwrap().with_extension("").components().any(|part| part.as_os_str() == "tests")
+    };
+    all.extend(every.into_iter().filter(|path| !is_test(path)));
 }
 
 /// The cells of the table below a heading, or of all above the first one.
@@ -196,4 +203,47 @@ fn words_of_the_glossary_are_in_use_and_those_they_replaced_are_not() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Docs of one word, and of two, that are left. A doc of so few words repeats a name; these bounds only ever fall.
+const SHORT_DOCS: [usize; 2] = [33, 60];
+
+/// Docs of items in a source, each with its first line from 1 and its text.
+fn item_docs(source: &str) -> Vec<(usize, String)> {
+    let mut docs: Vec<(usize, String)> = Vec::new();
+    let mut before = None;
+    for (at, line) in source.lines().enumerate() {
+        let Some(text) = line.trim_start().strip_prefix("///") else { continue };
+        match docs.last_mut().filter(|_| before == Some(at.wrapping_sub(1))) {
+            Some((_, doc)) => doc.extend([" ", text.trim()]),
+            None => docs.push((at + 1, text.trim().to_owned())),
+        }
+        before = Some(at);
+    }
+    docs
+}
+
+#[test]
+fn docs_are_sentences_and_not_words() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = Vec::new();
+    for part in ["src", "bgp", "lab", "tests", "fuzz"] {
+        every_file(&top.join(part), "rs", &mut sources);
+    }
+    let mut short: [Vec<String>; 2] = Default::default();
+    let mut seen = 0;
+    for path in sources {
+        for (line, doc) in item_docs(&std::fs::read_to_string(&path).unwrap()) {
+            seen += 1;
+            let count = doc.split_whitespace().count();
+            if let Some(short) = count.checked_sub(1).and_then(|place| short.get_mut(place)) {
+                short.push(format!("{}:{line}: {doc}", path.strip_prefix(top).unwrap().display()));
+            }
+        }
+    }
+    assert!(seen > 5000, "only {seen} docs: is this test reading them?");
+    for (words, (found, most)) in short.iter().zip(SHORT_DOCS).enumerate() {
+        let all = found.join("\n");
+        assert!(found.len() <= most, "{} docs of {} words, at most {most}:\n{all}", found.len(), words + 1);
+    }
 }

@@ -22,7 +22,7 @@ fn free_port() -> u16 {
 struct Guard {
     directory: tempfile::TempDir,
     child: Child,
-    /// Of loopback.
+    /// The address of the listener at loopback.
     near: SocketAddr,
     /// Of every address of this host.
     wide: u16,

@@ -28,7 +28,7 @@ const HOP4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 const HOP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
 const MD5_OPTION: u8 = 19;
 
-/// One combination.
+/// A combination of a router and its settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Cell {
     number: u8,

@@ -63,7 +63,7 @@ impl Router {
 /// Names with their aliases and IPv4 addresses, in one answer. What isn't there does not exist.
 type Names = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
 
-/// An upstream.
+/// An upstream that answers from [`Names`], and counts who asks.
 struct Upstream {
     address: SocketAddr,
     names: Names,
@@ -128,7 +128,7 @@ impl Upstream {
     }
 }
 
-/// The daemon.
+/// A running daemon with its directory.
 struct Guard {
     directory: tempfile::TempDir,
     child: Option<Child>,
@@ -190,7 +190,7 @@ impl Guard {
         self.child = Some(child);
     }
 
-    /// `kill -9`
+    /// Kills the daemon at once (SIGKILL), so that it can't tidy up.
     fn kill(&mut self) {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();

@@ -34,7 +34,7 @@ fn free_port() -> u16 {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// The daemon.
+/// A running daemon with its directory.
 struct Guard {
     directory: tempfile::TempDir,
     child: Child,

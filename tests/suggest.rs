@@ -79,7 +79,7 @@ fn answer(query: &[u8], zone: &Zone) -> Vec<u8> {
     out
 }
 
-/// The daemon.
+/// A running daemon with its directory.
 struct Guard {
     directory: tempfile::TempDir,
     child: Option<Child>,

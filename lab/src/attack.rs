@@ -36,13 +36,13 @@ const FLOOR_MS: f64 = 20.0;
 /// What is run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// destguard.
+    /// The path of the destguard that is tried.
     pub binary: PathBuf,
     /// For files; empty.
     pub dir: PathBuf,
     /// How long each attack lasts; before and after it a quarter of that, two seconds at least.
     pub length: Duration,
-    /// Which.
+    /// The kinds of attack that are run, one behind the other.
     pub kinds: Vec<Kind>,
 }
 
@@ -52,7 +52,7 @@ const PHASES: [&str; 3] = ["before", "during", "after"];
 /// What honest clients got in one attack.
 #[derive(Debug)]
 pub struct Result {
-    /// Which.
+    /// The kind of attack.
     pub kind: Kind,
     /// By way and phase.
     tallies: Vec<(Way, [Tally; 3])>,

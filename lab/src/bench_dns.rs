@@ -81,7 +81,7 @@ struct Subject {
     config: &'static str,
     /// What MORE stands for.
     more: &'static [&'static str],
-    /// Like `config`.
+    /// The command that starts it, with the same words replaced as in `config`.
     command: &'static str,
     duty: Duty,
 }

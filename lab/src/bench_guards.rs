@@ -12,7 +12,7 @@ use crate::lab::Lab;
 use crate::node::Node;
 use crate::wait::wait_until;
 
-/// Standing leases.
+/// The number of leases that stand while the guards are measured.
 const LEASES: u32 = 100_000;
 /// New ones each second, and for how long.
 const RATE: u32 = 1000;

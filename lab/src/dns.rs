@@ -10,19 +10,19 @@ pub use client::{Answer, Asker, Transport, ask, ask_over};
 pub use message::{Data, Question, Record};
 pub use server::{Forged, Reply, Server};
 
-/// TYPE A.
+/// The type of IPv4 addresses.
 pub const A: u16 = 1;
-/// TYPE NS.
+/// The type of a zone's servers.
 pub const NS: u16 = 2;
-/// TYPE CNAME.
+/// The type of an alias for one name.
 pub const CNAME: u16 = 5;
-/// TYPE SOA.
+/// The type of a zone's first record.
 pub const SOA: u16 = 6;
-/// TYPE TXT.
+/// The type of texts.
 pub const TXT: u16 = 16;
-/// TYPE AAAA.
+/// The type of IPv6 addresses.
 pub const AAAA: u16 = 28;
-/// TYPE DNAME.
+/// The type of an alias for all names below another.
 pub const DNAME: u16 = 39;
 /// TYPE OPT, RFC 6891.
 pub const OPT: u16 = 41;
@@ -30,14 +30,14 @@ pub const OPT: u16 = 41;
 pub const SVCB: u16 = 64;
 /// TYPE HTTPS, RFC 9460.
 pub const HTTPS: u16 = 65;
-/// QTYPE ANY.
+/// The question for every type.
 pub const ANY: u16 = 255;
 
-/// RCODE NOERROR.
+/// The response code NOERROR: the answer is good.
 pub const NOERROR: u8 = 0;
-/// RCODE SERVFAIL.
+/// The response code SERVFAIL: the server can't answer.
 pub const SERVFAIL: u8 = 2;
-/// RCODE NXDOMAIN.
+/// The response code NXDOMAIN: the name doesn't exist.
 pub const NXDOMAIN: u8 = 3;
-/// RCODE REFUSED.
+/// The response code REFUSED: the server won't answer.
 pub const REFUSED: u8 = 5;

@@ -8,15 +8,15 @@ pub enum Error {
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     File {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The kernel's word on the file.
         source: std::io::Error,
     },
     /// The topology file is wrong, or asks for something that the runner does not do.
     #[error("{path}: {reason}")]
     Topology {
-        /// Which.
+        /// The path of the topology file.
         path: PathBuf,
         /// What and where.
         reason: String,
@@ -26,7 +26,7 @@ pub enum Error {
     Command {
         /// The node, or "host".
         place: String,
-        /// As run.
+        /// The command with its arguments, as it was run.
         command: String,
         /// Exit status and what it wrote to stderr.
         reason: String,
@@ -34,9 +34,9 @@ pub enum Error {
     /// A daemon did not come up.
     #[error("{node}: {program} is not ready: {reason}")]
     NotReady {
-        /// Where.
+        /// The node that the daemon runs in.
         node: String,
-        /// Which.
+        /// The daemon's program.
         program: String,
         /// The last of its log.
         reason: String,

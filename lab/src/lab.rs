@@ -90,7 +90,7 @@ impl Lab {
         }
     }
 
-    /// Every node.
+    /// Every node of the lab, in the order of names.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values()
     }

@@ -80,11 +80,11 @@ enum Event {
 /// What is run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// destguard.
+    /// The path of the destguard that is tried.
     pub binary: PathBuf,
     /// How long people live behind it, once all places are up.
     pub length: Duration,
-    /// Where.
+    /// The places where it runs, one behind the other.
     pub places: Vec<Place>,
 }
 

@@ -21,7 +21,7 @@ impl Process {
         Self { name, child, log }
     }
 
-    /// As started.
+    /// The program's name, as it was started.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

@@ -43,7 +43,7 @@ const TOLD: usize = 8;
 /// What is run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// destguard.
+    /// The path of the destguard that is tried.
     pub binary: PathBuf,
     /// For files; empty.
     pub dir: PathBuf,
@@ -60,9 +60,9 @@ pub struct Plan {
 /// What was seen of one key.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// The key.
+    /// The key that was changed.
     pub key: &'static str,
-    /// Reloads.
+    /// The number of reloads that changed it.
     pub reloads: u32,
     /// The one that took longest.
     pub reload: Duration,
@@ -73,7 +73,7 @@ pub struct Row {
 /// What was seen.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// By key.
+    /// What was seen of each key, in the order of keys.
     pub rows: Vec<Row>,
     /// Questions over UDP.
     pub asked: u64,

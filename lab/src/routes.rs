@@ -18,7 +18,7 @@ pub struct Change {
     pub at: Instant,
     /// Added or replaced; false: removed.
     pub added: bool,
-    /// The destination.
+    /// The address that the route leads to.
     pub destination: IpAddr,
     /// Its prefix length.
     pub length: u8,

@@ -55,7 +55,7 @@ dir = "DIR/state"
 /// What is run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// destguard.
+    /// The path of the destguard that is tried.
     pub binary: PathBuf,
     /// For files; empty.
     pub dir: PathBuf,
@@ -70,7 +70,7 @@ pub struct Sample {
     pub at: Duration,
     /// Resident memory in KiB.
     pub rss: u64,
-    /// Open descriptors.
+    /// Descriptors that the process has open.
     pub descriptors: u64,
     /// Octets of the files in its state directory.
     pub state: u64,
@@ -83,7 +83,7 @@ pub struct Outcome {
     pub capacity: f64,
     /// Questions per second afterwards.
     pub rate: f64,
-    /// Questions.
+    /// Questions that clients asked.
     pub asked: u64,
     /// Of these, answered with NOERROR or NXDOMAIN.
     pub answered: u64,
@@ -97,7 +97,7 @@ pub struct Outcome {
     pub upstream: u64,
     /// Of these, those it didn't answer.
     pub dropped: u64,
-    /// Evenly spaced.
+    /// Readings of the process, evenly spaced in time.
     pub samples: Vec<Sample>,
 }
 

@@ -19,7 +19,7 @@ const RESERVED: [&str; 6] = ["host", "mgmt-net", "macvlan", "vxlan", "vxlan-stit
 pub struct Topology {
     /// The lab's name.
     pub name: String,
-    /// By name.
+    /// The nodes, by name.
     pub nodes: BTreeMap<String, NodeSettings>,
     /// Pairs of ends.
     pub links: Vec<[Endpoint; 2]>,
@@ -52,7 +52,7 @@ pub struct NodeSettings {
     pub cap_add: Vec<String>,
 }
 
-/// `host:inside[:ro]`
+/// A file of the host that a node sees: `host:inside[:ro]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bind {
     /// Relative to the topology file.

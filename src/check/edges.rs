@@ -8,7 +8,7 @@ use crate::config::community;
 use crate::config::schema::{Confirm, Edge, Peer, Role};
 use crate::sys::interfaces;
 
-/// RFC 1997.
+/// The community NO_ADVERTISE of RFC 1997.
 const NO_ADVERTISE: u32 = 0xffff_ff02;
 
 impl Checks<'_, '_> {

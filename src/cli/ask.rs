@@ -24,7 +24,7 @@ pub const NEWS: u32 = 15;
 /// The daemon behind a control socket.
 #[derive(Debug)]
 pub struct Daemon {
-    /// The socket.
+    /// The path of the control socket.
     pub socket: PathBuf,
 }
 
@@ -37,7 +37,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Says it.
+    /// Prints it, and returns the exit code that fits.
     #[must_use]
     pub fn exit(self) -> Exit {
         match self {
@@ -99,7 +99,7 @@ impl Daemon {
         }))
     }
 
-    /// `status`
+    /// Runs `destguard status`.
     #[must_use]
     pub fn status(&self, json: bool) -> Exit {
         self.show(Method::GET, "/api/v1/status", json, |status: &Status| show::status(status, table::colours()))
@@ -130,7 +130,7 @@ impl Daemon {
         finish(if json { encode(all) } else { Ok(show::leases(&all.leases, table::colours())) })
     }
 
-    /// `explain`
+    /// Runs `destguard explain`.
     #[must_use]
     pub fn explain(&self, of: &str, whose: Whose<'_>, json: bool) -> Exit {
         let path = explain_path(of, whose);
@@ -148,7 +148,7 @@ impl Daemon {
         }))
     }
 
-    /// `peers`
+    /// Runs `destguard peers`.
     #[must_use]
     pub fn peers(&self, json: bool) -> Exit {
         self.show(Method::GET, "/api/v1/peers", json, |peers: &Peers| {
@@ -200,7 +200,7 @@ impl Daemon {
         }
     }
 
-    /// `revoke`
+    /// Runs `destguard revoke`.
     #[must_use]
     pub fn revoke(&self, of: &str, json: bool) -> Exit {
         let path = format!("/api/v1/revoke?of={}", escape(of));
@@ -230,13 +230,13 @@ impl Daemon {
         self.put(&format!("/api/v1/reload?dry_run={}{confirm}", wish.dry_run), json)
     }
 
-    /// `undo`
+    /// Runs `destguard undo`.
     #[must_use]
     pub fn undo(&self, json: bool) -> Exit {
         self.put("/api/v1/undo", json)
     }
 
-    /// `confirm`
+    /// Runs `destguard confirm`.
     #[must_use]
     pub fn confirm(&self, json: bool) -> Exit {
         finish(self.ask(Method::POST, "/api/v1/confirm").and_then(|text| {
@@ -288,7 +288,7 @@ impl Daemon {
         }
     }
 
-    /// `stop`
+    /// Runs `destguard stop`.
     #[must_use]
     pub fn stop(&self, withdraw: bool, json: bool) -> Exit {
         let path = format!("/api/v1/stop?withdraw={withdraw}");

@@ -6,7 +6,7 @@ use super::{Exit, RouterKind, complain, router_config, say};
 use crate::check;
 use crate::config::{self, report};
 
-/// `check`
+/// Runs `destguard check`.
 #[must_use]
 pub fn check(file: &Path, json: bool) -> Exit {
     let mut applications = Vec::new();
@@ -37,7 +37,7 @@ pub fn check(file: &Path, json: bool) -> Exit {
     if printed == Exit::Done { exit } else { printed }
 }
 
-/// `config show`
+/// Runs `destguard config show`.
 #[must_use]
 pub fn show(file: &Path, json: bool) -> Exit {
     let mut config = match check::load(file) {
@@ -59,7 +59,7 @@ pub fn show(file: &Path, json: bool) -> Exit {
     }
 }
 
-/// `config schema`
+/// Runs `destguard config schema`.
 #[must_use]
 pub fn schema() -> Exit {
     match serde_json::to_string_pretty(&schemars::schema_for!(config::Config)) {
@@ -68,7 +68,7 @@ pub fn schema() -> Exit {
     }
 }
 
-/// `router-config`
+/// Runs `destguard router-config`.
 #[must_use]
 pub fn router(file: &Path, kind: RouterKind, peer: Option<&str>) -> Exit {
     let config = match check::load(file) {

@@ -162,7 +162,7 @@ impl Wanted {
         Ok(())
     }
 
-    /// The file.
+    /// The text of the configuration file that is to be written.
     fn text(&self, found: &host::Found) -> String {
         let mut out = String::from(
             "# Made by `destguard init`. Every key: destguard config default.\n\n\

@@ -73,11 +73,11 @@ pub struct Side {
     password: Option<String>,
     /// TCP-AO in place of TCP-MD5, to be entered by hand: what its password is for, the ids as the router sends and receives them.
     tcp_ao: Option<(AoAlgorithm, u8, u8)>,
-    /// GTSM.
+    /// Whether packets must come with a TTL of 255 (GTSM, RFC 5082).
     gtsm: bool,
-    /// Hops.
+    /// The hops that the session may go over; `None`: the router is next door.
     multihop: Option<u8>,
-    /// Seconds.
+    /// The hold time that the guard proposes, in seconds.
     hold: u64,
     /// Whether the guard waits for the router to connect.
     guard_waits: bool,
@@ -87,21 +87,21 @@ pub struct Side {
     bfd_multihop: bool,
     /// What the guard sends as next hop; `None` = family not in use.
     next_hop4: Option<Ipv4Addr>,
-    /// Likewise.
+    /// The same for IPv6.
     next_hop6: Option<Ipv6Addr>,
     /// IPv4 routes come with this IPv6 next hop (RFC 8950), since there is no `next_hop4` although the family is in use.
     hop4_over_ipv6: Option<Ipv6Addr>,
     /// Prefixes taken exactly as they are.
     exact4: Vec<Ipv4Net>,
-    /// Likewise.
+    /// The same for IPv6.
     exact6: Vec<Ipv6Net>,
     /// Prefixes within which host routes are taken although they are special or inside.
     private4: Vec<Ipv4Net>,
-    /// Likewise.
+    /// The same for IPv6.
     private6: Vec<Ipv6Net>,
     /// The network's own prefixes: no host route within them is taken.
     inside4: Vec<Ipv4Net>,
-    /// Likewise.
+    /// The same for IPv6.
     inside6: Vec<Ipv6Net>,
     /// The most routes of a family; above the guard's own budget, so that it is never reached in good order.
     limit: usize,

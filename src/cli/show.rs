@@ -30,7 +30,7 @@ fn few<T: ToString>(items: &[T], most: usize) -> String {
 /// The reason of a guard that is in audit as a whole.
 const AUDIT: &str = "mode = \"audit\"";
 
-/// One screen.
+/// The text of `status`, which fits one screen.
 #[must_use]
 pub fn status(status: &Status, colour: bool) -> String {
     let (word, tone) = match status.state {
@@ -598,7 +598,7 @@ fn millis(micros: u64) -> String {
     format!("{} ms", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
-/// In columns.
+/// The text of `denied` in columns, with a line for each refusal.
 #[must_use]
 pub fn denied_table(denied: &[Denied], colour: bool) -> String {
     let mut table = Table::new(&["time", "kind", "client", "what", "times", "why"]);

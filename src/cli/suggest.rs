@@ -30,7 +30,7 @@ pub struct Wanted {
     /// Allow whole registrable domains, with all that is below them, instead of the names.
     #[arg(long)]
     domains: bool,
-    /// Print JSON.
+    /// Print JSON instead of rules.
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -43,7 +43,7 @@ const COMMENTS: usize = 44;
 const DNS: [&str; 4] = ["udp/53", "tcp/53", "tcp/853", "udp/853"];
 
 impl Daemon {
-    /// `suggest`
+    /// Runs `destguard suggest`.
     #[must_use]
     pub fn suggest(&self, wanted: &Wanted) -> Exit {
         let client = wanted.client.map(|client| format!("&client={}", escape(&client.to_string()))).unwrap_or_default();

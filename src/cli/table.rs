@@ -18,9 +18,9 @@ pub enum Tone {
     Good,
     /// On its way, or by choice.
     Warn,
-    /// Wrong.
+    /// Something is wrong.
     Bad,
-    /// A heading.
+    /// The word is a heading.
     Head,
 }
 
@@ -100,7 +100,7 @@ pub fn duration(seconds: u64) -> String {
     }
 }
 
-/// "1,204".
+/// A number with commas between thousands, as "1,204".
 #[must_use]
 pub fn number(value: impl TryInto<u64>) -> String {
     let digits = value.try_into().unwrap_or(u64::MAX).to_string();

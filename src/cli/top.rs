@@ -24,13 +24,13 @@ pub struct Wanted {
     /// So many of each kind.
     #[arg(long, value_name = "N", default_value_t = 10)]
     limit: usize,
-    /// Print JSON.
+    /// Print JSON instead of tables.
     #[arg(long)]
     pub(super) json: bool,
 }
 
 impl Daemon {
-    /// `top`
+    /// Runs `destguard top`.
     #[must_use]
     pub fn top(&self, wanted: &Wanted) -> Exit {
         let since = wanted.since.map(|since| format!("&since={}", since.0.as_secs())).unwrap_or_default();
@@ -80,7 +80,7 @@ fn number_of(value: u64) -> String {
     number(value)
 }
 
-/// Which refusals.
+/// The refusals that are shown; without any of it all are.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Only {
     /// Of this client, or of those of this prefix.

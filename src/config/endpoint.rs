@@ -18,7 +18,7 @@ pub struct Zone {
 }
 
 impl Zone {
-    /// Its name.
+    /// The interface's name, of 15 octets at most.
     #[must_use]
     pub fn name(&self) -> &str {
         self.name.get(..usize::from(self.length)).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default()

@@ -23,7 +23,7 @@ pub enum Severity {
 /// One thing to say about one place of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// See [`Severity`].
+    /// Whether it keeps the file from being used, as [`Severity`] says.
     pub severity: Severity,
     /// The file, as it was named.
     #[serde(serialize_with = "path_as_text")]

@@ -82,14 +82,14 @@ impl Default for Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// It does.
+    /// The guard blocks what policy, filter, budgets and gate refuse.
     #[default]
     Enforce,
     /// Policy, filter, budgets, gate and enforcers say what they would have done; nothing is blocked.
     Audit,
 }
 
-/// `[dns]`
+/// The section `[dns]`: whom the guard answers, and whom it asks.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dns {
@@ -113,7 +113,7 @@ pub struct Dns {
     pub upstream: Vec<Upstream>,
     /// What is kept of answers.
     pub cache: Cache,
-    /// Local validation.
+    /// Validation of answers here, by DNSSEC.
     pub dnssec: Dnssec,
     /// Zones that are answered here.
     pub zone: Vec<Zone>,
@@ -139,13 +139,13 @@ impl Default for Dns {
     }
 }
 
-/// `[dns.tls]`
+/// The section `[dns.tls]`: encrypted ways for clients.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DnsTls {
-    /// PEM chain.
+    /// File of PEM certificates, the guard's own first.
     pub certificate: Option<PathBuf>,
-    /// PEM key.
+    /// File of the certificate's key, as PEM.
     pub key: Option<PathBuf>,
     /// DNS over TLS listeners (RFC 7858).
     #[schemars(with = "Vec<String>")]
@@ -164,7 +164,7 @@ pub struct DnsTls {
     pub require_client_certificate: bool,
 }
 
-/// `[[dns.upstream]]`
+/// A row of `[[dns.upstream]]`: one resolver that is asked.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
@@ -190,7 +190,7 @@ pub struct Upstream {
     pub domains: Vec<String>,
 }
 
-/// `[dns.cache]`
+/// The section `[dns.cache]`: how much is kept of answers, and how long.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cache {
@@ -208,11 +208,11 @@ impl Default for Cache {
     }
 }
 
-/// `[dns.dnssec]`
+/// The section `[dns.dnssec]`: whether and by which keys answers are validated here.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dnssec {
-    /// Validate locally.
+    /// Validate answers here; what is bogus gets SERVFAIL.
     pub validate: bool,
     /// DS or DNSKEY in presentation form, or a file of them; without it the root's.
     pub trust_anchor: Option<String>,
@@ -227,11 +227,11 @@ pub enum Action {
     /// Let it resolve.
     #[default]
     Allow,
-    /// NXDOMAIN.
+    /// Answer that the name does not exist (NXDOMAIN).
     Deny,
 }
 
-/// `[policy]`
+/// The section `[policy]`: which names clients may resolve.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
@@ -259,15 +259,15 @@ pub struct Policy {
 pub enum ListFormat {
     /// One name a line.
     Domains,
-    /// `/etc/hosts`.
+    /// An address and names, as in `/etc/hosts`.
     Hosts,
-    /// `||name^`
+    /// Rules of ad blockers, as `||name^`.
     Adblock,
     /// A response policy zone as master file.
     Rpz,
 }
 
-/// `[[policy.private]]`
+/// A row of `[[policy.private]]`: a domain that may point into filtered prefixes.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Private {
@@ -300,7 +300,7 @@ pub enum OnLink {
     Ignore,
 }
 
-/// `[addresses]`
+/// The section `[addresses]`: which addresses may be leased, and which are open anyway.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Addresses {
@@ -343,7 +343,7 @@ pub enum OnDeadline {
     Answer,
 }
 
-/// `[gate]`
+/// The section `[gate]`: how long answers wait for their addresses.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gate {
@@ -370,7 +370,7 @@ pub enum NftablesMode {
     Local,
     /// Forwarded traffic (`forward`).
     Gateway,
-    /// Both.
+    /// This host's own and forwarded traffic.
     Both,
 }
 
@@ -431,11 +431,11 @@ pub enum OnStop {
 /// Bits of an IPv6 address.
 pub const WHOLE_IPV6: u8 = 128;
 
-/// `[nftables]`
+/// The section `[nftables]`: which packets are judged, and how.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Nftables {
-    /// Which hooks.
+    /// The traffic that is guarded.
     pub mode: NftablesMode,
     /// false = audit: count and log, block nothing.
     pub enforce: bool,
@@ -471,7 +471,7 @@ impl Default for Nftables {
     }
 }
 
-/// `[bgp]`
+/// The section `[bgp]`: the guard as a BGP speaker.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bgp {
@@ -510,7 +510,7 @@ pub struct Bgp {
     pub long_lived_graceful_restart: Span,
     /// Before routes are withdrawn for good, they bear GRACEFUL_SHUTDOWN (RFC 8326) for so long; zero = not at all.
     pub shutdown_drain: Span,
-    /// The routers.
+    /// Routers that have a session with the guard.
     pub peer: Vec<Peer>,
     /// Routers that others bring the routes to.
     pub edge: Vec<Edge>,
@@ -587,17 +587,17 @@ pub enum BgpRole {
     RouteServerClient,
     /// We are its customer.
     Customer,
-    /// Neither.
+    /// We are peers: neither is the other's provider.
     Peer,
 }
 
 /// An algorithm of TCP-AO, RFC 5926.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum AoAlgorithm {
-    /// HMAC-SHA-1-96.
+    /// HMAC with SHA-1, cut to 96 bits.
     #[serde(rename = "hmac-sha-1-96")]
     HmacSha1,
-    /// AES-128-CMAC-96.
+    /// CMAC with AES-128, cut to 96 bits.
     #[serde(rename = "aes-128-cmac-96")]
     Aes128Cmac,
 }
@@ -606,13 +606,13 @@ pub enum AoAlgorithm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
-    /// IPv4 unicast.
+    /// Unicast routes of IPv4.
     Ipv4,
-    /// IPv6 unicast.
+    /// Unicast routes of IPv6.
     Ipv6,
 }
 
-/// `[[bgp.peer]]`
+/// A row of `[[bgp.peer]]`: one router that gets the routes.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Peer {
@@ -659,7 +659,7 @@ pub struct Peer {
     /// A router that takes nothing off its connection for so long is given up, RFC 9687; at least twice the hold time.
     #[serde(default = "defaults::send_hold_time")]
     pub send_hold_time: Span,
-    /// Negotiated families.
+    /// Families of routes that the session is to carry.
     #[serde(default = "defaults::families")]
     pub families: Vec<Family>,
     /// Route budget; keep below the router's maximum-prefix.
@@ -754,7 +754,7 @@ pub use rule::{Rule, split_ports};
 pub use service::{Service, ServicePeer};
 pub use zone::Zone;
 
-/// `[state]`
+/// The section `[state]`: where the guard keeps what must survive a restart.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct State {

@@ -56,7 +56,7 @@ impl Transport {
 pub struct UpstreamUrl {
     /// How questions travel.
     pub transport: Transport,
-    /// Where to.
+    /// The address and port that are asked.
     pub addr: Endpoint,
     /// Path of `https` URLs, with its slash; "/dns-query" when the URL has none. Empty for the others.
     pub path: String,

@@ -106,7 +106,7 @@ impl fmt::Display for Size {
 /// Events per time: a whole number and `/s`, `/m` or `/h`. The bucket holds one second's, minute's or hour's worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// How many.
+    /// The number of events.
     pub count: u64,
     /// In what time.
     pub per: Duration,
@@ -145,7 +145,7 @@ pub enum Settle {
     /// Learnt from data-path probes; starts at 75 ms.
     #[default]
     Auto,
-    /// Always this.
+    /// The same span always, as configured.
     Fixed(Span),
 }
 
@@ -154,9 +154,9 @@ pub enum Settle {
 pub enum Target {
     /// A socket of this host.
     Unix(PathBuf),
-    /// Datagrams.
+    /// Datagrams of UDP, which may be lost.
     Udp(Endpoint),
-    /// A connection.
+    /// A connection of TCP, made again when it is lost.
     Tcp(Endpoint),
 }
 

@@ -100,7 +100,7 @@ impl Refused {
 /// How a connection came.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Way {
-    /// Under TLS.
+    /// Whether the connection is under TLS, which nobody on the way can read.
     pub tls: bool,
 }
 
@@ -109,13 +109,13 @@ pub struct Way {
 pub struct Asked<'a> {
     /// Of the URL, where it names a host.
     pub authority: Option<&'a str>,
-    /// Every one.
+    /// Every `Host` header of the request, as sent.
     pub hosts: &'a [&'a str],
     /// What browsers say of the page that asks.
     pub site: Option<&'a str>,
-    /// As sent.
+    /// The `Authorization` header as sent, where a token is looked for.
     pub authorization: Option<&'a str>,
-    /// The path.
+    /// The path of the request's URL, by which it is known what is asked for.
     pub path: &'a str,
     /// It came encrypted.
     pub tls: bool,

@@ -415,7 +415,7 @@ async fn reload(Extract(app): Extract<App>, Query(words): Query<ReloadWords>) ->
 struct ReloadWords {
     #[serde(default)]
     dry_run: bool,
-    /// Seconds.
+    /// Seconds in which it must be confirmed, else the former configuration returns.
     confirm: Option<u64>,
 }
 

@@ -21,7 +21,7 @@ pub enum ClientError {
     /// Nobody listens, or we may not connect.
     #[error("{}", unreachable(path, source))]
     Unreachable {
-        /// The socket.
+        /// The control socket's path as it was tried.
         path: PathBuf,
         /// The system's word.
         source: io::Error,

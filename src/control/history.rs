@@ -144,12 +144,12 @@ fn quantile(before: &Reading, after: &Reading, percent: u64) -> Option<u64> {
 pub struct Plots(Arc<Mutex<Ring>>);
 
 impl Plots {
-    /// See [`Ring::take`].
+    /// Adds a reading to the ring of each span, as [`Ring::take`] says.
     pub fn take(&self, now: u64, reading: Reading) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take(now, reading);
     }
 
-    /// See [`Ring::past`].
+    /// What the rings hold, oldest first, as [`Ring::past`] says.
     #[must_use]
     pub fn past(&self) -> Past {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).past()

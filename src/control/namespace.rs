@@ -23,7 +23,7 @@ const STEP: Duration = Duration::from_millis(50);
 /// Who holds the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// Nobody.
+    /// Nobody holds the name, so that it may be taken.
     Nobody,
     /// A guard: its process, where that is known.
     Guard(Option<i32>),
@@ -31,7 +31,7 @@ pub enum Holder {
     Stranger {
         /// The process, where that is known.
         pid: Option<i32>,
-        /// Its user.
+        /// The user that the holder runs as, by number.
         uid: u32,
     },
 }

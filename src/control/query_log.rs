@@ -58,7 +58,7 @@ impl Fate {
     pub const ALL: [Self; 7] =
         [Self::Released, Self::Cached, Self::Local, Self::Denied, Self::Filtered, Self::Refused, Self::Failed];
 
-    /// Its word.
+    /// The word that stands for it in the log, in JSON and in metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -89,7 +89,7 @@ impl Fate {
 pub struct Entry {
     /// Milliseconds since 1970.
     pub time: u64,
-    /// Who asked.
+    /// The client that asked, by its address.
     pub client: IpAddr,
     /// As whom, where more is known than the address.
     pub person: Option<Arc<Person>>,
@@ -97,7 +97,7 @@ pub struct Entry {
     pub over: &'static str,
     /// The name, in lower-case wire form.
     pub name: SmallVec<[u8; NAME_INLINE]>,
-    /// The type.
+    /// The question's type as a number of the DNS.
     pub qtype: u16,
     /// Of the reply.
     pub rcode: u8,

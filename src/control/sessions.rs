@@ -9,7 +9,7 @@ use super::types;
 use crate::enforce::bgp::PeerView;
 use crate::enforce::bgp::service::ServiceView;
 
-/// A peer.
+/// A peer as `peers` shows it: its session, its routes and what it confirms.
 #[must_use]
 pub fn peer(PeerView { status, required, max_routes, observer, guard }: PeerView, now: Instant) -> types::Peer {
     let settle = status.settle.as_millis();

@@ -47,7 +47,7 @@ pub trait CoreView: Send + Sync {
     }
     /// Counts and enforcers, of one moment.
     fn overview(&self) -> Later<'_, Result<(Counts, Vec<EnforcerView>), Stopped>>;
-    /// Closes now.
+    /// Closes at once what was opened for a name or an address.
     fn revoke(&self, target: RevokeTarget) -> Later<'_, Result<(), Stopped>>;
 }
 
@@ -89,9 +89,9 @@ impl CoreView for CoreHandle {
 /// What `explain` asks policy and filter about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
-    /// An address.
+    /// An address, which the filter judges.
     Address(IpAddr),
-    /// A name.
+    /// A name, which the policy judges.
     Name(Name),
 }
 
@@ -102,7 +102,7 @@ pub struct Change {
     pub name: String,
     /// What they get.
     pub action: Action,
-    /// Whose questions.
+    /// The one client it is for; without it, it is for everybody.
     pub client: Option<IpAddr>,
     /// For how long; `None`: undo it.
     pub span: Option<Duration>,
@@ -119,7 +119,7 @@ pub struct Wish {
 
 /// Everything that the control interface shows and does. The daemon implements it once.
 pub trait Sources: Send + Sync + 'static {
-    /// The core.
+    /// The core, which knows leases and their causes.
     fn core(&self) -> &dyn CoreView;
 
     /// The log of refusals.

@@ -15,7 +15,7 @@ pub enum Stream {
     Plain(TcpStream),
     /// Not yet greeted.
     Shaking(Box<Accept<TcpStream>>),
-    /// Under TLS.
+    /// A TCP connection under TLS, whose handshake is done.
     Tls(Box<TlsStream<TcpStream>>),
     /// The greeting failed.
     Over,

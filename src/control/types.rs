@@ -46,9 +46,9 @@ pub const VERSION: u32 = 1;
 /// An object with its version.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Versioned<T> {
-    /// [`VERSION`].
+    /// The version of the interface, always [`VERSION`].
     pub version: u32,
-    /// The rest.
+    /// The object itself; its fields stand beside the version.
     #[serde(flatten)]
     pub body: T,
 }
@@ -75,7 +75,7 @@ pub enum State {
 }
 
 impl State {
-    /// Its word.
+    /// The word for the state in JSON and in tables.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -87,7 +87,7 @@ impl State {
     }
 }
 
-/// `status`
+/// The body of `status`: all that the guard says of itself at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Status {
     /// In one word.
@@ -143,7 +143,7 @@ pub struct Status {
 /// Part of [`Status`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct LeaseCounts {
-    /// Live leases.
+    /// Leases that live now, of both families; lingering routes don't count.
     pub active: usize,
     /// Of them IPv4.
     pub ipv4: usize,
@@ -178,7 +178,7 @@ pub struct AnswerCounts {
     pub refused: u64,
 }
 
-/// One enforcer.
+/// An enforcer and how far it came with what it was told.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Enforcer {
     /// "nftables" or the peer's name.
@@ -224,17 +224,17 @@ impl From<explain::EnforcerView> for Enforcer {
     }
 }
 
-/// One upstream.
+/// An upstream resolver and how it fares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Upstream {
-    /// As configured.
+    /// Its URL, written as in the configuration.
     pub url: String,
     /// Whether it replied, and questions go to it at present.
     pub healthy: bool,
     /// "healthy", "broken" (it doesn't reply), or "unknown" (it never replied yet).
     #[serde(default)]
     pub state: String,
-    /// Questions sent.
+    /// Queries sent to it since the guard started.
     pub asked: u64,
     /// Of them without a usable reply.
     pub failed: u64,
@@ -249,11 +249,11 @@ pub struct Upstream {
 pub struct LoggedError {
     /// How long ago.
     pub seconds_ago: u64,
-    /// What.
+    /// The message as it stands in the log.
     pub message: String,
 }
 
-/// `leases`
+/// The body of `leases`: what is open, one object for each address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Leases {
     /// In the order of their addresses.
@@ -263,7 +263,7 @@ pub struct Leases {
     pub next: Option<IpAddr>,
 }
 
-/// One lease.
+/// A lease: an address that may be reached until a moment, and how far its enforcers are.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Lease {
     /// The leased address.
@@ -274,7 +274,7 @@ pub struct Lease {
     pub ends_in_seconds: u64,
     /// Questions that caused it.
     pub names: Vec<String>,
-    /// Who asked.
+    /// The clients whose questions caused it.
     pub clients: Vec<IpAddr>,
     /// Where only some of its ports are open: these, as "tcp/443".
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -314,7 +314,7 @@ impl From<explain::LeaseView> for Lease {
     }
 }
 
-/// `explain`
+/// The body of `explain`: what is known of a name or an address, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Explained {
     /// What was asked about.
@@ -323,7 +323,7 @@ pub struct Explained {
     pub open: bool,
     /// What would happen to a question for it, or an answer with it, now.
     pub now: Judgement,
-    /// Its leases.
+    /// The leases that the subject's questions opened, one for each address.
     pub addresses: Vec<AddressExplained>,
     /// Of a name: what a question for it would get now, by type. Empty where that isn't found out: over TCP, or when the name is denied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -358,11 +358,11 @@ pub struct Tried {
 /// One address of an answer that would be given.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct TriedAddress {
-    /// The address.
+    /// The address as the answer has it.
     pub address: IpAddr,
     /// "allowed" (it would be opened), "always open" or "filtered".
     pub verdict: String,
-    /// Why.
+    /// The reason why it would be filtered; without one it would be leased.
     pub reason: Option<String>,
     /// The rule that decides, as in `policy.private[0]`.
     pub rule: Option<String>,
@@ -373,7 +373,7 @@ pub struct TriedAddress {
 /// A lease that is over.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct EndedLease {
-    /// The address.
+    /// The address that was open.
     pub address: IpAddr,
     /// Questions that had opened it, some of them.
     pub names: Vec<String>,
@@ -397,7 +397,7 @@ impl From<explain::EndedView> for EndedLease {
 /// Packets that were refused.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct RefusedPackets {
-    /// How many.
+    /// Packets to the address that were refused, of all clients together.
     pub packets: u64,
     /// Who sent them, those who did last first, some of them.
     pub clients: Vec<RefusedClient>,
@@ -406,9 +406,9 @@ pub struct RefusedPackets {
 /// One who sent them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct RefusedClient {
-    /// Who.
+    /// The client whose packets were refused.
     pub client: IpAddr,
-    /// How many.
+    /// Packets that this client sent and that were refused.
     pub packets: u64,
     /// Since the last one.
     pub last_seconds_ago: u64,
@@ -431,7 +431,7 @@ pub struct Judgement {
 /// Why one address is open.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct AddressExplained {
-    /// The address.
+    /// The address that is open.
     pub address: IpAddr,
     /// As in [`Lease::state`].
     pub state: String,
@@ -464,7 +464,7 @@ pub struct AddressExplained {
 /// One group whose communities a route bears.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Group {
-    /// Its name.
+    /// The group's name, as configured.
     pub name: String,
     /// Until what its clients were told ends; then the communities stay for `bgp.linger`.
     pub ends_in_seconds: u64,
@@ -475,7 +475,7 @@ pub struct Group {
 /// One question that opened an address.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Cause {
-    /// Its name.
+    /// The name that the question asked for.
     pub question: String,
     /// Its type as a number; unknown after a restart.
     pub qtype: Option<u16>,
@@ -496,7 +496,7 @@ pub struct Cause {
 /// One client of a cause.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct CauseClient {
-    /// Who asked.
+    /// The client that asked, by its address.
     pub client: IpAddr,
     /// Until what it was told ends.
     pub ends_in_seconds: u64,
@@ -505,7 +505,7 @@ pub struct CauseClient {
 /// What one enforcer does about one address.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Hold {
-    /// The enforcer.
+    /// The enforcer's name, as in `status`.
     pub name: String,
     /// Whether answers wait for it.
     pub required: bool,
@@ -552,7 +552,7 @@ impl From<explain::Explanation> for AddressExplained {
     }
 }
 
-/// `peers`
+/// The body of `peers`: every BGP peer with its session and routes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Peers {
     /// In the order of the file.
@@ -562,11 +562,11 @@ pub struct Peers {
 /// One BGP peer.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Peer {
-    /// As configured.
+    /// The peer's name, as configured.
     pub name: String,
-    /// Its address.
+    /// The address that the session goes to.
     pub address: IpAddr,
-    /// Its AS.
+    /// The number of the peer's autonomous system.
     pub asn: u32,
     /// "Idle", "Connect", "Active", "OpenSent", "OpenConfirm" or "Established".
     pub state: String,
@@ -667,7 +667,7 @@ pub struct Learnt {
 pub struct Received {
     /// Messages of every kind.
     pub messages: u64,
-    /// UPDATEs.
+    /// UPDATE messages, of routes and of End-of-RIB alike.
     pub updates: u64,
     /// Routes announced in them.
     pub announced: u64,
@@ -675,7 +675,7 @@ pub struct Received {
     pub withdrawn: u64,
     /// UPDATEs with an error that a session survives (RFC 7606).
     pub malformed: u64,
-    /// ROUTE-REFRESH requests.
+    /// ROUTE-REFRESH messages, each of which has all routes sent again.
     pub refreshes: u64,
 }
 
@@ -694,13 +694,13 @@ impl Bfd {
 /// Routes sent to a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Advertised {
-    /// IPv4.
+    /// Routes of IPv4 that the peer has from us.
     pub ipv4: usize,
-    /// IPv6.
+    /// Routes of IPv6 that the peer has from us.
     pub ipv6: usize,
 }
 
-/// `revoke`
+/// The body of `revoke`: what was closed, and what stays open for other causes.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Revoked {
     /// What was named.
@@ -718,7 +718,7 @@ pub struct Revoked {
 /// An address that stays open.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Stays {
-    /// The address.
+    /// The address that other causes keep open.
     pub address: IpAddr,
     /// Questions that hold it.
     pub names: Vec<String>,
@@ -726,14 +726,14 @@ pub struct Stays {
     pub ends_in_seconds: u64,
 }
 
-/// `deny`, `allow`
+/// The body of `deny` and `allow`: the exception that was made or undone.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Excepted {
     /// What was named.
     pub target: String,
     /// "deny" or "allow".
     pub action: Action,
-    /// Whose questions.
+    /// The one client it is for; without it, it is for everybody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<IpAddr>,
     /// For how long; absent: it was undone.
@@ -744,7 +744,7 @@ pub struct Excepted {
     pub stays: Vec<Stays>,
 }
 
-/// `reload`
+/// The body of `reload`: what changed, what needs a restart, and what was wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Reloaded {
     /// Whether the new configuration is in force.
@@ -764,21 +764,21 @@ pub struct Reloaded {
     pub report: String,
 }
 
-/// `confirm`
+/// The body of `confirm`: whether the change on trial stays.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Confirmed {
     /// What was done.
     pub message: String,
 }
 
-/// `disarm`
+/// The body of `disarm`: what of the packet filter was removed.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Disarmed {
     /// What was done.
     pub message: String,
 }
 
-/// `stop`
+/// The body of `stop`: what becomes of the routes when the guard ends.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Stopping {
     /// What is done.

@@ -70,18 +70,18 @@ pub enum Reason {
     NotGlobalUnicast,
     /// It holds an IPv4 address that may not be opened.
     Embedded {
-        /// How.
+        /// The form by which the address holds the other one.
         form: Form,
-        /// Which.
+        /// The IPv4 address within it, which packets would reach in the end.
         inner: Ipv4Addr,
-        /// Why not.
+        /// The reason why the inner address may not be opened.
         reason: Box<Reason>,
     },
     /// A hint for a service whose target name is denied.
     Target {
-        /// The target.
+        /// The target's name, as the record gives it.
         name: Name,
-        /// The rule.
+        /// The rule that denies the target; without one the default does.
         rule: Option<RuleRef>,
     },
     /// Allowed, but part of a signed set that must not be served in part to a client that set DO.
@@ -161,7 +161,7 @@ struct Own {
     upstream: bool,
 }
 
-/// `[[policy.private]]`, read.
+/// A row of `[[policy.private]]`, read once so that each answer is only compared.
 #[derive(Clone, Debug)]
 struct Private {
     domain: Name,

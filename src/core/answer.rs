@@ -16,30 +16,30 @@ mod tests;
 /// The most aliases followed from the question.
 pub const MAX_CHAIN: usize = 16;
 
-/// Class IN.
+/// The class IN of questions and records, the only one that is answered.
 pub const CLASS_IN: u16 = 1;
 
 /// Numbers of the record types that the core knows (IANA, "Resource Record (RR) TYPEs").
 pub mod rtype {
-    /// IPv4 address.
+    /// The type of IPv4 addresses.
     pub const A: u16 = 1;
-    /// Alias.
+    /// The type of an alias for one name.
     pub const CNAME: u16 = 5;
     /// Signature of RFC 2535.
     pub const SIG: u16 = 24;
     /// Key of RFC 2535.
     pub const KEY: u16 = 25;
-    /// IPv6 address.
+    /// The type of IPv6 addresses.
     pub const AAAA: u16 = 28;
     /// Denial of RFC 2535.
     pub const NXT: u16 = 30;
     /// Alias of all below a name.
     pub const DNAME: u16 = 39;
-    /// Signature.
+    /// The type of DNSSEC's signatures over a set of records.
     pub const RRSIG: u16 = 46;
     /// Denial of existence.
     pub const NSEC: u16 = 47;
-    /// Service binding.
+    /// The type of a service binding (RFC 9460).
     pub const SVCB: u16 = 64;
     /// Service binding for HTTPS.
     pub const HTTPS: u16 = 65;
@@ -55,7 +55,7 @@ pub mod svcparam {
     pub const ALPN: u16 = 1;
     /// Not the usual one.
     pub const NO_DEFAULT_ALPN: u16 = 2;
-    /// Where.
+    /// The key `port`: the port where the service is.
     pub const PORT: u16 = 3;
     /// IPv4 addresses to try.
     pub const IPV4HINT: u16 = 4;
@@ -66,22 +66,22 @@ pub mod svcparam {
 /// What was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Question {
-    /// QNAME.
+    /// The name asked for (QNAME).
     pub name: Name,
-    /// QTYPE.
+    /// The type asked for (QTYPE).
     pub qtype: u16,
-    /// QCLASS.
+    /// The class asked for (QCLASS).
     pub qclass: u16,
 }
 
 /// One record of the ANSWER section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Owner name.
+    /// The owner's name, to which the data belongs.
     pub owner: Name,
-    /// TYPE.
+    /// The record's type (TYPE).
     pub rtype: u16,
-    /// CLASS.
+    /// The record's class (CLASS).
     pub class: u16,
     /// TTL as it stood on the wire; see [`effective_ttl`].
     pub ttl: u32,
@@ -93,9 +93,9 @@ pub struct Record {
 /// data is something else is [`BindError::Malformed`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecordData {
-    /// Type A.
+    /// An IPv4 address, of type A.
     A(Ipv4Addr),
-    /// Type AAAA.
+    /// An IPv6 address, of type AAAA.
     Aaaa(Ipv6Addr),
     /// Type CNAME: where it points.
     Cname(Name),
@@ -116,7 +116,7 @@ pub enum RecordData {
     },
     /// Type RRSIG: the type it covers.
     Rrsig {
-        /// Type Covered.
+        /// The type that the signature covers (Type Covered).
         covered: u16,
     },
     /// Everything else, or data that could not be read.
@@ -147,9 +147,9 @@ pub enum BindError {
     /// Data that doesn't fit its type.
     #[error("malformed record of type {rtype} at {owner}")]
     Malformed {
-        /// Its owner.
+        /// The name that the record belongs to.
         owner: Name,
-        /// Its type.
+        /// The type that the data doesn't fit.
         rtype: u16,
     },
 }
@@ -161,7 +161,7 @@ pub enum Kept {
     Record(usize),
     /// A CNAME to be built, since only the DNAME at index `dname` came (RFC 6672 section 3.1).
     SynthesisedCname {
-        /// Its owner.
+        /// The name that the CNAME is built for.
         owner: Name,
         /// Where it points.
         target: Name,
@@ -184,7 +184,7 @@ pub enum Origin {
 /// An address that the question reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BoundAddress {
-    /// The address.
+    /// The address that may be leased.
     pub address: IpAddr,
     /// Seconds: the least effective TTL along the chain to it, its own record included.
     pub ttl: u32,

@@ -17,7 +17,7 @@ pub const BUCKETS: usize = 65_536;
 
 /// Nanoseconds since the epoch; fine enough for 50,000 tokens a second.
 type Nanos = u128;
-/// Of these.
+/// Nanoseconds of a millisecond, by which tokens are counted.
 const MILLISECOND: Nanos = 1_000_000;
 
 /// Token buckets of one size and one rate.

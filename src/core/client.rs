@@ -27,7 +27,7 @@ use crate::config::schema::Config;
 /// A link-layer address on one interface. Those of other interfaces are other hosts': nobody takes another link's address as its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Station {
-    /// The interface.
+    /// The interface where the station is seen, by its number in the kernel.
     pub interface: u32,
     /// At most eight octets; zeros behind shorter ones.
     pub octets: [u8; 8],
@@ -41,7 +41,7 @@ pub type Stations = HashMap<IpAddr, Station>;
 pub struct Claim {
     /// The one host, as well as that is known: an address, where the client is a /64 or this host.
     pub host: Holder,
-    /// The client.
+    /// The client, in whose part it is counted.
     pub client: Holder,
     /// The registrable domain that is asked for, where one is.
     pub domain: Holder,

@@ -51,7 +51,7 @@ pub struct Counts {
     pub ipv4: usize,
     /// Active IPv6 leases.
     pub ipv6: usize,
-    /// Lingering routes.
+    /// Routes that stay behind the end of their lease.
     pub lingering: usize,
     /// Of these, routes that stay for live flows alone.
     pub held_by_flows: usize,
@@ -71,15 +71,15 @@ pub struct Counts {
     pub queued: usize,
     /// The last generation of a plan.
     pub generation: u64,
-    /// Answers released.
+    /// Answers that the gate let go since the start.
     pub released: u64,
-    /// Answers refused.
+    /// Answers that were refused since the start, by reason.
     pub refused: RefusedCounts,
     /// Answers with fewer addresses than were asked for, by the budget.
     pub shortened: RefusedCounts,
     /// Answers whose gate deadline passed, released all the same or not.
     pub gate_timeouts: u64,
-    /// Leases begun.
+    /// Leases that began since the start; one that is extended counts once.
     pub opened: u64,
     /// Leases moved later.
     pub extended: u64,

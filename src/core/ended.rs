@@ -48,7 +48,7 @@ pub struct Ended {
     pub causes: SmallVec<[(Name, std::sync::Arc<[Name]>); 1]>,
     /// When it was closed.
     pub at: Moment,
-    /// Why.
+    /// The reason of the end: its time came, or something closed it.
     pub how: End,
 }
 

@@ -32,7 +32,7 @@ pub enum LeaseFilter {
     /// All of them.
     #[default]
     All,
-    /// One address.
+    /// The lease of one address alone.
     Address(IpAddr),
     /// Those that this name caused, as question or as alias.
     Name(Name),
@@ -81,7 +81,7 @@ const PORTS_SHOWN: usize = 64;
 /// One client of a cause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClientView {
-    /// Who asked.
+    /// The client that asked, by its address.
     pub client: IpAddr,
     /// Seconds until what this client was told ends; 0 = ended.
     pub ends_in_seconds: u64,
@@ -90,7 +90,7 @@ pub struct ClientView {
 /// A port of an address that is open, or all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PortView {
-    /// The port.
+    /// The transport and port, or any.
     pub port: Port,
     /// Whom it is open for; `None`: everybody.
     pub client: Option<IpAddr>,
@@ -124,7 +124,7 @@ pub struct CauseView {
 /// One group whose communities the route of an address bears.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GroupView {
-    /// Its name.
+    /// The group's name, as configured.
     pub name: String,
     /// Seconds until what its clients were told ends; 0 = ended, and the communities stay for `bgp.linger`.
     pub ends_in_seconds: u64,
@@ -135,7 +135,7 @@ pub struct GroupView {
 /// What one enforcer does about one address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HoldView {
-    /// The enforcer.
+    /// The enforcer's name, as in `status`.
     pub name: String,
     /// Whether its acknowledgement gates answers.
     pub required: bool,
@@ -148,7 +148,7 @@ pub struct HoldView {
 /// Why one address is open.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// The address.
+    /// The address that is open.
     pub address: IpAddr,
     /// How far its lease is.
     pub state: LeaseState,
@@ -168,7 +168,7 @@ pub struct Explanation {
     pub open_ports: Option<Vec<PortView>>,
     /// The groups whose communities its route bears.
     pub groups: Vec<GroupView>,
-    /// Every enforcer.
+    /// What each enforcer does about it, in the order of the configuration.
     pub enforcers: Vec<HoldView>,
     /// Answers that wait at the gate for this address.
     pub waiting: usize,
@@ -177,7 +177,7 @@ pub struct Explanation {
 /// A lease that is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndedView {
-    /// The address.
+    /// The address that was open.
     pub address: IpAddr,
     /// Questions that had opened it, and the aliases behind each.
     pub causes: Vec<(Name, Vec<Name>)>,
@@ -190,7 +190,7 @@ pub struct EndedView {
 /// What is known of an address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
-    /// Its lease.
+    /// The lease, while the address is open.
     pub lease: Option<Explanation>,
     /// Its last one, where it has none.
     pub ended: Option<EndedView>,
@@ -201,7 +201,7 @@ pub struct Known {
 /// One enforcer, as `destguard status` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EnforcerView {
-    /// Its name.
+    /// The enforcer's name, as metrics and log have it.
     pub name: String,
     /// Whether its acknowledgement gates answers.
     pub required: bool,

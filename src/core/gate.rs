@@ -45,7 +45,7 @@ impl Needs {
 pub struct Waiting {
     /// When its client must be told something.
     pub deadline: Moment,
-    /// Who asked.
+    /// The client that asked, in whose share it counts.
     pub client: IpAddr,
     /// By what that was known, if by more than the address.
     pub mark: Option<Mark>,

@@ -21,12 +21,12 @@ pub const MOST_SETS: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Group(u8);
 
-/// Some groups.
+/// A set of groups, one bit for each, so that it is copied for nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupSet(u64);
 
 impl GroupSet {
-    /// None.
+    /// The set without groups, which answers outside of all groups have.
     pub const EMPTY: Self = Self(0);
 
     /// With this one too.
@@ -53,7 +53,7 @@ impl GroupSet {
         self.0 == 0
     }
 
-    /// In order.
+    /// The groups of the set in the order of the configuration.
     pub fn iter(self) -> impl Iterator<Item = Group> {
         (0..64).map(Group).filter(move |group| self.has(*group))
     }
@@ -68,9 +68,9 @@ impl FromIterator<Group> for GroupSet {
 /// Communities of RFC 1997 and RFC 8092, each sorted and unique.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct GroupCommunities {
-    /// RFC 1997.
+    /// Standard communities (RFC 1997), 32 bits each.
     pub standard: Vec<u32>,
-    /// RFC 8092.
+    /// Large communities (RFC 8092), three numbers each.
     pub large: Vec<[u32; 3]>,
 }
 

@@ -38,7 +38,7 @@ const DS: u16 = 43;
 /// What an answer consists of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Local {
-    /// NXDOMAIN.
+    /// The name doesn't exist: NXDOMAIN, with the zone's SOA.
     NoName,
     /// NOERROR without data.
     NoData,
@@ -55,9 +55,9 @@ enum Kind {
     Empty,
     /// Nothing is said of it or of what lies below.
     Silent,
-    /// Loopback.
+    /// Names of `localhost` get the loopback addresses.
     Localhost,
-    /// RFC 7050.
+    /// `ipv4only.arpa` gets its well-known addresses (RFC 7050).
     Ipv4Only,
 }
 

@@ -15,9 +15,9 @@ pub const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The numbers of protocols that have ports.
 pub const TCP: u8 = 6;
-/// See [`TCP`].
+/// The number of UDP among IP's protocols, like [`TCP`].
 pub const UDP: u8 = 17;
-/// See [`TCP`].
+/// The number of SCTP among IP's protocols, like [`TCP`].
 pub const SCTP: u8 = 132;
 
 /// Who may reach an address.
@@ -36,11 +36,11 @@ pub enum Who {
 pub enum Port {
     /// All of it.
     Any,
-    /// One port.
+    /// One port of one transport may be reached.
     Of {
         /// Its protocol's number.
         protocol: u8,
-        /// The port.
+        /// The destination port of the packets.
         port: u16,
     },
 }
@@ -48,7 +48,7 @@ pub enum Port {
 /// For whom and to which port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Narrow {
-    /// For whom.
+    /// The clients that may reach it.
     pub who: Who,
     /// To which port.
     pub to: Port,

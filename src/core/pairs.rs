@@ -128,7 +128,7 @@ impl Pairs {
         self.pairs.is_empty()
     }
 
-    /// One pair.
+    /// The pair of this number, while it is kept.
     #[must_use]
     pub fn get(&self, id: PairId) -> Option<&Pair> {
         self.pairs.get(&id)

@@ -63,7 +63,7 @@ pub fn hex(sha256: &[u8; 32]) -> String {
     sha256.iter().fold(SHA256.to_owned(), |text, octet| format!("{text}{octet:02x}"))
 }
 
-/// Who asks.
+/// The one who asks, by address, and as a person where more is known.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Who {
     /// From where, canonical.
@@ -109,7 +109,7 @@ impl Mark {
         Some(mark)
     }
 
-    /// Its text.
+    /// The text that the mark stands for.
     #[must_use]
     pub fn words(self) -> Arc<str> {
         let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);

@@ -131,7 +131,7 @@ pub enum PatternError {
          what no rule names follows policy.default"
     )]
     Wildcard,
-    /// The name.
+    /// The name is none that the DNS can have.
     #[error(transparent)]
     Name(#[from] UserNameError),
 }
@@ -248,15 +248,15 @@ const EXCEPTIONS: u16 = u16::MAX;
 /// The configuration's own rules for one view: key in front of "allow" and "deny", and what stands there.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnRules<'a> {
-    /// "policy", "policy.group\[0\]".
+    /// The key of the table that holds them: "policy", or as "policy.group\[0\]".
     pub key: &'a str,
     /// For names that nothing matches.
     pub default: Action,
-    /// Allowed.
+    /// The patterns of names that are allowed.
     pub allow: &'a [String],
-    /// Denied.
+    /// The patterns of names that are denied.
     pub deny: &'a [String],
-    /// `[[policy.rule]]`
+    /// The rules of `[[policy.rule]]`, in the order of the file.
     pub rules: &'a [Rule],
     /// The group whose rules these are.
     pub group: Option<&'a str>,

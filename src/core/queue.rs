@@ -34,7 +34,7 @@ impl Cost {
         Self { client: self.client.saturating_sub(other.client), domain: self.domain.saturating_sub(other.domain) }
     }
 
-    /// Nothing.
+    /// Whether it costs nothing, so that it waits for nobody.
     #[must_use]
     pub fn is_zero(self) -> bool {
         self == Self::default()

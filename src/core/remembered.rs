@@ -55,7 +55,7 @@ impl<K: Ord + Clone, H: Ord + Clone, V> Remembered<K, H, V> {
         Some(value)
     }
 
-    /// One entry.
+    /// The value of this key, while it is kept.
     #[must_use]
     pub fn get(&self, key: &K) -> Option<&V> {
         self.entries.get(key).map(|entry| &entry.value)

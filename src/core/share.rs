@@ -38,7 +38,7 @@ impl Hasher for OfHolder {
     }
 }
 
-/// Makes them.
+/// Makes the hashers of maps whose keys are [`Holder`]s.
 pub type HashHolder = BuildHasherDefault<OfHolder>;
 
 /// Where the parts stand in a [`Holder`].

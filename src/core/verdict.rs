@@ -29,11 +29,11 @@ pub struct Response<'a> {
 /// An address that was taken out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removed {
-    /// The address.
+    /// The address that the client doesn't get.
     pub address: IpAddr,
     /// Index of its record.
     pub record: usize,
-    /// Why.
+    /// The reason why the address was taken out.
     pub reason: Reason,
 }
 
@@ -108,9 +108,9 @@ pub fn judge(policy: &Policy, filter: &AddressFilter, response: Response<'_>) ->
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// IPv4.
+    /// The family of IPv4: type A, or an IPv4 packet.
     Ipv4,
-    /// IPv6.
+    /// The family of IPv6: type AAAA, or an IPv6 packet.
     Ipv6,
 }
 

@@ -3,9 +3,9 @@
 /// The transport between a client and the guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Way {
-    /// UDP.
+    /// The question came in a datagram of UDP.
     Udp,
-    /// TCP.
+    /// The question came over a connection of plain TCP.
     Tcp,
     /// DNS over TLS.
     Tls,

@@ -52,7 +52,7 @@ pub struct FetchState {
 }
 
 impl FetchState {
-    /// For `status`.
+    /// The last attempts as `status` shows them.
     #[must_use]
     pub fn view(&self) -> Fetch {
         Fetch {

@@ -60,7 +60,7 @@ pub struct FlowMetrics {
 }
 
 impl FlowMetrics {
-    /// Registers them.
+    /// Registers the metrics of reported flows.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
@@ -92,7 +92,7 @@ struct Table {
     deaf: BTreeMap<String, String>,
 }
 
-/// One exporter.
+/// A router that reports flows, and when it did last.
 #[derive(Debug)]
 struct Source {
     name: String,
@@ -185,7 +185,7 @@ impl Table {
 }
 
 impl FlowState {
-    /// As configured.
+    /// The state for the exporters of this configuration.
     #[must_use]
     pub fn new(config: &Config, registry: &mut Registry) -> Self {
         Self {

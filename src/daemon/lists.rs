@@ -232,7 +232,7 @@ fn load(list: &PolicyList) -> Result<Loaded, String> {
     Ok(Loaded { list: list.clone(), stamp: Some(stamp), instead: None, table: Arc::new(table), report, sha256 })
 }
 
-/// In hexadecimal.
+/// The SHA-256 of a file's content, in hexadecimal digits.
 fn sha256(content: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, content);
     digest.as_ref().iter().map(|octet| format!("{octet:02x}")).collect()

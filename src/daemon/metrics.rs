@@ -47,7 +47,7 @@ pub struct DaemonMetrics {
 }
 
 impl DaemonMetrics {
-    /// Registers them.
+    /// Registers the daemon's own metrics.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();

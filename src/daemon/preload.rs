@@ -29,7 +29,7 @@ const TOGETHER: usize = 16;
 pub struct Preloaded(Mutex<BTreeMap<String, String>>);
 
 impl Preloaded {
-    /// For `status`.
+    /// The names that aren't kept open, as `status` warns of them.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,7 +66,7 @@ fn wait(ttl: Option<Duration>, failures: u32) -> Duration {
     }
 }
 
-/// Never ends.
+/// Keeps the names of `lease.preload` open; it never ends by itself.
 pub async fn follow(shared: Arc<Shared>) {
     let mut tick = tokio::time::interval(LOOK);
     let mut names: BTreeMap<String, Due> = BTreeMap::new();

@@ -36,7 +36,7 @@ const NAMES: usize = 2;
 pub struct Refused {
     /// Who sent it.
     pub source: IpAddr,
-    /// Where to.
+    /// The address that the packet was sent to.
     pub destination: IpAddr,
 }
 
@@ -45,7 +45,7 @@ pub struct Refused {
 pub struct RevalidateMetrics(Family<[(&'static str, &'static str); 1], Counter>);
 
 impl RevalidateMetrics {
-    /// Registers them.
+    /// Registers the metrics of refused packets that are looked at again.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();

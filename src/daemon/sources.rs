@@ -45,11 +45,11 @@ const ANSWERED: Duration = Duration::from_millis(100);
 
 /// What several tasks of the daemon share.
 pub struct Shared {
-    /// The core.
+    /// The handle of the core's task.
     pub core: CoreHandle,
     /// The configuration in force, and where its keys stand.
     pub config: Mutex<(Config, Places)>,
-    /// The file.
+    /// The path of the configuration file, which a reload reads again.
     pub path: PathBuf,
     /// What stands above the file's `state.dir`, when it was given.
     pub state_dir: Option<PathBuf>,
@@ -63,7 +63,7 @@ pub struct Shared {
     pub applying: tokio::sync::Mutex<()>,
     /// The DNS side.
     pub dns: View,
-    /// Its listeners.
+    /// The listeners of the DNS side.
     pub listeners: Arc<Listeners>,
     /// The other listeners, and this host's addresses.
     pub listening: Listening,
@@ -89,7 +89,7 @@ pub struct Shared {
     pub flows: FlowState,
     /// The daemon's own.
     pub metrics: DaemonMetrics,
-    /// All metrics.
+    /// The registry of all metrics, which a scrape encodes.
     pub registry: Mutex<Registry>,
     /// Told when the operator wants the daemon to end.
     pub stop: Arc<tokio::sync::Notify>,

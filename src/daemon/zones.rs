@@ -96,7 +96,7 @@ impl LocalZones {
         self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
     }
 
-    /// What answers.
+    /// The zones that questions are answered from.
     #[must_use]
     pub fn zones(&self) -> Vec<Arc<Zone>> {
         self.0.iter().map(|loaded| loaded.zone.clone()).collect()
@@ -107,7 +107,7 @@ impl LocalZones {
         self.0.iter().filter_map(|loaded| loaded.trouble.clone())
     }
 
-    /// For `status`.
+    /// The zones as `status` shows them.
     #[must_use]
     pub fn views(&self) -> Vec<types::Zone> {
         let view = |loaded: &Loaded| types::Zone {

@@ -82,7 +82,7 @@ impl Key {
         self
     }
 
-    /// The view.
+    /// The view that the key's answers are for, read from the key's octets.
     #[must_use]
     pub fn view(&self) -> ViewId {
         let octets = self.place_before_client(VIEW).and_then(|place| self.octets.get(place..place.checked_add(VIEW)?));

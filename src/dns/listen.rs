@@ -120,7 +120,7 @@ fn mark(config: &Config) -> u32 {
     crate::sys::mark(config).unwrap_or(0)
 }
 
-/// UDP threads.
+/// The number of UDP threads of each listener: `dns.workers`, or one per core.
 #[must_use]
 pub fn workers(config: &Config) -> usize {
     match config.dns.workers {

@@ -24,7 +24,7 @@ pub struct Reason {
 /// One label `upstream`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Upstream {
-    /// The URL.
+    /// The upstream's URL, as configured.
     pub upstream: String,
 }
 
@@ -38,7 +38,7 @@ pub struct Outcome {
 /// One label `group`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Group {
-    /// Its name.
+    /// The group's name, as configured.
     pub group: Arc<str>,
 }
 
@@ -64,7 +64,7 @@ pub struct Inner {
     pub udp_questions: Counter,
     /// Questions over TCP.
     pub tcp_questions: Counter,
-    /// Hits.
+    /// Questions that the cache answered.
     pub cache_hits: Counter,
     /// Hits that had to be admitted again.
     pub cache_readmitted: Counter,
@@ -114,7 +114,7 @@ pub struct Inner {
     pub handshake_failures: Family<Transport, Counter>,
     /// QUIC clients told to show first that they receive at their address.
     pub quic_retries: Counter,
-    /// New certificates.
+    /// Certificates that were read anew while the guard ran.
     pub certificates: crate::tls::Reloads,
     /// Records the question doesn't reach.
     pub unrelated_records: Counter,
@@ -124,7 +124,7 @@ pub struct Inner {
     pub validated: Family<Outcome, Counter>,
     /// Queries for keys and their digests.
     pub validation_queries: Counter,
-    /// Signatures checked.
+    /// Signatures that were checked, good and bad.
     pub validation_signatures: Counter,
     /// Of these, wrong.
     pub validation_wrong: Counter,
@@ -140,11 +140,11 @@ pub struct Inner {
     pub validation_rescues: Counter,
     /// Zones and names in the validator's cache.
     pub validation_cache_entries: Gauge,
-    /// Its octets.
+    /// Octets that the validator's cache takes.
     pub validation_cache_bytes: Gauge,
     /// Joined to a question in flight.
     pub coalesced: Counter,
-    /// Waiting now.
+    /// Questions that wait for an answer now.
     pub in_flight: Gauge,
     /// Open TCP connections.
     pub tcp_connections: Gauge,
@@ -152,7 +152,7 @@ pub struct Inner {
     pub connections_displaced: Counter,
     /// Octets of long replies that wait for clients to take them.
     pub stream_backlog: Gauge,
-    /// accept() failures.
+    /// Connections that accept() failed to take.
     pub accept_errors: Counter,
     /// Seconds of a forwarded question, its wait at the gate included.
     pub forwarded_seconds: Histogram,

@@ -17,7 +17,7 @@ use crate::core::moment::Moment;
 /// Cells; 512 KiB.
 const CELLS: usize = 1 << 16;
 
-/// The table.
+/// The table of clients' rates: one cell for each hash of a network.
 pub struct RateLimit {
     cells: Box<[AtomicU64]>,
     hasher: RandomState,
@@ -31,7 +31,7 @@ pub struct RateLimit {
 /// What a reply over UDP may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allowed {
-    /// Whole.
+    /// The whole reply may be sent.
     Whole,
     /// Over the rate: at most a short one that sends the client to TCP. `first`: the rate has just been reached.
     Short {

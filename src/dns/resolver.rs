@@ -91,7 +91,7 @@ pub enum Handled<'a> {
 pub struct Missed<'a> {
     /// What was asked.
     pub question: Question<'a>,
-    /// Its name.
+    /// The question's name in lower case.
     pub(in crate::dns) name: Name,
     /// By which it is kept, in the view of who asked.
     pub(in crate::dns) key: Key,

@@ -80,7 +80,7 @@ pub enum AskError {
 /// The best response that could be had, checked against the question.
 #[derive(Debug)]
 pub struct Asked {
-    /// The message.
+    /// The message of the upstream, as it came.
     pub message: Vec<u8>,
     /// What it says, when it is useful: else nobody had anything better.
     pub response: Option<Response>,
@@ -89,7 +89,7 @@ pub struct Asked {
 /// How an upstream fares, for the control API.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamStatus {
-    /// As configured.
+    /// The upstream's URL, as configured.
     pub url: String,
     /// Whether it is asked in the usual course, and has been for a while.
     pub healthy: bool,
@@ -97,7 +97,7 @@ pub struct UpstreamStatus {
     pub replied: bool,
     /// Smoothed round-trip time; `None` before the first reply.
     pub rtt: Option<Duration>,
-    /// Queries sent.
+    /// Queries sent since the guard started.
     pub queries: u64,
     /// Queries without usable response.
     pub failures: u64,
@@ -406,14 +406,14 @@ impl Upstreams {
         }
     }
 
-    /// See [`Server::note_late`].
+    /// Notes that a reply is late, as [`Server::note_late`] says.
     pub(in crate::dns) fn note_late(&self, place: usize, sent: Instant, name: &Name, now: Instant) {
         if let Some(server) = self.server(place) {
             server.note_late(sent, name, now);
         }
     }
 
-    /// See [`Server::note_trouble`].
+    /// Notes that a query failed, as [`Server::note_trouble`] says.
     pub(in crate::dns) fn note_trouble(&self, ask: Ask, trouble: Trouble, error: &str, name: &Name, now: Instant) {
         if let Some(server) = self.server(ask.server) {
             tracing::debug!(upstream = %server.url, error, ?trouble, "a query has no reply");

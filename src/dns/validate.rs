@@ -113,7 +113,7 @@ impl Source for Upstreams {
 pub struct Failure {
     /// INFO-CODE (RFC 8914).
     pub code: u16,
-    /// In words.
+    /// The reason in words, for clients (EXTRA-TEXT) and log.
     pub text: String,
     /// What stood in the way when it wasn't proved wrong, but could not be looked at.
     pub unreached: Option<Option<AskError>>,
@@ -168,7 +168,7 @@ pub struct Work<'a, S> {
     now: u32,
     budget: Budget,
     turn: Turn,
-    /// For whom.
+    /// The client whose share of the work it counts in.
     client: Holder,
     /// Units that may still be done without the pool.
     here: u32,

@@ -118,7 +118,7 @@ impl Zone {
 /// All zones of a configuration. Never changed: a reload builds another.
 #[derive(Debug, Default)]
 pub struct Zones {
-    /// Their names.
+    /// The names of the zones, by which a question finds its zone.
     pub set: Arc<ZoneSet>,
     zones: Vec<Arc<Zone>>,
     /// Reverse names with what they lead to.

@@ -66,12 +66,12 @@ pub enum BgpError {
     /// A password file.
     #[error("{path}: {source}", path = path.display())]
     Password {
-        /// The file.
+        /// The path of `password_file`.
         path: PathBuf,
-        /// Why.
+        /// The kernel's word on the file.
         source: std::io::Error,
     },
-    /// Sockets.
+    /// A socket of the speaker can't be had.
     #[error(transparent)]
     Start(#[from] StartError),
 }

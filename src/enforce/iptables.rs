@@ -161,7 +161,7 @@ pub fn remove() -> Result<(), String> {
     table::remove_all().map_err(|error| error.to_string())
 }
 
-/// See [`crate::enforce::backend::PACKETS`].
+/// The row of iptables in [`crate::enforce::backend::PACKETS`].
 pub const BACKEND: PacketBackend = PacketBackend {
     name: "iptables",
     spec: Enforcer::spec,

@@ -90,7 +90,7 @@ impl Held {
     }
 }
 
-/// The driver.
+/// A driver that only remembers, so that tests need no kernel.
 #[derive(Debug)]
 pub struct Memory {
     id: EnforcerId,

@@ -69,9 +69,9 @@ pub const TABLE: &str = "destguard";
 /// Transport protocol of the guard's own traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transport {
-    /// TCP.
+    /// The guard's traffic goes over TCP.
     Tcp,
-    /// UDP.
+    /// The guard's traffic goes over UDP.
     Udp,
 }
 
@@ -79,11 +79,11 @@ pub enum Transport {
 /// [`crate::sys::MARK`] and go to exactly this address and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OwnTraffic {
-    /// Destination address.
+    /// The address that the packets go to.
     pub address: IpAddr,
     /// Protocol. An upstream asked over UDP needs an entry for TCP too (truncated answers).
     pub transport: Transport,
-    /// Destination port.
+    /// The port that the packets go to.
     pub port: u16,
 }
 
@@ -101,7 +101,7 @@ pub struct Own {
 pub struct Rules {
     /// `[nftables]`; `enforce` is whether it blocks, also by the guard's mode.
     pub config: Nftables,
-    /// `addresses.open`
+    /// Prefixes that are open without a lease (`addresses.open`).
     pub open: Vec<IpNet>,
     /// Of the guard itself.
     pub own: Own,
@@ -116,9 +116,9 @@ pub struct Rules {
 /// Services that are judged otherwise than by leases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Special {
-    /// `addresses.doh`
+    /// Resolvers whose HTTPS is refused, lease or not (`addresses.doh`).
     pub doh: Vec<IpNet>,
-    /// `addresses.local_discovery`
+    /// Whether mDNS, LLMNR and SSDP may pass (`addresses.local_discovery`).
     pub local_discovery: bool,
     /// `ebpf.cgroup`; only for the enforcer of that name.
     pub cgroup: PathBuf,
@@ -151,9 +151,9 @@ impl Rules {
 /// Packets and octets that passed a named counter since the table was installed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Packets.
+    /// Packets that passed the counter.
     pub packets: u64,
-    /// Octets.
+    /// Octets that passed the counter, headers among them.
     pub bytes: u64,
 }
 
@@ -406,7 +406,7 @@ impl Control for Disarmer {
     }
 }
 
-/// See [`crate::enforce::backend::PACKETS`].
+/// The row of nftables in [`crate::enforce::backend::PACKETS`].
 pub const BACKEND: PacketBackend = PacketBackend {
     name: "nftables",
     spec: Enforcer::spec,

@@ -48,7 +48,7 @@ pub enum Entry {
 /// An entry that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// The entry.
+    /// The entry as it was put.
     pub entry: Entry,
     /// What is left of its time, rounded down to [`Table::grain`]; `None`: it never ends.
     pub left: Option<Duration>,
@@ -63,7 +63,7 @@ pub enum TableError {
     /// The table isn't there.
     #[error("{0}")]
     Gone(String),
-    /// Anything else.
+    /// It failed for another reason, in words.
     #[error("{0}")]
     Other(String),
 }
@@ -214,7 +214,7 @@ impl Switch {
 pub struct Settings {
     /// Its place in the core's list.
     pub id: EnforcerId,
-    /// The daemon's.
+    /// The daemon's clock, by which ends of leases are meant.
     pub clock: Clock,
     /// Shared with who disarms.
     pub switch: Switch,

@@ -4,7 +4,7 @@ use prometheus_client::registry::Registry;
 
 use crate::sys::log::DROPPED;
 
-/// Registers it.
+/// Registers the counter of lines in the log, by level.
 pub fn register(registry: &mut Registry) {
     super::labelled(
         registry,

@@ -16,18 +16,18 @@ use crate::core::moment::Moment;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Line<E> {
-    /// The first.
+    /// The first line: what the core began with.
     Begins(Box<Beginning>),
     /// The core heard this.
     Event {
-        /// When.
+        /// The moment when the core heard it, by its clock.
         at: Moment,
-        /// What.
+        /// The event itself, as the core was given it.
         event: E,
     },
     /// The core did what was due.
     Timeout {
-        /// When.
+        /// The moment when the core was called, by its clock.
         at: Moment,
     },
     /// Its outputs were carried out: what it heard since the turn before counts as one.
@@ -37,7 +37,7 @@ pub enum Line<E> {
     },
     /// The last, unless the process was killed.
     Ends {
-        /// Why.
+        /// The reason why the recording ends.
         why: String,
     },
 }
@@ -47,9 +47,9 @@ pub enum Line<E> {
 pub struct Beginning {
     /// Of the program that recorded.
     pub version: String,
-    /// `[lease]`
+    /// The section `[lease]` of the configuration.
     pub lease: Lease,
-    /// `[gate]`
+    /// The section `[gate]` of the configuration.
     pub gate: Gate,
     /// How long routes outlive their leases.
     pub linger: Duration,
@@ -87,9 +87,9 @@ impl Beginning {
 pub enum Said {
     /// The answer left with so many leases; `short`: why not with all.
     Released {
-        /// How many.
+        /// The number of leases that the answer left with.
         leases: usize,
-        /// See above.
+        /// The reason why not all addresses were leased; absent where all were.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         short: Option<String>,
     },

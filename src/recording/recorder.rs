@@ -27,15 +27,15 @@ const SLOW: &str = "the disk is too slow for it";
 /// Why there is no recording.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// The file.
+    /// The recording's file can't be made or written.
     #[error("--record {path}: {source}")]
     File {
-        /// Which.
+        /// The file's path, as `--record` names it.
         path: String,
-        /// Why.
+        /// The kernel's word on the file.
         source: std::io::Error,
     },
-    /// The thread.
+    /// The thread that writes the file can't be started.
     #[error("--record: no thread to write it: {0}")]
     Thread(std::io::Error),
 }

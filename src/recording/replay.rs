@@ -22,7 +22,7 @@ pub enum ReplayError {
     Line {
         /// Counted from 1.
         line: usize,
-        /// Why.
+        /// What JSON's reader says of the line.
         source: serde_json::Error,
     },
     /// A line is longer than any of a recording.
@@ -38,11 +38,11 @@ pub enum ReplayError {
 pub struct Summary {
     /// Of the program that recorded.
     pub version: String,
-    /// Events.
+    /// Events that the core was given again.
     pub events: usize,
-    /// Answers released.
+    /// Answers that the core released.
     pub released: usize,
-    /// Answers refused.
+    /// Answers that the core refused.
     pub refused: usize,
     /// Turns whose decisions are others than those recorded.
     pub different: usize,

@@ -29,7 +29,7 @@ pub struct Stored {
     pub name: String,
     /// What they get.
     pub action: Action,
-    /// Whose questions.
+    /// The one client it is for; without it, it is for everybody.
     pub client: Option<IpAddr>,
     /// The boot in which it was made.
     pub boot_id: String,

@@ -50,7 +50,7 @@ pub struct Head {
 /// What a file holds, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// A record.
+    /// A record of the journal that could be read.
     Record(Record),
     /// What could not be read here may have revoked anything before it.
     Gap,

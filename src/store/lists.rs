@@ -26,7 +26,7 @@ const HEAD: usize = 32 << 10;
 pub struct Which {
     /// [`LISTS`] or [`ZONES`].
     pub directory: &'static str,
-    /// Its file.
+    /// The path of the list's file, as configured.
     pub path: PathBuf,
     /// How it is written.
     pub format: ListFormat,
@@ -52,7 +52,7 @@ impl Which {
 #[derive(Debug, thiserror::Error)]
 #[error("its copy {} can't be used: {source}", path.display())]
 pub struct BadCopy {
-    /// Which.
+    /// The path of the copy.
     pub path: PathBuf,
     /// What is wrong with it.
     pub source: Wrong,

@@ -18,7 +18,7 @@ const OWNER_ONLY: u32 = 0o600;
 pub struct Place {
     /// Where it lies.
     pub directory: PathBuf,
-    /// The file.
+    /// The path of the file itself.
     pub file: PathBuf,
     /// The next one, until it takes the file's place.
     pub temporary: PathBuf,

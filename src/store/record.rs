@@ -64,7 +64,7 @@ pub struct GroupRecord {
 /// A question of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathRecord {
-    /// Its name.
+    /// The name that the question asked for.
     pub question: Name,
     /// The aliases behind it, in order.
     pub chain: Arc<[Name]>,
@@ -78,9 +78,9 @@ pub type PathRecords = SmallVec<[PathRecord; 1]>;
 /// For whom a pair is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Whom {
-    /// Everybody.
+    /// Everybody who is guarded here.
     Anyone,
-    /// One client.
+    /// The client of this address alone.
     Client(IpAddr),
     /// An application of this host, by name; of a longer one than 255 octets nothing is kept behind them.
     Application(String),
@@ -113,14 +113,14 @@ pub enum Record {
     },
     /// A name was revoked: no lease is open for it, as question or alias.
     Revoked {
-        /// The name.
+        /// The name that was revoked.
         name: Name,
     },
     /// So much of an address was opened, or for longer.
     Pair {
-        /// The address.
+        /// The address that was opened.
         address: IpAddr,
-        /// For whom.
+        /// The ones who may reach it.
         whom: Whom,
         /// To which port.
         to: Port,
@@ -135,9 +135,9 @@ pub enum Record {
     },
     /// It was closed early.
     PairClosed {
-        /// The address.
+        /// The address that was closed.
         address: IpAddr,
-        /// For whom.
+        /// The ones who could reach it.
         whom: Whom,
         /// To which port.
         to: Port,

@@ -25,14 +25,14 @@ pub enum Got {
     Nothing,
     /// Addresses that would all be filtered.
     Filtered,
-    /// Data.
+    /// The answer had data.
     Data,
 }
 
 /// How often, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Seen {
-    /// How often.
+    /// The number of times it was seen.
     pub count: u64,
     /// The first time, in seconds since 1970.
     pub first: u64,
@@ -41,7 +41,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Once.
+    /// Seen for the first time at this moment, in seconds since 1970.
     #[must_use]
     pub fn at(now: u64) -> Self {
         Self { count: 1, first: now, last: now }
@@ -64,14 +64,14 @@ pub struct UsedName {
     pub name: String,
     /// What it got.
     pub got: Got,
-    /// When.
+    /// How often the client asked, and when.
     pub seen: Seen,
 }
 
 /// Where packets went that were to no lease.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 pub struct Destination {
-    /// The address.
+    /// The address that the packets were sent to.
     pub address: IpAddr,
     /// Protocol and port, as in "tcp/443".
     pub port: String,
@@ -86,7 +86,7 @@ pub struct UsedAddress {
     pub to: Destination,
     /// The name whose answer had the address.
     pub name: Option<String>,
-    /// When.
+    /// How often packets went there, and when.
     pub seen: Seen,
 }
 
@@ -115,7 +115,7 @@ impl Used {
         names
     }
 
-    /// Likewise destinations.
+    /// Destinations of these clients since this moment, by address.
     #[must_use]
     pub fn addresses_of(&self, clients: Option<IpNet>, since: u64) -> BTreeMap<IpAddr, Vec<&UsedAddress>> {
         let mut addresses: BTreeMap<IpAddr, Vec<&UsedAddress>> = BTreeMap::new();

@@ -16,7 +16,7 @@ pub enum Unusable {
     /// It can't be opened.
     #[error("{}: {source}", path.display())]
     Open {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
         /// The kernel's word.
         source: io::Error,
@@ -24,7 +24,7 @@ pub enum Unusable {
     /// It holds something else.
     #[error("{}: {source}; {kept}", path.display())]
     Content {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
         /// What is wrong with it.
         source: Wrong,

@@ -19,16 +19,16 @@ const LINK_CREATE: i32 = 28;
 const LINK_UPDATE: i32 = 29;
 const LINK_DETACH: i32 = 34;
 
-/// `BPF_LINK_TYPE_CGROUP`
+/// The kernel's `BPF_LINK_TYPE_CGROUP`: a program that hangs at a control group.
 const LINK_CGROUP: u32 = 3;
 /// Elements read by one call. No bucket of a table is longer.
 const AT_ONCE: usize = 4096;
 /// A read that a bucket doesn't fit into is tried with twice the room, up to this many elements.
 const MOST_AT_ONCE: usize = 1 << 20;
 
-/// `BPF_FS_MAGIC`
+/// The kernel's `BPF_FS_MAGIC`: the file system where programs are pinned.
 const BPF_FS: u32 = 0xcafe_4a11;
-/// `CGROUP2_SUPER_MAGIC`
+/// The kernel's `CGROUP2_SUPER_MAGIC`: the file system of control groups.
 const CGROUP2: u32 = 0x6367_7270;
 
 /// A kind of `bpf_attr`: what one command reads and writes.
@@ -176,7 +176,7 @@ pub struct Link(OwnedFd);
 /// What the kernel says of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkInfo {
-    /// Its number.
+    /// The number of the link in the kernel.
     pub id: u32,
     /// The program's number.
     pub program: u32,
@@ -246,13 +246,13 @@ impl Link {
 /// What a table is made as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// `enum bpf_map_type`
+    /// The table's type (`enum bpf_map_type`).
     pub kind: u32,
     /// Octets of a key.
     pub key: u32,
     /// Octets of a value.
     pub value: u32,
-    /// Most elements.
+    /// The most elements that the table holds.
     pub most: u32,
 }
 
@@ -282,7 +282,7 @@ impl Table {
         Ok(Self { fd, id, shape: Shape { kind, key, value, most } })
     }
 
-    /// Its number.
+    /// The number of the table in the kernel.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.id
@@ -421,7 +421,7 @@ pub enum Mounted {
     Bpf,
     /// Control groups, version 2.
     Cgroup2,
-    /// Something else.
+    /// Another file system, which can't be used.
     Other,
 }
 

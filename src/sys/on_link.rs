@@ -20,7 +20,7 @@ use super::rtnetlink::{self, Message, number};
 pub const MOST: usize = 65_536;
 /// Larger prefixes are ways to everywhere.
 const LEAST_IPV4: u8 = 8;
-/// Likewise.
+/// The shortest prefix of IPv6 that counts as the host's own network.
 const LEAST_IPV6: u8 = 16;
 
 /// Of `struct ifinfomsg`, `struct ifaddrmsg` and `struct rtmsg`.
@@ -51,7 +51,7 @@ pub struct Found {
     pub too_large: BTreeMap<IpNet, String>,
 }
 
-/// An interface.
+/// An interface and the prefixes that are on link there.
 struct Interface {
     name: String,
     flags: u32,

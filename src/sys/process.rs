@@ -13,7 +13,7 @@ pub struct Usage {
     pub resident: u64,
     /// Octets of address space.
     pub virtual_memory: u64,
-    /// Open descriptors.
+    /// Descriptors that the process has open, sockets among them.
     pub open_files: u64,
     /// The soft limit of them.
     pub most_files: u64,
@@ -49,7 +49,7 @@ fn divisor(ticks: u64) -> u32 {
     u32::try_from(ticks).unwrap_or(u32::MAX)
 }
 
-/// sysconf(3).
+/// A value of the system, asked by sysconf(3).
 fn setting(name: libc::c_int) -> io::Result<u64> {
     // SAFETY: a number goes in, a number comes out.
     let value = unsafe { libc::sysconf(name) };

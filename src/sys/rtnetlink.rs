@@ -14,7 +14,7 @@ pub const HEADER: usize = 16;
 
 /// A netlink message without its header.
 pub struct Message<'a> {
-    /// As `RTM_NEWNEIGH`.
+    /// The message's type, such as `RTM_NEWNEIGH`.
     pub kind: u16,
     /// All behind the header.
     pub body: &'a [u8],

@@ -36,7 +36,7 @@ struct Meta {
 /// One received datagram.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagram<'a> {
-    /// The octets.
+    /// The octets of the datagram, without its headers.
     pub payload: &'a [u8],
     /// Who sent it.
     pub peer: SocketAddr,

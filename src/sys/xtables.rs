@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// `IPT_SO_GET_INFO`, `IP6T_SO_GET_INFO`
+/// The kernel's `IPT_SO_GET_INFO` and `IP6T_SO_GET_INFO`: they load and describe a table.
 const GET_INFO: i32 = 64;
 /// Octets of a table's name.
 const NAME: usize = 32;

@@ -9,9 +9,9 @@ const OID: u8 = 0x06;
 const OCTETS: u8 = 0x04;
 const VERSION: u8 = 0xa0;
 const EXTENSIONS: u8 = 0xa3;
-/// id-ce-subjectAltName
+/// The object identifier id-ce-subjectAltName, in DER.
 const ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
-/// id-at-commonName
+/// The object identifier id-at-commonName, in DER.
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 /// rfc822Name, dNSName, uniformResourceIdentifier
 const KINDS: [u8; 3] = [0x81, 0x82, 0x86];

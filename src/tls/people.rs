@@ -292,7 +292,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// None yet.
+    /// The sessions of a guard that has just begun: none.
     #[must_use]
     pub fn new(trust: Arc<Trust>) -> Arc<Self> {
         Arc::new(Self { trust, kept: ServerSessionMemoryCache::new(SESSIONS) })

@@ -138,7 +138,7 @@ const FORMS: &[&str] = &[
     "countlies",
 ];
 
-/// `count` questions.
+/// Draws `count` questions from the seed.
 pub fn draw(seed: u64, count: usize) -> Vec<Question> {
     let mut dice = Dice(seed);
     let mut all: Vec<Question> = Vec::with_capacity(count);

@@ -48,7 +48,7 @@ impl Way {
 pub struct Tally {
     pub asked: u64,
     pub lost: u64,
-    /// Why.
+    /// Questions without an answer, by the reason that was seen.
     pub reasons: BTreeMap<String, u32>,
     millis: Vec<f64>,
 }
@@ -145,7 +145,7 @@ impl Asking {
     }
 }
 
-/// A question.
+/// The octets of a query with one question.
 pub fn question(id: u16, name: &str, qtype: u16) -> Vec<u8> {
     let mut out = id.to_be_bytes().to_vec();
     out.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);

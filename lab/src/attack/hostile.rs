@@ -17,7 +17,7 @@ const CONNECTIONS: usize = 6000;
 const PER_SECOND: u32 = 800;
 const CONNECT: Duration = Duration::from_millis(200);
 
-/// An attack.
+/// A kind of attack that clients make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// One client with one domain whose names have sixteen addresses for a day each: all leases.

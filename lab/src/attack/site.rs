@@ -15,11 +15,11 @@ use crate::wait::wait_until;
 
 /// The guard's addresses on the bridge.
 pub const SERVER4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
-/// Likewise.
+/// The guard's IPv6 address.
 pub const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 1));
 /// The honest client's.
 pub const HONEST4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
-/// Likewise.
+/// The honest clients' IPv6 address.
 pub const HONEST6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 2));
 /// The attacker has so many addresses of either family. More than the kernel keeps neighbours for would be an attack on the kernel.
 pub const ADDRESSES: u16 = 200;

@@ -32,7 +32,7 @@ pub struct Waiting {
     number: u8,
 }
 
-/// A session.
+/// A BGP session that takes routes and counts them.
 pub struct Session {
     /// When the speaker was answered.
     pub began: Instant,
@@ -43,7 +43,7 @@ pub struct Session {
     stream: TcpStream,
 }
 
-/// What came.
+/// Counts of what came over a session.
 #[derive(Default)]
 struct Counters {
     announced: AtomicU64,

@@ -30,7 +30,7 @@ const ALGORITHM: u8 = 13;
 /// The owner of a record as a pointer to the name of the question.
 const ASKED: &[u8] = b"\xc0\x0c";
 
-/// The zone.
+/// A signed zone, with the keys that it is signed by.
 pub struct Zone {
     /// The record and its signature by name and type.
     said: HashMap<(Vec<u8>, u16), Vec<u8>>,

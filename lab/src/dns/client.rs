@@ -19,7 +19,7 @@ pub enum Transport {
 /// An answer and when it was seen.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// What came.
+    /// The message that came.
     pub message: Message,
     /// When the question left.
     pub asked: Instant,
@@ -41,7 +41,7 @@ impl Answer {
             .collect()
     }
 
-    /// The RCODE.
+    /// The response code, from the header alone.
     #[must_use]
     pub fn rcode(&self) -> u8 {
         self.message.rcode()

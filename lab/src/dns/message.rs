@@ -7,9 +7,9 @@ use super::{A, AAAA, CNAME, DNAME, OPT};
 /// What is asked. Names have no dot at the end; the case is as on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// QNAME.
+    /// The name asked for (QNAME).
     pub name: String,
-    /// QTYPE.
+    /// The type asked for (QTYPE).
     pub rtype: u16,
     /// QCLASS, 1 = IN.
     pub class: u16,
@@ -18,9 +18,9 @@ pub struct Question {
 /// A resource record of class IN.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// The owner.
+    /// The owner's name.
     pub name: String,
-    /// Seconds.
+    /// The time to live, in seconds.
     pub ttl: u32,
     /// Type and content.
     pub data: Data,
@@ -29,13 +29,13 @@ pub struct Record {
 /// What a record holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Data {
-    /// A.
+    /// An IPv4 address, of type A.
     A(Ipv4Addr),
-    /// AAAA.
+    /// An IPv6 address, of type AAAA.
     Aaaa(Ipv6Addr),
-    /// CNAME.
+    /// The target of an alias, of type CNAME.
     Cname(String),
-    /// DNAME.
+    /// The target of a subtree's alias, of type DNAME.
     Dname(String),
     /// Any other type, octets as on the wire (names in it uncompressed).
     Other(u16, Vec<u8>),
@@ -76,15 +76,15 @@ impl Record {
 /// A whole message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
-    /// ID.
+    /// The message id, by which a reply is matched.
     pub id: u16,
     /// The 16 bits after the ID: QR, OPCODE, AA, TC, RD, RA, AD, CD, RCODE.
     pub flags: u16,
     /// QUESTION; the lab sends one.
     pub questions: Vec<Question>,
-    /// ANSWER.
+    /// The records of the ANSWER section.
     pub answers: Vec<Record>,
-    /// AUTHORITY.
+    /// The records of the AUTHORITY section.
     pub authority: Vec<Record>,
     /// ADDITIONAL without OPT.
     pub additional: Vec<Record>,
@@ -103,13 +103,13 @@ pub struct Edns {
     pub options: Vec<(u16, Vec<u8>)>,
 }
 
-/// QR.
+/// The message is a response (QR).
 pub const RESPONSE: u16 = 0x8000;
-/// AA.
+/// The answer comes from who owns the zone (AA).
 pub const AUTHORITATIVE: u16 = 0x0400;
-/// TC.
+/// The message was cut to fit a datagram (TC).
 pub const TRUNCATED: u16 = 0x0200;
-/// RD.
+/// The client wants the answer and no referral (RD).
 pub const RECURSION_DESIRED: u16 = 0x0100;
 
 impl Message {

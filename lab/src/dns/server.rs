@@ -25,13 +25,13 @@ const TICK: Duration = Duration::from_millis(50);
 /// What a question gets. `Reply::default()` is an empty NOERROR.
 #[derive(Clone, Debug, Default)]
 pub struct Reply {
-    /// RCODE.
+    /// The response code of the reply.
     pub rcode: u8,
     /// ANSWER, in this order. All of it is sent whatever the question's type: a scripted server may lie.
     pub answers: Vec<Record>,
-    /// AUTHORITY.
+    /// The records of the AUTHORITY section.
     pub authority: Vec<Record>,
-    /// ADDITIONAL.
+    /// The records of the ADDITIONAL section.
     pub additional: Vec<Record>,
     /// Waited before the reply.
     pub delay: Duration,
@@ -64,22 +64,22 @@ pub struct Forged {
     pub id_offset: u16,
     /// In place of the question's name.
     pub question: Option<String>,
-    /// ANSWER.
+    /// The forged records of the ANSWER section.
     pub answers: Vec<Record>,
 }
 
 /// A question that came.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// Lower case.
+    /// The name in lower case.
     pub name: String,
-    /// QTYPE.
+    /// The type asked for (QTYPE).
     pub rtype: u16,
     /// How it came.
     pub transport: Transport,
-    /// From where.
+    /// The address and port that it came from.
     pub from: SocketAddr,
-    /// When.
+    /// The moment when it came.
     pub at: Instant,
 }
 

@@ -16,7 +16,7 @@ const ROUNDS: usize = 3;
 const ROUND: Duration = Duration::from_secs(5);
 /// After so long a question is sent again within a round.
 const AGAIN: Duration = Duration::from_secs(2);
-/// Between rounds.
+/// The pause between two rounds of questions.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Extended DNS Error 23 (RFC 8914): an enforcer was late.
@@ -29,15 +29,15 @@ struct Asking<'a> {
     message: Message,
     /// Done for this round.
     heard: bool,
-    /// Answered well.
+    /// Whether the answer was as it should be.
     good: bool,
 }
 
 /// What a client was told.
 pub struct Told<'a> {
-    /// The name.
+    /// The name that was asked for, with its addresses.
     pub entry: &'a Entry,
-    /// The type.
+    /// The type that was asked for.
     pub rtype: u16,
     /// At least one.
     pub addresses: Vec<IpAddr>,

@@ -14,7 +14,7 @@ use super::place::Site;
 
 /// Looks in a row after which a difference counts.
 const LOOKS: u32 = 3;
-/// Between them.
+/// The time between two looks at what the guard says.
 const AGAIN: Duration = Duration::from_millis(500);
 /// Both sides say whole seconds, and reading takes a while.
 const ROUNDING: Duration = Duration::from_secs(2);

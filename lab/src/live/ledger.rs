@@ -25,9 +25,9 @@ const SYN_AGAIN: Duration = Duration::from_secs(1);
 /// What the guard's configuration promises.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    /// `lease.min`
+    /// The shortest lease (`lease.min`).
     pub min: Duration,
-    /// `lease.grace`
+    /// The time that clients get beyond a TTL (`lease.grace`).
     pub grace: Duration,
     /// `bgp.linger`; `None` where the kernel closes by itself.
     pub linger: Option<Duration>,
@@ -49,12 +49,12 @@ pub enum Seen {
     Silent,
 }
 
-/// One attempt.
+/// A client's attempt to reach an address.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
-    /// By whom.
+    /// The place of the client that tried it.
     pub client: usize,
-    /// Where to.
+    /// The address that was tried.
     pub address: IpAddr,
     /// [`Ledger::promised`] as it was at the beginning.
     pub promised: Option<Instant>,
@@ -62,7 +62,7 @@ pub struct Attempt {
     pub begun: Instant,
     /// When the outcome was known.
     pub ended: Instant,
-    /// The outcome.
+    /// The outcome, as the client saw it.
     pub seen: Seen,
 }
 

@@ -14,10 +14,10 @@ pub const PAGES: u32 = 12;
 /// Addresses of a name that rotates, and how many of them one reply has.
 const POOL: (u32, usize) = (24, 4);
 
-/// One name.
+/// A name that clients ask for, and what it has.
 #[derive(Debug)]
 pub struct Entry {
-    /// The name.
+    /// The name as it is asked for.
     pub name: String,
     /// Of every record, always.
     pub ttl: u32,
@@ -38,7 +38,7 @@ impl Entry {
         self.v4.iter().chain(&self.v6).copied()
     }
 
-    /// Its TTL.
+    /// The time to live of the name's records.
     #[must_use]
     pub fn ttl(&self) -> Duration {
         Duration::from_secs(self.ttl.into())

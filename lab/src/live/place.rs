@@ -37,7 +37,7 @@ pub enum Kind {
 /// A kind, and whether its leases are short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Where.
+    /// The kind of place, by the enforcers that it has.
     pub kind: Kind,
     /// Seconds instead of the default minutes.
     pub short: bool,
@@ -52,7 +52,7 @@ const KINDS: [(&str, Kind); 5] = [
 ];
 
 impl Place {
-    /// Every place.
+    /// Every place that the plan can name.
     #[must_use]
     pub fn all() -> Vec<Self> {
         let both = KINDS.iter().flat_map(|&(_, kind)| [Self { kind, short: false }, Self { kind, short: true }]);
@@ -128,11 +128,11 @@ pub struct Client {
 /// A place that is up.
 #[derive(Debug)]
 pub struct Site {
-    /// Which.
+    /// The place that is up.
     pub place: Place,
-    /// Its namespaces.
+    /// The namespaces that it is made of.
     pub lab: Lab,
-    /// In order.
+    /// The clients, in the order of their addresses.
     pub clients: Vec<Client>,
     binary: String,
 }

@@ -89,7 +89,7 @@ pub struct Questions {
 pub struct Counts {
     /// By kind of connect.
     pub connects: BTreeMap<&'static str, Connects>,
-    /// Questions.
+    /// Counts of the questions that were asked.
     pub questions: Questions,
     /// Comparisons of what the guard believes with the world.
     pub comparisons: u64,

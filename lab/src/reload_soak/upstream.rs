@@ -8,7 +8,7 @@ use std::time::Duration;
 
 const TICK: Duration = Duration::from_millis(100);
 
-/// Its sockets.
+/// Binds the upstream's sockets, of UDP and TCP at one address.
 pub fn bind(address: &str) -> io::Result<(UdpSocket, TcpListener)> {
     let (udp, tcp) = (UdpSocket::bind(address)?, TcpListener::bind(address)?);
     udp.set_read_timeout(Some(TICK))?;

@@ -166,7 +166,7 @@ pub(super) fn iosxr(out: &mut String, side: &Side) -> Written {
     writeln!(out, " !\n!")
 }
 
-/// Arista EOS.
+/// Writes the configuration of Arista EOS.
 pub(super) fn eos(out: &mut String, side: &Side) -> Written {
     let (guard, tag) = (side.guard, side.tag.as_str());
     let list6 = format!("ipv6 prefix-list DESTGUARD6-{tag}");

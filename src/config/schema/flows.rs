@@ -38,7 +38,7 @@ impl Default for Flows {
     }
 }
 
-/// `[[flows.exporter]]`
+/// A row of `[[flows.exporter]]`: one router that reports its flows.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Exporter {
@@ -55,12 +55,12 @@ pub struct Exporter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ExporterKind {
-    /// RFC 7011.
+    /// IPFIX as in RFC 7011.
     Ipfix,
-    /// RFC 3954.
+    /// `NetFlow` version 9 as in RFC 3954.
     Netflow9,
-    /// IPv4 alone.
+    /// `NetFlow` version 5, which knows IPv4 alone.
     Netflow5,
-    /// Version 5.
+    /// `sFlow` version 5, which samples packets.
     Sflow,
 }

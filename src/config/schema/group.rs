@@ -25,10 +25,10 @@ pub struct Group {
     pub doh_path: Option<String>,
     /// For names that nothing matches; absent: as for everybody.
     pub default: Option<Action>,
-    /// As `policy.allow`.
+    /// Names that are allowed, written as in `policy.allow`.
     #[serde(default)]
     pub allow: Vec<String>,
-    /// As `policy.deny`.
+    /// Names that are denied, written as in `policy.deny`.
     #[serde(default)]
     pub deny: Vec<String>,
     /// Names of lists; absent: the lists of everybody.

@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::endpoint::Endpoint;
 
-/// `[http]`
+/// The section `[http]`: page, API and metrics over TCP.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
-    /// TCP listeners.
+    /// Listeners over TCP for page, API and metrics.
     #[schemars(with = "Vec<String>")]
     pub listen: Vec<Endpoint>,
     /// Names that page and API may be asked by, beside addresses, `localhost` and the names in the certificate.

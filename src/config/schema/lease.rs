@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::value::{Rate, Span};
 
-/// `[lease]`
+/// The section `[lease]`: how long addresses stay open, and how many may be.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Lease {

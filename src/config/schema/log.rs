@@ -33,7 +33,7 @@ pub struct Log {
 pub enum Hide {
     /// Names, and the reasons and addresses that go with them.
     Names,
-    /// Clients.
+    /// Addresses of clients, and whatever else tells who asked.
     Clients,
 }
 

@@ -46,7 +46,7 @@ impl Drop for Place {
     }
 }
 
-/// The handler.
+/// Answers `GET /api/v1/events` with what happens, as server-sent events.
 pub async fn events(
     Extract(app): Extract<App>,
     Extension(reader): Extension<Reader>,

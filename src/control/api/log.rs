@@ -23,7 +23,7 @@ pub struct LogQuery {
     name: Option<String>,
     address: Option<String>,
     fate: Option<String>,
-    /// Seconds ago.
+    /// Seconds: what is older is left out.
     since: Option<u64>,
     #[serde(default)]
     pub(super) after: u64,
@@ -47,7 +47,7 @@ pub(super) fn prefix(text: &str) -> Result<IpNet, ApiError> {
 /// How far back, and how many of each kind.
 #[derive(Deserialize)]
 pub struct TopQuery {
-    /// Seconds ago.
+    /// Seconds: what is older is left out.
     since: Option<u64>,
     limit: Option<usize>,
 }
@@ -136,7 +136,7 @@ impl LogQuery {
     }
 }
 
-/// The handler.
+/// Answers `GET /api/v1/log` with the questions that were asked.
 pub async fn log(
     Extract(app): Extract<App>,
     Extension(reader): Extension<Reader>,

@@ -17,11 +17,11 @@ use crate::control::types::Suggested;
 #[derive(Deserialize)]
 pub struct SuggestQuery {
     client: Option<String>,
-    /// Seconds ago.
+    /// Seconds: what is older is left out.
     since: Option<u64>,
 }
 
-/// The handler.
+/// Answers `GET /api/v1/suggest` with rules that would allow what was asked.
 pub async fn suggest(
     Extract(app): Extract<App>,
     Extension(reader): Extension<Reader>,

@@ -64,7 +64,7 @@ enum Wanted {
 }
 
 impl Wanted {
-    /// Its label.
+    /// The name of the sink, as its metrics' label has it.
     fn name(&self) -> &'static str {
         match self {
             Self::File { .. } => "file",

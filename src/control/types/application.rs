@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Part of [`super::Status`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Application {
-    /// As configured.
+    /// The application's name, as configured.
     pub name: String,
     /// What it is known by: "unit web.service", "user alice", "cgroup /docker/*".
     pub who: String,

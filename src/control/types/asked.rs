@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// `log`
+/// The body of `log`: questions from the log in memory, and where to go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct AskedPage {
-    /// Oldest first.
+    /// The questions of this page, oldest first.
     pub asked: Vec<Asked>,
     /// The number to ask on `after`.
     pub next: u64,

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::schema::Hide;
 
-/// `denied`
+/// The body of `denied`: what was refused lately, and where to go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct DeniedPage {
-    /// Oldest first.
+    /// What was refused on this page, oldest first.
     pub denied: Vec<Denied>,
     /// The number to ask on `after`.
     pub next: u64,
@@ -31,7 +31,7 @@ pub struct Denied {
     pub what: String,
     /// Who asked or sent; a hash where `log.hide` says so.
     pub client: Option<String>,
-    /// Why.
+    /// The reason for the refusal, in words.
     pub reason: String,
     /// The same in a row.
     pub count: u64,
@@ -48,7 +48,7 @@ pub struct Denied {
 pub struct Sender {
     /// The user's number.
     pub uid: u32,
-    /// Its name.
+    /// The user's name, where the number has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// The unit of systemd.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// `history`
+/// The body of `history`: readings of some spans, for the page's plots.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Past {
     /// The last hour by minutes, oldest first.

@@ -8,7 +8,7 @@ pub const CONFINED: &str = "confined";
 /// What the daemon's process may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Process {
-    /// Its user.
+    /// The user that the daemon runs as, by number.
     pub uid: u32,
     /// Those it has, by the kernel's word.
     pub capabilities: Vec<String>,

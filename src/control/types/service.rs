@@ -9,7 +9,7 @@ use super::Bfd;
 /// `bgp.service`, part of [`super::Status`].
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Service {
-    /// Which.
+    /// The addresses that are announced while the guard answers.
     pub addresses: Vec<IpAddr>,
     /// Whether they are announced to the routers.
     pub announced: bool,
@@ -25,9 +25,9 @@ pub struct Service {
 /// One session that carries service addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ServicePeer {
-    /// As configured.
+    /// The session's name, as configured.
     pub name: String,
-    /// The router.
+    /// The router's address, where the session goes to.
     pub address: IpAddr,
     /// In BGP's words.
     pub state: String,

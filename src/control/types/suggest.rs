@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// `suggest`
+/// The body of `suggest`: what clients asked for in audit, and what a rule could allow.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Suggested {
     /// When the first of it was seen, in seconds since 1970; absent: nothing was yet.
@@ -23,7 +23,7 @@ pub struct Suggested {
 /// A name that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct SuggestedName {
-    /// The name.
+    /// The name that clients asked for.
     pub name: String,
     /// Its registrable domain.
     pub domain: String,
@@ -33,7 +33,7 @@ pub struct SuggestedName {
     /// The rule of "allowed" and "denied".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// Questions.
+    /// Questions for the name within the span.
     pub questions: u64,
     /// Clients that asked; of IPv6 each /64.
     pub clients: usize,
@@ -46,7 +46,7 @@ pub struct SuggestedName {
 /// Where packets went without a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct SuggestedAddress {
-    /// The address.
+    /// The address that packets went to.
     pub address: IpAddr,
     /// Protocols and ports, as in "tcp/443".
     pub ports: Vec<String>,

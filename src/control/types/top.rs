@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// `top`
+/// The body of `top`: who asked most, and what was asked for and refused most.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Top {
     /// Questions that were counted: those that the query log still has.
@@ -17,7 +17,7 @@ pub struct Top {
     pub denied: Vec<TopDenied>,
 }
 
-/// One client.
+/// A client and how much it asked within the span.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct TopClient {
     /// Its address; a hash where clients are hidden.
@@ -31,7 +31,7 @@ pub struct TopClient {
     pub denied: u64,
 }
 
-/// One name.
+/// A name and how often it was asked for within the span.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct TopName {
     /// The name; a hash where names are hidden.
@@ -45,7 +45,7 @@ pub struct TopName {
 pub struct TopDenied {
     /// The name; a hash where names are hidden.
     pub name: String,
-    /// How often.
+    /// Questions for the name that were denied.
     pub count: u64,
     /// Why, the last time.
     pub why: Option<String>,
@@ -54,13 +54,13 @@ pub struct TopDenied {
 /// Where packets went that were refused.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct TopAddress {
-    /// Their destination.
+    /// The address that the packets were sent to.
     pub address: IpAddr,
     /// How many the log was told of.
     pub packets: u64,
 }
 
-/// `GET /api/v1/top`
+/// The answer to `GET /api/v1/top`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct TopPage {
     /// How far back it was looked.

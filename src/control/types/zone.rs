@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Part of [`super::Status`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Zone {
-    /// As configured.
+    /// The zone's name, as configured.
     pub name: String,
     /// Its file; absent: records of the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -149,7 +149,7 @@ fn net(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
-/// Every prefix.
+/// Every prefix of the table, of both families.
 pub fn nets() -> impl Iterator<Item = IpNet> {
     TABLE.iter().flat_map(|(_, texts)| texts.iter().filter_map(|text| net(text)))
 }

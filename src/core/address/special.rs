@@ -13,9 +13,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 /// The column "Globally Reachable".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reachable {
-    /// True.
+    /// The registry says True: the block may be reached from anywhere.
     Yes,
-    /// False.
+    /// The registry says False: the block means something here alone.
     No,
     /// N/A, or the block stands in another registry.
     Unstated,
@@ -45,10 +45,10 @@ impl fmt::Display for Registry {
     }
 }
 
-/// One block.
+/// A block of the registries of special addresses.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Special {
-    /// Its addresses.
+    /// The addresses of the block, as one prefix.
     pub net: IpNet,
     /// Its name in the registry.
     pub name: &'static str,

@@ -82,7 +82,7 @@ impl Bound {
 /// Why a text is no name of an application.
 #[derive(Debug, thiserror::Error)]
 pub enum BoundError {
-    /// The name.
+    /// The name is none that a rule could have.
     #[error(transparent)]
     Name(#[from] PatternError),
     /// The ports behind it.

@@ -16,10 +16,10 @@ use crate::core::name::Name;
 /// Most exceptions. With the groups there are so many views at most.
 pub const MOST: usize = 128;
 
-/// One exception.
+/// An exception of the operator, which goes before the rules of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exception {
-    /// Which names.
+    /// The names that it is about.
     pub pattern: Pattern,
     /// What they get.
     pub action: Action,

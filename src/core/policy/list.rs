@@ -68,11 +68,11 @@ impl LocalData {
 /// What a rule is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trigger {
-    /// Names.
+    /// The rule is about these names.
     Name(Pattern),
     /// Addresses in answers.
     Answer(IpNet),
-    /// Who asks.
+    /// The rule is about the questions of these clients.
     Client(IpNet),
 }
 
@@ -112,7 +112,7 @@ pub struct LineError {
 /// What came of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Entries found.
+    /// Rules that were found in the file.
     pub entries: usize,
     /// Lines that say nothing of names as a whole.
     pub skipped: usize,

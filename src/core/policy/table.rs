@@ -47,7 +47,7 @@ pub enum Effect {
 struct Node {
     /// Start of the name in the arena.
     start: u32,
-    /// Its length.
+    /// The length of the name in wire form, in octets.
     len: u8,
     /// The rule for the name itself: its number, [`DENY`] and [`EXEMPT`].
     itself: u32,
@@ -85,7 +85,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Without rules.
+    /// A table without rules, where every name gets the default.
     #[must_use]
     pub fn empty() -> Self {
         Self::new(Source::Config(Vec::new()))

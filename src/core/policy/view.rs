@@ -17,7 +17,7 @@ use crate::core::person::{Mark, People, Who};
 /// Names a view within one [`Views`]; 0 is everybody's.
 pub type ViewId = u16;
 
-/// Most groups.
+/// Most groups of a configuration: a set of them is one word of 64 bits.
 pub const MOST_GROUPS: usize = 64;
 
 /// A group, read.
@@ -32,7 +32,7 @@ struct Group {
 /// Whose questions are meant, where nobody asks in earnest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Whose<'a> {
-    /// This client's.
+    /// The client whose groups count; without it everybody's rules do.
     pub client: Option<IpAddr>,
     /// Of somebody of this group, by whatever that is known.
     pub group: Option<&'a str>,

@@ -31,28 +31,28 @@ const WHOLE: Duration = Duration::from_secs(300);
 /// By which the server knows what is there already (RFC 9110 section 8.8).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Validators {
-    /// `ETag`.
+    /// The header `ETag` of the last response, sent back as `If-None-Match`.
     pub etag: Option<String>,
-    /// `Last-Modified`.
+    /// The header `Last-Modified` of the last response, sent back as `If-Modified-Since`.
     pub modified: Option<String>,
 }
 
-/// What came.
+/// What the server sent.
 #[derive(Debug)]
 pub enum Got {
     /// What is there is still right.
     Same,
-    /// Something else.
+    /// Another file, and how the server knows it next time.
     File(Vec<u8>, Validators),
 }
 
 /// What is asked for.
 pub struct Wanted<'a> {
-    /// `https://` alone.
+    /// The list's URL, which must begin with `https://`.
     pub url: &'a str,
     /// PEM roots in place of the platform's.
     pub ca: Option<&'a Path>,
-    /// Most octets.
+    /// The most octets that are taken; a longer file is refused.
     pub most: u64,
     /// What is there.
     pub known: &'a Validators,

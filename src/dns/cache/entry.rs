@@ -155,7 +155,7 @@ pub enum Outcome {
     Released,
     /// Refused by policy or filter.
     Denied(&'static str),
-    /// SERVFAIL.
+    /// SERVFAIL, with the label that metrics count it by.
     Failed(&'static str),
 }
 

@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 
 use super::Cache;
 
-/// Registers them.
+/// Registers the metrics of the cache, which are read at each scrape.
 pub fn register(registry: &mut Registry, cache: &Arc<Cache>) {
     registry.register_collector(Box::new(Usage(cache.clone())));
 }

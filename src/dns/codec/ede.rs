@@ -6,7 +6,7 @@ use crate::core::event::Refusal;
 
 /// Codes of the IANA registry "Extended DNS Error Codes".
 pub mod code {
-    /// Other Error.
+    /// "Other Error": the text alone says what is wrong.
     pub const OTHER: u16 = 0;
     /// Forged Answer: the operator's data in place of the upstream's.
     pub const FORGED: u16 = 4;
@@ -18,17 +18,17 @@ pub mod code {
     pub const DNSSEC_INDETERMINATE: u16 = 5;
     /// DNSSEC Bogus: a signature is wrong, or what is signed says otherwise.
     pub const DNSSEC_BOGUS: u16 = 6;
-    /// Signature Expired.
+    /// "Signature Expired": the signatures of an answer are too old.
     pub const SIGNATURE_EXPIRED: u16 = 7;
     /// Signature Not Yet Valid.
     pub const SIGNATURE_NOT_YET_VALID: u16 = 8;
     /// DNSKEY Missing: none fits the parent's DS, or the signature.
     pub const DNSKEY_MISSING: u16 = 9;
-    /// RRSIGs Missing.
+    /// "RRSIGs Missing": records that must be signed have no signature.
     pub const RRSIGS_MISSING: u16 = 10;
     /// NSEC Missing: nothing proves that there is nothing.
     pub const NSEC_MISSING: u16 = 12;
-    /// Not Ready.
+    /// "Not Ready": the guard can't answer yet.
     pub const NOT_READY: u16 = 14;
     /// Blocked: by the operator's policy.
     pub const BLOCKED: u16 = 15;
@@ -58,9 +58,9 @@ const TEXT_MAX: usize = 120;
 /// One extended error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ede {
-    /// INFO-CODE.
+    /// The code of the registry (INFO-CODE).
     pub code: u16,
-    /// EXTRA-TEXT.
+    /// The words for people (EXTRA-TEXT); empty where the code says all.
     pub text: Cow<'static, str>,
 }
 

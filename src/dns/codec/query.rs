@@ -47,7 +47,7 @@ pub struct Cookie {
 /// A question that can be answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
-    /// Message id.
+    /// The message id, which the reply must repeat.
     pub id: u16,
     /// Header bits as the client sent them.
     pub flags: u16,
@@ -55,7 +55,7 @@ pub struct Question<'a> {
     pub octets: &'a [u8],
     /// The name in lower case.
     pub name: LowerName,
-    /// The type.
+    /// The question's type as a number.
     pub qtype: u16,
     /// EDNS, if the client speaks it.
     pub edns: Option<ClientEdns>,
@@ -76,7 +76,7 @@ pub enum Parsed<'a> {
 /// An error reply.
 #[derive(Clone, Copy, Debug)]
 pub struct Reject<'a> {
-    /// Message id.
+    /// The message id, which the reply must repeat.
     pub id: u16,
     /// Header bits as the client sent them.
     pub flags: u16,

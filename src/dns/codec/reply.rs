@@ -21,7 +21,7 @@ pub const OWN_TTL: u32 = 60;
 /// What a client's reply needs to know of its question.
 #[derive(Clone, Debug)]
 pub struct ReplyTo {
-    /// Message id.
+    /// The message id of the client's query.
     pub id: u16,
     /// Header bits as the client sent them.
     pub flags: u16,
@@ -42,7 +42,7 @@ pub fn udp_limit(edns: Option<ClientEdns>) -> usize {
 /// The same for a reply on the hot path, without a copy of the question.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplyHead<'a> {
-    /// Message id.
+    /// The message id of the client's query.
     pub id: u16,
     /// Header bits as the client sent them.
     pub flags: u16,
@@ -55,7 +55,7 @@ pub struct ReplyHead<'a> {
 }
 
 impl ReplyTo {
-    /// Borrowed.
+    /// The same, borrowed for one reply.
     #[must_use]
     pub fn head(&self) -> ReplyHead<'_> {
         ReplyHead { id: self.id, flags: self.flags, octets: &self.octets, edns: self.edns, limit: self.limit }
@@ -79,9 +79,9 @@ pub struct TooLong;
 /// Which section a record goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
-    /// ANSWER.
+    /// The record is part of the ANSWER section.
     Answer,
-    /// AUTHORITY.
+    /// The record is part of the AUTHORITY section.
     Authority,
 }
 

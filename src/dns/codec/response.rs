@@ -23,9 +23,9 @@ pub type Rdata = SmallVec<[u8; 16]>;
 /// A record of the AUTHORITY section that may be passed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
-    /// Owner name.
+    /// The owner's name, as the upstream sent it.
     pub owner: Name,
-    /// TYPE.
+    /// The record's type as a number.
     pub rtype: u16,
     /// TTL as it stood on the wire.
     pub ttl: u32,
@@ -40,7 +40,7 @@ pub struct Response {
     pub rcode: u16,
     /// Whether it was cut (TC).
     pub truncated: bool,
-    /// ANSWER.
+    /// The records of the ANSWER section, in the order they came.
     pub answers: Vec<Record>,
     /// RDATA of `answers`, in the same order, names decompressed.
     pub rdata: Vec<Rdata>,

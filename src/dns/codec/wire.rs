@@ -7,21 +7,21 @@ pub const NAME_MAX: usize = 255;
 /// The largest reply over UDP, whatever the client offers (DNS flag day 2020).
 pub const UDP_REPLY: usize = 1232;
 
-/// Header bits.
+/// The bits of a message's header.
 pub mod flag {
-    /// Response.
+    /// The message is a response (QR).
     pub const QR: u16 = 0x8000;
-    /// Authoritative answer.
+    /// The answer comes from who owns the zone (AA).
     pub const AA: u16 = 0x0400;
-    /// Truncated.
+    /// The message was cut to fit a datagram (TC).
     pub const TC: u16 = 0x0200;
-    /// Recursion desired.
+    /// The client wants the answer and no referral (RD).
     pub const RD: u16 = 0x0100;
-    /// Recursion available.
+    /// The server asks others itself (RA).
     pub const RA: u16 = 0x0080;
     /// Authentic data: validated (RFC 4035 section 3.2.3).
     pub const AD: u16 = 0x0020;
-    /// Checking disabled.
+    /// The client checks signatures itself (CD).
     pub const CD: u16 = 0x0010;
     /// The opcode's bits.
     pub const OPCODE: u16 = 0x7800;
@@ -32,25 +32,25 @@ pub const TCP_KEEPALIVE: u16 = 11;
 
 /// Record types that are treated apart (IANA "DNS parameters").
 pub mod rtype {
-    /// IPv4 address.
+    /// The type of IPv4 addresses.
     pub const A: u16 = 1;
-    /// Alias.
+    /// The type of an alias for one name.
     pub const CNAME: u16 = 5;
     /// Start of authority.
     pub const SOA: u16 = 6;
     /// Host information, RFC 8482.
     pub const HINFO: u16 = 13;
-    /// IPv6 address.
+    /// The type of IPv6 addresses.
     pub const AAAA: u16 = 28;
     /// Servers of a zone.
     pub const NS: u16 = 2;
-    /// Subtree alias.
+    /// The type of an alias for all names below another.
     pub const DNAME: u16 = 39;
-    /// EDNS.
+    /// The type of the record that EDNS travels in.
     pub const OPT: u16 = 41;
     /// Digest of a child zone's key.
     pub const DS: u16 = 43;
-    /// Signature.
+    /// The type of DNSSEC's signatures over a set of records.
     pub const RRSIG: u16 = 46;
     /// Denial of existence.
     pub const NSEC: u16 = 47;
@@ -58,19 +58,19 @@ pub mod rtype {
     pub const DNSKEY: u16 = 48;
     /// Hashed denial of existence.
     pub const NSEC3: u16 = 50;
-    /// Service binding.
+    /// The type of a service binding (RFC 9460).
     pub const SVCB: u16 = 64;
     /// Service binding for HTTPS.
     pub const HTTPS: u16 = 65;
-    /// Transaction signature.
+    /// The type of a message's own signature, which is no data of a zone.
     pub const TSIG: u16 = 250;
-    /// Every type.
+    /// The question for every type, which gets HINFO (RFC 8482).
     pub const ANY: u16 = 255;
 }
 
 /// Response codes, the extended ones included.
 pub mod rcode {
-    /// Fine.
+    /// The answer is good, empty as it may be.
     pub const NOERROR: u16 = 0;
     /// The question isn't well formed.
     pub const FORMERR: u16 = 1;
@@ -78,7 +78,7 @@ pub mod rcode {
     pub const SERVFAIL: u16 = 2;
     /// No such name.
     pub const NXDOMAIN: u16 = 3;
-    /// Not implemented.
+    /// The server doesn't do what the message asks for.
     pub const NOTIMP: u16 = 4;
     /// Not for this client or not by this server.
     pub const REFUSED: u16 = 5;

@@ -26,10 +26,10 @@ use crate::tls::people::Believed;
 pub struct Wanted {
     /// `None`: UDP and TCP.
     pub(super) transport: Option<Transport>,
-    /// Where.
+    /// The address that it is to listen at.
     pub(super) address: Endpoint,
     v6_only: bool,
-    /// UDP threads.
+    /// The number of its UDP threads.
     workers: usize,
 }
 

@@ -27,7 +27,7 @@ pub enum Mode {
     Pause,
     /// It takes those that have come.
     Leave,
-    /// It ends.
+    /// It ends, and its sockets close.
     Stop,
 }
 
@@ -55,7 +55,7 @@ impl Phase {
         })
     }
 
-    /// Now.
+    /// The phase at this moment.
     #[must_use]
     pub fn mode(&self) -> Mode {
         match self.mode.load(Ordering::Acquire) {

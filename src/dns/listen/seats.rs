@@ -55,7 +55,7 @@ impl Activity {
 pub struct Busy(Arc<Activity>);
 
 impl Busy {
-    /// Begins one.
+    /// Counts one more question in flight.
     #[must_use]
     pub fn new(activity: &Arc<Activity>) -> Self {
         activity.asked();

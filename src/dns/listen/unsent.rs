@@ -37,7 +37,7 @@ impl Backlog {
 
 /// A reply on its way out. It counts until it is dropped.
 pub struct Reply {
-    /// The message.
+    /// The octets of the message that are to be sent.
     pub octets: Vec<u8>,
     /// Its place among what waits; long ones have one.
     pub held: Option<Held>,

@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 
 use crate::dns::resolver::origin::Origin;
 
-/// Registers them.
+/// Registers the upstreams' metrics, which are read at each scrape.
 pub(in crate::dns) fn register(registry: &mut Registry, origin: &Arc<ArcSwap<Origin>>) {
     registry.register_collector(Box::new(Upstreams(origin.clone())));
 }

@@ -13,9 +13,9 @@ use crate::dns::listen::Transport;
 use crate::dns::listen::https::PATH;
 use crate::tls::server::Identity;
 
-/// `resolver.arpa`
+/// The wire form of `resolver.arpa`, below which resolvers say how else to ask them.
 const RESOLVER_ARPA: &[u8] = b"\x08resolver\x04arpa\x00";
-/// `_dns.resolver.arpa`
+/// The wire form of `_dns.resolver.arpa`, where clients look for encrypted ways.
 const DNS_RESOLVER_ARPA: &[u8] = b"\x04_dns\x08resolver\x04arpa\x00";
 
 /// Said of answers for the guard's own names.

@@ -57,7 +57,7 @@ pub enum Checked {
 }
 
 impl Checked {
-    /// Without validation.
+    /// Reads a response that nobody validated.
     #[must_use]
     pub fn read(message: &[u8]) -> Self {
         response::read(message).map_or(Self::Malformed, Self::Response)
@@ -88,13 +88,13 @@ impl From<&Key> for Audience {
 /// A reply that waits for its addresses.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    /// The message.
+    /// The message, before what is each client's own is put in.
     pub body: Body,
     /// Seconds it may be kept; 0: not at all.
     pub keep: u32,
     /// What must be opened first; `None`: nothing.
     pub again: Option<Readmission>,
-    /// Extended error.
+    /// The extended error that the client is told, where there is one.
     pub ede: Option<Ede>,
     /// What it counts as.
     pub kind: Kind,
@@ -105,7 +105,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// SERVFAIL.
+    /// A draft of SERVFAIL, with the label that metrics count it by.
     #[must_use]
     pub fn failure(query: &Query, label: &'static str, ede: Ede) -> Self {
         let text = ede.text.clone().into_owned();

@@ -40,7 +40,7 @@ pub enum Fate {
 /// What one question would get.
 #[derive(Clone, Debug)]
 pub struct Tried {
-    /// Its type.
+    /// The question's type as a number.
     pub qtype: u16,
     /// What becomes of it.
     pub fate: Fate,

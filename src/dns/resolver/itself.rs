@@ -25,7 +25,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// What an answer opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
-    /// The addresses.
+    /// The addresses that were opened, in the order of the answer.
     pub addresses: Vec<IpAddr>,
     /// How long the answer is good.
     pub ttl: Duration,

@@ -46,7 +46,7 @@ pub(in crate::dns) struct End<'a> {
 }
 
 impl Resolver {
-    /// Without addresses.
+    /// Notes the end of a question whose answer had no addresses.
     pub(in crate::dns) fn log(&self, asked: Asked<'_>, end: &End<'_>) {
         if self.usage.is_on() && end.fate != Fate::Local {
             self.usage.asked(asked.who.address, asked.name, Got::Nothing, seconds(), iter::empty());
@@ -135,7 +135,7 @@ fn address_at(message: &[u8], ttl: usize) -> Option<IpAddr> {
     }
 }
 
-/// Since 1970.
+/// Seconds since 1970, by the wall clock.
 fn seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -87,7 +87,7 @@ pub enum Route {
     Udp {
         /// The socket that received the question.
         socket: Arc<UdpSocket>,
-        /// The client.
+        /// The client's address and port, where the reply goes.
         peer: SocketAddr,
         /// The address that was asked.
         local: Option<Local>,
@@ -100,7 +100,7 @@ pub enum Route {
 pub struct Asker {
     /// What the reply needs.
     pub to: ReplyTo,
-    /// Who asked.
+    /// The one who asked, in whose view the answer is judged.
     pub who: Who,
     /// Where the reply goes.
     pub route: Route,

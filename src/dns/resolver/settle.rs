@@ -272,7 +272,7 @@ struct Kept<'a> {
     now: Moment,
     /// Of the rules it was judged by.
     generation: u64,
-    /// `lease.grace`
+    /// The time that clients get beyond a record's TTL (`lease.grace`).
     grace: Duration,
 }
 

@@ -75,7 +75,7 @@ pub enum Probed {
     Replied(Duration),
     /// The server refused it, or broke off.
     Refused,
-    /// Nothing.
+    /// Nothing came in time.
     Unanswered,
 }
 
@@ -104,7 +104,7 @@ pub struct Health {
     looking: Option<Instant>,
     unanswered: u32,
     lessons: Option<(Manner, Instant)>,
-    /// Queries sent.
+    /// Queries sent since the guard started.
     pub queries: u64,
     /// Queries without reply.
     pub failures: u64,

@@ -36,12 +36,12 @@ impl Manner {
     pub const USUAL: Self = Self(0);
     /// Over TCP, or whatever stream the server has.
     pub const STREAM: Self = Self(1);
-    /// Without EDNS.
+    /// Without EDNS, as some old servers need it.
     pub const PLAIN: Self = Self(2);
     /// All letters in lower case.
     pub const LOWER: Self = Self(4);
 
-    /// Both departures.
+    /// The manner with the departures of both.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -97,7 +97,7 @@ pub enum Judgement {
 pub struct Sent<'a> {
     /// The name, in lower case.
     pub name: &'a Name,
-    /// The type.
+    /// The question's type as a number.
     pub qtype: u16,
     /// In which manner it went out.
     pub manner: Manner,

@@ -18,7 +18,7 @@ const HEAD: [u8; HEADER] = [0, 0, 0x01, 0, 0, 1, 0, 0, 0, 0, 0, 1];
 pub struct Query {
     /// Name in lower case.
     pub name: Name,
-    /// Type.
+    /// The question's type as a number.
     pub qtype: u16,
     /// Whether DNSSEC records are wanted.
     pub dnssec_ok: bool,

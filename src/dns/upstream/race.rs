@@ -74,7 +74,7 @@ pub struct Ask {
     pub place: usize,
     /// To whom, by the place among all upstreams.
     pub server: usize,
-    /// How.
+    /// The manner in which it goes out.
     pub manner: Manner,
     /// When the first of those was sent to it that had no reply in time: what it was sent on may be of no use any more.
     pub lost: Option<Instant>,
@@ -106,7 +106,7 @@ struct Try {
     manner: Manner,
     because: Option<Fault>,
     sent: Instant,
-    /// Still awaited.
+    /// Whether its reply is awaited still.
     open: bool,
     /// No reply within the server's patience.
     late: bool,

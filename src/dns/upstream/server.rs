@@ -32,9 +32,9 @@ pub enum Link {
     Udp(Arc<Post>, tcp::TcpClient),
     /// TCP only, or TLS only.
     Tcp(tcp::TcpClient),
-    /// HTTP/2.
+    /// DNS over HTTPS, by HTTP/2.
     Https(Box<https::HttpsClient>),
-    /// QUIC.
+    /// DNS over QUIC, one stream for each query.
     Quic(Box<quic::QuicClient>),
 }
 
@@ -97,11 +97,11 @@ impl Made {
     }
 }
 
-/// One upstream.
+/// An upstream resolver: how it is reached, and how it fares.
 pub struct Server {
     /// Its number among all that there are and were.
     pub place: usize,
-    /// As configured.
+    /// The upstream's URL, as configured.
     pub url: String,
     /// How it is reached.
     pub link: Arc<Link>,

@@ -27,7 +27,7 @@ pub enum AnchorError {
     /// The file can't be read.
     #[error("trust_anchor: {} can't be read: {error}", file.display())]
     File {
-        /// Which.
+        /// The path of `trust_anchor`.
         file: PathBuf,
         /// The kernel's word.
         error: String,
@@ -37,7 +37,7 @@ pub enum AnchorError {
     Line {
         /// File and line, with a colon; empty for what stands in the configuration itself.
         place: String,
-        /// In words.
+        /// What is wrong with the line, in words.
         problem: String,
     },
     /// A name of `insecure` is none.
@@ -48,13 +48,13 @@ pub enum AnchorError {
 /// A digest of a key (DS).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Digest {
-    /// Key tag.
+    /// The key tag of the key that it is of.
     pub tag: u16,
     /// Algorithm of the key.
     pub algorithm: u8,
-    /// Digest type.
+    /// The number of the digest's algorithm (IANA, "Digest Algorithms").
     pub kind: u8,
-    /// The digest.
+    /// The digest's octets.
     pub digest: Box<[u8]>,
 }
 
@@ -76,9 +76,9 @@ impl Digest {
 /// The anchors of one name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Anchor {
-    /// Digests.
+    /// Digests of keys (DS) that are trusted.
     pub digests: Vec<Digest>,
-    /// Whole keys.
+    /// Keys that are trusted themselves (DNSKEY).
     pub keys: Vec<Key>,
 }
 

@@ -50,9 +50,9 @@ pub const DENIALS: usize = 12;
 /// A signed zone.
 #[derive(Debug)]
 pub struct Zone {
-    /// Its name.
+    /// The name of the zone's apex.
     pub name: Name,
-    /// Its keys.
+    /// The zone's keys that were found to be good.
     pub keys: Vec<Key>,
 }
 
@@ -110,7 +110,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Empty.
+    /// A cache that holds nothing yet.
     #[must_use]
     pub fn new(metrics: Metrics) -> Self {
         Self { table: Mutex::default(), asking: Mutex::default(), metrics, clock: Clock::start() }

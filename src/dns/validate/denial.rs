@@ -141,7 +141,7 @@ impl Denials {
         Self { zone, nsec: Vec::new(), nsec3: Vec::new(), iterations: 0, salt: Box::default(), hashes: HashMap::new() }
     }
 
-    /// The zone.
+    /// The zone that the denials are of.
     #[must_use]
     pub fn zone(&self) -> &Name {
         &self.zone

@@ -21,7 +21,7 @@ const THREADS: usize = 4;
 /// For whom a check is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whose {
-    /// Who asked.
+    /// The client whose question it is for.
     pub client: Holder,
     /// The zone whose word is checked.
     pub signer: Name,

@@ -27,7 +27,7 @@ const LONG: usize = 16 << 10;
 pub struct Key {
     /// Key tag (RFC 4034 appendix B).
     pub tag: u16,
-    /// Algorithm.
+    /// The number of the key's algorithm (IANA, "DNS Security Algorithm Numbers").
     pub algorithm: u8,
     rdata: Box<[u8]>,
 }
@@ -51,7 +51,7 @@ impl Key {
         Some(Self { tag, algorithm, rdata: rdata.into() })
     }
 
-    /// The RDATA.
+    /// The RDATA of the DNSKEY record, as it came.
     #[must_use]
     pub fn rdata(&self) -> &[u8] {
         &self.rdata
@@ -122,9 +122,9 @@ impl<'a> Signature<'a> {
 /// The records of one owner and type.
 #[derive(Clone, Debug)]
 pub struct RrSet<'a> {
-    /// Owner name.
+    /// The owner's name in lower case.
     pub owner: Name,
-    /// Type.
+    /// The type of the records.
     pub rtype: u16,
     /// Data as it came, names decompressed; nothing twice.
     pub rdata: Vec<&'a [u8]>,
@@ -202,7 +202,7 @@ impl<'a> Sets<'a> {
         self.list.get(*self.index.get(&(owner.clone(), rtype))?)
     }
 
-    /// All.
+    /// All sets, in the order of the message.
     pub fn iter(&self) -> impl Iterator<Item = &RrSet<'a>> {
         self.list.iter()
     }

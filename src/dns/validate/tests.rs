@@ -90,9 +90,9 @@ enum Seen {
     /// Response code, last octets of the addresses.
     Secure(u16, Vec<u8>),
     Insecure(u16, Vec<u8>),
-    /// EDE.
+    /// Bogus: the client gets this code of an extended error.
     Bogus(u16),
-    /// EDE's text.
+    /// Too much to check: the client gets this text of an extended error.
     TooMuch(String),
     Unreached,
     Malformed,

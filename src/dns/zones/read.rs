@@ -390,7 +390,7 @@ impl Made {
         Ok(Zone { index: Arc::new(index), cuts, soa, records: count, aliases, pointers, handler: Ok(handler) })
     }
 
-    /// As [`own_soa`].
+    /// The zone's SOA, made like that of [`own_soa`].
     fn soa(&self) -> Record {
         let nobody = HickoryName::from_labels([b"nobody".as_slice(), b"invalid"]).unwrap_or_default();
         let soa = SOA::new(self.origin.clone(), nobody, 1, 3600, 600, 86_400, OWN_TTL);

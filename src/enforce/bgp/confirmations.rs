@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 
 use super::BgpStatus;
 
-/// Registers them.
+/// Registers the metrics of confirmations, which are read at each scrape.
 pub(super) fn register(registry: &mut Registry, status: BgpStatus) {
     registry.register_collector(Box::new(Confirmations(status)));
 }

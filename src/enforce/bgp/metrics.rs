@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 
 use super::BgpStatus;
 
-/// Registers them.
+/// Registers the speaker's metrics, which are read at each scrape.
 pub fn register(registry: &mut Registry, status: BgpStatus) {
     super::confirmations::register(registry, status.clone());
     registry.register_collector(Box::new(Classes(status.clone())));

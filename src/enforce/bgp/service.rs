@@ -37,7 +37,7 @@ const LOOK: Duration = Duration::from_millis(5);
 /// The service addresses and their sessions.
 #[derive(Clone, Debug)]
 pub struct ServiceView {
-    /// Which.
+    /// The addresses of `bgp.service`, which are announced while the guard answers.
     pub addresses: Vec<IpAddr>,
     /// Whether they are announced to the routers.
     pub announced: bool,

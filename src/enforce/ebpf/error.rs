@@ -18,7 +18,7 @@ pub enum Error {
         "ebpf.cgroup = \"{place}\" {reason}; it must be a control group of version 2, such as /sys/fs/cgroup or /sys/fs/cgroup/unified"
     )]
     Cgroup {
-        /// As configured.
+        /// The path of `ebpf.cgroup`, as configured.
         place: String,
         /// What it is.
         reason: String,
@@ -42,9 +42,9 @@ pub enum Error {
     /// A table holds no more.
     #[error("the table {name} is full: it has room for {most}")]
     Full {
-        /// Its name.
+        /// The table's name in the program.
         name: &'static str,
-        /// Its room.
+        /// The most elements that the table was made for.
         most: u32,
     },
     /// The program that was built isn't the one that this code knows.

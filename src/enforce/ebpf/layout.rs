@@ -72,7 +72,7 @@ pub fn ends(since_boot: Duration) -> [u8; 8] {
     u64::try_from(since_boot.as_nanos()).unwrap_or(u64::MAX).to_ne_bytes()
 }
 
-/// Reads it.
+/// Reads an element's value: the end of a lease, as time since the boot.
 #[must_use]
 pub fn read_ends(value: &[u8]) -> Option<Duration> {
     value.first_chunk().map(|octets| Duration::from_nanos(u64::from_ne_bytes(*octets)))
@@ -166,7 +166,7 @@ pub struct Refusal {
     pub port: u16,
     /// The process, as the first PID namespace numbers it.
     pub pid: u32,
-    /// Its user.
+    /// The user of the process, by number.
     pub uid: u32,
     /// Its name, as it calls itself.
     pub comm: String,
@@ -176,7 +176,7 @@ pub struct Refusal {
     pub audit: bool,
 }
 
-/// Reads one.
+/// Reads a refusal from the ring; `None` where the octets are too few.
 #[must_use]
 pub fn refusal(octets: &[u8]) -> Option<Refusal> {
     let octets: &[u8; REFUSAL] = octets.first_chunk()?;

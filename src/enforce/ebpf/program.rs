@@ -91,7 +91,7 @@ pub struct Program {
     pins: Vec<(PathBuf, u32)>,
     /// Leases of each family.
     pub lease4: Table,
-    /// As above.
+    /// Leases of IPv6 addresses.
     pub lease6: Table,
     /// What is closed also to replies.
     pub cut: Table,

@@ -11,7 +11,7 @@ use crate::enforce::nftables::sockets::{Socket, State, all};
 use crate::enforce::nftables::wire::F_ACK;
 use crate::sys::MARK;
 
-/// `SOCK_DESTROY`
+/// The kernel's `SOCK_DESTROY`: a request that ends a socket.
 const DESTROY: u16 = 21;
 
 /// Ends every socket that is connected to one of these; returns how many. Whoever uses it gets ECONNABORTED.

@@ -16,7 +16,7 @@ pub fn read(programs: &Programs, families: &[Family]) -> Result<Counters, String
     Ok(counters)
 }
 
-/// Both together.
+/// The counters of two families as one.
 #[must_use]
 pub fn sum(one: Counters, other: Counters) -> Counters {
     let both = |one: Count, other: Count| Count {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::enforce::nftables::wire::{self, F_ACK, F_CREATE, F_DUMP, F_EXCL, F_REQUEST, Message, Writer};
 use crate::sys::netlink::Socket;
 
-/// `NFNL_SUBSYS_IPSET`
+/// The kernel's `NFNL_SUBSYS_IPSET`: the part of netfilter that has sets.
 const SUBSYS: u8 = 6;
 /// The protocol's version: known to every kernel since 2011.
 const PROTOCOL: u8 = 6;
@@ -45,7 +45,7 @@ const IPV4: u16 = 1;
 const IPV6: u16 = 2;
 /// `NLA_F_NET_BYTEORDER`: without it a number is refused.
 const NETWORK_ORDER: u16 = 0x4000;
-/// `IPSET_FLAG_LIST_HEADER`
+/// The kernel's `IPSET_FLAG_LIST_HEADER`: a list of sets without their elements.
 const HEADER_ONLY: u32 = 4;
 
 /// The kernel's own error numbers.
@@ -71,11 +71,11 @@ const NFPROTO_IPV6: u8 = 10;
 /// What sets are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// `hash:ip`
+    /// Addresses: the kernel's `hash:ip`.
     Address,
     /// `hash:net,net`, of single addresses: the kernel has no `hash:ip,ip`.
     Pair,
-    /// `hash:ip,port`
+    /// Address, protocol and port: the kernel's `hash:ip,port`.
     Port,
     /// `hash:ip,port,ip`: client, protocol and port, address.
     PairPort,
@@ -133,7 +133,7 @@ pub struct Shape {
 /// Why the kernel refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetError {
-    /// No room.
+    /// The set of this name holds as many elements as it was made for.
     #[error("ipset {0} is full")]
     Full(String),
     /// There is no such set.
@@ -148,10 +148,10 @@ pub enum SetError {
     /// The kernel has no such type.
     #[error("this kernel has no ipset type {0}")]
     UnknownType(&'static str),
-    /// Missing privileges.
+    /// The process lacks CAP_NET_ADMIN.
     #[error("ipset needs CAP_NET_ADMIN")]
     Permission,
-    /// Anything else.
+    /// The kernel refused for another reason.
     #[error("ipset: {doing}: {reason}")]
     Other {
         /// What was tried.

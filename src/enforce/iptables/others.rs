@@ -80,7 +80,7 @@ pub(super) fn redirected(chains: &mut Chains, chain: &'static str, rules: &Rules
     }
 }
 
-/// Table `nat`.
+/// Our chains of table `nat`, which send foreign DNS here.
 pub(super) fn nat(rules: &Rules, family: Family) -> Chains {
     let mut chains = Chains::default();
     if !rules.config.redirect_dns {

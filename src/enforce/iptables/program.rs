@@ -40,7 +40,7 @@ impl Variant {
 /// `save` and `restore` of one variant, for both families.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Programs {
-    /// Which.
+    /// Which of the two programs it is, legacy or over nf_tables.
     pub variant: Variant,
     save: [PathBuf; 2],
     restore: [PathBuf; 2],

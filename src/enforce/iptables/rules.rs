@@ -22,14 +22,14 @@ use crate::enforce::nftables::{Rules, Transport};
 /// A family with rules of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
-    /// `iptables`
+    /// IPv4, by `iptables`.
     V4,
-    /// `ip6tables`
+    /// IPv6, by `ip6tables`.
     V6,
 }
 
 impl Family {
-    /// Both.
+    /// Both families, IPv4 first.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
     pub(super) fn is(self, ipv4: bool) -> bool {
@@ -40,9 +40,9 @@ impl Family {
 /// One of the kernel's tables, and what of ours any mode has there.
 #[derive(Debug)]
 pub struct TableOf {
-    /// Its name.
+    /// The kernel's name of the table.
     pub name: &'static str,
-    /// Our chains.
+    /// The names of our chains in it.
     pub chains: &'static [&'static str],
     /// Chain of the host's own, and ours that it jumps to first.
     pub jumps: &'static [(&'static str, &'static str)],
@@ -207,7 +207,7 @@ pub fn tracking() -> Chains {
     chains
 }
 
-/// Table `filter`.
+/// Our chains of table `filter`, which judge packets.
 #[must_use]
 pub fn filter(rules: &Rules, family: Family) -> Chains {
     let mut chains = Chains::default();

@@ -34,13 +34,13 @@ use expressions::{accept, counted, family, jump_by, load_group, load_port, load_
 pub const CHAIN: &str = "applications";
 /// Control groups and the chains of their applications.
 pub const GROUPS: &str = "applications_cgroups";
-/// Users likewise.
+/// Users and the chains of their applications.
 const USERS: &str = "applications_users";
 /// Before the names of chains and sets of single applications.
 pub const PREFIX: &str = "app_";
 /// Most of them.
 pub const MOST: usize = 64;
-/// Longest name.
+/// The longest name of an application, in letters.
 const NAME: usize = 32;
 
 const NEW_CHAIN: u8 = 3;
@@ -76,10 +76,10 @@ const ELEMENT_KEY: u16 = 1;
 const ELEMENT_DATA: u16 = 2;
 const DATA_VALUE: u16 = 1;
 
-/// `NFT_SET_MAP`, `NFT_SET_TIMEOUT`
+/// The kernel's `NFT_SET_MAP` and `NFT_SET_TIMEOUT`: flags of a set.
 const MAP: u32 = 0x8;
 const TIMEOUT: u32 = 0x10;
-/// `NFT_DATA_VERDICT`
+/// The kernel's `NFT_DATA_VERDICT`: the type of a map's values that are verdicts.
 const VERDICTS: u32 = 0xffff_ff00;
 /// nft's numbers of types; only shown, never judged by the kernel.
 const TYPE_IPV4: u32 = 7;
@@ -105,9 +105,9 @@ pub enum Reach {
 /// One application, as the ruleset is to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Application {
-    /// See [`applications`].
+    /// The number in the core's list, as [`applications`] gives it.
     pub number: u16,
-    /// Its name.
+    /// The application's name, as configured.
     pub name: Arc<str>,
     /// Who it is.
     pub reach: Reach,
@@ -413,7 +413,7 @@ struct SetShape {
 }
 
 impl SetShape {
-    /// Of leases.
+    /// The shape of a set that leases are written to.
     fn of(which: OfApplication, size: u32) -> Self {
         let (address, octets) = if which.is_ipv6() { (TYPE_IPV6, 16) } else { (TYPE_IPV4, 4) };
         let (kind, length) = match which.has_port() {

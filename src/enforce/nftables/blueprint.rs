@@ -38,9 +38,9 @@ const LIST_ELEMENTS: u16 = 3;
 const LIST_ITEM: u16 = 1;
 /// Elements written in one message, which has room for 64 KiB.
 const ELEMENTS_AT_ONCE: usize = 256;
-/// `NFT_SET_ANONYMOUS`
+/// The kernel's `NFT_SET_ANONYMOUS`: the set belongs to one rule.
 const FLAG_ANONYMOUS: u32 = 0x1;
-/// `NFT_SET_TIMEOUT`
+/// The kernel's `NFT_SET_TIMEOUT`: elements end by themselves.
 const FLAG_TIMEOUT: u32 = 0x10;
 
 /// Attributes that describe a chain: table, name, hook, policy, type, comment. Not: handles and counters.
@@ -111,7 +111,7 @@ impl PartialEq for SetPart {
     }
 }
 
-/// One table.
+/// A table of the kernel as far as it is compared: what it has, not what it counts.
 #[derive(Clone, Debug, PartialEq)]
 struct Table {
     family: u8,

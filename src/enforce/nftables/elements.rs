@@ -48,7 +48,7 @@ impl Timeout {
         Self(NonZeroU64::new(millis).unwrap_or(NonZeroU64::MIN))
     }
 
-    /// Milliseconds.
+    /// The span in milliseconds, as the kernel takes it.
     #[must_use]
     pub fn millis(self) -> u64 {
         self.0.get()
@@ -85,9 +85,9 @@ pub enum Set {
 /// Which of an application's sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OfApplication {
-    /// IPv4 addresses.
+    /// IPv4 addresses that are leased to it.
     Lease4,
-    /// IPv6 addresses.
+    /// IPv6 addresses that are leased to it.
     Lease6,
     /// IPv4 address, protocol and port.
     Port4,
@@ -167,7 +167,7 @@ impl Set {
 /// An element's key. It names its set, but for the question whether an address is leased or being cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
-    /// One address.
+    /// An address that is leased to everybody.
     Address(IpAddr),
     /// IPv4 client and destination.
     Pair4(Ipv4Addr, Ipv4Addr),
@@ -490,7 +490,7 @@ pub fn look_up_request(table: &str, set: Set, keys: &[Key], sequence: u32) -> Ve
 /// An element as the kernel holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// Its key.
+    /// The key, which names the set too.
     pub key: Key,
     /// What is left of its time; `None` for an element without timeout (not ours).
     pub left: Option<Duration>,

@@ -22,7 +22,7 @@ pub const MOST_READ: usize = 400_000;
 /// An element, and between which moments it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dated {
-    /// The element.
+    /// The element as the kernel said it.
     pub held: Held,
     /// Not before this,
     pub from: Moment,

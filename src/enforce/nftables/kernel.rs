@@ -37,7 +37,7 @@ pub struct Kernel {
     socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
-    /// See [`Features`].
+    /// What this kernel can do, as [`Features`] lists it.
     pub features: Features,
 }
 

@@ -43,9 +43,9 @@ const LIST_ITEM: u16 = 1;
 const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
 
-/// `NF_INET_FORWARD`
+/// The kernel's `NF_INET_FORWARD`: the hook of forwarded packets.
 const FORWARD: u32 = 2;
-/// `NF_INET_LOCAL_OUT`
+/// The kernel's `NF_INET_LOCAL_OUT`: the hook of this host's own packets.
 const OUTPUT: u32 = 3;
 /// `NFT_REG_1`, and the one that holds a verdict.
 const REGISTER: u32 = 1;
@@ -54,12 +54,12 @@ const VERDICT: u32 = 0;
 const MARK: u32 = 3;
 const IIFNAME: u32 = 6;
 const OIFNAME: u32 = 7;
-/// `NF_DROP`, `NF_ACCEPT`
+/// The kernel's `NF_DROP` and `NF_ACCEPT`: verdicts of a rule.
 const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
 /// The bit of `ct state` for the first packets of a flow.
 const NEW: u32 = 0x8;
-/// `IFNAMSIZ`
+/// The kernel's `IFNAMSIZ`: octets of an interface's name, zeros behind it.
 const NAME: usize = 16;
 
 /// Makes it for the hooks of these settings. It lives as long as what is returned.

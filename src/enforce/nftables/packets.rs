@@ -13,7 +13,7 @@ use super::ruleset::LOG_GROUP;
 use super::wire::{self, F_ACK, F_REQUEST, Writer};
 use crate::sys::netlink::Socket;
 
-/// `NFNL_SUBSYS_ULOG`
+/// The kernel's `NFNL_SUBSYS_ULOG`: the part of netfilter that tells of packets.
 const SUBSYS_LOG: u8 = 4;
 const PACKET: u8 = 0;
 const CONFIG: u8 = 1;

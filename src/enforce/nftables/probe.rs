@@ -20,7 +20,7 @@ const SET_FLAGS: u16 = 3;
 const SET_KEY_TYPE: u16 = 4;
 const SET_KEY_LENGTH: u16 = 5;
 const SET_ID: u16 = 10;
-/// `NFT_SET_TIMEOUT`
+/// The kernel's `NFT_SET_TIMEOUT`: elements end by themselves.
 const FLAG_TIMEOUT: u32 = 0x10;
 /// nft's number for `ipv4_addr`; only shown, never judged by the kernel.
 const TYPE_IPV4: u32 = 7;

@@ -7,15 +7,15 @@ use std::net::IpAddr;
 use super::dialogue::Dialogue;
 use super::wire;
 
-/// `RTM_GETROUTE`
+/// The kernel's `RTM_GETROUTE`: a request for a route.
 const GET: u16 = 26;
-/// `RTM_NEWROUTE`
+/// The kernel's `RTM_NEWROUTE`: a route, as the kernel tells it.
 const NEW: u16 = 24;
-/// `RTA_DST`
+/// The kernel's `RTA_DST`: the attribute of the destination.
 const DESTINATION: u16 = 1;
-/// `RTA_OIF`
+/// The kernel's `RTA_OIF`: the attribute of the interface that packets leave by.
 const INTERFACE: u16 = 4;
-/// `RTN_LOCAL`
+/// The kernel's `RTN_LOCAL`: the route leads to this host itself.
 const LOCAL: u8 = 2;
 /// Attributes begin behind `struct rtmsg`.
 const MESSAGE: usize = 12;

@@ -63,7 +63,7 @@ const TRACKING: &str = "destguard_arming";
 pub const ADOPT: Duration = Duration::from_secs(300);
 /// Most addresses whose flows are being cut at once.
 pub const CUT_CAPACITY: u32 = 16_384;
-/// Named counters.
+/// The named counters of the table, as metrics show them.
 const COUNTERS: [&str; 4] = ["allowed", "established", "denied", "dns_bypass"];
 /// Every chain that any mode has.
 const CHAINS: [&str; 7] =
@@ -78,7 +78,7 @@ pub(super) const REDIRECT_PRIORITY: i32 = -110;
 /// What the ruleset is made of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Which hooks.
+    /// The hooks that are guarded (`nftables.mode`).
     pub mode: NftablesMode,
     /// false = audit.
     pub enforce: bool,
@@ -96,13 +96,13 @@ pub struct Settings {
     pub redirect_dns: bool,
     /// Services that are judged otherwise than by leases.
     pub special: Special,
-    /// `addresses.open`
+    /// Prefixes that are open without a lease (`addresses.open`).
     pub open: Vec<IpNet>,
     /// What the guard itself must reach.
     pub own: Vec<OwnTraffic>,
     /// The ports that it answers from.
     pub listeners: Vec<(Transport, u16)>,
-    /// Most leases.
+    /// The most leases of a set (`lease.capacity`).
     pub capacity: usize,
     /// local: those that addresses are open for alone.
     pub applications: Vec<Application>,
@@ -201,7 +201,7 @@ fn no_tracking() -> [NfObject<'static>; 2] {
 }
 
 impl Ruleset {
-    /// Builds it.
+    /// Builds the ruleset of these settings, as the kernel is to hold it.
     #[must_use]
     pub fn of(settings: &Settings) -> Self {
         let mut ruleset = Self {

@@ -7,11 +7,11 @@ use super::Transport;
 use super::dialogue::Dialogue;
 use super::wire::{self, F_DUMP};
 
-/// `SOCK_DIAG_BY_FAMILY`
+/// The kernel's `SOCK_DIAG_BY_FAMILY`: a request for sockets of one family.
 const BY_FAMILY: u16 = 20;
 /// `INET_DIAG_MARK`: told to who has CAP_NET_ADMIN.
 const MARK: u16 = 15;
-/// `INET_DIAG_CGROUP_ID`
+/// The kernel's `INET_DIAG_CGROUP_ID`: the attribute of a socket's control group.
 const GROUP: u16 = 21;
 /// `struct inet_diag_sockid` begins here in `struct inet_diag_msg`.
 const ID: usize = 4;
@@ -35,7 +35,7 @@ pub enum State {
     Listening,
 }
 
-/// One socket.
+/// A socket of this host, as the kernel's dump shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Socket {
     /// TCP or UDP.
@@ -46,7 +46,7 @@ pub struct Socket {
     pub local: SocketAddr,
     /// The other end; unspecified when it listens.
     pub remote: SocketAddr,
-    /// The user.
+    /// The user that made the socket, by number.
     pub uid: u32,
     /// The file, as `/proc/PID/fd` names it; 0: nobody's.
     pub inode: u32,

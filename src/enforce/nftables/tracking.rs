@@ -20,7 +20,7 @@ const NEW_RULE: u8 = 6;
 
 const TABLE_NAME: u16 = 1;
 const TABLE_FLAGS: u16 = 2;
-/// `NFT_TABLE_F_OWNER`
+/// The kernel's `NFT_TABLE_F_OWNER`: the table goes with the socket that made it.
 pub(super) const OWNER: u32 = 0x2;
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
@@ -32,9 +32,9 @@ const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
 const CT_REGISTER: u16 = 1;
 const CT_KEY: u16 = 2;
-/// `NFT_REG_1`
+/// The kernel's `NFT_REG_1`: the first register of 16 octets.
 const REGISTER: u32 = 1;
-/// `NFT_CT_STATE`
+/// The kernel's `NFT_CT_STATE`: the key that loads a flow's state.
 const STATE: u32 = 0;
 
 /// Makes it. It lives as long as the socket.

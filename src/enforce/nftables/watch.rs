@@ -11,7 +11,7 @@ use super::kernel::failed;
 use super::wire::{self, NFPROTO_BRIDGE, NFPROTO_INET, SUBSYS_NFTABLES};
 use crate::sys::netlink::Socket;
 
-/// `NFNLGRP_NFTABLES`
+/// The kernel's `NFNLGRP_NFTABLES`: the group that hears of changes.
 const GROUP: i32 = 7;
 /// Room for notifications; when it isn't enough the kernel says so, which counts as a change.
 const BUFFER: i32 = 4 << 20;

@@ -14,17 +14,17 @@ pub const NFPROTO_INET: u8 = 1;
 /// Address family of the table that marks what is bridged.
 pub const NFPROTO_BRIDGE: u8 = 7;
 
-/// `NLM_F_REQUEST`
+/// The kernel's `NLM_F_REQUEST`: the message is a request.
 pub const F_REQUEST: u16 = 0x1;
-/// `NLM_F_ACK`
+/// The kernel's `NLM_F_ACK`: the sender wants to hear that it was done.
 pub const F_ACK: u16 = 0x4;
-/// `NLM_F_DUMP`
+/// The kernel's `NLM_F_DUMP`: the sender wants all of a kind.
 pub const F_DUMP: u16 = 0x300;
-/// `NLM_F_EXCL`
+/// The kernel's `NLM_F_EXCL`: it must not be there yet.
 pub const F_EXCL: u16 = 0x200;
-/// `NLM_F_CREATE`
+/// The kernel's `NLM_F_CREATE`: it is made where it isn't there.
 pub const F_CREATE: u16 = 0x400;
-/// `NLM_F_APPEND`
+/// The kernel's `NLM_F_APPEND`: it goes behind the others.
 pub const F_APPEND: u16 = 0x800;
 
 const NLMSG_ERROR: u16 = 2;
@@ -33,11 +33,11 @@ const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const HEADER: usize = 16;
 const GENERIC: usize = 4;
-/// `NLA_F_NESTED`
+/// The kernel's `NLA_F_NESTED`: the attribute holds attributes.
 const NESTED: u16 = 0x8000;
 /// Attribute type without the two flag bits.
 const TYPE_MASK: u16 = 0x3fff;
-/// `NLMSGERR_ATTR_MSG`
+/// The kernel's `NLMSGERR_ATTR_MSG`: the attribute that says in words why it refused.
 const ERROR_TEXT: u16 = 1;
 /// `NLM_F_CAPPED`: the error doesn't repeat the request's payload.
 const F_CAPPED: u16 = 0x100;
@@ -170,9 +170,9 @@ impl Writer {
 /// One message of a received datagram.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
-    /// See [`kind`].
+    /// The message's type, as [`kind`] splits it.
     pub kind: u16,
-    /// Header flags.
+    /// The flags of the message's header.
     pub flags: u16,
     /// The request's sequence number.
     pub sequence: u32,
@@ -229,7 +229,7 @@ impl<'a> Message<'a> {
 /// The kernel's refusal of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Positive errno.
+    /// The kernel's error number, as a positive one.
     pub errno: i32,
     /// The kernel's extended word; may be empty.
     pub words: String,

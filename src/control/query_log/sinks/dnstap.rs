@@ -38,9 +38,9 @@ pub struct Tapped<T> {
     pub way: Way,
     /// Of the guard.
     pub reply: bool,
-    /// Who.
+    /// The client's address, at the other end of the connection.
     pub client: IpAddr,
-    /// Where known.
+    /// The client's port, where the transport says it.
     pub port: Option<u16>,
     /// The guard's end, where known.
     pub local: Option<IpAddr>,
@@ -49,7 +49,7 @@ pub struct Tapped<T> {
 }
 
 impl<'a> Tapped<&'a [u8]> {
-    /// Over UDP.
+    /// A message over UDP: a query that came, or a reply that was sent.
     pub fn datagram(reply: bool, peer: SocketAddr, local: Option<IpAddr>, octets: &'a [u8]) -> Self {
         Self { way: Way::Udp, reply, client: peer.ip(), port: Some(peer.port()), local, octets }
     }

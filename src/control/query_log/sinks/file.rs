@@ -21,7 +21,7 @@ pub fn line(_time: u64, mut json: Vec<u8>) -> Vec<u8> {
     json
 }
 
-/// The file.
+/// The file of the log, which is opened anew when another has its name.
 pub struct File {
     path: PathBuf,
     size: u64,

@@ -47,7 +47,7 @@ fn date(days: u64) -> (u64, u64, u64) {
     (year + era * 400, month, day)
 }
 
-/// The socket.
+/// The way to syslog's daemon, connected with the first line that is written.
 pub struct Syslog {
     target: Target,
     mark: Option<u32>,

@@ -23,9 +23,9 @@ pub const DEAF_AFTER: Duration = Duration::from_secs(2);
 /// Where to and with which mark.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// The upstream.
+    /// The upstream's address and port.
     pub peer: Endpoint,
-    /// SO_MARK.
+    /// The mark of its packets (SO_MARK), by which the guard's own are known.
     pub mark: Option<u32>,
 }
 
@@ -77,7 +77,7 @@ pub struct Tls {
     pub config: Arc<ClientConfig>,
     /// What the certificate must bear.
     pub name: ServerName<'static>,
-    /// Counts handshakes.
+    /// Counts the handshakes that were begun.
     pub handshakes: Counter,
 }
 

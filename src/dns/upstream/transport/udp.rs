@@ -53,7 +53,7 @@ const FORGET: Duration = Duration::from_secs(12);
 /// Names an attempt: the owner's number, and the place of the attempt in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// The owner.
+    /// The number of the one who waits for the reply.
     pub owner: u64,
     /// Which of its attempts.
     pub place: usize,

@@ -42,7 +42,7 @@ const TOKEN: u64 = 0;
 pub struct Failure {
     /// Whose fault it is.
     pub trouble: Trouble,
-    /// The error.
+    /// The kernel's error, or one that says what came instead.
     pub error: io::Error,
 }
 

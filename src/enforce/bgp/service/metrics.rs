@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 use super::Service;
 use super::steady::Ill;
 
-/// Registers them.
+/// Registers the metrics of the service addresses, which are read at each scrape.
 pub fn register(registry: &mut Registry, service: Arc<Service>) {
     registry.register_collector(Box::new(Announced(service)));
 }

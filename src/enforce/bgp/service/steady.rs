@@ -58,12 +58,12 @@ pub struct Steady {
     /// Withdrawals of late.
     withdrawals: u32,
     ill: Option<Ill>,
-    /// For good.
+    /// Whether the daemon ends, after which nothing is announced any more.
     stopped: bool,
 }
 
 impl Steady {
-    /// Not announced.
+    /// The state of a guard that has announced nothing yet.
     #[must_use]
     pub fn new(waits: Waits, now: Instant) -> Self {
         Self { waits, announced: false, since: now, other_since: None, withdrawals: 0, ill: None, stopped: false }

@@ -10,10 +10,10 @@ const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
 const VERDICT_CHAIN: u16 = 2;
 
-/// `NFT_REG_VERDICT`, `NFT_REG_1`
+/// The kernel's `NFT_REG_VERDICT` and `NFT_REG_1`: registers of a rule.
 const VERDICT: u32 = 0;
 const REGISTER: u32 = 1;
-/// `NF_ACCEPT`
+/// The kernel's `NF_ACCEPT`: the packet passes.
 const ACCEPT: u32 = 1;
 /// `NFT_JUMP`, which is -3
 const JUMP: u32 = 0xffff_fffd;

@@ -44,7 +44,7 @@ impl Ruleset {
         }
     }
 
-    /// To containers.
+    /// Adds rules to a chain that let `what` pass to containers on the bridges.
     pub(super) fn reach_bridges(
         &mut self,
         chain: &'static str,

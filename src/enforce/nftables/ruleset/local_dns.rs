@@ -22,12 +22,12 @@ use super::{REDIRECT_PRIORITY, Ruleset, Settings};
 
 /// Before the host's own source NAT.
 const SOURCE_PRIORITY: i32 = 90;
-/// Of HTTPS.
+/// The port of HTTPS.
 pub(in crate::enforce) const HTTPS: u32 = 443;
 /// mDNS, LLMNR, SSDP: groups and ports.
 pub(in crate::enforce) const DISCOVERY4: [(&str, u32); 3] =
     [("224.0.0.251", 5353), ("224.0.0.252", 5355), ("239.255.255.250", 1900)];
-/// See [`DISCOVERY4`].
+/// The groups and ports of IPv6, like [`DISCOVERY4`].
 pub(in crate::enforce) const DISCOVERY6: [(&str, u32); 3] =
     [("ff02::fb", 5353), ("ff02::1:3", 5355), ("ff02::c", 1900)];
 

@@ -12,7 +12,7 @@ use super::Tapped;
 /// Questions that may wait for their replies. The oldest are forgotten.
 const MOST: usize = 16_384;
 
-/// Open questions.
+/// Questions that have no reply yet, with the moment each of them came.
 #[derive(Default)]
 pub struct Asked {
     hasher: RandomState,
