@@ -179,7 +179,7 @@ impl Lease {
     }
 }
 
-/// Its life.
+/// The steps of its life, which the table alone takes.
 impl Lease {
     /// Opened just now. What is `planned` of it is what enforcers were told of the address before.
     #[must_use]
