@@ -15,6 +15,7 @@
 //! Whoever reads a lease gets all of it; whoever changes one calls a step of the table, which says what holds before
 //! and after. How far a lease is at the enforcers is [`Progress`].
 
+#[cfg(test)]
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -24,9 +25,11 @@ use super::moment::Moment;
 use super::name::Name;
 use super::plan::Planned;
 use super::share::{Holder, Shares};
+use by_address::AddressMap;
 use names::NameIndex;
-use places::{Due, Place, Places, due};
+use places::{Place, Places};
 
+mod by_address;
 mod cause;
 mod enforced;
 mod family;
@@ -50,7 +53,7 @@ const SPARE_ENTRIES: usize = 65_536;
 /// All leases, with what finds them by time, by name, and by what they lack.
 #[derive(Debug)]
 pub struct LeaseTable {
-    leases: BTreeMap<IpAddr, Box<Lease>>,
+    leases: AddressMap<Box<Lease>>,
     places: Places,
     names: NameIndex,
     entries: usize,
@@ -64,7 +67,7 @@ impl LeaseTable {
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self {
-            leases: BTreeMap::new(),
+            leases: AddressMap::default(),
             places: Places::default(),
             names: NameIndex::default(),
             entries: 0,
@@ -82,12 +85,12 @@ impl LeaseTable {
     /// One lease, active or lingering.
     #[must_use]
     pub fn get(&self, address: IpAddr) -> Option<&Lease> {
-        self.leases.get(&address).map(Box::as_ref)
+        self.leases.get(address).map(Box::as_ref)
     }
 
     /// All leases in the order of their addresses.
     pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &Lease)> {
-        self.leases.iter().map(|(address, lease)| (*address, &**lease))
+        self.leases.iter().map(|(address, lease)| (address, &**lease))
     }
 
     /// Leases behind `after` within `prefix`, in order.
@@ -103,7 +106,7 @@ impl LeaseTable {
             _ => Bound::Included(first),
         };
         // An excluded start must not meet an excluded end; the end is included, so start = end is an empty range.
-        self.leases.range((from, Bound::Included(last))).map(|(address, lease)| (*address, &**lease))
+        self.leases.range(from, last).map(|(address, lease)| (address, &**lease))
     }
 
     /// Addresses that a name caused, as question or alias, in order.
@@ -117,8 +120,7 @@ impl LeaseTable {
 
     /// Every name that caused a lease, once each, in order. O(n log n).
     pub fn names(&self) -> impl Iterator<Item = &Name> {
-        let mut names: Vec<&Name> =
-            self.leases.values().flat_map(|lease| lease.causes()).flat_map(Cause::names).collect();
+        let mut names: Vec<&Name> = self.iter().flat_map(|(_, lease)| lease.causes()).flat_map(Cause::names).collect();
         names.sort_unstable();
         names.dedup();
         names.into_iter()
@@ -163,7 +165,7 @@ impl LeaseTable {
     /// When something ends next.
     #[must_use]
     pub fn next_timer(&self) -> Option<(Moment, IpAddr)> {
-        self.places.timers.first().map(|Due(at, address)| (Moment(u64::from_be_bytes(*at)), *address))
+        self.places.timers.first().map(|(at, address)| (Moment(at), address))
     }
 
     /// Opens an address that is not in the table. What is `planned` of it is what enforcers were told before, and not
@@ -171,7 +173,7 @@ impl LeaseTable {
     ///
     /// After: the lease is active, and not in force before a plan says so.
     pub fn open(&mut self, address: IpAddr, ends: Moment, mut cause: Cause, planned: Planned, now: Moment) {
-        debug_assert!(!self.leases.contains_key(&address));
+        debug_assert!(self.leases.get(address).is_none());
         cause.tag = self.names.tag(&cause.question);
         self.entries += cause.entries();
         self.names.add(address, &cause);
@@ -182,7 +184,7 @@ impl LeaseTable {
 
     /// Counts a lease that was just opened for those who opened it.
     pub fn hold(&mut self, address: IpAddr, holders: [Holder; 2]) {
-        let Some(lease) = self.leases.get_mut(&address) else { return };
+        let Some(lease) = self.leases.get_mut(address) else { return };
         lease.hold(holders).into_iter().for_each(|holder| self.shares.remove(holder));
         holders.into_iter().for_each(|holder| self.shares.add(holder));
     }
@@ -212,7 +214,7 @@ impl LeaseTable {
 
     /// Takes a lease out of the table. After: its handles are not in force any more, and nothing finds it.
     pub fn remove(&mut self, address: IpAddr) -> Option<Lease> {
-        let mut lease = self.leases.remove(&address)?;
+        let mut lease = self.leases.remove(address)?;
         self.places.follow(address, Some(Place::of(&lease)), None);
         lease.close();
         lease.holders().into_iter().for_each(|holder| self.shares.remove(holder));
@@ -224,7 +226,7 @@ impl LeaseTable {
 
     /// One step in the life of a lease: what is kept twice follows. Every change of one lease goes through here.
     fn step<T>(&mut self, address: IpAddr, step: impl FnOnce(&mut Lease) -> T) -> Option<T> {
-        let lease = self.leases.get_mut(&address)?;
+        let lease = self.leases.get_mut(address)?;
         let before = Place::of(lease);
         let done = step(lease);
         self.places.follow(address, Some(before), Some(Place::of(lease)));
@@ -233,10 +235,10 @@ impl LeaseTable {
 
     /// One step in the lives of all leases.
     fn each(&mut self, mut step: impl FnMut(IpAddr, &mut Lease)) {
-        for (address, lease) in &mut self.leases {
+        for (address, lease) in self.leases.iter_mut() {
             let before = Place::of(lease);
-            step(*address, lease);
-            self.places.follow(*address, Some(before), Some(Place::of(lease)));
+            step(address, lease);
+            self.places.follow(address, Some(before), Some(Place::of(lease)));
         }
     }
 }

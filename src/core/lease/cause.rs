@@ -91,7 +91,7 @@ impl LeaseTable {
     /// Over a bound the cause (or client) that ends first is forgotten, be it the new one. The lease's own end does not
     /// change by that: it is kept apart from the causes, and the cause that ends last is never forgotten.
     pub fn add_cause(&mut self, address: IpAddr, mut cause: Cause, now: Moment) -> bool {
-        let Some(lease) = self.leases.get_mut(&address) else { return false };
+        let Some(lease) = self.leases.get_mut(address) else { return false };
         cause.tag = self.names.tag(&cause.question);
         let mut causes = std::mem::take(lease.causes_mut());
         let (ends, mut before, mut known, mut ended) = (cause.ends, None, None, false);
@@ -141,7 +141,7 @@ impl LeaseTable {
             self.forget(address, &gone);
             self.dropped += 1;
         }
-        if let Some(lease) = self.leases.get_mut(&address) {
+        if let Some(lease) = self.leases.get_mut(address) {
             *lease.causes_mut() = causes;
         }
         // Counted in whole steps, so that many small ones add up.
@@ -151,7 +151,7 @@ impl LeaseTable {
 
     /// Takes every cause that bears `name` from a lease.
     pub fn remove_causes(&mut self, address: IpAddr, name: &Name, now: Moment) -> Remaining {
-        let Some(lease) = self.leases.get_mut(&address) else { return Remaining::Same };
+        let Some(lease) = self.leases.get_mut(address) else { return Remaining::Same };
         let (gone, left): (Causes, Causes) =
             std::mem::take(lease.causes_mut()).into_iter().partition(|cause| cause.names().any(|other| other == name));
         let latest = left.iter().map(|cause| cause.ends).max();
@@ -159,7 +159,7 @@ impl LeaseTable {
         for cause in &gone {
             self.forget(address, cause);
         }
-        if let Some(lease) = self.leases.get_mut(&address) {
+        if let Some(lease) = self.leases.get_mut(address) {
             *lease.causes_mut() = left;
         }
         if !gone.is_empty() {
@@ -181,7 +181,7 @@ impl LeaseTable {
     /// Moves the ends of causes that were restored earlier by so much, and that of the lease to the latest that is
     /// left; no further than to `now`. Returns whether the lease's own has moved.
     pub fn end_restored_earlier(&mut self, address: IpAddr, by: Duration, now: Moment) -> bool {
-        let Some(lease) = self.leases.get_mut(&address).filter(|lease| lease.is_active()) else { return false };
+        let Some(lease) = self.leases.get_mut(address).filter(|lease| lease.is_active()) else { return false };
         let (known, mut any) = (lease.ends(), false);
         // An answer's cause has a type.
         for cause in lease.causes_mut().iter_mut().filter(|cause| cause.qtype.is_none()) {

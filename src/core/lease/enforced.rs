@@ -2,22 +2,13 @@
 //!
 //! How far one lease is, says [`super::Progress`]; these are the events that bring it on, or back.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::ops::Bound;
+use std::net::IpAddr;
 
-use super::{Due, Lease, LeaseTable, Place, Required, due};
+use super::{Lease, LeaseTable, Place, Required};
 use crate::core::event::{EnforcerKind, Generation};
 use crate::core::groups::GroupSet;
 use crate::core::moment::Moment;
 use crate::core::plan::Planned;
-
-/// Before all addresses.
-const FIRST: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-
-/// The place of the first lease that lacks a plan behind this one.
-fn behind(plan: Generation) -> Due {
-    due(plan.0.saturating_add(1), FIRST)
-}
 
 impl LeaseTable {
     /// A plan goes out, in which `plan` says what is planned of this lease from now on. Returns the lease, where there
@@ -31,7 +22,7 @@ impl LeaseTable {
         now: Moment,
         plan: impl FnOnce(&Lease) -> Planned,
     ) -> Option<&Lease> {
-        let lease = self.leases.get_mut(&address)?;
+        let lease = self.leases.get_mut(address)?;
         let before = Place::of(lease);
         let planned = plan(lease);
         lease.follow_plan(planned, required, now);
@@ -42,10 +33,10 @@ impl LeaseTable {
     /// Every required timed enforcer has acknowledged all plans up to this one. After: no lease lacks one of them; what
     /// is confirmed too is in force.
     pub fn ack(&mut self, upto: Generation, now: Moment) {
-        while let Some(Due(plan, address)) = self.places.lacking_timed.first().copied()
-            && u64::from_be_bytes(plan) <= upto.0
+        while let Some((plan, address)) = self.places.lacking_timed.first()
+            && plan <= upto.0
         {
-            self.places.lacking_timed.remove(&Due(plan, address));
+            self.places.lacking_timed.remove(plan, address);
             self.step(address, |lease| lease.ack(upto, now));
         }
     }
@@ -146,15 +137,14 @@ impl LeaseTable {
     /// Addresses that lack a route, or what it bears.
     #[must_use]
     pub fn lacking_routes(&self) -> Vec<IpAddr> {
-        self.places.lacking_route.iter().map(|Due(_, address)| *address).collect()
+        self.places.lacking_route.of(0..=u64::MAX)
     }
 
     /// Addresses that lack a route, or what it bears, first of a plan after `after` up to `upto`.
     #[must_use]
     pub fn lacking_routes_of(&self, after: Option<Generation>, upto: Generation) -> Vec<IpAddr> {
-        let from = after.map_or(Bound::Unbounded, |after| Bound::Included(behind(after)));
-        let lacking = self.places.lacking_route.range((from, Bound::Excluded(behind(upto))));
-        lacking.map(|Due(_, address)| *address).collect()
+        let from = after.map_or(0, |after| after.0.saturating_add(1));
+        self.places.lacking_route.of(from..=upto.0)
     }
 
     /// Addresses that this plan opened at this kind of enforcer and that were not in force since.
@@ -166,8 +156,7 @@ impl LeaseTable {
         };
         let is_opened =
             |address: &IpAddr| self.get(*address).is_some_and(|lease| opened(&lease.planned()) == Some(plan));
-        let lacking = lacking.range(due(plan.0, FIRST)..behind(plan));
-        lacking.map(|Due(_, address)| *address).filter(is_opened).collect()
+        lacking.of(plan.0..=plan.0).into_iter().filter(is_opened).collect()
     }
 
     /// Addresses that were open already and to which this plan gave communities that were not in force since. O(leases
@@ -180,6 +169,6 @@ impl LeaseTable {
                     && lease.shares().iter().any(|share| share.borne.lacks() == Some(plan))
             })
         };
-        self.places.lacking_route.iter().map(|Due(_, address)| *address).filter(shared).collect()
+        self.lacking_routes().into_iter().filter(shared).collect()
     }
 }

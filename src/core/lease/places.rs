@@ -1,19 +1,11 @@
 //! What the table keeps of its leases twice, to find them: by when they end, by what they lack, and how many there are.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::by_address::AddressQueue;
 use super::{ByFamily, Lease};
 use crate::core::event::Generation;
 use crate::core::moment::Moment;
-
-/// A moment, or a plan's number, and whose it is. Without holes: there is one for each lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Due(pub(super) [u8; 8], pub(super) IpAddr);
-
-pub(super) fn due(at: u64, address: IpAddr) -> Due {
-    Due(at.to_be_bytes(), address)
-}
 
 /// Where one lease stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,11 +33,11 @@ impl Place {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Places {
     /// When something ends.
-    pub(super) timers: BTreeSet<Due>,
+    pub(super) timers: AddressQueue,
     /// Leases that lack an acknowledgement, by the first plan that they lack.
-    pub(super) lacking_timed: BTreeSet<Due>,
+    pub(super) lacking_timed: AddressQueue,
     /// Leases whose route, or what it bears, is not confirmed, likewise.
-    pub(super) lacking_route: BTreeSet<Due>,
+    pub(super) lacking_route: AddressQueue,
     pub(super) active: ByFamily,
     pub(super) lingering: ByFamily,
 }
@@ -56,19 +48,12 @@ impl Places {
         if before == after {
             return;
         }
-        let timer = |place: Place| Some(place.timer.0);
-        let timed = |place: Place| Some(place.lacks_timed?.0);
-        let route = |place: Place| Some(place.lacks_route?.0);
-        let moves = |set: &mut BTreeSet<Due>, key: &dyn Fn(Place) -> Option<u64>| {
-            let (before, after) = (before.and_then(key), after.and_then(key));
-            if before != after {
-                before.map(|at| set.remove(&due(at, address)));
-                after.map(|at| set.insert(due(at, address)));
-            }
-        };
-        moves(&mut self.timers, &timer);
-        moves(&mut self.lacking_timed, &timed);
-        moves(&mut self.lacking_route, &route);
+        let timer = |place: Option<Place>| Some(place?.timer.0);
+        let timed = |place: Option<Place>| Some(place?.lacks_timed?.0);
+        let route = |place: Option<Place>| Some(place?.lacks_route?.0);
+        moves(&mut self.timers, address, timer(before), timer(after));
+        moves(&mut self.lacking_timed, address, timed(before), timed(after));
+        moves(&mut self.lacking_route, address, route(before), route(after));
         if let Some(before) = before {
             *self.count(before).of(address) -= 1;
         }
@@ -79,5 +64,17 @@ impl Places {
 
     fn count(&mut self, place: Place) -> &mut ByFamily {
         if place.is_active { &mut self.active } else { &mut self.lingering }
+    }
+}
+
+fn moves(queue: &mut AddressQueue, address: IpAddr, before: Option<u64>, after: Option<u64>) {
+    if before == after {
+        return;
+    }
+    if let Some(before) = before {
+        queue.remove(before, address);
+    }
+    if let Some(after) = after {
+        queue.insert(after, address);
     }
 }

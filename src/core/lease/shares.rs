@@ -92,7 +92,7 @@ impl LeaseTable {
 
     /// Groups have no longer a part than their causes say; those read back from disk may be any group's.
     pub(super) fn follow_causes(&mut self, address: IpAddr, now: Moment) {
-        let Some(lease) = self.leases.get(&address).filter(|lease| !lease.shares().is_empty()) else { return };
+        let Some(lease) = self.leases.get(address).filter(|lease| !lease.shares().is_empty()) else { return };
         let mut latest: BTreeMap<Group, Moment> = BTreeMap::new();
         for share in lease.shares() {
             let of = lease.causes().iter().filter(|cause| cause.group == Some(share.group) || cause.qtype.is_none());
@@ -175,7 +175,7 @@ impl LeaseTable {
             self.entries += cause.entries();
             self.names.add(address, cause);
         }
-        if let Some(lease) = self.leases.get_mut(&address) {
+        if let Some(lease) = self.leases.get_mut(address) {
             *lease.causes_mut() = regrouped;
         }
         for (group, ends) in parts.into_iter().filter(|(_, ends)| ends.plus(linger) > now) {
