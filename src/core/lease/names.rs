@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -11,49 +11,80 @@ use smallvec::SmallVec;
 use super::Cause;
 use crate::core::name::Name;
 
-/// A part of the hash of a name that is among causes, and their addresses. The name itself stands in the lease: twice
-/// in memory it would cost more than all else of the index.
+/// A part of the hash of a name that is among causes, and the addresses that it led to, with how often each stands among
+/// the causes (64 of them, each with a chain of bounded length). The name itself stands in the lease: twice in memory it
+/// would cost more than all else of the index.
 #[derive(Clone, Debug)]
-struct Tagged {
-    tag: u32,
-    addresses: Addresses,
-}
-
-/// Addresses, and how often each stands among the causes (64 of them, each with a chain of bounded length).
-#[derive(Clone, Debug)]
-enum Addresses {
-    /// Nearly always.
-    One(IpAddr, u16),
+enum Tagged {
+    /// One address, nearly always.
+    Ipv4 { tag: u32, address: Ipv4Addr, times: u16 },
+    /// One address.
+    Ipv6 { tag: u32, one: Box<(Ipv6Addr, u16)> },
     /// In order: one name may have caused a hundred thousand, another guard's, or a pool's that rotates.
-    // A map by itself would make each name 8 octets greater.
+    // A map by itself would make each name 16 octets greater.
     #[allow(clippy::box_collection)]
-    Many(Box<BTreeMap<IpAddr, u16>>),
+    Many { tag: u32, all: Box<BTreeMap<IpAddr, u16>> },
 }
 
-impl Addresses {
-    fn add(&mut self, address: IpAddr) {
+/// One for each name: its size matters.
+const _: () = assert!(size_of::<Tagged>() <= 16);
+
+impl Tagged {
+    fn one(tag: u32, address: IpAddr, times: u16) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::Ipv4 { tag, address, times },
+            IpAddr::V6(address) => Self::Ipv6 { tag, one: Box::new((address, times)) },
+        }
+    }
+
+    fn tag(&self) -> u32 {
         match self {
-            Self::One(one, times) if *one == address => *times = times.saturating_add(1),
-            Self::One(one, times) => {
-                *self = Self::Many(Box::new(BTreeMap::from([(*one, *times), (address, 1)])));
-            }
-            Self::Many(all) => {
+            Self::Ipv4 { tag, .. } | Self::Ipv6 { tag, .. } | Self::Many { tag, .. } => *tag,
+        }
+    }
+
+    /// In order.
+    fn iter(&self) -> impl Iterator<Item = (IpAddr, u16)> {
+        let (one, many) = match self {
+            Self::Ipv4 { address, times, .. } => (Some((IpAddr::V4(*address), *times)), None),
+            Self::Ipv6 { one, .. } => (Some((IpAddr::V6(one.0), one.1)), None),
+            Self::Many { all, .. } => (None, Some(all.iter().map(|(address, times)| (*address, *times)))),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    fn add(&mut self, address: IpAddr) {
+        let tag = self.tag();
+        let (one, times) = match self {
+            Self::Ipv4 { address, times, .. } => (IpAddr::V4(*address), *times),
+            Self::Ipv6 { one, .. } => (IpAddr::V6(one.0), one.1),
+            Self::Many { all, .. } => {
                 let times = all.entry(address).or_default();
                 *times = times.saturating_add(1);
+                return;
             }
-        }
+        };
+        *self = if one == address {
+            Self::one(tag, one, times.saturating_add(1))
+        } else {
+            Self::Many { tag, all: Box::new(BTreeMap::from([(one, times), (address, 1)])) }
+        };
     }
 
     /// Takes it away once; returns whether nothing is left.
     fn remove(&mut self, address: IpAddr) -> bool {
+        let tag = self.tag();
+        let less = |one: IpAddr, times: u16| if one == address { times.saturating_sub(1) } else { times };
         match self {
-            Self::One(one, times) => {
-                if *one == address {
-                    *times = times.saturating_sub(1);
-                }
+            Self::Ipv4 { address: one, times, .. } => {
+                *times = less(IpAddr::V4(*one), *times);
                 *times == 0
             }
-            Self::Many(all) => {
+            Self::Ipv6 { one, .. } => {
+                one.1 = less(IpAddr::V6(one.0), one.1);
+                one.1 == 0
+            }
+            Self::Many { all, .. } => {
                 if let Some(times) = all.get_mut(&address) {
                     *times = times.saturating_sub(1);
                     if *times == 0 {
@@ -63,20 +94,11 @@ impl Addresses {
                 if all.len() == 1
                     && let Some((one, times)) = all.pop_first()
                 {
-                    *self = Self::One(one, times);
+                    *self = Self::one(tag, one, times);
                 }
                 false
             }
         }
-    }
-
-    /// In order.
-    fn iter(&self) -> impl Iterator<Item = (IpAddr, u16)> {
-        let (one, many) = match self {
-            Self::One(one, times) => (Some((*one, *times)), None),
-            Self::Many(all) => (None, Some(all.iter().map(|(address, times)| (*address, *times)))),
-        };
-        one.into_iter().chain(many.into_iter().flatten())
     }
 }
 
@@ -112,10 +134,10 @@ impl NameIndex {
     /// This is a cause of the address now.
     pub fn add(&mut self, address: IpAddr, cause: &Cause) {
         for tag in self.hashes(cause) {
-            match self.table.entry(spread(tag), |one| one.tag == tag, |one| spread(one.tag)) {
-                Entry::Occupied(mut known) => known.get_mut().addresses.add(address),
+            match self.table.entry(spread(tag), |one| one.tag() == tag, |one| spread(one.tag())) {
+                Entry::Occupied(mut known) => known.get_mut().add(address),
                 Entry::Vacant(place) => {
-                    place.insert(Tagged { tag, addresses: Addresses::One(address, 1) });
+                    place.insert(Tagged::one(tag, address, 1));
                 }
             }
         }
@@ -124,23 +146,23 @@ impl NameIndex {
     /// It is none any more.
     pub fn remove(&mut self, address: IpAddr, cause: &Cause) {
         for tag in self.hashes(cause) {
-            if let Ok(mut known) = self.table.find_entry(spread(tag), |one| one.tag == tag)
-                && known.get_mut().addresses.remove(address)
+            if let Ok(mut known) = self.table.find_entry(spread(tag), |one| one.tag() == tag)
+                && known.get_mut().remove(address)
             {
                 known.remove();
             }
         }
         // A table that has shrunk gives its memory back.
         if self.table.capacity() > LEAST_ROOM && self.table.len() < self.table.capacity() / 8 {
-            self.table.shrink_to(self.table.len().saturating_mul(2), |one| spread(one.tag));
+            self.table.shrink_to(self.table.len().saturating_mul(2), |one| spread(one.tag()));
         }
     }
 
     /// Addresses that the name may have caused, once each, in order; those that it did are among them.
     pub fn candidates(&self, name: &Name) -> impl Iterator<Item = IpAddr> + use<'_> {
         let tag = self.tag(name);
-        let known = self.table.find(spread(tag), |one| one.tag == tag);
-        known.into_iter().flat_map(|known| known.addresses.iter().map(|(address, _)| address))
+        let known = self.table.find(spread(tag), |one| one.tag() == tag);
+        known.into_iter().flat_map(|known| known.iter().map(|(address, _)| address))
     }
 }
 
@@ -151,8 +173,7 @@ type Place = (u32, IpAddr);
 impl NameIndex {
     /// All of it, in order.
     pub fn places(&self) -> Vec<(Place, u16)> {
-        let all =
-            self.table.iter().flat_map(|known| known.addresses.iter().map(|(at, times)| ((known.tag, at), times)));
+        let all = self.table.iter().flat_map(|known| known.iter().map(|(at, times)| ((known.tag(), at), times)));
         all.collect::<BTreeMap<_, _>>().into_iter().collect()
     }
 
