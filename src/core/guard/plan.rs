@@ -117,7 +117,7 @@ impl Guard {
             let planned = |lease: &Lease| change(lease.planned(), lease.wanted());
             let lease = self.table.plan(address, plan.required, self.now, planned);
             match lease {
-                Some(lease) if lease.progress().lacks_route().is_some() => plan.lacking.push(address),
+                Some(lease) if lease.lacks_route().is_some() => plan.lacking.push(address),
                 Some(_) => {}
                 None => drop(change(removed, Wanted::default())),
             }

@@ -149,8 +149,7 @@ impl Guard {
             }
         }
         // What is in force was confirmed by this enforcer too; what was opened anew since will be.
-        let meant =
-            self.table.get(address).filter(|lease| lease.progress().lacks_route().is_some_and(|at| at <= generation));
+        let meant = self.table.get(address).filter(|lease| lease.lacks_route().is_some_and(|at| at <= generation));
         let Some(lease) = meant.filter(|_| self.enforcers.is_required(enforcer)) else { return };
         let opened = lease.planned().route.is_some_and(|route| route.opened <= generation);
         let refusal = Refusal::Enforcer { name: self.enforcers.name(enforcer), reason };

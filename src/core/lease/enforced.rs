@@ -46,7 +46,7 @@ impl LeaseTable {
     ///
     /// After: what the lease lacked of these plans is confirmed; what is acked too is in force.
     pub fn confirm(&mut self, address: IpAddr, holds: impl Fn(Generation) -> bool, now: Moment) -> bool {
-        let confirm = |lease: &mut Lease| lease.progress().lacks_route().is_some() && lease.confirm(holds, now);
+        let confirm = |lease: &mut Lease| lease.lacks_route().is_some() && lease.confirm(holds, now);
         self.step(address, confirm).unwrap_or(false)
     }
 

@@ -11,9 +11,9 @@ use smallvec::SmallVec;
 use super::Cause;
 use crate::core::name::Name;
 
-/// A part of the hash of a name that is among causes, and the addresses that it led to, with how often each stands among
-/// the causes (64 of them, each with a chain of bounded length). The name itself stands in the lease: twice in memory it
-/// would cost more than all else of the index.
+/// A part of the hash of a name that is among causes, and the addresses that it led to. With each stands how often it
+/// is among the causes: 64 of them, each with a chain of bounded length. The name itself stands in the lease: twice in
+/// memory it would cost more than all else of the index.
 #[derive(Clone, Debug)]
 enum Tagged {
     /// One address, nearly always.

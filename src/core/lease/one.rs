@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::packed::Six;
+use super::packed::{RouteRest, Six};
 use super::progress::{Borne, Progress, Required};
 use super::{Cause, Causes, Share};
 use crate::core::event::{EnforcerKind, Generation, LeaseHandle, QueryPaths, keep_the_last};
@@ -30,7 +30,7 @@ pub struct Lease {
 }
 
 /// One for each address: its size matters.
-const _: () = assert!(size_of::<Lease>() <= 216);
+const _: () = assert!(size_of::<Lease>() <= 200);
 
 /// What few leases have.
 #[derive(Clone, Debug, Default)]
@@ -38,14 +38,14 @@ struct Rare {
     lingers: Option<Moment>,
     fallback: Option<Moment>,
     shares: Vec<Share>,
-    /// Of what is planned for routes.
-    groups: Option<GroupSet>,
+    /// Of what is planned for its route.
+    rest: Option<RouteRest>,
 }
 
 impl Rare {
     fn is_empty(&self) -> bool {
-        let Self { lingers, fallback, shares, groups } = self;
-        lingers.is_none() && fallback.is_none() && shares.is_empty() && groups.is_none()
+        let Self { lingers, fallback, shares, rest } = self;
+        lingers.is_none() && fallback.is_none() && shares.is_empty() && rest.is_none()
     }
 }
 
@@ -84,7 +84,7 @@ impl Lease {
     /// What is planned of it.
     #[must_use]
     pub fn planned(&self) -> Planned {
-        self.progress.planned(|| self.rare.as_ref()?.groups)
+        self.progress.planned(|| self.rare.as_ref()?.rest)
     }
 
     /// Lingering: when its route goes.
@@ -140,6 +140,17 @@ impl Lease {
     pub fn has_route(&self, group: Option<Group>) -> bool {
         self.progress.is_confirmed()
             && group.is_none_or(|group| self.share(group).is_some_and(|share| share.borne.is_confirmed()))
+    }
+
+    /// The first plan for its route, or for what that bears, that not every required route enforcer has.
+    #[must_use]
+    pub fn lacks_route(&self) -> Option<Generation> {
+        self.progress.lacks_route(|| self.lacks_borne())
+    }
+
+    /// The first plan for what its route bears that not every required route enforcer has.
+    fn lacks_borne(&self) -> Option<Generation> {
+        self.shares().iter().filter_map(|share| share.borne.lacks()).min()
     }
 
     /// The questions without doubles, each until its last cause ends; of more than [`crate::core::event::ASKED`] those
@@ -303,7 +314,7 @@ impl Lease {
             Some(route) => self.follow_route_plan(route, before.route, required),
             // Only where none is announced.
             None => {
-                self.progress.set_route(true, None);
+                self.progress.set_route(true, true);
                 self.shares_mut().iter_mut().for_each(|share| share.borne = Borne::Confirmed(None));
             }
         }
@@ -325,7 +336,7 @@ impl Lease {
         if required.route {
             self.wait_for_route(self.progress.is_confirmed() && !opened);
         } else {
-            self.progress.set_route(true, None);
+            self.progress.set_route(true, true);
             self.shares_mut().iter_mut().for_each(|share| share.borne = share.borne.confirmed());
         }
     }
@@ -333,10 +344,7 @@ impl Lease {
     /// Whether its route is confirmed. After: it waits for the first plan for it, or for what it bears, that an
     /// enforcer lacks.
     fn wait_for_route(&mut self, is_confirmed: bool) {
-        let shares = self.shares().iter().filter_map(|share| share.borne.lacks());
-        let opened = self.planned().route.filter(|_| !is_confirmed).map(|route| route.opened);
-        let lacks = shares.chain(opened).min();
-        self.progress.set_route(is_confirmed, lacks);
+        self.progress.set_route(is_confirmed, self.lacks_borne().is_none());
     }
 
     /// Every required timed enforcer has acknowledged all plans up to this one, of which the lease lacked one. After:
@@ -408,7 +416,7 @@ impl Lease {
     pub(super) fn unplan_route(&mut self) {
         self.out_of_force();
         self.plan(self.planned().without_route());
-        self.progress.set_route(false, None);
+        self.progress.unplan_route();
         self.shares_mut().iter_mut().for_each(|share| share.borne = Borne::Unplanned);
     }
 
@@ -445,9 +453,9 @@ impl Lease {
 
     /// This is planned of it; how far it is does not follow.
     fn plan(&mut self, planned: Planned) {
-        let groups = self.progress.plan(planned);
-        if self.rare.as_ref().and_then(|rare| rare.groups) != groups {
-            self.rarely(|rare| rare.groups = groups);
+        let rest = self.progress.plan(planned);
+        if self.rare.as_ref().and_then(|rare| rare.rest) != rest {
+            self.rarely(|rare| rare.rest = rest);
         }
     }
 

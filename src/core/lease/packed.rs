@@ -57,53 +57,68 @@ impl From<Option<Generation>> for Six {
     }
 }
 
-/// [`Planned`], but for sets of groups other than none.
+/// [`Planned`], but for a [`RouteRest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackedPlan {
     ends: Six,
     timed: [Six; 2],
-    route: [Six; 2],
+    route: Six,
     flags: u8,
+}
+
+/// What few routes have: groups, or none where they had some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteRest {
+    groups: Option<GroupSet>,
+    last: Generation,
 }
 
 /// A timed enforcer refused.
 const TIMED_REFUSED: u8 = 1;
 /// A route enforcer refused.
 const ROUTE_REFUSED: u8 = 1 << 1;
-/// Its groups are elsewhere, or have no name any more.
-const GROUPED: u8 = 1 << 2;
+/// There is a [`RouteRest`].
+const HAS_REST: u8 = 1 << 2;
 
 impl PackedPlan {
-    /// With the groups that have to be kept elsewhere.
+    /// With what has to be kept elsewhere.
     #[must_use]
-    pub fn pack(planned: Planned) -> (Self, Option<Option<GroupSet>>) {
-        let groups = planned.route.map(|route| route.groups).filter(|groups| *groups != Some(GroupSet::EMPTY));
+    pub fn pack(planned: Planned) -> (Self, Option<RouteRest>) {
+        let is_plain = |route: &PlannedRoute| route.groups == Some(GroupSet::EMPTY) && route.last == route.opened;
+        let rest = planned.route.filter(|route| !is_plain(route));
+        let rest = rest.map(|route| RouteRest { groups: route.groups, last: route.last });
         let timed = planned.timed.as_ref();
-        let route = planned.route.as_ref();
         let flag = |flag: u8, is_set: bool| if is_set { flag } else { 0 };
         let packed = Self {
             ends: timed.map(|timed| timed.ends).into(),
             timed: [timed.map(|timed| timed.opened).into(), timed.map(|timed| timed.last).into()],
-            route: [route.map(|route| route.opened).into(), route.map(|route| route.last).into()],
+            route: planned.route.map(|route| route.opened).into(),
             flags: flag(TIMED_REFUSED, planned.timed_refused)
                 | flag(ROUTE_REFUSED, planned.route_refused)
-                | flag(GROUPED, groups.is_some()),
+                | flag(HAS_REST, rest.is_some()),
         };
-        (packed, groups)
+        (packed, rest)
     }
 
-    /// `groups`: what was to be kept elsewhere.
+    /// The plan that opened the route.
     #[must_use]
-    pub fn unpack(&self, groups: impl FnOnce() -> Option<GroupSet>) -> Planned {
+    pub fn route_opened(&self) -> Option<Generation> {
+        self.route.plan()
+    }
+
+    /// `rest`: what was to be kept elsewhere.
+    #[must_use]
+    pub fn unpack(&self, rest: impl FnOnce() -> Option<RouteRest>) -> Planned {
         let has = |flag: u8| self.flags & flag != 0;
         let timed = || {
             let [opened, last] = self.timed;
             Some(PlannedTimed { ends: self.ends.moment()?, opened: opened.plan()?, last: last.plan()? })
         };
         let route = || {
-            let [opened, last] = self.route;
-            let groups = if has(GROUPED) { groups() } else { Some(GroupSet::EMPTY) };
-            Some(PlannedRoute { opened: opened.plan()?, last: last.plan()?, groups })
+            let opened = self.route_opened()?;
+            let plain = RouteRest { groups: Some(GroupSet::EMPTY), last: opened };
+            let RouteRest { groups, last } = if has(HAS_REST) { rest()? } else { plain };
+            Some(PlannedRoute { opened, last, groups })
         };
         let (timed_refused, route_refused) = (has(TIMED_REFUSED), has(ROUTE_REFUSED));
         Planned { timed: timed(), route: route(), timed_refused, route_refused }
@@ -125,14 +140,16 @@ mod tests {
         assert_eq!(Six::from(None::<Moment>).moment(), None);
         let timed = PlannedTimed { ends: Moment(9), opened: Generation(1), last: Generation(2) };
         let some = GroupSet::of_places(5);
-        for groups in [Some(GroupSet::EMPTY), None, Some(some)] {
-            let route = PlannedRoute { opened: Generation(3), last: Generation(4), groups };
+        let sets = [Some(GroupSet::EMPTY), None, Some(some)];
+        for (groups, last) in sets.into_iter().flat_map(|groups| [(groups, 3), (groups, 4)]) {
+            let route = PlannedRoute { opened: Generation(3), last: Generation(last), groups };
             for (timed, route) in [(None, None), (Some(timed), None), (None, Some(route)), (Some(timed), Some(route))] {
                 for refused in [false, true] {
                     let planned = Planned { timed, route, timed_refused: refused, route_refused: !refused };
-                    let (packed, elsewhere) = PackedPlan::pack(planned);
-                    assert_eq!(packed.unpack(|| elsewhere.unwrap()), planned);
-                    assert_eq!(elsewhere, route.map(|route| route.groups).filter(|set| *set != Some(GroupSet::EMPTY)));
+                    let (packed, rest) = PackedPlan::pack(planned);
+                    assert_eq!(packed.unpack(|| rest), planned);
+                    let plain = groups == Some(GroupSet::EMPTY) && last == 3;
+                    assert_eq!(rest.is_some(), route.is_some() && !plain, "what nearly all have is not kept elsewhere");
                 }
             }
         }

@@ -24,7 +24,7 @@ impl Place {
             timer: lease.timer(),
             is_active: lease.is_active(),
             lacks_timed: progress.lacks_timed(),
-            lacks_route: progress.lacks_route(),
+            lacks_route: lease.lacks_route(),
         }
     }
 }

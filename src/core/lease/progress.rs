@@ -17,9 +17,8 @@
 //! *In force* is what is acked and confirmed; where no enforcer of a kind is required, a plan alone is as good as its
 //! word. What was refused stands in what is [`Planned`]: the next plan says it anew.
 
-use super::packed::{PackedPlan, Six};
+use super::packed::{PackedPlan, RouteRest, Six};
 use crate::core::event::{EnforcerKind, Generation};
-use crate::core::groups::GroupSet;
 use crate::core::moment::Moment;
 use crate::core::plan::{Planned, PlannedTimed, Waits};
 
@@ -83,22 +82,22 @@ impl Timed {
 enum Route {
     /// Nothing is under way: the next plan says what they are to hold.
     Unplanned,
-    /// Plans, the first of them this one, opened it; not all that are required have it.
-    Planned(Six),
+    /// A plan opened it; not all that are required have it.
+    Planned,
     /// All that are required have it, with all that it bears.
     Confirmed,
-    /// All that are required have it; what it bears since this plan, not all.
-    Sharing(Six),
+    /// All that are required have it, but not all that it bears.
+    Sharing,
 }
 
 impl Route {
-    /// `lacks`: the first plan that not all of them have.
-    fn of(is_confirmed: bool, lacks: Option<Generation>) -> Self {
+    /// `lacks`: there is a plan for it that not all of them have.
+    fn of(is_confirmed: bool, lacks: bool) -> Self {
         match (is_confirmed, lacks) {
-            (false, None) => Self::Unplanned,
-            (false, lacks) => Self::Planned(lacks.into()),
-            (true, None) => Self::Confirmed,
-            (true, lacks) => Self::Sharing(lacks.into()),
+            (false, false) => Self::Unplanned,
+            (false, true) => Self::Planned,
+            (true, false) => Self::Confirmed,
+            (true, true) => Self::Sharing,
         }
     }
 }
@@ -123,9 +122,9 @@ impl Progress {
         }
     }
 
-    /// What is planned; `groups`: of what [`Progress::plan`] returned what is kept elsewhere.
-    pub(super) fn planned(&self, groups: impl FnOnce() -> Option<GroupSet>) -> Planned {
-        self.planned.unpack(groups)
+    /// What is planned; `rest`: what [`Progress::plan`] returned.
+    pub(super) fn planned(&self, rest: impl FnOnce() -> Option<RouteRest>) -> Planned {
+        self.planned.unpack(rest)
     }
 
     /// Until when every required timed enforcer has acknowledged it.
@@ -137,7 +136,7 @@ impl Progress {
     /// Whether every required route enforcer has the route, whatever it bears.
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
-        matches!(self.route, Route::Confirmed | Route::Sharing(_))
+        matches!(self.route, Route::Confirmed | Route::Sharing)
     }
 
     /// Since when it is in force at every required enforcer.
@@ -152,12 +151,13 @@ impl Progress {
         self.timed.lack()?.plan.plan()
     }
 
-    /// The first plan for the route, or for what it bears, that not every required route enforcer has.
-    #[must_use]
-    pub fn lacks_route(&self) -> Option<Generation> {
+    /// The first plan for the route, or for what it bears, that not every required route enforcer has. `borne`: the
+    /// first for what it bears alone.
+    pub(super) fn lacks_route(&self, borne: impl FnOnce() -> Option<Generation>) -> Option<Generation> {
         match self.route {
             Route::Unplanned | Route::Confirmed => None,
-            Route::Planned(plan) | Route::Sharing(plan) => plan.plan(),
+            Route::Planned => self.planned.route_opened().into_iter().chain(borne()).min(),
+            Route::Sharing => borne(),
         }
     }
 
@@ -170,13 +170,13 @@ impl Progress {
         Waits { unplanned, joined }
     }
 
-    /// This is planned from now on; how far it is follows by the other transitions. Returns groups that have to be kept
+    /// This is planned from now on; how far it is follows by the other transitions. Returns what has to be kept
     /// elsewhere.
     #[must_use]
-    pub(super) fn plan(&mut self, planned: Planned) -> Option<GroupSet> {
-        let (packed, groups) = PackedPlan::pack(planned);
+    pub(super) fn plan(&mut self, planned: Planned) -> Option<RouteRest> {
+        let (packed, rest) = PackedPlan::pack(planned);
         self.planned = packed;
-        groups.flatten()
+        rest
     }
 
     /// A plan said this to timed enforcers, or nothing new where it is what was planned `before`.
@@ -234,10 +234,16 @@ impl Progress {
         self.timed = planned.map_or(Timed::Unplanned, |planned| Timed::Planned(Lack::of(planned)));
     }
 
-    /// Whether every required route enforcer has the route, and the first plan for it, or for what it bears, that not
-    /// all of them have.
-    pub(super) fn set_route(&mut self, is_confirmed: bool, lacks: Option<Generation>) {
-        self.route = Route::of(is_confirmed, lacks);
+    /// Whether every required route enforcer has the route; `is_borne`: all of them have what it bears, too. After:
+    /// where not, it waits for them, as far as it is planned.
+    pub(super) fn set_route(&mut self, is_confirmed: bool, is_borne: bool) {
+        let is_planned = self.planned.route_opened().is_some();
+        self.route = Route::of(is_confirmed, !is_borne || (!is_confirmed && is_planned));
+    }
+
+    /// No route enforcer was told of it.
+    pub(super) fn unplan_route(&mut self) {
+        self.route = Route::Unplanned;
     }
 
     /// It is in force everywhere since `now`, or was before.

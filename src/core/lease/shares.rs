@@ -111,7 +111,7 @@ impl LeaseTable {
         });
     }
 
-    /// Other groups: each client's part in a cause goes to the group that `of` gives it now, and `name` says what has
+    /// Other groups: each client's part in a cause goes to the group that `of` gives it now. `name` says what has
     /// become of a group whose clients aren't all known. After: the parts in the lease are those of the causes, and
     /// none of them is planned.
     pub fn regroup(
