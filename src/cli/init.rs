@@ -128,13 +128,46 @@ fn next(path: &Path, wanted: &Wanted) -> String {
     )
 }
 
+/// Why nothing can be written: what is missing, or wrong, with its flag.
+#[derive(Debug, thiserror::Error)]
+enum InitError {
+    /// Nobody can be asked.
+    #[error("{flag} is missing, and nobody is there to be asked: {question}")]
+    Nobody {
+        /// The flag that would say it.
+        flag: &'static str,
+        /// The question that nobody answers.
+        question: &'static str,
+    },
+    /// Who was asked said nothing.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// A word that is none of the uses, in the words of the command line's parser.
+    #[error("{0}")]
+    Use(String),
+    /// A text that is no address.
+    #[error("{flag}: {text} is no address")]
+    Address {
+        /// The flag that would say it.
+        flag: &'static str,
+        /// What was said.
+        text: String,
+    },
+    /// A text that is no number of an AS.
+    #[error("--asn: {0} is no AS number")]
+    Asn(String),
+    /// The terminal fails to say or hear it.
+    #[error(transparent)]
+    Terminal(#[from] std::io::Error),
+}
+
 impl Wanted {
     /// Asks for what is missing, or names the flag where nobody can answer.
-    fn complete(&mut self, found: &host::Found) -> Result<(), String> {
+    fn complete(&mut self, found: &host::Found) -> Result<(), InitError> {
         let purpose = match self.purpose {
             Some(purpose) => purpose,
             None => ask("What is to be guarded: server, gateway or network?", "server", "--use")
-                .and_then(|word| Use::from_str(word.trim(), true))?,
+                .and_then(|word| Use::from_str(word.trim(), true).map_err(InitError::Use))?,
         };
         self.purpose = Some(purpose);
         if self.upstream.is_empty() {
@@ -146,13 +179,13 @@ impl Wanted {
             self.interface.push(ask("Which interface are the guarded hosts on?", "", "--interface")?);
         }
         if purpose == Use::Network {
-            let parse = |text: String, flag: &str| text.parse().map_err(|_| format!("{flag}: {text} is no address"));
+            let parse = |text: String, flag| text.parse().map_err(|_| InitError::Address { flag, text });
             if self.router.is_empty() {
                 self.router.push(parse(ask("What is the router's address?", "", "--router")?, "--router")?);
             }
             if self.asn.is_none() {
                 let text = ask("Which AS are the guard and its routers in?", "64512", "--asn")?;
-                self.asn = Some(text.parse().map_err(|_| format!("--asn: {text} is no AS number"))?);
+                self.asn = Some(text.parse().map_err(|_| InitError::Asn(text))?);
             }
             if self.next_hop.is_empty() {
                 let text = ask("Where do the routers send opened traffic?", "", "--next-hop")?;
@@ -252,10 +285,10 @@ fn strings(texts: impl IntoIterator<Item = String>) -> String {
 }
 
 /// Asks whoever sits at the terminal; an empty line means `default`.
-fn ask(question: &str, default: &str, flag: &str) -> Result<String, String> {
+fn ask(question: &'static str, default: &str, flag: &'static str) -> Result<String, InitError> {
     if !std::io::stdin().is_terminal() {
         return if default.is_empty() || flag == "--use" {
-            Err(format!("{flag} is missing, and nobody is there to be asked: {question}"))
+            Err(InitError::Nobody { flag, question })
         } else {
             Ok(default.to_owned())
         };
@@ -263,9 +296,9 @@ fn ask(question: &str, default: &str, flag: &str) -> Result<String, String> {
     let hint = if default.is_empty() { String::new() } else { format!(" [{default}]") };
     let mut answer = String::new();
     let asked = write!(std::io::stderr(), "{question}{hint} ").and_then(|()| std::io::stdin().read_line(&mut answer));
-    asked.map_err(|error| error.to_string())?;
+    asked?;
     match (answer.trim(), default) {
-        ("", "") => Err(format!("{flag} is missing")),
+        ("", "") => Err(InitError::Missing(flag)),
         ("", default) => Ok(default.to_owned()),
         (answer, _) => Ok(answer.to_owned()),
     }

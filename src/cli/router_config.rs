@@ -22,6 +22,8 @@ mod routeros;
 mod srlinux;
 mod vendors;
 
+use password::NotWritten;
+
 /// IPv4 space that no host route of the guard may lie in unless the configuration says otherwise (RFC 6890 and successors).
 const SPECIAL_IPV4: [&str; 9] = [
     "0.0.0.0/8",
@@ -117,42 +119,92 @@ struct Watch {
     waits: bool,
 }
 
+/// Why a router's configuration can't be written.
+#[derive(Debug, thiserror::Error)]
+pub enum RouterError {
+    /// No peer is of this name.
+    #[error("there is no peer called \"{0}\"")]
+    NoPeer(String),
+    /// There is nothing to write.
+    #[error("the configuration has no [[bgp.peer]]")]
+    NoPeers,
+    /// One paste is for one router.
+    #[error("the configuration has {} routers; name one: {}", .0.len(), .0.join(" | "))]
+    Several(Vec<String>),
+    /// The guard itself has no number.
+    #[error("bgp.asn and bgp.router_id are needed")]
+    NoNumbers,
+    /// The router could not know whom to take the session from.
+    #[error("peer \"{0}\" has no local_address: the router must know the guard's address on this session")]
+    NoAddress(String),
+    /// The router could not know where the observer is.
+    #[error("peer \"{0}\" has no local_address: the router must know where to send routes back")]
+    NoWayBack(String),
+    /// The file of the password can't be read.
+    #[error("the password of peer \"{peer}\" can't be read: {source}")]
+    Unread {
+        /// The peer's name.
+        peer: String,
+        /// The kernel's word.
+        source: std::io::Error,
+    },
+    /// The router's grammar has no way to write the password.
+    #[error("the password of peer \"{peer}\" can't be written for this router: {source}")]
+    Unwritable {
+        /// The peer's name.
+        peer: String,
+        /// What of it can't be written.
+        source: NotWritten,
+    },
+    /// The router lacks TCP-AO.
+    #[error("peer \"{0}\" has tcp_ao, which this router doesn't know; use TCP-MD5 instead")]
+    TcpAo(String),
+    /// A session that is written for two kinds of routers only.
+    #[error(
+        "peer \"{0}\" is an observer: only for FRR and BIRD is its session written; docs/confirmation.md says what it must send"
+    )]
+    Observer(String),
+    /// Likewise, of the guard's own addresses.
+    #[error(
+        "peer \"{0}\" carries service addresses: only for FRR and BIRD is its session written; docs/anycast.md says what it must take"
+    )]
+    Service(String),
+    /// The text could not be put together, which never happens to a string.
+    #[error(transparent)]
+    Text(#[from] std::fmt::Error),
+}
+
 impl Watch {
-    fn of(config: &Config, peer: &Peer, kind: RouterKind) -> Result<Option<Self>, String> {
+    fn of(config: &Config, peer: &Peer, kind: RouterKind) -> Result<Option<Self>, RouterError> {
         let Some(name) = peer.observer.as_ref().filter(|_| peer.confirm == Confirm::Reflect) else { return Ok(None) };
         let observer = config.bgp.peer.iter().find(|each| each.name == *name);
         let Some((observer, guard)) = observer.and_then(|each| Some((each, each.local_address?))) else {
-            return Err(format!(
-                "peer \"{name}\" has no local_address: the router must know where to send routes back"
-            ));
+            return Err(RouterError::NoWayBack(name.clone()));
         };
         Ok(Some(Self { guard, password: password_of(observer, kind)?, waits: observer.passive }))
     }
 }
 
 /// TCP-MD5's password of a session.
-fn password_of(peer: &Peer, kind: RouterKind) -> Result<Option<String>, String> {
-    let password = crate::config::peer_password(peer)
-        .map_err(|error| format!("the password of peer \"{}\" can't be read: {error}", peer.name))?;
+fn password_of(peer: &Peer, kind: RouterKind) -> Result<Option<String>, RouterError> {
+    let unread = |source| RouterError::Unread { peer: peer.name.clone(), source };
+    let password = crate::config::peer_password(peer).map_err(unread)?;
     let password = password.filter(|_| peer.tcp_ao.is_none());
     let written = password.map(|password| password::written(kind, &password)).transpose();
-    written.map_err(|why| format!("the password of peer \"{}\" can't be written for this router: {why}", peer.name))
+    written.map_err(|source| RouterError::Unwritable { peer: peer.name.clone(), source })
 }
 
 impl Side {
-    fn of(config: &Config, peer: &Peer, kind: RouterKind) -> Result<Self, String> {
+    fn of(config: &Config, peer: &Peer, kind: RouterKind) -> Result<Self, RouterError> {
         let bgp = &config.bgp;
         let (Some(guard_asn), Some(router_id)) = (bgp.asn, bgp.router_id) else {
-            return Err("bgp.asn and bgp.router_id are needed".to_owned());
+            return Err(RouterError::NoNumbers);
         };
         let (guard, guessed) = match (peer.local_address, *peer.address) {
             (Some(local), _) => (local, false),
             (None, IpAddr::V4(_)) => (IpAddr::V4(router_id), true),
             (None, IpAddr::V6(_)) => {
-                return Err(format!(
-                    "peer \"{}\" has no local_address: the router must know the guard's address on this session",
-                    peer.name
-                ));
+                return Err(RouterError::NoAddress(peer.name.clone()));
             }
         };
         let open = if bgp.announce_open { config.addresses.open.as_slice() } else { &[] };
@@ -215,7 +267,7 @@ impl Side {
     }
 
     /// The session of the guard's service addresses, of which it takes those and nothing else.
-    fn of_service(config: &Config, peer: &ServicePeer, kind: RouterKind) -> Result<Self, String> {
+    fn of_service(config: &Config, peer: &ServicePeer, kind: RouterKind) -> Result<Self, RouterError> {
         let side = Self::of(config, &peer.as_peer(), kind)?;
         let of_family = |address: &&IpAddr| address.is_ipv4() == peer.local_address.is_ipv4();
         let addresses = config.bgp.service.addresses.iter().filter(of_family).copied();
@@ -310,8 +362,8 @@ fn split(nets: impl Iterator<Item = IpNet>) -> (Vec<Ipv4Net>, Vec<Ipv6Net>) {
 /// The text for one peer, or for every enforcer.
 ///
 /// # Errors
-/// In a sentence: no such peer, or something that the router's side can't do without is missing.
-pub fn generate(config: &Config, kind: RouterKind, peer: Option<&str>) -> Result<String, String> {
+/// See [`RouterError`].
+pub fn generate(config: &Config, kind: RouterKind, peer: Option<&str>) -> Result<String, RouterError> {
     let of_service = config.bgp.service.peer.iter().find(|each| peer == Some(each.name.as_str()));
     if let Some(each) = of_service {
         return service(config, kind, each);
@@ -324,37 +376,29 @@ pub fn generate(config: &Config, kind: RouterKind, peer: Option<&str>) -> Result
         .collect();
     if chosen.is_empty() {
         return Err(match peer {
-            Some(name) => format!("there is no peer called \"{name}\""),
-            None => "the configuration has no [[bgp.peer]]".to_owned(),
+            Some(name) => RouterError::NoPeer(name.to_owned()),
+            None => RouterError::NoPeers,
         });
     }
     // One paste is for one router: what is another's would give it a second session.
     if chosen.len() > 1 {
         let names: Vec<String> = chosen.iter().map(|each| format!("--peer {}", each.name)).collect();
-        return Err(format!("the configuration has {} routers; name one: {}", names.len(), names.join(" | ")));
+        return Err(RouterError::Several(names));
     }
     let mut out = String::new();
     for each in chosen {
         let side = Side::of(config, each, kind)?;
         if side.tcp_ao.is_some() && matches!(kind, RouterKind::Frr | RouterKind::Gobgp | RouterKind::Openbgpd) {
-            return Err(format!(
-                "peer \"{}\" has tcp_ao, which this router doesn't know; use TCP-MD5 instead",
-                each.name
-            ));
+            return Err(RouterError::TcpAo(each.name.clone()));
         }
         if each.role == Role::Observer {
             header::back(&mut out, kind, &side);
             let written = match kind {
                 RouterKind::Frr => frr::back(&mut out, &side),
                 RouterKind::Bird => bird::back(&mut out, &side),
-                _ => {
-                    return Err(format!(
-                        "peer \"{}\" is an observer: only for FRR and BIRD is its session written; docs/confirmation.md says what it must send",
-                        each.name
-                    ));
-                }
+                _ => return Err(RouterError::Observer(each.name.clone())),
             };
-            written.map_err(|error| error.to_string())?;
+            written?;
             continue;
         }
         if !out.is_empty() {
@@ -372,32 +416,25 @@ pub fn generate(config: &Config, kind: RouterKind, peer: Option<&str>) -> Result
             RouterKind::Srlinux => srlinux::write(&mut out, &side),
             RouterKind::Routeros => routeros::write(&mut out, &side),
         }
-        .and_then(|()| groups::write(&mut out, kind, comment(kind), &side, config))
-        // Writing to a string can't fail.
-        .map_err(|error| error.to_string())?;
+        .and_then(|()| groups::write(&mut out, kind, comment(kind), &side, config))?;
     }
     Ok(out)
 }
 
 /// The text for a session of service addresses.
-fn service(config: &Config, kind: RouterKind, peer: &ServicePeer) -> Result<String, String> {
+fn service(config: &Config, kind: RouterKind, peer: &ServicePeer) -> Result<String, RouterError> {
     let side = Side::of_service(config, peer, kind)?;
     if side.tcp_ao.is_some() && kind == RouterKind::Frr {
-        return Err(format!("peer \"{}\" has tcp_ao, which this router doesn't know; use TCP-MD5 instead", peer.name));
+        return Err(RouterError::TcpAo(peer.name.clone()));
     }
     let mut out = String::new();
     header::service(&mut out, kind, &side);
     let written = match kind {
         RouterKind::Frr => frr::write(&mut out, &side),
         RouterKind::Bird => bird::write(&mut out, &side),
-        _ => {
-            return Err(format!(
-                "peer \"{}\" carries service addresses: only for FRR and BIRD is its session written; docs/anycast.md says what it must take",
-                peer.name
-            ));
-        }
+        _ => return Err(RouterError::Service(peer.name.clone())),
     };
-    written.map_err(|error| error.to_string())?;
+    written?;
     Ok(out)
 }
 

@@ -23,12 +23,23 @@ pub fn restarting(daemon: &Daemon, unit: &str) -> Exit {
     }
 }
 
-fn is_back_soon(unit: &str) -> Result<bool, String> {
+/// Why it isn't known what systemd is about to do.
+#[derive(Debug, thiserror::Error)]
+enum UnitError {
+    /// The program can't be run.
+    #[error("systemctl: {0}")]
+    Run(#[from] std::io::Error),
+    /// The program said no.
+    #[error("systemctl list-jobs: {0}")]
+    Refused(String),
+}
+
+fn is_back_soon(unit: &str) -> Result<bool, UnitError> {
     let mut asked = Command::new("systemctl");
     asked.args(["list-jobs", "--no-legend", "--no-pager", "--full", "--plain"]).env("LC_ALL", "C");
-    let told = asked.output().map_err(|error| format!("systemctl: {error}"))?;
+    let told = asked.output()?;
     if !told.status.success() {
-        return Err(format!("systemctl list-jobs: {}", String::from_utf8_lossy(&told.stderr).trim()));
+        return Err(UnitError::Refused(String::from_utf8_lossy(&told.stderr).trim().to_owned()));
     }
     Ok(starts_again(&String::from_utf8_lossy(&told.stdout), unit))
 }

@@ -77,9 +77,9 @@ fn what_is_missing_is_named_and_nothing_is_written_over() {
     let found = host::Found::default();
     let mut nothing = Wanted { purpose: None, upstream: vec![], ..wanted(Use::Server) };
     // The tests' standard input is no terminal.
-    assert!(nothing.complete(&found).unwrap_err().contains("--use"));
+    assert!(nothing.complete(&found).unwrap_err().to_string().contains("--use"));
     let mut no_upstream = Wanted { upstream: vec![], ..wanted(Use::Server) };
-    assert!(no_upstream.complete(&found).unwrap_err().contains("--upstream"));
+    assert!(no_upstream.complete(&found).unwrap_err().to_string().contains("--upstream"));
     let known = host::Found { resolvers: vec!["2001:db8::53".parse().unwrap()], ..found.clone() };
     no_upstream.complete(&known).unwrap();
     assert_eq!(no_upstream.upstream, ["udp://[2001:db8::53]"]);

@@ -3,31 +3,45 @@
 
 use crate::cli::RouterKind;
 
+/// What of a password can't be written for a router.
+#[derive(Debug, thiserror::Error)]
+pub enum NotWritten {
+    /// A character that the two sides might encode otherwise.
+    #[error("it holds {0:?}: only printable ASCII is the same on both sides")]
+    Strange(char),
+    /// A character that the router's grammar reads otherwise.
+    #[error("it holds {found:?}: {why}")]
+    Holds {
+        /// The first such character.
+        found: char,
+        /// What the router makes of it.
+        why: &'static str,
+    },
+    /// More characters than the router keeps.
+    #[error("it is longer than {0} characters, which this router cuts")]
+    Long(usize),
+    /// A beginning by which the router knows what it encrypted itself.
+    #[error("it starts with {0:?}, which this router takes for an encrypted one")]
+    Encrypted(&'static str),
+}
+
 /// The password, quoted where the grammar has quotes.
 ///
 /// # Errors
-/// In a sentence: what of it can't be written.
-pub(super) fn written(kind: RouterKind, password: &str) -> Result<String, String> {
+/// See [`NotWritten`].
+pub(super) fn written(kind: RouterKind, password: &str) -> Result<String, NotWritten> {
     if let Some(strange) = password.chars().find(|c| !(c.is_ascii_graphic() || *c == ' ')) {
-        return Err(format!("it holds {strange:?}: only printable ASCII is the same on both sides"));
+        return Err(NotWritten::Strange(strange));
     }
-    let refuse = |what: &str, why: &str| match password.chars().find(|c| what.contains(*c)) {
-        Some(found) => Err(format!("it holds {found:?}: {why}")),
+    let refuse = |what: &str, why: &'static str| match password.chars().find(|c| what.contains(*c)) {
+        Some(found) => Err(NotWritten::Holds { found, why }),
         None => Ok(()),
     };
     let longest = |most: usize| {
-        if password.len() > most {
-            Err(format!("it is longer than {most} characters, which this router cuts"))
-        } else {
-            Ok(())
-        }
+        if password.len() > most { Err(NotWritten::Long(most)) } else { Ok(()) }
     };
-    let encrypted = |mark: &str| {
-        if password.starts_with(mark) {
-            Err(format!("it starts with {mark:?}, which this router takes for an encrypted one"))
-        } else {
-            Ok(())
-        }
+    let encrypted = |mark: &'static str| {
+        if password.starts_with(mark) { Err(NotWritten::Encrypted(mark)) } else { Ok(()) }
     };
     match kind {
         // One word, whatever is in it; `?` asks for help where it is typed, and `|` filters output.
