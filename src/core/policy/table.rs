@@ -42,6 +42,11 @@ pub enum Effect {
     Data,
 }
 
+/// The table has no number left for a rule, or no room for its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many rules")]
+struct TooManyRules;
+
 /// All rules at one name.
 #[derive(Clone, Copy, Debug)]
 struct Node {
@@ -122,8 +127,8 @@ impl Table {
                 let name = if *action == Action::Allow { split_ports(text).0 } else { text };
                 let read = name.parse::<Pattern>().map_err(|error| error.to_string());
                 let added = read.and_then(|pattern| {
-                    let slot = table.slot(*action, false)?;
-                    table.insert(&pattern, slot)
+                    let inserted = table.slot(*action, false).and_then(|slot| table.insert(&pattern, slot));
+                    inserted.map_err(|error| error.to_string())
                 });
                 if let Err(reason) = added {
                     errors.push(PolicyError { key: format!("{key}[{place}]"), text: text.clone(), reason });
@@ -163,7 +168,7 @@ impl Table {
                     first_surplus.get_or_insert(entry.line);
                 }
             }
-            Err(reason) => failure = Some((entry.line, reason)),
+            Err(error) => failure = Some((entry.line, error.to_string())),
         });
         (report.surplus, report.first_surplus) = (surplus, first_surplus);
         if let Some((line, reason)) = failure {
@@ -178,7 +183,7 @@ impl Table {
     }
 
     /// False: the rule counts, but its data has no room beside that of its name.
-    fn take(&mut self, entry: &list::Entry, listed: Action) -> Result<bool, String> {
+    fn take(&mut self, entry: &list::Entry, listed: Action) -> Result<bool, TooManyRules> {
         let mut kept = true;
         let (action, effect) = match entry.sense {
             Sense::Listed => (listed, Effect::Plain),
@@ -342,17 +347,17 @@ impl Table {
     }
 
     /// The next number with its marks. A number is used up in any case, so that numbers and places in the list agree.
-    fn slot(&mut self, action: Action, exempt: bool) -> Result<u32, String> {
+    fn slot(&mut self, action: Action, exempt: bool) -> Result<u32, TooManyRules> {
         let number = self.rules;
         if number >= NUMBER {
-            return Err("too many rules".to_owned());
+            return Err(TooManyRules);
         }
         self.rules = self.rules.saturating_add(1);
         let deny = if action == Action::Deny { DENY } else { 0 };
         Ok(number | deny | if exempt { EXEMPT } else { 0 })
     }
 
-    fn insert(&mut self, pattern: &Pattern, slot: u32) -> Result<(), String> {
+    fn insert(&mut self, pattern: &Pattern, slot: u32) -> Result<(), TooManyRules> {
         let wire = pattern.name.wire();
         let hash = self.hasher.hash_one(wire);
         let place = match self.index.find(hash, |place| name_at(&self.nodes, &self.arena, *place) == wire) {
@@ -360,7 +365,7 @@ impl Table {
             None => self.add_node(wire, hash)?,
         };
         let Some(node) = usize::try_from(place).ok().and_then(|place| self.nodes.get_mut(place)) else {
-            return Err("too many rules".to_owned());
+            return Err(TooManyRules);
         };
         if pattern.reach != Reach::Below {
             node.itself = merge(node.itself, slot);
@@ -371,11 +376,10 @@ impl Table {
         Ok(())
     }
 
-    fn add_node(&mut self, wire: &[u8], hash: u64) -> Result<u32, String> {
-        let too_many = || "too many rules".to_owned();
-        let place = u32::try_from(self.nodes.len()).map_err(|_| too_many())?;
-        let start = u32::try_from(self.arena.len()).map_err(|_| too_many())?;
-        let len = u8::try_from(wire.len()).map_err(|_| too_many())?;
+    fn add_node(&mut self, wire: &[u8], hash: u64) -> Result<u32, TooManyRules> {
+        let place = u32::try_from(self.nodes.len()).map_err(|_| TooManyRules)?;
+        let start = u32::try_from(self.arena.len()).map_err(|_| TooManyRules)?;
+        let len = u8::try_from(wire.len()).map_err(|_| TooManyRules)?;
         self.arena.extend_from_slice(wire);
         self.longest = self.longest.max(wire.len());
         self.nodes.push(Node { start, len, itself: NONE, below: NONE });

@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use data::DataError;
+
 use super::{LocalData, NoEntry, Pattern, Reach, Sense, Sink, Trigger};
 use crate::core::name::Name;
 
@@ -155,8 +157,8 @@ impl Zone {
                 let start = rdata.map_or(text.len(), |word| word.as_ptr().addr().saturating_sub(text.as_ptr().addr()));
                 let name = |text: &str| match self.owner_name(text) {
                     Ok(Owner { wildcard: false, name }) => Ok(name),
-                    Ok(_) | Err(NoEntry::Skipped) => Err(format!("\"{text}\" can't stand there")),
-                    Err(NoEntry::Wrong(reason)) => Err(reason),
+                    Ok(_) | Err(NoEntry::Skipped) => Err(DataError::Name(format!("\"{text}\" can't stand there"))),
+                    Err(NoEntry::Wrong(reason)) => Err(DataError::Name(reason)),
                 };
                 return match data::read(number, text.get(start..).unwrap_or_default(), name) {
                     Ok(rdata) => Ok(Some(Record::with(trigger, Some(LocalData::Record(number, rdata))))),
