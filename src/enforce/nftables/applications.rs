@@ -126,14 +126,19 @@ impl Application {
         }
         let number = |user: &str| users::number_of(user).ok_or_else(|| format!("/etc/passwd has no user \"{user}\""));
         let reach = match (configured.unit.as_deref(), configured.user.as_deref(), configured.cgroup.as_deref()) {
-            (Some(unit), None, None) => Reach::Groups(Pattern::unit(unit).map_err(|error| ("unit", error))?),
+            (Some(unit), None, None) => {
+                Reach::Groups(Pattern::unit(unit).map_err(|error| ("unit", error.to_string()))?)
+            }
             (Some(unit), Some(user), None) => {
-                Pattern::unit(unit).map_err(|error| ("unit", error))?;
-                let pattern = number(user).and_then(|user| Pattern::user_unit(user, unit));
+                Pattern::unit(unit).map_err(|error| ("unit", error.to_string()))?;
+                let pattern =
+                    number(user).and_then(|user| Pattern::user_unit(user, unit).map_err(|error| error.to_string()));
                 pattern.map_or_else(Reach::Nobody, Reach::Groups)
             }
             (None, Some(user), None) => number(user).map_or_else(Reach::Nobody, Reach::User),
-            (None, None, Some(path)) => Reach::Groups(Pattern::path(path).map_err(|error| ("cgroup", error))?),
+            (None, None, Some(path)) => {
+                Reach::Groups(Pattern::path(path).map_err(|error| ("cgroup", error.to_string()))?)
+            }
             (None, None, None) => return Err(("name", "`unit`, `user` or `cgroup` says who it is".to_owned())),
             _ => return Err(("cgroup", "either `unit`, with or without `user`, or `user`, or `cgroup`".to_owned())),
         };

@@ -3,6 +3,32 @@
 /// Suffixes of units that have a control group.
 const SUFFIXES: [&str; 3] = [".service", ".scope", ".slice"];
 
+/// Why a text is no [`Pattern`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// A path from somewhere else than the root.
+    #[error("it begins with a slash")]
+    Relative,
+    /// A path without parts.
+    #[error("the root holds every process")]
+    Root,
+    /// A path of more than [`MOST_LEVELS`] parts.
+    #[error("it may be {MOST_LEVELS} levels deep at most")]
+    Deep,
+    /// A part that leads nowhere.
+    #[error("\"{0}\" is no control group")]
+    NoGroup(String),
+    /// What can't be a unit's name.
+    #[error("a unit's name, as in \"web.service\"")]
+    NoUnit,
+    /// The name has stars alone.
+    #[error("it would be every unit")]
+    EveryUnit,
+    /// A socket, a timer or the like.
+    #[error("only units that end in {} have processes that connect", SUFFIXES.join(", "))]
+    WithoutProcesses,
+}
+
 /// What a control group is known by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pattern {
@@ -19,7 +45,7 @@ impl Pattern {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn unit(name: &str) -> Result<Self, String> {
+    pub fn unit(name: &str) -> Result<Self, PatternError> {
         Ok(Self::Unit(unit_name(name)?))
     }
 
@@ -27,7 +53,7 @@ impl Pattern {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn user_unit(uid: u32, name: &str) -> Result<Self, String> {
+    pub fn user_unit(uid: u32, name: &str) -> Result<Self, PatternError> {
         Ok(Self::UserUnit(uid, unit_name(name)?))
     }
 
@@ -35,17 +61,17 @@ impl Pattern {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn path(text: &str) -> Result<Self, String> {
-        let Some(rest) = text.strip_prefix('/') else { return Err("it begins with a slash".to_owned()) };
+    pub fn path(text: &str) -> Result<Self, PatternError> {
+        let Some(rest) = text.strip_prefix('/') else { return Err(PatternError::Relative) };
         let parts: Vec<String> = rest.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
         if parts.is_empty() {
-            return Err("the root holds every process".to_owned());
+            return Err(PatternError::Root);
         }
         if parts.len() > MOST_LEVELS {
-            return Err(format!("it may be {MOST_LEVELS} levels deep at most"));
+            return Err(PatternError::Deep);
         }
         match parts.iter().find(|part| *part == "." || *part == "..") {
-            Some(part) => Err(format!("\"{part}\" is no control group")),
+            Some(part) => Err(PatternError::NoGroup(part.clone())),
             None => Ok(Self::Path(parts)),
         }
     }
@@ -106,17 +132,17 @@ fn is_slice(part: &str) -> bool {
     part.ends_with(".slice")
 }
 
-fn unit_name(name: &str) -> Result<String, String> {
+fn unit_name(name: &str) -> Result<String, PatternError> {
     if name.is_empty() || name.contains(['/', ' ', '\t']) {
-        return Err("a unit's name, as in \"web.service\"".to_owned());
+        return Err(PatternError::NoUnit);
     }
     if name.chars().all(|c| matches!(c, '*' | '?')) {
-        return Err("it would be every unit".to_owned());
+        return Err(PatternError::EveryUnit);
     }
     let whole = if SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) {
         name.to_owned()
     } else if name.rsplit_once('.').is_some_and(|(_, kind)| OTHERS.contains(&kind)) {
-        return Err(format!("only units that end in {} have processes that connect", SUFFIXES.join(", ")));
+        return Err(PatternError::WithoutProcesses);
     } else {
         format!("{name}.service")
     };

@@ -10,6 +10,8 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
+use super::ConfineError;
+
 /// Files, directories, pipes.
 const FILES: &[c_long] = &[
     libc::SYS_chdir,
@@ -241,10 +243,10 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
 /// Restricts this thread and those it starts.
 ///
 /// # Errors
-/// Why nothing is restricted, in words.
-pub fn restrict(nft: bool, bpf: bool) -> Result<(), String> {
-    let program = program(nft, bpf).map_err(|error| format!("seccomp: {error}"))?;
-    seccompiler::apply_filter(&program).map_err(|error| format!("seccomp: {error}"))
+/// Why nothing is restricted.
+pub fn restrict(nft: bool, bpf: bool) -> Result<(), ConfineError> {
+    let program = program(nft, bpf)?;
+    Ok(seccompiler::apply_filter(&program)?)
 }
 
 fn program(nft: bool, bpf: bool) -> Result<BpfProgram, seccompiler::BackendError> {

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, PathFdError, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    RulesetCreatedAttr, RulesetStatus, Scope,
 };
+
+use super::ConfineError;
 
 /// The newest interface whose rights are asked for; older kernels give what they know.
 const NEWEST: ABI = ABI::V6;
@@ -20,16 +22,15 @@ const NULL: &str = "/dev/null";
 /// Restricts this thread and those it starts.
 ///
 /// # Errors
-/// Why nothing is restricted, in words.
-pub fn restrict(writes: &[&Path], programs: &[PathBuf]) -> Result<(), String> {
-    let words = |error: RulesetError| format!("landlock: {error}");
+/// Why nothing is restricted.
+pub fn restrict(writes: &[&Path], programs: &[PathBuf]) -> Result<(), ConfineError> {
     let handled = AccessFs::from_write(NEWEST) | AccessFs::Execute;
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(handled)
         .and_then(|rules| rules.scope(Scope::Signal))
         .and_then(Ruleset::create)
-        .map_err(words)?;
+        .map_err(ConfineError::Landlock)?;
     let writing = AccessFs::WriteFile
         | AccessFs::Truncate
         | AccessFs::MakeReg
@@ -41,9 +42,9 @@ pub fn restrict(writes: &[&Path], programs: &[PathBuf]) -> Result<(), String> {
         let place = match PathFd::new(path) {
             Ok(place) => place,
             Err(PathFdError::OpenCall { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(format!("landlock: {}: {error}", path.display())),
+            Err(source) => return Err(ConfineError::Place { path: path.to_owned(), source }),
         };
-        (&mut rules).add_rule(PathBeneath::new(place, access)).map(drop).map_err(words)
+        (&mut rules).add_rule(PathBeneath::new(place, access)).map(drop).map_err(ConfineError::Landlock)
     };
     for path in writes {
         allow(path, writing)?;
@@ -53,9 +54,9 @@ pub fn restrict(writes: &[&Path], programs: &[PathBuf]) -> Result<(), String> {
         let paths = programs.iter().map(PathBuf::as_path).chain(LINKERS.iter().map(Path::new));
         paths.into_iter().try_for_each(|path| allow(path, AccessFs::Execute.into()))?;
     }
-    let status = rules.restrict_self().map_err(words)?;
+    let status = rules.restrict_self().map_err(ConfineError::Landlock)?;
     match status.ruleset {
-        RulesetStatus::NotEnforced => Err("the kernel has no landlock, or doesn't use it".to_owned()),
+        RulesetStatus::NotEnforced => Err(ConfineError::NoLandlock),
         RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
     }
 }
