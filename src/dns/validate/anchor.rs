@@ -10,7 +10,7 @@ use hickory_proto::dnssec::{Algorithm, DigestType};
 use super::rrset::Key;
 use crate::config::names_a_file;
 use crate::config::schema::Dnssec;
-use crate::core::name::Name;
+use crate::core::name::{Name, NameError};
 use crate::core::policy::name_from_user;
 
 /// The root's key-signing keys of 2017 and 2024, as IANA publishes their digests (root-anchors.xml).
@@ -37,12 +37,73 @@ pub enum AnchorError {
     Line {
         /// File and line, with a colon; empty for what stands in the configuration itself.
         place: String,
-        /// What is wrong with the line, in words.
-        problem: String,
+        /// What is wrong with it.
+        #[source]
+        problem: NoAnchor,
     },
     /// A name of `insecure` is none.
     #[error("insecure: \"{0}\" is not a domain name")]
     Insecure(String),
+}
+
+/// Why a line is no anchor.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoAnchor {
+    /// There is no record at all.
+    #[error("there is no DS or DNSKEY record")]
+    Nothing,
+    /// The words are none of the two records.
+    #[error("\"{0}\" is not a DS or DNSKEY record; write \". IN DS 20326 8 2 E06D...\"")]
+    Shape(String),
+    /// The owner is none.
+    #[error("\"{owner}\" is not a domain name: {source}")]
+    Name {
+        /// The word, as it was written.
+        owner: String,
+        /// What is wrong with it.
+        source: NameError,
+    },
+    /// A word where a number stands.
+    #[error("\"{word}\" is not the number of {what}")]
+    Number {
+        /// The word, as it was written.
+        word: String,
+        /// What the number is of.
+        what: &'static str,
+    },
+    /// A number that an octet can't hold.
+    #[error("{word} is not the number of {what}")]
+    Large {
+        /// The number, as it was written.
+        word: String,
+        /// What the number is of.
+        what: &'static str,
+    },
+    /// Digits that are none.
+    #[error("\"{0}\" is not a digest in hexadecimal")]
+    Digest(String),
+    /// A digest that is never computed here.
+    #[error("digest type {0} can't be checked here")]
+    DigestType(u8),
+    /// A digest of another length than its type has.
+    #[error("a digest of type {kind} has {length} octets, not {has}")]
+    Length {
+        /// The number of its type.
+        kind: u8,
+        /// Octets that the type has.
+        length: usize,
+        /// Octets that are there.
+        has: usize,
+    },
+    /// An algorithm of keys that is unknown here.
+    #[error("algorithm {0} can't be checked here")]
+    Algorithm(u8),
+    /// Letters that are no base64.
+    #[error("\"{0}\" is not a key in base64")]
+    Key(String),
+    /// A key that signs no zone.
+    #[error("not the key of a zone (flags 256 or 257, protocol 3), or revoked")]
+    NotOfZone,
 }
 
 /// A digest of a key (DS).
@@ -123,7 +184,7 @@ impl Anchors {
 
     fn parse(text: &str, file: Option<&Path>) -> Result<Self, AnchorError> {
         let mut by_name: HashMap<Name, Option<Anchor>> = HashMap::new();
-        let fail = |line: usize, problem: String| AnchorError::Line {
+        let fail = |line: usize, problem: NoAnchor| AnchorError::Line {
             place: file.map_or_else(String::new, |file| format!("{}:{line}: ", file.display())),
             problem,
         };
@@ -137,7 +198,7 @@ impl Anchors {
             }
         }
         if by_name.is_empty() {
-            return Err(fail(1, "there is no DS or DNSKEY record".to_owned()));
+            return Err(fail(1, NoAnchor::Nothing));
         }
         Ok(Self { by_name })
     }
@@ -188,8 +249,8 @@ fn records(text: &str) -> Vec<(usize, Vec<String>)> {
 }
 
 /// `owner [TTL] [IN] DS|DNSKEY data`
-fn record(words: &[&str]) -> Result<(Name, Trusted), String> {
-    let shape = || format!("\"{}\" is not a DS or DNSKEY record; write \". IN DS 20326 8 2 E06D...\"", words.join(" "));
+fn record(words: &[&str]) -> Result<(Name, Trusted), NoAnchor> {
+    let shape = || NoAnchor::Shape(words.join(" "));
     let (owner, mut rest) = words.split_first().ok_or_else(shape)?;
     while let Some((word, tail)) = rest.split_first() {
         if word.eq_ignore_ascii_case("IN") || word.parse::<u32>().is_ok() {
@@ -198,38 +259,37 @@ fn record(words: &[&str]) -> Result<(Name, Trusted), String> {
             break;
         }
     }
-    let name: Name = owner.parse().map_err(|error| format!("\"{owner}\" is not a domain name: {error}"))?;
+    let name: Name = owner.parse().map_err(|source| NoAnchor::Name { owner: (*owner).to_owned(), source })?;
     let (kind, data) = rest.split_first().ok_or_else(shape)?;
-    let number = |at: usize, what: &str| -> Result<u16, String> {
+    let number = |at: usize, what: &'static str| -> Result<u16, NoAnchor> {
         let word = data.get(at).ok_or_else(shape)?;
-        word.parse().map_err(|_| format!("\"{word}\" is not the number of {what}"))
+        word.parse().map_err(|_| NoAnchor::Number { word: (*word).to_owned(), what })
     };
-    let small = |at: usize, what: &str| -> Result<u8, String> {
-        u8::try_from(number(at, what)?)
-            .map_err(|_| format!("{} is not the number of {what}", data.get(at).unwrap_or(&"")))
+    let small = |at: usize, what: &'static str| -> Result<u8, NoAnchor> {
+        let large = || NoAnchor::Large { word: data.get(at).copied().unwrap_or_default().to_owned(), what };
+        u8::try_from(number(at, what)?).map_err(|_| large())
     };
     let tail = data.get(3..).unwrap_or_default().concat();
-    let unsupported = |algorithm: u8| format!("algorithm {algorithm} can't be checked here");
     match kind.to_ascii_uppercase().as_str() {
         "DS" => {
             let digest = Digest {
                 tag: number(0, "a key")?,
                 algorithm: small(1, "an algorithm")?,
                 kind: small(2, "a digest type")?,
-                digest: hex(&tail).ok_or_else(|| format!("\"{tail}\" is not a digest in hexadecimal"))?.into(),
+                digest: hex(&tail).ok_or_else(|| NoAnchor::Digest(tail.clone()))?.into(),
             };
             let length = match digest.kind {
                 1 => 20,
                 2 => 32,
                 4 => 48,
-                other => return Err(format!("digest type {other} can't be checked here")),
+                other => return Err(NoAnchor::DigestType(other)),
             };
             if digest.digest.len() != length {
                 let has = digest.digest.len();
-                return Err(format!("a digest of type {} has {length} octets, not {has}", digest.kind));
+                return Err(NoAnchor::Length { kind: digest.kind, length, has });
             }
             if !digest.is_supported() {
-                return Err(unsupported(digest.algorithm));
+                return Err(NoAnchor::Algorithm(digest.algorithm));
             }
             Ok((name, Trusted::Digest(digest)))
         }
@@ -237,14 +297,13 @@ fn record(words: &[&str]) -> Result<(Name, Trusted), String> {
             let (flags, protocol, algorithm) =
                 (number(0, "flags")?, small(1, "a protocol")?, small(2, "an algorithm")?);
             let public = crate::tls::base64(tail.as_bytes()).filter(|public| !public.is_empty());
-            let public = public.ok_or_else(|| format!("\"{tail}\" is not a key in base64"))?;
+            let public = public.ok_or_else(|| NoAnchor::Key(tail.clone()))?;
             let [high, low] = flags.to_be_bytes();
             let rdata = [&[high, low, protocol, algorithm], &public[..]].concat();
             if !Algorithm::from_u8(algorithm).is_supported() {
-                return Err(unsupported(algorithm));
+                return Err(NoAnchor::Algorithm(algorithm));
             }
-            let key =
-                Key::from_rdata(&rdata).ok_or("not the key of a zone (flags 256 or 257, protocol 3), or revoked")?;
+            let key = Key::from_rdata(&rdata).ok_or(NoAnchor::NotOfZone)?;
             Ok((name, Trusted::Key(key)))
         }
         _ => Err(shape()),

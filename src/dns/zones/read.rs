@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hickory_proto::rr::rdata::{A, AAAA, SOA};
 use hickory_proto::rr::{DNSClass, Name as HickoryName, RData, Record, RecordSet, RecordType, RrKey};
-use hickory_proto::serialize::txt::Parser;
+use hickory_proto::serialize::txt::{ParseError, Parser};
 use hickory_server::store::in_memory::InMemoryZoneHandler;
 use hickory_server::zone_handler::{AxfrPolicy, ZoneType};
 
@@ -19,7 +19,7 @@ use crate::config::list_file::{self, Stamp};
 use crate::config::schema;
 use crate::core::answer::RecordData;
 use crate::core::name::Name;
-use crate::core::policy::name_from_user;
+use crate::core::policy::{UserNameError, name_from_user};
 use crate::core::zones::{Found, ZoneIndex};
 use crate::dns::codec::response::Authority;
 use crate::dns::codec::wire::rtype;
@@ -44,13 +44,122 @@ pub struct Wrong {
 }
 
 impl Wrong {
-    fn config(key: impl Into<String>, reason: impl Into<String>) -> Vec<Self> {
-        vec![Self { key: key.into(), reason: reason.into(), in_config: true }]
+    fn config(key: impl Into<String>, reason: impl ToString) -> Vec<Self> {
+        vec![Self { key: key.into(), reason: reason.to_string(), in_config: true }]
     }
 
-    fn file(key: &str, reason: String) -> Vec<Self> {
-        vec![Self { key: key.to_owned(), reason, in_config: false }]
+    fn file(key: &str, reason: impl ToString) -> Vec<Self> {
+        vec![Self { key: key.to_owned(), reason: reason.to_string(), in_config: false }]
     }
+}
+
+/// Why a zone can't be made of what it is to hold.
+#[derive(Debug, thiserror::Error)]
+pub enum ZoneError {
+    /// Its name is none.
+    #[error("\"{text}\" is not a domain name: {source}")]
+    Apex {
+        /// The name, as it was written.
+        text: String,
+        /// What is wrong with it.
+        source: UserNameError,
+    },
+    /// It would take every name from the upstreams.
+    #[error("the root can't be a local zone: every name would lie in it")]
+    Root,
+    /// Its file is longer than is read.
+    #[error("{}: is longer than {MOST_OCTETS} octets", .0.display())]
+    Long(PathBuf),
+    /// Its file is no text.
+    #[error("{}:{line}: is not UTF-8 text", path.display())]
+    NoText {
+        /// The file's path.
+        path: PathBuf,
+        /// The line of the first octet that is none.
+        line: usize,
+    },
+    /// A directive that would lead to other files.
+    #[error("$INCLUDE is not supported: put the records in one file")]
+    Include,
+    /// A line that the parser would pass over.
+    #[error("a name without a record, or half of one")]
+    Half,
+    /// The parser refuses it.
+    #[error(transparent)]
+    Parser(#[from] ParseError),
+    /// The parser failed on it.
+    #[error("can't be read")]
+    Defect,
+    /// A name that the guard has no form for.
+    #[error("not a name")]
+    NoName,
+    /// A record of somebody else's.
+    #[error("{owner} lies outside the zone {apex}")]
+    Outside {
+        /// The record's owner.
+        owner: Name,
+        /// The zone's name.
+        apex: Name,
+    },
+    /// An alias at the zone's own name.
+    #[error("the top of a zone can't be an alias (CNAME)")]
+    AliasAtTop,
+    /// An alias that isn't alone.
+    #[error("{0} has an alias (CNAME) beside other data")]
+    AliasBeside(Name),
+    /// A SOA below the zone's own name.
+    #[error("a SOA at {owner}, which is not the top of the zone {apex}")]
+    Soa {
+        /// The record's owner.
+        owner: Name,
+        /// The zone's name.
+        apex: Name,
+    },
+    /// A record that would have to be looked up elsewhere.
+    #[error("{0}: ANAME is not supported")]
+    Aname(Name),
+    /// A record of another class than IN.
+    #[error("{owner}: class {class} is not supported")]
+    Class {
+        /// The record's owner.
+        owner: Name,
+        /// The record's class.
+        class: DNSClass,
+    },
+    /// Data that has no form on the wire.
+    #[error("{owner}: its {kind} can't be written as DNS has it")]
+    Unwritable {
+        /// The record's owner.
+        owner: Name,
+        /// The record's type.
+        kind: RecordType,
+    },
+    /// More records than are held.
+    #[error("a zone has {MOST_RECORDS} records at most")]
+    Many,
+    /// A text of the configuration that is several records, or a directive.
+    #[error("not one record")]
+    NotOneLine,
+    /// A text of the configuration without a record.
+    #[error("not one record, as in \"nas A 192.0.2.7\"")]
+    NotOne,
+    /// A line of a hosts file without its address.
+    #[error("\"{0}\" is not an address")]
+    NoAddress(String),
+    /// A word of a hosts file that no host can be called.
+    #[error("\"{word}\" is not a name: {source}")]
+    HostName {
+        /// The word, as it was written.
+        word: String,
+        /// What is wrong with it.
+        source: UserNameError,
+    },
+    /// A word of a hosts file that the parser's library takes for no name.
+    #[error("\"{0}\" is not a name")]
+    Host(String),
+    /// The library that answers refuses the records.
+    #[error("{0}")]
+    Handler(String),
 }
 
 /// A zone that was read.
@@ -100,7 +209,8 @@ pub fn of_content(zone: &schema::Zone, content: &[u8]) -> Result<Read, Vec<Wrong
         }
         (Some(path), _) | (_, Some(path)) => {
             let key = key_of(zone);
-            let at = |(line, reason): (usize, String)| Wrong::file(key, format!("{}:{line}: {reason}", path.display()));
+            let at =
+                |(line, reason): (usize, ZoneError)| Wrong::file(key, format!("{}:{line}: {reason}", path.display()));
             let text = text_of(path, content).map_err(|reason| Wrong::file(key, reason))?;
             let (records, pointers, skipped) = match zone.hosts.is_some() {
                 true => {
@@ -149,23 +259,22 @@ fn warnings(zone: &Zone) -> Vec<String> {
 ///
 /// # Errors
 /// Why it can't be one.
-pub fn apex(text: &str) -> Result<Name, String> {
-    let name = name_from_user(text).map_err(|reason| format!("\"{text}\" is not a domain name: {reason}"))?;
+pub fn apex(text: &str) -> Result<Name, ZoneError> {
+    let name = name_from_user(text).map_err(|source| ZoneError::Apex { text: text.to_owned(), source })?;
     match name == Name::root() {
-        true => Err("the root can't be a local zone: every name would lie in it".to_owned()),
+        true => Err(ZoneError::Root),
         false => Ok(name),
     }
 }
 
-fn text_of<'a>(path: &Path, content: &'a [u8]) -> Result<&'a str, String> {
-    let shown = path.display();
+fn text_of<'a>(path: &Path, content: &'a [u8]) -> Result<&'a str, ZoneError> {
     if content.len() > MOST_OCTETS {
-        return Err(format!("{shown}: is longer than {MOST_OCTETS} octets"));
+        return Err(ZoneError::Long(path.to_owned()));
     }
     let text = std::str::from_utf8(content).map_err(|error| {
         let good = content.get(..error.valid_up_to()).unwrap_or_default();
         let line = good.iter().filter(|octet| **octet == b'\n').count().saturating_add(1);
-        format!("{shown}:{line}: is not UTF-8 text")
+        ZoneError::NoText { path: path.to_owned(), line }
     })?;
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
@@ -187,16 +296,16 @@ struct Made {
 
 impl Made {
     /// A master file; or the line that is wrong, and why.
-    fn master(&self, text: &str) -> Result<Records, (usize, String)> {
+    fn master(&self, text: &str) -> Result<Records, (usize, ZoneError)> {
         let includes =
             |line: &str| line.trim_start().get(..8).is_some_and(|word| word.eq_ignore_ascii_case("$include"));
         if let Some(at) = text.lines().position(includes) {
-            return Err((at.saturating_add(1), "$INCLUDE is not supported: put the records in one file".to_owned()));
+            return Err((at.saturating_add(1), ZoneError::Include));
         }
         let entries = entries(text);
         // The parser takes these for blank lines.
         if let Some(entry) = entries.iter().find(|entry| entry.is_short(text)) {
-            return Err((entry.line, "a name without a record, or half of one".to_owned()));
+            return Err((entry.line, ZoneError::Half));
         }
         let read = |text: &str| self.parse(text).and_then(|records| self.check(&records).map(|()| records));
         let reason = match read(text) {
@@ -213,56 +322,56 @@ impl Made {
         Err((line, read(beginning(count)).err().unwrap_or(reason)))
     }
 
-    fn parse(&self, text: &str) -> Result<Records, String> {
+    fn parse(&self, text: &str) -> Result<Records, ZoneError> {
         let text = format!("$TTL {}\n{text}", self.ttl);
         let origin = self.origin.clone();
         // A defect in the parser must take nothing with it but this zone.
         let parsed = std::panic::catch_unwind(move || Parser::new(text, None, Some(origin)).parse());
         match parsed {
             Ok(Ok((_, records))) => Ok(records),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("can't be read".to_owned()),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(ZoneError::Defect),
         }
     }
 
     /// What no zone of ours may have.
-    fn check(&self, records: &Records) -> Result<(), String> {
+    fn check(&self, records: &Records) -> Result<(), ZoneError> {
         let mut count = 0usize;
         let mut before: Option<(&RrKey, bool)> = None;
         for (key, set) in records {
-            let owner = own_name(set.name()).ok_or("not a name")?;
+            let owner = own_name(set.name()).ok_or(ZoneError::NoName)?;
             if !owner.is_within(&self.apex) {
-                return Err(format!("{owner} lies outside the zone {}", self.apex));
+                return Err(ZoneError::Outside { owner, apex: self.apex.clone() });
             }
             let kind = set.record_type();
             let alias = kind == RecordType::CNAME;
             if alias && owner == self.apex {
-                return Err("the top of a zone can't be an alias (CNAME)".to_owned());
+                return Err(ZoneError::AliasAtTop);
             }
             let beside = before.is_some_and(|(other, was)| other.name() == key.name() && (was || alias));
             let several = set.records_without_rrsigs().count();
             if beside || (alias && several > 1) {
-                return Err(format!("{owner} has an alias (CNAME) beside other data"));
+                return Err(ZoneError::AliasBeside(owner));
             }
             before = Some((key, alias));
             if kind == RecordType::SOA && owner != self.apex {
-                return Err(format!("a SOA at {owner}, which is not the top of the zone {}", self.apex));
+                return Err(ZoneError::Soa { owner, apex: self.apex.clone() });
             }
             if kind == RecordType::ANAME {
-                return Err(format!("{owner}: ANAME is not supported"));
+                return Err(ZoneError::Aname(owner));
             }
             for record in set.records_without_rrsigs() {
                 if record.dns_class != DNSClass::IN {
-                    return Err(format!("{owner}: class {} is not supported", record.dns_class));
+                    return Err(ZoneError::Class { owner, class: record.dns_class });
                 }
                 if record_of(record, &owner).is_none() {
-                    return Err(format!("{owner}: its {kind} can't be written as DNS has it"));
+                    return Err(ZoneError::Unwritable { owner, kind });
                 }
             }
             count = count.saturating_add(several);
         }
         if count > MOST_RECORDS {
-            return Err(format!("a zone has {MOST_RECORDS} records at most"));
+            return Err(ZoneError::Many);
         }
         Ok(())
     }
@@ -272,12 +381,12 @@ impl Made {
         let (mut sets, mut wrong) = (Vec::new(), Vec::new());
         for (at, text) in texts.iter().enumerate() {
             let one = match text.contains(['\n', '\r']) || text.trim_start().starts_with('$') {
-                true => Err("not one record".to_owned()),
+                true => Err(ZoneError::NotOneLine),
                 false => self.parse(text),
             };
             let one = one.and_then(|set| match set.len() {
                 1 => self.check(&set).map(|()| set),
-                _ => Err("not one record, as in \"nas A 192.0.2.7\"".to_owned()),
+                _ => Err(ZoneError::NotOne),
             });
             match one {
                 Ok(set) => sets.push(set),
@@ -303,28 +412,28 @@ impl Made {
     }
 
     /// A hosts file; or the line that is wrong, and why.
-    fn hosts(&self, text: &str) -> Result<Hosts, (usize, String)> {
+    fn hosts(&self, text: &str) -> Result<Hosts, (usize, ZoneError)> {
         let mut hosts = Hosts { records: Records::new(), pointers: Vec::new(), skipped: 0 };
         let mut count = 0usize;
         for (at, line) in text.lines().enumerate() {
-            let wrong = |reason: String| (at.saturating_add(1), reason);
+            let wrong = |reason: ZoneError| (at.saturating_add(1), reason);
             let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
             let Some(first) = words.next() else { continue };
             // "fe80::1%lo0 localhost"
             let plain = first.split('%').next().unwrap_or_default();
-            let address: IpAddr = plain.parse().map_err(|_| wrong(format!("\"{first}\" is not an address")))?;
+            let address: IpAddr = plain.parse().map_err(|_| wrong(ZoneError::NoAddress(first.to_owned())))?;
             // Of the host that the file was written on.
             let of_host = !crate::core::address::can_be_elsewhere(address) || first.contains('%');
             let mut pointed = false;
             for word in words {
                 let name = if word.contains('.') { word.to_owned() } else { format!("{word}.{}", self.apex) };
-                let name =
-                    name_from_user(&name).map_err(|reason| wrong(format!("\"{word}\" is not a name: {reason}")))?;
+                let unnamed = |source| wrong(ZoneError::HostName { word: word.to_owned(), source });
+                let name = name_from_user(&name).map_err(unnamed)?;
                 if of_host || !name.is_within(&self.apex) {
                     hosts.skipped = hosts.skipped.saturating_add(1);
                     continue;
                 }
-                let owner = hickory_name(&name).ok_or_else(|| wrong(format!("\"{word}\" is not a name")))?;
+                let owner = hickory_name(&name).ok_or_else(|| wrong(ZoneError::Host(word.to_owned())))?;
                 let data = match address {
                     IpAddr::V4(v4) => RData::A(A(v4)),
                     IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
@@ -332,7 +441,7 @@ impl Made {
                 insert(&mut hosts.records, Record::from_rdata(owner, self.ttl, data));
                 count = count.saturating_add(1);
                 if count > MOST_RECORDS {
-                    return Err(wrong(format!("a zone has {MOST_RECORDS} records at most")));
+                    return Err(wrong(ZoneError::Many));
                 }
                 if !pointed {
                     hosts.pointers.push((address, name));
@@ -344,7 +453,7 @@ impl Made {
     }
 
     /// The zone of records that were checked. `pointers`: those there are to be, where not every name of an address is one.
-    fn zone(&self, mut records: Records, pointers: Option<Vec<(IpAddr, Name)>>) -> Result<Zone, String> {
+    fn zone(&self, mut records: Records, pointers: Option<Vec<(IpAddr, Name)>>) -> Result<Zone, ZoneError> {
         // Somebody else's from there on: an upstream is asked, whose matter glue is.
         let delegates = |set: &RecordSet| set.record_type() == RecordType::NS;
         let delegated = records.values().filter(|set| delegates(set)).filter_map(|set| own_name(set.name()));
@@ -365,7 +474,7 @@ impl Made {
         let (mut found, mut aliases) = (Vec::new(), Vec::new());
         let mut count = 0usize;
         for set in records.values() {
-            let owner = own_name(set.name()).ok_or("not a name")?;
+            let owner = own_name(set.name()).ok_or(ZoneError::NoName)?;
             index.add(&owner, u16::from(set.record_type()));
             for (record, _) in set.records_without_rrsigs().filter_map(|record| record_of(record, &owner)) {
                 count = count.saturating_add(1);
@@ -386,7 +495,8 @@ impl Made {
             let is_wildcard = |name: &Name| name.labels().next() == Some(b"*".as_slice());
             found.into_iter().filter(|(_, name)| !is_wildcard(name)).collect()
         });
-        let handler = InMemoryZoneHandler::new(self.origin.clone(), records, ZoneType::Primary, AxfrPolicy::Deny)?;
+        let handler = InMemoryZoneHandler::new(self.origin.clone(), records, ZoneType::Primary, AxfrPolicy::Deny);
+        let handler = handler.map_err(ZoneError::Handler)?;
         Ok(Zone { index: Arc::new(index), cuts, soa, records: count, aliases, pointers, handler: Ok(handler) })
     }
 
