@@ -75,6 +75,7 @@ pub mod usage;
 pub mod wall;
 pub mod watchdog;
 mod whose;
+mod words;
 pub mod zones;
 
 use listening::Listening;
@@ -103,14 +104,14 @@ pub enum RunError {
     /// The configuration was refused.
     #[error("{0}")]
     Config(config::Report),
-    /// Anything else, with its cause.
-    #[error("{0}")]
-    Failed(String),
+    /// Anything else: an error of its own kind, or a text.
+    #[error(transparent)]
+    Failed(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl RunError {
-    fn failed(error: impl std::fmt::Display) -> Self {
-        Self::Failed(error.to_string())
+    fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Failed(error.into())
     }
 }
 
@@ -145,7 +146,7 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
     // Later there is no right to.
     let record = options.record.as_ref().map(Recorder::open).transpose().map_err(RunError::failed)?;
     let process = confined(&config, &options.socket, given_up.err());
-    crate::sys::log::start().map_err(RunError::Failed)?;
+    crate::sys::log::start().map_err(RunError::failed)?;
     for why in &process.troubles {
         tracing::warn!("the daemon may do more than it needs: {why}");
     }
@@ -158,7 +159,7 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| RunError::Failed(format!("the runtime can't be started: {error}")))?;
+        .map_err(|error| RunError::failed(format!("the runtime can't be started: {error}")))?;
     let outcome = runtime.block_on(guarded(options, config, places, (process, record), (store, replaced)));
     // Nothing that is left may keep the process: what matters has been awaited.
     runtime.shutdown_timeout(Duration::from_millis(200));
@@ -182,10 +183,10 @@ impl Enforcers {
         let mut ids = backend::Ids::default();
         let mut packets = None;
         if config.nftables.mode != NftablesMode::Off {
-            let unknown = || RunError::Failed(format!("enforcer: there is no {:?}", config.enforcer));
+            let unknown = || RunError::failed(format!("enforcer: there is no {:?}", config.enforcer));
             let backend = backend::packets(&config.enforcer).ok_or_else(unknown)?;
             let rules = switch::rules(config, own);
-            packets = Some((backend.make)(&rules, clock, ids.hand_out()).map_err(RunError::Failed)?);
+            packets = Some((backend.make)(&rules, clock, ids.hand_out()).map_err(RunError::failed)?);
         }
         let bgp = BgpEnforcer::with_ids(config, |_, _| ids.hand_out(), restored).map_err(RunError::failed)?;
         let mut specs = packets.as_ref().map(|packets| packets.specs()).unwrap_or_default();
@@ -201,14 +202,14 @@ impl Enforcers {
             backend::left_behind(None).for_each(|left| tracing::warn!("{}", sources::left_behind(left)));
             return Ok(Vec::new());
         };
-        let left_out = packets.install().await.map_err(RunError::Failed)?;
+        let left_out = packets.install().await.map_err(RunError::failed)?;
         for left in backend::left_behind(Some(&config.enforcer)) {
             tracing::info!(
                 removed = left.leaves,
                 "what another enforcer left is removed: {} guards now",
                 config.enforcer
             );
-            (left.remove)().map_err(RunError::Failed)?;
+            (left.remove)().map_err(RunError::failed)?;
         }
         Ok(left_out)
     }
@@ -271,7 +272,7 @@ fn replace(socket: &std::path::Path, store: &Store) -> Result<Option<Predecessor
     if std::os::unix::net::UnixStream::connect(socket).is_err_and(|error| nobody_listens(&error)) {
         return Ok(None);
     }
-    handover::replace(socket, store, ask).map(Some).map_err(RunError::Failed)
+    handover::replace(socket, store, ask).map(Some).map_err(RunError::failed)
 }
 
 fn nobody_listens(error: &std::io::Error) -> bool {
@@ -299,7 +300,7 @@ async fn guarded(
     let mut signals = Signals::listen()?;
     let replacing = replaced.is_some();
     if let Some(replaced) = replaced {
-        replaced.wait().map_err(RunError::Failed)?;
+        replaced.wait().map_err(RunError::failed)?;
     }
     let name = match config.nftables.mode {
         NftablesMode::Off => None,
@@ -309,7 +310,7 @@ async fn guarded(
     let linger = routers::linger(&config);
     let control = soon(replacing, || ControlSocket::bind(&options.socket))
         .await
-        .map_err(|error| RunError::Failed(format!("{}: {error}", options.socket.display())))?;
+        .map_err(|error| RunError::failed(format!("{}: {error}", options.socket.display())))?;
     // Beside the socket, which this daemon alone has.
     let mut spare = options.socket.clone().into_os_string();
     spare.push(".leases");
@@ -319,27 +320,27 @@ async fn guarded(
     };
     let (mut journal, restored) = soon(replacing, open).await.map_err(RunError::failed)?;
     let health = journal.health();
-    let here = rules::here(&config, None).map_err(RunError::Failed)?;
+    let here = rules::here(&config, None).map_err(RunError::failed)?;
     let lists = Lists::start(&config);
     let exceptions = exceptions::ExceptionState::open(config.state.dir.clone(), clock);
-    let now = hours::now(&config).map_err(RunError::Failed)?;
-    let made = rules::rules(&config, &lists, &here, &now).map_err(RunError::Failed)?;
+    let now = hours::now(&config).map_err(RunError::failed)?;
+    let made = rules::rules(&config, &lists, &here, &now).map_err(RunError::failed)?;
     let rules = Arc::new(ArcSwap::from_pointee(made.with_exceptions(&exceptions.current())));
     let sockets = dns::bind_or_take(&config, store.clone()).map_err(RunError::failed)?;
     let listening = Listening::bind(&config, here.clone(), store.clone())?;
     let access = control::Access::default();
-    access.switch(access.prepare(&config.http).map_err(RunError::Failed)?);
+    access.switch(access.prepare(&config.http).map_err(RunError::failed)?);
     let listeners = own_listeners(&config, sockets.ports(), listening.ports());
     let own = nftables::Own { traffic: own_traffic(&config), listeners };
     let mut enforcers = Enforcers::new(&config, clock, !restored.is_empty(), own.clone())?;
     for spec in enforcers.specs.iter().filter(|spec| spec.kind == EnforcerKind::Timed) {
-        enforce::can_hold(&spec.name, spec.narrow, &config).map_err(RunError::Failed)?;
+        enforce::can_hold(&spec.name, spec.narrow, &config).map_err(RunError::failed)?;
     }
     let left_out = enforcers.install(&config).await?;
     let filter = enforcers.packets.as_ref().map(|packets| packets.control());
 
     let (reports, inbox) = mpsc::channel(core_task::REPORTS);
-    let groups = Groups::new(&now.narrow(&config)).map_err(RunError::Failed)?;
+    let groups = Groups::new(&now.narrow(&config)).map_err(RunError::failed)?;
     let begins = Beginning {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         lease: config.lease.clone(),
@@ -391,7 +392,7 @@ async fn guarded(
     core.tell(Event::Restore(restored)).await.map_err(RunError::failed)?;
     core.tell(Event::RestorePairs(pairs)).await.map_err(RunError::failed)?;
     // The policy may have changed while the guard was down.
-    reload::close_what_is_forbidden(&core, rules.load_full()).await.map_err(RunError::Failed)?;
+    reload::close_what_is_forbidden(&core, rules.load_full()).await.map_err(RunError::failed)?;
     if let Some(kernel) = kernel {
         tasks.push(tokio::spawn(kernel));
         wait_for_the_kernel(&core).await?;
@@ -550,7 +551,7 @@ struct Signals {
 
 impl Signals {
     fn listen() -> Result<Self, RunError> {
-        let wanted = |kind| signal(kind).map_err(|error| RunError::Failed(format!("signals: {error}")));
+        let wanted = |kind| signal(kind).map_err(|error| RunError::failed(format!("signals: {error}")));
         let (terminate, interrupt) = (wanted(SignalKind::terminate())?, wanted(SignalKind::interrupt())?);
         Ok(Self { terminate, interrupt, hangup: wanted(SignalKind::hangup())? })
     }
@@ -576,7 +577,7 @@ async fn wait_for_signals(
                 }
             }
             ended = &mut core_task => {
-                return Err(RunError::Failed(match ended {
+                return Err(RunError::failed(match ended {
                     Ok(()) => "the core ended".to_owned(),
                     Err(error) => format!("the core failed: {error}"),
                 }));

@@ -51,6 +51,7 @@ use crate::core::policy::exceptions::Exception;
 use crate::core::policy::list::LocalData;
 use crate::core::policy::view::{ViewId, Views};
 use crate::core_task::CoreHandle;
+pub use crate::dns::resolver::itself::OpenError;
 use crate::dns::resolver::itself::{self, Opened};
 use crate::sys::clock::Clock;
 use crate::tls;
@@ -364,8 +365,8 @@ impl View {
     /// Has the addresses of a name, of both families, opened: for this host itself, or in a client's place.
     ///
     /// # Errors
-    /// Why there is none, in words.
-    pub async fn open_unasked(&self, client: Option<IpAddr>, name: &Name) -> Result<Opened, String> {
+    /// See [`OpenError`].
+    pub async fn open_unasked(&self, client: Option<IpAddr>, name: &Name) -> Result<Opened, OpenError> {
         let client = client.filter(|client| self.admits(*client)).unwrap_or(itself::ITSELF);
         let (v4, v6) = tokio::join!(
             self.0.ask_unasked(client, name, codec::wire::rtype::A),

@@ -21,11 +21,14 @@ pub mod backend;
 pub mod bgp;
 #[cfg(feature = "ebpf")]
 pub mod ebpf;
+mod error;
 pub mod iptables;
 pub mod memory;
 mod merged;
 pub mod nftables;
 pub mod timed;
+
+pub use error::EnforceError;
 
 /// What an enforcer is told, in order. The channel is bounded ([`COMMANDS`]); when it is full the core task waits, so that
 /// answers wait too and time out at the gate: the guard slows down, it never forgets.
@@ -56,21 +59,21 @@ pub enum Command {
         /// Whether it blocks from now on.
         enforce: bool,
         /// Hears the outcome from the driver.
-        done: oneshot::Sender<Result<(), String>>,
+        done: oneshot::Sender<Result<(), EnforceError>>,
     },
     /// The guard's own traffic is this from now on; only for packets. `done`: as above.
     Own {
         /// All of it.
         own: nftables::Own,
         /// Hears the outcome from the driver.
-        done: oneshot::Sender<Result<(), String>>,
+        done: oneshot::Sender<Result<(), EnforceError>>,
     },
     /// The prefixes that are announced without a lease, where it blocks; only for routes. `done`: as above.
     Open {
         /// All of them.
         open: Vec<IpNet>,
         /// Hears the outcome from the driver.
-        done: oneshot::Sender<Result<(), String>>,
+        done: oneshot::Sender<Result<(), EnforceError>>,
     },
     /// The rules of another configuration; only for packets. What is leased stays, and so does every flow. `done` hears when they are in force,
     /// with what the kernel can't do of them, or why it is as before.
@@ -78,7 +81,7 @@ pub enum Command {
         /// In force from now on.
         rules: Box<nftables::Rules>,
         /// Hears the outcome from the driver, with what the kernel can't do of the rules.
-        done: oneshot::Sender<Result<Vec<backend::LeftOut>, String>>,
+        done: oneshot::Sender<Result<Vec<backend::LeftOut>, EnforceError>>,
     },
     /// Other peers, or another configuration of theirs; only for routes. `done` hears once all that can fail is done, or why it can't be; nothing is in
     /// force yet.
@@ -86,7 +89,7 @@ pub enum Command {
         /// All of it.
         next: Box<bgp::BgpEnforcer>,
         /// Hears the outcome from the speaker.
-        done: oneshot::Sender<Result<(), String>>,
+        done: oneshot::Sender<Result<(), EnforceError>>,
     },
     /// What was prepared last is in force from now on; `done` hears when the peers were told.
     ChangePeers {
@@ -104,16 +107,17 @@ pub enum Command {
 /// Whether whoever can hold so much apart can hold what this configuration leases.
 ///
 /// # Errors
-/// Says what it can't.
-pub fn can_hold(name: &str, narrow: NarrowKinds, config: &Config) -> Result<(), String> {
+/// [`EnforceError::CantHold`].
+pub fn can_hold(name: &str, narrow: NarrowKinds, config: &Config) -> Result<(), EnforceError> {
+    let lacks = |what| Err(EnforceError::CantHold { name: name.to_owned(), what });
     if config.narrows_ports() && !narrow.ports {
-        return Err(format!("{name}: it can't open single ports, which names have here (policy.allow, policy.rule)"));
+        return lacks("single ports, which names have here (policy.allow, policy.rule)");
     }
     if config.per_client() && !narrow.clients {
-        return Err(format!("{name}: it can't open addresses for single clients (nftables.scope)"));
+        return lacks("addresses for single clients (nftables.scope)");
     }
     if !config.nftables.application.is_empty() && !narrow.applications {
-        return Err(format!("{name}: it can't open addresses for single applications (nftables.application)"));
+        return lacks("addresses for single applications (nftables.application)");
     }
     Ok(())
 }

@@ -12,8 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use destguard::control::sources::Wish;
-use destguard::control::sources::{CoreView, Later, Sources, Subject};
+use destguard::control::sources::{CoreView, Later, Sources, Subject, Undone, Wish};
 use destguard::control::types::{
     Advertised, Bfd, Confirmations, Judgement, Learnt, LoggedError, Peer, Process, Received, Reloaded, Upstream,
 };
@@ -246,7 +245,7 @@ impl Sources for Fake {
         }
     }
 
-    fn metrics(&self) -> Result<String, String> {
+    fn metrics(&self) -> Result<String, Undone> {
         Ok("destguard_one 1\n# EOF\n".to_owned())
     }
 

@@ -32,7 +32,7 @@ use destguard::enforce::backend::{Backend as _, Control, Stop};
 use destguard::enforce::iptables::program::{Programs, Variant};
 use destguard::enforce::iptables::{self, Enforcer};
 use destguard::enforce::nftables::{Own, OwnTraffic, Rules, Special, Transport};
-use destguard::enforce::{COMMANDS, Command};
+use destguard::enforce::{COMMANDS, Command, EnforceError};
 use destguard::sys::clock::Clock;
 use namespace::{Namespace, address, alone, link, run};
 use tokio::sync::mpsc;
@@ -182,7 +182,7 @@ impl Running {
     }
 
     /// Puts other rules in force.
-    fn change(&self, rules: Rules) -> Result<(), String> {
+    fn change(&self, rules: Rules) -> Result<(), EnforceError> {
         let (done, heard) = tokio::sync::oneshot::channel();
         self.send(Command::Rules { rules: Box::new(rules), done });
         heard.blocking_recv().expect("an answer").map(drop)

@@ -232,8 +232,8 @@ impl Checks<'_, '_> {
                 Ok(url) => url,
                 Err(error) => {
                     match by_name(&upstream.url) {
-                        Some(help) => self.error_with(&url_path, error, help),
-                        None => self.error(&url_path, error),
+                        Some(help) => self.error_with(&url_path, error.to_string(), help),
+                        None => self.error(&url_path, error.to_string()),
                     }
                     continue;
                 }

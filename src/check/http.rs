@@ -21,7 +21,7 @@ impl Checks<'_, '_> {
             self.error(&format!("http.{given}"), format!("needs `{missing}` beside it"));
         }
         if let Some(Err(error)) = http.token_file.as_deref().map(Token::read) {
-            self.error("http.token_file", error);
+            self.error("http.token_file", error.to_string());
         }
         if http.metrics_need_token && http.token_file.is_none() && self.sound(&["http.token_file"]) {
             self.warning("http.metrics_need_token", "there is no token that they could need", "set `token_file`");

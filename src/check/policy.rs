@@ -226,7 +226,7 @@ impl Checks<'_, '_> {
             self.error(&format!("{key}.path"), "`path` and `url`: a list comes from one of them".to_owned());
         }
         if let Err(error) = https_url::parts(url) {
-            self.error(&format!("{key}.url"), error);
+            self.error(&format!("{key}.url"), error.to_string());
         }
         if list.refresh.0 < REFRESH_LEAST {
             let message = format!("{} is too often: the least is {}", list.refresh, Span(REFRESH_LEAST));

@@ -11,6 +11,23 @@ pub const NO_LLGR: u32 = 0xffff_0007;
 /// RFC 7999 BLACKHOLE: would have routers discard what the guard wants opened, so it is refused.
 pub const BLACKHOLE: u32 = 0xffff_029a;
 
+/// Why a text is no community that routes may bear.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommunityError {
+    /// No community of RFC 1997.
+    #[error("\"{0}\" is not a community; write two numbers of at most 65535, as in \"64512:100\"")]
+    Standard(String),
+    /// The one by which routers discard.
+    #[error("\"{0}\" is BLACKHOLE (RFC 7999): routers would discard what is to be opened")]
+    Blackhole(String),
+    /// The one by which routers mark what is stale.
+    #[error("\"{0}\" is LLGR_STALE (RFC 9494): a mark of routers, not for routes that are fresh")]
+    Stale(String),
+    /// No community of RFC 8092.
+    #[error("\"{0}\" is not a large community; write three numbers of at most 4294967295, as in \"64512:1:2\"")]
+    Large(String),
+}
+
 /// The communities that every route bears.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Communities {
@@ -25,7 +42,7 @@ impl Communities {
     ///
     /// # Errors
     /// The first one that isn't one; none in a configuration that was checked.
-    pub fn of(bgp: &Bgp) -> Result<Self, String> {
+    pub fn of(bgp: &Bgp) -> Result<Self, CommunityError> {
         let mut standard = bgp.communities.iter().map(|text| standard(text)).collect::<Result<Vec<_>, _>>()?;
         if bgp.no_export {
             standard.push(NO_EXPORT);
@@ -43,7 +60,7 @@ impl Communities {
 ///
 /// # Errors
 /// Anything else, and BLACKHOLE.
-pub fn standard(text: &str) -> Result<u32, String> {
+pub fn standard(text: &str) -> Result<u32, CommunityError> {
     let value = match text {
         "no-export" => NO_EXPORT,
         "no-advertise" => 0xffff_ff02,
@@ -54,15 +71,13 @@ pub fn standard(text: &str) -> Result<u32, String> {
             .split_once(':')
             .and_then(|(upper, lower)| Some((number::<u16>(upper)?, number::<u16>(lower)?)))
             .map(|(upper, lower)| (u32::from(upper) << 16) | u32::from(lower))
-            .ok_or_else(|| {
-                format!("\"{text}\" is not a community; write two numbers of at most 65535, as in \"64512:100\"")
-            })?,
+            .ok_or_else(|| CommunityError::Standard(text.to_owned()))?,
     };
     if value == BLACKHOLE {
-        return Err(format!("\"{text}\" is BLACKHOLE (RFC 7999): routers would discard what is to be opened"));
+        return Err(CommunityError::Blackhole(text.to_owned()));
     }
     if value == LLGR_STALE {
-        return Err(format!("\"{text}\" is LLGR_STALE (RFC 9494): a mark of routers, not for routes that are fresh"));
+        return Err(CommunityError::Stale(text.to_owned()));
     }
     Ok(value)
 }
@@ -77,11 +92,10 @@ pub fn meant(text: &str) -> Option<&'static str> {
 ///
 /// # Errors
 /// Anything else.
-pub fn large(text: &str) -> Result<[u32; 3], String> {
+pub fn large(text: &str) -> Result<[u32; 3], CommunityError> {
     let parts: Option<Vec<u32>> = text.split(':').map(number::<u32>).collect();
-    parts.and_then(|parts| <[u32; 3]>::try_from(parts).ok()).ok_or_else(|| {
-        format!("\"{text}\" is not a large community; write three numbers of at most 4294967295, as in \"64512:1:2\"")
-    })
+    let parts = parts.and_then(|parts| <[u32; 3]>::try_from(parts).ok());
+    parts.ok_or_else(|| CommunityError::Large(text.to_owned()))
 }
 
 /// Digits only: `parse` alone would take "+1".

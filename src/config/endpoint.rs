@@ -10,6 +10,34 @@ use std::str::FromStr;
 /// What an interface's name has room for (IFNAMSIZ), without the zero behind it.
 const NAME: usize = 15;
 
+/// Why a text is no address, or not one that can be used as it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// What stands behind the `%` is no name of an interface.
+    #[error("\"{0}\" is not the name of an interface")]
+    Interface(String),
+    /// A link-local address without a zone.
+    #[error("{0} is of one link only: name its interface, as in \"{0}%eth0\"")]
+    NoZone(IpAddr),
+    /// Another address with one.
+    #[error("{ip} is not of one link only: take %{zone} away")]
+    Zone {
+        /// The address, as it was written.
+        ip: IpAddr,
+        /// The interface that stands behind it.
+        zone: Zone,
+    },
+    /// No address before the `%`.
+    #[error("\"{0}\" is not an IP address")]
+    NoIp(String),
+    /// No address, in the standard library's words.
+    #[error("invalid IP address syntax")]
+    Host,
+    /// No address with a port, in the standard library's words, which the report of a configuration puts plainer.
+    #[error("invalid socket address syntax")]
+    Endpoint,
+}
+
 /// The name of an interface.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Zone {
@@ -26,13 +54,13 @@ impl Zone {
 }
 
 impl FromStr for Zone {
-    type Err = String;
+    type Err = AddressError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, AddressError> {
         let good =
             (1..=NAME).contains(&text.len()) && text.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'/');
         if !good {
-            return Err(format!("\"{text}\" is not the name of an interface"));
+            return Err(AddressError::Interface(text.to_owned()));
         }
         let mut name = [0; NAME];
         name.iter_mut().zip(text.bytes()).for_each(|(to, octet)| *to = octet);
@@ -64,7 +92,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// A link-local address has none, or another one has.
-    pub fn new(addr: SocketAddr, zone: Option<Zone>) -> Result<Self, String> {
+    pub fn new(addr: SocketAddr, zone: Option<Zone>) -> Result<Self, AddressError> {
         fits(addr.ip(), zone)?;
         Ok(Self { addr, zone })
     }
@@ -79,12 +107,12 @@ impl Endpoint {
 /// Whether the address has a zone exactly if it needs one.
 ///
 /// # Errors
-/// In words.
-pub fn fits(ip: IpAddr, zone: Option<Zone>) -> Result<(), String> {
+/// [`AddressError::NoZone`], [`AddressError::Zone`].
+pub fn fits(ip: IpAddr, zone: Option<Zone>) -> Result<(), AddressError> {
     let local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
     match zone {
-        None if local => Err(format!("{ip} is of one link only: name its interface, as in \"{ip}%eth0\"")),
-        Some(zone) if !local => Err(format!("{ip} is not of one link only: take %{zone} away")),
+        None if local => Err(AddressError::NoZone(ip)),
+        Some(zone) if !local => Err(AddressError::Zone { ip, zone }),
         _ => Ok(()),
     }
 }
@@ -92,8 +120,8 @@ pub fn fits(ip: IpAddr, zone: Option<Zone>) -> Result<(), String> {
 /// An IP address and the zone behind its `%`.
 ///
 /// # Errors
-/// In words.
-pub fn host(text: &str) -> Result<(IpAddr, Option<Zone>), String> {
+/// See [`AddressError`].
+pub fn host(text: &str) -> Result<(IpAddr, Option<Zone>), AddressError> {
     let (address, zone) = match text.split_once('%') {
         // In URLs the sign itself is written %25 (RFC 6874).
         Some((address, zone)) => {
@@ -101,7 +129,7 @@ pub fn host(text: &str) -> Result<(IpAddr, Option<Zone>), String> {
         }
         None => (text, None),
     };
-    let ip = address.parse::<IpAddr>().map_err(|_| format!("\"{text}\" is not an IP address"))?;
+    let ip = address.parse::<IpAddr>().map_err(|_| AddressError::NoIp(text.to_owned()))?;
     fits(ip, zone)?;
     Ok((ip, zone))
 }
@@ -136,12 +164,12 @@ impl Deref for Host {
 }
 
 impl FromStr for Host {
-    type Err = String;
+    type Err = AddressError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, AddressError> {
         // As for an endpoint, in the standard library's words.
         if !text.contains('%') && text.parse::<IpAddr>().is_err() {
-            return Err("invalid IP address syntax".to_owned());
+            return Err(AddressError::Host);
         }
         host(text).map(|(ip, zone)| Self { ip, zone })
     }
@@ -177,17 +205,15 @@ impl PartialEq<SocketAddr> for Endpoint {
 }
 
 impl FromStr for Endpoint {
-    type Err = String;
+    type Err = AddressError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        // In the standard library's words, which the report of a configuration puts plainer.
-        let wrong = || "invalid socket address syntax".to_owned();
+    fn from_str(text: &str) -> Result<Self, AddressError> {
         let Some((address, port)) = text.strip_prefix('[').and_then(|rest| rest.split_once("]:")) else {
-            return text.parse().map(|addr: SocketAddr| addr.into()).map_err(|_| wrong());
+            return text.parse().map(|addr: SocketAddr| addr.into()).map_err(|_| AddressError::Endpoint);
         };
-        let port = port.parse().map_err(|_| wrong())?;
+        let port = port.parse().map_err(|_| AddressError::Endpoint)?;
         if !address.contains('%') {
-            let ip: std::net::Ipv6Addr = address.parse().map_err(|_| wrong())?;
+            let ip: std::net::Ipv6Addr = address.parse().map_err(|_| AddressError::Endpoint)?;
             return Self::new(SocketAddr::new(ip.into(), port), None);
         }
         let (ip, zone) = host(address)?;
@@ -223,7 +249,7 @@ mod tests {
             ("[fe80::1%eth0]:70000", "invalid socket"),
         ] {
             let error = text.parse::<Endpoint>().unwrap_err();
-            assert!(error.contains(said), "{text}: {error}");
+            assert!(error.to_string().contains(said), "{text}: {error}");
         }
     }
 }

@@ -1,11 +1,28 @@
 //! The octets of a list file, and by what one sees that it changed.
 
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::SystemTime;
 
 /// Most octets of one list file: four million names and more.
 pub const MOST_OCTETS: u64 = 128 << 20;
+
+/// Why a file is no list that can be read, as words behind its name.
+#[derive(Debug, thiserror::Error)]
+pub enum ListFileError {
+    /// It isn't there, or the kernel refuses.
+    #[error("can't be read: {0}")]
+    Unreadable(#[source] io::Error),
+    /// It is a directory, a pipe or the like.
+    #[error("is not a regular file")]
+    NotRegular,
+    /// It would take too much memory.
+    #[error("is longer than {MOST_OCTETS} octets")]
+    TooLong,
+    /// Somebody writes it now.
+    #[error("changes while it is read")]
+    Changes,
+}
 
 /// What changes when somebody writes a file or puts another in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,23 +57,23 @@ impl Stamp {
 /// The whole file.
 ///
 /// # Errors
-/// It can't be read, is too long or no file, or changed meanwhile.
-pub fn read(path: &Path) -> Result<(Vec<u8>, Stamp), String> {
-    let unreadable = |error: std::io::Error| format!("can't be read: {error}");
+/// See [`ListFileError`].
+pub fn read(path: &Path) -> Result<(Vec<u8>, Stamp), ListFileError> {
+    let unreadable = ListFileError::Unreadable;
     // Opening a pipe would wait for its writer.
     if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err("is not a regular file".to_owned());
+        return Err(ListFileError::NotRegular);
     }
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let before = Stamp::of(&file.metadata().map_err(unreadable)?);
     let mut content = Vec::with_capacity(usize::try_from(before.octets.min(MOST_OCTETS)).unwrap_or(0));
     (&file).take(MOST_OCTETS.saturating_add(1)).read_to_end(&mut content).map_err(unreadable)?;
     if u64::try_from(content.len()).unwrap_or(u64::MAX) > MOST_OCTETS {
-        return Err(format!("is longer than {MOST_OCTETS} octets"));
+        return Err(ListFileError::TooLong);
     }
     let after = Stamp::of(&file.metadata().map_err(unreadable)?);
     if before != after {
-        return Err("changes while it is read".to_owned());
+        return Err(ListFileError::Changes);
     }
     Ok((content, after))
 }

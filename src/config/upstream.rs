@@ -4,7 +4,53 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use super::endpoint::{self, Endpoint};
+use hyper::http::uri::InvalidUri;
+
+use super::endpoint::{self, AddressError, Endpoint};
+
+/// Why a text is no URL of an upstream.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamUrlError {
+    /// There is no `://` in it.
+    #[error(
+        "\"{0}\" is not an upstream; write a transport and an address, as in \"udp://192.0.2.53\" or \"tls://[2001:db8::53]:853\""
+    )]
+    Shape(String),
+    /// What stands before `://` is none of the transports.
+    #[error("\"{0}\" is not a transport; there are udp, tcp, tls, https and quic")]
+    Transport(String),
+    /// A path where the transport has none.
+    #[error("\"{0}\": only https upstreams have a path")]
+    Path(String),
+    /// An address that nobody can be asked at.
+    #[error("{0} is not the address of a server")]
+    NoServer(IpAddr),
+    /// A character that must be written otherwise in a path.
+    #[error(
+        "{path:?}: {character:?} can't stand in a path like this; write other characters as % and two hexadecimal digits"
+    )]
+    Character {
+        /// The path with its query part.
+        path: String,
+        /// The first such character.
+        character: char,
+    },
+    /// A path that the client can't ask for, for its length above all.
+    #[error("the path can't be asked for: {0}")]
+    Unaskable(#[source] InvalidUri),
+    /// What stands behind the colon is none.
+    #[error("\"{0}\" is not a port")]
+    Port(String),
+    /// The port that stands for any.
+    #[error("port 0 is not a port")]
+    PortZero,
+    /// No address, or something behind it that is no port.
+    #[error("\"{0}\" is not an IP address with an optional port")]
+    Host(String),
+    /// The address, with its zone.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+}
 
 /// How questions travel to an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,19 +109,17 @@ pub struct UpstreamUrl {
 }
 
 impl FromStr for UpstreamUrl {
-    type Err = String;
+    type Err = UpstreamUrlError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (scheme, rest) = text.split_once("://").ok_or_else(|| {
-            format!("\"{text}\" is not an upstream; write a transport and an address, as in \"udp://192.0.2.53\" or \"tls://[2001:db8::53]:853\"")
-        })?;
+    fn from_str(text: &str) -> Result<Self, UpstreamUrlError> {
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| UpstreamUrlError::Shape(text.to_owned()))?;
         let transport = match scheme {
             "udp" => Transport::Udp,
             "tcp" => Transport::Tcp,
             "tls" => Transport::Tls,
             "https" => Transport::Https,
             "quic" => Transport::Quic,
-            other => return Err(format!("\"{other}\" is not a transport; there are udp, tcp, tls, https and quic")),
+            other => return Err(UpstreamUrlError::Transport(other.to_owned())),
         };
         let (host, path) = match rest.find('/') {
             Some(at) => rest.split_at(at),
@@ -85,18 +129,18 @@ impl FromStr for UpstreamUrl {
             (Transport::Https, "" | "/") => "/dns-query",
             (Transport::Https, path) => sendable(path)?,
             (_, "" | "/") => "",
-            (_, path) => return Err(format!("\"{path}\": only https upstreams have a path")),
+            (_, path) => return Err(UpstreamUrlError::Path(path.to_owned())),
         };
         let addr = host_and_port(host, transport.default_port())?;
         if addr.ip().is_unspecified() || addr.ip().is_multicast() {
-            return Err(format!("{} is not the address of a server", addr.ip()));
+            return Err(UpstreamUrlError::NoServer(addr.ip()));
         }
         Ok(Self { transport, addr, path: path.to_owned() })
     }
 }
 
 /// The path, with its query part, when it can stand in a request as it is (RFC 3986, sections 3.3 and 3.4).
-fn sendable(path: &str) -> Result<&str, String> {
+fn sendable(path: &str) -> Result<&str, UpstreamUrlError> {
     let strange = path.char_indices().find(|(at, character)| match character {
         '%' => {
             let code = path.as_bytes().get(at.saturating_add(1)..at.saturating_add(3));
@@ -105,37 +149,38 @@ fn sendable(path: &str) -> Result<&str, String> {
         other => !other.is_ascii_alphanumeric() && !"-._~!$&'()*+,;=:@/?".contains(*other),
     });
     if let Some((_, character)) = strange {
-        return Err(format!(
-            "{path:?}: {character:?} can't stand in a path like this; write other characters as % and two hexadecimal digits"
-        ));
+        return Err(UpstreamUrlError::Character { path: path.to_owned(), character });
     }
     // The client's own word, on the length above all.
-    path.parse::<hyper::Uri>().map(|_| path).map_err(|error| format!("the path can't be asked for: {error}"))
+    path.parse::<hyper::Uri>().map(|_| path).map_err(UpstreamUrlError::Unaskable)
 }
 
 /// Reads `192.0.2.1`, `192.0.2.1:53`, `[2001:db8::1]`, `[2001:db8::1]:53` and a bare `2001:db8::1`. On one link it is
 /// `[fe80::1%eth0]:53`.
-fn host_and_port(host: &str, default_port: u16) -> Result<Endpoint, String> {
+fn host_and_port(host: &str, default_port: u16) -> Result<Endpoint, UpstreamUrlError> {
     if host.contains('%') {
         let (inner, port) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')).unwrap_or((host, ""));
         let port = match port.strip_prefix(':') {
-            Some(port) => port.parse().map_err(|_| format!("\"{port}\" is not a port"))?,
+            Some(port) => port.parse().map_err(|_| UpstreamUrlError::Port(port.to_owned()))?,
             None => default_port,
         };
         let (ip, zone) = endpoint::host(inner)?;
-        return if port == 0 { Err("port 0 is not a port".to_owned()) } else { Endpoint::new((ip, port).into(), zone) };
+        if port == 0 {
+            return Err(UpstreamUrlError::PortZero);
+        }
+        return Ok(Endpoint::new((ip, port).into(), zone)?);
     }
-    Endpoint::new(without_zone(host, default_port)?, None)
+    Ok(Endpoint::new(without_zone(host, default_port)?, None)?)
 }
 
-fn without_zone(host: &str, default_port: u16) -> Result<SocketAddr, String> {
+fn without_zone(host: &str, default_port: u16) -> Result<SocketAddr, UpstreamUrlError> {
     if let Ok(addr) = host.parse::<SocketAddr>() {
-        return if addr.port() == 0 { Err("port 0 is not a port".to_owned()) } else { Ok(addr) };
+        return if addr.port() == 0 { Err(UpstreamUrlError::PortZero) } else { Ok(addr) };
     }
     let bare = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
     bare.parse::<IpAddr>()
         .map(|ip| SocketAddr::new(ip, default_port))
-        .map_err(|_| format!("\"{host}\" is not an IP address with an optional port"))
+        .map_err(|_| UpstreamUrlError::Host(host.to_owned()))
 }
 
 impl fmt::Display for UpstreamUrl {
@@ -184,7 +229,7 @@ mod tests {
             (&format!("https://192.0.2.1/{}", "a".repeat(70_000)), "too long"),
         ] {
             let error = text.parse::<UpstreamUrl>().unwrap_err();
-            assert!(error.contains(reason), "{text}: {error}");
+            assert!(error.to_string().contains(reason), "{text}: {error}");
         }
     }
 }

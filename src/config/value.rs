@@ -9,8 +9,33 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::config::endpoint::{Endpoint, Host};
+use crate::config::endpoint::{AddressError, Endpoint, Host};
 use crate::config::window::Window;
+
+/// Why a text is none of the values of this module.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ValueError {
+    /// The text is no [`Span`].
+    #[error("\"{0}\" is not a duration; write a number and a unit, as in \"500ms\", \"30s\", \"5m\", \"24h\", \"7d\"")]
+    Span(String),
+    /// The text is no [`Size`].
+    #[error("\"{0}\" is not a size; write a number and a unit, as in \"64MiB\" or \"1GiB\"")]
+    Size(String),
+    /// The text is no [`Rate`].
+    #[error("\"{0}\" is not a rate; write a number and a time, as in \"50/s\" or \"600/m\"")]
+    Rate(String),
+    /// The text is no [`Target`].
+    #[error("\"{0}\" is no target; write \"unix:/PATH\", \"udp:ADDRESS:PORT\" or \"tcp:ADDRESS:PORT\"")]
+    Target(String),
+    /// A [`Target`] whose address is none.
+    #[error("\"{text}\": {source}")]
+    Address {
+        /// The whole target, as it was written.
+        text: String,
+        /// What is wrong with its address.
+        source: AddressError,
+    },
+}
 
 /// A duration: a whole number and one of `ms`, `s`, `m`, `h`, `d`; "0s" is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,14 +63,10 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
 }
 
 impl FromStr for Span {
-    type Err = String;
+    type Err = ValueError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!(
-                "\"{text}\" is not a duration; write a number and a unit, as in \"500ms\", \"30s\", \"5m\", \"24h\", \"7d\""
-            )
-        };
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let wrong = || ValueError::Span(text.to_owned());
         let (number, unit) = number_and_unit(text).ok_or_else(wrong)?;
         let millis = match unit {
             "ms" => 1,
@@ -76,10 +97,10 @@ impl fmt::Display for Span {
 pub struct Size(pub u64);
 
 impl FromStr for Size {
-    type Err = String;
+    type Err = ValueError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("\"{text}\" is not a size; write a number and a unit, as in \"64MiB\" or \"1GiB\"");
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let wrong = || ValueError::Size(text.to_owned());
         let (number, unit) = number_and_unit(text).ok_or_else(wrong)?;
         let scale = match unit {
             "B" => 1,
@@ -113,10 +134,10 @@ pub struct Rate {
 }
 
 impl FromStr for Rate {
-    type Err = String;
+    type Err = ValueError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("\"{text}\" is not a rate; write a number and a time, as in \"50/s\" or \"600/m\"");
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let wrong = || ValueError::Rate(text.to_owned());
         let (count, unit) = number_and_unit(text).ok_or_else(wrong)?;
         let per = match unit {
             "/s" => 1,
@@ -161,13 +182,13 @@ pub enum Target {
 }
 
 impl FromStr for Target {
-    type Err = String;
+    type Err = ValueError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("\"{text}\" is no target; write \"unix:/PATH\", \"udp:ADDRESS:PORT\" or \"tcp:ADDRESS:PORT\"");
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let wrong = || ValueError::Target(text.to_owned());
         let (kind, place) = text.split_once(':').ok_or_else(wrong)?;
-        let endpoint = || place.parse::<Endpoint>().map_err(|error| format!("\"{text}\": {error}"));
+        let misplaced = |source| ValueError::Address { text: text.to_owned(), source };
+        let endpoint = || place.parse::<Endpoint>().map_err(misplaced);
         match kind {
             "unix" if place.starts_with('/') => Ok(Self::Unix(PathBuf::from(place))),
             "udp" => endpoint().map(Self::Udp),
@@ -235,7 +256,7 @@ impl<'de> Deserialize<'de> for Settle {
         if text == "auto" {
             return Ok(Self::Auto);
         }
-        text.parse().map(Self::Fixed).map_err(|error: String| de::Error::custom(format!("{error}, or \"auto\"")))
+        text.parse().map(Self::Fixed).map_err(|error: ValueError| de::Error::custom(format!("{error}, or \"auto\"")))
     }
 }
 

@@ -9,6 +9,34 @@ use jiff::civil::{DateTime, Weekday};
 const DAY: u16 = 24 * 60;
 /// Days as they are written, Monday first.
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+
+/// Why a text is no [`Window`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "\"{text}\": {source}; write days and hours, as in \"mon-fri 08:00-17:00\", \"sat,sun 22:00-06:00\", \"12:00-13:30\""
+)]
+pub struct WindowError {
+    text: String,
+    source: Unread,
+}
+
+/// The part of a window that can't be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum Unread {
+    #[error("not a window of time")]
+    Shape,
+    #[error("\"{word}\" is none of {}", DAYS.join(", "))]
+    Day { word: String },
+    #[error("\"{0}\" has no end")]
+    NoEnd(String),
+    #[error("a day ends at 24:00, nothing starts there")]
+    Late,
+    #[error("it ends when it starts (a whole day is 00:00-24:00)")]
+    Empty,
+    #[error("\"{0}\" is no time of a day")]
+    Time(String),
+}
+
 /// "mon-fri 08:00-17:00": hours of some days. One that ends before it starts goes on into the next day.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
@@ -41,23 +69,19 @@ impl Window {
 }
 
 impl FromStr for Window {
-    type Err = String;
+    type Err = WindowError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |what: &str| {
-            format!(
-                "\"{text}\": {what}; write days and hours, as in \"mon-fri 08:00-17:00\", \"sat,sun 22:00-06:00\", \"12:00-13:30\""
-            )
-        };
+    fn from_str(text: &str) -> Result<Self, WindowError> {
+        let wrong = |source| WindowError { text: text.to_owned(), source };
         let mut words = text.split_whitespace();
         let (days, hours) = match (words.next(), words.next(), words.next()) {
             (Some(days), Some(hours), None) => (Some(days), Some(hours)),
             (Some(one), None, None) if one.contains(':') => (None, Some(one)),
             (Some(days), None, None) => (Some(days), None),
-            _ => return Err(wrong("not a window of time")),
+            _ => return Err(wrong(Unread::Shape)),
         };
-        let days = days.map_or(Ok(0x7f), days_of).map_err(|error| wrong(&error))?;
-        let (start, end) = hours.map_or(Ok((0, DAY)), hours_of).map_err(|error| wrong(&error))?;
+        let days = days.map_or(Ok(0x7f), days_of).map_err(wrong)?;
+        let (start, end) = hours.map_or(Ok((0, DAY)), hours_of).map_err(wrong)?;
         Ok(Self { text: text.to_owned(), days, start, end })
     }
 }
@@ -69,10 +93,10 @@ impl fmt::Display for Window {
 }
 
 /// "mon-fri,sun"; "sat-mon" goes over the week's end.
-fn days_of(text: &str) -> Result<u8, String> {
+fn days_of(text: &str) -> Result<u8, Unread> {
     let day = |word: &str| {
         let place = DAYS.iter().position(|day| day.eq_ignore_ascii_case(word));
-        place.ok_or_else(|| format!("\"{word}\" is none of {}", DAYS.join(", ")))
+        place.ok_or_else(|| Unread::Day { word: word.to_owned() })
     };
     let mut days = 0;
     for part in text.split(',') {
@@ -87,27 +111,27 @@ fn days_of(text: &str) -> Result<u8, String> {
     Ok(days)
 }
 
-fn hours_of(text: &str) -> Result<(u16, u16), String> {
-    let (start, end) = text.split_once('-').ok_or_else(|| format!("\"{text}\" has no end"))?;
+fn hours_of(text: &str) -> Result<(u16, u16), Unread> {
+    let (start, end) = text.split_once('-').ok_or_else(|| Unread::NoEnd(text.to_owned()))?;
     let (start, end) = (minute_of(start)?, minute_of(end)?);
     if start == DAY {
-        return Err("a day ends at 24:00, nothing starts there".to_owned());
+        return Err(Unread::Late);
     }
     // "22:00-00:00" is until midnight.
     let end = if end == 0 { DAY } else { end };
     if start == end {
-        return Err("it ends when it starts (a whole day is 00:00-24:00)".to_owned());
+        return Err(Unread::Empty);
     }
     Ok((start, end))
 }
 
 /// "08:30", "8:30", "24:00".
-fn minute_of(text: &str) -> Result<u16, String> {
+fn minute_of(text: &str) -> Result<u16, Unread> {
     let number = |digits: &str| {
         let are_digits = (1..=2).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_digit());
         digits.parse::<u16>().ok().filter(|_| are_digits)
     };
     let parts = text.split_once(':').and_then(|(hour, minute)| Some((number(hour)?, number(minute)?)));
     let minute = parts.filter(|(hour, minute)| *minute < 60 && (*hour < 24 || (*hour, *minute) == (24, 0)));
-    minute.map(|(hour, minute)| hour * 60 + minute).ok_or_else(|| format!("\"{text}\" is no time of a day"))
+    minute.map(|(hour, minute)| hour * 60 + minute).ok_or_else(|| Unread::Time(text.to_owned()))
 }

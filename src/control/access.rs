@@ -3,7 +3,6 @@
 //! A web page whose own name is made to resolve to the guard's address (DNS rebinding) would read the guard through a visitor's browser. Its requests bear that name, so
 //! names that nobody configured are refused. Addresses are not: no name server decides what they mean.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -16,14 +15,14 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::schema::Http;
 use crate::core::name::Name;
-use crate::core::policy::name_from_user;
-use crate::tls::Reloads;
+use crate::core::policy::{UserNameError, name_from_user};
 use crate::tls::server::{self, Identity};
+use crate::tls::{Reloads, TlsError};
 
 mod host;
 mod token;
 
-pub use token::Token;
+pub use token::{Token, TokenError};
 
 /// Spoken under TLS.
 const ALPN: &[&[u8]] = &[b"http/1.1"];
@@ -123,6 +122,26 @@ pub struct Asked<'a> {
     pub loopback: bool,
 }
 
+/// Why `[http]` can't be in force as it is, with the key.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// The certificate or its key can't be used.
+    #[error("http.certificate: {0}")]
+    Certificate(#[source] TlsError),
+    /// The library takes no such configuration.
+    #[error("http: {0}")]
+    Tls(#[source] TlsError),
+    /// One of the two is missing.
+    #[error("http: `certificate` and `key` go together")]
+    Half,
+    /// The file of the token.
+    #[error("http.token_file: {0}")]
+    Token(#[from] TokenError),
+    /// A name that page and API may not be asked by.
+    #[error("http.names: {0}")]
+    Name(#[from] UserNameError),
+}
+
 /// What who asks may learn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reader {
@@ -156,8 +175,8 @@ impl Access {
     /// Reads certificate and token.
     ///
     /// # Errors
-    /// With the key; nothing has changed then.
-    pub fn prepare(&self, http: &Http) -> Result<Prepared, String> {
+    /// See [`AccessError`]; nothing has changed then.
+    pub fn prepare(&self, http: &Http) -> Result<Prepared, AccessError> {
         let now = self.0.rules.load();
         let mut other = false;
         let tls = match (&http.certificate, &http.key) {
@@ -166,20 +185,17 @@ impl Access {
                     Some(tls) => tls.identity.clone(),
                     None => {
                         other = true;
-                        Identity::open("http", certificate, key)
-                            .map_err(|error| format!("http.certificate: {error}"))?
+                        Identity::open("http", certificate, key).map_err(AccessError::Certificate)?
                     }
                 };
-                let config = server::config(identity.clone(), &Arc::default(), ALPN)
-                    .map_err(|error| format!("http: {error}"))?;
+                let config = server::config(identity.clone(), &Arc::default(), ALPN).map_err(AccessError::Tls)?;
                 Some(Tls { identity, acceptor: TlsAcceptor::from(Arc::new(config)) })
             }
             (None, None) => None,
-            _ => return Err("http: `certificate` and `key` go together".to_owned()),
+            _ => return Err(AccessError::Half),
         };
-        let token = http.token_file.as_deref().map(token_of).transpose()?;
-        let names = http.names.iter().map(|name| name_from_user(name).map_err(|error| format!("http.names: {error}")));
-        let names = names.collect::<Result<Vec<Name>, String>>()?;
+        let token = http.token_file.as_deref().map(Token::read).transpose()?;
+        let names = http.names.iter().map(|name| name_from_user(name)).collect::<Result<Vec<Name>, _>>()?;
         let mut rules = Rules { number: now.number, names, tls, token, metrics_need_token: http.metrics_need_token };
         if !rules.are_as(&now) {
             rules.number = now.number.wrapping_add(1);
@@ -275,10 +291,6 @@ impl Rules {
         let knows = asked.loopback || self.token.is_some() && asked.tls;
         Ok(Reader { knows, number: Some(self.number) })
     }
-}
-
-fn token_of(file: &Path) -> Result<Token, String> {
-    Token::read(file).map_err(|error| format!("http.token_file: {error}"))
 }
 
 #[cfg(test)]

@@ -381,7 +381,8 @@ async fn except(app: App, action: Action, query: ExceptQuery) -> Reply<Excepted>
     let change = Change { name: of.clone(), action, client, span: span.map(Duration::from_secs) };
     whole(async move {
         let before = leased(&app, &target).await?;
-        let made = app.sources.except(change).await.map_err(|error| ApiError(StatusCode::CONFLICT, error))?;
+        let made =
+            app.sources.except(change).await.map_err(|error| ApiError(StatusCode::CONFLICT, error.to_string()))?;
         let (closed, mut stays) = became(&app, before).await?;
         if action == Action::Allow || made.is_none() {
             stays.clear();
@@ -433,14 +434,14 @@ fn told(outcome: Reloaded) -> Result<Response, ApiError> {
 async fn confirm(Extract(app): Extract<App>) -> Reply<Confirmed> {
     match app.sources.confirm() {
         Ok(message) => reply(Confirmed { message }),
-        Err(error) => Err(ApiError(StatusCode::CONFLICT, error)),
+        Err(error) => Err(ApiError(StatusCode::CONFLICT, error.to_string())),
     }
 }
 
 async fn disarm(Extract(app): Extract<App>) -> Reply<Disarmed> {
     match whole(async move { app.sources.disarm().await }).await? {
         Ok(message) => reply(Disarmed { message }),
-        Err(error) => Err(ApiError(StatusCode::INTERNAL_SERVER_ERROR, error)),
+        Err(error) => Err(ApiError(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
     }
 }
 
@@ -455,14 +456,14 @@ async fn stop(Extract(app): Extract<App>, query: Result<Query<StopQuery>, QueryR
     let Query(StopQuery { withdraw }) = query?;
     match app.sources.stop(withdraw) {
         Ok(message) => reply(Stopping { message }),
-        Err(error) => Err(ApiError(StatusCode::INTERNAL_SERVER_ERROR, error)),
+        Err(error) => Err(ApiError(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
     }
 }
 
 async fn hand_over(Extract(app): Extract<App>) -> Reply<Stopping> {
     match whole(async move { tokio::task::spawn_blocking(move || app.sources.hand_over()).await }).await? {
         Ok(Ok(message)) => reply(Stopping { message }),
-        Ok(Err(error)) => Err(ApiError(StatusCode::CONFLICT, error)),
+        Ok(Err(error)) => Err(ApiError(StatusCode::CONFLICT, error.to_string())),
         Err(error) => Err(ApiError(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
     }
 }
@@ -470,12 +471,12 @@ async fn hand_over(Extract(app): Extract<App>) -> Reply<Stopping> {
 async fn restarting(Extract(app): Extract<App>) -> Reply<Stopping> {
     match app.sources.restarting() {
         Ok(message) => reply(Stopping { message }),
-        Err(error) => Err(ApiError(StatusCode::CONFLICT, error)),
+        Err(error) => Err(ApiError(StatusCode::CONFLICT, error.to_string())),
     }
 }
 
 async fn metrics(Extract(app): Extract<App>, headers: HeaderMap) -> Result<Response, ApiError> {
-    let text = app.sources.metrics().map_err(|error| ApiError(StatusCode::INTERNAL_SERVER_ERROR, error))?;
+    let text = app.sources.metrics().map_err(|error| ApiError(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let open = accept.contains("application/openmetrics-text");
     let (kind, text) = if open {

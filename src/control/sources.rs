@@ -117,6 +117,27 @@ pub struct Wish {
     pub confirm: Option<Duration>,
 }
 
+/// Why the daemon did not do what somebody asked of it; all is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum Undone {
+    /// It has no part that could, as in tests.
+    #[error("this daemon {0}")]
+    Lacks(&'static str),
+    /// Nothing was changed for a trial.
+    #[error("no change waits to be confirmed")]
+    NothingToConfirm,
+    /// The part of the daemon that does it, in an error of its own.
+    #[error(transparent)]
+    Failed(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Undone {
+    /// Said by the part of the daemon that does it.
+    pub fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
 /// Everything that the control interface shows and does. The daemon implements it once.
 pub trait Sources: Send + Sync + 'static {
     /// The core, which knows leases and their causes.
@@ -199,8 +220,8 @@ pub trait Sources: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why nothing was changed.
-    fn except(&self, _change: Change) -> Later<'_, Result<Option<Duration>, String>> {
-        Box::pin(async { Err("this daemon takes no exceptions".to_owned()) })
+    fn except(&self, _change: Change) -> Later<'_, Result<Option<Duration>, Undone>> {
+        Box::pin(async { Err(Undone::Lacks("takes no exceptions")) })
     }
 
     /// Forgets kept answers that have this name as question or alias; returns how many.
@@ -268,8 +289,8 @@ pub trait Sources: Send + Sync + 'static {
     ///
     /// # Errors
     /// It could not be made.
-    fn metrics(&self) -> Result<String, String> {
-        Err("there are no metrics".to_owned())
+    fn metrics(&self) -> Result<String, Undone> {
+        Err(Undone::failed("there are no metrics"))
     }
 
     /// Checks the file, prints the difference, applies it; on any error the old configuration stays.
@@ -288,39 +309,39 @@ pub trait Sources: Send + Sync + 'static {
     ///
     /// # Errors
     /// There is none.
-    fn confirm(&self) -> Result<String, String> {
-        Err("this daemon can't reload".to_owned())
+    fn confirm(&self) -> Result<String, Undone> {
+        Err(Undone::Lacks("can't reload"))
     }
 
     /// Ends the daemon soon after the answer; `withdraw`: routers are to drop its routes at once.
     ///
     /// # Errors
     /// Why it goes on.
-    fn stop(&self, _withdraw: bool) -> Result<String, String> {
-        Err("this daemon can't be stopped so".to_owned())
+    fn stop(&self, _withdraw: bool) -> Result<String, Undone> {
+        Err(Undone::Lacks("can't be stopped so"))
     }
 
     /// Sends the sockets to the process that waits for them, and ends the daemon soon after the answer.
     ///
     /// # Errors
     /// Why it goes on.
-    fn hand_over(&self) -> Result<String, String> {
-        Err("this daemon has no sockets".to_owned())
+    fn hand_over(&self) -> Result<String, Undone> {
+        Err(Undone::Lacks("has no sockets"))
     }
 
     /// Leaves the packet filter as it is when the daemon ends: it will be back.
     ///
     /// # Errors
     /// Why it can't.
-    fn restarting(&self) -> Result<String, String> {
-        Err("this daemon has no packet filter".to_owned())
+    fn restarting(&self) -> Result<String, Undone> {
+        Err(Undone::Lacks("has no packet filter"))
     }
 
     /// Removes the nftables table.
     ///
     /// # Errors
     /// Why it is still there.
-    fn disarm(&self) -> Later<'_, Result<String, String>> {
-        Box::pin(async { Err("this daemon has no nftables table".to_owned()) })
+    fn disarm(&self) -> Later<'_, Result<String, Undone>> {
+        Box::pin(async { Err(Undone::Lacks("has no nftables table")) })
     }
 }

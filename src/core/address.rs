@@ -541,10 +541,10 @@ pub fn infrastructure(config: &Config) -> Result<Vec<(IpAddr, String)>, Vec<Poli
     for (place, upstream) in config.dns.upstream.iter().enumerate() {
         match upstream.url.parse::<UpstreamUrl>() {
             Ok(url) => all.push((url.addr.ip(), format!("{UPSTREAM}{}", upstream.url))),
-            Err(reason) => errors.push(PolicyError {
+            Err(error) => errors.push(PolicyError {
                 key: format!("dns.upstream[{place}].url"),
                 text: upstream.url.clone(),
-                reason,
+                reason: error.to_string(),
             }),
         }
     }

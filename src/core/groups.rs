@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::nets::NetMap;
 use super::person::{Mark, People};
 use super::policy::view::MOST_GROUPS;
-use crate::config::community;
+use crate::config::community::{self, CommunityError};
 use crate::config::schema::Config;
 
 /// Most different sets of groups that routes bear at once; a new one beyond it is refused.
@@ -79,7 +79,7 @@ impl GroupCommunities {
     ///
     /// # Errors
     /// The place of the first that is neither, and why.
-    pub fn of(texts: &[String]) -> Result<Self, (usize, String)> {
+    pub fn of(texts: &[String]) -> Result<Self, (usize, CommunityError)> {
         let mut all = Self::default();
         for (at, text) in texts.iter().enumerate() {
             if text.matches(':').count() == 2 {
@@ -127,7 +127,7 @@ impl Groups {
     ///
     /// # Errors
     /// A community that isn't one; none in a configuration that was checked.
-    pub fn new(config: &Config) -> Result<Self, String> {
+    pub fn new(config: &Config) -> Result<Self, CommunityError> {
         let mut groups = Self::default();
         if config.policy.group.iter().all(|group| group.communities.is_empty()) {
             return Ok(groups);

@@ -38,7 +38,7 @@ pub fn lock(path: &Path, state_dir: &Path) -> Result<(Locked, Option<String>), R
             let last = state_dir.join(LAST);
             let why = format!("{}: {error}", path.display());
             let config = read(&last).map_err(|other| {
-                RunError::Failed(format!("{why}; nor can the last one: {}: {other}", last.display()))
+                RunError::failed(format!("{why}; nor can the last one: {}: {other}", last.display()))
             })?;
             (config, Some(format!("{why}; {} is used, which was in force last", last.display())))
         }
@@ -49,17 +49,17 @@ pub fn lock(path: &Path, state_dir: &Path) -> Result<(Locked, Option<String>), R
     if !config.nftables_enforces() {
         return Ok((Locked::Nothing("it is in audit"), instead));
     }
-    let unknown = || RunError::Failed(format!("enforcer: there is no {:?}", config.enforcer));
+    let unknown = || RunError::failed(format!("enforcer: there is no {:?}", config.enforcer));
     let backend = backend::packets(&config.enforcer).ok_or_else(unknown)?;
-    if (backend.is_there)().map_err(RunError::Failed)? {
+    if (backend.is_there)().map_err(RunError::failed)? {
         return Ok((Locked::Before, instead));
     }
     let listeners = own_listeners(&config, ports(&config), http(&config));
     let own = nftables::Own { traffic: own_traffic(&config), listeners };
     let mut packets =
-        (backend.make)(&switch::rules(&config, own), Clock::start(), EnforcerId(0)).map_err(RunError::Failed)?;
+        (backend.make)(&switch::rules(&config, own), Clock::start(), EnforcerId(0)).map_err(RunError::failed)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(RunError::failed)?;
-    runtime.block_on(packets.install()).map_err(RunError::Failed)?;
+    runtime.block_on(packets.install()).map_err(RunError::failed)?;
     Ok((Locked::Now, instead))
 }
 

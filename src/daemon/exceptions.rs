@@ -2,6 +2,7 @@
 //!
 //! Each change is on disk before it is in force. What ends is looked for every [`LOOK`] on the clock that goes on while the host sleeps.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,8 +13,8 @@ use crate::config::schema::Action;
 use crate::config::value::Span;
 use crate::control::sources::Change;
 use crate::control::types;
-use crate::core::policy::Pattern;
 use crate::core::policy::exceptions::{Exception, MOST, owner};
+use crate::core::policy::{Pattern, PatternError};
 use crate::store::exceptions::{self as store, Stored};
 use crate::sys::clock::{Clock, Outside};
 use crate::sys::time_zone;
@@ -22,6 +23,45 @@ use crate::sys::time_zone;
 const LOOK: Duration = Duration::from_millis(500);
 /// The longest: what is to last longer belongs into the file.
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+
+/// Why an exception is neither made nor undone.
+#[derive(Debug, thiserror::Error)]
+pub enum ExceptionError {
+    /// The name is no rule for names.
+    #[error("\"{name}\" can't be used: {source}")]
+    Name {
+        /// The name, as it was given.
+        name: String,
+        /// What is wrong with it.
+        source: PatternError,
+    },
+    /// The name can't be kept.
+    #[error("\"{0}\" can't be used")]
+    Unusable(String),
+    /// There is none to be undone.
+    #[error("there is no such exception for {0}")]
+    NotThere(Pattern),
+    /// It would last too long, or not at all.
+    #[error("an exception lasts at most {}; what is to last longer belongs into the file", Span(LONGEST))]
+    Span,
+    /// As many as there may be stand already.
+    #[error("there are {MOST} exceptions already; undo one")]
+    Full,
+    /// Its end can't be told from that of another boot.
+    #[error("the clocks can't be read: {0}")]
+    Clock(#[source] io::Error),
+    /// The disk doesn't take it.
+    #[error("the exceptions can't be written to {}: {source}", directory.display())]
+    Write {
+        /// The state directory.
+        directory: PathBuf,
+        /// The kernel's word.
+        source: io::Error,
+    },
+    /// It is kept, and could not be put in force: what stands in the way, in words.
+    #[error("{0}")]
+    Unapplied(String),
+}
 
 /// Those in force. One owner changes them: whoever holds [`Shared::applying`].
 #[derive(Debug)]
@@ -109,41 +149,38 @@ impl ExceptionState {
     }
 
     /// On disk first, then in force.
-    fn put(&self, all: Vec<(Stored, Exception)>) -> Result<(), String> {
+    fn put(&self, all: Vec<(Stored, Exception)>) -> Result<(), ExceptionError> {
         let stored: Vec<Stored> = all.iter().map(|(stored, _)| stored.clone()).collect();
         store::write(&self.directory, &stored)
-            .map_err(|error| format!("the exceptions can't be written to {}: {error}", self.directory.display()))?;
+            .map_err(|source| ExceptionError::Write { directory: self.directory.clone(), source })?;
         *self.inner() = Inner { all, trouble: None };
         Ok(())
     }
 
     /// Changes them; returns for how long what was made lasts. Nothing is changed on an error.
-    fn change(&self, change: &Change) -> Result<Option<Duration>, String> {
-        let pattern: Pattern =
-            change.name.parse().map_err(|error| format!("\"{}\" can't be used: {error}", change.name))?;
+    fn change(&self, change: &Change) -> Result<Option<Duration>, ExceptionError> {
+        let wrong = |source| ExceptionError::Name { name: change.name.clone(), source };
+        let pattern: Pattern = change.name.parse().map_err(wrong)?;
         let client = change.client.map(owner);
         let mut all = self.inner().all.clone();
         let before = all.len();
         all.retain(|(_, exception)| !exception.is_same(&pattern, change.action, client));
         let Some(span) = change.span else {
             if all.len() == before {
-                return Err(format!("there is no such exception for {pattern}"));
+                return Err(ExceptionError::NotThere(pattern));
             }
             self.put(all)?;
             return Ok(None);
         };
         if span.is_zero() || span > LONGEST {
-            return Err(format!(
-                "an exception lasts at most {}; what is to last longer belongs into the file",
-                Span(LONGEST)
-            ));
+            return Err(ExceptionError::Span);
         }
         if all.len() >= MOST {
-            return Err(format!("there are {MOST} exceptions already; undo one"));
+            return Err(ExceptionError::Full);
         }
-        let now = Outside::read().map_err(|error| format!("the clocks can't be read: {error}"))?;
+        let now = Outside::read().map_err(ExceptionError::Clock)?;
         let stored = Stored::new(pattern.to_string(), change.action, client, span, &now);
-        let exception = self.exception(&stored, &now).ok_or_else(|| format!("\"{}\" can't be used", change.name))?;
+        let exception = self.exception(&stored, &now).ok_or_else(|| ExceptionError::Unusable(change.name.clone()))?;
         all.push((stored, exception));
         self.put(all)?;
         Ok(Some(span))
@@ -161,7 +198,7 @@ impl ExceptionState {
         if let Err(error) = self.put(all.clone()) {
             // They end all the same: what is on disk has its end with it.
             tracing::warn!("{error}");
-            *self.inner() = Inner { all, trouble: Some(error) };
+            *self.inner() = Inner { all, trouble: Some(error.to_string()) };
         }
         true
     }
@@ -171,10 +208,10 @@ impl ExceptionState {
 ///
 /// # Errors
 /// Why nothing was changed.
-pub async fn change(shared: &Shared, change: Change) -> Result<Option<Duration>, String> {
+pub async fn change(shared: &Shared, change: Change) -> Result<Option<Duration>, ExceptionError> {
     let _applying = shared.applying.lock().await;
     let made = shared.exceptions.change(&change)?;
-    reload::apply_lists(shared, shared.lists.lists()).await?;
+    reload::apply_lists(shared, shared.lists.lists()).await.map_err(ExceptionError::Unapplied)?;
     let Change { name, action, client, span } = change;
     tracing::info!(name, ?action, ?client, ?span, "an exception was made or undone by the operator");
     Ok(made)

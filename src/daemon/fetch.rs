@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +14,8 @@ use super::fetch::http::{Got, Validators, Wanted};
 use super::sources::Shared;
 use crate::config::schema::{FETCHED, PolicyList};
 use crate::control::types::Fetch;
-use crate::core::policy::{ListFile, Table};
+use crate::core::policy::list::LineError;
+use crate::core::policy::{ListFile, PolicyError, Table};
 use crate::sys::clock::since_boot;
 use crate::sys::private;
 
@@ -71,8 +72,8 @@ impl FetchState {
         Self { error: None, checked, failures: 0, next }
     }
 
-    fn done(&mut self, list: &PolicyList, outcome: Result<(), String>) {
-        self.error = outcome.err();
+    fn done(&mut self, list: &PolicyList, outcome: Result<(), RenewError>) {
+        self.error = outcome.err().map(|error| error.to_string());
         if self.error.is_some() {
             self.failures = self.failures.saturating_add(1);
         } else {
@@ -102,6 +103,44 @@ fn now() -> u64 {
 fn beside(path: &Path) -> Option<Beside> {
     let text = std::fs::read(path.with_extension("json")).ok()?;
     serde_json::from_slice(&text).ok()
+}
+
+/// Why a list is as it was, as words behind its URL.
+#[derive(Debug, thiserror::Error)]
+enum RenewError {
+    /// Nothing came from the server.
+    #[error(transparent)]
+    Fetch(#[from] http::FetchError),
+    /// What came can't be rules.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// What came has a line that can't be read.
+    #[error("{0}; the one before stays")]
+    Line(LineError),
+    /// What came says nothing.
+    #[error("has no rule; the one before stays")]
+    Empty,
+    /// What came is next to nothing beside what is there.
+    #[error("shrinks from {held} rules to {rules}; the one before stays. If that is right, remove {} and reload", path.display())]
+    Shrinks {
+        /// Rules of the list that is there.
+        held: usize,
+        /// Rules of the one that came.
+        rules: usize,
+        /// The file of the list that is there.
+        path: PathBuf,
+    },
+    /// What came can't be kept.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The list's file.
+        path: PathBuf,
+        /// The kernel's word.
+        source: io::Error,
+    },
+    /// The task that writes it failed.
+    #[error("writing it failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
 }
 
 /// Fetches what is due, again and again; never ends.
@@ -147,7 +186,7 @@ fn forget(state: &Path, wanted: &BTreeMap<String, &PolicyList>) -> io::Result<()
     Ok(())
 }
 
-async fn renew(shared: &Arc<Shared>, list: &PolicyList, url: &str) -> Result<(), String> {
+async fn renew(shared: &Arc<Shared>, list: &PolicyList, url: &str) -> Result<(), RenewError> {
     let known = beside(&list.path).filter(|_| list.path.exists()).unwrap_or_default();
     let known = Validators { etag: known.etag, modified: known.modified };
     let (config, _) = shared.config();
@@ -158,30 +197,27 @@ async fn renew(shared: &Arc<Shared>, list: &PolicyList, url: &str) -> Result<(),
         Got::Same => note(&list.path, known),
         Got::File(content, validators) => {
             judge(&list, &content, held)?;
-            put(&list.path, &content).map_err(|error| format!("{}: {error}", list.path.display()))?;
+            put(&list.path, &content).map_err(|source| RenewError::File { path: list.path.clone(), source })?;
             note(&list.path, validators)
         }
     };
-    tokio::task::spawn_blocking(write).await.map_err(|error| format!("writing it failed: {error}"))?
+    tokio::task::spawn_blocking(write).await?
 }
 
 /// Whether what came may take the place of a list with so many rules.
-fn judge(list: &PolicyList, content: &[u8], held: usize) -> Result<(), String> {
+fn judge(list: &PolicyList, content: &[u8], held: usize) -> Result<(), RenewError> {
     let path = list.shown();
     let file = ListFile { path: &path, format: list.format, action: list.action, content };
-    let (table, report) = Table::from_list(&file).map_err(|error| error.to_string())?;
+    let (table, report) = Table::from_list(&file)?;
     if let Some(error) = report.errors.first() {
-        return Err(format!("line {}: {}; the one before stays", error.line, error.reason));
+        return Err(RenewError::Line(error.clone()));
     }
     let rules = table.len();
     if rules == 0 {
-        return Err("has no rule; the one before stays".to_owned());
+        return Err(RenewError::Empty);
     }
     if held >= MANY && rules < held / 10 {
-        return Err(format!(
-            "shrinks from {held} rules to {rules}; the one before stays. If that is right, remove {} and reload",
-            list.path.display()
-        ));
+        return Err(RenewError::Shrinks { held, rules, path: list.path.clone() });
     }
     Ok(())
 }
@@ -196,11 +232,11 @@ fn put(path: &Path, content: &[u8]) -> io::Result<()> {
     private::replace(path, &[content])
 }
 
-fn note(path: &Path, Validators { etag, modified }: Validators) -> Result<(), String> {
+fn note(path: &Path, Validators { etag, modified }: Validators) -> Result<(), RenewError> {
     let beside = Beside { etag, modified, checked: now() };
     let written = serde_json::to_vec(&beside).map_err(io::Error::other);
     let written = written.and_then(|text| private::replace(&path.with_extension("json"), &[&text]));
-    written.map_err(|error| format!("{}: {error}", path.display()))
+    written.map_err(|source| RenewError::File { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -226,11 +262,13 @@ mod tests {
     fn what_is_no_list_or_next_to_none_takes_no_place() {
         let list = list("");
         let names = |count: usize| (0..count).map(|n| format!("n{n}.example\n")).collect::<String>();
-        assert_eq!(judge(&list, names(20).as_bytes(), 0), Ok(()));
-        assert_eq!(judge(&list, names(20).as_bytes(), 200), Ok(()));
-        assert!(judge(&list, names(19).as_bytes(), 200).unwrap_err().contains("shrinks from 200 rules to 19"));
-        assert_eq!(judge(&list, names(1).as_bytes(), 99), Ok(()));
-        assert!(judge(&list, b"# nothing\n", 0).unwrap_err().contains("no rule"));
+        judge(&list, names(20).as_bytes(), 0).unwrap();
+        judge(&list, names(20).as_bytes(), 200).unwrap();
+        assert!(
+            judge(&list, names(19).as_bytes(), 200).unwrap_err().to_string().contains("shrinks from 200 rules to 19")
+        );
+        judge(&list, names(1).as_bytes(), 99).unwrap();
+        assert!(judge(&list, b"# nothing\n", 0).unwrap_err().to_string().contains("no rule"));
         assert!(judge(&list, b"<html><body>Not found</body></html>\n", 0).is_err());
     }
 

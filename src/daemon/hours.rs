@@ -19,13 +19,13 @@ use crate::control::sources::Subject;
 use crate::control::types::Scheduled;
 use crate::core::policy::schedule::{self, Hours};
 use crate::core::policy::{OwnRules, Policy};
-use crate::sys::time_zone;
+use crate::sys::time_zone::{self, UnknownZone};
 
 /// How often the clock is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The time zone that schedules are meant in.
-fn zone(config: &Config) -> Result<TimeZone, String> {
+fn zone(config: &Config) -> Result<TimeZone, UnknownZone> {
     time_zone::named(config.policy.timezone.as_deref())
 }
 
@@ -40,7 +40,7 @@ fn has_any(config: &Config) -> bool {
 ///
 /// # Errors
 /// As [`time_zone::named`].
-pub fn at(config: &Config, moment: Timestamp) -> Result<Hours, String> {
+pub fn at(config: &Config, moment: Timestamp) -> Result<Hours, UnknownZone> {
     if !has_any(config) {
         return Ok(Hours::default());
     }
@@ -51,7 +51,7 @@ pub fn at(config: &Config, moment: Timestamp) -> Result<Hours, String> {
 ///
 /// # Errors
 /// As [`time_zone::named`].
-pub fn now(config: &Config) -> Result<Hours, String> {
+pub fn now(config: &Config) -> Result<Hours, UnknownZone> {
     at(config, Timestamp::now())
 }
 

@@ -89,6 +89,14 @@ pub struct Listening {
     shared: OnceLock<Weak<Shared>>,
 }
 
+/// A listener of `http.listen` can't be bound although its address may be there.
+#[derive(Debug, thiserror::Error)]
+#[error("{KEY}: {address}: {source}")]
+pub struct ListenError {
+    address: Endpoint,
+    source: std::io::Error,
+}
+
 impl Listening {
     /// Binds the listeners of `http.listen`, or takes them of the store; `here`: this host's addresses. Must be called on the runtime.
     ///
@@ -102,7 +110,7 @@ impl Listening {
             match one.bind(mark, false, &store) {
                 Ok(()) => {}
                 Err(error) if endpoint::is_absent(&error) => one.why = error.to_string(),
-                Err(error) => return Err(RunError::Failed(format!("http.listen: {address}: {error}"))),
+                Err(source) => return Err(RunError::failed(ListenError { address: *address, source })),
             }
             one.keep(&store);
             http.push(one);
@@ -133,8 +141,8 @@ impl Listening {
     /// Binds what is new in this configuration.
     ///
     /// # Errors
-    /// In words, with key and address; nothing has changed then.
-    pub fn prepare(&self, config: &Config) -> Result<Prepared, String> {
+    /// See [`ListenError`]; nothing has changed then.
+    pub fn prepare(&self, config: &Config) -> Result<Prepared, ListenError> {
         let listen = config.http.listen.clone();
         let before = self.http();
         let goes: Vec<SocketAddr> =
@@ -149,7 +157,7 @@ impl Listening {
             match one.bind(self.mark, goes.iter().any(meets), &self.store) {
                 Ok(()) => {}
                 Err(error) if endpoint::is_absent(&error) => one.why = error.to_string(),
-                Err(error) => return Err(format!("{KEY}: {address}: {error}")),
+                Err(source) => return Err(ListenError { address: *address, source }),
             }
             new.push(one);
         }
@@ -384,7 +392,7 @@ pub async fn follow(shared: Arc<Shared>, mut known: Here) {
             let made = rules::rules(&config, &shared.lists.lists(), &now, &hours);
             let closed = match made {
                 Ok(rules) => reload::put_in_force(&shared, rules).await,
-                Err(error) => Err(error),
+                Err(error) => Err(error.to_string()),
             };
             match closed {
                 Ok(()) => known = now,

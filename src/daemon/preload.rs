@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use super::sources::Shared;
 use crate::core::name::Name;
 use crate::core::policy::name_from_user;
+use crate::dns::OpenError;
 use crate::sys::clock::since_boot;
 
 /// How often it is looked whether a name is due.
@@ -36,11 +37,11 @@ impl Preloaded {
         failed.iter().map(|(name, error)| format!("lease.preload: {name} isn't kept open: {error}")).collect()
     }
 
-    fn note(&self, name: &str, outcome: Result<(), String>) {
+    fn note(&self, name: &str, outcome: Result<(), OpenError>) {
         let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             Ok(()) => drop(failed.remove(name)),
-            Err(error) => drop(failed.insert(name.to_owned(), error)),
+            Err(error) => drop(failed.insert(name.to_owned(), error.to_string())),
         }
     }
 
@@ -70,7 +71,7 @@ fn wait(ttl: Option<Duration>, failures: u32) -> Duration {
 pub async fn follow(shared: Arc<Shared>) {
     let mut tick = tokio::time::interval(LOOK);
     let mut names: BTreeMap<String, Due> = BTreeMap::new();
-    let mut asking: JoinSet<(String, Result<Duration, String>)> = JoinSet::new();
+    let mut asking: JoinSet<(String, Result<Duration, OpenError>)> = JoinSet::new();
     loop {
         tokio::select! {
             _ = tick.tick() => {}
@@ -101,7 +102,7 @@ pub async fn follow(shared: Arc<Shared>) {
     }
 }
 
-async fn ask(shared: Arc<Shared>, text: String, name: Name) -> (String, Result<Duration, String>) {
+async fn ask(shared: Arc<Shared>, text: String, name: Name) -> (String, Result<Duration, OpenError>) {
     let opened = shared.dns.open_unasked(None, &name).await;
     (text, opened.map(|opened| opened.ttl))
 }

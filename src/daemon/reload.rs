@@ -255,7 +255,7 @@ async fn apply(shared: &Shared, config: &Config, lists: Lists, judging: Judging)
     if let Err(error) = shared.switches.packets_close(config).await {
         switch(shared, &old, old_groups, before).await?;
         shared.switches.packets_close(&old).await?;
-        return Err(error);
+        return Err(error.into());
     }
     shared.lists.set(lists);
     close_soon(shared).await
@@ -286,7 +286,7 @@ async fn switch(shared: &Shared, config: &Config, groups: Arc<Groups>, rules: Ar
     if !announces {
         tell(Event::Announce(false)).await?;
     }
-    shared.switches.bgp(announces).await
+    Ok(shared.switches.bgp(announces).await?)
 }
 
 /// Puts other rules in force, below the operator's exceptions, and closes what they forbid: now, and once more when answers that were judged by the old ones, and were on

@@ -24,10 +24,10 @@ use crate::config::schema::Role;
 use crate::core::event::{EnforcerId, Event, Listed};
 use crate::core_task::CoreHandle;
 use crate::dns::Rules;
-use crate::enforce::Command;
 use crate::enforce::backend;
 use crate::enforce::bgp::guards::Judge;
 use crate::enforce::bgp::{self, BgpEnforcer};
+use crate::enforce::{Command, EnforceError};
 
 /// The routers as they are in force.
 #[derive(Debug)]
@@ -85,8 +85,7 @@ impl Routers {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn send(&self, command: Command) -> Result<(), String> {
-        let stopped = || "bgp: it has stopped".to_owned();
+    async fn send(&self, command: Command) -> Result<(), EnforceError> {
         let driver = self.driver.upgrade().ok_or_else(stopped)?;
         driver.send(command).await.map_err(|_| stopped())
     }
@@ -95,8 +94,8 @@ impl Routers {
     ///
     /// # Errors
     /// What can't be had; nothing has changed.
-    pub async fn prepare(&self, old: &Config, new: &Config, packets: bool) -> Result<Option<Prepared>, String> {
-        let wrong = |error: bgp::BgpError| format!("bgp: {error}");
+    pub async fn prepare(&self, old: &Config, new: &Config, packets: bool) -> Result<Option<Prepared>, EnforceError> {
+        let wrong = |error: bgp::BgpError| EnforceError::from(error).of("bgp");
         let open = |config| bgp::open(config).map_err(wrong);
         // How much each peer may hold follows from other keys.
         if old.bgp == new.bgp && open(old)? == open(new)? {
@@ -133,7 +132,7 @@ impl Routers {
         }));
         let (done, outcome) = oneshot::channel();
         self.send(Command::PreparePeers { next: Box::new(next), done }).await?;
-        outcome.await.map_err(|_| "bgp: it has stopped".to_owned())?.map_err(|error| format!("bgp: {error}"))?;
+        outcome.await.map_err(|_| stopped())?.map_err(|error| error.of("bgp"))?;
         Ok(Some(Prepared { known, list }))
     }
 
@@ -141,19 +140,34 @@ impl Routers {
     ///
     /// # Errors
     /// The core or the speaker has stopped.
-    pub async fn change(&self, core: &CoreHandle, prepared: Prepared, new: &Config) -> Result<(), String> {
-        let stopped = |error: crate::core_task::Stopped| error.to_string();
-        core.tell(Event::Enforcers(prepared.list)).await.map_err(stopped)?;
-        core.tell(Event::Linger(linger(new))).await.map_err(stopped)?;
-        core.tell(Event::Exchange(among_guards(new))).await.map_err(stopped)?;
+    pub async fn change(&self, core: &CoreHandle, prepared: Prepared, new: &Config) -> Result<(), RoutersError> {
+        core.tell(Event::Enforcers(prepared.list)).await?;
+        core.tell(Event::Linger(linger(new))).await?;
+        core.tell(Event::Exchange(among_guards(new))).await?;
         // It knows the new ones before they say anything.
-        core.inspect(|_, _| ()).await.map_err(stopped)?;
+        core.inspect(|_, _| ()).await?;
         let (done, told) = oneshot::channel();
         self.send(Command::ChangePeers { done }).await?;
-        told.await.map_err(|_| "bgp: it has stopped".to_owned())?;
+        told.await.map_err(|_| stopped())?;
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = prepared.known;
         Ok(())
     }
+}
+
+/// The speaker's task has ended.
+fn stopped() -> EnforceError {
+    EnforceError::Stopped.of("bgp")
+}
+
+/// Why routers could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RoutersError {
+    /// The core has ended.
+    #[error(transparent)]
+    Core(#[from] crate::core_task::Stopped),
+    /// The speaker has ended.
+    #[error(transparent)]
+    Speaker(#[from] EnforceError),
 }
 
 /// The next number that nobody has.

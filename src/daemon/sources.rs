@@ -25,7 +25,7 @@ use crate::config::schema::{Hide, NftablesMode, OnDeadline};
 use crate::config::{Config, Places};
 use crate::control::history::Plots;
 use crate::control::sessions;
-use crate::control::sources::{Change, CoreView, Later, Sources, Subject, Wish};
+use crate::control::sources::{Change, CoreView, Later, Sources, Subject, Undone, Wish};
 use crate::control::types::{self, Judgement, List, LoggedError, Peer, Reloaded, Tried, Upstream};
 use crate::control::{Access, DeniedLog, QueryLog};
 use crate::core::name::Name;
@@ -34,6 +34,7 @@ use crate::core_task::CoreHandle;
 use crate::dns::codec::wire::rtype;
 use crate::dns::upstream::UpstreamStatus;
 use crate::dns::{Listeners, Rules, View};
+use crate::enforce::EnforceError;
 use crate::enforce::backend::{self, Control, PacketBackend, Stop};
 use crate::enforce::bgp::BgpStatus;
 use crate::enforce::bgp::service::Service;
@@ -320,8 +321,8 @@ impl Sources for Shared {
         self.exceptions.views()
     }
 
-    fn except(&self, change: Change) -> Later<'_, Result<Option<Duration>, String>> {
-        Box::pin(exceptions::change(self, change))
+    fn except(&self, change: Change) -> Later<'_, Result<Option<Duration>, Undone>> {
+        Box::pin(async move { exceptions::change(self, change).await.map_err(Undone::failed) })
     }
 
     fn forget_answers(&self, name: &Name) -> usize {
@@ -397,9 +398,9 @@ impl Sources for Shared {
         })
     }
 
-    fn metrics(&self) -> Result<String, String> {
+    fn metrics(&self) -> Result<String, Undone> {
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        crate::metrics::encode_all(&registry).map_err(|error| error.to_string())
+        crate::metrics::encode_all(&registry).map_err(Undone::failed)
     }
 
     fn reload(&self, wish: Wish) -> Later<'_, Reloaded> {
@@ -410,14 +411,14 @@ impl Sources for Shared {
         Box::pin(reload::undo(self))
     }
 
-    fn confirm(&self) -> Result<String, String> {
+    fn confirm(&self) -> Result<String, Undone> {
         match self.history.confirm() {
             true => Ok("confirmed: the change stays".to_owned()),
-            false => Err("no change waits to be confirmed".to_owned()),
+            false => Err(Undone::NothingToConfirm),
         }
     }
 
-    fn stop(&self, withdraw: bool) -> Result<String, String> {
+    fn stop(&self, withdraw: bool) -> Result<String, Undone> {
         let (config, _) = self.config();
         let message = match Some(&self.peers).filter(|_| !config.bgp.peer.is_empty()) {
             None => "the guard stops".to_owned(),
@@ -439,21 +440,21 @@ impl Sources for Shared {
         Ok(message)
     }
 
-    fn restarting(&self) -> Result<String, String> {
-        self.keep_filter()?;
+    fn restarting(&self) -> Result<String, Undone> {
+        self.keep_filter().map_err(Undone::failed)?;
         tracing::info!("systemd starts the guard again: the packet filter stays as it is");
         Ok("the packet filter stays as it is until the guard is back".to_owned())
     }
 
-    fn hand_over(&self) -> Result<String, String> {
-        self.store.hand_over(&self.successor)?;
-        self.keep_filter()?;
+    fn hand_over(&self) -> Result<String, Undone> {
+        self.store.hand_over(&self.successor).map_err(Undone::failed)?;
+        self.keep_filter().map_err(Undone::failed)?;
         tracing::info!("another process takes over");
         self.stop_soon();
         Ok("the guard ends; its sockets are yours".to_owned())
     }
 
-    fn disarm(&self) -> Later<'_, Result<String, String>> {
+    fn disarm(&self) -> Later<'_, Result<String, Undone>> {
         let filter = self.filter.clone();
         Box::pin(async {
             // Without an enforcer of our own there may still be what an earlier configuration left.
@@ -465,8 +466,8 @@ impl Sources for Shared {
                 Ok(Ok(name)) => {
                     Ok(format!("the {name} table is removed; nothing is guarded here until the daemon starts again"))
                 }
-                Ok(Err(error)) => Err(error),
-                Err(error) => Err(format!("the attempt failed: {error}")),
+                Ok(Err(error)) => Err(Undone::failed(error)),
+                Err(error) => Err(Undone::failed(format!("the attempt failed: {error}"))),
             }
         })
     }
@@ -474,7 +475,7 @@ impl Sources for Shared {
 
 impl Shared {
     /// The packet filter stays as it is when this process ends.
-    fn keep_filter(&self) -> Result<(), String> {
+    fn keep_filter(&self) -> Result<(), EnforceError> {
         self.filter.as_ref().map_or(Ok(()), |filter| filter.stop(Stop::Keep).map(drop))
     }
 }

@@ -19,7 +19,7 @@ use crate::config::schema::{self, NftablesMode};
 use crate::core::narrow::NarrowKinds;
 use crate::enforce::backend::LeftOut;
 use crate::enforce::nftables::{Own, Rules, Special};
-use crate::enforce::{Command, can_hold};
+use crate::enforce::{Command, EnforceError, can_hold};
 
 /// The ruleset of a configuration.
 #[must_use]
@@ -90,7 +90,7 @@ impl Packets {
     }
 
     /// Waits until the kernel has them. `None`: it has them already.
-    async fn tell(&self, mut rules: Rules, own: &Own) -> Result<Option<Vec<LeftOut>>, String> {
+    async fn tell(&self, mut rules: Rules, own: &Own) -> Result<Option<Vec<LeftOut>>, EnforceError> {
         let told = self.told();
         // The core goes on with ports until it ends.
         rules.ports |= told.ports;
@@ -136,7 +136,7 @@ impl Switches {
     ///
     /// # Errors
     /// Why all is as it was.
-    pub async fn own(&self, change: impl FnOnce(&mut Own)) -> Result<(), String> {
+    pub async fn own(&self, change: impl FnOnce(&mut Own)) -> Result<(), EnforceError> {
         let mut own = self.own.lock().await;
         let mut wanted = own.clone();
         change(&mut wanted);
@@ -150,7 +150,7 @@ impl Switches {
         let told = wanted.clone();
         let command = |done| Command::Own { own: told, done };
         if let Some(packets) = &self.packets {
-            tell(Some(&packets.driver), command).await.map_err(|error| format!("{}: {error}", packets.name))?;
+            tell(Some(&packets.driver), command).await.map_err(|error| error.of(&packets.name))?;
         }
         *own = wanted;
         Ok(())
@@ -166,7 +166,7 @@ impl Switches {
     ///
     /// # Errors
     /// Why the old rules stay.
-    pub async fn packets_open(&self, config: &Config) -> Result<(), String> {
+    pub async fn packets_open(&self, config: &Config) -> Result<(), EnforceError> {
         let Some(packets) = &self.packets else { return Ok(()) };
         can_hold(&packets.name, packets.narrow, config)?;
         self.packets(packets, either(&packets.told(), &rules(config, Own::default()))).await
@@ -176,15 +176,15 @@ impl Switches {
     ///
     /// # Errors
     /// Why the former rules stay.
-    pub async fn packets_close(&self, config: &Config) -> Result<(), String> {
+    pub async fn packets_close(&self, config: &Config) -> Result<(), EnforceError> {
         let Some(packets) = &self.packets else { return Ok(()) };
         self.packets(packets, rules(config, Own::default())).await
     }
 
-    async fn packets(&self, packets: &Packets, rules: Rules) -> Result<(), String> {
+    async fn packets(&self, packets: &Packets, rules: Rules) -> Result<(), EnforceError> {
         let enforce = rules.config.enforce && rules.config.mode != NftablesMode::Off;
         let own = self.own.lock().await;
-        let left_out = packets.tell(rules, &own).await.map_err(|error| format!("{}: {error}", packets.name))?;
+        let left_out = packets.tell(rules, &own).await.map_err(|error| error.of(&packets.name))?;
         if let Some(left_out) = left_out {
             *self.left_out.lock().unwrap_or_else(PoisonError::into_inner) = left_out;
         }
@@ -196,35 +196,34 @@ impl Switches {
     ///
     /// # Errors
     /// The speaker has stopped.
-    pub async fn open(&self, mut open: Vec<IpNet>) -> Result<(), String> {
+    pub async fn open(&self, mut open: Vec<IpNet>) -> Result<(), EnforceError> {
         open.sort_unstable();
         open.dedup();
         let command = |done| Command::Open { open, done };
-        tell(self.bgp.as_ref(), command).await.map_err(|error| format!("bgp: {error}"))
+        tell(self.bgp.as_ref(), command).await.map_err(|error| error.of("bgp"))
     }
 
     /// Whether prefixes are announced without a lease.
     ///
     /// # Errors
     /// The speaker has stopped.
-    pub async fn bgp(&self, enforce: bool) -> Result<(), String> {
-        tell(self.bgp.as_ref(), blocks(enforce)).await.map_err(|error| format!("bgp: {error}"))
+    pub async fn bgp(&self, enforce: bool) -> Result<(), EnforceError> {
+        tell(self.bgp.as_ref(), blocks(enforce)).await.map_err(|error| error.of("bgp"))
     }
 }
 
-fn blocks(enforce: bool) -> impl FnOnce(oneshot::Sender<Result<(), String>>) -> Command {
+fn blocks(enforce: bool) -> impl FnOnce(oneshot::Sender<Result<(), EnforceError>>) -> Command {
     move |done| Command::Enforce { enforce, done }
 }
 
 async fn tell<T: Default>(
     driver: Option<&WeakSender<Command>>,
-    command: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Command,
-) -> Result<T, String> {
+    command: impl FnOnce(oneshot::Sender<Result<T, EnforceError>>) -> Command,
+) -> Result<T, EnforceError> {
     let Some(driver) = driver else { return Ok(T::default()) };
-    let stopped = || "it has stopped".to_owned();
     let (done, outcome) = oneshot::channel();
-    let driver = driver.upgrade().ok_or_else(stopped)?;
-    driver.send(command(done)).await.map_err(|_| stopped())?;
+    let driver = driver.upgrade().ok_or(EnforceError::Stopped)?;
+    driver.send(command(done)).await.map_err(|_| EnforceError::Stopped)?;
     drop(driver);
-    outcome.await.map_err(|_| stopped())?
+    outcome.await.map_err(|_| EnforceError::Stopped)?
 }

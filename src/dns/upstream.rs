@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 
 use super::metrics::Metrics;
 use crate::config::schema;
-use crate::config::upstream::UpstreamUrl;
+use crate::config::upstream::{UpstreamUrl, UpstreamUrlError};
 use crate::core::name::Name;
 use crate::core::policy::name_from_user;
 use crate::dns::codec::response::Response;
@@ -33,7 +33,7 @@ use crate::dns::codec::wire::rtype;
 use judgement::{Judgement, Manner, Sent, judge};
 use query::{Fit, Query, lower_question};
 use race::{Ask, Choice, End, Order, Race, Trouble};
-use server::{Link, Made, Server};
+use server::{Link, LinkError, Made, Server};
 use transport::dial::Target;
 use transport::udp_task::{Failure, Post};
 
@@ -51,14 +51,19 @@ pub(in crate::dns) use transport::https::DNS_MESSAGE;
 const EXPLORE: u32 = 32;
 
 /// An upstream that can't be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// The URL is wrong.
     #[error("dns.upstream: {0}")]
-    Url(String),
-    /// Its certificates, keys, names or pins can't be used.
-    #[error("dns.upstream: \"{0}\": {1}")]
-    Tls(String, String),
+    Url(#[from] UpstreamUrlError),
+    /// It can't be reached as its URL says.
+    #[error("dns.upstream: \"{url}\": {source}")]
+    Link {
+        /// Its URL, as configured.
+        url: String,
+        /// What stands in the way.
+        source: LinkError,
+    },
     /// A name in `domains` is wrong.
     #[error("dns.upstream: \"{0}\" is not a domain name")]
     Domain(String),
@@ -199,7 +204,7 @@ impl Upstreams {
         probe: Name,
         metrics: &Metrics,
     ) -> Result<Arc<Server>, UpstreamError> {
-        let url: UpstreamUrl = upstream.url.parse().map_err(UpstreamError::Url)?;
+        let url: UpstreamUrl = upstream.url.parse()?;
         let made = Made::of(upstream, mark);
         let free = |server: &&Arc<Server>| *server.made == made && !new.by_place.contains_key(&server.place);
         let same = self.servers.iter().filter(free).min_by_key(|server| server.probe != probe);
@@ -208,7 +213,7 @@ impl Upstreams {
         }
         let target = Target { peer: url.addr, mark };
         let link = Link::new(upstream, &url, (target, &new.post), metrics)
-            .map_err(|problem| UpstreamError::Tls(upstream.url.clone(), problem))?;
+            .map_err(|source| UpstreamError::Link { url: upstream.url.clone(), source })?;
         let place = new.next;
         new.next = new.next.saturating_add(1);
         Ok(Arc::new(Server::new((place, made), (target, link), probe, metrics, new.troubled.clone())))

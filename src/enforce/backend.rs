@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::iptables;
 use super::nftables::{self, Rules};
-use super::{Command, Reports};
+use super::{Command, EnforceError, Reports};
 use crate::core::event::{EnforcerId, EnforcerSpec};
 use crate::sys::clock::Clock;
 
@@ -37,7 +37,7 @@ pub trait Backend: Send + 'static {
     ///
     /// # Errors
     /// Why it can't guard; what was in force before stays.
-    fn install(&mut self) -> Later<'_, Result<Vec<LeftOut>, String>>;
+    fn install(&mut self) -> Later<'_, Result<Vec<LeftOut>, EnforceError>>;
 
     /// For whoever asks while it runs; the same before and behind [`Self::install`].
     fn control(&self) -> Arc<dyn Control>;
@@ -55,7 +55,7 @@ pub trait Control: Debug + Send + Sync {
     ///
     /// # Errors
     /// Why all is as it was.
-    fn stop(&self, how: Stop) -> Result<bool, String>;
+    fn stop(&self, how: Stop) -> Result<bool, EnforceError>;
 
     /// Registers what it counts itself; called once.
     fn register(&self, registry: &mut Registry);
@@ -84,7 +84,7 @@ pub struct BackendStatus {
 }
 
 /// Makes a backend for packets that is this enforcer to the core, or says why it can't be.
-pub type Make = fn(&Rules, Clock, EnforcerId) -> Result<Box<dyn Backend>, String>;
+pub type Make = fn(&Rules, Clock, EnforcerId) -> Result<Box<dyn Backend>, EnforceError>;
 
 /// One way to guard packets of this host.
 #[derive(Clone, Copy, Debug)]
@@ -96,9 +96,9 @@ pub struct PacketBackend {
     /// Makes it; nothing is touched yet.
     pub make: Make,
     /// Whether something of an earlier run is in force. Blocks for microseconds.
-    pub is_there: fn() -> Result<bool, String>,
+    pub is_there: fn() -> Result<bool, EnforceError>,
     /// Removes that, where no driver runs. Nothing being there is no error. Blocks.
-    pub remove: fn() -> Result<(), String>,
+    pub remove: fn() -> Result<(), EnforceError>,
     /// What it leaves in the kernel, in words.
     pub leaves: &'static str,
 }
@@ -145,7 +145,7 @@ pub fn left_behind(used: Option<&str>) -> impl Iterator<Item = &'static PacketBa
 ///
 /// # Errors
 /// The first that could not be removed.
-pub fn remove_all() -> Result<Vec<&'static PacketBackend>, String> {
+pub fn remove_all() -> Result<Vec<&'static PacketBackend>, EnforceError> {
     let mut removed = Vec::new();
     for backend in PACKETS {
         let there = (backend.is_there)()?;

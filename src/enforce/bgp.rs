@@ -29,7 +29,9 @@ use destguard_bgp::wire::iana::{Families, Family};
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
+use crate::config::community::CommunityError;
 use crate::config::schema::{self, Config};
+use crate::config::upstream::UpstreamUrlError;
 use crate::config::value::Settle;
 use crate::config::{Communities, UpstreamUrl};
 use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation};
@@ -60,9 +62,12 @@ pub enum BgpError {
     /// A key that is needed with a peer.
     #[error("bgp.{0} is needed with a [[bgp.peer]]")]
     Missing(&'static str),
-    /// A community or an upstream's URL.
-    #[error("{0}")]
-    Value(String),
+    /// A community that routes may not bear.
+    #[error(transparent)]
+    Community(#[from] CommunityError),
+    /// The URL of an upstream that is to be announced.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamUrlError),
     /// A password file.
     #[error("{path}: {source}", path = path.display())]
     Password {
@@ -71,6 +76,9 @@ pub enum BgpError {
         /// The kernel's word on the file.
         source: std::io::Error,
     },
+    /// The speaker was started once, in vain.
+    #[error("the BGP speaker failed to start before")]
+    FailedBefore,
     /// A socket of the speaker can't be had.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -158,7 +166,7 @@ impl BgpEnforcer {
     ) -> Result<Self, BgpError> {
         let bgp = &config.bgp;
         let alone = bgp.peer.is_empty();
-        let communities = Communities::of(bgp).map_err(BgpError::Value)?;
+        let communities = Communities::of(bgp)?;
         let open = open(config)?;
         let needed = |key| if alone { Ok(()) } else { Err(BgpError::Missing(key)) };
         let mut speaker = SpeakerConfig {
@@ -200,7 +208,7 @@ impl BgpEnforcer {
             (edge.name.clone(), Limits { required: edge.required, max_routes: 0, observer: None })
         };
         let limits = limits.chain(bgp.edge.iter().map(edge)).collect();
-        let groups = Arc::new(Groups::new(config).map_err(BgpError::Value)?);
+        let groups = Arc::new(Groups::new(config)?);
         Ok(Self {
             config: speaker,
             open,
@@ -680,7 +688,7 @@ pub fn open(config: &Config) -> Result<Vec<IpNet>, BgpError> {
     }
     if config.bgp.announce_upstreams {
         for upstream in &config.dns.upstream {
-            let url: UpstreamUrl = upstream.url.parse().map_err(BgpError::Value)?;
+            let url: UpstreamUrl = upstream.url.parse()?;
             // Of its link alone, it is reached without a route.
             if url.addr.zone().is_none() {
                 open.push(IpNet::from(url.addr.ip()));

@@ -18,8 +18,8 @@ use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec};
 use crate::core::narrow::NarrowKinds;
 use crate::enforce::backend::{Backend, BackendStatus, Control, Later, LeftOut, PacketBackend, Stop};
 use crate::enforce::nftables::{Counters, Rules, metrics};
-use crate::enforce::timed::{self, Switch, Table as _};
-use crate::enforce::{Command, Reports};
+use crate::enforce::timed::{self, Switch, Table as _, TableError};
+use crate::enforce::{Command, EnforceError, Reports};
 use crate::sys::clock::Clock;
 
 pub mod counters;
@@ -29,7 +29,8 @@ pub mod program;
 pub mod rules;
 mod table;
 
-use program::Programs;
+use ipset::SetError;
+use program::{ProgramError, Programs};
 use rules::Family;
 use table::{Filter, Seen};
 
@@ -52,7 +53,7 @@ impl Enforcer {
     ///
     /// # Errors
     /// There is no iptables.
-    pub fn new(rules: &Rules, clock: Clock, id: EnforcerId) -> Result<Self, String> {
+    pub fn new(rules: &Rules, clock: Clock, id: EnforcerId) -> Result<Self, ProgramError> {
         Programs::available()?;
         let control = Arc::new(Switches::default());
         let filter = Filter::new(rules, Arc::clone(&control.seen));
@@ -83,9 +84,9 @@ impl Enforcer {
     /// Puts rules and sets in force; what an earlier run left in sets is taken over. Blocks.
     ///
     /// # Errors
-    /// In words.
-    pub fn install(&mut self) -> Result<Vec<LeftOut>, String> {
-        self.left_out = self.filter.install().map_err(|error| error.to_string())?.left_out;
+    /// See [`TableError`].
+    pub fn install(&mut self) -> Result<Vec<LeftOut>, TableError> {
+        self.left_out = self.filter.install()?.left_out;
         Ok(self.left_out.clone())
     }
 }
@@ -95,8 +96,8 @@ impl Backend for Enforcer {
         vec![Self::spec(self.rules.capacity)]
     }
 
-    fn install(&mut self) -> Later<'_, Result<Vec<LeftOut>, String>> {
-        Box::pin(async { Self::install(self) })
+    fn install(&mut self) -> Later<'_, Result<Vec<LeftOut>, EnforceError>> {
+        Box::pin(async { Ok(Self::install(self)?) })
     }
 
     fn control(&self) -> Arc<dyn Control> {
@@ -127,8 +128,8 @@ impl Control for Switches {
         BackendStatus { name: BACKEND.name, disarmed: self.switch.is_disarmed(), warnings: Vec::new() }
     }
 
-    fn stop(&self, how: Stop) -> Result<bool, String> {
-        self.switch.stop(how, table::remove_all).map_err(|error| error.to_string())
+    fn stop(&self, how: Stop) -> Result<bool, EnforceError> {
+        Ok(self.switch.stop(how, table::remove_all)?)
     }
 
     fn register(&self, registry: &mut Registry) {
@@ -137,10 +138,10 @@ impl Control for Switches {
     }
 }
 
-fn counted(seen: &Mutex<Seen>) -> Result<Counters, String> {
+fn counted(seen: &Mutex<Seen>) -> Result<Counters, ProgramError> {
     let (programs, base) = {
         let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        (seen.programs.clone().ok_or("nothing is installed")?, seen.base)
+        (seen.programs.clone().ok_or(ProgramError::NotUsed)?, seen.base)
     };
     Ok(counters::sum(base, counters::read(&programs, &Family::ALL)?))
 }
@@ -148,17 +149,17 @@ fn counted(seen: &Mutex<Seen>) -> Result<Counters, String> {
 /// Whether rules and sets of a guard are here. Blocks for microseconds.
 ///
 /// # Errors
-/// In words.
-pub fn is_there() -> Result<bool, String> {
-    table::is_there().map_err(|error| error.to_string())
+/// The kernel's.
+pub fn is_there() -> Result<bool, SetError> {
+    table::is_there()
 }
 
 /// Removes rules and sets, where no driver runs. Nothing being there is no error. Blocks.
 ///
 /// # Errors
-/// In words.
-pub fn remove() -> Result<(), String> {
-    table::remove_all().map_err(|error| error.to_string())
+/// What may still be there.
+pub fn remove() -> Result<(), TableError> {
+    table::remove_all()
 }
 
 /// The row of iptables in [`crate::enforce::backend::PACKETS`].
@@ -166,7 +167,7 @@ pub const BACKEND: PacketBackend = PacketBackend {
     name: "iptables",
     spec: Enforcer::spec,
     make: |rules, clock, id| Ok(Box::new(Enforcer::new(rules, clock, id)?)),
-    is_there,
-    remove,
+    is_there: || Ok(is_there()?),
+    remove: || Ok(remove()?),
     leaves: "iptables chains and ipsets \"destguard\"",
 };

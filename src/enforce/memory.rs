@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
 use super::backend::{Backend, BackendStatus, Control, Later, LeftOut, Stop};
-use super::{Command, Reports};
+use super::{Command, EnforceError, Reports};
 use crate::core::event::{Change, EnforcerId, EnforcerKind, EnforcerSpec, Event};
 use crate::core::groups::GroupSet;
 use crate::core::moment::Moment;
@@ -152,7 +152,7 @@ impl Backend for Memory {
         vec![EnforcerSpec { name, kind: self.kind, required: true, max_addresses: usize::MAX, ipv4, ipv6, narrow }]
     }
 
-    fn install(&mut self) -> Later<'_, Result<Vec<LeftOut>, String>> {
+    fn install(&mut self) -> Later<'_, Result<Vec<LeftOut>, EnforceError>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
@@ -174,7 +174,7 @@ impl Control for MemoryControl {
         BackendStatus { name: "memory", ..BackendStatus::default() }
     }
 
-    fn stop(&self, _how: Stop) -> Result<bool, String> {
+    fn stop(&self, _how: Stop) -> Result<bool, EnforceError> {
         Ok(false)
     }
 

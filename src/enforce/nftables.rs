@@ -31,7 +31,7 @@ use crate::config::schema::{Nftables, OnStop, Scope};
 use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event};
 use crate::core::narrow::NarrowKinds;
 use crate::enforce::backend::{Backend, BackendStatus, Control, Later, LeftOut, PacketBackend, Stop};
-use crate::enforce::{Command, Reports};
+use crate::enforce::{Command, EnforceError, Reports};
 use crate::sys::clock::Clock;
 
 pub mod applications;
@@ -367,9 +367,9 @@ impl Backend for Enforcer {
         vec![Self::spec(self.capacity)]
     }
 
-    fn install(&mut self) -> Later<'_, Result<Vec<LeftOut>, String>> {
+    fn install(&mut self) -> Later<'_, Result<Vec<LeftOut>, EnforceError>> {
         Box::pin(async {
-            Self::install(self).map_err(|error| error.to_string())?;
+            Self::install(self)?;
             Ok(needs::effects(self.left_out()))
         })
     }
@@ -392,9 +392,9 @@ impl Control for Disarmer {
         BackendStatus { name: BACKEND.name, disarmed: self.is_disarmed(), warnings: unlocked.into_iter().collect() }
     }
 
-    fn stop(&self, how: Stop) -> Result<bool, String> {
+    fn stop(&self, how: Stop) -> Result<bool, EnforceError> {
         match how {
-            Stop::Disarm => self.disarm().map_err(|error| error.to_string())?,
+            Stop::Disarm => self.disarm()?,
             Stop::Keep => self.keep(),
             Stop::Withdraw => return Ok(false),
         }
@@ -410,12 +410,9 @@ impl Control for Disarmer {
 pub const BACKEND: PacketBackend = PacketBackend {
     name: "nftables",
     spec: Enforcer::spec,
-    make: |rules, clock, id| match Enforcer::new(rules, clock, id) {
-        Ok(made) => Ok(Box::new(made)),
-        Err(error) => Err(error.to_string()),
-    },
-    is_there: || has_table().map_err(|error| error.to_string()),
-    remove: || disarm().map_err(|error| error.to_string()),
+    make: |rules, clock, id| Ok(Box::new(Enforcer::new(rules, clock, id)?)),
+    is_there: || Ok(has_table()?),
+    remove: || Ok(disarm()?),
     leaves: "table inet destguard",
 };
 

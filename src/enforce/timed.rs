@@ -54,18 +54,21 @@ pub struct Held {
     pub left: Option<Duration>,
 }
 
+/// What went wrong in a table's own words: an error of its kind, or a text.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why a table did not do as it was told.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum TableError {
     /// No room. What was to be removed is removed; of what was to be put any part may be there.
-    #[error("{0}")]
-    Full(String),
+    #[error(transparent)]
+    Full(Cause),
     /// The table isn't there.
-    #[error("{0}")]
-    Gone(String),
+    #[error(transparent)]
+    Gone(Cause),
     /// It failed for another reason, in words.
-    #[error("{0}")]
-    Other(String),
+    #[error(transparent)]
+    Other(Cause),
 }
 
 /// What [`Table::install`] did.
@@ -130,8 +133,8 @@ pub trait Table: Send + 'static {
     /// Has the kernel forget the flows to these addresses, where it can; returns how many there were.
     ///
     /// # Errors
-    /// In words.
-    fn forget_flows(&mut self, addresses: &[IpAddr]) -> Result<usize, String>;
+    /// The kernel's.
+    fn forget_flows(&mut self, addresses: &[IpAddr]) -> Result<usize, TableError>;
 
     /// Removes rules and entries. What isn't there is no error.
     ///

@@ -61,6 +61,48 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Why one daemon doesn't follow another.
+#[derive(Debug, thiserror::Error)]
+pub enum HandOverError {
+    /// systemd keeps the sockets itself, and gives them to the next process.
+    #[error("systemd runs this guard and keeps its sockets: systemctl restart destguard")]
+    Systemd,
+    /// The socket between the two.
+    #[error("{}: {source}", place.display())]
+    Socket {
+        /// The path of the socket.
+        place: PathBuf,
+        /// The kernel's word.
+        source: io::Error,
+    },
+    /// Somebody waits who must not have the sockets.
+    #[error("{} is of user {uid}: sockets go to root and to the daemon's own user alone", place.display())]
+    Stranger {
+        /// The path of the socket where it waits.
+        place: PathBuf,
+        /// The user that it runs as, by number.
+        uid: u32,
+    },
+    /// A socket's name that has no room in a message.
+    #[error("{0}: too long")]
+    LongName(String),
+    /// A message that the kernel took in part.
+    #[error("{}: a message was cut", .0.display())]
+    Cut(PathBuf),
+    /// The daemon that was asked to hand over said no, or nothing.
+    #[error(transparent)]
+    Asked(Box<dyn std::error::Error + Send + Sync>),
+    /// It handed over, and goes on.
+    #[error("the guard that was to be replaced doesn't end: {0}")]
+    Stays(#[source] io::Error),
+}
+
+impl HandOverError {
+    fn at(place: &Path) -> impl Fn(io::Error) -> Self {
+        |source| Self::Socket { place: place.to_owned(), source }
+    }
+}
+
 impl Store {
     /// Hands on what it is given. With what systemd kept for this process; to be made before others open descriptors by number.
     #[must_use]
@@ -161,29 +203,28 @@ impl Store {
     /// Sends all to the process that waits behind `successor` (see [`replace`]). It must be root's or our own user's.
     ///
     /// # Errors
-    /// In words.
-    pub fn hand_over(&self, successor: &Path) -> Result<(), String> {
+    /// See [`HandOverError`]; what was sent by then is of no use.
+    pub fn hand_over(&self, successor: &Path) -> Result<(), HandOverError> {
         if std::env::var_os("NOTIFY_SOCKET").is_some() && sd_notify::booted().unwrap_or(false) {
-            return Err("systemd runs this guard and keeps its sockets: systemctl restart destguard".to_owned());
+            return Err(HandOverError::Systemd);
         }
-        let place = successor.display();
-        let wrong = |error: io::Error| format!("{place}: {error}");
-        let stream = UnixStream::connect(successor).map_err(wrong)?;
-        let uid = peer_uid(&stream).map_err(wrong)?;
+        let wrong = HandOverError::at(successor);
+        let stream = UnixStream::connect(successor).map_err(&wrong)?;
+        let uid = peer_uid(&stream).map_err(&wrong)?;
         if uid != 0 && uid != user() {
-            return Err(format!("{place} is of user {uid}: sockets go to root and to the daemon's own user alone"));
+            return Err(HandOverError::Stranger { place: successor.to_owned(), uid });
         }
-        stream.set_write_timeout(Some(PATIENCE)).map_err(wrong)?;
+        stream.set_write_timeout(Some(PATIENCE)).map_err(&wrong)?;
         let kept = lock(&self.kept);
         for (name, sockets) in kept.iter() {
             for socket in sockets {
                 // A message is as long as the longest name, so that none is cut or joined with the next.
                 let mut text = [0; NAME];
-                let used = text.get_mut(..name.len()).ok_or_else(|| format!("{name}: too long"))?;
+                let used = text.get_mut(..name.len()).ok_or_else(|| HandOverError::LongName(name.clone()))?;
                 used.copy_from_slice(name.as_bytes());
-                let sent = stream.send_with_fd(&text, &[socket.as_raw_fd()]).map_err(wrong)?;
+                let sent = stream.send_with_fd(&text, &[socket.as_raw_fd()]).map_err(&wrong)?;
                 if sent != NAME {
-                    return Err(format!("{place}: a message was cut"));
+                    return Err(HandOverError::Cut(successor.to_owned()));
                 }
             }
         }
@@ -225,19 +266,26 @@ pub struct Predecessor(UnixStream);
 /// Takes the sockets of the daemon behind the control socket into `store`; `ask` has it send them. From then on it ends.
 ///
 /// # Errors
-/// In words; it goes on.
-pub fn replace(control: &Path, store: &Store, ask: impl FnOnce() -> Result<(), String>) -> Result<Predecessor, String> {
+/// See [`HandOverError`]; it goes on.
+pub fn replace<E>(
+    control: &Path,
+    store: &Store,
+    ask: impl FnOnce() -> Result<(), E>,
+) -> Result<Predecessor, HandOverError>
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let path = successor(control);
-    let wrong = |error: io::Error| format!("{}: {error}", path.display());
+    let wrong = HandOverError::at(&path);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(wrong(error)),
         _ => {}
     }
-    let owner = std::fs::metadata(control).map(|meta| std::os::unix::fs::MetadataExt::uid(&meta)).map_err(wrong)?;
-    let listener = open_to_all(&path).map_err(wrong)?;
+    let owner = std::fs::metadata(control).map(|meta| std::os::unix::fs::MetadataExt::uid(&meta)).map_err(&wrong)?;
+    let listener = open_to_all(&path).map_err(&wrong)?;
     let waiting = Waiting(&path);
-    ask()?;
-    listener.set_nonblocking(true).map_err(wrong)?;
+    ask().map_err(|error| HandOverError::Asked(error.into()))?;
+    listener.set_nonblocking(true).map_err(&wrong)?;
     let until = Instant::now() + PATIENCE;
     let stream = loop {
         match listener.accept() {
@@ -252,8 +300,8 @@ pub fn replace(control: &Path, store: &Store, ask: impl FnOnce() -> Result<(), S
         }
     };
     drop(waiting);
-    stream.set_nonblocking(false).map_err(wrong)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(wrong)?;
+    stream.set_nonblocking(false).map_err(&wrong)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(&wrong)?;
     receive(&stream, store).map_err(wrong)?;
     Ok(Predecessor(stream))
 }
@@ -305,8 +353,8 @@ impl Predecessor {
     ///
     /// # Errors
     /// It doesn't.
-    pub fn wait(mut self) -> Result<(), String> {
-        let wrong = |error: io::Error| format!("the guard that was to be replaced doesn't end: {error}");
+    pub fn wait(mut self) -> Result<(), HandOverError> {
+        let wrong = HandOverError::Stays;
         self.0.set_read_timeout(Some(ENDING)).map_err(wrong)?;
         match self.0.read(&mut [0]) {
             Ok(0) => Ok(()),

@@ -19,14 +19,25 @@ pub struct Here {
     pub announced: std::collections::BTreeMap<ipnet::IpNet, String>,
 }
 
+/// What of this host can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum InterfacesError {
+    /// Its own addresses.
+    #[error("this host's addresses can't be read: {0}")]
+    Addresses(#[source] io::Error),
+    /// What it reaches without a router.
+    #[error("this host's on-link prefixes can't be read: {0}")]
+    OnLink(#[source] io::Error),
+}
+
 /// Both, or the addresses alone.
 ///
 /// # Errors
-/// One can't be read; says which.
-pub fn here(with_on_link: bool) -> Result<Here, String> {
-    let addresses = addresses().map_err(|error| format!("this host's addresses can't be read: {error}"))?;
+/// See [`InterfacesError`].
+pub fn here(with_on_link: bool) -> Result<Here, InterfacesError> {
+    let addresses = addresses().map_err(InterfacesError::Addresses)?;
     let on_link = if with_on_link { on_link::read() } else { Ok(on_link::Found::default()) };
-    let on_link = on_link.map_err(|error| format!("this host's on-link prefixes can't be read: {error}"))?;
+    let on_link = on_link.map_err(InterfacesError::OnLink)?;
     Ok(Here { addresses, on_link, ..Here::default() })
 }
 

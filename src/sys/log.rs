@@ -23,13 +23,29 @@ pub const VARIABLE: &str = "DESTGUARD_LOG";
 /// How long the end of the process waits for a reader.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// Why no log is written.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// [`VARIABLE`] holds no filter.
+    #[error("{VARIABLE}=\"{text}\": {source}")]
+    Filter {
+        /// What it holds.
+        text: String,
+        /// The parser's word.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// The thread that writes can't be had.
+    #[error("the log's writer can't be started: {0}")]
+    Writer(#[source] std::io::Error),
+}
+
 /// Starts to write log lines: `info` and above, or what [`VARIABLE`] says. Called again it changes nothing.
 ///
 /// # Errors
-/// The variable holds no filter, or the writer can't be started.
-pub fn start() -> Result<(), String> {
+/// See [`LogError`].
+pub fn start() -> Result<(), LogError> {
     let filter = match std::env::var(VARIABLE) {
-        Ok(text) => EnvFilter::try_new(&text).map_err(|error| format!("{VARIABLE}=\"{text}\": {error}"))?,
+        Ok(text) => EnvFilter::try_new(&text).map_err(|source| LogError::Filter { text, source })?,
         Err(_) => EnvFilter::new("info"),
     };
     let colours = std::io::stderr().is_terminal();
@@ -37,7 +53,7 @@ pub fn start() -> Result<(), String> {
     let lines = tracing_subscriber::registry().with(filter).with(flood::Limit::new()).with(lines).with(recent::Recent);
     // A second daemon in one process (tests) keeps the first one's.
     if lines.try_init().is_ok() {
-        queue::start().map_err(|error| format!("the log's writer can't be started: {error}"))?;
+        queue::start().map_err(LogError::Writer)?;
         // The usual hook would wait for whoever reads stderr.
         std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     }

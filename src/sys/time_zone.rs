@@ -5,18 +5,23 @@ use std::sync::{LazyLock, Once};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+/// The host has no zone of the name that `policy.timezone` gives.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this host knows no time zone \"{0}\"; write one of /usr/share/zoneinfo (package tzdata), as in \"Europe/Berlin\""
+)]
+pub struct UnknownZone(String);
+
 /// It is asked for every second.
 static SAID: Once = Once::new();
 
 /// The zone of that name; without one the host's, and UTC where the host doesn't say.
 ///
 /// # Errors
-/// The host knows none of that name.
-pub fn named(name: Option<&str>) -> Result<TimeZone, String> {
+/// [`UnknownZone`].
+pub fn named(name: Option<&str>) -> Result<TimeZone, UnknownZone> {
     match name {
-        Some(name) => TimeZone::get(name).map_err(|_| {
-            format!("this host knows no time zone \"{name}\"; write one of /usr/share/zoneinfo (package tzdata), as in \"Europe/Berlin\"")
-        }),
+        Some(name) => TimeZone::get(name).map_err(|_| UnknownZone(name.to_owned())),
         None => Ok(TimeZone::try_system().unwrap_or_else(|error| {
             SAID.call_once(|| {
                 tracing::warn!(%error, "this host's time zone can't be read: schedules go by UTC; write policy.timezone");

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::gateway::client_and_server;
 use super::*;
+use destguard::enforce::EnforceError;
 
 /// Ends the threads of a scope also where a check fails.
 struct Stop<'a>(&'a AtomicBool);
@@ -15,7 +16,7 @@ impl Drop for Stop<'_> {
 }
 
 /// Has the driver put these rules in force.
-fn change(running: &Running, rules: &Rules) -> Result<(), String> {
+fn change(running: &Running, rules: &Rules) -> Result<(), EnforceError> {
     let (done, outcome) = tokio::sync::oneshot::channel();
     running.send(Command::Rules { rules: Box::new(rules.clone()), done });
     outcome.blocking_recv().expect("an outcome").map(drop)
@@ -160,7 +161,7 @@ fn what_is_open_and_whom_the_guard_asks_follow_the_configuration() {
         let wrong =
             Nftables { inside: vec!["a name that is too long for any".to_owned()], ..config(NftablesMode::Both) };
         let error = change(&running, &rules(&wrong, CAPACITY)).expect_err("refused");
-        assert!(!error.is_empty());
+        assert!(!error.to_string().is_empty());
         assert_eq!((connect("10.9.1.4", 80), connect("10.9.1.2", 80)), (Met::Refused, Met::Connected), "as before");
         running.open("10.9.1.4", 300);
         running.stop();

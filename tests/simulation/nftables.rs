@@ -33,7 +33,7 @@ impl Nftables {
 
     fn kernel(&self) -> Result<MutexGuard<'_, Kernel>, TableError> {
         let kernel = self.kernel.lock().unwrap();
-        if kernel.fails { Err(TableError::Other("refused".to_owned())) } else { Ok(kernel) }
+        if kernel.fails { Err(TableError::Other("refused".into())) } else { Ok(kernel) }
     }
 
     /// What the probe finds out.
@@ -97,9 +97,9 @@ impl Table for Nftables {
         let (octets, _, next) = transaction.finish();
         self.sequence = next;
         self.kernel()?.transact(&octets).map_err(|errno| match errno {
-            FULL => TableError::Full("no room".to_owned()),
-            NO_ENTRY => TableError::Gone("it isn't there".to_owned()),
-            _ => TableError::Other(format!("errno {errno}")),
+            FULL => TableError::Full("no room".into()),
+            NO_ENTRY => TableError::Gone("it isn't there".into()),
+            _ => TableError::Other(format!("errno {errno}").into()),
         })
     }
 
@@ -132,7 +132,7 @@ impl Table for Nftables {
         place(entry).is_some()
     }
 
-    fn forget_flows(&mut self, _addresses: &[IpAddr]) -> Result<usize, String> {
+    fn forget_flows(&mut self, _addresses: &[IpAddr]) -> Result<usize, TableError> {
         Ok(0)
     }
 

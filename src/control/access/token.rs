@@ -1,7 +1,7 @@
 //! The token that a reader must tell.
 
-use std::io::Read as _;
-use std::path::Path;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 
 use ring::hmac;
 
@@ -13,6 +13,41 @@ const LEAST: usize = 16;
 const MOST: u64 = 1024;
 /// What is signed; any text does.
 const TEXT: &[u8] = b"destguard http.token_file";
+
+/// Why a file holds no token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The kernel doesn't let it be read.
+    #[error("{} can't be read: {source}", path.display())]
+    Unreadable {
+        /// The file's path.
+        path: PathBuf,
+        /// The kernel's word.
+        source: io::Error,
+    },
+    /// What it holds is none.
+    #[error("{}: {source}", path.display())]
+    In {
+        /// The file's path.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: NoToken,
+    },
+}
+
+/// Why octets are no token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoToken {
+    /// A space, or what nobody can type.
+    #[error("a token is one line of letters, digits and signs, without spaces")]
+    Sign,
+    /// So few characters that it could be guessed.
+    #[error("a token has {LEAST} characters at least, this one {0}; `openssl rand -hex 32` makes a good one")]
+    Short(usize),
+    /// More than is read of a file.
+    #[error("too long for a token")]
+    Long,
+}
 
 /// Kept as what it makes of a text, so that no one finds it in a dump, and comparing takes the same time for every wrong one.
 #[derive(Clone, PartialEq, Eq)]
@@ -26,32 +61,29 @@ impl Token {
     /// Of a file of one line.
     ///
     /// # Errors
-    /// In words, with the file.
-    pub fn read(file: &Path) -> Result<Self, String> {
+    /// See [`TokenError`].
+    pub fn read(file: &Path) -> Result<Self, TokenError> {
         let mut octets = Vec::new();
         let opened = std::fs::File::open(file).and_then(|file| file.take(MOST).read_to_end(&mut octets));
-        opened.map_err(|error| format!("{} can't be read: {error}", file.display()))?;
+        opened.map_err(|source| TokenError::Unreadable { path: file.to_owned(), source })?;
         let line = octets.strip_suffix(b"\n").unwrap_or(&octets);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        Self::new(line).map_err(|error| format!("{}: {error}", file.display()))
+        Self::new(line).map_err(|source| TokenError::In { path: file.to_owned(), source })
     }
 
     /// Of its octets.
     ///
     /// # Errors
     /// Why it can't be one.
-    pub fn new(token: &[u8]) -> Result<Self, String> {
+    pub fn new(token: &[u8]) -> Result<Self, NoToken> {
         if !token.iter().all(u8::is_ascii_graphic) {
-            return Err("a token is one line of letters, digits and signs, without spaces".to_owned());
+            return Err(NoToken::Sign);
         }
         if token.len() < LEAST {
-            return Err(format!(
-                "a token has {LEAST} characters at least, this one {}; `openssl rand -hex 32` makes a good one",
-                token.len()
-            ));
+            return Err(NoToken::Short(token.len()));
         }
         if u64::try_from(token.len()).is_ok_and(|len| len >= MOST) {
-            return Err("too long for a token".to_owned());
+            return Err(NoToken::Long);
         }
         Ok(Self(hmac::sign(&made(token), TEXT).as_ref().to_vec()))
     }

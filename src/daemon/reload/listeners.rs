@@ -49,6 +49,6 @@ pub async fn switch(shared: &Shared, config: &Config, change: Change) {
 pub async fn forget_others(shared: &Shared, config: &Config) {
     let all = own_listeners(config, shared.listeners.ports(), shared.listening.ports());
     if let Err(error) = shared.switches.own(|own| own.listeners = all).await {
-        tracing::warn!(error, "a port on which nothing listens any more stays among the guard's own");
+        tracing::warn!(%error, "a port on which nothing listens any more stays among the guard's own");
     }
 }

@@ -66,7 +66,7 @@ pub(super) async fn reach(shared: &Shared, config: &Config) -> Result<(), String
     shared.switches.own(|own| own.traffic.extend(traffic)).await?;
     let mut open = bgp::open(&shared.config().0).map_err(|error| error.to_string())?;
     open.extend(bgp::open(config).map_err(|error| error.to_string())?);
-    shared.switches.open(open).await
+    Ok(shared.switches.open(open).await?)
 }
 
 /// Closes the way to those that aren't asked any more, once nothing was changed for as long as a question may be on its way.
@@ -83,7 +83,7 @@ pub async fn follow(shared: Arc<Shared>) {
 
 async fn leave(shared: &Shared, config: &Config) -> Result<(), String> {
     shared.switches.own(|own| own.traffic = own_traffic(config)).await?;
-    shared.switches.open(bgp::open(config).map_err(|error| error.to_string())?).await
+    Ok(shared.switches.open(bgp::open(config).map_err(|error| error.to_string())?).await?)
 }
 
 #[cfg(test)]

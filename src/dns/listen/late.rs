@@ -33,6 +33,17 @@ pub struct Wanted {
     workers: usize,
 }
 
+/// Why a listener is absent still.
+#[derive(Debug, thiserror::Error)]
+enum NotServed {
+    /// Its socket can't be had.
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+    /// Its socket is there, and can't be served.
+    #[error(transparent)]
+    Serve(#[from] DnsError),
+}
+
 /// One that isn't there.
 #[derive(Clone, Debug)]
 pub struct Absent {
@@ -261,7 +272,7 @@ impl Listeners {
             self.store.let_go(&served.name);
         }
         for absent in std::mem::take(&mut state.absent) {
-            if let Err(error) = self.try_again(&absent, &mut state) {
+            if let Err(error) = self.try_again(&absent, &mut state).map_err(|error| error.to_string()) {
                 if error != absent.why {
                     let (key, address) = (absent.wanted.key(), absent.wanted.address);
                     tracing::warn!(%address, "{key}: not served yet: {error}");
@@ -272,11 +283,11 @@ impl Listeners {
         state.leaving.retain(|worker| !worker.is_finished());
     }
 
-    fn try_again(&self, absent: &Absent, state: &mut State) -> Result<(), String> {
+    fn try_again(&self, absent: &Absent, state: &mut State) -> Result<(), NotServed> {
         let wanted = absent.wanted;
-        let bound = wanted.bind(false, &self.store).map_err(|(_, error)| error.to_string())?;
-        bound.mark(state.mark).map_err(|error| error.to_string())?;
-        self.serve(bound, state).map_err(|error| error.to_string())?;
+        let bound = wanted.bind(false, &self.store).map_err(|(_, error)| error)?;
+        bound.mark(state.mark)?;
+        self.serve(bound, state)?;
         tracing::info!(address = %wanted.address, "{}: served from now on", wanted.key());
         Ok(())
     }

@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_proto::op::Message;
+use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RData;
+use hickory_proto::serialize::binary::DecodeError;
 use tokio::sync::mpsc;
 
 use crate::core::event::LeaseHandle;
@@ -21,6 +22,41 @@ use crate::dns::resolver::{Missed, Resolver};
 pub const ITSELF: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Every pending ends long before.
 const ANSWER: Duration = Duration::from_secs(30);
+
+/// Why no address of a name was opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The name can't stand in a question.
+    #[error("{0} can't be asked for")]
+    Unaskable(Name),
+    /// Policy says no to the name.
+    #[error("{name} is denied by {rule}")]
+    Denied {
+        /// The name that was asked for.
+        name: Name,
+        /// The rule, in words, with its place.
+        rule: String,
+    },
+    /// Nobody answered in time.
+    #[error("{0}: no answer in time")]
+    Late(Name),
+    /// The answer is no message.
+    #[error("{name}: {source}")]
+    Unread {
+        /// The name that was asked for.
+        name: Name,
+        /// The parser's word.
+        source: DecodeError,
+    },
+    /// The answer has none, or only such as are filtered.
+    #[error("{name} has no address that may be opened ({code})")]
+    NoAddress {
+        /// The name that was asked for.
+        name: Name,
+        /// The response code of the answer.
+        code: ResponseCode,
+    },
+}
 
 /// What an answer opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,23 +81,23 @@ impl Resolver {
     /// The addresses of a name, open for `client` when they come. `qtype`: A or AAAA.
     ///
     /// # Errors
-    /// Policy denies the name, or there is no usable answer; in words.
+    /// See [`OpenError`].
     pub(in crate::dns) async fn ask_unasked(
         self: &Arc<Self>,
         client: IpAddr,
         name: &Name,
         qtype: u16,
-    ) -> Result<Opened, String> {
+    ) -> Result<Opened, OpenError> {
         let packet = packet(name, qtype);
         let (sender, mut replies) = mpsc::channel(1);
         {
-            let Parsed::Question(question) = parse(&packet) else { return Err(format!("{name} can't be asked for")) };
+            let Parsed::Question(question) = parse(&packet) else { return Err(OpenError::Unaskable(name.clone())) };
             let rules = self.rules.load();
             let (view, now) = (rules.views.of(client), self.clock.now());
             let policy = rules.views.policy(view);
             let verdict = policy.judge(name);
             if !rules.audit && verdict.denies() {
-                return Err(format!("{name} is denied by {}", policy.words(verdict)));
+                return Err(OpenError::Denied { name: name.clone(), rule: policy.words(verdict).to_string() });
             }
             let key = Key::new(question.name.wire(), qtype, false).in_view(view);
             let key = self.setup.load().key_of(key, client);
@@ -78,8 +114,9 @@ impl Resolver {
             self.submit(&missed, &client.into(), Route::Stream(sender, client));
         }
         let reply = tokio::time::timeout(ANSWER, replies.recv()).await.ok().flatten();
-        let reply = reply.ok_or_else(|| format!("{name}: no answer in time"))?;
-        let message = Message::from_vec(&reply.octets).map_err(|error| format!("{name}: {error}"))?;
+        let reply = reply.ok_or_else(|| OpenError::Late(name.clone()))?;
+        let message =
+            Message::from_vec(&reply.octets).map_err(|source| OpenError::Unread { name: name.clone(), source })?;
         let addresses: Vec<IpAddr> = message
             .answers
             .iter()
@@ -90,7 +127,7 @@ impl Resolver {
             })
             .collect();
         if addresses.is_empty() {
-            return Err(format!("{name} has no address that may be opened ({})", message.metadata.response_code));
+            return Err(OpenError::NoAddress { name: name.clone(), code: message.metadata.response_code });
         }
         let ttl = message.answers.iter().map(|record| record.ttl).min().unwrap_or_default();
         Ok(Opened { addresses, ttl: Duration::from_secs(ttl.into()) })

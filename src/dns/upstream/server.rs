@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
+use quinn::crypto::rustls::NoInitialCipherSuite;
 use tokio::sync::Notify;
 
 use super::health::{Change, Health, PROBE, Probed};
@@ -21,7 +22,7 @@ use crate::core::policy::registrable;
 use crate::dns::codec::wire::rtype;
 use crate::dns::metrics::{self, Metrics};
 use crate::dns::upstream::transport::udp_task::{Failure, Post};
-use crate::tls::client;
+use crate::tls::{TlsError, client};
 
 /// A query given up after this, without reply from anybody, counts as failed.
 const FAILED_AFTER: Duration = Duration::from_millis(1000);
@@ -38,17 +39,31 @@ pub enum Link {
     Quic(Box<quic::QuicClient>),
 }
 
+/// Why an upstream can't be reached as its URL says.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// Its certificates, keys, names or pins can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Its name and path make no URI to ask for.
+    #[error(transparent)]
+    Uri(#[from] hyper::http::Error),
+    /// The configuration of TLS lacks what QUIC begins with.
+    #[error(transparent)]
+    Quic(#[from] NoInitialCipherSuite),
+}
+
 impl Link {
     /// As configured; opens nothing.
     ///
     /// # Errors
-    /// In words: its TLS can't be had.
+    /// See [`LinkError`].
     pub fn new(
         upstream: &schema::Upstream,
         url: &UpstreamUrl,
         (target, post): (dial::Target, &Arc<Post>),
         metrics: &Metrics,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, LinkError> {
         let alpn: &[&[u8]] = match url.transport {
             Transport::Udp => {
                 let tcp = tcp::TcpClient::new(target, None, metrics.clone());
@@ -62,8 +77,8 @@ impl Link {
         };
         let label = metrics::Upstream { upstream: upstream.url.clone() };
         let tls = dial::Tls {
-            config: Arc::new(client::config(upstream, alpn).map_err(|error| error.to_string())?),
-            name: client::server_name(upstream, url).map_err(|error| error.to_string())?,
+            config: Arc::new(client::config(upstream, alpn)?),
+            name: client::server_name(upstream, url)?,
             handshakes: metrics.upstream_handshakes.get_or_create_owned(&label),
         };
         Ok(match url.transport {

@@ -9,7 +9,7 @@ use super::guards::Judge;
 use super::{BgpEnforcer, BgpError, BgpStatus, RunningBgp, metrics};
 use crate::core::event::EnforcerSpec;
 use crate::enforce::backend::{Backend, BackendStatus, Control, Later, LeftOut, Stop};
-use crate::enforce::{Command, Reports};
+use crate::enforce::{Command, EnforceError, Reports};
 use crate::sys::clock::Clock;
 
 /// The speaker, before and while it runs.
@@ -51,7 +51,7 @@ impl BgpBackend {
         }
         match &self.state {
             State::Running(running) => Ok(self.control.0.get_or_init(|| running.status()).clone()),
-            State::Configured(_) => Err(BgpError::Value("the BGP speaker failed to start before".to_owned())),
+            State::Configured(_) => Err(BgpError::FailedBefore),
         }
     }
 }
@@ -61,8 +61,8 @@ impl Backend for BgpBackend {
         self.specs.clone()
     }
 
-    fn install(&mut self) -> Later<'_, Result<Vec<LeftOut>, String>> {
-        Box::pin(async { self.start().await.map(|_| Vec::new()).map_err(|error| error.to_string()) })
+    fn install(&mut self) -> Later<'_, Result<Vec<LeftOut>, EnforceError>> {
+        Box::pin(async { Ok(self.start().await.map(|_| Vec::new())?) })
     }
 
     fn control(&self) -> Arc<dyn Control> {
@@ -87,7 +87,7 @@ impl Control for BgpControl {
     }
 
     /// Routers hold what they were told for `bgp.graceful_restart` by themselves.
-    fn stop(&self, how: Stop) -> Result<bool, String> {
+    fn stop(&self, how: Stop) -> Result<bool, EnforceError> {
         match (how, self.0.get()) {
             (Stop::Withdraw, Some(status)) => {
                 status.withdraw_on_stop();

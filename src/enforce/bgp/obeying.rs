@@ -12,9 +12,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::guards::{Heard, Telling};
-use super::{AT_ONCE, AllLimits, BgpEnforcer, GATHERING, Marks, Missing, REFUSALS, Refusals, Want};
+use super::{AT_ONCE, AllLimits, BgpEnforcer, BgpError, GATHERING, Marks, Missing, REFUSALS, Refusals, Want};
 use crate::core::event::{Change, EnforcerId, Event, Generation};
-use crate::enforce::Command;
+use crate::enforce::{Command, EnforceError};
 
 /// What the commands' task has.
 pub(super) struct Obeying {
@@ -137,10 +137,10 @@ impl Obeying {
         self.handle.set_open(if self.enforce { &self.open } else { &[] });
     }
 
-    fn prepare(&mut self, next: BgpEnforcer) -> Result<(), String> {
+    fn prepare(&mut self, next: BgpEnforcer) -> Result<(), EnforceError> {
         self.prepared = None;
-        let speaker = self.speaker.as_ref().ok_or("its sessions are being changed, or it has ended")?;
-        let prepared = speaker.prepare(next.config.clone()).map_err(|error| error.to_string())?;
+        let speaker = self.speaker.as_ref().ok_or(EnforceError::Changing)?;
+        let prepared = speaker.prepare(next.config.clone()).map_err(BgpError::from)?;
         self.prepared = Some((prepared, next));
         Ok(())
     }

@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use super::BgpError;
 use crate::config::community;
 use crate::config::schema::{self, Config};
+use crate::enforce::EnforceError;
 
 pub mod metrics;
 pub mod steady;
@@ -89,9 +90,9 @@ fn speakers(config: &Config) -> Result<BTreeMap<IpAddr, SpeakerConfig>, BgpError
     let asn = bgp.asn.ok_or(BgpError::Missing("asn"))?;
     let router_id = bgp.router_id.ok_or(BgpError::Missing("router_id"))?;
     let standard = service.communities.iter().map(|text| community::standard(text));
-    let standard = standard.collect::<Result<Vec<_>, _>>().map_err(BgpError::Value)?;
+    let standard = standard.collect::<Result<Vec<_>, _>>()?;
     let large = service.large_communities.iter().map(|text| community::large(text));
-    let large = large.collect::<Result<Vec<_>, _>>().map_err(BgpError::Value)?;
+    let large = large.collect::<Result<Vec<_>, _>>()?;
     for given in &service.peer {
         let speaker = all.entry(given.local_address).or_insert_with(|| SpeakerConfig {
             next_hop_ipv4: ipv4(given.local_address),
@@ -125,8 +126,8 @@ fn waits(service: &schema::Service) -> Waits {
 }
 
 /// Its sessions come up, and nothing is announced on them yet.
-async fn start(config: SpeakerConfig) -> Result<Speaker, String> {
-    let (speaker, events) = Speaker::start(config).await.map_err(|error| error.to_string())?;
+async fn start(config: SpeakerConfig) -> Result<Speaker, BgpError> {
+    let (speaker, events) = Speaker::start(config).await?;
     tokio::spawn(forget(events));
     Ok(speaker)
 }
@@ -140,10 +141,10 @@ impl Service {
     /// Starts the sessions, if there are to be any.
     ///
     /// # Errors
-    /// In words.
-    pub async fn start(config: &Config) -> Result<Self, String> {
+    /// See [`BgpError`].
+    pub async fn start(config: &Config) -> Result<Self, BgpError> {
         let mut all = Speakers::new();
-        for (local, speaker) in speakers(config).map_err(|error| error.to_string())? {
+        for (local, speaker) in speakers(config)? {
             all.insert(local, start(speaker).await?);
         }
         let service = &config.bgp.service;
@@ -211,8 +212,13 @@ impl Service {
     /// Does all that can fail of another configuration. `None`: nothing differs.
     ///
     /// # Errors
-    /// In words; nothing has changed.
-    pub async fn prepare(&self, old: &Config, new: &Config) -> Result<Option<Prepared>, String> {
+    /// Says what can't be had; nothing has changed.
+    pub async fn prepare(&self, old: &Config, new: &Config) -> Result<Option<Prepared>, EnforceError> {
+        let prepared = self.renewed(old, new).await;
+        prepared.map_err(|error| EnforceError::from(error).of("bgp.service"))
+    }
+
+    async fn renewed(&self, old: &Config, new: &Config) -> Result<Option<Prepared>, BgpError> {
         let common = |config: &Config| {
             (
                 config.bgp.service.clone(),
@@ -225,18 +231,17 @@ impl Service {
         if common(old) == common(new) {
             return Ok(None);
         }
-        let wrong = |error: String| format!("bgp.service: {error}");
         let service = &new.bgp.service;
         let addresses = service.addresses.clone();
         let mut prepared = Prepared { addresses, waits: waits(service), renewed: Vec::new(), new: Vec::new() };
         let running = self.speakers.lock().await;
-        for (local, config) in speakers(new).map_err(|error| wrong(error.to_string()))? {
+        for (local, config) in speakers(new)? {
             match running.get(&local) {
                 Some(speaker) => {
-                    let renewed = speaker.prepare(config).map_err(|error| wrong(error.to_string()))?;
+                    let renewed = speaker.prepare(config)?;
                     prepared.renewed.push((local, renewed));
                 }
-                None => prepared.new.push((local, start(config).await.map_err(wrong)?)),
+                None => prepared.new.push((local, start(config).await?)),
             }
         }
         Ok(Some(prepared))

@@ -13,7 +13,7 @@ use super::{NAME, Table, program, spec};
 use crate::core::event::EnforcerSpec;
 use crate::enforce::backend::{Backend, BackendStatus, Control, Later, LeftOut, PacketBackend, Stop};
 use crate::enforce::timed::{self, Settings, Switch, Table as _};
-use crate::enforce::{Command, Reports};
+use crate::enforce::{Command, EnforceError, Reports};
 
 /// The row of eBPF in [`crate::enforce::backend::PACKETS`].
 pub const BACKEND: PacketBackend = PacketBackend {
@@ -27,7 +27,7 @@ pub const BACKEND: PacketBackend = PacketBackend {
         }))
     },
     is_there: || Ok(program::is_left_behind()),
-    remove: || program::remove().map_err(|error| error.to_string()),
+    remove: || Ok(program::remove()?),
     leaves: "the eBPF program at /sys/fs/bpf/destguard",
 };
 
@@ -43,8 +43,8 @@ impl Backend for Ebpf {
         vec![spec(self.settings.rules.capacity)]
     }
 
-    fn install(&mut self) -> Later<'_, Result<Vec<LeftOut>, String>> {
-        Box::pin(async { self.table.install().map(|installed| installed.left_out).map_err(|error| error.to_string()) })
+    fn install(&mut self) -> Later<'_, Result<Vec<LeftOut>, EnforceError>> {
+        Box::pin(async { Ok(self.table.install()?.left_out) })
     }
 
     fn control(&self) -> Arc<dyn Control> {
@@ -64,8 +64,8 @@ impl Control for Running {
         BackendStatus { name: NAME, disarmed: self.0.is_disarmed(), warnings: Vec::new() }
     }
 
-    fn stop(&self, how: Stop) -> Result<bool, String> {
-        self.0.stop(how, program::remove).map_err(|error| error.to_string())
+    fn stop(&self, how: Stop) -> Result<bool, EnforceError> {
+        Ok(self.0.stop(how, program::remove)?)
     }
 
     fn register(&self, registry: &mut Registry) {

@@ -117,8 +117,8 @@ fn entry(which: Which, key: &[u8]) -> Option<Entry> {
 impl From<Error> for TableError {
     fn from(error: Error) -> Self {
         match error {
-            Error::Full { .. } => Self::Full(error.to_string()),
-            other => Self::Other(other.to_string()),
+            Error::Full { .. } => Self::Full(error.into()),
+            other => Self::Other(other.into()),
         }
     }
 }
@@ -142,7 +142,7 @@ impl Table {
     }
 
     fn program(&self) -> Result<&Program, TableError> {
-        self.program.as_ref().ok_or_else(|| TableError::Gone("the program isn't in force".to_owned()))
+        self.program.as_ref().ok_or_else(|| TableError::Gone("the program isn't in force".into()))
     }
 
     /// Tells the program what this host's own addresses are.
@@ -173,8 +173,7 @@ impl timed::Table for Table {
     }
 
     fn install(&mut self) -> Result<Installed, TableError> {
-        let here = interfaces::addresses()
-            .map_err(|error| TableError::Other(format!("this host's own addresses can't be read: {error}")))?;
+        let here = interfaces::addresses().map_err(Error::call("this host's own addresses can't be read"))?;
         let program = Program::install(&self.rules, &here)?;
         let fresh = program.fresh;
         self.program = Some(program);
@@ -263,8 +262,8 @@ impl timed::Table for Table {
         place(entry).is_some()
     }
 
-    fn forget_flows(&mut self, addresses: &[IpAddr]) -> Result<usize, String> {
-        let program = self.program().map_err(|error| error.to_string())?;
+    fn forget_flows(&mut self, addresses: &[IpAddr]) -> Result<usize, TableError> {
+        let program = self.program()?;
         let wanted: HashSet<IpAddr> = addresses.iter().copied().collect();
         let mut forgotten = Vec::new();
         let read = program.answers.each(|key, _| {
@@ -272,9 +271,8 @@ impl timed::Table for Table {
                 forgotten.extend_from_slice(key);
             }
         });
-        read.and_then(|()| program.answers.remove(&forgotten))
-            .map_err(|error| format!("forgetting answers: {error}"))?;
-        sockets::end(&wanted).map_err(|error| format!("ending connections: {error}"))
+        read.and_then(|()| program.answers.remove(&forgotten)).map_err(Error::call("forgetting answers"))?;
+        Ok(sockets::end(&wanted).map_err(Error::call("ending connections"))?)
     }
 
     fn remove(&mut self) -> Result<(), TableError> {

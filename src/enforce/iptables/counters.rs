@@ -1,6 +1,6 @@
 //! What the rules counted, read by `iptables-save -c`.
 
-use super::program::Programs;
+use super::program::{ProgramError, Programs};
 use super::rules::Family;
 use crate::enforce::nftables::{Count, Counters};
 
@@ -8,7 +8,7 @@ use crate::enforce::nftables::{Count, Counters};
 ///
 /// # Errors
 /// The program's words.
-pub fn read(programs: &Programs, families: &[Family]) -> Result<Counters, String> {
+pub fn read(programs: &Programs, families: &[Family]) -> Result<Counters, ProgramError> {
     let mut counters = Counters::default();
     for family in families {
         counters = sum(counters, parse(&programs.saved_text(*family, "filter", true)?));

@@ -2,7 +2,7 @@
 //!
 //! `iptables` comes as "legacy", with tables of its own in the kernel, and as "nft", with tables of nf_tables. A host may have both, and rules in both are in force.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -16,6 +16,42 @@ pub const LOCK: &str = "/run/xtables.lock";
 const PATIENCE: &str = "10";
 /// The longest standard error that is passed on.
 const WORDS: usize = 600;
+
+/// Why the programs did not do as they were told.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// This host lacks them.
+    #[error("iptables-restore and ip6tables-restore were not found in {}; the package iptables has them", PLACES.join(", "))]
+    Missing,
+    /// None of them was chosen.
+    #[error("there is no iptables")]
+    NoneChosen,
+    /// No rules were put in force by them.
+    #[error("nothing is installed")]
+    NotUsed,
+    /// One can't be run, or can't be told or heard.
+    #[error("{}: {source}", path.display())]
+    Run {
+        /// The program's path.
+        path: PathBuf,
+        /// The kernel's word.
+        source: io::Error,
+    },
+    /// One ended with an error.
+    #[error("{}: {said}", path.display())]
+    Refused {
+        /// The program's path.
+        path: PathBuf,
+        /// Its standard error, shortened and on one line.
+        said: String,
+    },
+}
+
+impl ProgramError {
+    fn run(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Run { path: path.to_owned(), source }
+    }
+}
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,15 +121,12 @@ impl Programs {
     ///
     /// # Errors
     /// None.
-    pub fn available() -> Result<Vec<Self>, String> {
+    pub fn available() -> Result<Vec<Self>, ProgramError> {
         let default = default_variant();
         let all: Vec<Self> =
             [Variant::Nft, Variant::Legacy].into_iter().filter_map(|variant| Self::of(variant, default)).collect();
         if all.is_empty() {
-            return Err(format!(
-                "iptables-restore and ip6tables-restore were not found in {}; the package iptables has them",
-                PLACES.join(", ")
-            ));
+            return Err(ProgramError::Missing);
         }
         Ok(all)
     }
@@ -102,7 +135,7 @@ impl Programs {
     ///
     /// # Errors
     /// None is there, or the kernel's.
-    pub fn choose() -> Result<Self, String> {
+    pub fn choose() -> Result<Self, ProgramError> {
         let mut all = Self::available()?;
         if all.len() > 1 {
             // What can't be read is not used.
@@ -117,14 +150,14 @@ impl Programs {
             let place = only(Saved::has_ours).or_else(|| only(Saved::is_used)).or_else(by_name).unwrap_or(0);
             return Ok(all.swap_remove(place));
         }
-        all.pop().ok_or_else(|| "there is no iptables".to_owned())
+        all.pop().ok_or(ProgramError::NoneChosen)
     }
 
     /// What a table holds. One that nobody has used yet is not made by this.
     ///
     /// # Errors
     /// The program's words.
-    pub fn save(&self, family: Family, table: &str) -> Result<Saved, String> {
+    pub fn save(&self, family: Family, table: &str) -> Result<Saved, ProgramError> {
         self.saved_text(family, table, false).map(|text| Saved::read(&text))
     }
 
@@ -132,7 +165,7 @@ impl Programs {
     ///
     /// # Errors
     /// The program's words.
-    pub fn saved_text(&self, family: Family, table: &str, counters: bool) -> Result<String, String> {
+    pub fn saved_text(&self, family: Family, table: &str, counters: bool) -> Result<String, ProgramError> {
         if self.variant == Variant::Legacy && !legacy_has(family, table) {
             return Ok(String::new());
         }
@@ -147,7 +180,7 @@ impl Programs {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .output()
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+            .map_err(ProgramError::run(path))?;
         if !output.status.success() {
             return Err(words(path, &output.stderr));
         }
@@ -158,7 +191,7 @@ impl Programs {
     ///
     /// # Errors
     /// The program's words: nothing was changed.
-    pub fn restore(&self, family: Family, text: &str) -> Result<(), String> {
+    pub fn restore(&self, family: Family, text: &str) -> Result<(), ProgramError> {
         let path = &self.restore[usize::from(family == Family::V6)];
         let mut child = Command::new(path)
             .args(["--noflush", "-w", PATIENCE])
@@ -166,14 +199,14 @@ impl Programs {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+            .map_err(ProgramError::run(path))?;
         // It says little before it has read all, so neither side waits for the other.
         let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(text.as_bytes()));
-        let output = child.wait_with_output().map_err(|error| format!("{}: {error}", path.display()))?;
+        let output = child.wait_with_output().map_err(ProgramError::run(path))?;
         if !output.status.success() {
             return Err(words(path, &output.stderr));
         }
-        written.map_err(|error| format!("{}: {error}", path.display()))
+        written.map_err(ProgramError::run(path))
     }
 }
 
@@ -190,10 +223,10 @@ fn legacy_has(family: Family, table: &str) -> bool {
     }
 }
 
-fn words(path: &Path, said: &[u8]) -> String {
+fn words(path: &Path, said: &[u8]) -> ProgramError {
     let said = String::from_utf8_lossy(said);
     let said: Vec<&str> =
         said.lines().map(str::trim).filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
     let said: String = said.join("; ").chars().take(WORDS).collect();
-    format!("{}: {said}", path.display())
+    ProgramError::Refused { path: path.to_owned(), said }
 }

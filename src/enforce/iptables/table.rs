@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::ipset::{Element, Kind, LONGEST, SetError, Sets, Shape};
-use super::program::{Programs, Variant};
+use super::program::{ProgramError, Programs, Variant};
 use super::rules::{self, Chains, FILTER, Family, Saved, Set, TABLES, TableOf};
 use super::{CUTS, counters};
 use crate::config::schema::Scope;
@@ -58,10 +58,16 @@ pub(super) struct Filter {
 impl From<SetError> for TableError {
     fn from(error: SetError) -> Self {
         match error {
-            SetError::Full(_) => Self::Full(error.to_string()),
-            SetError::Gone(_) => Self::Gone(error.to_string()),
-            _ => Self::Other(error.to_string()),
+            SetError::Full(_) => Self::Full(error.into()),
+            SetError::Gone(_) => Self::Gone(error.into()),
+            _ => Self::Other(error.into()),
         }
+    }
+}
+
+impl From<ProgramError> for TableError {
+    fn from(error: ProgramError) -> Self {
+        Self::Other(error.into())
     }
 }
 
@@ -135,17 +141,17 @@ impl Filter {
         if self.sets.is_none() {
             self.sets = Some(Sets::open()?);
         }
-        self.sets.as_mut().ok_or_else(|| TableError::Other("no socket".to_owned()))
+        self.sets.as_mut().ok_or_else(|| TableError::Other("no socket".into()))
     }
 
     fn programs(&self) -> Result<Programs, TableError> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.programs.is_none() {
-            let chosen = Programs::choose().map_err(TableError::Other)?;
+            let chosen = Programs::choose()?;
             tracing::info!(variant = chosen.variant.name(), "iptables is used");
             seen.programs = Some(chosen);
         }
-        seen.programs.clone().ok_or_else(|| TableError::Other("there is no iptables".to_owned()))
+        seen.programs.clone().ok_or_else(|| ProgramError::NoneChosen.into())
     }
 
     /// Makes the sets that the rules look into, and lets those that are there grow. Returns whether leases may be gone, and whether they were moved.
@@ -205,7 +211,7 @@ impl Filter {
         }
         if !found.has_ours() {
             for family in self.families.clone() {
-                let found = programs.save(family, FILTER.name).map_err(TableError::Other)?;
+                let found = programs.save(family, FILTER.name)?;
                 put(programs, family, &FILTER, &rules::tracking(), &found)?;
             }
         }
@@ -231,7 +237,7 @@ impl Filter {
         for family in self.families.clone() {
             for table in TABLES {
                 let wanted = rules::of(table, &self.rules, family);
-                let found = programs.save(family, table.name).map_err(TableError::Other)?;
+                let found = programs.save(family, table.name)?;
                 put(programs, family, table, &wanted, &found)?;
             }
         }
@@ -248,7 +254,7 @@ impl Filter {
         for family in self.families.clone() {
             for (place, table) in TABLES.into_iter().enumerate() {
                 let wanted = rules::of(table, &self.rules, family);
-                let saved = programs.save(family, table.name).map_err(TableError::Other)?;
+                let saved = programs.save(family, table.name)?;
                 let own = saved.own();
                 let counts = own.iter().map(|(chain, rules)| (chain.as_str(), Some(rules.len())));
                 let all_there = own.len() == wanted.0.len()
@@ -257,11 +263,9 @@ impl Filter {
                         saved.jumps(from, to) == if wanted.count(to).is_some() { (1, true) } else { (0, false) }
                     });
                 if !all_there {
-                    return Err(TableError::Other(format!(
-                        "table {} of {} was read back otherwise than it was written",
-                        table.name,
-                        if family == Family::V4 { "iptables" } else { "ip6tables" }
-                    )));
+                    let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
+                    let what = format!("table {} of {program} was read back otherwise than it was written", table.name);
+                    return Err(TableError::Other(what.into()));
                 }
                 installed.insert((family, place), saved);
             }
@@ -291,7 +295,7 @@ impl Filter {
         let mut difference = None;
         for ((family, place), before) in &self.installed {
             let Some(table) = TABLES.get(*place).filter(|_| before.has_ours()) else { continue };
-            let now = programs.save(*family, table.name).map_err(TableError::Other)?;
+            let now = programs.save(*family, table.name)?;
             difference = difference.or_else(|| {
                 let what = rules::difference(table, before, &now)?;
                 Some(format!("{}: {what}", if *family == Family::V4 { "iptables" } else { "ip6tables" }))
@@ -320,7 +324,7 @@ fn generation() -> Option<Vec<u8>> {
 
 fn put(programs: &Programs, family: Family, table: &TableOf, wanted: &Chains, found: &Saved) -> Result<(), TableError> {
     let Some(text) = rules::replacing(table, wanted, found) else { return Ok(()) };
-    programs.restore(family, &text).map_err(TableError::Other)
+    Ok(programs.restore(family, &text)?)
 }
 
 /// Gives a set room for more, with what it holds.
@@ -359,7 +363,7 @@ fn destroy(sets: &mut Sets, name: &str) -> Result<(), SetError> {
 
 /// Removes our rules from every variant.
 fn remove_rules() -> Result<(), TableError> {
-    for programs in Programs::available().map_err(TableError::Other)? {
+    for programs in Programs::available()? {
         remove_rules_of(&programs)?;
     }
     Ok(())
@@ -368,7 +372,7 @@ fn remove_rules() -> Result<(), TableError> {
 fn remove_rules_of(programs: &Programs) -> Result<(), TableError> {
     for family in families() {
         for table in TABLES {
-            let found = programs.save(family, table.name).map_err(TableError::Other)?;
+            let found = programs.save(family, table.name)?;
             if found.has_ours() {
                 put(programs, family, table, &Chains::default(), &found)?;
             }
@@ -422,12 +426,12 @@ impl Table for Filter {
     fn install(&mut self) -> Result<Installed, TableError> {
         let programs = self.programs()?;
         let (fresh, moved) = self.make_sets()?;
-        let found = programs.save(Family::V4, FILTER.name).map_err(TableError::Other)?;
+        let found = programs.save(Family::V4, FILTER.name)?;
         self.adopt(&programs, &found)?;
         self.replace_rules(&programs)?;
         self.verify(&programs)?;
         self.guarded = Some((rules::local(&self.rules), rules::forwards(&self.rules)));
-        for other in Programs::available().map_err(TableError::Other)? {
+        for other in Programs::available()? {
             if other.variant != programs.variant {
                 remove_rules_of(&other)?;
             }
@@ -529,9 +533,9 @@ impl Table for Filter {
         place(entry).is_some_and(|(_, family, _)| self.families.contains(&family))
     }
 
-    fn forget_flows(&mut self, addresses: &[IpAddr]) -> Result<usize, String> {
-        let mut kernel = Kernel::open().map_err(|error| error.to_string())?;
-        conntrack::cut(&mut kernel, addresses).map_err(|error| error.to_string())
+    fn forget_flows(&mut self, addresses: &[IpAddr]) -> Result<usize, TableError> {
+        let cut = Kernel::open().and_then(|mut kernel| conntrack::cut(&mut kernel, addresses));
+        cut.map_err(|error| TableError::Other(error.into()))
     }
 
     fn remove(&mut self) -> Result<(), TableError> {

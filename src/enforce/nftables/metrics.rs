@@ -10,19 +10,23 @@ use prometheus_client::registry::Registry;
 use super::applications::held_members;
 use super::kernel::Kernel;
 use super::{Count, Counters};
+use crate::enforce::EnforceError;
 
 /// Registers them. While the table is gone they are left out.
 pub fn register(registry: &mut Registry) {
-    register_by(registry, || super::counters().map_err(|error| error.to_string()));
+    register_by(registry, super::counters);
     registry.register_collector(Box::new(ApplicationGroups));
 }
 
 /// The same of another packet filter, by whatever reads its counters.
-pub fn register_by(registry: &mut Registry, read: impl Fn() -> Result<Counters, String> + Send + Sync + 'static) {
-    registry.register_collector(Box::new(PacketCounters(Box::new(read))));
+pub fn register_by<E>(registry: &mut Registry, read: impl Fn() -> Result<Counters, E> + Send + Sync + 'static)
+where
+    EnforceError: From<E>,
+{
+    registry.register_collector(Box::new(PacketCounters(Box::new(move || Ok(read()?)))));
 }
 
-type Read = dyn Fn() -> Result<Counters, String> + Send + Sync;
+type Read = dyn Fn() -> Result<Counters, EnforceError> + Send + Sync;
 
 struct PacketCounters(Box<Read>);
 

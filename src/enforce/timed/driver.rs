@@ -26,7 +26,7 @@ use crate::core::narrow::{HOST, Narrow, Port, Who};
 use crate::enforce::backend::LeftOut;
 use crate::enforce::merged::{Merged, latest, opens};
 use crate::enforce::nftables::Rules;
-use crate::enforce::{Command, Reports};
+use crate::enforce::{Command, EnforceError, Reports};
 
 /// An entry outlives its lease by this, where the table doesn't round up anyway.
 pub const PAD: Duration = Duration::from_millis(500);
@@ -330,8 +330,8 @@ impl<T: Table> Driver<T> {
             }
             match self.commit(&opens) {
                 Ok(()) => self.report(Event::Applied { enforcer, generation: *generation }),
-                Err(TableError::Full(reason)) => {
-                    self.report(Event::Refused { enforcer, generation: *generation, reason });
+                Err(TableError::Full(why)) => {
+                    self.report(Event::Refused { enforcer, generation: *generation, reason: why.to_string() });
                 }
                 Err(error) => return self.lose_for(&error),
             }
@@ -465,7 +465,7 @@ impl<T: Table> Driver<T> {
     }
 
     /// Other rules from now on; what is leased stays, and so does every flow.
-    fn change_rules(&mut self, rules: Rules) -> Result<Vec<LeftOut>, String> {
+    fn change_rules(&mut self, rules: Rules) -> Result<Vec<LeftOut>, EnforceError> {
         if self.settings.rules == rules {
             return Ok(self.settings.left_out.clone());
         }
@@ -484,7 +484,7 @@ impl<T: Table> Driver<T> {
                 self.repair();
             }
         }
-        let left_out = changed.map_err(|error| error.to_string())?;
+        let left_out = changed?;
         self.settings.left_out.clone_from(&left_out);
         Ok(left_out)
     }

@@ -49,7 +49,7 @@ impl Memory {
         let mut world = self.world.lock().unwrap();
         let now = self.clock.now();
         world.entries.retain(|_, ends| ends.is_none_or(|ends| ends > now));
-        if world.broken { Err(TableError::Other("broken".to_owned())) } else { Ok(world) }
+        if world.broken { Err(TableError::Other("broken".into())) } else { Ok(world) }
     }
 }
 
@@ -90,7 +90,7 @@ impl Table for Memory {
             assert!(!time.is_zero() && world.longest.is_none_or(|longest| *time <= longest));
             assert!(world.grain.is_zero() || time.as_millis().is_multiple_of(world.grain.as_millis()), "{time:?}");
             if !world.entries.contains_key(entry) && world.entries.len() >= world.room {
-                return Err(TableError::Full("no room".to_owned()));
+                return Err(TableError::Full("no room".into()));
             }
             world.entries.insert(*entry, Some(now.plus(*time)));
             world.touched.push(*entry);
@@ -135,7 +135,7 @@ impl Table for Memory {
         }
     }
 
-    fn forget_flows(&mut self, addresses: &[IpAddr]) -> Result<usize, String> {
+    fn forget_flows(&mut self, addresses: &[IpAddr]) -> Result<usize, TableError> {
         self.world.lock().unwrap().forgotten.extend(addresses);
         Ok(addresses.len())
     }
@@ -443,7 +443,7 @@ fn rules_are_changed_turned_off_and_on_and_disarmed() {
         running.send(Command::Enforce { enforce, done });
         heard.blocking_recv().unwrap()
     };
-    assert_eq!(enforce(&running, false), Ok(()));
+    enforce(&running, false).unwrap();
     assert!(!running.world.lock().unwrap().enforce && running.left(Entry::Address(at(1))).is_some());
     let mode = |running: &Running, mode| {
         let mut rules = Box::new(rules(Scope::Shared));
@@ -452,13 +452,13 @@ fn rules_are_changed_turned_off_and_on_and_disarmed() {
         running.send(Command::Rules { rules, done });
         heard.blocking_recv().unwrap()
     };
-    assert_eq!(mode(&running, NftablesMode::Off), Ok(vec![]));
+    assert!(mode(&running, NftablesMode::Off).unwrap().is_empty());
     assert!(!running.world.lock().unwrap().there);
     let ends = running.ends(60);
     running.apply(vec![open(2, ends)]);
     running.applied();
     assert!(running.world.lock().unwrap().entries.is_empty());
-    assert_eq!(mode(&running, NftablesMode::Local), Ok(vec![]));
+    assert!(mode(&running, NftablesMode::Local).unwrap().is_empty());
     running.until(|event| matches!(event, Event::WantSync { .. }));
     running.sync(&[(at(2), 300)], &[]);
     assert!(running.world.lock().unwrap().there && running.lasts(Entry::Address(at(2)), 300));
@@ -477,7 +477,7 @@ fn rules_are_changed_turned_off_and_on_and_disarmed() {
         world.entries.clear();
         Ok(())
     });
-    assert_eq!(disarmed, Ok(()));
+    disarmed.unwrap();
     running.until(|event| matches!(event, Event::WantSync { .. }));
     running.sync(&[(at(3), 300)], &[]);
     let world = running.stop();

@@ -162,7 +162,7 @@ fn what_is_no_window_is_said() {
         ("mon 24:00-06:00", "nothing starts there"),
     ] {
         let error = text.parse::<Window>().unwrap_err();
-        assert!(error.contains(says), "{text:?}: {error}");
+        assert!(error.to_string().contains(says), "{text:?}: {error}");
     }
     for text in ["MON-Fri 8:00-17:00", "fri-mon", "12:00-13:30", "wed 22:00-06:00"] {
         assert_eq!(text.parse::<Window>().unwrap().to_string(), text);

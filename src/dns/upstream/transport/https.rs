@@ -115,19 +115,14 @@ impl HttpsClient {
     ///
     /// # Errors
     /// Name and path don't make a URI.
-    pub fn new(target: Target, tls: Tls, path: &str, metrics: Metrics) -> Result<Self, String> {
+    pub fn new(target: Target, tls: Tls, path: &str, metrics: Metrics) -> Result<Self, hyper::http::Error> {
         let mut host = tls.name.to_str().into_owned();
         if host.contains(':') {
             host = format!("[{host}]");
         }
         let port = target.peer.port();
         let authority = if port == 443 { host } else { format!("{host}:{port}") };
-        let uri = Uri::builder()
-            .scheme("https")
-            .authority(authority)
-            .path_and_query(path)
-            .build()
-            .map_err(|error| error.to_string())?;
+        let uri = Uri::builder().scheme("https").authority(authority).path_and_query(path).build()?;
         Ok(Self { target, tls, uri, slot: Slot::default(), metrics })
     }
 

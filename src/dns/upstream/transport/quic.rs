@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use quinn::crypto::rustls::QuicClientConfig;
+use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig};
 use quinn::{Endpoint, EndpointConfig, TransportConfig, VarInt};
 
 use super::streams::Streams;
@@ -80,8 +80,8 @@ impl QuicClient {
     ///
     /// # Errors
     /// The TLS configuration can't be used for QUIC.
-    pub fn new(target: Target, tls: Tls, metrics: Metrics) -> Result<Self, String> {
-        let crypto = QuicClientConfig::try_from(tls.config.clone()).map_err(|error| error.to_string())?;
+    pub fn new(target: Target, tls: Tls, metrics: Metrics) -> Result<Self, NoInitialCipherSuite> {
+        let crypto = QuicClientConfig::try_from(tls.config.clone())?;
         Ok(Self { target, tls, crypto: Arc::new(crypto), slot: Slot::default(), metrics })
     }
 

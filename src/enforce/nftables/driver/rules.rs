@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{Driver, State};
 use crate::config::schema::NftablesMode;
+use crate::enforce::EnforceError;
 use crate::enforce::backend::LeftOut;
 use crate::enforce::nftables::applications::rewrite_members;
 use crate::enforce::nftables::blueprint::Blueprint;
@@ -18,19 +19,19 @@ use crate::enforce::nftables::{Own, Rules, tracking};
 
 impl Driver {
     /// Rules that block, or that only count.
-    pub(super) fn enforce(&mut self, enforce: bool) -> Result<(), String> {
+    pub(super) fn enforce(&mut self, enforce: bool) -> Result<(), EnforceError> {
         let settings = Settings { enforce, ..self.installer.settings().clone() };
         self.replace_rules(settings)
     }
 
     /// Other traffic of the guard itself.
-    pub(super) fn change_own(&mut self, own: Own) -> Result<(), String> {
+    pub(super) fn change_own(&mut self, own: Own) -> Result<(), EnforceError> {
         let settings = Settings { own: own.traffic, listeners: own.listeners, ..self.installer.settings().clone() };
         self.replace_rules(settings)
     }
 
     /// Returns what the kernel can't do of them.
-    pub(super) fn change_rules(&mut self, rules: &Rules) -> Result<Vec<LeftOut>, String> {
+    pub(super) fn change_rules(&mut self, rules: &Rules) -> Result<Vec<LeftOut>, EnforceError> {
         let before = self.installer.settings();
         let wanted = rules.settings();
         let capacity = wanted.capacity.max(before.capacity);
@@ -45,13 +46,13 @@ impl Driver {
         Ok(needs::effects(self.installer.left_out()))
     }
 
-    fn replace_rules(&mut self, settings: Settings) -> Result<(), String> {
+    fn replace_rules(&mut self, settings: Settings) -> Result<(), EnforceError> {
         if *self.installer.settings() == settings {
             return Ok(());
         }
         match (self.is_off(), settings.mode == NftablesMode::Off) {
-            (false, true) => return self.turn_off(settings).map_err(|error| error.to_string()),
-            (true, false) => return self.turn_on(settings).map_err(|error| error.to_string()),
+            (false, true) => return Ok(self.turn_off(settings)?),
+            (true, false) => return Ok(self.turn_on(settings)?),
             (true, true) => {
                 self.installer.set(settings);
                 return Ok(());
@@ -126,7 +127,7 @@ impl Driver {
         Ok(())
     }
 
-    fn switch(&mut self, settings: Settings) -> Result<(), String> {
+    fn switch(&mut self, settings: Settings) -> Result<(), EnforceError> {
         let before = self.installer.settings().clone();
         if self.is_disarmed() {
             self.installer.set(settings);
@@ -140,7 +141,7 @@ impl Driver {
             if let State::Broken { .. } = self.state {
                 self.installer.set(before);
                 self.blueprint = blueprint;
-                return Err("the table inet destguard is being repaired".to_owned());
+                return Err(EnforceError::Repairing);
             }
             return Ok(());
         }
@@ -163,7 +164,7 @@ impl Driver {
             self.blueprint = None;
             self.lose_for(&error);
         }
-        Err(error.to_string())
+        Err(error.into())
     }
 
     fn put(&mut self, settings: Settings) -> Result<(), NftError> {
