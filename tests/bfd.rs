@@ -66,7 +66,7 @@ const BIRD: Router = Router {
     file: "/etc/bird/bird.conf",
     edits: &[
         ("hold time 9;\n  keepalive time 3;", "hold time 90;\n  keepalive time 30;"),
-        ("error wait time 1, 5;", "error wait time 1, 2; connect retry time 2; connect delay time 1;\n  bfd on;"),
+        ("error wait time 0, 0;", "error wait time 1, 2; connect retry time 2; connect delay time 1;\n  bfd on;"),
         (
             "protocol bgp guard",
             "protocol bfd { interface \"*\" { interval 200 ms; multiplier 3; }; }\nprotocol bgp guard",

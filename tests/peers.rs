@@ -403,7 +403,7 @@ fn a_router_that_is_killed_comes_back_to_all_its_routes() {
 fn a_router_that_flaps_is_damped_and_says_so() {
     let edits = [
         ("router", BIRD_CONF, "passive on;", "connect delay time 1; connect retry time 1;"),
-        ("router", BIRD_CONF, "error wait time 1, 5;", "error wait time 1, 1;"),
+        ("router", BIRD_CONF, "error wait time 0, 0;", "error wait time 1, 1;"),
         ("guard", CONFIG, "[bgp]\n", "[bgp]\nlisten = [\"10.0.3.2:179\"]\n"),
         ("guard", CONFIG, "local_address = \"10.0.3.2\"", "local_address = \"10.0.3.2\"\npassive = true"),
     ];

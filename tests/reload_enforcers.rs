@@ -345,7 +345,7 @@ fn bfd_comes_changes_and_goes_and_no_question_is_lost() {
             "protocol bgp guard",
             "protocol bfd { interface \"*\" { interval 200 ms; multiplier 3; }; }\nprotocol bgp guard",
         )
-        .replace("error wait time 1, 5;", "error wait time 1, 2; connect delay time 1;\n  bfd graceful;");
+        .replace("error wait time 0, 0;", "error wait time 1, 2; connect delay time 1;\n  bfd graceful;");
     bird.write(BIRD_CONF, &with_bfd).unwrap();
     bird.ok("birdc configure").unwrap();
     world.until("the sessions", || {

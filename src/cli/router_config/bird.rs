@@ -92,10 +92,8 @@ fn session(out: &mut String, side: &Side) -> Written {
     if side.hold > 0 {
         writeln!(out, "  hold time {}; keepalive time {};", side.hold, (side.hold / 3).max(1))?;
     }
-    writeln!(out, "  error wait time 1, 5;")?;
+    patience(out, side.guard_waits || side.bfd.is_some())?;
     if let Some((interval, multiplier)) = side.bfd {
-        // With BIRD's own times a session that BFD ends early waits for minutes.
-        writeln!(out, "  connect retry time 2; connect delay time 1;")?;
         writeln!(out, "  bfd {{ interval {interval} ms; multiplier {multiplier}; }};")?;
     }
     if !side.guard_waits {
@@ -123,6 +121,16 @@ fn session(out: &mut String, side: &Side) -> Written {
     }
     writeln!(out, "}}")?;
     watch(out, side, families)
+}
+
+/// BIRD's own times are long where answers wait: after an error it takes no session for one to five minutes, and connects after 5 s, and again after
+/// two minutes. The guard itself waits between tries, ever longer.
+fn patience(out: &mut String, connects: bool) -> Written {
+    writeln!(out, "  error wait time 0, 0;")?;
+    if connects {
+        writeln!(out, "  connect retry time 1; connect delay time 1;")?;
+    }
+    Ok(())
 }
 
 /// The session on which the guard sees what is in force: what came from it goes back, and nothing else.
@@ -172,6 +180,7 @@ fn back_session(
     if side.internal() {
         writeln!(out, "  rr client;")?;
     }
+    patience(out, waits)?;
     if !waits {
         writeln!(out, "  passive on;")?;
     }

@@ -34,9 +34,7 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
     if side.hop4_over_ipv6.is_some() {
         writeln!(out, " neighbor {guard} capability extended-nexthop")?;
     }
-    if !side.guard_waits {
-        writeln!(out, " neighbor {guard} passive")?;
-    }
+    who_connects(out, &guard.to_string(), side.guard_waits)?;
     if side.bfd.is_some() {
         writeln!(out, " neighbor {guard} bfd")?;
     }
@@ -49,9 +47,7 @@ pub(super) fn write(out: &mut String, side: &Side) -> Written {
         writeln!(out, " neighbor {at} description destguard, sent back to it")?;
         session(out, side, &at.to_string(), watch.password.as_deref())?;
         writeln!(out, " neighbor {at} advertisement-interval 0")?;
-        if !watch.waits {
-            writeln!(out, " neighbor {at} passive")?;
-        }
+        who_connects(out, &at.to_string(), watch.waits)?;
     }
     for (family, used) in families(side) {
         if !used {
@@ -88,9 +84,7 @@ pub(super) fn back(out: &mut String, side: &Side) -> Written {
     writeln!(out, " neighbor {guard} description destguard, sent back to it")?;
     session(out, side, &guard.to_string(), side.password.as_deref())?;
     writeln!(out, " neighbor {guard} advertisement-interval 0")?;
-    if !side.guard_waits {
-        writeln!(out, " neighbor {guard} passive")?;
-    }
+    who_connects(out, &guard.to_string(), side.guard_waits)?;
     for (family, used) in families(side) {
         if used {
             writeln!(out, " address-family {family} unicast")?;
@@ -171,6 +165,11 @@ fn session(out: &mut String, side: &Side, at: &str, password: Option<&str>) -> W
         writeln!(out, " neighbor {at} ebgp-multihop {hops}")?;
     }
     writeln!(out, " neighbor {at} timers {} {}", side.hold / 3, side.hold)
+}
+
+/// FRR's own two minutes between two tries are long where answers wait.
+fn who_connects(out: &mut String, at: &str, guard_waits: bool) -> Written {
+    writeln!(out, " neighbor {at} {}", if guard_waits { "timers connect 1" } else { "passive" })
 }
 
 /// bfdd must run: bfdd=yes in the daemons file. It takes no less than 10 ms.
