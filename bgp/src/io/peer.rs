@@ -3,18 +3,17 @@
 use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc, watch};
 
 use super::connection::{Connection, Seen};
-use super::sys::{self, FineTimer};
+use super::sys::FineTimer;
 use super::{PeerEvent, Shared, What};
 use crate::adj_out::AdjOut;
 use crate::config::{PeerConfig, Role, SpeakerConfig};
@@ -29,6 +28,7 @@ use crate::wire::iana::{Cease, Families};
 use crate::wire::message::Notification;
 
 mod confirming;
+mod connecting;
 mod edge;
 mod guards;
 mod sampling;
@@ -36,12 +36,11 @@ mod up;
 
 use self::confirming::Evidence;
 pub(super) use self::confirming::check;
+use self::connecting::Connecting;
 use self::edge::Nudge;
 
 /// Reads from a connection that can't be written to any more.
 const LAST_WORDS: usize = 4;
-/// How long TCP may take to connect.
-const CONNECT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// How long sessions of a process that restarts wait for the table.
 const FILL: Duration = Duration::from_secs(5);
 /// Octets of UPDATEs kept ready in our own memory; more are made when the socket took them.
@@ -144,8 +143,6 @@ struct Up {
     look: Duration,
     looking: bool,
 }
-
-type Connecting = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 
 struct Task {
     place: Place,
@@ -428,34 +425,8 @@ impl Task {
 
     fn connect(&mut self) {
         let Some(peer) = self.peer() else { return };
-        let target = sys::here(peer.address, peer.port, peer.zone.as_deref());
-        let socket = sys::outgoing(peer, peer.asn == self.config.asn, self.config.mark);
-        // Segments that TCP-MD5 or GTSM refuses vanish, so a wrong password looks like nobody there; and with a password a router that is down can't
-        // refuse, since its kernel doesn't know the key.
-        let hint = match (&peer.password, peer.ttl_security) {
-            (Some(_), true) if peer.tcp_ao.is_some() => {
-                "are TCP-AO's password, ids and algorithm the same, and ttl_security on at both ends?"
-            }
-            (Some(_), false) if peer.tcp_ao.is_some() => {
-                "are TCP-AO's password, ids and algorithm the same at both ends?"
-            }
-            (Some(_), true) => "is the password the same, and ttl_security on at both ends?",
-            (Some(_), false) => "is the password the same at both ends?",
-            (None, true) => "is ttl_security on at both ends?",
-            (None, false) => "is a password or ttl_security set at its end only?",
-        };
-        self.connecting = Some(Box::pin(async move {
-            let socket = TcpSocket::from_std_stream(socket?.into());
-            let (begun, target) = (Instant::now(), target?);
-            match tokio::time::timeout(CONNECT, socket.connect(target)).await {
-                Ok(Ok(stream)) => Ok(stream),
-                Ok(Err(error)) if error.kind() != io::ErrorKind::TimedOut => Err(error),
-                Ok(Err(_)) | Err(_) => Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("no answer within {} s; is it up, {hint}", begun.elapsed().as_secs()),
-                )),
-            }
-        }));
+        let internal = peer.asn == self.config.asn;
+        self.connecting = Some(connecting::connect(peer.clone(), internal, self.config.mark));
     }
 
     fn connected(&mut self, result: io::Result<TcpStream>) {

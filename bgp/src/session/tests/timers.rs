@@ -113,22 +113,126 @@ fn tries_back_off_and_the_cause_stays_readable() {
     assert_eq!(script.error(), "peer says: Cease, maximum number of prefixes reached");
     script.take();
     let mut gaps = Vec::new();
-    for _ in 0..12 {
+    for _ in 0..20 {
         let since = script.now;
         while !script.outputs.contains(&Output::Connect) {
-            script.pass(Duration::from_millis(50));
+            script.pass(Duration::from_millis(1));
         }
         gaps.push(script.now - since);
         script.take();
         script.session.connect_failed("Connection refused", script.now);
         assert_eq!(script.session.state().0, State::Active);
     }
-    assert!(gaps.windows(2).take(4).all(|pair| pair[1] > pair[0]), "{gaps:?}");
-    assert!(gaps.iter().all(|gap| *gap <= 11 * SECOND), "{gaps:?}");
+    // The first is that of the session which stood, the next that of the first try.
+    assert!(gaps[1..].windows(2).take(12).all(|pair| pair[1] > pair[0]), "{gaps:?}");
+    assert!(gaps.iter().all(|gap| *gap <= 10 * SECOND) && gaps[19] >= 7 * SECOND, "{gaps:?}");
     assert_eq!(
         script.error(),
         "peer says: Cease, maximum number of prefixes reached; since then: can't connect: Connection refused"
     );
+}
+
+/// When the session wants to connect, from now on.
+fn next_try(script: &mut Script) -> Duration {
+    script.take();
+    let since = script.now;
+    while !script.outputs.contains(&Output::Connect) {
+        script.pass(Duration::from_millis(1));
+        assert!(script.now - since < 100 * SECOND, "it never tries again");
+    }
+    script.now - since
+}
+
+/// Lets a session stand.
+fn stand(script: &mut Script, id: ConnectionId, span: Duration) {
+    let end = script.now + span;
+    while script.now < end {
+        script.pass(SECOND.min(end - script.now));
+        script.hear(id, &Message::Keepalive);
+    }
+}
+
+#[test]
+fn a_session_that_is_lost_is_tried_again_at_once() {
+    let mut script = Script::new(config(64512, 1, 64513));
+    for _ in 0..10 {
+        let id = script.establish(true);
+        stand(&mut script, id, 10 * SECOND);
+        script.session.closed(id, Some("Connection reset by peer"), script.now);
+        let wait = next_try(&mut script);
+        assert!(wait <= Duration::from_millis(50), "{wait:?} however often a router is restarted");
+    }
+}
+
+/// Resets in a row, in each state on the way up.
+#[test]
+fn four_losses_in_a_row_cost_less_than_a_second() {
+    type Lose = fn(&mut Script);
+    let connect: Lose = |script| script.session.connect_failed("Connection refused", script.now);
+    let open_sent: Lose = |script| {
+        let id = script.connect(true);
+        script.session.closed(id, Some("Connection reset by peer"), script.now);
+    };
+    let open_confirm: Lose = |script| {
+        let id = script.connect(true);
+        script.open(id, |_| {});
+        assert_eq!(script.session.state().0, State::OpenConfirm);
+        script.session.closed(id, Some("Connection reset by peer"), script.now);
+    };
+    let established: Lose = |script| {
+        let id = script.establish(true);
+        script.session.closed(id, Some("Connection reset by peer"), script.now);
+    };
+    for lose in [connect, open_sent, open_confirm, established] {
+        let mut script = Script::new(config(64512, 1, 64513));
+        let id = script.establish(true);
+        stand(&mut script, id, 10 * SECOND);
+        script.session.closed(id, None, script.now);
+        let mut waits = vec![next_try(&mut script)];
+        for _ in 0..4 {
+            lose(&mut script);
+            waits.push(next_try(&mut script));
+        }
+        assert!(waits.iter().sum::<Duration>() < SECOND, "{waits:?}");
+        script.establish(true);
+    }
+}
+
+#[test]
+fn a_peer_that_refuses_at_once_is_not_hammered() {
+    for how in 0..2 {
+        let mut script = Script::new(config(64512, 1, 64513));
+        let (begin, mut tries) = (script.now, Vec::new());
+        while script.now - begin < 300 * SECOND {
+            tries.push(script.now - begin);
+            match how {
+                0 => script.session.connect_failed("Connection refused", script.now),
+                _ => {
+                    let id = script.connect(true);
+                    script.session.closed(id, None, script.now);
+                }
+            }
+            next_try(&mut script);
+        }
+        let within = |from: u32, to: u32| tries.iter().filter(|at| (from * SECOND..to * SECOND).contains(at)).count();
+        assert!((10..=13).contains(&within(0, 10)), "{tries:?}");
+        assert!((60..300).step_by(60).all(|minute| within(minute, minute + 60) <= 8), "{tries:?}");
+    }
+}
+
+#[test]
+fn a_peer_that_ends_each_session_gets_ever_fewer() {
+    let mut script = Script::new(config(64512, 1, 64513));
+    let (begin, mut sessions) = (script.now, Vec::new());
+    while script.now - begin < 600 * SECOND {
+        sessions.push(script.now - begin);
+        let id = script.establish(true);
+        script.hear(id, &Message::Notification(Notification::cease(Cease::MaximumPrefixes)));
+        next_try(&mut script);
+    }
+    let within = |from: u32, to: u32| sessions.iter().filter(|at| (from * SECOND..to * SECOND).contains(at)).count();
+    assert!(within(0, 60) <= 10, "{sessions:?}");
+    assert!((120..600).step_by(60).all(|minute| within(minute, minute + 60) <= 2), "{sessions:?}");
 }
 
 #[test]
@@ -144,13 +248,15 @@ fn a_peer_that_flaps_is_damped_and_forgiven() {
     let told = script.error();
     assert!(told.starts_with("the peer closed the connection; sessions fail again and again: no other for "), "{told}");
     assert_eq!(script.session.connected(false, script.now), None);
-    script.pass(60 * SECOND);
+    script.pass(2 * SECOND);
     assert_eq!(script.session.state().0, State::Active);
     let id = script.establish(false);
-    for _ in 0..4 {
-        script.pass(20 * SECOND);
-        script.hear(id, &Message::Keepalive);
-    }
+    stand(&mut script, id, 10 * SECOND);
     script.session.closed(id, None, script.now);
-    assert_eq!(script.session.state().0, State::Active, "a stable session clears the record");
+    assert_eq!(script.session.state().0, State::Active, "a session that stood clears the record");
+    for _ in 0..4 {
+        let id = script.establish(false);
+        script.session.closed(id, None, script.now);
+        assert_eq!(script.session.state().0, State::Active, "a router that is restarted is no router that flaps");
+    }
 }
