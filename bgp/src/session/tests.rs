@@ -10,6 +10,7 @@ mod any_order;
 mod collisions;
 mod restart;
 mod timers;
+mod wire;
 
 const SECOND: Duration = Duration::from_secs(1);
 
