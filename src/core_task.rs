@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::core::event::{Admission, Decision, Event};
+use crate::core::event::{Admission, Decision, Event, Reload};
 use crate::core::guard::Guard;
 use crate::core::journal::Journal;
 use crate::core::moment::Moment;
@@ -42,6 +42,7 @@ enum Request {
     Admit(Admission, oneshot::Sender<Decision>),
     AdmitAll(Vec<(u64, Admission)>, Arc<Mailbox>),
     Event(Event),
+    Reload(Box<Reload>, oneshot::Sender<()>),
     Inspect(Inspect),
     Held(oneshot::Sender<()>),
     Stop,
@@ -191,6 +192,16 @@ impl CoreHandle {
     /// [`Stopped`].
     pub async fn tell(&self, event: Event) -> Result<(), Stopped> {
         self.requests.send(Request::Event(event)).await.map_err(|_| Stopped)
+    }
+
+    /// Puts a reload in force, and returns once it is: what it forbids is closed, and what comes is judged by its rules.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn reload(&self, reload: Reload) -> Result<(), Stopped> {
+        let (reply, in_force) = oneshot::channel();
+        self.requests.send(Request::Reload(Box::new(reload), reply)).await.map_err(|_| Stopped)?;
+        in_force.await.map_err(|_| Stopped)
     }
 
     /// Ends the core, and with it the enforcers' channels, once what was asked before is done. Whoever asks later hears [`Stopped`], and so

@@ -43,6 +43,7 @@ use crate::config::upstream::UpstreamUrl;
 use crate::control::{DeniedLog, QueryLog, Usage};
 use crate::core::address::AddressFilter;
 use crate::core::client::Clients;
+use crate::core::judge::Judge;
 use crate::core::local_names::{Local, LocalNames};
 use crate::core::name::Name;
 use crate::core::narrow::Openings;
@@ -86,7 +87,7 @@ pub struct Rules {
     /// Which names may be asked, by whom.
     pub views: Arc<Views>,
     /// Which addresses may be opened.
-    pub filter: AddressFilter,
+    pub filter: Arc<AddressFilter>,
     /// Which names are answered here.
     pub local: LocalNames,
     /// The operator's own zones; before those names.
@@ -98,7 +99,7 @@ pub struct Rules {
     /// Nothing is refused by them; what would be is only noted.
     pub audit: bool,
     /// Names that are for applications of this host.
-    pub bound: Bound,
+    pub bound: Arc<Bound>,
     /// No two have the same.
     pub(in crate::dns) generation: u64,
 }
@@ -119,13 +120,13 @@ impl Rules {
         let (lease_min, lease_grace) = (lease.min.0, lease.grace.0);
         Self {
             views: views.into(),
-            filter,
+            filter: Arc::new(filter),
             local,
             zones: Arc::default(),
             lease_min,
             lease_grace,
             audit: false,
-            bound: Bound::default(),
+            bound: Arc::default(),
             generation,
         }
     }
@@ -133,7 +134,7 @@ impl Rules {
     /// With names that are for applications of this host.
     #[must_use]
     pub fn with_bound(self, bound: Bound) -> Self {
-        Self { bound, ..self }
+        Self { bound: Arc::new(bound), ..self }
     }
 
     /// What an answer opens of its addresses, and for whom; nothing: all, for whoever asked.
@@ -142,10 +143,17 @@ impl Rules {
         self.bound.openings(question, self.views.policy(view).openings(question))
     }
 
+    /// The same as the core is given them.
+    #[must_use]
+    pub fn judge(&self) -> Judge {
+        Judge::new(self.generation, self.views.clone(), self.filter.clone(), self.bound.clone())
+    }
+
     /// With local zones.
     #[must_use]
     pub fn with_zones(self, zones: Zones) -> Self {
-        Self { filter: self.filter.with_zones(zones.set.clone()), zones: Arc::new(zones), ..self }
+        let filter = Arc::unwrap_or_clone(self.filter).with_zones(zones.set.clone());
+        Self { filter: Arc::new(filter), zones: Arc::new(zones), ..self }
     }
 
     /// What is answered of the special-use names, but for those that a zone answers; and why.

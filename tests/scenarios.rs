@@ -382,6 +382,7 @@ fn admission(words: &[&str]) -> Admission {
         Grant { address: address.parse().unwrap(), ttl: ttl.parse().unwrap() }
     });
     Admission {
+        judged: 0,
         openings: Default::default(),
         whole,
         ticket: Ticket(words[0].parse().unwrap()),

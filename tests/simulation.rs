@@ -183,6 +183,13 @@ fn a_withdrawal_that_overtakes_an_announcement_is_found() {
 }
 
 #[test]
+fn an_answer_by_former_rules_that_is_not_judged_again_is_found() {
+    let faults = every(7_300, |number| What::Forbid { name: u8::try_from(number % 6).unwrap(), span: 20_000 });
+    let clients = (1..=6).map(|number| Client { number, pause: 400 }).collect();
+    finds(Plan { clients, ..quiet(faults, false) }, Defect::LateAsNew, &[Promise::NothingForbidden]);
+}
+
+#[test]
 fn a_flush_that_lists_do_not_show_is_found() {
     let faults = vec![Fault { at: 300_000, what: What::Flushed }];
     let promises = [Promise::EnforcedBeforeAnswered, Promise::InForceStaysInForce, Promise::BeliefIsSo];

@@ -8,6 +8,9 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize};
 use smallvec::SmallVec;
 
+mod reload;
+pub use reload::{Forbidden, ForbiddenPath, Reload, Routers};
+
 use super::client::Clients;
 use super::flows::FlowsSeen;
 use super::groups::{GroupSet, Groups};
@@ -15,6 +18,7 @@ use super::moment::Moment;
 use super::name::Name;
 use super::narrow::{Narrow, NarrowKinds, Openings, PairId, Port};
 use super::person::Mark;
+pub use super::verdict::{Grant, Grants};
 use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings};
 
 /// Questions of an address that outlive the process; the rest comes back with the next answer.
@@ -72,18 +76,6 @@ pub struct Listed {
     pub joins: bool,
 }
 
-/// One address of a judged answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Grant {
-    /// The address to open.
-    pub address: IpAddr,
-    /// Seconds; the least TTL along the address's own chain, RFC 2181 section 8 applied.
-    pub ttl: u32,
-}
-
-/// Those of an answer; most have one, which needs no memory of its own.
-pub type Grants = SmallVec<[Grant; 1]>;
-
 /// A judged answer that asks for its addresses to be opened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Admission {
@@ -107,6 +99,9 @@ pub struct Admission {
     pub openings: Openings,
     /// All of it or nothing: the answer can't be given in part.
     pub whole: bool,
+    /// The number of the rules that it was judged by; see [`super::judge`].
+    #[serde(default)]
+    pub judged: u64,
 }
 
 /// What the core is told.
@@ -252,6 +247,10 @@ pub enum Event {
     Reopen(Vec<(PairId, Name, Vec<Port>)>),
     /// Leases can be less than all of an address from now on. What is leased stays open as it is.
     Narrowly,
+    /// Another configuration, or other rules: judged in slices, and in force with one turn.
+    Reload(Box<Reload>),
+    /// An answer that was judged by former rules, and that those in force deny: it is refused.
+    Denied(Ticket),
 }
 
 /// Kinds of repairs are labels of metrics: one that is read and not known is another.

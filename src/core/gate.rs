@@ -188,6 +188,11 @@ impl Gate {
         }
     }
 
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (Ticket, &Waiting)> {
+        self.waiting.iter().map(|(ticket, waiting)| (*ticket, waiting))
+    }
+
     /// Takes all answers away.
     pub fn take_all(&mut self) -> Vec<(Ticket, Waiting)> {
         let waiting = std::mem::take(self).waiting;

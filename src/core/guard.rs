@@ -26,12 +26,14 @@ use super::client::Clients;
 use super::counts::Counts;
 use super::ended::EndedLeases;
 use super::event::{
-    EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, Output, RevokeTarget, StoredLease, Ticket,
+    EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, Output, Refusal, Reload, RevokeTarget, StoredLease,
+    Ticket,
 };
 use super::exchange::Exchange;
 use super::flows::Flows;
 use super::gate::{Gate, Waiting};
 use super::groups::{GroupSet, Groups};
+use super::judge::Judge;
 use super::lease::LeaseTable;
 use super::moment::Moment;
 use super::name::Name;
@@ -115,6 +117,12 @@ pub struct Guard {
     pub(super) queue: Queue,
     outputs: VecDeque<Output>,
     decisions: VecDeque<Output>,
+    /// The rules in force, where they were told.
+    judge: Option<Judge>,
+    /// A reload that is not in force yet.
+    judging: Option<Judging>,
+    /// One that has come in force; see [`Guard::take_reloaded`].
+    reloaded: Option<Box<Reload>>,
     now: Moment,
     /// A time was heard of.
     begun: bool,
@@ -153,6 +161,9 @@ impl Guard {
             hurry: BTreeSet::new(),
             outputs: VecDeque::new(),
             decisions: VecDeque::new(),
+            judge: None,
+            judging: None,
+            reloaded: None,
             now: Moment::ZERO,
             begun: false,
         }
@@ -186,8 +197,10 @@ impl Guard {
     /// is at hand may still release them until [`Guard::handle_timeout`].
     pub fn handle(&mut self, event: Event, now: Moment) {
         self.expire(now);
-        match event {
+        match self.judged(event) {
             Event::Admit(admission) => self.admit(admission),
+            Event::Denied(ticket) => self.refuse(ticket, Refusal::Revoked),
+            Event::Reload(reload) => self.reload(*reload),
             Event::Applied { enforcer, generation } => {
                 let generation = generation.min(self.generation);
                 if self.enforcers.joins(enforcer, generation, self.now) {
@@ -237,7 +250,10 @@ impl Guard {
             Event::Announce(announces) => self.announce(announces),
             Event::Groups(groups) => self.regroup(groups),
             Event::RestoredEarlier(by) => self.end_restored_earlier(by),
-            Event::Clients(whom) => self.whom = whom,
+            Event::Clients(whom) => {
+                self.judging.iter_mut().for_each(|judging| judging.learn(&whom));
+                self.whom = whom;
+            }
             Event::Guards(news) => news.into_iter().for_each(|news| self.heed_guard(news)),
             Event::Exchange(own) => self.set_exchange(own),
             Event::FlowsSeen(seen) => self.flows_seen(&seen),
@@ -261,7 +277,9 @@ impl Guard {
         let lease = self.table.next_timer().map(|(at, _)| at);
         let pair = self.pairs.as_ref().and_then(Pairs::next_timer);
         let shared = self.exchange.as_ref().and_then(Exchange::next_timer);
-        [lease, pair, shared, self.gate.next_deadline(), self.queue.next_timer()].into_iter().flatten().min()
+        let judging = self.judging.as_ref().map(|_| self.now);
+        let due = [lease, pair, shared, judging, self.gate.next_deadline(), self.queue.next_timer()];
+        due.into_iter().flatten().min()
     }
 
     /// Ends what is due.
@@ -277,6 +295,7 @@ impl Guard {
                 OnDeadline::Answer => self.decide(ticket, waiting),
             }
         }
+        self.judge_slice();
     }
 
     /// Every cause of every lease, as address, question and aliases, and of those that may follow from answers that
@@ -328,12 +347,14 @@ mod gate;
 mod grant;
 mod plan;
 mod regroup;
+mod reload;
 mod reports;
 mod restore;
 mod revoke;
 mod settings;
 
 use expire::stored;
+use reload::Judging;
 use settings::{client_buckets, domain_buckets};
 #[cfg(test)]
 mod tests;

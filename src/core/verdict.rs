@@ -3,15 +3,30 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
 use super::address::{AddressFilter, Admitted, Reason};
 use super::answer::{self, BindError, Bound, Kept, Origin, Question, Record, RecordData, rtype, svcparam};
-use super::event::{Grant, Grants};
 use super::name::Name;
 use super::places::Places;
+use super::policy::list::LocalData;
 use super::policy::{Effect, Policy, RuleRef, Verdict};
 
 #[cfg(test)]
 mod tests;
+
+/// One address of a judged answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The address to open.
+    pub address: IpAddr,
+    /// Seconds; the least TTL along the address's own chain, RFC 2181 section 8 applied.
+    pub ttl: u32,
+}
+
+/// Those of an answer; most have one, which needs no memory of its own.
+pub type Grants = SmallVec<[Grant; 1]>;
 
 /// A response as the upstream gave it.
 #[derive(Clone, Copy, Debug)]
@@ -172,17 +187,78 @@ pub fn unjudged(response: Response<'_>) -> Answer {
 
 /// The first name, or else the first address, that policy denies.
 fn denied(policy: &Policy, filter: &AddressFilter, question: &Name, bound: &Bound) -> Option<(Name, Verdict)> {
+    let address = || bound.addresses.iter().find_map(|found| denied_address(policy, filter, found.address));
+    let found = denied_name(policy, question, &bound.chain).or_else(|| Some((question, address()?)));
+    found.map(|(name, verdict)| (name.clone(), verdict))
+}
+
+/// The first of these names that policy denies.
+fn denied_name<'a>(policy: &Policy, question: &'a Name, chain: &'a [Name]) -> Option<(&'a Name, Verdict)> {
     // What a list itself answers for the question is not denied by that very rule.
     let asked = Some((question, policy.judge(question))).filter(|(_, verdict)| policy.effect(*verdict) != Effect::Data);
-    let asked = asked.into_iter();
-    let names = asked.chain(bound.chain.iter().map(|name| (name, policy.judge_alias(name))));
-    let addresses = bound.addresses.iter().filter_map(|found| {
-        let verdict = policy.judge_answer(found.address);
-        // The IPv4 address inside counts like one that stands alone.
-        let inner = || policy.judge_answer(IpAddr::V4(filter.embedded(found.address)?.1));
-        Some((question, verdict.filter(Verdict::denies).or_else(inner)?))
-    });
-    names.chain(addresses).find(|(_, verdict)| verdict.denies()).map(|(name, verdict)| (name.clone(), verdict))
+    let mut names = asked.into_iter().chain(chain.iter().map(|name| (name, policy.judge_alias(name))));
+    names.find(|(_, verdict)| verdict.denies())
+}
+
+/// What denies answers with this address, if a list does. The IPv4 address inside counts like one that stands alone.
+#[must_use]
+pub fn denied_address(policy: &Policy, filter: &AddressFilter, address: IpAddr) -> Option<Verdict> {
+    let inner = || policy.judge_answer(IpAddr::V4(filter.embedded(address)?.1));
+    let verdict = policy.judge_answer(address).filter(Verdict::denies).or_else(inner);
+    verdict.filter(Verdict::denies)
+}
+
+/// One address of an answer, and how the question led there.
+#[derive(Clone, Copy, Debug)]
+pub struct Path<'a> {
+    /// The address.
+    pub address: IpAddr,
+    /// The question's name.
+    pub question: &'a Name,
+    /// The aliases behind it, in order.
+    pub chain: &'a [Name],
+}
+
+/// What is said of a path: it may be open where both are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathJudged {
+    /// Its names may be asked and lead there.
+    pub names: bool,
+    /// An answer may hold its address.
+    pub address: bool,
+}
+
+impl PathJudged {
+    /// Whether an answer that goes this way may open its address.
+    #[must_use]
+    pub fn opens(self) -> bool {
+        self.names && self.address
+    }
+}
+
+/// Judges a path as an answer that has no other address is judged. What has become always open may stay open; what has become this
+/// host's own needs no lease. A list's own answer opens what that answer holds, a local zone what it holds still.
+#[must_use]
+pub fn judge_path(policy: &Policy, filter: &AddressFilter, path: Path<'_>) -> PathJudged {
+    let Path { address, question, chain } = path;
+    let admitted = || filter.judge(address, question, chain);
+    let own = || policy.local_data(question).is_none_or(|data| is_of(address, chain, data));
+    PathJudged {
+        names: denied_name(policy, question, chain).is_none(),
+        address: denied_address(policy, filter, address).is_none()
+            && matches!(admitted(), Ok(Admitted::Lease | Admitted::AlreadyOpen))
+            && !filter.is_gone_from_zone(address, question, chain)
+            && own(),
+    }
+}
+
+/// Whether an address that was opened over `chain` may come of a list's own answer.
+fn is_of(address: IpAddr, chain: &[Name], data: &[LocalData]) -> bool {
+    data.iter().any(|data| match data {
+        LocalData::Address(own) => *own == address && chain.is_empty(),
+        LocalData::Alias(target) => chain.first() == Some(target),
+        LocalData::Record(..) => false,
+    })
 }
 
 /// Sorts the addresses of a bound answer.

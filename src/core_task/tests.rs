@@ -37,6 +37,7 @@ impl Journal for Disk {
 
 fn admission() -> Admission {
     Admission {
+        judged: 0,
         openings: Default::default(),
         whole: false,
         ticket: Ticket(0),
@@ -107,6 +108,7 @@ fn opening(address: [u8; 4], grants: usize) -> Admission {
     let grant = Grant { address: address.into(), ttl: 60 };
     let other = |n| Grant { address: [192, 0, 2, n].into(), ttl: 60 };
     Admission {
+        judged: 0,
         openings: Default::default(),
         whole: false,
         ticket: Ticket(0),
@@ -363,4 +365,35 @@ fn each_batch_hears_both_however_much_the_other_has_to_say() {
     let taken: Vec<Request> = batch(&mut requested, &mut reported).collect();
     assert_eq!(taken.len(), BATCH);
     assert_eq!(taken.iter().filter(|request| matches!(request, Request::Event(_))).count(), 1);
+}
+
+#[tokio::test]
+async fn a_reload_is_in_force_when_it_says_so_and_answers_by_former_rules_are_judged_again() {
+    use crate::core::address::AddressFilter;
+    use crate::core::judge::Judge;
+    use crate::core::policy::view::Views;
+    let config: crate::config::schema::Config = toml::from_str(
+        "[policy]\ndeny = [\"late.test\"]\n[[policy.private]]\ndomain = \".\"\nprefixes = [\"203.0.113.0/24\"]\n",
+    )
+    .unwrap();
+    let settings = Settings { lease: config.lease.clone(), gate: config.gate.clone(), linger: Duration::ZERO };
+    let (_reports, reported) = mpsc::channel(1);
+    let drivers = Drivers { timed: Vec::new(), routes: None, journal: None, recorder: None };
+    let (core, task) = core_task(Guard::new(settings, Vec::new()), drivers, reported, Clock::start());
+    tokio::spawn(task);
+    // More than a slice.
+    for last in 0..100 {
+        let question = if last % 2 == 0 { "early.test" } else { "www.late.test" };
+        let asked = Admission { question: question.parse().unwrap(), ..opening([203, 0, 113, last], 1) };
+        assert!(matches!(core.admit(asked).await.unwrap(), Decision::Release { .. }));
+    }
+    let (views, filter) = (Views::new(&config, &[]).unwrap(), AddressFilter::new(&config, &[]).unwrap());
+    let judge = Some(Judge::new(1, Arc::new(views), Arc::new(filter), Arc::default()));
+    core.reload(Reload { judge, ..Reload::default() }).await.unwrap();
+    assert_eq!(core.inspect(|guard, _| guard.stored_count()).await.unwrap(), 50);
+    for (question, is_released) in [("www.late.test", false), ("fine.test", true)] {
+        let asked = Admission { question: question.parse().unwrap(), ..opening([203, 0, 113, 200], 1) };
+        let decision = core.admit(asked).await.unwrap();
+        assert_eq!(matches!(decision, Decision::Release { .. }), is_released, "{question}: {decision:?}");
+    }
 }

@@ -35,6 +35,8 @@ pub(super) struct Core {
     whole: bool,
     /// Told once the timed enforcers hold what was restored. A few at the start.
     held: Vec<oneshot::Sender<()>>,
+    /// Told once the guard has no reload that is not in force. One at a time changes the configuration.
+    reloads: Vec<oneshot::Sender<()>>,
     /// When the journal was last compared with the disk.
     checked: Moment,
     /// Told to stop.
@@ -72,6 +74,7 @@ impl Core {
             restored: false,
             whole: false,
             held: Vec::new(),
+            reloads: Vec::new(),
             checked: Moment::ZERO,
             stopped: false,
             armed: None,
@@ -118,6 +121,10 @@ impl Core {
                 self.whole |= matches!(event, Event::RestorePairs(_));
                 self.hear(event, now);
             }
+            Request::Reload(reload, reply) => {
+                self.hear(Event::Reload(reload), now);
+                self.reloads.push(reply);
+            }
             Request::Inspect(look) => look(&self.guard, now),
             Request::Held(reply) => self.held.push(reply),
             Request::Stop => self.stopped = true,
@@ -126,10 +133,22 @@ impl Core {
 
     /// Has the guard take an event in.
     pub(super) fn hear(&mut self, event: Event, now: Moment) {
+        // As the rules have it, which a recording can't hold.
+        let event = self.guard.judged(event);
         if let Some(recorder) = &mut self.drivers.recorder {
             recorder.event(&event, now);
         }
         self.guard.handle(event, now);
+        self.note_reloaded(now);
+    }
+
+    /// A reload counts from here on, for a recording too.
+    fn note_reloaded(&mut self, now: Moment) {
+        if let Some(reload) = self.guard.take_reloaded()
+            && let Some(recorder) = &mut self.drivers.recorder
+        {
+            recorder.reloaded(reload, now);
+        }
     }
 
     /// Does what is due.
@@ -138,6 +157,7 @@ impl Core {
             recorder.timeout(now);
         }
         self.guard.handle_timeout(now);
+        self.note_reloaded(now);
     }
 
     fn admit(&mut self, mut admission: Admission, waiter: Waiter, now: Moment) {
@@ -182,6 +202,10 @@ impl Core {
 
     /// The end of the task's turn.
     pub(super) async fn carry_out(&mut self, now: Moment) {
+        if !self.guard.is_reloading() {
+            // Who gave up doesn't want to know any more.
+            self.reloads.drain(..).for_each(|reply| reply.send(()).unwrap_or_default());
+        }
         let out = self.drain();
         for (driver, command) in std::mem::take(&mut self.unsent).into_iter().chain(out.commands) {
             deliver(self.sender(driver), command).await;

@@ -606,6 +606,7 @@ mod tests {
             (everybody, "trap.test", 7),
         ] {
             let admission = Admission {
+                judged: 0,
                 openings: Default::default(),
                 whole: false,
                 ticket: Ticket(u64::from(last)),
@@ -657,6 +658,7 @@ mod tests {
         close_now_and_later(core.clone(), rules, Duration::from_millis(500)).await.unwrap();
         for (question, last) in [("www.late.test", 1), ("fine.test", 2)] {
             let admission = Admission {
+                judged: 0,
                 openings: Default::default(),
                 whole: false,
                 ticket: Ticket(0),

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::Wanted;
 use super::hidden::Hider;
 use super::line::{Beginning, Line, Said};
-use crate::core::event::{Decision, Event, Ticket};
+use crate::core::event::{Decision, Event, Reload, Ticket};
 use crate::core::moment::Moment;
 
 /// Turns that wait for the disk, and their octets; one turn alone may be longer.
@@ -83,10 +83,19 @@ impl Recorder {
         Ok(recorder)
     }
 
-    /// The core hears this.
+    /// The core hears this. A reload counts from when it is in force: see [`Recorder::reloaded`].
     pub fn event(&mut self, event: &Event, at: Moment) {
+        if matches!(event, Event::Reload(_)) {
+            return;
+        }
         self.heard = true;
         self.put(&Line::Event { at, event });
+    }
+
+    /// A reload came in force, with what its rules forbade.
+    pub fn reloaded(&mut self, reload: Box<Reload>, at: Moment) {
+        self.heard = true;
+        self.put(&Line::Event { at, event: &Event::Reload(reload) });
     }
 
     /// The core does what is due.

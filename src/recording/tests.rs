@@ -7,19 +7,22 @@ use super::line::{Beginning, Line, Said};
 use super::replay::{ReplayError, Summary, replay};
 use super::{Recorder, Wanted};
 use crate::config::schema::Config;
+use crate::core::address::AddressFilter;
 use crate::core::client::{Clients, Station};
 use crate::core::event::StoredPair;
 use crate::core::event::{
-    Admission, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, Grant, GuardNews, GuardWord, Listed, Output,
-    QueryPath, RevokeTarget, StoredLease, Ticket,
+    Admission, EnforcerId, EnforcerKind, EnforcerSpec, Event, Forbidden, ForbiddenPath, Generation, Grant, GuardNews,
+    GuardWord, Listed, Output, QueryPath, Reload, RevokeTarget, Routers, StoredLease, Ticket,
 };
 use crate::core::flows::FlowsSeen;
 use crate::core::groups::Groups;
 use crate::core::guard::Guard;
+use crate::core::judge::Judge;
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::narrow::{Narrow, NarrowKinds, Opening, Port, TCP, Who};
 use crate::core::person::Mark;
+use crate::core::policy::view::Views;
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -68,6 +71,7 @@ fn beginning() -> Beginning {
 
 fn admission(ticket: u64, question: &str, last: u8) -> Admission {
     Admission {
+        judged: 0,
         ticket: Ticket(ticket),
         client: "192.0.2.7".parse().unwrap(),
         mark: Mark::of("path /dns-query/kids"),
@@ -79,6 +83,30 @@ fn admission(ticket: u64, question: &str, last: u8) -> Admission {
         openings: vec![Opening { application: Some(3), to: Port::Of { protocol: TCP, port: 443 } }, Opening::ALL]
             .into(),
         whole: false,
+    }
+}
+
+/// One that changes everything.
+fn reload(pair: (IpAddr, Narrow)) -> Reload {
+    let config = config();
+    let enforcers = vec![Listed { id: EnforcerId(0), spec: spec(), joins: false }];
+    let names: Arc<[Name]> = vec![name("a.test"), name("b.test")].into();
+    let mark = Mark::of("path /dns-query/kids");
+    Reload {
+        settings: Some((config.lease.clone(), config.gate.clone())),
+        routers: Some(Routers { enforcers, linger: Duration::from_secs(1), exchange: None }),
+        announces: Some(true),
+        groups: Some(Arc::new(Groups::new(&config).unwrap())),
+        clients: Some(Arc::new(Clients::new(&config))),
+        narrowly: true,
+        judge: None,
+        forbidden: Some(Forbidden {
+            addresses: vec![address(1)],
+            paths: vec![ForbiddenPath { address: address(2), question: name("a.test"), chain: names.clone(), mark }],
+            pairs: vec![(pair, names, mark)],
+            reopened: vec![(pair, name("a.test"), vec![Port::Any, Port::Of { protocol: TCP, port: 443 }])],
+            tickets: vec![Ticket(9)],
+        }),
     }
 }
 
@@ -136,6 +164,8 @@ fn one_of_each() -> Vec<Event> {
         Event::Guards(words.map(news).to_vec()),
         Event::Exchange(Some(guard)),
         Event::ForbidPairs(vec![(pair, name("a.test"))]),
+        Event::Denied(Ticket(3)),
+        Event::Reload(Box::new(reload(pair))),
     ]
 }
 
@@ -170,10 +200,18 @@ impl Recorded {
     }
 
     fn hear(&mut self, event: Event, at: u64) {
+        let event = self.guard.judged(event);
         if let Some(recorder) = &mut self.recorder {
             recorder.event(&event, Moment(at));
         }
         self.guard.handle(event, Moment(at));
+        self.note_reloaded(at);
+    }
+
+    fn note_reloaded(&mut self, at: u64) {
+        if let (Some(reload), Some(recorder)) = (self.guard.take_reloaded(), &mut self.recorder) {
+            recorder.reloaded(reload, Moment(at));
+        }
     }
 
     fn turn(&mut self, at: u64) {
@@ -182,6 +220,7 @@ impl Recorded {
                 recorder.timeout(Moment(at));
             }
             self.guard.handle_timeout(Moment(at));
+            self.note_reloaded(at);
         }
         let mut decided = Vec::new();
         while let Some(output) = self.guard.poll_output() {
@@ -261,6 +300,44 @@ fn what_was_recorded_is_decided_alike_again() {
     );
     assert!(!summary.torn && summary.why.is_some());
     for word in ["n7.secret.test", "open 203.0.113.7 until", "#8 released, 1 leases", "refused: gate.deadline passed"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+}
+
+#[test]
+fn a_reload_is_recorded_as_what_its_rules_forbade() {
+    let directory = tempfile::tempdir().unwrap();
+    let wanted = wanted(&directory);
+    let mut recorded = Recorded::new(&wanted);
+    let enforcer = EnforcerId(0);
+    recorded.hear(Event::WantSync { enforcer }, 1);
+    recorded.turn(1);
+    let ask = |recorded: &mut Recorded, ticket: u64, last: u8, at: u64| {
+        recorded.hear(Event::Admit(admission(ticket, &format!("n{last}.secret.test"), last)), at);
+        recorded.turn(at);
+        recorded.hear(Event::Applied { enforcer, generation: Generation(u64::MAX) }, at + 1);
+        recorded.turn(at + 1);
+    };
+    (0..20).for_each(|last| ask(&mut recorded, u64::from(last) + 1, last, 1000 + 10 * u64::from(last)));
+    let rules = "[policy]\ndeny = [\"n3.secret.test\", \"n30.secret.test\"]\n\
+                 [[policy.private]]\ndomain = \".\"\nprefixes = [\"203.0.113.0/24\"]\n";
+    let config: Config = toml::from_str(rules).unwrap();
+    let (views, filter) = (Views::new(&config, &[]).unwrap(), AddressFilter::new(&config, &[]).unwrap());
+    let judge = Some(Judge::new(1, Arc::new(views), Arc::new(filter), Arc::default()));
+    recorded.hear(Event::Reload(Box::new(Reload { judge, ..Reload::default() })), 2000);
+    let mut turns = 0;
+    while recorded.guard.is_reloading() {
+        recorded.turn(2001);
+        turns += 1;
+        assert!(turns < 100);
+    }
+    ask(&mut recorded, 30, 30, 3000);
+    ask(&mut recorded, 31, 31, 4000);
+    recorded.recorder = None;
+    assert_eq!((recorded.released, recorded.refused), (21, 1));
+    let (summary, said) = replayed(&read(&wanted));
+    assert_eq!((summary.released, summary.refused, summary.different), (21, 1, 0), "{said}");
+    for word in ["a reload: 0 addresses, 1 ways", "close 203.0.113.3", "#30 was judged by former rules"] {
         assert!(said.contains(word), "{word}: {said}");
     }
 }

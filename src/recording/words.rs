@@ -32,6 +32,17 @@ pub fn event(event: &Event) -> String {
         Event::Restore(leases) => format!("{} leases restored", leases.len()),
         Event::RestorePairs(pairs) => format!("{} pairs restored", pairs.len()),
         Event::Guards(news) => format!("{} leases of other guards", news.len()),
+        Event::Denied(ticket) => format!("#{} was judged by former rules, and is denied", ticket.0),
+        Event::Reload(reload) => match &reload.forbidden {
+            None => "a reload".to_owned(),
+            Some(forbidden) => format!(
+                "a reload: {} addresses, {} ways, {} pairs and {} answers are forbidden",
+                forbidden.addresses.len(),
+                forbidden.paths.len(),
+                forbidden.pairs.len(),
+                forbidden.tickets.len()
+            ),
+        },
         other => format!("{other:?}"),
     }
 }

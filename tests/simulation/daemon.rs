@@ -5,17 +5,23 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use destguard::config::Config;
 use destguard::config::schema::{self, NftablesMode, OnDeadline, Scope};
 use destguard::config::value::{Rate, Span};
+use destguard::core::address::AddressFilter;
 use destguard::core::event::{
-    Admission, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Grant, LeaseHandles, Output, RevokeTarget,
-    Ticket,
+    Admission, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Grant, LeaseHandles, Output, Reload,
+    RevokeTarget, Ticket,
 };
 use destguard::core::guard::{Guard, Settings};
 use destguard::core::journal::JournalRecord;
+use destguard::core::judge::Judge;
 use destguard::core::moment::Moment;
+use destguard::core::name::Name;
+use destguard::core::policy::view::Views;
 use destguard::enforce::Command;
 use destguard::enforce::nftables::{Own, Rules, Special};
 use destguard::enforce::timed::{self, Driver, Switch, Table as _};
@@ -63,6 +69,8 @@ pub struct Daemon {
     next_ticket: u64,
     /// When the next turn is.
     turn: Option<Millis>,
+    /// The number of the rules in force; an answer that is on its way was judged by those before.
+    rules: u64,
     draw: Draw,
 }
 
@@ -125,6 +133,26 @@ impl Daemon {
     fn heard(&mut self, now: Millis) {
         let at = now + self.draw.below(2);
         self.turn.get_or_insert(at);
+    }
+
+    /// A reload: other rules, and all else as it was. These names are forbidden from now on, and no others.
+    fn reload(&mut self, plan: &Plan, forbidden: impl Iterator<Item = u8>) -> Event {
+        self.rules += 1;
+        let mut config = Config::default();
+        config.policy.deny = forbidden.map(|of| name(of).to_string()).collect();
+        let prefixes = ["198.51.100.0/24", "2001:db8::/32"].map(|net| net.parse().unwrap()).to_vec();
+        config.policy.private = vec![schema::Private { domain: ".".to_owned(), prefixes }];
+        let (views, filter) = (Views::new(&config, &[]).unwrap(), AddressFilter::new(&config, &[]).unwrap());
+        let judge = Judge::new(self.rules, Arc::new(views), Arc::new(filter), Arc::default());
+        let Settings { lease, gate, .. } = settings(plan);
+        Event::Reload(Box::new(Reload {
+            settings: Some((lease, gate)),
+            announces: Some(true),
+            groups: Some(Arc::default()),
+            clients: Some(Arc::default()),
+            judge: Some(judge),
+            ..Reload::default()
+        }))
     }
 
     fn due(&self) -> Millis {
@@ -192,12 +220,14 @@ impl World {
             waiting: BTreeMap::new(),
             next_ticket: 0,
             turn: Some(self.now),
+            rules: 0,
             draw: Draw::of(&[self.plan.seed, 2, self.runs]),
         };
         let stored = self.journal.read(daemon.begun(), self.now, self.plan.linger * 1_000);
         let now = daemon.moment();
         daemon.guard.handle(Event::Restore(stored), now);
-        daemon.guard.handle(Event::Forbid(self.forbidden.keys().map(|of| name(*of)).collect()), now);
+        let rules = daemon.reload(&self.plan, self.forbidden.keys().copied());
+        daemon.guard.handle(rules, now);
         daemon.driver.start();
         daemon.collect_reports(self.now, 0);
         self.daemon = Some(daemon);
@@ -269,13 +299,19 @@ impl World {
                 router.apply(generation, &changes, now, delay);
             }
         }
-        let begun = daemon.begun();
+        let (begun, forbidden) = (daemon.begun(), &self.forbidden);
+        let names: BTreeMap<Name, u8> = forbidden.keys().map(|of| (name(*of), *of)).collect();
+        let open = daemon.guard.causes().find_map(|cause| Some((cause.address, *names.get(cause.question)?)));
+        let open = open.filter(|_| !daemon.guard.is_reloading());
         let journalled = self.journal.write(out.records, daemon.guard.stored(), begun, now);
         if journalled.is_ok() {
             self.pending.clear();
         }
         for (ticket, decision) in out.decisions {
             self.decided(ticket, decision, journalled.is_ok());
+        }
+        if let Some((address, name)) = open {
+            self.violate(Promise::NothingForbidden, format!("{address} is open for n{name} behind the reload's turn"));
         }
     }
 
@@ -328,12 +364,17 @@ impl World {
     pub fn admit(&mut self, question: Question, addresses: &[u8], ttl: u64) {
         let now = self.now;
         let longest = now + (ttl.max(self.plan.min) + self.plan.grace).min(self.plan.max) * 1_000;
-        addresses.iter().for_each(|address| self.book.asked(question.name, *address, longest));
+        // Asked before a reload that forbids it: nothing of it may open.
+        let is_late = self.forbidden.contains_key(&question.name);
+        let told = addresses.iter().filter(|_| !is_late);
+        told.for_each(|address| self.book.asked(question.name, *address, longest));
         let Some(daemon) = &mut self.daemon else { return };
+        let judged = if is_late && self.plan.defect != Defect::LateAsNew { daemon.rules - 1 } else { daemon.rules };
         daemon.next_ticket += 1;
         let ticket = Ticket(daemon.next_ticket);
         let grants = addresses.iter().map(|one| Grant { address: address(*one), ttl: u32::try_from(ttl).unwrap() });
         let admission = Admission {
+            judged,
             ticket,
             client: IpAddr::from([192, 0, 2, question.client]),
             mark: None,
@@ -383,12 +424,24 @@ impl World {
                 daemon.cache.remove(&of);
                 Event::Revoke(RevokeTarget::Name(name(of)))
             }
-            What::Forbid { name: of, .. } => {
-                daemon.cache.remove(&of);
-                Event::Forbid(vec![name(of)])
+            What::Forbid { .. } => {
+                // What was judged by other rules is not served.
+                daemon.cache.clear();
+                daemon.reload(&self.plan, self.forbidden.keys().copied())
             }
             _ => return,
         };
+        let moment = daemon.moment();
+        daemon.guard.handle(event, moment);
+        daemon.heard(now);
+    }
+
+    /// Names are allowed again.
+    pub fn reload(&mut self) {
+        let now = self.now;
+        let Some(daemon) = &mut self.daemon else { return };
+        let event = daemon.reload(&self.plan, self.forbidden.keys().copied());
+        daemon.cache.clear();
         let moment = daemon.moment();
         daemon.guard.handle(event, moment);
         daemon.heard(now);

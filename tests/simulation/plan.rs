@@ -37,6 +37,8 @@ pub enum Defect {
     Overtaken,
     /// The kernel's lists show what was written, not what is there.
     BlindLists,
+    /// An answer that comes late says that it was judged by the rules in force.
+    LateAsNew,
 }
 
 /// Who asks.

@@ -15,6 +15,8 @@ pub enum Promise {
     InForceStaysInForce,
     /// Nothing is open longer than leased, and what was taken back closes.
     ClosedAfterTheLease,
+    /// What the rules forbid is open for nobody once the turn of their reload is over.
+    NothingForbidden,
     /// Each question ends once, by the gate's deadline.
     OneEnd,
     /// What the guard believes is so.

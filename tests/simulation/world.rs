@@ -314,7 +314,7 @@ impl World {
     fn replies(&mut self, id: u64, good: bool) {
         // Answered, or of a daemon that is gone.
         let Some(question) = self.questions.remove(&id) else { return };
-        if !good || self.forbidden.contains_key(&question.name) {
+        if !good {
             self.ends(id);
             return;
         }
@@ -487,7 +487,11 @@ impl World {
 
     fn look(&mut self) {
         let now = self.now;
+        let before = self.forbidden.len();
         self.forbidden.retain(|_, until| *until > now);
+        if self.forbidden.len() < before {
+            self.reload();
+        }
         if self.daemon.is_none() || now < self.kernel_fails || now < self.slow_kernel.0 || now < self.journal_fails {
             self.book.trouble(now);
         }

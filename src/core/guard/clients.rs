@@ -56,14 +56,18 @@ impl Guard {
 
     /// What an answer opens of each of its addresses. Nothing where there are no pairs.
     pub(super) fn narrows(&self, admission: &Admission) -> Narrows {
+        self.narrows_of(admission.client, &admission.openings)
+    }
+
+    /// Likewise, of an answer to this client.
+    pub(super) fn narrows_of(&self, client: IpAddr, openings: &[Opening]) -> Narrows {
         if self.pairs.is_none() {
             return Narrows::new();
         }
-        let whoever =
-            if self.per_client { Who::Client(owner_of(admission.client, self.client_prefix)) } else { Who::Anyone };
+        let whoever = if self.per_client { Who::Client(owner_of(client, self.client_prefix)) } else { Who::Anyone };
         let narrow =
             |opening: &Opening| Narrow { who: opening.application.map_or(whoever, Who::Application), to: opening.to };
-        match &*admission.openings {
+        match openings {
             [] => Narrows::from_slice(&[narrow(&Opening::ALL)]),
             openings => openings.iter().map(narrow).collect(),
         }
@@ -243,7 +247,7 @@ impl Guard {
         }
     }
 
-    fn take_pair_back(&mut self, id: PairId, gone: impl Fn(&PairCause) -> bool) {
+    pub(super) fn take_pair_back(&mut self, id: PairId, gone: impl Fn(&PairCause) -> bool) {
         let Some(pairs) = &mut self.pairs else { return };
         pairs.remove_causes(id, self.now, gone);
         if pairs.get(id).is_none() {

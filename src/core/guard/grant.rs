@@ -14,6 +14,7 @@ impl Guard {
     /// what enforcers and the disk lack of that is marked.
     pub(super) fn grant(&mut self, address: IpAddr, ends: Moment, cause: Cause) {
         let group = cause.group;
+        self.judging.iter_mut().for_each(|judging| judging.touch(address));
         self.exchange.iter_mut().for_each(|exchange| exchange.mark(address));
         self.grant_lease(address, ends, cause);
         if let Some(group) = group

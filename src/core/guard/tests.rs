@@ -15,6 +15,7 @@ mod flows;
 mod guards;
 mod operations;
 mod properties;
+mod reload;
 
 fn name(index: u8) -> Name {
     format!("n{index}.a.test").parse().unwrap()
@@ -68,6 +69,7 @@ fn many(answers: u32, per_batch: usize) -> (Guard, Vec<Output>) {
     let mut outputs = Vec::new();
     for index in 0..answers {
         let admission = Admission {
+            judged: 0,
             openings: Default::default(),
             whole: false,
             ticket: Ticket(u64::from(index)),
@@ -278,6 +280,7 @@ fn word_on_an_earlier_opening_is_none_on_a_later_one() {
     assert_eq!(decided(&mut guard), [(0, false)]);
     confirm(&mut guard, 0, 1);
     let admission = Admission {
+        judged: 0,
         openings: Default::default(),
         whole: false,
         ticket: Ticket(7),
@@ -306,6 +309,7 @@ fn after_a_loss_addresses_are_proven_one_by_one_and_those_waited_for_are_hurried
     guard.handle(Event::Lost { enforcer: EnforcerId(0), reason: "gone".to_owned() }, Moment(1600));
     let mut ask = |ticket, index| {
         let admission = Admission {
+            judged: 0,
             openings: Default::default(),
             whole: false,
             ticket: Ticket(ticket),
@@ -342,6 +346,7 @@ fn after_a_loss_addresses_are_proven_one_by_one_and_those_waited_for_are_hurried
 /// What comes of a question for one address.
 fn ask_for(guard: &mut Guard, ticket: u64, address: &str) -> Vec<Decision> {
     let admission = Admission {
+        judged: 0,
         openings: Default::default(),
         whole: false,
         ticket: Ticket(ticket),
@@ -402,6 +407,7 @@ fn what_a_refused_plan_opened_is_opened_anew_when_it_was_closed_and_asked_for_be
         let address = "203.0.113.4".parse().unwrap();
         guard.handle(Event::Forbid(vec![name(1)]), Moment(1000));
         let admission = Admission {
+            judged: 0,
             openings: Default::default(),
             whole: false,
             ticket: Ticket(2),
@@ -467,6 +473,7 @@ fn other_times_and_limits_count_from_the_next_answer_on() {
     let mut ask = |ticket: u64, index: u32| {
         let question: Name = format!("n{index}.test").parse().unwrap();
         let admission = Admission {
+            judged: 0,
             openings: Default::default(),
             whole: false,
             ticket: Ticket(ticket),
@@ -505,6 +512,7 @@ fn what_was_restored_ends_earlier_once_the_clock_is_set_right_and_what_was_asked
     guard.handle(Event::Restore(vec![stored(1), stored(2), stored(3)]), Moment(1000));
     let ask = |guard: &mut Guard, last: u8, ttl| {
         let admission = Admission {
+            judged: 0,
             openings: Default::default(),
             whole: false,
             ticket: Ticket(u64::from(last)),
@@ -566,6 +574,7 @@ fn a_word_on_an_earlier_plan_brings_back_no_end_that_was_taken_back_since() {
     let mut guard = Guard::new(settings(), specs().into_iter().take(1).collect());
     for (number, ttl) in [(1, 0), (2, 3600)] {
         let admission = Admission {
+            judged: 0,
             openings: Default::default(),
             whole: false,
             ticket: Ticket(u64::from(number)),
@@ -633,6 +642,7 @@ fn what_a_router_lost_is_out_of_force_until_that_router_confirms_it_again() {
     let mut guard = Guard::new(settings(), edges.collect());
     let admit = |guard: &mut Guard, ticket: u64, at| {
         let admission = Admission {
+            judged: 0,
             openings: Default::default(),
             whole: false,
             ticket: Ticket(ticket),
@@ -682,6 +692,7 @@ fn what_an_enforcer_lacks_is_out_of_force_until_it_is_opened_again() {
     let outputs = |guard: &mut Guard| -> Vec<Output> { std::iter::from_fn(|| guard.poll_output()).collect() };
     let admit = |guard: &mut Guard, ticket: u64, at| {
         let admission = Admission {
+            judged: 0,
             openings: Default::default(),
             whole: false,
             ticket: Ticket(ticket),
@@ -739,6 +750,7 @@ fn one_client_with_one_domain_of_long_ttls_leaves_room_for_everybody_else() {
         ticket += 1;
         guard.handle(
             Event::Admit(Admission {
+                judged: 0,
                 openings: Default::default(),
                 ticket: Ticket(ticket),
                 client: client.into(),

@@ -151,9 +151,14 @@ impl LeaseTable {
 
     /// Takes every cause that bears `name` from a lease.
     pub fn remove_causes(&mut self, address: IpAddr, name: &Name, now: Moment) -> Remaining {
+        self.take_causes(address, |cause| cause.names().any(|other| other == name), now)
+    }
+
+    /// Takes every cause of which `gone` says so from a lease.
+    pub fn take_causes(&mut self, address: IpAddr, gone: impl Fn(&Cause) -> bool, now: Moment) -> Remaining {
         let Some(lease) = self.leases.get_mut(address) else { return Remaining::Same };
         let (gone, left): (Causes, Causes) =
-            std::mem::take(lease.causes_mut()).into_iter().partition(|cause| cause.names().any(|other| other == name));
+            std::mem::take(lease.causes_mut()).into_iter().partition(|cause| gone(cause));
         let latest = left.iter().map(|cause| cause.ends).max();
         let (active, ends) = (lease.is_active(), lease.ends());
         for cause in &gone {

@@ -253,7 +253,7 @@ impl Resolver {
             };
             let Some(who) = next else { return };
             let client = who.address;
-            let refusal = match self.core.admit(self.admission(&again, &who)).await {
+            let refusal = match self.core.admit(self.admission(&again, &who, entry.generation())).await {
                 Ok(Decision::Release { leases, short }) => {
                     // Those who joined wanted the same addresses, which are in force now.
                     let whom = self.requests().remove(key.octets()).unwrap_or_default();

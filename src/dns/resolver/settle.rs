@@ -43,7 +43,7 @@ impl Resolver {
         let mut tried: HashSet<IpAddr> = HashSet::new();
         while let Some(who) = self.next_client(pending, |client| tried.contains(client)) {
             let client = who.address;
-            let refusal = match self.core.admit(self.admission(&again, &who)).await {
+            let refusal = match self.core.admit(self.admission(&again, &who, generation)).await {
                 Ok(Decision::Release { leases, short }) => {
                     let opened = Opened { leases, short };
                     if opened.short == Some(Refusal::PerClient) {
@@ -64,10 +64,11 @@ impl Resolver {
         }
     }
 
-    /// What the core is asked in this client's name.
-    pub(in crate::dns) fn admission(&self, again: &Readmission, who: &Who) -> Admission {
+    /// What the core is asked in this client's name, of an answer that was judged by these rules.
+    pub(in crate::dns) fn admission(&self, again: &Readmission, who: &Who, judged: u64) -> Admission {
         let rules = self.rules.load();
         Admission {
+            judged,
             openings: rules.openings_in(rules.views.of_who(who), &again.question),
             ticket: Ticket(0),
             client: who.address,

@@ -501,7 +501,7 @@ impl Forwarder {
         match (resolver.next_client(pending, tried), &gate.draft.again) {
             (Some(who), Some(again)) => {
                 gate.client = who.address;
-                let admission = resolver.admission(again, &who);
+                let admission = resolver.admission(again, &who, gate.generation);
                 self.batch.push((number, admission));
             }
             _ => drop(self.take(number)),

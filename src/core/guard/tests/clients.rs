@@ -208,6 +208,7 @@ impl World {
         self.waiting.insert(ticket, (narrows, addresses.to_vec()));
         let (question, chain) = names.split_first().unwrap();
         self.handle(Event::Admit(Admission {
+            judged: 0,
             openings: openings.into(),
             whole: false,
             ticket,
@@ -524,6 +525,7 @@ fn leases_that_become_narrow_stay_open_and_then_are_what_the_new_rules_say() {
     world.deliver(1);
     let at = address(1);
     let admission = Admission {
+        judged: 0,
         mark: None,
         openings: openings(1).into(),
         whole: false,

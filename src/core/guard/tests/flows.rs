@@ -116,6 +116,7 @@ fn what_is_leased_again_is_held_by_its_lease_and_counts_no_more() {
     assert_eq!(guard.counts().held_by_flows, 1);
     guard.handle(Event::Slept, at(300));
     let admission = Admission {
+        judged: 0,
         openings: Default::default(),
         whole: false,
         ticket: Ticket(2),

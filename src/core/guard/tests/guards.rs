@@ -170,6 +170,7 @@ impl Net {
         self.ticket += 1;
         let question: Name = "www.shop.test".parse().unwrap();
         let admission = Admission {
+            judged: 0,
             openings: Default::default(),
             ticket: Ticket(self.ticket),
             client: IpAddr::from([10, 0, 0, 1]),

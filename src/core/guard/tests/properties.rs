@@ -179,6 +179,7 @@ impl World {
                 let grants: Vec<_> =
                     addresses.iter().map(|index| Grant { address: address(*index), ttl: *ttl }).collect();
                 let admission = Admission {
+                    judged: 0,
                     openings: Default::default(),
                     whole: false,
                     ticket,
