@@ -28,7 +28,7 @@ use crate::config::value::Target;
 use crate::config::{self, Config, Places};
 use crate::control::{self, ControlSocket, DeniedLog, NamespaceName};
 use crate::core::client::Clients;
-use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event};
+use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event, Reload};
 use crate::core::groups::Groups;
 use crate::core_task::{self, CoreHandle, Drivers, core_task};
 use crate::dns;
@@ -75,7 +75,6 @@ pub mod usage;
 pub mod wall;
 pub mod watchdog;
 mod whose;
-mod words;
 pub mod zones;
 
 use listening::Listening;
@@ -392,7 +391,8 @@ async fn guarded(
     core.tell(Event::Restore(restored)).await.map_err(RunError::failed)?;
     core.tell(Event::RestorePairs(pairs)).await.map_err(RunError::failed)?;
     // The policy may have changed while the guard was down.
-    reload::close_what_is_forbidden(&core, rules.load_full()).await.map_err(RunError::failed)?;
+    let judge = Some(rules.load().judge());
+    core.reload(Reload { judge, ..Reload::default() }).await.map_err(RunError::failed)?;
     if let Some(kernel) = kernel {
         tasks.push(tokio::spawn(kernel));
         wait_for_the_kernel(&core).await?;

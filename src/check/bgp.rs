@@ -56,13 +56,13 @@ impl Checks<'_, '_> {
                 let path = format!("bgp.communities[{index}]");
                 match community::meant(text) {
                     Some(help) => self.error_with(&path, format!("\"{text}\" is not a community"), help),
-                    None => self.error(&path, error),
+                    None => self.error(&path, error.to_string()),
                 }
             }
         }
         for (index, text) in bgp.large_communities.iter().enumerate() {
             if let Err(error) = community::large(text) {
-                self.error(&format!("bgp.large_communities[{index}]"), error);
+                self.error(&format!("bgp.large_communities[{index}]"), error.to_string());
             }
         }
         if let Some(asn) = bgp.asn.filter(|asn| unusable_asn(*asn)) {

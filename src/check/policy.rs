@@ -63,7 +63,7 @@ impl Checks<'_, '_> {
     fn schedules(&mut self) {
         let policy = &self.config.policy;
         if let Err(error) = time_zone::named(policy.timezone.as_deref()) {
-            self.error("policy.timezone", error);
+            self.error("policy.timezone", error.to_string());
         }
         let groups =
             policy.group.iter().enumerate().map(|(at, group)| (format!("policy.group[{at}]"), &group.schedule));
@@ -255,7 +255,7 @@ impl Checks<'_, '_> {
                 self.error(&format!("{key}.name"), format!("a name has {GROUP_NAME} octets at most"));
             }
             if let Err((at, error)) = GroupCommunities::of(&group.communities) {
-                self.error(&format!("{key}.communities[{at}]"), error);
+                self.error(&format!("{key}.communities[{at}]"), error.to_string());
             }
             self.unique(&format!("{key}.communities"), &group.communities);
             if !group.communities.is_empty() && self.config.bgp.peer.is_empty() {

@@ -22,12 +22,12 @@ impl Checks<'_, '_> {
         let service = &self.config.bgp.service;
         for (index, text) in service.communities.iter().enumerate() {
             if let Err(error) = community::standard(text) {
-                self.error(&format!("bgp.service.communities[{index}]"), error);
+                self.error(&format!("bgp.service.communities[{index}]"), error.to_string());
             }
         }
         for (index, text) in service.large_communities.iter().enumerate() {
             if let Err(error) = community::large(text) {
-                self.error(&format!("bgp.service.large_communities[{index}]"), error);
+                self.error(&format!("bgp.service.large_communities[{index}]"), error.to_string());
             }
         }
         if service.drain.0 > LONGEST_DRAIN {

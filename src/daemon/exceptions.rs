@@ -58,9 +58,9 @@ pub enum ExceptionError {
         /// The kernel's word.
         source: io::Error,
     },
-    /// It is kept, and could not be put in force: what stands in the way, in words.
-    #[error("{0}")]
-    Unapplied(String),
+    /// It is kept, and could not be put in force.
+    #[error(transparent)]
+    Unapplied(#[from] reload::ReloadError),
 }
 
 /// Those in force. One owner changes them: whoever holds [`Shared::applying`].
@@ -211,7 +211,7 @@ impl ExceptionState {
 pub async fn change(shared: &Shared, change: Change) -> Result<Option<Duration>, ExceptionError> {
     let _applying = shared.applying.lock().await;
     let made = shared.exceptions.change(&change)?;
-    reload::apply_lists(shared, shared.lists.lists()).await.map_err(ExceptionError::Unapplied)?;
+    reload::apply_lists(shared, shared.lists.lists()).await?;
     let Change { name, action, client, span } = change;
     tracing::info!(name, ?action, ?client, ?span, "an exception was made or undone by the operator");
     Ok(made)

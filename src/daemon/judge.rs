@@ -12,7 +12,7 @@ use crate::core::answer::{CLASS_IN, Question, Record, RecordData};
 use crate::core::local_names::Local;
 use crate::core::name::Name;
 use crate::core::policy::view::{ViewId, Whose};
-use crate::core::policy::{Effect, Policy, RuleRef, Verdict};
+use crate::core::policy::{Effect, RuleRef};
 use crate::core::verdict::{self, Judged};
 use crate::dns::Rules;
 use crate::dns::codec::wire::{rcode, rtype};
@@ -307,11 +307,11 @@ fn judge_address(rules: &Rules, address: IpAddr, view: Option<ViewId>, written: 
         }),
     };
     let policy = rules.views.policy(view.unwrap_or(0));
-    let verdict = denied(rules, policy, address);
+    let verdict = verdict::denied_address(policy, &rules.filter, address);
     let mut groups = String::new();
     for view in others(rules, view) {
         let (theirs, group) = (rules.views.policy(view), rules.views.name(view).unwrap_or_default());
-        match denied(rules, theirs, address) {
+        match verdict::denied_address(theirs, &rules.filter, address) {
             Some(judged) if verdict.is_none() => {
                 let words = theirs.words(judged);
                 groups.push_str(&format!("; for the group {group} an answer with it is denied by {words}"));
@@ -352,13 +352,6 @@ fn lifted(rules: &Rules, address: IpAddr, written: Written<'_>) -> Option<Judgem
     let place = (written.place)(&key);
     let reason = format!("answers for names within {domain} alone may open it");
     Some(Judgement { verdict: "allowed".to_owned(), reason, rule: Some(key), place })
-}
-
-/// The rule that denies an answer with this address. The IPv4 address inside counts like one that stands alone.
-fn denied(rules: &Rules, policy: &Policy, address: IpAddr) -> Option<Verdict> {
-    let inner = || policy.judge_answer(IpAddr::V4(rules.filter.embedded(address)?.1));
-    let verdict = policy.judge_answer(address).filter(Verdict::denies).or_else(inner);
-    verdict.filter(Verdict::denies)
 }
 
 #[cfg(test)]

@@ -392,7 +392,7 @@ pub async fn follow(shared: Arc<Shared>, mut known: Here) {
             let made = rules::rules(&config, &shared.lists.lists(), &now, &hours);
             let closed = match made {
                 Ok(rules) => reload::put_in_force(&shared, rules).await,
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(error.into()),
             };
             match closed {
                 Ok(()) => known = now,

@@ -528,7 +528,7 @@ async fn renew(shared: &Arc<Shared>, wanted: Vec<PathBuf>) {
     }
     match reload::apply_lists(shared, lists).await {
         Ok(()) => good.iter().for_each(|path| shared.lists.applied(path)),
-        Err(error) => good.iter().for_each(|path| shared.lists.refused(path, error.clone())),
+        Err(error) => good.iter().for_each(|path| shared.lists.refused(path, error.to_string())),
     }
 }
 

@@ -21,8 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::config::schema::Role;
-use crate::core::event::{EnforcerId, Event, Listed};
-use crate::core_task::CoreHandle;
+use crate::core::event::{self, EnforcerId, Listed};
 use crate::dns::Rules;
 use crate::enforce::backend;
 use crate::enforce::bgp::guards::Judge;
@@ -65,11 +64,15 @@ pub fn among_guards(config: &Config) -> Option<Ipv4Addr> {
 /// What another guard may lease here: what an answer to some name could open by the rules in force, and no list denies.
 #[must_use]
 pub fn judge(rules: Arc<ArcSwap<Rules>>) -> Judge {
-    Arc::new(move |address| {
-        let rules = rules.load();
-        let denied = |view| rules.views.policy(view).judge_answer(address).is_some_and(|verdict| verdict.denies());
-        rules.filter.may_be_leased(address) && !rules.views.all().all(denied)
-    })
+    Arc::new(move |address| rules.load().judge().may_be_of_a_guard(address))
+}
+
+impl Prepared {
+    /// What the core is told of them, before they say anything.
+    #[must_use]
+    pub fn told(&self, new: &Config) -> event::Routers {
+        event::Routers { enforcers: self.list.clone(), linger: linger(new), exchange: among_guards(new) }
+    }
 }
 
 impl Routers {
@@ -136,16 +139,11 @@ impl Routers {
         Ok(Some(Prepared { known, list }))
     }
 
-    /// Puts in force what was prepared; returns once the peers were told.
+    /// Puts in force what was prepared, and the core was told; returns once the peers were told.
     ///
     /// # Errors
-    /// The core or the speaker has stopped.
-    pub async fn change(&self, core: &CoreHandle, prepared: Prepared, new: &Config) -> Result<(), RoutersError> {
-        core.tell(Event::Enforcers(prepared.list)).await?;
-        core.tell(Event::Linger(linger(new))).await?;
-        core.tell(Event::Exchange(among_guards(new))).await?;
-        // It knows the new ones before they say anything.
-        core.inspect(|_, _| ()).await?;
+    /// The speaker has stopped.
+    pub async fn change(&self, prepared: Prepared) -> Result<(), RoutersError> {
         let (done, told) = oneshot::channel();
         self.send(Command::ChangePeers { done }).await?;
         told.await.map_err(|_| stopped())?;

@@ -154,6 +154,8 @@ pub fn left_behind(what: &PacketBackend) -> String {
     )
 }
 
+/// How long after the gate's deadline an answer may still be kept.
+const LATE: Duration = Duration::from_secs(1);
 /// Behind a verdict that denies, in audit.
 const ONLY_NOTED: &str = "; the guard is in audit, so that this is only noted and the answer leaves whole";
 /// Most prefixes of the network itself that `status` shows.
@@ -329,7 +331,7 @@ impl Sources for Shared {
         let (dns, name) = (self.dns.clone(), name.clone());
         let forgotten = dns.forget(&name);
         // What had passed the gate by then is kept a moment later.
-        let late = self.config().0.gate.deadline.0.saturating_add(reload::LATE);
+        let late = self.config().0.gate.deadline.0.saturating_add(LATE);
         tokio::spawn(async move {
             tokio::time::sleep(late).await;
             let late = dns.forget(&name);

@@ -333,7 +333,7 @@ async fn renew(shared: &Arc<Shared>, wanted: Vec<PathBuf>) {
         match reload::apply_lists(shared, lists).await {
             Ok(()) => (0..good).for_each(|_| metrics.count("applied")),
             Err(error) => {
-                tracing::error!(error, "local zones can't be put in force; the old ones stay");
+                tracing::error!(%error, "local zones can't be put in force; the old ones stay");
                 (0..good).for_each(|_| metrics.count("refused"));
             }
         }

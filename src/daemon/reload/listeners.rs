@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::control::access;
+use crate::daemon::reload::ReloadError;
 use crate::daemon::sources::Shared;
 use crate::daemon::{listening, own_listeners};
 use crate::dns;
@@ -25,7 +26,7 @@ pub fn live(wanted: &mut Config, new: &Config) {
 ///
 /// # Errors
 /// In words, with the key; all is as before.
-pub async fn prepare(shared: &Shared, config: &Config) -> Result<Change, String> {
+pub async fn prepare(shared: &Shared, config: &Config) -> Result<Change, ReloadError> {
     let dns = shared.listeners.prepare(config).map_err(|error| error.to_string())?;
     let http = shared.listening.prepare(config)?;
     let access = shared.access.prepare(&config.http)?;

@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::config::schema::{Dns, Lease};
 use crate::core::address::infrastructure;
 use crate::daemon::own_traffic;
+use crate::daemon::reload::ReloadError;
 use crate::daemon::sources::Shared;
 use crate::dns::upstream::TOTAL;
 use crate::enforce::bgp;
@@ -61,7 +62,7 @@ fn own_addresses(config: &Config) -> Option<BTreeSet<IpAddr>> {
 ///
 /// # Errors
 /// Why all is as it was.
-pub(super) async fn reach(shared: &Shared, config: &Config) -> Result<(), String> {
+pub(super) async fn reach(shared: &Shared, config: &Config) -> Result<(), ReloadError> {
     let traffic = own_traffic(config);
     shared.switches.own(|own| own.traffic.extend(traffic)).await?;
     let mut open = bgp::open(&shared.config().0).map_err(|error| error.to_string())?;
@@ -81,7 +82,7 @@ pub async fn follow(shared: Arc<Shared>) {
     }
 }
 
-async fn leave(shared: &Shared, config: &Config) -> Result<(), String> {
+async fn leave(shared: &Shared, config: &Config) -> Result<(), ReloadError> {
     shared.switches.own(|own| own.traffic = own_traffic(config)).await?;
     Ok(shared.switches.open(bgp::open(config).map_err(|error| error.to_string())?).await?)
 }
