@@ -306,6 +306,13 @@ impl Pairs {
         true
     }
 
+    /// All of an address is planned for everybody, as its lease was: where no pair of that kind is left, enforcers hear
+    /// of it.
+    pub fn planned_whole(&mut self, address: IpAddr, planned: PlannedTimed) {
+        self.removed.insert((address, Narrow::NOT), planned);
+        self.changed.insert((address, Narrow::NOT));
+    }
+
     /// What the plan `generation` is to tell the timed enforcers.
     pub fn plan(&mut self, generation: Generation, now: Moment) -> Vec<Change> {
         let mut changes = Vec::new();

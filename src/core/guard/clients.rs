@@ -222,7 +222,11 @@ impl Guard {
     /// Leases can be less than all of an address: what is leased is open to everybody as before.
     pub(super) fn narrow_from_now_on(&mut self) {
         if self.pairs.is_none() {
-            self.pairs = Some(Pairs::default());
+            let mut pairs = Pairs::default();
+            for (address, lease) in self.table.iter() {
+                lease.planned().timed.into_iter().for_each(|planned| pairs.planned_whole(address, planned));
+            }
+            self.pairs = Some(pairs);
             self.pair_all_leases();
         }
     }

@@ -8,11 +8,11 @@ use proptest::prelude::*;
 use super::{settings, specs};
 use crate::config::schema::Config;
 use crate::core::address::AddressFilter;
-use crate::core::event::{Admission, Decision, Event, Forbidden, Grant, Output, Refusal, Reload, Ticket};
+use crate::core::event::{Admission, Change, Decision, Event, Forbidden, Grant, Output, Refusal, Reload, Ticket};
 use crate::core::guard::{Guard, Settings};
 use crate::core::judge::Judge;
 use crate::core::moment::Moment;
-use crate::core::narrow::Narrow;
+use crate::core::narrow::{Narrow, Port};
 use crate::core::policy::bound::Bound;
 use crate::core::policy::view::Views;
 use crate::core::policy::{ListFile, Table};
@@ -188,6 +188,36 @@ fn who_waits_is_refused_what_the_new_rules_deny() {
     };
     assert!(outputs.iter().all(revoked), "{outputs:?}");
     assert_eq!(open(&guard), [address(2)]);
+}
+
+#[test]
+fn ports_that_begin_with_a_reload_close_in_the_enforcers_what_was_open_as_a_whole() {
+    let timed = specs().into_iter().filter(|spec| spec.name == "nft");
+    let mut guard = Guard::new(roomy(), timed.collect());
+    for (last, question) in [(1, "ports.test"), (2, "bad.test"), (3, "good.test")] {
+        guard.handle(Event::Admit(admission(last.into(), everybody(), question, address(last))), Moment(1));
+    }
+    drained(&mut guard);
+    let judge = Some(judge(1, "[policy]\nallow = [\"ports.test:443\"]\ndeny = [\"bad.test\"]\n", ""));
+    guard.handle(Event::Reload(Box::new(Reload { judge, narrowly: true, ..Reload::default() })), Moment(2));
+    finish(&mut guard, Moment(2));
+    let plans = drained(&mut guard).into_iter().filter_map(|output| match output {
+        Output::ApplyTimed { changes, .. } => Some(changes),
+        _ => None,
+    });
+    let told = |change: &Change| match change {
+        Change::Narrow { address, narrow, ends, .. } => (*address, narrow.to.to_string(), ends.is_some()),
+        other => panic!("{other:?}"),
+    };
+    let told: Vec<_> = plans.flatten().map(|change| told(&change)).collect();
+    let (whole, port) = (Port::Any.to_string(), "tcp/443".to_owned());
+    let expected = [
+        (address(1), whole.clone(), false),
+        (address(1), port, true),
+        (address(2), whole.clone(), false),
+        (address(3), whole, true),
+    ];
+    assert_eq!(told, expected);
 }
 
 #[test]
