@@ -13,5 +13,5 @@ fn faults_cost_no_answer_no_lease_and_no_question() {
     assert_eq!(outcome.wrong(), Vec::<String>::new());
     // Every fault was made.
     assert!(outcome.rows.iter().all(|row| row.times > 0 && row.answers > 0));
-    assert_eq!(outcome.rows.len(), 16);
+    assert_eq!(outcome.rows.len(), 27);
 }

@@ -7,7 +7,7 @@
 //!                             '---- looks --------'
 //! ```
 //!
-//! - [`fault`]: the faults; [`world`]: a gateway with nftables, or a guard beside BIRD, and who watches it.
+//! - [`fault`]: the faults, [`reset`] those of a session; [`world`]: a gateway with nftables, or a guard beside BIRD or FRR, and who watches it.
 //! - [`clients`]: stubs that ask, and ask again; [`upstream`]: whom the guard asks; [`probe`]: whether an address is open.
 //! - [`ledger`]: the promises and their judgement; [`table`]: the counts.
 
@@ -26,6 +26,7 @@ pub mod clients;
 pub mod fault;
 pub mod ledger;
 pub mod probe;
+pub mod reset;
 pub mod table;
 pub mod upstream;
 pub mod world;
@@ -46,7 +47,7 @@ pub struct Plan {
     pub binary: PathBuf,
     /// Questions a second, at each place.
     pub rate: u32,
-    /// SIGKILLs, of which each place has half.
+    /// SIGKILLs, of which nftables and BIRD have half each; FRR a tenth more.
     pub kills: u32,
     /// SIGSTOPs at each place.
     pub stops: u32,
@@ -54,6 +55,8 @@ pub struct Plan {
     pub stop: Duration,
     /// How often every other fault is made.
     pub times: u32,
+    /// How often the session is reset in each state.
+    pub resets: u32,
     /// How long those last that last.
     pub brief: Duration,
     /// How long a router reads nothing.
@@ -66,7 +69,7 @@ pub struct Plan {
     pub echo: Duration,
     /// How much later than its end an address may be open.
     pub slack: Duration,
-    /// Both places at once.
+    /// All places at once.
     pub together: bool,
     /// Only faults whose name begins so; empty: all.
     pub only: Vec<String>,
@@ -83,6 +86,7 @@ impl Plan {
             stops: 2,
             stop: Duration::from_secs(60),
             times: 10,
+            resets: 5,
             brief: Duration::from_secs(5),
             window: Duration::from_secs(15),
             gap: Duration::from_millis(600),
@@ -103,6 +107,7 @@ impl Plan {
             stops: 1,
             stop: Duration::from_secs(3),
             times: 2,
+            resets: 1,
             brief: Duration::from_secs(2),
             window: Duration::from_secs(3),
             patience: Duration::from_secs(30),
@@ -135,7 +140,7 @@ impl Outcome {
     }
 }
 
-/// Makes every fault of the plan at both places.
+/// Makes every fault of the plan at every place.
 ///
 /// # Errors
 /// When a place can't be brought up, or the guard there ends by itself or doesn't recover.
@@ -143,14 +148,14 @@ pub fn run(plan: &Plan) -> Result<Outcome, AnyError> {
     let mut rows = Vec::new();
     if plan.together {
         std::thread::scope(|scope| -> Result<(), AnyError> {
-            let places = [Place::Nftables, Place::Bird].map(|place| scope.spawn(move || at(place, plan)));
+            let places = [Place::Nftables, Place::Bird, Place::Frr].map(|place| scope.spawn(move || at(place, plan)));
             for place in places {
                 rows.extend(place.join().unwrap_or_else(|_| Err("a place panicked".into()))?);
             }
             Ok(())
         })?;
     } else {
-        for place in [Place::Nftables, Place::Bird] {
+        for place in [Place::Nftables, Place::Bird, Place::Frr] {
             rows.extend(at(place, plan)?);
         }
     }

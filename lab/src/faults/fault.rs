@@ -3,14 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::AnyError;
+use super::reset::{self, State};
 use super::upstream::Mood;
 use super::world::{LONG, Place, STATE, World};
 use crate::wait::wait_until;
-
-/// Resets in a row, so that some meet a session that is only being made.
-const RESETS: u32 = 4;
-/// Between them, at most.
-const RESET: Duration = Duration::from_millis(300);
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +21,8 @@ pub enum Fault {
     Router,
     /// The session's connection is reset, again and again.
     Reset,
+    /// It is reset whenever it is in this state.
+    ResetIn(State),
     /// The router's daemon is stopped: it reads nothing, and its window closes.
     Window,
     /// No room on the disk of `state.dir`; the guard is killed meanwhile.
@@ -40,7 +38,7 @@ pub enum Fault {
 }
 
 /// All, in the table's order.
-pub const ALL: [Fault; 14] = [
+pub const ALL: [Fault; 18] = [
     Fault::Kill,
     Fault::Stop,
     Fault::Upstream(Mood::Slow),
@@ -54,6 +52,10 @@ pub const ALL: [Fault; 14] = [
     Fault::Clock,
     Fault::Router,
     Fault::Reset,
+    Fault::ResetIn(State::Connect),
+    Fault::ResetIn(State::OpenSent),
+    Fault::ResetIn(State::OpenConfirm),
+    Fault::ResetIn(State::Established),
     Fault::Window,
 ];
 
@@ -71,6 +73,10 @@ impl Fault {
             Self::Upstream(Mood::Flooding) => "upstream flooding",
             Self::Router => "router restarted",
             Self::Reset => "peer reset",
+            Self::ResetIn(State::Connect) => "reset in Connect",
+            Self::ResetIn(State::OpenSent) => "reset in OpenSent",
+            Self::ResetIn(State::OpenConfirm) => "reset in OpenConfirm",
+            Self::ResetIn(State::Established) => "reset in Established",
             Self::Window => "zero window",
             Self::Full => "disk full",
             Self::Gone => "disk gone",
@@ -84,8 +90,11 @@ impl Fault {
     #[must_use]
     pub fn fits(self, place: Place) -> bool {
         match self {
-            Self::Kill | Self::Stop => true,
-            Self::Router | Self::Reset | Self::Window => place == Place::Bird,
+            Self::Kill => true,
+            Self::Stop => place != Place::Frr,
+            // FRR's daemons start for seconds, and its routes outlive a SIGKILL.
+            Self::Router => place == Place::Bird,
+            Self::Reset | Self::ResetIn(_) | Self::Window => place != Place::Nftables,
             Self::Upstream(_) | Self::Full | Self::Gone | Self::Files | Self::Netlink | Self::Clock => {
                 place == Place::Nftables
             }
@@ -97,10 +106,12 @@ impl Fault {
     pub fn times(self, world: &World) -> u32 {
         let plan = &world.plan;
         match self {
-            // Both places share them.
+            // nftables and BIRD share them; FRR gets a tenth more.
             Self::Kill if world.place == Place::Nftables => plan.kills.div_ceil(2),
+            Self::Kill if world.place == Place::Frr => plan.kills.div_ceil(10),
             Self::Kill => plan.kills / 2,
             Self::Stop => plan.stops,
+            Self::ResetIn(_) => plan.resets,
             _ => plan.times,
         }
     }
@@ -126,13 +137,14 @@ impl Fault {
                 Ok(())
             })?,
             Self::Router => restart_router(world)?,
-            Self::Reset => reset(world)?,
+            Self::Reset => reset::at_random(world)?,
+            Self::ResetIn(state) => reset::in_state(world, state)?,
             Self::Window => lasting(world, world.plan.window, |begins| {
                 let signal = if begins { libc::SIGSTOP } else { libc::SIGCONT };
                 if begins {
                     world.ledger().down();
                 }
-                Ok(world.lab.node("router").signal("bird", signal)?)
+                Ok(world.lab.node("router").signal(world.place.daemon(), signal)?)
             })
             .and_then(|()| whole(world))?,
             Self::Full => full(world)?,
@@ -211,7 +223,7 @@ fn established(world: &World) -> bool {
 }
 
 /// Waits until the router has everything back; what it lacks then counts.
-fn whole(world: &World) -> Result<(), AnyError> {
+pub(super) fn whole(world: &World) -> Result<(), AnyError> {
     if !wait_until(LONG, || established(world)) {
         return Err(format!("no session again\n{}", world.lab.logs()).into());
     }
@@ -236,18 +248,6 @@ fn restart_router(world: &World) -> Result<(), AnyError> {
     world.recover_from(Instant::now());
     router.start()?;
     world.over();
-    world.recovered()?;
-    whole(world)
-}
-
-fn reset(world: &World) -> Result<(), AnyError> {
-    world.excuse();
-    world.ledger().down();
-    for _ in 0..RESETS {
-        world.recover_from(Instant::now());
-        world.lab.node("router").ok("ss -K dst 10.0.3.2")?;
-        std::thread::sleep(world.random(RESET));
-    }
     world.recovered()?;
     whole(world)
 }

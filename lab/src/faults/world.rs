@@ -43,6 +43,8 @@ pub enum Place {
     Nftables,
     /// Beside a BIRD router.
     Bird,
+    /// Beside an FRR router.
+    Frr,
 }
 
 impl Place {
@@ -52,20 +54,28 @@ impl Place {
         match self {
             Self::Nftables => "nftables",
             Self::Bird => "BIRD",
+            Self::Frr => "FRR",
         }
+    }
+
+    /// What speaks BGP on the router.
+    #[must_use]
+    pub fn daemon(self) -> &'static str {
+        if self == Self::Frr { "bgpd" } else { "bird" }
     }
 
     fn file(self) -> &'static str {
         match self {
             Self::Nftables => "lab/gateway/gateway.clab.yml",
             Self::Bird => "lab/bird/bird.clab.yml",
+            Self::Frr => "lab/frr/frr.clab.yml",
         }
     }
 
     fn guard(self) -> &'static str {
         match self {
             Self::Nftables => "gateway",
-            Self::Bird => "guard",
+            Self::Bird | Self::Frr => "guard",
         }
     }
 }
@@ -126,7 +136,7 @@ impl World {
             Ok(())
         };
         edit("[lease]\n", LEASE)?;
-        if place == Place::Bird {
+        if place != Place::Nftables {
             edit("linger = \"10m\"", &format!("linger = \"{}s\"", LINGER.as_secs()))?;
         }
         guard.write(CONFIG, &text)?;
@@ -137,7 +147,7 @@ impl World {
         ))?;
         let now = Instant::now();
         let longest = Duration::from_secs(u64::from(TTL) + 1);
-        let linger = (place == Place::Bird).then_some(LINGER);
+        let linger = (place != Place::Nftables).then_some(LINGER);
         let prober = Prober::new(lab.node("client"))?;
         let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos();
         Ok(Self {
@@ -442,9 +452,9 @@ impl World {
     fn explain(&self, address: IpAddr) -> String {
         let line = match self.place {
             Place::Nftables => format!("nft list table inet destguard | grep -wF '{address}' || echo in no set"),
-            Place::Bird => format!("ip route get {address} 2>&1"),
+            Place::Bird | Place::Frr => format!("ip route get {address} 2>&1"),
         };
-        let node = if self.place == Place::Bird { self.lab.node("router") } else { self.node() };
+        let node = if self.place == Place::Nftables { self.node() } else { self.lab.node("router") };
         let said = node.run(&line).map(|output| output.stdout).unwrap_or_default();
         String::from_utf8_lossy(&said).split_whitespace().take(24).collect::<Vec<_>>().join(" ")
     }
@@ -454,7 +464,7 @@ impl World {
     pub fn open(&self) -> Option<HashSet<IpAddr>> {
         match self.place {
             Place::Nftables => self.elements(),
-            Place::Bird => self.routes(),
+            Place::Bird | Place::Frr => self.routes(),
         }
     }
 
@@ -473,8 +483,8 @@ impl World {
         for family in ["-4", "-6"] {
             let output = self.lab.node("router").command("ip").args([family, "-j", "route", "show"]).output().ok()?;
             let all: Value = serde_json::from_slice(&output.stdout).ok()?;
-            let ours =
-                all.as_array()?.iter().filter(|route| route["protocol"] == "bird" && route.get("gateway").is_some());
+            let by = if self.place == Place::Frr { "bgp" } else { "bird" };
+            let ours = all.as_array()?.iter().filter(|route| route["protocol"] == by && route.get("gateway").is_some());
             let values = ours.filter_map(|route| route["dst"].as_str()?.parse::<IpAddr>().ok());
             // The router's own way to the upstreams.
             open.extend(values.filter(|to| to.to_string() != "192.0.2.53" && to.to_string() != "2001:db8:53::53"));
@@ -490,7 +500,7 @@ impl World {
                 (self.node(), format!("nft get element inet destguard {set} '{{ {address} }}'"))
             }
             // The null route has no next hop.
-            Place::Bird => (self.lab.node("router"), format!("ip route get {address} | grep -q via")),
+            Place::Bird | Place::Frr => (self.lab.node("router"), format!("ip route get {address} | grep -q via")),
         };
         node.run(&line).is_ok_and(|output| output.status.success())
     }
