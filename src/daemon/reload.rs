@@ -149,7 +149,7 @@ async fn put(shared: &Shared, config: Config, places: Places) -> Result<(), Relo
     let beside = Reload { clients: Some(whom.load_full()), ..Reload::default() };
     let applied = match reached {
         Ok(()) => apply(shared, &config, lists, Judging::AsBefore, (beside, routers)).await,
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     };
     shared.left.notify_one();
     if let Err(error) = applied {
