@@ -122,12 +122,12 @@ impl Plan {
 /// What was seen, by fault and place.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// The table.
+    /// The table of all rows, as it is printed.
     pub rows: Vec<Row>,
 }
 
 impl Outcome {
-    /// The table.
+    /// The table of all rows, to be looked into.
     pub fn print(&self) {
         Row::print_head();
         self.rows.iter().for_each(Row::print);

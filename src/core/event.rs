@@ -81,7 +81,7 @@ pub struct Listed {
 pub struct Admission {
     /// Comes back in the [`Output::Decide`] for it.
     pub ticket: Ticket,
-    /// Who asked.
+    /// Who asked the question.
     pub client: IpAddr,
     /// By what that was known, if by more than the address.
     pub mark: Option<Mark>,
@@ -268,7 +268,7 @@ pub const REPAIRS: [RepairKind; 6] = ["missing", "short", "long", "extra", "rule
 /// What `revoke` names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RevokeTarget {
-    /// One address.
+    /// One address that is to be opened.
     Address(IpAddr),
     /// Every address that this name (as question or alias) alone caused.
     Name(Name),
@@ -279,7 +279,7 @@ pub enum RevokeTarget {
 pub struct QueryPath {
     /// The question's name.
     pub question: Name,
-    /// The aliases.
+    /// The aliases between question and address.
     pub chain: Arc<[Name]>,
     /// The latest end that anybody was told.
     pub ends: Moment,
@@ -304,7 +304,7 @@ pub type QueryPaths = SmallVec<[QueryPath; 1]>;
 /// A pair as it survives a restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredPair {
-    /// The address.
+    /// The address that is leased.
     pub address: IpAddr,
     /// Who may reach what of it.
     pub narrow: Narrow,
@@ -341,7 +341,7 @@ pub struct StoredLease {
 /// What another guard says of one of its leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuardNews {
-    /// The address.
+    /// The address that is meant.
     pub address: IpAddr,
     /// The guard's router id.
     pub guard: Ipv4Addr,
@@ -371,7 +371,7 @@ pub enum Shared {
     Until(Moment, Option<Ipv4Addr>),
     /// It was taken back before its end.
     TakenBack,
-    /// Nothing more.
+    /// Nothing more is known of it.
     Nothing,
 }
 

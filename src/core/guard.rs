@@ -61,7 +61,7 @@ pub struct Settings {
 pub struct Caused<'a> {
     /// What is leased.
     pub address: IpAddr,
-    /// The question.
+    /// The question that caused it.
     pub question: &'a Name,
     /// The aliases behind it.
     pub chain: &'a [Name],

@@ -126,13 +126,13 @@ impl LeaseTable {
         names.into_iter()
     }
 
-    /// Active leases.
+    /// How many leases are active.
     #[must_use]
     pub fn active(&self) -> ByFamily {
         self.places.active
     }
 
-    /// Lingering leases.
+    /// How many leases linger.
     #[must_use]
     pub fn lingering(&self) -> ByFamily {
         self.places.lingering

@@ -43,7 +43,7 @@ pub struct PlannedRoute {
 pub struct Planned {
     /// Timed enforcers; `None` = closed, or expired there by itself.
     pub timed: Option<PlannedTimed>,
-    /// Route enforcers.
+    /// What is planned for route enforcers.
     pub route: Option<PlannedRoute>,
     /// A timed enforcer refused, or lacks it: some hold it and some don't. To close it all must be told so, to open it
     /// too.

@@ -32,7 +32,7 @@ const REMEMBERED: usize = 1024;
 /// One enforcer and its last words.
 #[derive(Debug)]
 pub struct Enforcer {
-    /// Its name.
+    /// The enforcer's name in the configuration.
     pub id: EnforcerId,
     /// As configured; the families as it last said.
     pub spec: EnforcerSpec,
@@ -163,7 +163,7 @@ impl Enforcer {
     }
 }
 
-/// All enforcers.
+/// All enforcers, with what is known of each.
 #[derive(Debug)]
 pub struct Enforcers {
     all: Vec<Enforcer>,

@@ -211,7 +211,7 @@ pub fn denied_address(policy: &Policy, filter: &AddressFilter, address: IpAddr) 
 /// One address of an answer, and how the question led there.
 #[derive(Clone, Copy, Debug)]
 pub struct Path<'a> {
-    /// The address.
+    /// The address that an answer would open.
     pub address: IpAddr,
     /// The question's name.
     pub question: &'a Name,

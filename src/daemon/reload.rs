@@ -40,7 +40,7 @@ pub mod upstreams;
 use difference::{difference, lines};
 pub use error::ReloadError;
 
-/// [`read_anew`], counted.
+/// Reads the file anew, applies what changed, and counts how it went.
 pub async fn reload(shared: &Shared, wish: Wish) -> Reloaded {
     let dry_run = wish.dry_run;
     let reloaded = read_anew(shared, wish).await;

@@ -12,7 +12,7 @@ impl<'a> Reader<'a> {
         Self { rest: octets }
     }
 
-    /// Octets left.
+    /// How many octets are left.
     pub(super) const fn len(&self) -> usize {
         self.rest.len()
     }

@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// Why a probe was sent.
 #[derive(Clone, Debug)]
 pub struct Probe {
-    /// Where to.
+    /// The address that is tried.
     pub address: IpAddr,
     /// When.
     pub sent: Instant,
@@ -35,7 +35,7 @@ pub struct Probe {
 /// An answer that a probe followed.
 #[derive(Clone, Debug)]
 pub struct Answered {
-    /// The name.
+    /// The name that is asked for.
     pub name: String,
     /// When the question was sent last.
     pub asked: Instant,

@@ -8,7 +8,7 @@ const TOLD: usize = 6;
 /// What was seen while one kind of fault was made, and until the next kind.
 #[derive(Clone, Debug, Default)]
 pub struct Row {
-    /// The fault.
+    /// The fault's name.
     pub fault: &'static str,
     /// Where the guard stands.
     pub place: &'static str,

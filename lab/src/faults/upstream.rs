@@ -32,7 +32,7 @@ pub enum Mood {
     Good,
     /// Late.
     Slow,
-    /// Says nothing.
+    /// It says nothing from now on.
     Silent,
     /// With what isn't of the question, forged replies before it, and addresses that may never be opened.
     Lying,

@@ -92,7 +92,7 @@ struct Recovery {
 pub struct World {
     /// Where.
     pub place: Place,
-    /// Its namespaces.
+    /// The namespaces that it is made of.
     pub lab: Lab,
     /// The upstream's mood.
     pub moody: Moody,
@@ -357,7 +357,7 @@ impl World {
         lock(&self.lasting).0 = true;
     }
 
-    /// It ends.
+    /// The world ends, with all its processes.
     pub fn over(&self) {
         *lock(&self.lasting) = (false, Some(Instant::now()));
     }

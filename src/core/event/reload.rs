@@ -41,7 +41,7 @@ pub struct Reload {
 /// See [`Event::Enforcers`](super::Event::Enforcers), [`Event::Linger`](super::Event::Linger), [`Event::Exchange`](super::Event::Exchange).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Routers {
-    /// All enforcers.
+    /// All enforcers from now on, in the order of the configuration.
     pub enforcers: Vec<Listed>,
     /// How long routes outlive their leases.
     pub linger: Duration,
@@ -54,7 +54,7 @@ pub struct Routers {
 pub struct ForbiddenPath {
     /// Where it leads.
     pub address: IpAddr,
-    /// The question.
+    /// The question for which the address was leased.
     pub question: Name,
     /// The aliases behind it, in order.
     pub chain: Arc<[Name]>,

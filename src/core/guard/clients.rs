@@ -20,9 +20,9 @@ use crate::core::share::Holder;
 /// One cause of one pair.
 #[derive(Clone, Copy, Debug)]
 pub struct PairCaused<'a> {
-    /// The pair.
+    /// The address, and for whom.
     pub id: PairId,
-    /// The question.
+    /// The question that caused it.
     pub question: &'a Name,
     /// The aliases behind it.
     pub chain: &'a [Name],

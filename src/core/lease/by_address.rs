@@ -57,13 +57,13 @@ impl<T> AddressMap<T> {
         self.ipv4.is_empty() && self.ipv6.is_empty()
     }
 
-    /// In order.
+    /// All leases, in the order of their addresses.
     pub(super) fn iter(&self) -> impl Iterator<Item = (IpAddr, &T)> {
         let ipv4 = self.ipv4.iter().map(|(address, value)| (IpAddr::V4(*address), value));
         ipv4.chain(self.ipv6.iter().map(|(address, value)| (IpAddr::V6(*address), value)))
     }
 
-    /// In order.
+    /// All leases to be changed, in the order of their addresses.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (IpAddr, &mut T)> {
         let ipv4 = self.ipv4.iter_mut().map(|(address, value)| (IpAddr::V4(*address), value));
         ipv4.chain(self.ipv6.iter_mut().map(|(address, value)| (IpAddr::V6(*address), value)))

@@ -32,13 +32,13 @@ impl Six {
         }
     }
 
-    /// A moment.
+    /// The value as a moment.
     #[must_use]
     pub fn moment(self) -> Option<Moment> {
         self.get().map(Moment)
     }
 
-    /// A plan.
+    /// The value as a plan's number.
     #[must_use]
     pub fn plan(self) -> Option<Generation> {
         self.get().map(Generation)

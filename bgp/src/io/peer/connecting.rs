@@ -38,7 +38,7 @@ pub(super) fn connect(peer: PeerConfig, internal: bool, mark: Option<u32>) -> Co
     })
 }
 
-/// One try.
+/// One try to reach the peer.
 async fn syn(
     peer: &PeerConfig,
     internal: bool,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-/// Virtual milliseconds.
+/// Milliseconds of a virtual clock.
 fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
 }
