@@ -57,3 +57,9 @@ pub fn covers(borne: &GroupCommunities, needed: &GroupCommunities) -> bool {
     needed.standard.iter().all(|community| borne.standard.contains(community))
         && needed.large.iter().all(|community| borne.large.contains(community))
 }
+
+/// Ends of what is active, and whether it is in force.
+pub fn ends(table: &LeaseTable) -> BTreeMap<IpAddr, (Moment, bool)> {
+    let active = table.iter().filter(|(_, lease)| lease.is_active());
+    active.map(|(address, lease)| (address, (lease.ends(), lease.progress().in_force_since().is_some()))).collect()
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::checks::{changed, check_plan, check_stored, covers, mark};
+use super::checks::{changed, check_plan, check_stored, covers, ends, mark};
 use super::operations::{Operation, address, exchanging, groups, guard_word, operation, other_settings};
 use super::{CAPACITY, name, settings, specs};
 use crate::config::value::Rate;
@@ -721,12 +721,6 @@ impl World {
     }
 }
 
-/// Ends, and what was in force, before an operation.
-fn ends(guard: &Guard) -> BTreeMap<IpAddr, (Moment, bool)> {
-    let active = guard.table.iter().filter(|(_, lease)| lease.is_active());
-    active.map(|(address, lease)| (address, (lease.ends(), lease.progress().in_force_since().is_some()))).collect()
-}
-
 /// A lease's end moves earlier only by revoke and forbid; a refusal closes only what was not in force.
 fn check_ends(before: &BTreeMap<IpAddr, (Moment, bool)>, world: &World, operation: &Operation) {
     for (address, (ends, in_force)) in before {
@@ -758,7 +752,7 @@ proptest! {
     fn whatever_happens_the_promises_hold(operations in prop::collection::vec((operation(), prop::bool::weighted(0.7)), 1..80)) {
         let mut world = World::new();
         for (operation, drained) in &operations {
-            let before = ends(&world.guard);
+            let before = ends(&world.guard.table);
             world.run(operation);
             check_ends(&before, &world, operation);
             if *drained {
