@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 
-use super::top::Only;
 use super::{Exit, complain, complain_plainly, say, show, table};
 use crate::config::value::Span;
 use crate::control::client::{self, ClientError, escape};
@@ -13,12 +12,12 @@ use crate::control::namespace::{self, Holder};
 use crate::control::sources::Wish;
 use crate::control::types::Confirmed;
 use crate::control::types::{
-    DeniedPage, Disarmed, Excepted, Explained, Leases, Peers, Reloaded, Revoked, Status, Stopping, Versioned,
+    Disarmed, Excepted, Explained, Leases, Peers, Reloaded, Revoked, Status, Stopping, Versioned,
 };
 pub use crate::core::policy::view::Whose;
 use crate::enforce::backend::{self, PacketBackend};
 
-/// How long `denied --follow` lets the daemon wait for news, in seconds.
+/// How long `--follow` lets the daemon wait for news, in seconds.
 pub const NEWS: u32 = 15;
 
 /// The daemon behind a control socket.
@@ -63,7 +62,7 @@ pub(super) fn decode<T: DeserializeOwned>(text: &str) -> Result<T, Failure> {
         .map_err(|error| Failure::Here(format!("the daemon answered what this version does not understand: {error}")))
 }
 
-fn encode<T: serde::Serialize>(body: T) -> Result<String, Failure> {
+pub(super) fn encode<T: serde::Serialize>(body: T) -> Result<String, Failure> {
     serde_json::to_string_pretty(&Versioned::new(body)).map_err(|error| Failure::Here(error.to_string()))
 }
 
@@ -154,50 +153,6 @@ impl Daemon {
         self.show(Method::GET, "/api/v1/peers", json, |peers: &Peers| {
             show::peers(&peers.peers, table::colours()) + &show::confirmations(&peers.peers)
         })
-    }
-
-    /// `denied`; with `follow` until it is interrupted or the reader goes away, as JSON one object a line.
-    #[must_use]
-    pub fn denied(&self, follow: bool, only: &Only, json: bool) -> Exit {
-        if !follow {
-            return finish(self.ask(Method::GET, "/api/v1/denied").and_then(|text| {
-                let mut page: DeniedPage = decode(&text)?;
-                only.narrow(&mut page)?;
-                match (json, page.denied.is_empty()) {
-                    (true, _) => encode(page),
-                    (false, true) => Ok("nothing was refused\n".to_owned()),
-                    (false, false) => Ok(show::denied_table(&page.denied, table::colours())),
-                }
-            }));
-        }
-        let (mut after, mut wait) = (0, 0);
-        loop {
-            let page = self
-                .ask(Method::GET, &format!("/api/v1/denied?after={after}&wait={wait}"))
-                .and_then(|text| decode::<DeniedPage>(&text));
-            let mut page = match page {
-                Ok(page) => page,
-                Err(failure) => return failure.exit(),
-            };
-            if let Err(failure) = only.narrow(&mut page) {
-                return failure.exit();
-            }
-            // A restarted daemon counts from the beginning.
-            after = page.next;
-            wait = NEWS;
-            if page.denied.is_empty() {
-                continue;
-            }
-            let text = if json {
-                serde_json::to_string(&Versioned::new(page)).map_err(|error| Failure::Here(error.to_string()))
-            } else {
-                Ok(show::denied(&page.denied))
-            };
-            match finish(text) {
-                Exit::Done => {}
-                other => return other,
-            }
-        }
     }
 
     /// Runs `destguard revoke`.

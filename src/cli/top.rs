@@ -1,4 +1,4 @@
-//! `top`, and what narrows `denied` down.
+//! `top`, and `denied` with what narrows it down.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,11 +9,12 @@ use hyper::Method;
 use ipnet::IpNet;
 
 use super::Exit;
-use super::ask::{Daemon, Failure};
+use super::ask::{Daemon, Failure, NEWS, decode, encode, finish};
+use super::show;
 use super::table::{Table, clean, colours, duration, number};
 use crate::config::schema::Hide;
 use crate::config::value::Span;
-use crate::control::types::{Denied, DeniedPage, TopClient, TopPage};
+use crate::control::types::{Denied, DeniedPage, TopClient, TopPage, Versioned};
 
 /// How far back and how many.
 #[derive(Clone, Debug, Args)]
@@ -36,6 +37,50 @@ impl Daemon {
         let since = wanted.since.map(|since| format!("&since={}", since.0.as_secs())).unwrap_or_default();
         let path = format!("/api/v1/top?limit={}{since}", wanted.limit);
         self.show(Method::GET, &path, wanted.json, page)
+    }
+
+    /// `denied`; with `follow` until it is interrupted or the reader goes away, as JSON one object a line.
+    #[must_use]
+    pub fn denied(&self, follow: bool, only: &Only, json: bool) -> Exit {
+        if !follow {
+            return finish(self.ask(Method::GET, "/api/v1/denied").and_then(|text| {
+                let mut page: DeniedPage = decode(&text)?;
+                only.narrow(&mut page)?;
+                match (json, page.denied.is_empty()) {
+                    (true, _) => encode(page),
+                    (false, true) => Ok("nothing was refused\n".to_owned()),
+                    (false, false) => Ok(show::denied_table(&page.denied, colours())),
+                }
+            }));
+        }
+        let (mut after, mut wait) = (0, 0);
+        loop {
+            let page = self
+                .ask(Method::GET, &format!("/api/v1/denied?after={after}&wait={wait}"))
+                .and_then(|text| decode::<DeniedPage>(&text));
+            let mut page = match page {
+                Ok(page) => page,
+                Err(failure) => return failure.exit(),
+            };
+            if let Err(failure) = only.narrow(&mut page) {
+                return failure.exit();
+            }
+            // A restarted daemon counts from the beginning.
+            after = page.next;
+            wait = NEWS;
+            if page.denied.is_empty() {
+                continue;
+            }
+            let text = if json {
+                serde_json::to_string(&Versioned::new(page)).map_err(|error| Failure::Here(error.to_string()))
+            } else {
+                Ok(show::denied(&page.denied))
+            };
+            match finish(text) {
+                Exit::Done => {}
+                other => return other,
+            }
+        }
     }
 }
 
