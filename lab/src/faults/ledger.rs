@@ -107,6 +107,12 @@ impl Ledger {
         (missing, stray)
     }
 
+    /// Whether an address must be open, by what was told.
+    #[must_use]
+    pub fn is_promised(&self, address: IpAddr, now: Instant) -> bool {
+        self.promises.get(&address).is_some_and(|promise| promise.told.is_some() && promise.until >= now)
+    }
+
     /// Whether an address must be closed.
     #[must_use]
     pub fn is_closed(&self, address: IpAddr, now: Instant) -> bool {

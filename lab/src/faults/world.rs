@@ -516,8 +516,11 @@ impl World {
             {
                 let (missing, stray) = self.ledger().compare(&open, begun, read);
                 let row = self.row();
-                // A list of thousands that change meanwhile may leave one out: whoever is missing is looked at alone.
-                for address in missing.into_iter().filter(|address| !self.is_open(*address)) {
+                // A list of thousands that change meanwhile may leave some out: whoever is missing is looked at alone, which
+                // takes a while. Its time must not have passed behind that look either.
+                let is_lost =
+                    |address: &IpAddr| !self.is_open(*address) && self.ledger().is_promised(*address, Instant::now());
+                for address in missing.into_iter().filter(is_lost) {
                     self.count(row, |row| row.leases_lost += 1);
                     self.tell(row, format!("{address} is not in force within its TTL"));
                 }
