@@ -143,7 +143,7 @@ impl Routers {
     ///
     /// # Errors
     /// The speaker has stopped.
-    pub async fn change(&self, prepared: Prepared) -> Result<(), RoutersError> {
+    pub async fn change(&self, prepared: Prepared) -> Result<(), EnforceError> {
         let (done, told) = oneshot::channel();
         self.send(Command::ChangePeers { done }).await?;
         told.await.map_err(|_| stopped())?;
@@ -155,17 +155,6 @@ impl Routers {
 /// The speaker's task has ended.
 fn stopped() -> EnforceError {
     EnforceError::Stopped.of("bgp")
-}
-
-/// Why routers could not be changed.
-#[derive(Debug, thiserror::Error)]
-pub enum RoutersError {
-    /// The core has ended.
-    #[error(transparent)]
-    Core(#[from] crate::core_task::Stopped),
-    /// The speaker has ended.
-    #[error(transparent)]
-    Speaker(#[from] EnforceError),
 }
 
 /// The next number that nobody has.

@@ -4,7 +4,6 @@ use crate::config::community::CommunityError;
 use crate::control::access::AccessError;
 use crate::core_task::Stopped;
 use crate::daemon::listening::ListenError;
-use crate::daemon::routers::RoutersError;
 use crate::daemon::rules::RulesError;
 use crate::dns::DnsError;
 use crate::enforce::EnforceError;
@@ -47,22 +46,10 @@ pub enum ReloadError {
     /// An address to listen at.
     #[error(transparent)]
     Listening(#[from] ListenError),
-    /// The core or the speaker, which were to take other routers.
-    #[error(transparent)]
-    Routers(#[from] RoutersError),
     /// Rules that can't be made of the configuration.
     #[error(transparent)]
     Rules(#[from] RulesError),
     /// A time zone of schedules.
     #[error(transparent)]
     Zone(#[from] UnknownZone),
-    /// A part of the daemon, in its own words: with the key, or its name in front.
-    #[error("{0}")]
-    Part(String),
-}
-
-impl From<String> for ReloadError {
-    fn from(words: String) -> Self {
-        Self::Part(words)
-    }
 }

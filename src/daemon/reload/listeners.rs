@@ -27,7 +27,7 @@ pub fn live(wanted: &mut Config, new: &Config) {
 /// # Errors
 /// In words, with the key; all is as before.
 pub async fn prepare(shared: &Shared, config: &Config) -> Result<Change, ReloadError> {
-    let dns = shared.listeners.prepare(config).map_err(|error| error.to_string())?;
+    let dns = shared.listeners.prepare(config)?;
     let http = shared.listening.prepare(config)?;
     let access = shared.access.prepare(&config.http)?;
     let new = own_listeners(config, dns.ports(), http.ports());

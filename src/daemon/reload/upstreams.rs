@@ -19,7 +19,7 @@ use crate::daemon::own_traffic;
 use crate::daemon::reload::ReloadError;
 use crate::daemon::sources::Shared;
 use crate::dns::upstream::TOTAL;
-use crate::enforce::bgp;
+use crate::enforce::{EnforceError, bgp};
 
 /// How long a question may be on its way to an old upstream: twice its time, for one whose answer is looked at twice.
 const LATE: Duration = TOTAL.saturating_mul(2);
@@ -65,8 +65,8 @@ fn own_addresses(config: &Config) -> Option<BTreeSet<IpAddr>> {
 pub(super) async fn reach(shared: &Shared, config: &Config) -> Result<(), ReloadError> {
     let traffic = own_traffic(config);
     shared.switches.own(|own| own.traffic.extend(traffic)).await?;
-    let mut open = bgp::open(&shared.config().0).map_err(|error| error.to_string())?;
-    open.extend(bgp::open(config).map_err(|error| error.to_string())?);
+    let mut open = bgp::open(&shared.config().0).map_err(EnforceError::from)?;
+    open.extend(bgp::open(config).map_err(EnforceError::from)?);
     Ok(shared.switches.open(open).await?)
 }
 
@@ -84,7 +84,7 @@ pub async fn follow(shared: Arc<Shared>) {
 
 async fn leave(shared: &Shared, config: &Config) -> Result<(), ReloadError> {
     shared.switches.own(|own| own.traffic = own_traffic(config)).await?;
-    Ok(shared.switches.open(bgp::open(config).map_err(|error| error.to_string())?).await?)
+    Ok(shared.switches.open(bgp::open(config).map_err(EnforceError::from)?).await?)
 }
 
 #[cfg(test)]
