@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lab::attack::{Kind, Plan, Result, run};
 
-#[path = "nftables/namespace.rs"]
+#[path = "support/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
 

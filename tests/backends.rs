@@ -7,7 +7,7 @@
 
 #[path = "backends/client.rs"]
 mod client;
-#[path = "ebpf/group.rs"]
+#[path = "support/control_group.rs"]
 mod group;
 
 use std::net::{IpAddr, SocketAddr, TcpStream};

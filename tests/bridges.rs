@@ -6,14 +6,14 @@
 mod engines;
 #[path = "bridges/firewalls.rs"]
 mod firewalls;
-#[path = "bridges/host.rs"]
+#[path = "support/bridged_host.rs"]
 mod host;
 // Helpers of another test file; each uses some of them.
 #[allow(dead_code)]
-#[path = "nftables/namespace.rs"]
+#[path = "support/namespace.rs"]
 mod namespace;
 #[allow(dead_code)]
-#[path = "nftables/traffic.rs"]
+#[path = "support/traffic.rs"]
 mod traffic;
 
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 // Helpers outside of #[test] functions fail a test as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "nftables/namespace.rs"]
+#[path = "support/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
 

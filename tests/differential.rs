@@ -18,12 +18,12 @@ use serde::Deserialize;
 
 #[path = "differential/message.rs"]
 mod message;
-#[path = "nftables/namespace.rs"]
+#[path = "support/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
 #[path = "differential/questions.rs"]
 mod questions;
-#[path = "differential/script.rs"]
+#[path = "support/upstream_script.rs"]
 mod script;
 
 use message::{Seen, read};

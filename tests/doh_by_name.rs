@@ -11,7 +11,7 @@ use std::time::Duration;
 use lab::dns::Server;
 use lab::{Lab, Node, tcp, wait_until};
 
-#[path = "encrypted/programs.rs"]
+#[path = "support/programs.rs"]
 #[allow(dead_code)]
 mod programs;
 

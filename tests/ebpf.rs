@@ -3,9 +3,9 @@
 
 #[path = "ebpf/daemon.rs"]
 mod daemon;
-#[path = "ebpf/group.rs"]
+#[path = "support/control_group.rs"]
 mod group;
-#[path = "ebpf/host.rs"]
+#[path = "support/ebpf_host.rs"]
 mod host;
 
 use std::net::IpAddr;

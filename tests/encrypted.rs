@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use lab::wait_until;
 
-#[path = "nftables/namespace.rs"]
+#[path = "support/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
-#[path = "encrypted/programs.rs"]
+#[path = "support/programs.rs"]
 mod programs;
-#[path = "differential/script.rs"]
+#[path = "support/upstream_script.rs"]
 #[allow(dead_code)]
 mod script;
 

@@ -1,7 +1,7 @@
 //! A gateway whose list comes from a web server: what the server does, and doesn't, is never what stops the guard. In network namespaces; needs root.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
 
-#[path = "encrypted/programs.rs"]
+#[path = "support/programs.rs"]
 mod programs;
 
 use std::net::{IpAddr, SocketAddr};

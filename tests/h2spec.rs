@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use lab::wait_until;
 
-#[path = "nftables/namespace.rs"]
+#[path = "support/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
-#[path = "encrypted/programs.rs"]
+#[path = "support/programs.rs"]
 mod programs;
 
 use programs::{Running, certificates, run, write};

@@ -9,7 +9,7 @@ mod encrypted;
 mod load;
 #[path = "handover/manager.rs"]
 mod manager;
-#[path = "nftables/namespace.rs"]
+#[path = "support/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
 

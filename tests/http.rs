@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-#[path = "encrypted/programs.rs"]
+#[path = "support/programs.rs"]
 #[allow(dead_code)]
 mod programs;
 

@@ -11,12 +11,12 @@ mod daemon;
 mod gateway;
 #[path = "iptables/life.rs"]
 mod life;
-#[path = "nftables/namespace.rs"]
+#[path = "support/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
 #[path = "iptables/others.rs"]
 mod others;
-#[path = "nftables/traffic.rs"]
+#[path = "support/traffic.rs"]
 #[allow(dead_code)]
 mod traffic;
 

@@ -1,98 +1,59 @@
 //! A gateway whose list of names changes while it runs: the kernel's table follows, and a list with an error changes nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::net::{IpAddr, SocketAddr};
+#[allow(dead_code)]
+#[path = "support/gateway_lab.rs"]
+mod gateway_lab;
+
+use std::net::IpAddr;
 use std::time::Duration;
 
-use lab::dns::{self, Answer, Server};
-use lab::tcp::{self, EchoServer};
-use lab::{Lab, wait_until};
-use serde_json::Value;
+use gateway_lab::{CONFIG, DESTGUARD, LONG, World, address};
+use lab::{dns, wait_until};
 
-const CONFIG: &str = "/etc/destguard/destguard.toml";
 const LIST: &str = "/etc/destguard/lists/bad.txt";
-const DESTGUARD: &str = env!("CARGO_BIN_EXE_destguard");
-const PORT: u16 = 80;
-const LONG: Duration = Duration::from_secs(60);
+/// Less than the second after which a lost SYN is sent again.
+const FIRST_SYN: Duration = Duration::from_millis(300);
 
-struct World {
-    lab: Lab,
-    dns: Server,
-    _echo: EchoServer,
-}
-
-impl World {
-    fn up(list: &str) -> Self {
-        let lab = Lab::builder("lab/gateway/gateway.clab.yml").destguard(DESTGUARD).hold("gateway").up().unwrap();
-        let internet = lab.node("internet");
-        let upstreams = ["192.0.2.53:53", "[2001:db8:53::53]:53"].map(|at| at.parse().unwrap());
-        let dns = Server::start(internet, &upstreams).unwrap();
-        let echo = EchoServer::start(internet, PORT).unwrap();
-        dns.set_addresses("one.test", 600, &["203.0.113.31".parse().unwrap()]);
-        dns.set_addresses("two.test", 600, &["203.0.113.32".parse().unwrap()]);
-        let gateway = lab.node("gateway");
-        let more = "[[policy.list]]\npath = \"lists/bad.txt\"\nformat = \"domains\"\naction = \"deny\"\n";
-        gateway.write(CONFIG, &format!("{}\n{more}", gateway.file(CONFIG).unwrap())).unwrap();
-        gateway.write(LIST, list).unwrap();
-        gateway.start().unwrap();
-        let world = Self { lab, dns, _echo: echo };
-        assert!(wait_until(LONG, || world.guard("status")["state"] == "enforcing"), "{}", world.lab.logs());
-        world
-    }
-
-    /// A read command of the guard's command line.
-    fn guard(&self, command: &str) -> Value {
-        let words: Vec<&str> = command.split(' ').collect();
-        let output = self.lab.node("gateway").command(DESTGUARD).args(words).arg("--json").output().unwrap();
-        serde_json::from_slice(&output.stdout).unwrap_or_default()
-    }
-
-    fn ask(&self, name: &str) -> Answer {
-        let server: SocketAddr = "10.0.1.1:53".parse().unwrap();
-        let ask = || dns::ask(server, name, dns::A, Duration::from_secs(5));
-        self.lab.node("client").in_namespace(ask).unwrap().unwrap()
-    }
-
-    fn connects(&self, to: IpAddr) -> bool {
-        let connect = || tcp::connect(to, PORT, Duration::from_millis(300));
-        self.lab.node("client").in_namespace(connect).unwrap().is_ok()
-    }
-
-    /// Another file in the list's place, as by a careful updater.
-    fn replace(&self, text: &str) {
-        let gateway = self.lab.node("gateway");
-        gateway.write("/etc/destguard/lists/new", text).unwrap();
-        gateway.ok(&format!("mv /etc/destguard/lists/new {LIST}")).unwrap();
-    }
+/// A guard whose list denies this.
+fn up(list: &str) -> World {
+    let world = World::held();
+    world.dns.set_addresses("one.test", 600, &[address(31)]);
+    world.dns.set_addresses("two.test", 600, &[address(32)]);
+    let more = "[[policy.list]]\npath = \"lists/bad.txt\"\nformat = \"domains\"\naction = \"deny\"\n";
+    world.configure(|text| format!("{text}\n{more}"));
+    world.gateway().write(LIST, list).unwrap();
+    world.start();
+    world
 }
 
 #[test]
 fn a_list_that_changes_closes_what_it_forbids_and_a_broken_one_changes_nothing() {
-    let world = World::up("# first\ntwo.test\n");
+    let world = up("# first\ntwo.test\n");
     let [one, two] = [31, 32].map(|last| IpAddr::from([203, 0, 113, last]));
-    assert_eq!(world.ask("two.test").rcode(), dns::NXDOMAIN);
-    assert_eq!(world.ask("one.test").addresses(), [one]);
-    assert!(world.connects(one) && !world.connects(two));
+    assert_eq!(world.ask("two.test", dns::A).rcode(), dns::NXDOMAIN);
+    assert_eq!(world.ask("one.test", dns::A).addresses(), [one]);
+    assert!(world.connects(one, FIRST_SYN) && !world.connects(two, FIRST_SYN));
 
     // The other way round: what is open closes, and what was denied opens.
-    world.replace("# second\n\none.test\n");
-    assert!(wait_until(LONG, || world.ask("one.test").rcode() == dns::NXDOMAIN), "{}", world.lab.logs());
-    assert!(wait_until(LONG, || !world.connects(one)), "{}", world.lab.logs());
+    world.replace(LIST, "# second\n\none.test\n");
+    assert!(wait_until(LONG, || world.ask("one.test", dns::A).rcode() == dns::NXDOMAIN), "{}", world.lab.logs());
+    assert!(wait_until(LONG, || !world.connects(one, FIRST_SYN)), "{}", world.lab.logs());
     assert_eq!(world.guard("leases")["leases"].as_array().map(Vec::len), Some(0));
-    assert_eq!(world.ask("two.test").addresses(), [two]);
-    assert!(world.connects(two));
+    assert_eq!(world.ask("two.test", dns::A).addresses(), [two]);
+    assert!(world.connects(two, FIRST_SYN));
     let why = world.guard("explain www.one.test").to_string();
     assert!(why.contains("lists/bad.txt:3"), "{why}");
 
     // A limit is applied without a restart; a key that needs one is named, and keeps no other from being applied.
-    let gateway = world.lab.node("gateway");
+    let gateway = world.gateway();
     let old = gateway.file(CONFIG).unwrap();
     let new = old.replace("new_per_domain = \"1000/s\"", "new_per_domain = \"999/s\"");
     gateway.write(CONFIG, &new).unwrap();
-    let told = gateway.ok(&format!("{DESTGUARD} reload")).unwrap();
+    let told = world.reload();
     assert!(told.contains("lease.new_per_domain") && told.contains("999/s"), "{told}");
     gateway.write(CONFIG, &format!("confine = false\n{}", new.replace("999/s", "998/s"))).unwrap();
-    let text = gateway.ok(&format!("{DESTGUARD} reload")).unwrap();
+    let text = world.reload();
     assert!(text.contains("998/s") && text.contains("these need a restart") && text.contains("confine"), "{text}");
     // A lease of the old length, then one of the new.
     let ends = |address: IpAddr| {
@@ -103,48 +64,48 @@ fn a_list_that_changes_closes_what_it_forbids_and_a_broken_one_changes_nothing()
     let (before, after) = (IpAddr::from([203, 0, 113, 11]), IpAddr::from([203, 0, 113, 12]));
     world.dns.set_addresses("before.test", 1, &[before]);
     world.dns.set_addresses("after.test", 1, &[after]);
-    world.ask("before.test");
+    world.ask("before.test", dns::A);
     gateway.write(CONFIG, &new.replace("[lease]", "[lease]\nmin = \"600s\"\ngrace = \"300s\"\ncapacity = 50")).unwrap();
-    gateway.ok(&format!("{DESTGUARD} reload")).unwrap();
-    world.ask("after.test");
+    world.reload();
+    world.ask("after.test", dns::A);
     assert!(ends(before) <= 135 && ends(after) > 890, "{} s, {} s", ends(before), ends(after));
     assert_eq!(world.guard("status")["leases"]["capacity"], 50);
     gateway.write(CONFIG, &new).unwrap();
-    let text = gateway.ok(&format!("{DESTGUARD} reload")).unwrap();
+    let text = world.reload();
     assert!(text.contains("lease.capacity") && !text.contains("these need a restart"), "{text}");
     assert_eq!(world.guard("status")["leases"]["capacity"], 100_000, "the sets grow again");
 
     // Broken: nothing changes, and status tells where.
-    world.replace("two.test\none..test\n");
+    world.replace(LIST, "two.test\none..test\n");
     assert!(wait_until(LONG, || world.guard("status")["state"] == "degraded"), "{}", world.lab.logs());
     let status = world.guard("status");
     for told in [&status["reasons"], &status["errors"]] {
         assert!(told.to_string().contains("lists/bad.txt:2: "), "{status}");
     }
-    assert_eq!(world.ask("one.test").rcode(), dns::NXDOMAIN);
-    assert!(world.connects(two));
+    assert_eq!(world.ask("one.test", dns::A).rcode(), dns::NXDOMAIN);
+    assert!(world.connects(two, FIRST_SYN));
 
     // Gone: neither.
     gateway.ok(&format!("rm {LIST}")).unwrap();
     let missing = || world.guard("status")["reasons"].to_string().contains("No such file");
     assert!(wait_until(LONG, missing), "{}", world.lab.logs());
-    assert_eq!(world.ask("one.test").rcode(), dns::NXDOMAIN);
+    assert_eq!(world.ask("one.test", dns::A).rcode(), dns::NXDOMAIN);
 
     // Broken, and the host starts anew: the last list that could be read serves.
-    world.replace("two.test\none..test\n");
+    world.replace(LIST, "two.test\none..test\n");
     gateway.stop();
     gateway.start().unwrap();
     assert!(wait_until(LONG, || world.guard("status")["state"] == "degraded"), "{}", world.lab.logs());
     let reasons = world.guard("status")["reasons"].to_string();
     assert!(reasons.contains("the last copy that could be read") && reasons.contains("lists/bad.txt:2: "), "{reasons}");
-    assert_eq!(world.ask("one.test").rcode(), dns::NXDOMAIN);
-    assert_eq!(world.ask("two.test").addresses(), [two]);
+    assert_eq!(world.ask("one.test", dns::A).rcode(), dns::NXDOMAIN);
+    assert_eq!(world.ask("two.test", dns::A).addresses(), [two]);
 
     // Right again, written in place.
     gateway.write(LIST, "two.test\n").unwrap();
     assert!(wait_until(LONG, || world.guard("status")["state"] == "enforcing"), "{}", world.lab.logs());
-    assert_eq!(world.ask("one.test").addresses(), [one]);
-    assert!(wait_until(LONG, || !world.connects(two)), "{}", world.lab.logs());
+    assert_eq!(world.ask("one.test", dns::A).addresses(), [one]);
+    assert!(wait_until(LONG, || !world.connects(two, FIRST_SYN)), "{}", world.lab.logs());
 }
 
 #[test]

@@ -2,14 +2,14 @@
 //! `nft`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "bridges/host.rs"]
+#[path = "support/bridged_host.rs"]
 #[allow(dead_code)]
 mod host;
 #[allow(dead_code)]
-#[path = "nftables/namespace.rs"]
+#[path = "support/namespace.rs"]
 mod namespace;
 #[allow(dead_code)]
-#[path = "nftables/traffic.rs"]
+#[path = "support/traffic.rs"]
 mod traffic;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};

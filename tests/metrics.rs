@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
 
 #[cfg(feature = "ebpf")]
-#[path = "ebpf/host.rs"]
+#[path = "support/ebpf_host.rs"]
 mod host;
-#[path = "nftables/namespace.rs"]
+#[path = "support/namespace.rs"]
 mod namespace;
 
 use std::collections::BTreeSet;

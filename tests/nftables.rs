@@ -10,11 +10,11 @@ mod changed;
 mod daemon;
 #[path = "nftables/gateway.rs"]
 mod gateway;
-#[path = "nftables/namespace.rs"]
+#[path = "support/namespace.rs"]
 mod namespace;
 #[path = "nftables/renewals.rs"]
 mod renewals;
-#[path = "nftables/traffic.rs"]
+#[path = "support/traffic.rs"]
 mod traffic;
 
 use std::net::IpAddr;

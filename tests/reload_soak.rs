@@ -9,7 +9,7 @@ use lab::reload_soak::keys::{KEYS, Trial};
 use lab::reload_soak::{Plan, run};
 use serde_json::Value;
 
-#[path = "nftables/namespace.rs"]
+#[path = "support/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
 

@@ -5,7 +5,7 @@
 
 #[path = "restart/daemon.rs"]
 mod daemon;
-#[path = "nftables/namespace.rs"]
+#[path = "support/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
 

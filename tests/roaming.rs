@@ -2,7 +2,7 @@
 // Helpers outside of #[test] functions fail a test as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
 
-#[path = "nftables/namespace.rs"]
+#[path = "support/namespace.rs"]
 mod namespace;
 
 use std::net::UdpSocket;

@@ -12,10 +12,10 @@ mod live;
 mod own;
 // Helpers of another test file; each uses some of them.
 #[allow(dead_code)]
-#[path = "nftables/namespace.rs"]
+#[path = "support/namespace.rs"]
 mod namespace;
 #[allow(dead_code)]
-#[path = "nftables/traffic.rs"]
+#[path = "support/traffic.rs"]
 mod traffic;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};

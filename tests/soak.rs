@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lab::soak::{Plan, run};
 
-#[path = "nftables/namespace.rs"]
+#[path = "support/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
 

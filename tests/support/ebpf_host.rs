@@ -14,7 +14,7 @@ pub fn run(line: &str) -> String {
 }
 
 /// What a probe does, in the words of `probe.py`.
-pub const PROBE: &str = include_str!("probe.py");
+pub const PROBE: &str = include_str!("ebpf_probe.py");
 
 /// A control group of its own, in a mount of the whole tree.
 pub struct Group {
