@@ -28,7 +28,7 @@
 //!   resolver beside others; [`bench_bgp`]: its speaker beside others; [`soak`]: whether it grows; [`reload_soak`]: whether changes cost a
 //!   question;
 //!   [`live`]: whether every connect goes as promised; [`attack`]: whether a hostile client costs only itself; [`faults`]: what faults
-//!   cost; [`licences`]: what may be shipped.
+//!   cost.
 
 #![warn(missing_docs)]
 
@@ -45,7 +45,6 @@ mod error;
 pub mod faults;
 pub mod image;
 pub mod lab;
-pub mod licences;
 pub mod live;
 pub mod node;
 pub mod process;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use lab::attack::Kind;
 use lab::live::place::Place;
-use lab::{Error, Lab, cleanup, licences};
+use lab::{Error, Lab, cleanup};
 
 type AnyError = Box<dyn std::error::Error>;
 
@@ -40,8 +40,7 @@ usage: lab up FILE.clab.yml [--hold NODE]...   bring it up; down again when stdi
                                                while clients ask; lab/faults runs it as needed
        lab bench-bgp --announcer BINARY --in EMPTY-DIRECTORY [NAME]...
                                                measure the BGP speaker beside others, all or those named;
-                                               lab/bench-bgp runs it as needed
-       lab licences DENY.TOML                  judge licences, sources and duplicates of the workspace's tree";
+                                               lab/bench-bgp runs it as needed";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -63,7 +62,6 @@ fn main() -> ExitCode {
         ["live", "--destguard", binary, minutes, places @ ..] => live(binary, minutes, places),
         ["faults", "--destguard", binary, much, only @ ..] => faults(binary, much, only),
         ["bench-bgp", "--announcer", binary, "--in", dir, only @ ..] => bench_bgp(binary, dir, only),
-        ["licences", rules] => judge_licences(rules),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -226,22 +224,4 @@ fn faults(binary: &str, much: &str, only: &[&str]) -> Result<(), AnyError> {
 
 fn bench_bgp(binary: &str, dir: &str, only: &[&str]) -> Result<(), AnyError> {
     lab::bench_bgp::run(&PathBuf::from(binary).canonicalize()?, &PathBuf::from(dir).canonicalize()?, only)
-}
-
-fn judge_licences(rules: &str) -> Result<(), AnyError> {
-    let report = licences::check(&std::fs::read_to_string(rules)?)?;
-    println!("{} crates", report.crates);
-    for line in &report.refused {
-        println!("not to be shipped: {line}");
-    }
-    for line in &report.foreign {
-        println!("from no registry of {rules}: {line}");
-    }
-    for line in &report.duplicates {
-        println!("in two versions and not in {rules}: {line}");
-    }
-    for line in &report.outdated {
-        println!("in {rules} without need: {line}");
-    }
-    if report.good() { Ok(()) } else { Err("the tree is not as it should be".into()) }
 }
