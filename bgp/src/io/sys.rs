@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tokio::io::unix::AsyncFd;
 
 use crate::config::{PeerConfig, Role};
@@ -37,7 +37,7 @@ fn set<T>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: &T) 
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn set_int(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+pub(super) fn set_int(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     set(fd, level, name, &value)
 }
 
@@ -126,7 +126,16 @@ pub fn configure(socket: &Socket, peer: &PeerConfig, internal: bool, key: bool, 
         let millis = libc::c_int::try_from(peer.hold_time.as_millis()).unwrap_or(libc::c_int::MAX);
         named("TCP_USER_TIMEOUT", set_int(socket.as_fd(), tcp, libc::TCP_USER_TIMEOUT, millis))?;
     }
-    Ok(())
+    named("SO_KEEPALIVE", socket.set_tcp_keepalive(&probes(peer.hold_time)))
+}
+
+/// Probes of a connection on which nothing comes: while a session has no KEEPALIVEs, they alone find a peer that forgot it and whose resets
+/// are lost, as resets with an ordinary TTL are under GTSM. Within the hold time, or two minutes where there is none (RFC 1122, section 4.2.3.6).
+fn probes(hold_time: Duration) -> TcpKeepalive {
+    let between =
+        if hold_time.is_zero() { Duration::from_secs(20) } else { (hold_time / 3).max(Duration::from_secs(1)) };
+    let first = if hold_time.is_zero() { Duration::from_secs(60) } else { between };
+    TcpKeepalive::new().with_time(first).with_interval(between).with_retries(3)
 }
 
 /// The number of an interface now.

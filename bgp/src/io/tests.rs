@@ -1,6 +1,7 @@
 //! Speakers and raw sockets on loopback. All waiting is for a condition, with a deadline.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -449,6 +450,27 @@ async fn a_lost_session_comes_back_and_gets_the_table_as_it_is() {
     event(&mut events, |what| matches!(what, What::Up { .. })).await;
     confirmed(&mut events, 2).await;
     assert_eq!(left.handle().status()[0].advertised, [3, 0]);
+}
+
+/// Closes a connection so that its other end hears nothing of it, as when a router loses power. Needs CAP_NET_ADMIN.
+fn forget(stream: TcpStream) {
+    sys::set_int(stream.as_fd(), libc::IPPROTO_TCP, libc::TCP_REPAIR, 1).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_the_peer_forgot_before_its_open_is_tried_again() {
+    let port = port();
+    let listener = TcpListener::bind((RIGHT, port)).await.unwrap();
+    let hold_time = Duration::from_secs(3);
+    let peer = PeerConfig { port, local_address: Some(LEFT), hold_time, ..PeerConfig::new("right", RIGHT, 64513) };
+    let (_speaker, mut events) = Speaker::start(config(64512, peer)).await.unwrap();
+    let (mut forgets, _) = listener.accept().await.unwrap();
+    // Its OPEN is here and acknowledged: nothing of it is on the way any more.
+    forgets.read_exact(&mut [0; 19]).await.unwrap();
+    forget(forgets);
+    let again = tokio::time::timeout(LONG, by_hand(&listener)).await;
+    again.expect("a connection in less time than an OPEN may take");
+    event(&mut events, |what| matches!(what, What::Up { .. })).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
