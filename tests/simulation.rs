@@ -38,6 +38,8 @@ mod plan;
 mod promises;
 #[path = "simulation/router.rs"]
 mod router;
+#[path = "simulation/routers.rs"]
+mod routers;
 #[path = "simulation/seen.rs"]
 mod seen;
 #[path = "simulation/shrink.rs"]
@@ -124,6 +126,7 @@ fn quiet(faults: Vec<Fault>, router: bool) -> Plan {
         names: 6,
         addresses: 12,
         router,
+        second: false,
         clients: (1..=3).map(|number| Client { number, pause: 6_000 }).collect(),
         faults,
         ..Plan::of(1)
@@ -194,4 +197,22 @@ fn a_flush_that_lists_do_not_show_is_found() {
     let faults = vec![Fault { at: 300_000, what: What::Flushed }];
     let promises = [Promise::EnforcedBeforeAnswered, Promise::InForceStaysInForce, Promise::BeliefIsSo];
     finds(quiet(faults, false), Defect::BlindLists, &promises);
+}
+
+/// Reloads take each of two routers out in turn, behind a slow way.
+fn rerouted(by: u64) -> Plan {
+    let mut faults = every(40_000, |number| What::RouterTakenOut { place: usize::from(number % 2 == 0), span: 15_000 });
+    faults.insert(0, Fault { at: 0, what: What::SlowRouter { span: 850_000, by } });
+    let clients = (1..=3).map(|number| Client { number, pause: 400 }).collect();
+    Plan { second: true, clients, ..quiet(faults, true) }
+}
+
+#[test]
+fn a_router_that_is_waited_for_before_it_has_what_is_leased_is_found() {
+    finds(rerouted(500), Defect::ThereAtOnce, &[Promise::EnforcedBeforeAnswered, Promise::InForceStaysInForce]);
+}
+
+#[test]
+fn a_session_that_outlives_the_reload_that_ends_it_is_found() {
+    finds(rerouted(0), Defect::LeftBehind, &[Promise::ClosedAfterTheLease]);
 }

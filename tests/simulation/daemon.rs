@@ -13,8 +13,8 @@ use destguard::config::schema::{self, NftablesMode, OnDeadline, Scope};
 use destguard::config::value::{Rate, Span};
 use destguard::core::address::AddressFilter;
 use destguard::core::event::{
-    Admission, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Grant, LeaseHandles, Output, Reload,
-    RevokeTarget, Ticket,
+    Admission, Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, Grant, LeaseHandles,
+    Output, Reload, RevokeTarget, Routers, Ticket,
 };
 use destguard::core::guard::{Guard, Settings};
 use destguard::core::journal::JournalRecord;
@@ -30,12 +30,13 @@ use destguard::sys::clock::Clock;
 use super::draw::Draw;
 use super::names::{address, chain, name, number};
 use super::nftables::Nftables;
-use super::plan::{Defect, Millis, Plan, What};
+use super::plan::{Defect, MOST_ROUTERS, Millis, Plan, What};
 use super::promises::{Promise, SETTLED, SLACK, Told};
+use super::router::Router;
 use super::world::{DEADLINE, Question, TURN, World};
 
-const NFTABLES: EnforcerId = EnforcerId(0);
-const ROUTER: EnforcerId = EnforcerId(1);
+/// The packet filter's.
+pub const NFTABLES: EnforcerId = EnforcerId(0);
 /// How long it may take until a sleep is noticed.
 const NOTICED: Millis = 400;
 /// An acknowledgement that is sent before its plan is carried out is early by so much.
@@ -62,8 +63,8 @@ pub struct Daemon {
     clock: Clock,
     driver: Driver<Nftables>,
     commands: VecDeque<(Millis, Command)>,
-    /// Of the driver, and of the router's session.
-    reports: [VecDeque<(Millis, Event)>; 2],
+    /// Of the driver, and of each router's session.
+    reports: [VecDeque<(Millis, Event)>; 1 + MOST_ROUTERS],
     cache: BTreeMap<u8, Kept>,
     waiting: BTreeMap<Ticket, Waiting>,
     next_ticket: u64,
@@ -71,19 +72,28 @@ pub struct Daemon {
     turn: Option<Millis>,
     /// The number of the rules in force; an answer that is on its way was judged by those before.
     rules: u64,
+    /// Those rules.
+    judge: Option<Judge>,
+    /// The last plan for routes.
+    pub last_routes: Generation,
+    /// The number that an enforcer was given last.
+    pub last_id: u16,
     draw: Draw,
 }
+
+/// What the speaker is told: a plan, or that all begins anew.
+type Routes = Option<(Generation, Vec<Change>)>;
 
 /// What a turn puts out.
 #[derive(Default)]
 struct Out {
     timed: Vec<Command>,
-    routes: Vec<(destguard::core::event::Generation, Vec<destguard::core::event::Change>)>,
+    routes: Vec<Routes>,
     records: Vec<JournalRecord>,
     decisions: Vec<(Ticket, Decision)>,
 }
 
-fn settings(plan: &Plan) -> Settings {
+fn settings(plan: &Plan, linger: Millis) -> Settings {
     let free = Rate { count: 1_000_000, per: Duration::from_secs(1) };
     let lease = schema::Lease {
         min: Span::secs(plan.min),
@@ -97,11 +107,12 @@ fn settings(plan: &Plan) -> Settings {
         ..schema::Lease::default()
     };
     let gate = schema::Gate { deadline: Span(Duration::from_millis(DEADLINE)), on_deadline: OnDeadline::Servfail };
-    Settings { lease, gate, linger: Duration::from_secs(plan.linger) }
+    Settings { lease, gate, linger: Duration::from_millis(linger) }
 }
 
-fn specs(plan: &Plan) -> Vec<EnforcerSpec> {
-    let spec = |name: &str, kind| EnforcerSpec {
+/// The enforcer that packets are judged by, or a router.
+pub fn spec(name: &str, kind: EnforcerKind) -> EnforcerSpec {
+    EnforcerSpec {
         name: name.to_owned(),
         kind,
         required: true,
@@ -109,10 +120,7 @@ fn specs(plan: &Plan) -> Vec<EnforcerSpec> {
         ipv4: true,
         ipv6: true,
         narrow: Default::default(),
-    };
-    let mut specs = vec![spec("nftables", EnforcerKind::Timed)];
-    specs.extend(plan.router.then(|| spec("edge", EnforcerKind::Route)));
-    specs
+    }
 }
 
 impl Daemon {
@@ -127,6 +135,13 @@ impl Daemon {
 
     fn to_boot(&self, moment: Moment) -> Millis {
         moment.0.saturating_add_signed(self.begun())
+    }
+
+    /// The core hears something.
+    fn hear(&mut self, event: Event, now: Millis) {
+        let moment = self.moment();
+        self.guard.handle(event, moment);
+        self.heard(now);
     }
 
     /// The core heard something: it has a turn soon.
@@ -144,7 +159,8 @@ impl Daemon {
         config.policy.private = vec![schema::Private { domain: ".".to_owned(), prefixes }];
         let (views, filter) = (Views::new(&config, &[]).unwrap(), AddressFilter::new(&config, &[]).unwrap());
         let judge = Judge::new(self.rules, Arc::new(views), Arc::new(filter), Arc::default());
-        let Settings { lease, gate, .. } = settings(plan);
+        self.judge = Some(judge.clone());
+        let Settings { lease, gate, .. } = settings(plan, 0);
         Event::Reload(Box::new(Reload {
             settings: Some((lease, gate)),
             announces: Some(true),
@@ -163,7 +179,7 @@ impl Daemon {
         [turn, commands, reports, driver].into_iter().flatten().min().unwrap_or(Millis::MAX)
     }
 
-    fn report(&mut self, of: usize, event: Event, at: Millis) {
+    pub fn report(&mut self, of: usize, event: Event, at: Millis) {
         let queue = &mut self.reports[of];
         let at = queue.back().map_or(at, |(last, _)| at.max(*last));
         queue.push_back((at, event));
@@ -181,7 +197,8 @@ impl Daemon {
         while let Some(output) = self.guard.poll_output() {
             match output {
                 Output::ApplyTimed { generation, changes } => out.timed.push(Command::Apply { generation, changes }),
-                Output::ApplyRoutes { generation, changes } => out.routes.push((generation, changes)),
+                Output::ApplyRoutes { generation, changes } => out.routes.push(Some((generation, changes))),
+                Output::RoutesAnew => out.routes.push(None),
                 Output::Sync { generation, leases, pairs, .. } => {
                     out.timed.push(Command::Sync { generation, leases, pairs });
                 }
@@ -191,7 +208,7 @@ impl Daemon {
                 Output::JournalRevoked(name) => out.records.push(JournalRecord::Revoked(name)),
                 Output::JournalPair(record) => out.records.push(JournalRecord::Pair(record)),
                 Output::Decide { ticket, decision } => out.decisions.push((ticket, decision)),
-                Output::Hurry(_) | Output::Share(_) | Output::Groups(_) | Output::RoutesAnew => {}
+                Output::Hurry(_) | Output::Share(_) | Output::Groups(_) => {}
             }
         }
         out
@@ -210,8 +227,9 @@ impl World {
         let rules = Rules { config, open: Vec::new(), own: Own::default(), ports: false, capacity, special };
         let settings_of_driver =
             timed::Settings { id: NFTABLES, clock, switch: Switch::default(), rules, left_out: Vec::new() };
+        let specs = self.first_specs();
         let mut daemon = Daemon {
-            guard: Guard::new(settings(&self.plan), specs(&self.plan)),
+            guard: Guard::new(settings(&self.plan, self.linger()), specs),
             clock,
             driver: Driver::new(table, settings_of_driver),
             commands: VecDeque::new(),
@@ -221,9 +239,12 @@ impl World {
             next_ticket: 0,
             turn: Some(self.now),
             rules: 0,
+            judge: None,
+            last_routes: Generation(0),
+            last_id: u16::try_from(self.routers.listed().count()).unwrap(),
             draw: Draw::of(&[self.plan.seed, 2, self.runs]),
         };
-        let stored = self.journal.read(daemon.begun(), self.now, self.plan.linger * 1_000);
+        let stored = self.journal.read(daemon.begun(), self.now, self.linger());
         let now = daemon.moment();
         daemon.guard.handle(Event::Restore(stored), now);
         let rules = daemon.reload(&self.plan, self.forbidden.keys().copied());
@@ -234,28 +255,28 @@ impl World {
     }
 
     pub fn daemon_due(&self) -> Millis {
-        let router = self.router.as_ref().and_then(super::router::Router::due).unwrap_or(Millis::MAX);
+        let router = self.routers.due().map_or(Millis::MAX, |(at, _)| at);
         self.daemon.as_ref().map_or(Millis::MAX, Daemon::due).min(router)
     }
 
     /// One thing that is due.
     pub fn daemon_acts(&mut self) {
         let (now, slow, far) = (self.now, self.kernel_delay(), self.router_delay());
-        if let Some(router) = self.router.as_mut().filter(|router| router.due().is_some_and(|due| due <= now)) {
-            let reached = router.receive();
+        if let Some((_, place)) = self.routers.due().filter(|(due, _)| *due <= now) {
+            let router = &mut self.routers.all[place];
+            let (enforcer, reached) = (router.enforcer, router.receive());
             if let (Some(generation), Some(daemon)) = (reached, &mut self.daemon) {
                 let at = now + daemon.draw.below(3) + far;
-                daemon.report(1, Event::Applied { enforcer: ROUTER, generation }, at);
+                daemon.report(1 + place, Event::Applied { enforcer, generation }, at);
             }
             return;
         }
         let Some(daemon) = &mut self.daemon else { return };
         let is_due = |at: Option<&(Millis, Event)>| at.is_some_and(|(at, _)| *at <= now);
-        if let Some(place) = (0..2).find(|place| is_due(daemon.reports[*place].front())) {
+        if let Some(place) = (0..=MOST_ROUTERS).find(|place| is_due(daemon.reports[*place].front())) {
             let Some((_, event)) = daemon.reports[place].pop_front() else { return };
-            let moment = daemon.moment();
-            daemon.guard.handle(event, moment);
-            daemon.heard(now);
+            self.routers.hear(&event);
+            daemon.hear(event, now);
             return;
         }
         if daemon.commands.front().is_some_and(|(at, _)| *at <= now) {
@@ -293,10 +314,14 @@ impl World {
             let at = daemon.commands.back().map_or(at, |(last, _)| at.max(*last));
             daemon.commands.push_back((at, command));
         }
-        if let Some(router) = &mut self.router {
-            for (generation, changes) in out.routes {
-                let delay = 1 + daemon.draw.below(20) + daemon.draw.below(far + 1);
-                router.apply(generation, &changes, now, delay);
+        for routes in out.routes {
+            let delay = 1 + daemon.draw.below(20) + daemon.draw.below(far + 1);
+            match routes {
+                Some((generation, changes)) => {
+                    daemon.last_routes = generation;
+                    self.routers.apply(generation, &changes, now, delay);
+                }
+                None => self.routers.begin_anew(now, delay),
             }
         }
         let (begun, forbidden) = (daemon.begun(), &self.forbidden);
@@ -387,9 +412,7 @@ impl World {
             whole: false,
         };
         daemon.waiting.insert(ticket, Waiting { question, since: now, ttl });
-        let moment = daemon.moment();
-        daemon.guard.handle(Event::Admit(admission), moment);
-        daemon.heard(now);
+        daemon.hear(Event::Admit(admission), now);
     }
 
     /// Answers from the cache, or has the core look at what is kept; `false`: nothing is.
@@ -431,9 +454,7 @@ impl World {
             }
             _ => return,
         };
-        let moment = daemon.moment();
-        daemon.guard.handle(event, moment);
-        daemon.heard(now);
+        daemon.hear(event, now);
     }
 
     /// Names are allowed again.
@@ -442,9 +463,7 @@ impl World {
         let Some(daemon) = &mut self.daemon else { return };
         let event = daemon.reload(&self.plan, self.forbidden.keys().copied());
         daemon.cache.clear();
-        let moment = daemon.moment();
-        daemon.guard.handle(event, moment);
-        daemon.heard(now);
+        daemon.hear(event, now);
     }
 
     /// The host woke up: timers of the daemon stood still.
@@ -458,21 +477,29 @@ impl World {
         daemon.report(0, Event::Slept, noticed);
     }
 
-    /// The session to the router is over.
-    pub fn router_lost(&mut self) {
-        let now = self.now;
+    /// The session to a router is over.
+    pub fn tell_lost(&mut self, place: usize) {
+        let (now, enforcer) = (self.now, self.routers.all[place].enforcer);
         let Some(daemon) = &mut self.daemon else { return };
         // What was on its way came with the session.
-        daemon.reports[1].clear();
+        daemon.reports[1 + place].clear();
         let at = now + daemon.draw.below(50);
-        daemon.report(1, Event::Lost { enforcer: ROUTER, reason: "the session is over".to_owned() }, at);
+        daemon.report(1 + place, Event::Lost { enforcer, reason: "the session is over".to_owned() }, at);
+    }
+
+    /// A reload: other routers, and all else as it was.
+    pub fn tell_routers(&mut self, routers: Routers) {
+        let now = self.now;
+        let Some(daemon) = &mut self.daemon else { return };
+        let judge = daemon.judge.clone();
+        let reload = Reload { routers: Some(routers), announces: Some(true), judge, ..Reload::default() };
+        daemon.hear(Event::Reload(Box::new(reload)), now);
     }
 
     /// Compares what the guard believes with the world, where both have had time.
     pub fn compare_belief(&mut self) {
         let now = self.now;
-        let (kernel, routes) = (self.open_in_kernel(), self.open_at_router());
-        let router_idle = self.router.as_ref().is_none_or(super::router::Router::is_idle);
+        let (kernel, router_idle) = (self.open_in_kernel(), self.routers.is_idle());
         let Some(daemon) = &self.daemon else { return };
         let counts = daemon.guard.counts();
         let leases = counts.ipv4 + counts.ipv6 + counts.lingering;
@@ -495,8 +522,9 @@ impl World {
             if *ends > now + SLACK && !(*ends..=ends + SLACK).contains(&held) {
                 wrong = Some(format!("{} is believed to end at {ends} and ends at {held}", address(*place)));
             }
-            if self.router.is_some() && *ends > now + SLACK && !routes.contains(place) {
-                wrong = Some(format!("the router has no route to {}", address(*place)));
+            let lacks = |router: &Router| !router.has(address(*place));
+            if *ends > now + SLACK && self.routers.listed().any(lacks) {
+                wrong = Some(format!("a router has no route to {}", address(*place)));
             }
         }
         for (place, ends) in kernel {
@@ -504,8 +532,12 @@ impl World {
                 wrong = Some(format!("{} is open in nftables, and nobody knows", address(place)));
             }
         }
-        if let Some(route) = routes.iter().find(|route| !believed.contains_key(*route)) {
-            wrong = Some(format!("the router has a route to {}, and nobody knows", address(*route)));
+        if self.routers.listed().any(|router| !router.joined) {
+            wrong = Some("nobody waits for a router that was added".to_owned());
+        }
+        let unknown = |route: &&IpAddr| !believed.contains_key(&number(**route));
+        if let Some(route) = self.routers.listed().flat_map(Router::routes).find(unknown) {
+            wrong = Some(format!("a router has a route to {route}, and nobody knows"));
         }
         self.seen.compared += 1;
         if let Some(what) = wrong {

@@ -7,6 +7,8 @@ use super::draw::Draw;
 
 /// Milliseconds.
 pub type Millis = u64;
+/// The most routers.
+pub const MOST_ROUTERS: usize = 2;
 
 /// What the simulated kernel does, by its version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +41,10 @@ pub enum Defect {
     BlindLists,
     /// An answer that comes late says that it was judged by the rules in force.
     LateAsNew,
+    /// The session of a router that is taken out of the configuration goes on.
+    LeftBehind,
+    /// A session that comes up counts as a router that has everything.
+    ThereAtOnce,
 }
 
 /// Who asks.
@@ -82,7 +88,14 @@ pub enum What {
     /// The way to the router takes so much longer.
     SlowRouter { span: Millis, by: Millis },
     /// The session ends. `keeps`: the router keeps the routes meanwhile.
-    RouterLost { down: Millis, keeps: bool },
+    RouterLost {
+        #[serde(default)]
+        place: usize,
+        down: Millis,
+        keeps: bool,
+    },
+    /// A reload takes a router out of the configuration; another one adds it again after `span`.
+    RouterTakenOut { place: usize, span: Millis },
     /// The operator closes an address.
     Revoke { address: u8 },
     /// The operator closes what a name opened.
@@ -116,6 +129,9 @@ pub struct Plan {
     pub addresses: u8,
     /// Whether there is a router, which is required.
     pub router: bool,
+    /// And another one.
+    #[serde(default)]
+    pub second: bool,
     /// Who asks.
     pub clients: Vec<Client>,
     /// In order of time.
@@ -135,9 +151,13 @@ impl Plan {
         let client = |number| Client { number, pause: 2_000 << draw.below(5) };
         let clients = (1..=3 + u8::try_from(seed % 3).unwrap()).map(client).collect();
         let router = draw.percent(60);
+        let second = router && draw.percent(50);
         let count = draw.between(0..=40);
         let mut faults: Vec<Fault> = (0..count)
-            .map(|_| Fault { at: draw.below(span), what: what(&mut draw, names, addresses, router) })
+            .map(|_| Fault {
+                at: draw.below(span),
+                what: what(&mut draw, names, addresses, usize::from(router) + usize::from(second)),
+            })
             .collect();
         faults.sort_by_key(|fault| fault.at);
         Self {
@@ -153,10 +173,16 @@ impl Plan {
             names,
             addresses,
             router,
+            second,
             clients,
             faults,
             defect: Defect::None,
         }
+    }
+
+    /// How many routers there are.
+    pub fn routers(&self) -> usize {
+        usize::from(self.router) + usize::from(self.router && self.second)
     }
 
     /// The same with a fault put in by hand.
@@ -165,12 +191,13 @@ impl Plan {
     }
 }
 
-fn what(draw: &mut Draw, names: u8, addresses: u8, router: bool) -> What {
+fn what(draw: &mut Draw, names: u8, addresses: u8, routers: usize) -> What {
     let span = draw.one(&[1_500, 5_000, 30_000]) + draw.below(5_000);
     let by = draw.one(&[20, 300, 1_500]);
     let name = u8::try_from(draw.below(u64::from(names))).unwrap();
     let address = u8::try_from(draw.below(u64::from(addresses))).unwrap();
-    match draw.below(if router { 15 } else { 12 }) {
+    let place = usize::try_from(draw.below(routers as u64)).unwrap();
+    match draw.below(if routers > 0 { 17 } else { 12 }) {
         0 | 1 => What::Kill { down: draw.one(&[50, 2_000, 20_000]), within: None },
         2 => What::Kill { down: draw.one(&[50, 2_000]), within: Some(usize::try_from(draw.below(3)).unwrap()) },
         3 => What::Sleep { span: draw.one(&[300, 20_000, 600_000]) },
@@ -184,6 +211,7 @@ fn what(draw: &mut Draw, names: u8, addresses: u8, router: bool) -> What {
         10 => What::RevokeName { name },
         11 => What::Forbid { name, span: span * 4 },
         12 => What::SlowRouter { span, by },
-        _ => What::RouterLost { down: span, keeps: draw.percent(50) },
+        13 | 14 => What::RouterLost { place, down: span, keeps: draw.percent(50) },
+        _ => What::RouterTakenOut { place, span },
     }
 }

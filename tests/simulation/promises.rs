@@ -79,8 +79,6 @@ pub struct Book {
     pub slept: bool,
     /// Somebody else closed addresses in the kernel; not mended yet.
     pub closed_in_kernel: bool,
-    /// Likewise at the router.
-    pub closed_at_router: bool,
 }
 
 impl Book {

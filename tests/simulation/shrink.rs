@@ -53,8 +53,13 @@ pub fn shrink(plan: &Plan, found: &Violation) -> (Plan, Violation) {
                 at += 1;
             }
         }
-        let without = Plan { router: false, ..best.0.clone() };
-        attempt(&mut best, without);
+        for (router, second) in [(true, false), (false, false)] {
+            let fewer = best.0.router && (best.0.second || !router);
+            let without = Plan { router, second, ..best.0.clone() };
+            if fewer {
+                attempt(&mut best, without);
+            }
+        }
         if best.0 == before {
             return best;
         }

@@ -17,10 +17,10 @@ use super::daemon::Daemon;
 use super::draw::Draw;
 use super::journal::Journal;
 use super::kernel::Kernel;
-use super::names::{address, number};
+use super::names::address;
 use super::plan::{Defect, Millis, Plan, What};
 use super::promises::{Book, Promise, SETTLED, Told, Violation};
-use super::router::{RESTART_TIME, Router};
+use super::router::{Router, Routers};
 use super::seen::Seen;
 
 /// Since the boot when it all begins.
@@ -40,7 +40,7 @@ const LINES: usize = 40;
 
 /// What happens.
 #[derive(Clone, Copy, Debug)]
-enum Happening {
+pub enum Happening {
     /// A client, by its place, asks.
     Asks(usize),
     /// An upstream replies to a question, or none does.
@@ -48,10 +48,14 @@ enum Happening {
     Connects(Told),
     Fault(usize),
     Starts,
-    /// A session comes up; what is of an earlier one counts for nothing.
-    SessionUp(u64),
+    /// A router's session comes up; what is of an earlier one counts for nothing.
+    SessionUp(usize, u64),
     /// The router has waited long enough for it.
-    StaleGone(u64),
+    StaleGone(usize, u64),
+    /// The speaker ends a session, since the router is configured no more.
+    Deconfigured(usize, u64),
+    /// A reload adds a router.
+    RouterAdded(usize),
     /// The promises are looked at.
     Look,
 }
@@ -79,8 +83,7 @@ pub struct World {
     /// How often it was started.
     pub runs: u64,
     pub kernel: Arc<Mutex<Kernel>>,
-    pub router: Option<Router>,
-    session: u64,
+    pub routers: Routers,
     pub journal: Journal,
     pub book: Book,
     pub seen: Seen,
@@ -141,8 +144,7 @@ impl World {
             daemon: None,
             runs: 0,
             kernel: Arc::new(Mutex::new(kernel)),
-            router: plan.router.then(|| Router::new(plan.defect == Defect::Overtaken)),
-            session: 0,
+            routers: Routers::new(plan.routers(), plan.defect == Defect::Overtaken),
             journal: Journal::new(plan.defect == Defect::RecordLost),
             book: Book::default(),
             seen: Seen::default(),
@@ -172,7 +174,7 @@ impl World {
         world
     }
 
-    fn put(&mut self, at: Millis, happening: Happening) {
+    pub fn put(&mut self, at: Millis, happening: Happening) {
         self.sequence += 1;
         self.queue.insert((at, self.sequence), happening);
     }
@@ -232,13 +234,16 @@ impl World {
                 self.fault(what);
             }
             Happening::Starts => self.start(),
-            Happening::SessionUp(session) => self.session_up(session),
-            Happening::StaleGone(session) => {
-                if let Some(router) = self.router.as_mut().filter(|router| session == self.session && !router.is_up()) {
+            Happening::SessionUp(place, session) => self.session_up(place, session),
+            Happening::StaleGone(place, session) => {
+                let router = &mut self.routers.all[place];
+                if router.session == session && !router.is_up() {
                     router.forget();
-                    self.book.closed_at_router = true;
+                    router.excused = true;
                 }
             }
+            Happening::Deconfigured(place, session) => self.deconfigured(place, session),
+            Happening::RouterAdded(place) => self.router_added(place),
             Happening::Look => {
                 self.look();
                 self.put(self.now + 1_000, Happening::Look);
@@ -253,9 +258,8 @@ impl World {
         for what in std::mem::take(&mut self.pending) {
             self.take_back(what);
         }
-        if self.router.is_some() {
-            let delay = Draw::of(&[self.plan.seed, 5, self.runs]).between(200..=2_000);
-            self.put(self.now + delay, Happening::SessionUp(self.session));
+        for place in 0..self.routers.all.len() {
+            self.expect_session(place);
         }
     }
 
@@ -339,8 +343,8 @@ impl World {
         if !self.book.closed_in_kernel && open.is_none_or(|open| open < until) {
             return Some("nftables");
         }
-        let router = self.router.as_ref().filter(|_| !self.book.closed_at_router);
-        router.filter(|router| !router.has(address(place))).map(|_| "the router")
+        let lacks = |router: &&Router| router.joined && !router.excused && !router.has(address(place));
+        self.routers.listed().find(lacks).map(|_| "a router")
     }
 
     /// A client has an answer from now on.
@@ -412,7 +416,8 @@ impl World {
                 self.slow_router = (self.now + span, by);
                 self.book.trouble(self.now + by);
             }
-            What::RouterLost { down, keeps } => self.lose_router(down, keeps),
+            What::RouterLost { place, down, keeps } => self.lose_router(place, down, keeps),
+            What::RouterTakenOut { place, span } => self.router_taken_out(place, span),
             What::Revoke { .. } | What::RevokeName { .. } | What::Forbid { .. } => self.take_back(what),
         }
     }
@@ -430,10 +435,9 @@ impl World {
         self.open.clear();
         self.book.trouble(self.now + down);
         self.put(self.now + down, Happening::Starts);
-        if let Some(router) = &mut self.router {
-            router.restart_speaker();
-            self.session += 1;
-            self.put(self.now + RESTART_TIME, Happening::StaleGone(self.session));
+        self.routers.restart_speaker();
+        for place in 0..self.routers.all.len() {
+            self.keeps_stale(place);
         }
     }
 
@@ -445,28 +449,7 @@ impl World {
         self.woke = self.now;
         self.woken(span);
         if span > HOLD {
-            self.lose_router(1_000, true);
-        }
-    }
-
-    fn lose_router(&mut self, down: Millis, keeps: bool) {
-        let Some(router) = self.router.as_mut().filter(|router| router.is_up()) else { return };
-        router.disconnect(keeps);
-        self.session += 1;
-        self.book.closed_at_router |= !keeps;
-        self.book.trouble(self.now + down);
-        self.router_lost();
-        self.put(self.now + down, Happening::SessionUp(self.session));
-        self.put(self.now + RESTART_TIME, Happening::StaleGone(self.session));
-    }
-
-    fn session_up(&mut self, session: u64) {
-        let (now, delay) = (self.now, self.router_delay());
-        if session == self.session
-            && self.daemon.is_some()
-            && let Some(router) = self.router.as_mut().filter(|router| !router.is_up())
-        {
-            router.connect(now, 1 + delay);
+            (0..self.routers.all.len()).for_each(|place| self.lose_router(place, 1_000, true));
         }
     }
 
@@ -495,11 +478,12 @@ impl World {
         if self.daemon.is_none() || now < self.kernel_fails || now < self.slow_kernel.0 || now < self.journal_fails {
             self.book.trouble(now);
         }
-        if self.router.as_ref().is_some_and(|router| !router.is_up()) || !self.kernel.lock().unwrap().there {
+        if self.routers.listed().any(|router| !router.is_up()) || !self.kernel.lock().unwrap().there {
             self.book.trouble(now);
         }
         if self.book.calm(now) > SETTLED {
-            (self.book.closed_in_kernel, self.book.closed_at_router) = (false, false);
+            self.book.closed_in_kernel = false;
+            self.routers.all.iter_mut().for_each(|router| router.excused = false);
         }
         for place in 0..self.plan.addresses {
             let open = self.kernel.lock().unwrap().open_until(address(place)).is_some();
@@ -507,11 +491,12 @@ impl World {
                 self.violate(Promise::ClosedAfterTheLease, format!("{} is open in nftables", address(place)));
             }
             let linger = self.plan.linger * 1_000 + self.router_delay();
-            let open = self.router.as_ref().is_some_and(|router| router.has(address(place)));
+            let open = self.routers.listed().any(|router| router.has(address(place)));
             if open && self.book.must_be_closed(place, linger, false, now) {
-                self.violate(Promise::ClosedAfterTheLease, format!("{} is open at the router", address(place)));
+                self.violate(Promise::ClosedAfterTheLease, format!("{} is open at a router", address(place)));
             }
         }
+        self.look_at_former_routers();
         if let Some((id, _)) = self.open.iter().find(|(_, deadline)| now > **deadline + TURN)
             && now > self.woke + 2 * DEADLINE
         {
@@ -535,10 +520,5 @@ impl World {
         let kernel = self.kernel.lock().unwrap();
         let open = (0..self.plan.addresses).filter_map(|place| Some((place, kernel.open_until(address(place))?)));
         open.collect()
-    }
-
-    /// What is open at the router.
-    pub fn open_at_router(&self) -> Vec<u8> {
-        self.router.iter().flat_map(|router| router.routes().iter().map(|route| number(*route))).collect()
     }
 }
