@@ -24,6 +24,8 @@ use world::{history, run};
 mod daemon;
 #[path = "simulation/draw.rs"]
 mod draw;
+#[path = "simulation/host.rs"]
+mod host;
 #[path = "simulation/journal.rs"]
 mod journal;
 #[path = "simulation/kernel.rs"]
@@ -215,4 +217,23 @@ fn a_router_that_is_waited_for_before_it_has_what_is_leased_is_found() {
 #[test]
 fn a_session_that_outlives_the_reload_that_ends_it_is_found() {
     finds(rerouted(0), Defect::LeftBehind, &[Promise::ClosedAfterTheLease]);
+}
+
+#[test]
+fn ends_that_follow_the_wall_clock_alone_are_found() {
+    let of = |number: u64| [3_600_000, -86_400_000][usize::try_from(number % 2).unwrap()];
+    let kill = What::Kill { down: 500, within: None };
+    let mut faults = every(50_000, |number| What::ClockStepped { by: of(number) });
+    faults.iter_mut().for_each(|fault| fault.at += 100);
+    faults.extend(faults.clone().iter().map(|fault| Fault { at: fault.at + 60, what: kill }));
+    faults.sort_by_key(|fault| fault.at);
+    finds(quiet(faults, false), Defect::WallAlone, &[Promise::InForceStaysInForce]);
+}
+
+#[test]
+fn a_clock_that_is_set_right_after_a_boot_and_not_heeded_is_found() {
+    let faults = vec![Fault { at: 300_000, what: What::Reboot { down: 200_000, behind: 190_000, kept: None } }];
+    let clients = (1..=3).map(|number| Client { number, pause: 60_000 }).collect();
+    let plan = Plan { min: 250, clients, ..quiet(faults, false) };
+    finds(plan, Defect::ClockUnheeded, &[Promise::ClosedAfterTheLease]);
 }

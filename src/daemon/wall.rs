@@ -14,14 +14,14 @@ const STEP: u64 = 2_000;
 
 /// By how much the wall clock went ahead since leases were restored by it.
 #[derive(Debug)]
-struct Steps {
+pub struct Steps {
     /// The wall clock less the boot clock up to which everything is told.
-    told: u64,
+    pub told: u64,
 }
 
 impl Steps {
     /// What is to be told now. A clock that goes back lengthens nothing, and may come forward again.
-    fn ahead(&mut self, apart: u64) -> Option<Duration> {
+    pub fn ahead(&mut self, apart: u64) -> Option<Duration> {
         let ahead = i64::try_from(apart.wrapping_sub(self.told)).ok().and_then(|ahead| u64::try_from(ahead).ok())?;
         (ahead > STEP).then(|| {
             self.told = apart;

@@ -632,9 +632,12 @@ impl Journal for LeaseJournal {
 }
 
 /// The clock inside and those outside, read at the same time.
-struct Clocks<'a> {
-    clock: Moment,
-    outside: &'a Outside,
+#[derive(Clone, Copy, Debug)]
+pub struct Clocks<'a> {
+    /// Inside.
+    pub clock: Moment,
+    /// Outside.
+    pub outside: &'a Outside,
 }
 
 impl Clocks<'_> {
@@ -658,7 +661,8 @@ impl Clocks<'_> {
     }
 
     /// What is written of it at `now`.
-    fn stamped(&self, entry: JournalRecord, now: Moment) -> Record {
+    #[must_use]
+    pub fn stamped(&self, entry: JournalRecord, now: Moment) -> Record {
         let written = self.shifted(self.outside.wall, now);
         let boot = |moment| self.shifted(self.outside.since_boot, moment);
         let wall = |moment| self.shifted(self.outside.wall, moment);

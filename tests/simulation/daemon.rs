@@ -22,6 +22,7 @@ use destguard::core::judge::Judge;
 use destguard::core::moment::Moment;
 use destguard::core::name::Name;
 use destguard::core::policy::view::Views;
+use destguard::daemon::wall::Steps;
 use destguard::enforce::Command;
 use destguard::enforce::nftables::{Own, Rules, Special};
 use destguard::enforce::timed::{self, Driver, Switch, Table as _};
@@ -61,6 +62,8 @@ struct Kept {
 pub struct Daemon {
     guard: Guard,
     clock: Clock,
+    /// When the host booted.
+    booted: Millis,
     driver: Driver<Nftables>,
     commands: VecDeque<(Millis, Command)>,
     /// Of the driver, and of each router's session.
@@ -76,6 +79,8 @@ pub struct Daemon {
     judge: Option<Judge>,
     /// The last plan for routes.
     pub last_routes: Generation,
+    /// How the wall clock goes, where leases were restored by it.
+    steps: Option<Steps>,
     /// The number that an enforcer was given last.
     pub last_id: u16,
     draw: Draw,
@@ -128,13 +133,10 @@ impl Daemon {
         self.clock.now()
     }
 
-    /// Since the boot, at the moment zero.
-    fn begun(&self) -> i64 {
-        self.clock.since_boot().as_millis() as i64 - self.moment().0 as i64
-    }
-
-    fn to_boot(&self, moment: Moment) -> Millis {
-        moment.0.saturating_add_signed(self.begun())
+    /// When it is this moment in the world.
+    fn to_world(&self, moment: Moment) -> Millis {
+        let begun = self.clock.since_boot().as_millis() as i64 - self.moment().0 as i64;
+        self.booted + moment.0.saturating_add_signed(begun)
     }
 
     /// The core hears something.
@@ -172,10 +174,10 @@ impl Daemon {
     }
 
     fn due(&self) -> Millis {
-        let turn = self.turn.or_else(|| self.guard.poll_timeout().map(|at| self.to_boot(at)));
+        let turn = self.turn.or_else(|| self.guard.poll_timeout().map(|at| self.to_world(at)));
         let commands = self.commands.front().map(|(at, _)| *at);
         let reports = self.reports.iter().filter_map(|queue| queue.front().map(|(at, _)| *at)).min();
-        let driver = self.driver.due().map(|due| u64::try_from(due.as_millis()).unwrap());
+        let driver = self.driver.due().map(|due| self.booted + u64::try_from(due.as_millis()).unwrap());
         [turn, commands, reports, driver].into_iter().flatten().min().unwrap_or(Millis::MAX)
     }
 
@@ -217,7 +219,7 @@ impl Daemon {
 
 impl World {
     pub fn start_daemon(&mut self) {
-        let clock = Clock::simulated(self.boot);
+        let clock = Clock::simulated(self.host.boot);
         let grace = Duration::from_secs(self.plan.grace);
         let mut table = Nftables::new(self.kernel.clone(), self.plan.defect, grace);
         // Where the kernel refuses, the driver tries again.
@@ -231,6 +233,7 @@ impl World {
         let mut daemon = Daemon {
             guard: Guard::new(settings(&self.plan, self.linger()), specs),
             clock,
+            booted: self.host.booted,
             driver: Driver::new(table, settings_of_driver),
             commands: VecDeque::new(),
             reports: Default::default(),
@@ -241,12 +244,14 @@ impl World {
             rules: 0,
             judge: None,
             last_routes: Generation(0),
+            steps: None,
             last_id: u16::try_from(self.routers.listed().count()).unwrap(),
             draw: Draw::of(&[self.plan.seed, 2, self.runs]),
         };
-        let stored = self.journal.read(daemon.begun(), self.now, self.linger());
         let now = daemon.moment();
-        daemon.guard.handle(Event::Restore(stored), now);
+        let restored = self.journal.read(&self.host.clocks(self.now, now), self.plan.max * 1_000, self.linger());
+        daemon.steps = restored.by_wall.map(|told| Steps { told });
+        daemon.guard.handle(Event::Restore(restored.leases), now);
         let rules = daemon.reload(&self.plan, self.forbidden.keys().copied());
         daemon.guard.handle(rules, now);
         daemon.driver.start();
@@ -286,7 +291,7 @@ impl World {
             daemon.collect_reports(now, slow);
             return;
         }
-        if daemon.driver.due().is_some_and(|due| due.as_millis() <= u128::from(now)) {
+        if daemon.driver.due().is_some_and(|due| due <= daemon.clock.since_boot()) {
             daemon.driver.wake();
             daemon.collect_reports(now, slow);
             return;
@@ -324,11 +329,11 @@ impl World {
                 None => self.routers.begin_anew(now, delay),
             }
         }
-        let (begun, forbidden) = (daemon.begun(), &self.forbidden);
+        let forbidden = &self.forbidden;
         let names: BTreeMap<Name, u8> = forbidden.keys().map(|of| (name(*of), *of)).collect();
         let open = daemon.guard.causes().find_map(|cause| Some((cause.address, *names.get(cause.question)?)));
         let open = open.filter(|_| !daemon.guard.is_reloading());
-        let journalled = self.journal.write(out.records, daemon.guard.stored(), begun, now);
+        let journalled = self.journal.write(out.records, &daemon.guard, &self.host.clocks(now, moment));
         if journalled.is_ok() {
             self.pending.clear();
         }
@@ -343,15 +348,13 @@ impl World {
     /// The process is killed in the middle of a turn: what it told the driver is done, the disk has so many records,
     /// and nobody has an answer.
     pub fn last_turn(&mut self, records: usize) {
-        let now = self.now;
         let Some(daemon) = &mut self.daemon else { return };
         let moment = daemon.moment();
         daemon.guard.handle_timeout(moment);
         let out = daemon.drain();
         let commands: Vec<Command> = daemon.commands.drain(..).map(|(_, command)| command).chain(out.timed).collect();
         daemon.driver.obey(commands.into_iter());
-        let begun = daemon.begun();
-        self.journal.write_some(out.records, records, begun, now);
+        self.journal.write_some(out.records, records, &self.host.clocks(self.now, moment));
     }
 
     fn decided(&mut self, ticket: Ticket, decision: Decision, journalled: bool) {
@@ -466,6 +469,23 @@ impl World {
         daemon.hear(event, now);
     }
 
+    /// What is done about twice a second: the journal is looked after, and the clock.
+    pub fn follow_clocks(&mut self) {
+        let now = self.now;
+        let Some(daemon) = &mut self.daemon else { return };
+        let clocks = self.host.clocks(now, daemon.moment());
+        self.journal.check(&daemon.guard, &clocks);
+        let ahead = daemon.steps.as_mut().and_then(|steps| steps.ahead(clocks.outside.apart()));
+        if let Some(ahead) = ahead.filter(|_| self.plan.defect != Defect::ClockUnheeded) {
+            daemon.hear(Event::RestoredEarlier(ahead), now);
+        }
+    }
+
+    /// Whether leases were restored by the wall clock.
+    pub fn goes_by_wall(&self) -> bool {
+        self.daemon.as_ref().is_some_and(|daemon| daemon.steps.is_some())
+    }
+
     /// The host woke up: timers of the daemon stood still.
     pub fn woken(&mut self, span: Millis) {
         let now = self.now;
@@ -515,7 +535,7 @@ impl World {
             return self.violate(Promise::BeliefIsSo, format!("{} leases are not in force", counts.pending));
         }
         let believed: BTreeMap<u8, Millis> =
-            daemon.guard.stored().map(|lease| (number(lease.address), daemon.to_boot(lease.ends))).collect();
+            daemon.guard.stored().map(|lease| (number(lease.address), daemon.to_world(lease.ends))).collect();
         let mut wrong = None;
         for (place, ends) in &believed {
             let held = kernel.get(place).copied().unwrap_or(0);

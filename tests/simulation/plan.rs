@@ -43,6 +43,10 @@ pub enum Defect {
     LateAsNew,
     /// The session of a router that is taken out of the configuration goes on.
     LeftBehind,
+    /// Ends are told by the wall clock alone.
+    WallAlone,
+    /// Nobody is told that the wall clock was set right.
+    ClockUnheeded,
     /// A session that comes up counts as a router that has everything.
     ThereAtOnce,
 }
@@ -73,6 +77,11 @@ pub enum What {
     Kill { down: Millis, within: Option<usize> },
     /// The host sleeps.
     Sleep { span: Millis },
+    /// The host boots. `behind`: by so much its wall clock is behind then, until it is set right. `kept`: the power
+    /// failed, and so many of a hundred of the octets that were not flushed are on disk.
+    Reboot { down: Millis, behind: Millis, kept: Option<usize> },
+    /// Somebody sets the wall clock.
+    ClockStepped { by: i64 },
     /// Commands take so much longer to the kernel, and reports back.
     SlowKernel { span: Millis, by: Millis },
     /// The kernel refuses everything.
@@ -197,7 +206,7 @@ fn what(draw: &mut Draw, names: u8, addresses: u8, routers: usize) -> What {
     let name = u8::try_from(draw.below(u64::from(names))).unwrap();
     let address = u8::try_from(draw.below(u64::from(addresses))).unwrap();
     let place = usize::try_from(draw.below(routers as u64)).unwrap();
-    match draw.below(if routers > 0 { 17 } else { 12 }) {
+    match draw.below(if routers > 0 { 19 } else { 14 }) {
         0 | 1 => What::Kill { down: draw.one(&[50, 2_000, 20_000]), within: None },
         2 => What::Kill { down: draw.one(&[50, 2_000]), within: Some(usize::try_from(draw.below(3)).unwrap()) },
         3 => What::Sleep { span: draw.one(&[300, 20_000, 600_000]) },
@@ -210,8 +219,14 @@ fn what(draw: &mut Draw, names: u8, addresses: u8, routers: usize) -> What {
         9 => What::Revoke { address },
         10 => What::RevokeName { name },
         11 => What::Forbid { name, span: span * 4 },
-        12 => What::SlowRouter { span, by },
-        13 | 14 => What::RouterLost { place, down: span, keeps: draw.percent(50) },
+        12 => What::Reboot {
+            down: draw.one(&[5_000, 30_000, 200_000]),
+            behind: draw.one(&[0, 0, 20_000, 190_000, 90_000_000]),
+            kept: draw.percent(40).then(|| usize::try_from(draw.below(101)).unwrap()),
+        },
+        13 => What::ClockStepped { by: draw.one(&[3_600_000, 60_000, -90_000, -86_400_000]) },
+        14 => What::SlowRouter { span, by },
+        15 | 16 => What::RouterLost { place, down: span, keeps: draw.percent(50) },
         _ => What::RouterTakenOut { place, span },
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use super::plan::Millis;
 
@@ -77,6 +78,9 @@ pub struct Book {
     calm_since: Millis,
     /// The host slept, so that the kernel's ends came later.
     pub slept: bool,
+    /// What was told in these times is owed no more: nobody could know until when it lasts, or it was lost with the
+    /// power.
+    pub forgiven: Vec<RangeInclusive<Millis>>,
     /// Somebody else closed addresses in the kernel; not mended yet.
     pub closed_in_kernel: bool,
 }
@@ -129,7 +133,8 @@ impl Book {
     /// Whether a client may still use what it was told.
     pub fn is_owed(&self, told: &Told, now: Millis) -> bool {
         let after = |at: Option<&Millis>| at.is_none_or(|at| *at < told.since);
-        now < told.until && after(self.names.get(&told.name)) && after(self.addresses.get(&told.address))
+        let forgiven = self.forgiven.iter().any(|times| times.contains(&told.since));
+        !forgiven && now < told.until && after(self.names.get(&told.name)) && after(self.addresses.get(&told.address))
     }
 
     /// Whether it is too late for an address to be open: by `linger` later than its lease.

@@ -10,11 +10,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use super::daemon::Daemon;
 use super::draw::Draw;
+use super::host::Host;
 use super::journal::Journal;
 use super::kernel::Kernel;
 use super::names::address;
@@ -31,8 +32,6 @@ const UPSTREAM: Millis = 4_000;
 pub const DEADLINE: Millis = 1_000;
 /// A turn of a busy daemon may come so much later.
 pub const TURN: Millis = 10;
-/// A session survives a sleep of this length.
-const HOLD: Millis = 90_000;
 /// Room of the kernel's sets beyond the leases: what has ended keeps its place for a second.
 const SPARE: usize = 8;
 /// Lines of the history that are kept.
@@ -56,6 +55,8 @@ pub enum Happening {
     Deconfigured(usize, u64),
     /// A reload adds a router.
     RouterAdded(usize),
+    /// In this boot of the host its clock is set right.
+    ClockSet(u64),
     /// The promises are looked at.
     Look,
 }
@@ -74,9 +75,9 @@ pub struct Question {
 /// See the module.
 pub struct World {
     pub plan: Plan,
-    /// Milliseconds since the boot.
+    /// Milliseconds, on a clock that nobody but the world has.
     pub now: Millis,
-    pub boot: &'static AtomicU64,
+    pub host: Host,
     queue: BTreeMap<(Millis, u64), Happening>,
     sequence: u64,
     pub daemon: Option<Daemon>,
@@ -96,9 +97,9 @@ pub struct World {
     slow_kernel: (Millis, Millis),
     slow_router: (Millis, Millis),
     lossy: (Millis, u64),
-    questions: BTreeMap<u64, Question>,
+    pub questions: BTreeMap<u64, Question>,
     /// Questions that have not ended, and when they must have.
-    open: BTreeMap<u64, Millis>,
+    pub open: BTreeMap<u64, Millis>,
     clients: Vec<(Draw, u64)>,
     /// When the host last woke up.
     pub woke: Millis,
@@ -138,14 +139,14 @@ impl World {
         let kernel = Kernel::new(plan.linux, plan.capacity + SPARE);
         let mut world = Self {
             now: BEGINS,
-            boot: Box::leak(Box::new(AtomicU64::new(BEGINS))),
+            host: Host::new(BEGINS),
             queue: BTreeMap::new(),
             sequence: 0,
             daemon: None,
             runs: 0,
             kernel: Arc::new(Mutex::new(kernel)),
             routers: Routers::new(plan.routers(), plan.defect == Defect::Overtaken),
-            journal: Journal::new(plan.defect == Defect::RecordLost),
+            journal: Journal::new(plan.defect),
             book: Book::default(),
             seen: Seen::default(),
             forbidden: BTreeMap::new(),
@@ -212,9 +213,9 @@ impl World {
         }
     }
 
-    fn advance(&mut self, now: Millis) {
+    pub fn advance(&mut self, now: Millis) {
         self.now = now;
-        self.boot.store(now, Ordering::Relaxed);
+        self.host.boot.store(now - self.host.booted, Ordering::Relaxed);
         let mut kernel = self.kernel.lock().unwrap();
         kernel.advance(now);
         kernel.fails = now < self.kernel_fails;
@@ -244,6 +245,7 @@ impl World {
             }
             Happening::Deconfigured(place, session) => self.deconfigured(place, session),
             Happening::RouterAdded(place) => self.router_added(place),
+            Happening::ClockSet(boot) => self.clock_set(boot),
             Happening::Look => {
                 self.look();
                 self.put(self.now + 1_000, Happening::Look);
@@ -388,6 +390,8 @@ impl World {
         match what {
             What::Kill { down, within } => self.kill(down, within),
             What::Sleep { span } => self.sleep(span),
+            What::Reboot { down, behind, kept } => self.reboot(down, behind, kept),
+            What::ClockStepped { by } => self.clock_stepped(by),
             What::SlowKernel { span, by } => {
                 self.slow_kernel = (self.now + span, by);
                 self.book.trouble(self.now + span + by);
@@ -422,37 +426,6 @@ impl World {
         }
     }
 
-    fn kill(&mut self, down: Millis, within: Option<usize>) {
-        if self.daemon.is_none() {
-            return;
-        }
-        if let Some(records) = within {
-            self.last_turn(records);
-        }
-        self.daemon = None;
-        self.questions.clear();
-        self.seen.lost += self.open.len() as u64;
-        self.open.clear();
-        self.book.trouble(self.now + down);
-        self.put(self.now + down, Happening::Starts);
-        self.routers.restart_speaker();
-        for place in 0..self.routers.all.len() {
-            self.keeps_stale(place);
-        }
-    }
-
-    fn sleep(&mut self, span: Millis) {
-        self.kernel.lock().unwrap().sleep(span);
-        self.advance(self.now + span);
-        self.book.slept = true;
-        self.book.trouble(self.now);
-        self.woke = self.now;
-        self.woken(span);
-        if span > HOLD {
-            (0..self.routers.all.len()).for_each(|place| self.lose_router(place, 1_000, true));
-        }
-    }
-
     /// The operator, or a reload, takes something back.
     fn take_back(&mut self, what: What) {
         match what {
@@ -464,6 +437,7 @@ impl World {
             }
             _ => return,
         }
+        self.host.note(what, self.now);
         self.pending.push(what);
         self.tell_daemon(what);
     }
@@ -496,6 +470,7 @@ impl World {
                 self.violate(Promise::ClosedAfterTheLease, format!("{} is open at a router", address(place)));
             }
         }
+        self.look_at_clocks();
         self.look_at_former_routers();
         if let Some((id, _)) = self.open.iter().find(|(_, deadline)| now > **deadline + TURN)
             && now > self.woke + 2 * DEADLINE
@@ -507,8 +482,9 @@ impl World {
             let kernel = self.kernel.lock().unwrap();
             (kernel.most(), kernel.size())
         };
-        if most > size || self.journal.len() > size * 2 {
-            self.violate(Promise::Bounded, format!("{most} elements, {} records", self.journal.len()));
+        let (length, longest) = self.journal.length();
+        if most > size || length > longest {
+            self.violate(Promise::Bounded, format!("{most} elements, {length} octets on disk"));
         }
         if now % 10_000 < 1_000 {
             self.compare_belief();
