@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use destguard::config::schema::{Nftables, NftablesMode};
 use destguard::core::event::{Change, EnforcerId, Event, Generation};
-use destguard::enforce::backend::{self, Stop};
-use destguard::enforce::nftables::{Own, Rules, Special};
+use destguard::enforce::backend::Stop;
+use destguard::enforce::packet_filters;
+use destguard::enforce::rules::{Own, Rules, Special};
 use destguard::enforce::{COMMANDS, Command};
 use destguard::sys::clock::Clock;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -46,7 +47,7 @@ fn main() -> Result<(), Failure> {
         special: Special { cgroup: cgroup.into(), ..Special::default() },
     };
     let clock = Clock::start();
-    let make = backend::packets(name).ok_or("this program has no such backend")?.make;
+    let make = packet_filters::named(name).ok_or("this program has no such backend")?.make;
     let mut enforcer = make(&rules, clock, EnforcerId(0))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(enforcer.install())?;

@@ -36,7 +36,8 @@ use crate::enforce::backend::{self, Backend};
 use crate::enforce::bgp::backend::BgpBackend;
 use crate::enforce::bgp::service::Service;
 use crate::enforce::bgp::{self, BgpEnforcer};
-use crate::enforce::{self, nftables};
+use crate::enforce::rules::{Own, OwnTraffic, Transport};
+use crate::enforce::{self, packet_filters};
 use crate::recording::line::Beginning;
 use crate::recording::{self, Recorder};
 use crate::store::journal::LeaseJournal;
@@ -136,7 +137,7 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
     let mut needed = privileges::needed(&config);
     // To say so, and to take it away: when another guards now, or when the operator wants that.
     let used = (config.nftables.mode != NftablesMode::Off).then_some(config.enforcer.as_str());
-    needed.extend(backend::left_behind(used).flat_map(privileges::left_behind));
+    needed.extend(packet_filters::left_behind(used).flat_map(privileges::left_behind));
     let given_up = crate::sys::privileges::give_up(&needed);
     if let Some(directory) = &options.state_dir {
         config.state.dir.clone_from(directory);
@@ -178,12 +179,12 @@ struct Enforcers {
 impl Enforcers {
     /// Makes them; nothing of the kernel or the network is touched yet. `restored`: leases of an earlier run are there; `own`: the guard's
     /// own traffic.
-    fn new(config: &Config, clock: Clock, restored: bool, own: nftables::Own) -> Result<Self, RunError> {
+    fn new(config: &Config, clock: Clock, restored: bool, own: Own) -> Result<Self, RunError> {
         let mut ids = backend::Ids::default();
         let mut packets = None;
         if config.nftables.mode != NftablesMode::Off {
             let unknown = || RunError::failed(format!("enforcer: there is no {:?}", config.enforcer));
-            let backend = backend::packets(&config.enforcer).ok_or_else(unknown)?;
+            let backend = packet_filters::named(&config.enforcer).ok_or_else(unknown)?;
             let rules = switch::rules(config, own);
             packets = Some((backend.make)(&rules, clock, ids.hand_out()).map_err(RunError::failed)?);
         }
@@ -198,11 +199,11 @@ impl Enforcers {
     /// Puts the packet filter in force; what another one of an earlier configuration left goes behind that. What this host can't do comes back.
     async fn install(&mut self, config: &Config) -> Result<Vec<backend::LeftOut>, RunError> {
         let Some(packets) = &mut self.packets else {
-            backend::left_behind(None).for_each(|left| tracing::warn!("{}", sources::left_behind(left)));
+            packet_filters::left_behind(None).for_each(|left| tracing::warn!("{}", sources::left_behind(left)));
             return Ok(Vec::new());
         };
         let left_out = packets.install().await.map_err(RunError::failed)?;
-        for left in backend::left_behind(Some(&config.enforcer)) {
+        for left in packet_filters::left_behind(Some(&config.enforcer)) {
             tracing::info!(
                 removed = left.leaves,
                 "what another enforcer left is removed: {} guards now",
@@ -215,24 +216,24 @@ impl Enforcers {
 }
 
 /// Where the guard itself connects to.
-pub fn own_traffic(config: &Config) -> Vec<nftables::OwnTraffic> {
+pub fn own_traffic(config: &Config) -> Vec<OwnTraffic> {
     let mut own = Vec::new();
     for upstream in &config.dns.upstream {
         // A URL that can't be read was refused by the check.
         let Ok(url) = upstream.url.parse::<config::UpstreamUrl>() else { continue };
         let (address, port) = (url.addr.ip(), url.addr.port());
-        let transports: &[nftables::Transport] = match url.transport {
-            config::Transport::Udp => &[nftables::Transport::Udp, nftables::Transport::Tcp],
-            config::Transport::Quic => &[nftables::Transport::Udp],
-            config::Transport::Tcp | config::Transport::Tls | config::Transport::Https => &[nftables::Transport::Tcp],
+        let transports: &[Transport] = match url.transport {
+            config::Transport::Udp => &[Transport::Udp, Transport::Tcp],
+            config::Transport::Quic => &[Transport::Udp],
+            config::Transport::Tcp | config::Transport::Tls | config::Transport::Https => &[Transport::Tcp],
         };
-        own.extend(transports.iter().map(|&transport| nftables::OwnTraffic { address, transport, port }));
+        own.extend(transports.iter().map(|&transport| OwnTraffic { address, transport, port }));
     }
     let service = config.bgp.service.peer.iter().map(config::schema::ServicePeer::as_peer);
     for peer in config.bgp.peer.iter().cloned().chain(service) {
-        let to = |transport, port| nftables::OwnTraffic { address: *peer.address, transport, port };
-        own.push(to(nftables::Transport::Tcp, peer.port));
-        own.extend(peer.bfd.then(|| to(nftables::Transport::Udp, bgp::bfd_port(&peer))));
+        let to = |transport, port| OwnTraffic { address: *peer.address, transport, port };
+        own.push(to(Transport::Tcp, peer.port));
+        own.extend(peer.bfd.then(|| to(Transport::Udp, bgp::bfd_port(&peer))));
     }
     own.extend(
         [&config.log.syslog, &config.log.dnstap]
@@ -240,23 +241,19 @@ pub fn own_traffic(config: &Config) -> Vec<nftables::OwnTraffic> {
             .flatten()
             .filter_map(|target| match target {
                 Target::Unix(_) => None,
-                Target::Udp(to) => Some((nftables::Transport::Udp, to)),
-                Target::Tcp(to) => Some((nftables::Transport::Tcp, to)),
+                Target::Udp(to) => Some((Transport::Udp, to)),
+                Target::Tcp(to) => Some((Transport::Tcp, to)),
             })
-            .map(|(transport, to)| nftables::OwnTraffic { address: to.ip(), transport, port: to.port() }),
+            .map(|(transport, to)| OwnTraffic { address: to.ip(), transport, port: to.port() }),
     );
     own
 }
 
 /// The ports that the guard itself answers from.
-pub fn own_listeners(
-    config: &Config,
-    (tcp, udp): (Vec<u16>, Vec<u16>),
-    http: Vec<u16>,
-) -> Vec<(nftables::Transport, u16)> {
+pub fn own_listeners(config: &Config, (tcp, udp): (Vec<u16>, Vec<u16>), http: Vec<u16>) -> Vec<(Transport, u16)> {
     let bgp = config.bgp.listen.iter().map(|address| address.port());
-    let tcp = tcp.into_iter().chain(http).chain(bgp).map(|port| (nftables::Transport::Tcp, port));
-    tcp.chain(udp.into_iter().map(|port| (nftables::Transport::Udp, port))).collect()
+    let tcp = tcp.into_iter().chain(http).chain(bgp).map(|port| (Transport::Tcp, port));
+    tcp.chain(udp.into_iter().map(|port| (Transport::Udp, port))).collect()
 }
 
 /// Has the daemon that runs hand its sockets over and end; `None`: there is none.
@@ -330,7 +327,7 @@ async fn guarded(
     let access = control::Access::default();
     access.switch(access.prepare(&config.http).map_err(RunError::failed)?);
     let listeners = own_listeners(&config, sockets.ports(), listening.ports());
-    let own = nftables::Own { traffic: own_traffic(&config), listeners };
+    let own = Own { traffic: own_traffic(&config), listeners };
     let mut enforcers = Enforcers::new(&config, clock, !restored.is_empty(), own.clone())?;
     for spec in enforcers.specs.iter().filter(|spec| spec.kind == EnforcerKind::Timed) {
         enforce::can_hold(&spec.name, spec.narrow, &config).map_err(RunError::failed)?;

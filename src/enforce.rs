@@ -4,6 +4,8 @@
 //! generation it holds, or a typed error. The full state is the base operation, diffs are the optimisation. Each
 //! [`backend`] drives one enforcer or many: [`nftables`] (timed leases in the kernel), [`bgp`] (routes on routers; each
 //! peer is an enforcer to the gate, all share one stream of changes) and [`memory`] (tests and dry runs).
+//!
+//! [`rules`] is what all for packets are made from, [`packet_filters`] is the list of them.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,6 +28,8 @@ pub mod iptables;
 pub mod memory;
 mod merged;
 pub mod nftables;
+pub mod packet_filters;
+pub mod rules;
 pub mod timed;
 
 pub use error::EnforceError;
@@ -64,7 +68,7 @@ pub enum Command {
     /// The guard's own traffic is this from now on; only for packets. `done`: as above.
     Own {
         /// All of it.
-        own: nftables::Own,
+        own: rules::Own,
         /// Hears the outcome from the driver.
         done: oneshot::Sender<Result<(), EnforceError>>,
     },
@@ -79,7 +83,7 @@ pub enum Command {
     /// with what the kernel can't do of them, or why it is as before.
     Rules {
         /// In force from now on.
-        rules: Box<nftables::Rules>,
+        rules: Box<rules::Rules>,
         /// Hears the outcome from the driver, with what the kernel can't do of the rules.
         done: oneshot::Sender<Result<Vec<backend::LeftOut>, EnforceError>>,
     },

@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::config::schema::{Nftables, NftablesMode, Scope};
-use crate::enforce::nftables::Transport;
 use crate::enforce::nftables::arming::is_dns;
 use crate::enforce::nftables::conntrack::Flow;
 use crate::enforce::nftables::sockets::{Socket, State};
+use crate::enforce::rules::Transport;
 
 pub mod host;
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use destguard::config::schema::{Nftables, NftablesMode};
 use destguard::core::narrow::{Narrow, Port, Who};
 use destguard::enforce::ebpf::Table;
-use destguard::enforce::nftables::{Own, OwnTraffic, Rules, Special, Transport};
+use destguard::enforce::rules::{Own, OwnTraffic, Rules, Special, Transport};
 use destguard::enforce::timed::{Entry, Table as _, TableError};
 
 use host::{Host, alone, run};

@@ -31,7 +31,7 @@ use destguard::core::narrow::{Narrow, Port, TCP, Who};
 use destguard::enforce::backend::{Backend as _, Control, Stop};
 use destguard::enforce::iptables::program::{Programs, Variant};
 use destguard::enforce::iptables::{self, Enforcer};
-use destguard::enforce::nftables::{Own, OwnTraffic, Rules, Special, Transport};
+use destguard::enforce::rules::{Own, OwnTraffic, Rules, Special, Transport};
 use destguard::enforce::{COMMANDS, Command, EnforceError};
 use destguard::sys::clock::Clock;
 use namespace::{Namespace, address, alone, link, run};

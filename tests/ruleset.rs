@@ -23,7 +23,8 @@ use std::time::Duration;
 
 use destguard::config::schema::{Nftables, NftablesMode};
 use destguard::core::event::EnforcerId;
-use destguard::enforce::nftables::{Enforcer, Own, OwnTraffic, Rules, Special, Transport};
+use destguard::enforce::nftables::Enforcer;
+use destguard::enforce::rules::{Own, OwnTraffic, Rules, Special, Transport};
 use destguard::sys::clock::Clock;
 use namespace::{Namespace, address, link, run};
 use traffic::{Met, alive, connect, open, serve};

@@ -6,7 +6,7 @@ use super::Checks;
 use crate::config::schema::{NftablesMode, OnDeadline, OnStop, Scope};
 use crate::config::upstream::UpstreamUrl;
 use crate::core::policy::name_from_user;
-use crate::enforce::backend;
+use crate::enforce::packet_filters;
 
 /// Clients of libc give up after this.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,8 +38,9 @@ impl Checks<'_, '_> {
 
     pub(super) fn enforcer(&mut self) {
         let name = &self.config.enforcer;
-        if backend::packets(name).is_none() {
-            let known: Vec<String> = backend::PACKETS.iter().map(|backend| format!("\"{}\"", backend.name)).collect();
+        if packet_filters::named(name).is_none() {
+            let known: Vec<String> =
+                packet_filters::PACKETS.iter().map(|backend| format!("\"{}\"", backend.name)).collect();
             let message = match name.as_str() {
                 "ebpf" => "this program was built without \"ebpf\" (cargo build --features ebpf)".to_owned(),
                 _ => format!("there is no {name:?}; this program has {}", known.join(", ")),

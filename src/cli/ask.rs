@@ -15,7 +15,8 @@ use crate::control::types::{
     Disarmed, Excepted, Explained, Leases, Peers, Reloaded, Revoked, Status, Stopping, Versioned,
 };
 pub use crate::core::policy::view::Whose;
-use crate::enforce::backend::{self, PacketBackend};
+use crate::enforce::backend::PacketBackend;
+use crate::enforce::packet_filters;
 
 /// How long `--follow` lets the daemon wait for news, in seconds.
 pub const NEWS: u32 = 15;
@@ -284,10 +285,10 @@ fn disarm() -> Result<String, Failure> {
         }
         Holder::Nobody => String::new(),
     };
-    let removed = backend::remove_all().map_err(|error| here(&error))?;
+    let removed = packet_filters::remove_all().map_err(|error| here(&error))?;
     let names = |backends: &[&PacketBackend]| backends.iter().map(|one| one.leaves).collect::<Vec<_>>().join(" and ");
     Ok(if removed.is_empty() {
-        let all: Vec<_> = backend::PACKETS.iter().collect();
+        let all: Vec<_> = packet_filters::PACKETS.iter().collect();
         let none = names(&all);
         format!("no guard runs in this network namespace{stranger}, and there is no {none}: nothing was changed")
     } else {

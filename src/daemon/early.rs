@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use super::{RunError, own_listeners, own_traffic, switch};
 use crate::config::schema::{Config, NftablesMode};
 use crate::core::event::EnforcerId;
-use crate::enforce::{backend, nftables};
+use crate::enforce::packet_filters;
+use crate::enforce::rules::Own;
 use crate::sys::clock::Clock;
 
 /// The configuration that was in force last, in the state directory: what the lock is made of where the file can't be read.
@@ -50,12 +51,12 @@ pub fn lock(path: &Path, state_dir: &Path) -> Result<(Locked, Option<String>), R
         return Ok((Locked::Nothing("it is in audit"), instead));
     }
     let unknown = || RunError::failed(format!("enforcer: there is no {:?}", config.enforcer));
-    let backend = backend::packets(&config.enforcer).ok_or_else(unknown)?;
+    let backend = packet_filters::named(&config.enforcer).ok_or_else(unknown)?;
     if (backend.is_there)().map_err(RunError::failed)? {
         return Ok((Locked::Before, instead));
     }
     let listeners = own_listeners(&config, ports(&config), http(&config));
-    let own = nftables::Own { traffic: own_traffic(&config), listeners };
+    let own = Own { traffic: own_traffic(&config), listeners };
     let mut packets =
         (backend.make)(&switch::rules(&config, own), Clock::start(), EnforcerId(0)).map_err(RunError::failed)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(RunError::failed)?;

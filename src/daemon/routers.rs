@@ -23,10 +23,9 @@ use crate::config::Config;
 use crate::config::schema::Role;
 use crate::core::event::{self, EnforcerId, Listed};
 use crate::dns::Rules;
-use crate::enforce::backend;
 use crate::enforce::bgp::guards::Judge;
 use crate::enforce::bgp::{self, BgpEnforcer};
-use crate::enforce::{Command, EnforceError};
+use crate::enforce::{Command, EnforceError, packet_filters};
 
 /// The routers as they are in force.
 #[derive(Debug)]
@@ -126,7 +125,7 @@ impl Routers {
         // Somebody whose session goes on is waited for meanwhile.
         let stays = next.members().any(|(_, spec)| spec.required && !fresh.contains(&spec.name));
         let mut list = Vec::new();
-        if let Some(backend) = backend::packets(&new.enforcer).filter(|_| packets) {
+        if let Some(backend) = packet_filters::named(&new.enforcer).filter(|_| packets) {
             list.push(Listed { id: EnforcerId(0), spec: (backend.spec)(new.lease.capacity), joins: false });
         }
         list.extend(next.members().map(|(id, spec)| {

@@ -34,10 +34,10 @@ use crate::core_task::CoreHandle;
 use crate::dns::codec::wire::rtype;
 use crate::dns::upstream::UpstreamStatus;
 use crate::dns::{Listeners, Rules, View};
-use crate::enforce::EnforceError;
-use crate::enforce::backend::{self, Control, PacketBackend, Stop};
+use crate::enforce::backend::{Control, PacketBackend, Stop};
 use crate::enforce::bgp::BgpStatus;
 use crate::enforce::bgp::service::Service;
+use crate::enforce::{EnforceError, packet_filters};
 use crate::store::health::Health;
 use crate::sys::disk;
 
@@ -238,7 +238,7 @@ impl Sources for Shared {
         let mut troubles = self.journal.reasons();
         troubles.extend(self.lists.troubles());
         if self.filter.is_none() {
-            troubles.extend(backend::left_behind(None).map(left_behind));
+            troubles.extend(packet_filters::left_behind(None).map(left_behind));
         }
         troubles.extend(self.missing().0);
         troubles.extend(self.switches.left_out());
@@ -462,7 +462,8 @@ impl Sources for Shared {
             // Without an enforcer of our own there may still be what an earlier configuration left.
             let disarm = move || match filter {
                 Some(filter) => filter.stop(Stop::Disarm).map(|_| filter.status().name),
-                None => backend::remove_all().map(|removed| removed.first().map_or("nftables", |backend| backend.name)),
+                None => packet_filters::remove_all()
+                    .map(|removed| removed.first().map_or("nftables", |backend| backend.name)),
             };
             match tokio::task::spawn_blocking(disarm).await {
                 Ok(Ok(name)) => {

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::config::schema::{self, NftablesMode};
 use crate::core::narrow::NarrowKinds;
 use crate::enforce::backend::LeftOut;
-use crate::enforce::nftables::{Own, Rules, Special};
+use crate::enforce::rules::{Own, Rules, Special};
 use crate::enforce::{Command, EnforceError, can_hold};
 
 /// The ruleset of a configuration.

@@ -1,4 +1,4 @@
-//! One trait for whatever opens and closes addresses, and the list of what does so for packets of this host.
+//! One trait for whatever opens and closes addresses, and what one for the packets of this host tells of itself.
 //!
 //! ```text
 //!   specs --> core        install --> in force, what was there is adopted        run <--Command-- core
@@ -6,7 +6,7 @@
 //!   control --> status, stop: for whoever asks while it runs
 //! ```
 //!
-//! A new one for packets is a file that implements [`Backend`], and a line in [`PACKETS`].
+//! A new one for packets is a file that implements [`Backend`], and a line in `PACKETS` of `packet_filters.rs`.
 
 use std::fmt::Debug;
 use std::pin::Pin;
@@ -15,8 +15,7 @@ use std::sync::Arc;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
-use super::iptables;
-use super::nftables::{self, Rules};
+use super::rules::Rules;
 use super::{Command, EnforceError, Reports};
 use crate::core::event::{EnforcerId, EnforcerSpec};
 use crate::sys::clock::Clock;
@@ -103,20 +102,6 @@ pub struct PacketBackend {
     pub leaves: &'static str,
 }
 
-/// All of them. A guard uses one at a time.
-pub const PACKETS: &[PacketBackend] = &[
-    nftables::BACKEND,
-    iptables::BACKEND,
-    #[cfg(feature = "ebpf")]
-    super::ebpf::backend::BACKEND,
-];
-
-/// The one of this name.
-#[must_use]
-pub fn packets(name: &str) -> Option<&'static PacketBackend> {
-    PACKETS.iter().find(|backend| backend.name == name)
-}
-
 /// Hands out numbers of enforcers, in the order of the list of backends.
 #[derive(Debug, Default)]
 pub struct Ids(u16);
@@ -128,29 +113,4 @@ impl Ids {
         self.0 = self.0.saturating_add(1);
         id
     }
-}
-
-/// What stands in the kernel and isn't `used`'s: of an earlier configuration. As far as this process may know.
-pub fn left_behind(used: Option<&str>) -> impl Iterator<Item = &'static PacketBackend> {
-    PACKETS.iter().filter(move |backend| used != Some(backend.name)).filter(|backend| match (backend.is_there)() {
-        Ok(there) => there,
-        Err(error) => {
-            tracing::debug!(%error, backend = backend.name, "whether an earlier run left anything can't be known");
-            false
-        }
-    })
-}
-
-/// Removes whatever any of them left, where no driver runs: the only way in which the guard opens the host. Blocks.
-///
-/// # Errors
-/// The first that could not be removed.
-pub fn remove_all() -> Result<Vec<&'static PacketBackend>, EnforceError> {
-    let mut removed = Vec::new();
-    for backend in PACKETS {
-        let there = (backend.is_there)()?;
-        (backend.remove)()?;
-        removed.extend(there.then_some(backend));
-    }
-    Ok(removed)
 }

@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec};
 use crate::core::narrow::NarrowKinds;
 use crate::enforce::backend::{Backend, BackendStatus, Control, Later, LeftOut, PacketBackend, Stop};
-use crate::enforce::nftables::{Counters, Rules, metrics};
+use crate::enforce::nftables::{Counters, metrics};
+use crate::enforce::rules::Rules;
 use crate::enforce::timed::{self, Switch, Table as _, TableError};
 use crate::enforce::{Command, EnforceError, Reports};
 use crate::sys::clock::Clock;
@@ -162,7 +163,7 @@ pub fn remove() -> Result<(), TableError> {
     table::remove_all()
 }
 
-/// The row of iptables in [`crate::enforce::backend::PACKETS`].
+/// The row of iptables in [`crate::enforce::packet_filters::PACKETS`].
 pub const BACKEND: PacketBackend = PacketBackend {
     name: "iptables",
     spec: Enforcer::spec,

@@ -13,12 +13,9 @@
 //! Use: [`Enforcer::new`] (validates, touches nothing), [`Enforcer::install`] (ruleset in force, verified), then
 //! [`Backend::run`]. [`Disarmer`] and [`disarm`] remove everything; [`counters`] reads the named counters.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ipnet::IpNet;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
@@ -27,10 +24,11 @@ use self::installer::Installer;
 use self::kernel::Kernel;
 use self::needs::Feature;
 use self::program::Program;
-use crate::config::schema::{Nftables, OnStop, Scope};
+use crate::config::schema::{OnStop, Scope};
 use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event};
 use crate::core::narrow::NarrowKinds;
 use crate::enforce::backend::{Backend, BackendStatus, Control, Later, LeftOut, PacketBackend, Stop};
+use crate::enforce::rules::Rules;
 use crate::enforce::{Command, EnforceError, Reports};
 use crate::sys::clock::Clock;
 
@@ -65,88 +63,6 @@ pub use error::NftError;
 
 /// The table's name; its family is `inet`.
 pub const TABLE: &str = "destguard";
-
-/// Transport protocol of the guard's own traffic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Transport {
-    /// The guard's traffic goes over TCP.
-    Tcp,
-    /// The guard's traffic goes over UDP.
-    Udp,
-}
-
-/// One place that the guard itself must reach: an upstream resolver or a BGP peer. Packets reach it when they bear
-/// [`crate::sys::MARK`] and go to exactly this address and port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OwnTraffic {
-    /// The address that the packets go to.
-    pub address: IpAddr,
-    /// Protocol. An upstream asked over UDP needs an entry for TCP too (truncated answers).
-    pub transport: Transport,
-    /// The port that the packets go to.
-    pub port: u16,
-}
-
-/// All traffic of the guard itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Own {
-    /// What it connects to.
-    pub traffic: Vec<OwnTraffic>,
-    /// The ports that it answers from: its replies pass also where nothing is tracked.
-    pub listeners: Vec<(Transport, u16)>,
-}
-
-/// Everything of the configuration that the ruleset is made of.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rules {
-    /// `[nftables]`; `enforce` is whether it blocks, also by the guard's mode.
-    pub config: Nftables,
-    /// Prefixes that are open without a lease (`addresses.open`).
-    pub open: Vec<IpNet>,
-    /// Of the guard itself.
-    pub own: Own,
-    /// Whether names have ports, so that leases can be for single ones.
-    pub ports: bool,
-    /// `lease.capacity`. The kernel's sets grow to it and never shrink while they are in use.
-    pub capacity: usize,
-    /// Of single services.
-    pub special: Special,
-}
-
-/// Services that are judged otherwise than by leases.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Special {
-    /// Resolvers whose HTTPS is refused, lease or not (`addresses.doh`).
-    pub doh: Vec<IpNet>,
-    /// Whether mDNS, LLMNR and SSDP may pass (`addresses.local_discovery`).
-    pub local_discovery: bool,
-    /// `ebpf.cgroup`; only for the enforcer of that name.
-    pub cgroup: PathBuf,
-    /// Where the guard is asked: `dns.listen`, as the file has it.
-    pub resolver: Vec<SocketAddr>,
-}
-
-impl Rules {
-    pub(super) fn settings(&self) -> ruleset::Settings {
-        ruleset::Settings {
-            mode: self.config.mode,
-            enforce: self.config.enforce,
-            scope: self.config.scope,
-            client_ipv6_prefix: self.config.client_ipv6_prefix,
-            ports: self.ports,
-            inside: self.config.inside.clone(),
-            bridges: self.config.bridges.clone(),
-            redirect_dns: self.config.redirect_dns,
-            special: self.special.clone(),
-            open: self.open.clone(),
-            own: self.own.traffic.clone(),
-            listeners: self.own.listeners.clone(),
-            capacity: self.capacity,
-            applications: applications::Application::all(&self.config.application),
-            without: Vec::new(),
-        }
-    }
-}
 
 /// Packets and octets that passed a named counter since the table was installed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -197,7 +113,7 @@ impl Enforcer {
             scope: rules.config.scope,
             capacity: rules.capacity,
             disarmer: Disarmer::default(),
-            installer: Installer::new(Program::find()?, rules.settings()),
+            installer: Installer::new(Program::find()?, ruleset::Settings::of(rules)),
             features: None,
             watched: true,
         })
@@ -406,7 +322,7 @@ impl Control for Disarmer {
     }
 }
 
-/// The row of nftables in [`crate::enforce::backend::PACKETS`].
+/// The row of nftables in [`crate::enforce::packet_filters::PACKETS`].
 pub const BACKEND: PacketBackend = PacketBackend {
     name: "nftables",
     spec: Enforcer::spec,

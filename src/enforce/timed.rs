@@ -21,7 +21,7 @@ use crate::config::schema::OnStop;
 use crate::core::event::{EnforcerId, Event};
 use crate::core::narrow::PairId;
 use crate::enforce::backend::{LeftOut, Stop};
-use crate::enforce::nftables::Rules;
+use crate::enforce::rules::Rules;
 use crate::enforce::{Command, Reports};
 use crate::sys::clock::Clock;
 

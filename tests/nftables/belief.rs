@@ -466,7 +466,7 @@ fn until_the_table_is_back_only_what_was_there_goes_on() {
 
 #[test]
 fn the_guards_own_traffic_changes_while_leases_stay() {
-    use destguard::enforce::nftables::{Own, OwnTraffic, Transport};
+    use destguard::enforce::rules::{Own, OwnTraffic, Transport};
     alone(|| {
         let _peer = host_and_peer();
         let mut running = Running::start(&local(), &LEASES);

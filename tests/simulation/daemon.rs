@@ -24,7 +24,7 @@ use destguard::core::name::Name;
 use destguard::core::policy::view::Views;
 use destguard::daemon::wall::Steps;
 use destguard::enforce::Command;
-use destguard::enforce::nftables::{Own, Rules, Special};
+use destguard::enforce::rules::{Own, Rules, Special};
 use destguard::enforce::timed::{self, Driver, Switch, Table as _};
 use destguard::sys::clock::Clock;
 

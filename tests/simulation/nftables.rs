@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use destguard::enforce::nftables::Rules;
 use destguard::enforce::nftables::elements::{Features, Key, Set, Timeout, Transaction};
+use destguard::enforce::rules::Rules;
 use destguard::enforce::timed::{Entry, Held, Installed, Table, TableError};
 
 use super::kernel::Kernel;

@@ -15,7 +15,7 @@ use crate::enforce::backend::{Backend, BackendStatus, Control, Later, LeftOut, P
 use crate::enforce::timed::{self, Settings, Switch, Table as _};
 use crate::enforce::{Command, EnforceError, Reports};
 
-/// The row of eBPF in [`crate::enforce::backend::PACKETS`].
+/// The row of eBPF in [`crate::enforce::packet_filters::PACKETS`].
 pub const BACKEND: PacketBackend = PacketBackend {
     name: NAME,
     spec,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::core::narrow::{Port, TCP, UDP};
-use crate::enforce::nftables::{OwnTraffic, Transport};
+use crate::enforce::rules::{OwnTraffic, Transport};
 
 /// Octets of a key of `lease4`.
 pub const LEASE4: usize = 8;

@@ -25,7 +25,8 @@ use ipnet::IpNet;
 
 use super::error::Error;
 use super::{PINS, layout};
-use crate::enforce::nftables::{Count, Counters, Rules};
+use crate::enforce::nftables::{Count, Counters};
+use crate::enforce::rules::Rules;
 use crate::sys::bpf::{self, Link, Mounted, Shape, Table};
 
 /// Counted up when what lies in a table that outlives programs means something else.

@@ -5,10 +5,10 @@ use std::io;
 use std::net::IpAddr;
 
 use super::layout;
-use crate::enforce::nftables::Transport;
 use crate::enforce::nftables::dialogue::Dialogue;
 use crate::enforce::nftables::sockets::{Socket, State, all};
 use crate::enforce::nftables::wire::F_ACK;
+use crate::enforce::rules::Transport;
 use crate::sys::MARK;
 
 /// The kernel's `SOCK_DESTROY`: a request that ends a socket.

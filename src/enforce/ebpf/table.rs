@@ -10,7 +10,7 @@ use super::layout;
 use super::program::{CUTS, Program};
 use super::{program, sockets};
 use crate::core::narrow::{Narrow, Port, Who};
-use crate::enforce::nftables::Rules;
+use crate::enforce::rules::Rules;
 use crate::enforce::timed::{self, Entry, Held, Installed, TableError};
 use crate::sys::bpf::{self, Place};
 use crate::sys::{clock, interfaces};

@@ -6,8 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::rules::{Chains, Family, forwards, gateway, interface, local};
-use crate::enforce::nftables::Rules;
+use crate::enforce::nftables::ruleset::Settings;
 use crate::enforce::nftables::ruleset::local_dns::{DISCOVERY4, DISCOVERY6, HTTPS};
+use crate::enforce::rules::Rules;
 
 /// This host's own questions.
 const ASKED: &str = "destguard-nout";
@@ -86,7 +87,7 @@ pub(super) fn nat(rules: &Rules, family: Family) -> Chains {
     if !rules.config.redirect_dns {
         return chains;
     }
-    let settings = rules.settings();
+    let settings = Settings::of(rules);
     if forwards(rules) {
         for name in guarded(rules) {
             for protocol in ["tcp", "udp"] {

@@ -17,7 +17,7 @@ use super::ipset::{Kind, Shape};
 use super::others;
 use crate::config::schema::{NftablesMode, Scope};
 use crate::enforce::nftables::ruleset::{LOG_GROUP, RESOLVER_PORTS, SERVER_PORTS};
-use crate::enforce::nftables::{Rules, Transport};
+use crate::enforce::rules::{Rules, Transport};
 
 /// A family with rules of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -503,7 +503,7 @@ pub fn difference(table: &TableOf, before: &Saved, now: &Saved) -> Option<String
 mod tests {
     use super::*;
     use crate::config::schema::Nftables;
-    use crate::enforce::nftables::{Own, OwnTraffic, Special};
+    use crate::enforce::rules::{Own, OwnTraffic, Special};
 
     fn rules(mode: NftablesMode) -> Rules {
         let config = Nftables { mode, inside: vec!["in0".to_owned(), "br-*".to_owned()], ..Nftables::default() };

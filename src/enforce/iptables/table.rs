@@ -13,8 +13,10 @@ use super::{CUTS, counters};
 use crate::config::schema::Scope;
 use crate::core::narrow::{HOST, Narrow, Port, Who};
 use crate::enforce::nftables::kernel::Kernel;
+use crate::enforce::nftables::ruleset::Settings;
 use crate::enforce::nftables::wire::{self, F_REQUEST, SUBSYS_NFTABLES, Writer};
-use crate::enforce::nftables::{Counters, Rules, arming, conntrack};
+use crate::enforce::nftables::{Counters, arming, conntrack};
+use crate::enforce::rules::Rules;
 use crate::enforce::timed::{Entry, Held, Installed, Table, TableError};
 use crate::sys::xtables;
 
@@ -437,7 +439,7 @@ impl Table for Filter {
             }
         }
         self.remove_unused()?;
-        let settings = self.rules.settings();
+        let settings = Settings::of(&self.rules);
         if self.rules.config.enforce && (rules::forwards(&self.rules) || self.rules.config.redirect_dns) {
             match Kernel::open().and_then(|mut kernel| arming::end_foreign_dns(&mut kernel, &settings)) {
                 Ok(0) => {}

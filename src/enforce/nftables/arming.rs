@@ -14,9 +14,10 @@ use super::conntrack::{self, Flow, Older, Stage};
 use super::error::NftError;
 use super::kernel::Kernel;
 use super::routes::Ways;
+use super::ruleset;
 use super::ruleset::Settings;
 use super::sockets::{self, Socket, State};
-use super::{Transport, ruleset};
+use crate::enforce::rules::Transport;
 use crate::sys::interfaces;
 use crate::sys::netlink::interface_index;
 

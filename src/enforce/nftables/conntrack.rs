@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use super::Transport;
 use super::error::NftError;
 use super::kernel::{Kernel, failed};
 use super::wire::{self, F_ACK, F_CREATE, F_DUMP, F_EXCL, F_REQUEST, SUBSYS_CTNETLINK, Writer};
+use crate::enforce::rules::Transport;
 use crate::sys::netlink::Socket;
 
 const NEW: u8 = 0;

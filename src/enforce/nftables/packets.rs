@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::io::unix::AsyncFd;
 
-use super::Transport;
 use super::error::NftError;
 use super::kernel::failed;
 use super::ruleset::LOG_GROUP;
 use super::wire::{self, F_ACK, F_REQUEST, Writer};
+use crate::enforce::rules::Transport;
 use crate::sys::netlink::Socket;
 
 /// The kernel's `NFNL_SUBSYS_ULOG`: the part of netfilter that tells of packets.

@@ -39,10 +39,11 @@ use ::nftables::stmt::{Drop, Reject, RejectType, Statement};
 use ::nftables::types::{NfChainType, NfFamily, NfHook};
 use ipnet::IpNet;
 
+use super::TABLE;
 use super::applications::{self, Application};
 use super::needs::Feature;
-use super::{OwnTraffic, Special, TABLE, Transport};
 use crate::config::schema::{NftablesMode, Scope, WHOLE_IPV6};
+use crate::enforce::rules::{OwnTraffic, Rules, Special, Transport};
 
 mod bridges;
 pub(in crate::enforce) mod local_dns;
@@ -111,6 +112,27 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Of what every packet filter is given, on a kernel that can do all of it.
+    pub(in crate::enforce) fn of(rules: &Rules) -> Self {
+        Self {
+            mode: rules.config.mode,
+            enforce: rules.config.enforce,
+            scope: rules.config.scope,
+            client_ipv6_prefix: rules.config.client_ipv6_prefix,
+            ports: rules.ports,
+            inside: rules.config.inside.clone(),
+            bridges: rules.config.bridges.clone(),
+            redirect_dns: rules.config.redirect_dns,
+            special: rules.special.clone(),
+            open: rules.open.clone(),
+            own: rules.own.traffic.clone(),
+            listeners: rules.own.listeners.clone(),
+            capacity: rules.capacity,
+            applications: Application::all(&rules.config.application),
+            without: Vec::new(),
+        }
+    }
+
     /// Of a ruleset that knows nothing yet.
     #[must_use]
     pub fn nothing(mode: NftablesMode) -> Self {

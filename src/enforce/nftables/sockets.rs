@@ -3,9 +3,9 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::Transport;
 use super::dialogue::Dialogue;
 use super::wire::{self, F_DUMP};
+use crate::enforce::rules::Transport;
 
 /// The kernel's `SOCK_DIAG_BY_FAMILY`: a request for sockets of one family.
 const BY_FAMILY: u16 = 20;

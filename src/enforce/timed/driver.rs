@@ -25,7 +25,7 @@ use crate::core::moment::Moment;
 use crate::core::narrow::{HOST, Narrow, Port, Who};
 use crate::enforce::backend::LeftOut;
 use crate::enforce::merged::{Merged, latest, opens};
-use crate::enforce::nftables::Rules;
+use crate::enforce::rules::Rules;
 use crate::enforce::{Command, EnforceError, Reports};
 
 /// An entry outlives its lease by this, where the table doesn't round up anyway.

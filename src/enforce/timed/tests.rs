@@ -9,7 +9,7 @@ use crate::core::event::{Change, Generation};
 use crate::core::moment::Moment;
 use crate::core::narrow::Narrow;
 use crate::enforce::COMMANDS;
-use crate::enforce::nftables::{Own, Special};
+use crate::enforce::rules::{Own, Special};
 
 const ID: EnforcerId = EnforcerId(2);
 /// How long anything that must happen may take on a busy machine.

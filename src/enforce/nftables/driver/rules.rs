@@ -15,7 +15,8 @@ use crate::enforce::nftables::elements::{Key, Set, Timeout};
 use crate::enforce::nftables::error::NftError;
 use crate::enforce::nftables::needs;
 use crate::enforce::nftables::ruleset::Settings;
-use crate::enforce::nftables::{Own, Rules, tracking};
+use crate::enforce::nftables::tracking;
+use crate::enforce::rules::{Own, Rules};
 
 impl Driver {
     /// Rules that block, or that only count.
@@ -33,7 +34,7 @@ impl Driver {
     /// Returns what the kernel can't do of them.
     pub(super) fn change_rules(&mut self, rules: &Rules) -> Result<Vec<LeftOut>, EnforceError> {
         let before = self.installer.settings();
-        let wanted = rules.settings();
+        let wanted = Settings::of(rules);
         let capacity = wanted.capacity.max(before.capacity);
         let settings = Settings { capacity, without: before.without.clone(), ..wanted };
         let comes = settings.applications.iter().any(|one| !before.applications.contains(one));

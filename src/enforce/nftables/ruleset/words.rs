@@ -17,10 +17,11 @@ use ::nftables::stmt::{
 use ::nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
 use ipnet::IpNet;
 
-use super::super::{OwnTraffic, TABLE, Transport};
+use super::super::TABLE;
 use super::LOG_GROUP;
 use crate::config::schema::WHOLE_IPV6;
 use crate::core::narrow;
+use crate::enforce::rules::{OwnTraffic, Transport};
 
 /// On packets between ports of a bridge, while they pass the forward hook.
 pub(in crate::enforce::nftables) const BRIDGED: u32 = 0x8000_0000;
