@@ -18,7 +18,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::value::Span;
 use crate::control::sources::Wish;
-use crate::daemon::{self, RunError, RunOptions};
+use crate::daemon::error::RunError;
+use crate::daemon::{self, RunOptions};
 
 pub mod ask;
 pub mod configuration;

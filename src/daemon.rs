@@ -18,37 +18,40 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::check;
 use crate::config::schema::NftablesMode;
-use crate::config::value::Target;
-use crate::config::{self, Config, Places};
-use crate::control::{self, ControlSocket, DeniedLog, NamespaceName};
+use crate::config::{Config, Places};
+use crate::control::{self, ControlSocket, DeniedLog, NamespaceName, Sources};
 use crate::core::client::Clients;
-use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event, Reload};
+use crate::core::event::{EnforcerId, EnforcerKind, Event, Reload};
 use crate::core::groups::Groups;
 use crate::core_task::{self, CoreHandle, Drivers, core_task};
 use crate::dns;
-use crate::enforce::backend::{self, Backend};
+use crate::enforce::backend::{self, Backend as _};
+use crate::enforce::bgp;
 use crate::enforce::bgp::backend::BgpBackend;
 use crate::enforce::bgp::service::Service;
-use crate::enforce::bgp::{self, BgpEnforcer};
-use crate::enforce::rules::{Own, OwnTraffic, Transport};
+use crate::enforce::rules::Own;
 use crate::enforce::{self, packet_filters};
 use crate::recording::line::Beginning;
 use crate::recording::{self, Recorder};
 use crate::store::journal::LeaseJournal;
 use crate::sys::clock::Clock;
 use crate::sys::handover::{self, Predecessor, Store};
+use crate::sys::interfaces::Here;
 
 pub mod applications;
+pub mod changes;
 pub mod containers;
 pub mod early;
+pub mod enforcers;
+pub mod error;
 pub mod exceptions;
 pub mod fetch;
+pub mod files;
 pub mod flows;
 pub mod history;
 pub mod hours;
@@ -57,6 +60,7 @@ pub mod listening;
 pub mod lists;
 pub mod metrics;
 pub mod neighbours;
+pub mod own;
 pub mod packets;
 pub mod plots;
 pub mod preload;
@@ -69,19 +73,29 @@ pub mod revalidate;
 pub mod routers;
 pub mod rules;
 pub mod service;
+pub mod shared;
+pub mod signals;
 pub mod sources;
 pub mod suggest;
 pub mod switch;
+pub mod takeover;
 pub mod usage;
 pub mod wall;
 pub mod watchdog;
 mod whose;
 pub mod zones;
 
+use enforcers::{Enforcers, HOLDING};
+use error::RunError;
+use files::Kind;
 use listening::Listening;
-use lists::{ListState, Lists};
+use lists::Lists;
+use lists::state::ListState;
 use process::confined;
-use sources::Shared;
+use shared::Shared;
+use signals::Signals;
+use takeover::soon;
+use watchdog::notify;
 
 /// What `destguard run` was told.
 #[derive(Clone, Debug)]
@@ -98,29 +112,8 @@ pub struct RunOptions {
     pub record: Option<recording::Wanted>,
 }
 
-/// Why the daemon did not start, or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The configuration was refused.
-    #[error("{0}")]
-    Config(config::Report),
-    /// Anything else: an error of its own kind, or a text.
-    #[error(transparent)]
-    Failed(Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl RunError {
-    fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-/// How long the kernel may take to hold the leases that were restored.
-const HOLDING: Duration = Duration::from_secs(10);
 /// How long questions that were taken may be waited for at the end. Those that come meanwhile wait for the next process.
 const DRAINING: Duration = Duration::from_secs(1);
-/// How long what belongs to one daemon at a time may be held by the one that was replaced.
-const LETTING_GO: Duration = Duration::from_secs(2);
 /// How long the enforcers may take to stop.
 const STOPPING: Duration = Duration::from_secs(5);
 
@@ -132,7 +125,7 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
     let (mut config, warnings, places) = check::load(&options.config).map_err(RunError::Config)?;
     // First: what systemd kept has fixed numbers; and whom we replace may be another user's.
     let store = Arc::new(Store::new());
-    let replaced = if options.replace { replace(&options.socket, &store)? } else { None };
+    let replaced = if options.replace { takeover::replace(&options.socket, &store)? } else { None };
     // Before there are threads: each has its own.
     let mut needed = privileges::needed(&config);
     // To say so, and to take it away: when another guards now, or when the operator wants that.
@@ -165,125 +158,6 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
     runtime.shutdown_timeout(Duration::from_millis(200));
     crate::sys::log::finish();
     outcome
-}
-
-/// Everything of the enforcers that the daemon holds.
-struct Enforcers {
-    specs: Vec<EnforcerSpec>,
-    /// Of this host's packets.
-    packets: Option<Box<dyn Backend>>,
-    /// Also without peers: they may come.
-    bgp: BgpEnforcer,
-}
-
-impl Enforcers {
-    /// Makes them; nothing of the kernel or the network is touched yet. `restored`: leases of an earlier run are there; `own`: the guard's
-    /// own traffic.
-    fn new(config: &Config, clock: Clock, restored: bool, own: Own) -> Result<Self, RunError> {
-        let mut ids = backend::Ids::default();
-        let mut packets = None;
-        if config.nftables.mode != NftablesMode::Off {
-            let unknown = || RunError::failed(format!("enforcer: there is no {:?}", config.enforcer));
-            let backend = packet_filters::named(&config.enforcer).ok_or_else(unknown)?;
-            let rules = switch::rules(config, own);
-            packets = Some((backend.make)(&rules, clock, ids.hand_out()).map_err(RunError::failed)?);
-        }
-        let bgp = BgpEnforcer::with_ids(config, |_, _| ids.hand_out(), restored).map_err(RunError::failed)?;
-        let mut specs = packets.as_ref().map(|packets| packets.specs()).unwrap_or_default();
-        specs.extend_from_slice(bgp.specs());
-        Ok(Self { specs, packets, bgp })
-    }
-}
-
-impl Enforcers {
-    /// Puts the packet filter in force; what another one of an earlier configuration left goes behind that. What this host can't do comes back.
-    async fn install(&mut self, config: &Config) -> Result<Vec<backend::LeftOut>, RunError> {
-        let Some(packets) = &mut self.packets else {
-            packet_filters::left_behind(None).for_each(|left| tracing::warn!("{}", sources::left_behind(left)));
-            return Ok(Vec::new());
-        };
-        let left_out = packets.install().await.map_err(RunError::failed)?;
-        for left in packet_filters::left_behind(Some(&config.enforcer)) {
-            tracing::info!(
-                removed = left.leaves,
-                "what another enforcer left is removed: {} guards now",
-                config.enforcer
-            );
-            (left.remove)().map_err(RunError::failed)?;
-        }
-        Ok(left_out)
-    }
-}
-
-/// Where the guard itself connects to.
-pub fn own_traffic(config: &Config) -> Vec<OwnTraffic> {
-    let mut own = Vec::new();
-    for upstream in &config.dns.upstream {
-        // A URL that can't be read was refused by the check.
-        let Ok(url) = upstream.url.parse::<config::UpstreamUrl>() else { continue };
-        let (address, port) = (url.addr.ip(), url.addr.port());
-        let transports: &[Transport] = match url.transport {
-            config::Transport::Udp => &[Transport::Udp, Transport::Tcp],
-            config::Transport::Quic => &[Transport::Udp],
-            config::Transport::Tcp | config::Transport::Tls | config::Transport::Https => &[Transport::Tcp],
-        };
-        own.extend(transports.iter().map(|&transport| OwnTraffic { address, transport, port }));
-    }
-    let service = config.bgp.service.peer.iter().map(config::schema::ServicePeer::as_peer);
-    for peer in config.bgp.peer.iter().cloned().chain(service) {
-        let to = |transport, port| OwnTraffic { address: *peer.address, transport, port };
-        own.push(to(Transport::Tcp, peer.port));
-        own.extend(peer.bfd.then(|| to(Transport::Udp, bgp::bfd_port(&peer))));
-    }
-    own.extend(
-        [&config.log.syslog, &config.log.dnstap]
-            .into_iter()
-            .flatten()
-            .filter_map(|target| match target {
-                Target::Unix(_) => None,
-                Target::Udp(to) => Some((Transport::Udp, to)),
-                Target::Tcp(to) => Some((Transport::Tcp, to)),
-            })
-            .map(|(transport, to)| OwnTraffic { address: to.ip(), transport, port: to.port() }),
-    );
-    own
-}
-
-/// The ports that the guard itself answers from.
-pub fn own_listeners(config: &Config, (tcp, udp): (Vec<u16>, Vec<u16>), http: Vec<u16>) -> Vec<(Transport, u16)> {
-    let bgp = config.bgp.listen.iter().map(|address| address.port());
-    let tcp = tcp.into_iter().chain(http).chain(bgp).map(|port| (Transport::Tcp, port));
-    tcp.chain(udp.into_iter().map(|port| (Transport::Udp, port))).collect()
-}
-
-/// Has the daemon that runs hand its sockets over and end; `None`: there is none.
-fn replace(socket: &std::path::Path, store: &Store) -> Result<Option<Predecessor>, RunError> {
-    let path = socket.to_owned();
-    let ask = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| error.to_string())?;
-        let asked = runtime.block_on(control::client::ask(&path, hyper::Method::POST, "/api/v1/hand-over"));
-        asked.map(drop).map_err(|error| error.to_string())
-    };
-    if std::os::unix::net::UnixStream::connect(socket).is_err_and(|error| nobody_listens(&error)) {
-        return Ok(None);
-    }
-    handover::replace(socket, store, ask).map(Some).map_err(RunError::failed)
-}
-
-fn nobody_listens(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
-}
-
-/// Opens what only one daemon may have, which the one before may be about to let go.
-async fn soon<T, E>(replacing: bool, mut open: impl FnMut() -> Result<T, E>) -> Result<T, E> {
-    let begun = std::time::Instant::now();
-    loop {
-        match open() {
-            Err(_) if replacing && begun.elapsed() < LETTING_GO => tokio::time::sleep(Duration::from_millis(5)).await,
-            opened => return opened,
-        }
-    }
 }
 
 async fn guarded(
@@ -323,11 +197,11 @@ async fn guarded(
     let made = rules::rules(&config, &lists, &here, &now).map_err(RunError::failed)?;
     let rules = Arc::new(ArcSwap::from_pointee(made.with_exceptions(&exceptions.current())));
     let sockets = dns::bind_or_take(&config, store.clone()).map_err(RunError::failed)?;
-    let listening = Listening::bind(&config, here.clone(), store.clone())?;
+    let listening = Listening::bind(&config, here.clone(), store.clone()).map_err(RunError::failed)?;
     let access = control::Access::default();
     access.switch(access.prepare(&config.http).map_err(RunError::failed)?);
-    let listeners = own_listeners(&config, sockets.ports(), listening.ports());
-    let own = Own { traffic: own_traffic(&config), listeners };
+    let listeners = own::listeners(&config, sockets.ports(), listening.ports());
+    let own = Own { traffic: own::traffic(&config), listeners };
     let mut enforcers = Enforcers::new(&config, clock, !restored.is_empty(), own.clone())?;
     for spec in enforcers.specs.iter().filter(|spec| spec.kind == EnforcerKind::Timed) {
         enforce::can_hold(&spec.name, spec.narrow, &config).map_err(RunError::failed)?;
@@ -405,7 +279,7 @@ async fn guarded(
     routes.register(&mut registry);
     access.register(&mut registry);
     bgp::service::metrics::register(&mut registry, service.clone());
-    let counted = metrics::DaemonMetrics::register(&mut registry);
+    let counted = Arc::new(metrics::DaemonMetrics::register(&mut registry));
     let lists = ListState::new(lists, &mut registry);
     let denied = DeniedLog::default();
     let resolver = dns::start(&config, sockets, rules.clone(), core.clone(), clock, denied.clone(), &mut registry)
@@ -423,7 +297,7 @@ async fn guarded(
         Box::pin(packets::follow(logs, metrics, blocks, refused))
     });
     let revalidations = revalidate::RevalidateMetrics::register(&mut registry);
-    let flows = flows::FlowState::new(&config, &mut registry);
+    let flows = Arc::new(flows::FlowState::new(&config, &mut registry));
     let shared = Arc::new(Shared {
         core: core.clone(),
         config: Mutex::new((config.clone(), places)),
@@ -446,7 +320,7 @@ async fn guarded(
         switches,
         registry: Mutex::new(registry),
         metrics: counted,
-        preloaded: preload::Preloaded::default(),
+        preloaded: Arc::default(),
         flows,
         stop: Arc::default(),
         store: store.clone(),
@@ -456,34 +330,22 @@ async fn guarded(
         process,
         left: tokio::sync::Notify::new(),
     });
-    let mut served = vec![tokio::spawn(control.serve(shared.clone()))];
-    served.extend(name.map(|name| tokio::spawn(name.serve(shared.clone()))));
-    shared.listening.look(&shared);
+    let sources: Arc<dyn Sources> = shared.clone();
+    let mut served = vec![tokio::spawn(control.serve(sources.clone()))];
+    served.extend(name.map(|name| tokio::spawn(name.serve(sources.clone()))));
+    shared.listening.look(&sources);
     store.settle();
-    served.push(tokio::spawn(metrics::follow(shared.clone())));
+    served.push(tokio::spawn(metrics::follow(shared.metrics.clone(), sources, shared.journal.clone())));
     served.extend(restored_by.map(|apart| tokio::spawn(wall::follow(core.clone(), apart, config.lease.max.0))));
     served.extend(packets.map(tokio::spawn));
-    served.push(tokio::spawn(lists::follow(shared.clone())));
-    served.push(tokio::spawn(zones::follow(shared.clone())));
-    served.push(tokio::spawn(fetch::follow(shared.clone())));
-    served.push(tokio::spawn(preload::follow(shared.clone())));
     served.push(tokio::spawn(revalidate::follow(shared.clone(), refusals, revalidations)));
-    served.push(tokio::spawn(flows::follow(shared.clone())));
-    served.push(tokio::spawn(exceptions::follow(shared.clone())));
-    served.push(tokio::spawn(hours::follow(shared.clone(), jiff::Timestamp::now)));
-    served.push(tokio::spawn(history::follow(shared.clone())));
-    served.push(tokio::spawn(plots::follow(shared.clone())));
-    served.push(tokio::spawn(usage::follow(shared.clone())));
-    served.push(tokio::spawn(reload::upstreams::follow(shared.clone())));
-    served.push(tokio::spawn(neighbours::follow(shared.clone())));
-    served.push(tokio::spawn(listening::follow(shared.clone(), here)));
-    served.push(tokio::spawn(service::follow(shared.clone())));
+    served.extend(tasks_of(&shared, here));
     tracing::info!(listen = ?resolver.addresses(), "destguard answers");
     early::keep(&options.config, &config.state.dir);
     notify(&[sd_notify::NotifyState::Ready]);
     served.extend(watchdog::interval().map(|interval| tokio::spawn(watchdog::follow(core.clone(), interval))));
 
-    let ended = wait_for_signals(&mut signals, &shared, core_task).await;
+    let ended = signals.wait(&shared, core_task).await;
 
     notify(&[sd_notify::NotifyState::Stopping]);
     service::leave(&shared).await;
@@ -505,6 +367,29 @@ async fn guarded(
     stop(core, served, tasks, STOPPING + config.bgp.shutdown_drain.0).await;
     tracing::info!("destguard has stopped");
     ended
+}
+
+/// What goes on beside questions and control sockets, until it is aborted. `here`: this host as the rules know it.
+fn tasks_of(shared: &Arc<Shared>, here: Here) -> Vec<JoinHandle<()>> {
+    let of = || shared.clone();
+    let kept_open = of();
+    let kept_open = move || kept_open.config().0.lease.preload;
+    vec![
+        tokio::spawn(changes::files::follow(of(), Kind::Lists)),
+        tokio::spawn(changes::files::follow(of(), Kind::Zones)),
+        tokio::spawn(changes::exceptions::follow(of())),
+        tokio::spawn(changes::hours::follow(of(), jiff::Timestamp::now)),
+        tokio::spawn(changes::trial::follow(of())),
+        tokio::spawn(changes::addresses::follow(of(), here)),
+        tokio::spawn(reload::upstreams::follow(of())),
+        tokio::spawn(fetch::follow(of())),
+        tokio::spawn(preload::follow(shared.preloaded.clone(), shared.dns.clone(), kept_open)),
+        tokio::spawn(flows::follow(shared.flows.clone(), shared.core.clone())),
+        tokio::spawn(neighbours::follow(shared.dns.clone(), shared.core.clone())),
+        tokio::spawn(service::follow(of())),
+        tokio::spawn(plots::follow(of())),
+        tokio::spawn(usage::follow(of())),
+    ]
 }
 
 /// No question is answered before the kernel holds what was restored: a kept answer of a client's own may name any of it.
@@ -536,56 +421,5 @@ async fn stop(core: CoreHandle, served: Vec<JoinHandle<()>>, enforcers: Vec<Join
             Ok(Err(error)) => tracing::error!(%error, "an enforcer ended badly"),
             Err(_) => tracing::error!("an enforcer did not stop within {} s", patience.as_secs()),
         }
-    }
-}
-
-/// What the daemon is told by signals. Those that come while it starts wait until it runs: a reload then would be its end.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, RunError> {
-        let wanted = |kind| signal(kind).map_err(|error| RunError::failed(format!("signals: {error}")));
-        let (terminate, interrupt) = (wanted(SignalKind::terminate())?, wanted(SignalKind::interrupt())?);
-        Ok(Self { terminate, interrupt, hangup: wanted(SignalKind::hangup())? })
-    }
-}
-
-/// Until SIGTERM or SIGINT; SIGHUP reloads.
-async fn wait_for_signals(
-    signals: &mut Signals,
-    shared: &Arc<Shared>,
-    mut core_task: JoinHandle<()>,
-) -> Result<(), RunError> {
-    loop {
-        tokio::select! {
-            _ = signals.terminate.recv() => return Ok(()),
-            _ = signals.interrupt.recv() => return Ok(()),
-            () = shared.stop.notified() => return Ok(()),
-            _ = signals.hangup.recv() => {
-                let outcome = reload::reload(shared, control::sources::Wish::default()).await;
-                if outcome.applied {
-                    tracing::info!(changes = ?outcome.changes, needs_restart = ?outcome.needs_restart, "the configuration was reloaded");
-                } else {
-                    tracing::error!("the old configuration stays:\n{}", outcome.report);
-                }
-            }
-            ended = &mut core_task => {
-                return Err(RunError::failed(match ended {
-                    Ok(()) => "the core ended".to_owned(),
-                    Err(error) => format!("the core failed: {error}"),
-                }));
-            }
-        }
-    }
-}
-
-/// Tells systemd, when it wants to know.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "systemd can't be notified");
     }
 }

@@ -6,7 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{RunError, own_listeners, own_traffic, switch};
+use super::error::RunError;
+use super::{own, switch};
 use crate::config::schema::{Config, NftablesMode};
 use crate::core::event::EnforcerId;
 use crate::enforce::packet_filters;
@@ -55,8 +56,8 @@ pub fn lock(path: &Path, state_dir: &Path) -> Result<(Locked, Option<String>), R
     if (backend.is_there)().map_err(RunError::failed)? {
         return Ok((Locked::Before, instead));
     }
-    let listeners = own_listeners(&config, ports(&config), http(&config));
-    let own = Own { traffic: own_traffic(&config), listeners };
+    let listeners = own::listeners(&config, ports(&config), http(&config));
+    let own = Own { traffic: own::traffic(&config), listeners };
     let mut packets =
         (backend.make)(&switch::rules(&config, own), Clock::start(), EnforcerId(0)).map_err(RunError::failed)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(RunError::failed)?;

@@ -1,14 +1,12 @@
-//! The operator's exceptions: made and undone by command, kept on disk, ended in time.
+//! The operator's exceptions: those that stand, and as they are kept on disk.
 //!
-//! Each change is on disk before it is in force. What ends is looked for every [`LOOK`] on the clock that goes on while the host sleeps.
+//! Each change is on disk before it is in force. Each ends by the clock that goes on while the host sleeps.
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::reload;
-use super::sources::Shared;
 use crate::config::schema::Action;
 use crate::config::value::Span;
 use crate::control::sources::Change;
@@ -19,8 +17,6 @@ use crate::store::exceptions::{self as store, Stored};
 use crate::sys::clock::{Clock, Outside};
 use crate::sys::time_zone;
 
-/// How often ended ones are looked for.
-const LOOK: Duration = Duration::from_millis(500);
 /// The longest: what is to last longer belongs into the file.
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 
@@ -58,12 +54,9 @@ pub enum ExceptionError {
         /// The kernel's word.
         source: io::Error,
     },
-    /// It is kept, and could not be put in force.
-    #[error(transparent)]
-    Unapplied(#[from] reload::ReloadError),
 }
 
-/// Those in force. One owner changes them: whoever holds [`Shared::applying`].
+/// Those in force. One owner changes them: whoever puts other rules in force.
 #[derive(Debug)]
 pub struct ExceptionState {
     directory: PathBuf,
@@ -157,8 +150,11 @@ impl ExceptionState {
         Ok(())
     }
 
-    /// Changes them; returns for how long what was made lasts. Nothing is changed on an error.
-    fn change(&self, change: &Change) -> Result<Option<Duration>, ExceptionError> {
+    /// Changes them; returns for how long what was made lasts.
+    ///
+    /// # Errors
+    /// Nothing is changed then.
+    pub fn change(&self, change: &Change) -> Result<Option<Duration>, ExceptionError> {
         let wrong = |source| ExceptionError::Name { name: change.name.clone(), source };
         let pattern: Pattern = change.name.parse().map_err(wrong)?;
         let client = change.client.map(owner);
@@ -187,7 +183,7 @@ impl ExceptionState {
     }
 
     /// Takes out what has ended; returns whether there was any.
-    fn end(&self) -> bool {
+    pub fn end(&self) -> bool {
         let now = self.clock.now();
         let mut all = self.inner().all.clone();
         let before = all.len();
@@ -201,36 +197,5 @@ impl ExceptionState {
             *self.inner() = Inner { all, trouble: Some(error.to_string()) };
         }
         true
-    }
-}
-
-/// Makes or undoes one and puts it in force.
-///
-/// # Errors
-/// Why nothing was changed.
-pub async fn change(shared: &Shared, change: Change) -> Result<Option<Duration>, ExceptionError> {
-    let _applying = shared.applying.lock().await;
-    let made = shared.exceptions.change(&change)?;
-    reload::apply_lists(shared, shared.lists.lists()).await?;
-    let Change { name, action, client, span } = change;
-    tracing::info!(name, ?action, ?client, ?span, "an exception was made or undone by the operator");
-    Ok(made)
-}
-
-/// Ends those whose time has come; never ends itself.
-pub async fn follow(shared: Arc<Shared>) {
-    let mut due = false;
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let _applying = shared.applying.lock().await;
-        due |= shared.exceptions.end();
-        if due {
-            tracing::info!("an exception has ended");
-            if let Err(error) = reload::apply_lists(&shared, shared.lists.lists()).await {
-                tracing::error!(%error, "the end of an exception can't be put in force; trying again");
-            } else {
-                due = false;
-            }
-        }
     }
 }

@@ -5,28 +5,22 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 
 use super::fetch::http::{Got, Validators, Wanted};
-use super::sources::Shared;
+use super::lists::fetched::{FetchState, now};
+use super::shared::Shared;
 use crate::config::schema::{FETCHED, PolicyList};
-use crate::control::types::Fetch;
 use crate::core::policy::list::LineError;
 use crate::core::policy::{ListFile, PolicyError, Table};
-use crate::sys::clock::since_boot;
 use crate::sys::private;
 
 pub mod http;
 
 /// How often it is looked whether one is due.
 const LOOK: Duration = Duration::from_secs(1);
-/// After the first failure; doubled with each more.
-const AGAIN: Duration = Duration::from_secs(30);
-/// The longest wait after failures.
-const LONGEST: Duration = Duration::from_secs(3600);
 /// From so many rules on, a list that shrinks to less than a tenth is taken for a fault.
 const MANY: usize = 100;
 
@@ -38,66 +32,6 @@ struct Beside {
     modified: Option<String>,
     /// Seconds since 1970 when the server last said that this is it.
     checked: u64,
-}
-
-/// How fetching one list goes.
-#[derive(Clone, Debug)]
-pub struct FetchState {
-    /// Of the last attempt.
-    pub error: Option<String>,
-    /// Seconds since 1970.
-    checked: Option<u64>,
-    failures: u32,
-    /// Time since the boot: it goes on while the host sleeps.
-    next: Duration,
-}
-
-impl FetchState {
-    /// The last attempts as `status` shows them.
-    #[must_use]
-    pub fn view(&self) -> Fetch {
-        Fetch {
-            seconds_ago: self.checked.map(|checked| now().saturating_sub(checked)),
-            error: self.error.clone(),
-            next_in_seconds: self.next.saturating_sub(since_boot()).as_secs(),
-        }
-    }
-
-    /// As a start or a reload finds it.
-    fn found(list: &PolicyList) -> Self {
-        let checked = beside(&list.path).filter(|_| list.path.exists()).map(|beside| beside.checked);
-        // A clock that was set back doesn't put it off beyond the usual.
-        let age = Duration::from_secs(now().saturating_sub(checked.unwrap_or(0)));
-        let next = since_boot() + checked.map_or(Duration::ZERO, |_| list.refresh.0.saturating_sub(age));
-        Self { error: None, checked, failures: 0, next }
-    }
-
-    fn done(&mut self, list: &PolicyList, outcome: Result<(), RenewError>) {
-        self.error = outcome.err().map(|error| error.to_string());
-        if self.error.is_some() {
-            self.failures = self.failures.saturating_add(1);
-        } else {
-            (self.failures, self.checked) = (0, Some(now()));
-        }
-        self.next = since_boot() + spread(wait(self.failures, list.refresh.0));
-    }
-}
-
-/// Until the next attempt, after so many failures in a row.
-fn wait(failures: u32, refresh: Duration) -> Duration {
-    match failures.checked_sub(1) {
-        None => refresh,
-        Some(more) => AGAIN.saturating_mul(1 << more.min(10)).min(LONGEST).min(refresh.max(AGAIN)),
-    }
-}
-
-/// Up to a tenth longer: not everybody asks at once.
-fn spread(wait: Duration) -> Duration {
-    wait.saturating_add(wait.mul_f64(rand::rng().random_range(0.0..0.1)))
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn beside(path: &Path) -> Option<Beside> {
@@ -160,8 +94,8 @@ pub async fn follow(shared: Arc<Shared>) {
         }
         states.retain(|url, (list, _)| wanted.get(url).is_some_and(|new| *new == list));
         for (url, list) in wanted {
-            let (_, state) = states.entry(url.clone()).or_insert_with(|| (list.clone(), FetchState::found(list)));
-            if state.next > since_boot() && !again {
+            let (_, state) = states.entry(url.clone()).or_insert_with(|| (list.clone(), found(list)));
+            if !state.left().is_zero() && !again {
                 shared.lists.note_fetch(&url, state.clone());
                 continue;
             }
@@ -169,10 +103,16 @@ pub async fn follow(shared: Arc<Shared>) {
             if let Err(error) = &outcome {
                 tracing::warn!(list = url, %error, "the list was not fetched");
             }
-            state.done(list, outcome);
+            state.done(outcome.err().map(|error| error.to_string()), list.refresh.0);
             shared.lists.note_fetch(&url, state.clone());
         }
     }
+}
+
+/// As a start or a reload finds it.
+fn found(list: &PolicyList) -> FetchState {
+    let checked = beside(&list.path).filter(|_| list.path.exists()).map(|beside| beside.checked);
+    FetchState::found(checked, list.refresh.0)
 }
 
 /// Removes what was fetched for lists that are no more.
@@ -249,16 +189,6 @@ mod tests {
     }
 
     #[test]
-    fn who_fails_is_asked_ever_more_rarely_and_never_more_rarely_than_usual() {
-        let day = Duration::from_secs(86_400);
-        let waits: Vec<u64> = (0..12).map(|failures| wait(failures, day).as_secs()).collect();
-        assert_eq!(waits, [86_400, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600, 3600]);
-        assert_eq!(wait(9, Duration::from_secs(600)), Duration::from_secs(600));
-        let long = spread(day);
-        assert!(long >= day && long <= day + day / 10);
-    }
-
-    #[test]
     fn what_is_no_list_or_next_to_none_takes_no_place() {
         let list = list("");
         let names = |count: usize| (0..count).map(|n| format!("n{n}.example\n")).collect::<String>();
@@ -277,7 +207,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut list = list("refresh = \"1h\"\n");
         list.place(directory.path());
-        let due = |list: &PolicyList| FetchState::found(list).next.saturating_sub(since_boot());
+        let due = |list: &PolicyList| found(list).left();
         assert_eq!(due(&list), Duration::ZERO, "nothing is there");
         put(&list.path, b"a.example\n").unwrap();
         assert_eq!(due(&list), Duration::ZERO, "nobody knows of when it is");

@@ -22,7 +22,6 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 
-use super::sources::Shared;
 use crate::config::Config;
 use crate::config::endpoint::Endpoint;
 use crate::config::schema::{Exporter, ExporterKind, Flows};
@@ -277,25 +276,25 @@ impl FlowState {
 }
 
 /// Until the core has stopped.
-pub async fn follow(shared: Arc<Shared>) {
-    let mut wanted = shared.flows.wanted.subscribe();
+pub async fn follow(state: Arc<FlowState>, core: CoreHandle) {
+    let mut wanted = state.wanted.subscribe();
     loop {
         let flows = wanted.borrow_and_update().clone();
-        shared.flows.table().set(&flows, Instant::now());
+        state.table().set(&flows, Instant::now());
         let max = if flows.is_on() { flows.max.0 } else { Duration::ZERO };
-        if shared.core.tell(Event::FlowLimit(max)).await.is_err() {
+        if core.tell(Event::FlowLimit(max)).await.is_err() {
             return;
         }
         // They end with it.
         let mut readers = tokio::task::JoinSet::new();
         for at in flows.listen.clone() {
-            readers.spawn(listen(shared.clone(), at));
+            readers.spawn(listen(state.clone(), at));
         }
         if flows.conntrack {
-            readers.spawn(connections(shared.clone()));
+            readers.spawn(connections(state.clone(), core.clone()));
         }
         tokio::select! {
-            stopped = tell(&shared, flows.is_on()) => {
+            stopped = tell(&state, &core, flows.is_on()) => {
                 if stopped.is_err() {
                     return;
                 }
@@ -312,7 +311,7 @@ pub async fn follow(shared: Arc<Shared>) {
 }
 
 /// Once a second, where there is something to tell.
-async fn tell(shared: &Shared, on: bool) -> Result<(), Stopped> {
+async fn tell(state: &FlowState, core: &CoreHandle, on: bool) -> Result<(), Stopped> {
     if !on {
         std::future::pending::<()>().await;
     }
@@ -320,8 +319,8 @@ async fn tell(shared: &Shared, on: bool) -> Result<(), Stopped> {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let seen = shared.flows.tick(Instant::now());
-        tell_all(&shared.core, seen).await?;
+        let seen = state.tick(Instant::now());
+        tell_all(core, seen).await?;
     }
 }
 
@@ -333,17 +332,17 @@ async fn tell_all(core: &CoreHandle, seen: Vec<FlowsSeen>) -> Result<(), Stopped
 }
 
 /// Until it is dropped. What is wrong is said, and tried again.
-async fn listen(shared: Arc<Shared>, at: Endpoint) {
+async fn listen(state: Arc<FlowState>, at: Endpoint) {
     let mut buffer = vec![0; DATAGRAM.saturating_add(1)];
     loop {
         let error = match bind(&at) {
             Ok(socket) => {
-                shared.flows.deaf(&at, None);
+                state.deaf(&at, None);
                 loop {
                     match socket.recv_from(&mut buffer).await {
                         Ok((octets, from)) => {
                             let datagram = buffer.get(..octets).unwrap_or_default();
-                            shared.flows.received(from.ip().to_canonical(), datagram);
+                            state.received(from.ip().to_canonical(), datagram);
                         }
                         Err(error) => break error,
                     }
@@ -351,7 +350,7 @@ async fn listen(shared: Arc<Shared>, at: Endpoint) {
             }
             Err(error) => error,
         };
-        shared.flows.deaf(&at, Some(error.to_string()));
+        state.deaf(&at, Some(error.to_string()));
         tokio::time::sleep(RETRY).await;
     }
 }
@@ -371,7 +370,7 @@ fn bind(at: &Endpoint) -> io::Result<UdpSocket> {
 }
 
 /// This host's own connections, every now and then, until it is dropped.
-async fn connections(shared: Arc<Shared>) {
+async fn connections(state: Arc<FlowState>, core: CoreHandle) {
     let mut ticks = tokio::time::interval(CONNTRACK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut said = false;
@@ -390,11 +389,11 @@ async fn connections(shared: Arc<Shared>) {
             Ok(Ok(ends)) => {
                 said = false;
                 let all: Vec<_> = ends.into_iter().collect();
-                if let Some(source) = shared.flows.table().exporters.get_mut(&HERE) {
+                if let Some(source) = state.table().exporters.get_mut(&HERE) {
                     source.heard = Instant::now();
                 }
                 let seen = |some: &[_]| FlowsSeen { source: HERE, interval: CONNTRACK, ends: some.to_vec() };
-                if tell_all(&shared.core, all.chunks(AT_ONCE).map(seen).collect()).await.is_err() {
+                if tell_all(&core, all.chunks(AT_ONCE).map(seen).collect()).await.is_err() {
                     return;
                 }
             }

@@ -7,14 +7,12 @@
 //!                         as before
 //! ```
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::reload;
-use super::sources::Shared;
 use crate::config::{Config, Places};
 
 /// A configuration that was in force, and where its values stand.
@@ -90,27 +88,13 @@ impl History {
     }
 
     /// It could not be taken back yet; unless something else is in force meanwhile, it is tried again.
-    fn try_again(&self, former: Former) {
+    pub fn try_again(&self, former: Former) {
         self.inner().trial.get_or_insert((former, Instant::now() + AGAIN));
     }
 
-    fn due(&self) -> Option<Instant> {
-        self.inner().trial.as_ref().map(|(_, until)| *until)
-    }
-
-    fn overdue(&self) -> Option<Former> {
-        let mut inner = self.inner();
-        if inner.trial.as_ref().is_some_and(|(_, until)| *until <= Instant::now()) {
-            return inner.trial.take().map(|(former, _)| former);
-        }
-        None
-    }
-}
-
-/// Takes changes back that nobody confirmed in time.
-pub async fn follow(shared: Arc<Shared>) {
-    loop {
-        let due = shared.history.due();
+    /// Until a change on trial is to be taken back, or there is another one, or none any more.
+    pub async fn until_due(&self) {
+        let due = self.inner().trial.as_ref().map(|(_, until)| *until);
         let wait = async {
             match due {
                 Some(due) => tokio::time::sleep_until(due).await,
@@ -119,16 +103,17 @@ pub async fn follow(shared: Arc<Shared>) {
         };
         tokio::select! {
             () = wait => {}
-            () = shared.history.changed.notified() => continue,
+            () = self.changed.notified() => {}
         }
-        let Some(former) = shared.history.overdue() else { continue };
-        match reload::go_back(&shared, former.clone()).await {
-            Ok(changes) => tracing::warn!(?changes, "nobody confirmed the reload: what was in force before is again"),
-            Err(error) => {
-                tracing::error!(%error, "nobody confirmed the reload, and it can't be taken back yet");
-                shared.history.try_again(former);
-            }
+    }
+
+    /// What to go back to now: the change on trial was not confirmed in time. It is on trial no more.
+    pub fn overdue(&self) -> Option<Former> {
+        let mut inner = self.inner();
+        if inner.trial.as_ref().is_some_and(|(_, until)| *until <= Instant::now()) {
+            return inner.trial.take().map(|(former, _)| former);
         }
+        None
     }
 }
 

@@ -1,17 +1,11 @@
-//! Groups and lists come in force and go by the clock on the wall, without a reload.
-//!
-//! Every [`LOOK`] what should be in force is compared with what is: a clock that is set and a host that slept need nothing else.
+//! What of groups and lists is out of its hours by the clock on the wall, and what is to be said of that.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::lists::Lists;
-use super::reload;
-use super::sources::Shared;
 use crate::config::Config;
 use crate::config::schema::Action;
 use crate::config::window::Window;
@@ -21,16 +15,14 @@ use crate::core::policy::schedule::{self, Hours};
 use crate::core::policy::{OwnRules, Policy};
 use crate::sys::time_zone::{self, UnknownZone};
 
-/// How often the clock is looked at.
-const LOOK: Duration = Duration::from_secs(1);
-
 /// The time zone that schedules are meant in.
 fn zone(config: &Config) -> Result<TimeZone, UnknownZone> {
     time_zone::named(config.policy.timezone.as_deref())
 }
 
 /// Whether anything has a schedule.
-fn has_any(config: &Config) -> bool {
+#[must_use]
+pub fn has_any(config: &Config) -> bool {
     let policy = &config.policy;
     policy.group.iter().any(|group| !group.schedule.is_empty())
         || policy.list.iter().any(|list| !list.schedule.is_empty())
@@ -123,32 +115,13 @@ pub fn notes(config: &Config, hours: &Hours, lists: &Lists, subject: &Subject, c
 }
 
 /// What is to be out, where that is not what `is` has.
-fn due(config: &Config, is: &Hours, moment: Timestamp) -> Option<Hours> {
+#[must_use]
+pub fn due(config: &Config, is: &Hours, moment: Timestamp) -> Option<Hours> {
     match at(config, moment) {
         Ok(hours) => (hours != *is).then_some(hours),
         Err(error) => {
             tracing::error!(%error, "schedules stay as they are");
             None
-        }
-    }
-}
-
-/// Puts in force what the clock says; never ends. `clock`: what it shows.
-pub async fn follow(shared: Arc<Shared>, clock: impl Fn() -> Timestamp) {
-    loop {
-        tokio::time::sleep(LOOK).await;
-        if !has_any(&shared.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0)
-            && *shared.rules.load().views.hours() == Hours::default()
-        {
-            continue;
-        }
-        let _applying = shared.applying.lock().await;
-        let (config, _) = shared.config();
-        let Some(hours) = due(&config, shared.rules.load().views.hours(), clock()) else { continue };
-        let out: Vec<String> = views(&config, &hours, clock()).into_iter().map(|out| out.what).collect();
-        match reload::apply_lists(&shared, shared.lists.lists()).await {
-            Ok(()) => tracing::info!(out_of_hours = out.join(", "), "schedules: other groups or lists are in force"),
-            Err(error) => tracing::error!(%error, "a schedule can't be put in force; trying again"),
         }
     }
 }

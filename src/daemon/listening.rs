@@ -1,21 +1,17 @@
-//! What the daemon listens on, address by address: served, or why not; and what is done when this host's addresses change.
+//! What the daemon listens on, address by address: served, or why not.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::Duration;
 
 use socket2::Type;
-use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::sources::Shared;
-use super::{RunError, reload, rules};
 use crate::config::endpoint::{Endpoint, Zone};
 use crate::config::{Config, UpstreamUrl};
-use crate::control;
+use crate::control::{self, Sources};
 use crate::dns::Listeners;
 use crate::dns::listen::late::{is_there, not_here, not_served};
 use crate::dns::listen::new_stream;
@@ -23,15 +19,7 @@ use crate::enforce::bgp::BgpStatus;
 use crate::sys::endpoint;
 use crate::sys::handover::{self, Store};
 use crate::sys::interfaces::Here;
-use crate::sys::netlink::Socket as Netlink;
-use crate::sys::on_link;
 
-/// How often this host's own addresses are read anew although the kernel told of no change.
-const INTERFACES: Duration = Duration::from_secs(10);
-/// Changes seldom come alone: they are read together.
-const GATHERED: Duration = Duration::from_millis(50);
-/// Notifications taken in one go.
-const MOST: usize = 1024;
 /// The key of the file.
 const KEY: &str = "http.listen";
 /// `[::]` takes IPv4 too, as the system's setting has it by default.
@@ -86,7 +74,7 @@ pub struct Listening {
     bgp: Mutex<Vec<Endpoint>>,
     here: Mutex<Here>,
     /// What the listeners serve from.
-    shared: OnceLock<Weak<Shared>>,
+    sources: OnceLock<Weak<dyn Sources>>,
 }
 
 /// A listener of `http.listen` can't be bound although its address may be there.
@@ -102,7 +90,7 @@ impl Listening {
     ///
     /// # Errors
     /// One can't be bound although its address may be there.
-    pub fn bind(config: &Config, here: Here, store: Arc<Store>) -> Result<Self, RunError> {
+    pub fn bind(config: &Config, here: Here, store: Arc<Store>) -> Result<Self, ListenError> {
         let mark = crate::sys::mark(config).unwrap_or(0);
         let mut http = Vec::new();
         for address in &config.http.listen {
@@ -110,18 +98,23 @@ impl Listening {
             match one.bind(mark, false, &store) {
                 Ok(()) => {}
                 Err(error) if endpoint::is_absent(&error) => one.why = error.to_string(),
-                Err(source) => return Err(RunError::failed(ListenError { address: *address, source })),
+                Err(source) => return Err(ListenError { address: *address, source }),
             }
             one.keep(&store);
             http.push(one);
         }
         let bgp = Mutex::new(config.bgp.listen.clone());
-        Ok(Self { http: Mutex::new(http), mark, store, bgp, here: Mutex::new(here), shared: OnceLock::new() })
+        Ok(Self { http: Mutex::new(http), mark, store, bgp, here: Mutex::new(here), sources: OnceLock::new() })
     }
 
     /// This host as it was read last.
     pub fn here(&self) -> Here {
         self.here.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It is otherwise now.
+    pub fn set_here(&self, here: &Here) {
+        self.here.lock().unwrap_or_else(PoisonError::into_inner).clone_from(here);
     }
 
     fn http(&self) -> std::sync::MutexGuard<'_, Vec<Http>> {
@@ -178,14 +171,14 @@ impl Listening {
             all.push(one);
         }
         drop(all);
-        if let Some(shared) = self.shared.get().and_then(Weak::upgrade) {
-            self.look(&shared);
+        if let Some(sources) = self.sources.get().and_then(Weak::upgrade) {
+            self.look(&sources);
         }
     }
 
     /// Serves what is bound, and binds what has become possible.
-    pub fn look(&self, shared: &Arc<Shared>) {
-        let _ = self.shared.get_or_init(|| Arc::downgrade(shared));
+    pub fn look(&self, sources: &Arc<dyn Sources>) {
+        let _ = self.sources.get_or_init(|| Arc::downgrade(sources));
         for one in self.http().iter_mut() {
             if let Some(index) = one.index
                 && one.address.zone().and_then(|zone| endpoint::index(&zone).ok()) != Some(index)
@@ -205,7 +198,7 @@ impl Listening {
                 }
             }
             if let Some(listener) = one.listener.take() {
-                one.task = Some(tokio::spawn(control::serve_tcp(listener, shared.clone())));
+                one.task = Some(tokio::spawn(control::serve_tcp(listener, sources.clone())));
             }
         }
     }
@@ -307,98 +300,5 @@ impl Http {
     fn end(&mut self, store: &Store) {
         self.pause();
         store.let_go(&self.name);
-    }
-}
-
-/// Links, addresses, routes and prefixes that a router advertises.
-const GROUPS: [u32; 6] = [
-    libc::RTNLGRP_LINK,
-    libc::RTNLGRP_IPV4_IFADDR,
-    libc::RTNLGRP_IPV6_IFADDR,
-    libc::RTNLGRP_IPV4_ROUTE,
-    libc::RTNLGRP_IPV6_ROUTE,
-    libc::RTNLGRP_IPV6_PREFIX,
-];
-
-/// Tells of changes of interfaces, addresses and what is on-link.
-struct Changes(Option<AsyncFd<Netlink>>);
-
-impl Changes {
-    fn new() -> Self {
-        let opened = Netlink::open(libc::NETLINK_ROUTE, 1 << 20).and_then(|socket| {
-            // A router's table may change all the time; what is on-link no routing daemon makes.
-            socket.ignore_routes_but_of(&on_link::PROTOCOLS)?;
-            for group in GROUPS {
-                socket.join(i32::try_from(group).unwrap_or_default())?;
-            }
-            socket.watched()
-        });
-        if let Err(error) = &opened {
-            tracing::warn!(%error, "changes of this host's addresses are seen only every {} s", INTERFACES.as_secs());
-        }
-        Self(opened.ok())
-    }
-
-    /// Waits for the next one. What was lost is one too.
-    async fn next(&self) {
-        let Some(socket) = &self.0 else { return std::future::pending().await };
-        match socket.readable().await {
-            Ok(mut ready) => {
-                // What they say is read from the kernel anyway.
-                let mut buffer = [0; 16 * 1024];
-                for _ in 0..MOST {
-                    if matches!(socket.get_ref().receive(&mut buffer), Ok(None)) {
-                        break;
-                    }
-                }
-                ready.clear_ready();
-            }
-            Err(error) => {
-                tracing::warn!(%error, "waiting for changes of this host's addresses");
-                std::future::pending().await
-            }
-        }
-    }
-}
-
-/// Keeps this host's own addresses and what is on-link out of what may be opened, and serves what is to be listened on, also when they change.
-pub async fn follow(shared: Arc<Shared>, mut known: Here) {
-    let changes = Changes::new();
-    let mut tick = tokio::time::interval(INTERFACES);
-    let mut networks = shared.peers.watch_networks();
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = changes.next() => tokio::time::sleep(GATHERED).await,
-            Ok(()) = networks.changed() => {
-                tokio::time::sleep(GATHERED).await;
-                networks.mark_unchanged();
-            }
-        }
-        let now = match rules::here(&shared.config().0, Some(&shared.peers)) {
-            Ok(now) => now,
-            Err(error) => {
-                tracing::warn!(%error, "what was known last is used");
-                continue;
-            }
-        };
-        shared.listening.here.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&now);
-        shared.listeners.look();
-        shared.listening.look(&shared);
-        if now != known {
-            let _applying = shared.applying.lock().await;
-            let config = shared.config().0;
-            let hours = shared.rules.load().views.hours().clone();
-            let made = rules::rules(&config, &shared.lists.lists(), &now, &hours);
-            let closed = match made {
-                Ok(rules) => reload::put_in_force(&shared, rules).await,
-                Err(error) => Err(error.into()),
-            };
-            match closed {
-                Ok(()) => known = now,
-                // Tried again the next time.
-                Err(error) => tracing::error!(%error, "the address filter can't be made anew"),
-            }
-        }
     }
 }

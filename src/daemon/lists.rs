@@ -1,37 +1,22 @@
 //! The list files of the policy: read at the start and by a reload, followed while the daemon runs.
 //!
-//! A file is read when its stamp (inode, size, times) was twice the same and is not that of what is in force: whoever writes it in place
-//! gets the time for it. What can't be read, or has one line that can't, changes nothing: the old list stays and `status` says so.
+//! What can't be read, or has one line that can't, changes nothing: the old list stays and `status` says so.
 //! At a start there is no old list: the copy that was kept of it serves, else its readable lines, and `status` says so.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
-
-use super::fetch::FetchState;
-use super::reload;
-use super::sources::Shared;
-use super::zones::{LocalZones, ZoneMetrics};
+use super::files::{self, Held, Kind, Renewed};
+use super::zones::LocalZones;
 use crate::config::Config;
 use crate::config::list_file::{self, Stamp};
 use crate::config::schema::{Action, PolicyList};
-use crate::control::types::{List, LoggedError};
 use crate::core::policy::list::Report;
 use crate::core::policy::{ListFile, Table};
-use crate::metrics::labelled;
 use crate::store::lists::{self as copies, Which};
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
-/// Most errors that are remembered.
-const ERRORS: usize = 20;
+pub mod fetched;
+pub mod state;
 
 /// One list in force.
 #[derive(Clone, Debug)]
@@ -114,9 +99,23 @@ impl Lists {
         &self.1
     }
 
-    /// Likewise, to put others in their place.
-    pub fn zones_mut(&mut self) -> &mut LocalZones {
-        &mut self.1
+    /// The files of a kind, and what of each is in force.
+    #[must_use]
+    pub fn held(&self, kind: Kind) -> Vec<Held> {
+        match kind {
+            Kind::Lists => self.0.iter().map(Loaded::held).collect(),
+            Kind::Zones => self.1.held(),
+        }
+    }
+
+    /// Reads these files of a kind anew; what can't be used stays as it is.
+    pub fn renew(&mut self, kind: Kind, wanted: &[PathBuf]) -> Renewed {
+        match kind {
+            Kind::Lists => {
+                files::renew(&mut self.0, wanted, |loaded| Some(&loaded.list.path), |loaded| load(&loaded.list))
+            }
+            Kind::Zones => self.1.renew(wanted),
+        }
     }
 
     /// The tables, in the order of the configuration.
@@ -132,8 +131,13 @@ impl Loaded {
         self.stamp.is_some() && self.stamp == Stamp::now(&self.list.path)
     }
 
-    fn which(&self) -> Which {
-        which(&self.list)
+    fn held(&self) -> Held {
+        Held { which: which(&self.list), stamp: self.stamp, is_fetched: self.list.url.is_some() }
+    }
+
+    /// Why what is in force is not the list, where it never was since the start.
+    fn trouble(&self) -> Option<String> {
+        self.instead.as_ref().map(|(words, why)| format!("{words} in force: {why}"))
     }
 }
 
@@ -178,37 +182,6 @@ fn instead(list: &PolicyList, state: &Path, why: &str) -> Loaded {
     }
 }
 
-/// Keeps copies of lists that are in force, for the next start. `kept`: what was done or tried.
-fn keep(lists: &Lists, state: &Path, kept: &mut Vec<(Which, Stamp)>) {
-    let mut wanted = Vec::new();
-    for loaded in &lists.0 {
-        let Some(stamp) = loaded.stamp else { continue };
-        if !kept.contains(&(loaded.which(), stamp)) {
-            wanted.push((loaded.which(), stamp));
-        }
-    }
-    if wanted.is_empty() {
-        return;
-    }
-    for (which, stamp) in wanted {
-        // Should the file have changed meanwhile, it isn't what is in force.
-        let Ok((content, now)) = list_file::read(&which.path) else { continue };
-        if now != stamp {
-            continue;
-        }
-        if let Err(error) = copies::keep(state, &which, &content) {
-            tracing::warn!(%error, list = %which.path.display(), "no copy of the list can be kept for the next start");
-        }
-        kept.retain(|(held, _)| *held != which);
-        kept.push((which, stamp));
-    }
-    let all: Vec<Which> = lists.0.iter().map(Loaded::which).collect();
-    kept.retain(|(held, _)| all.contains(held));
-    if let Err(error) = copies::forget_others(state, copies::LISTS, &all) {
-        tracing::warn!(%error, "copies of lists that are no more can't be removed");
-    }
-}
-
 /// Reads one list whole.
 fn load(list: &PolicyList) -> Result<Loaded, String> {
     let path = list.shown();
@@ -236,300 +209,6 @@ fn load(list: &PolicyList) -> Result<Loaded, String> {
 fn sha256(content: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, content);
     digest.as_ref().iter().map(|octet| format!("{octet:02x}")).collect()
-}
-
-/// What is known of the lists, for the control interface and the metrics.
-#[derive(Debug, Default)]
-pub struct ListState {
-    inner: Mutex<Inner>,
-    again: AtomicBool,
-    metrics: ListMetrics,
-    zone_metrics: ZoneMetrics,
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    lists: Lists,
-    /// By file: why what is in force is not what stands there now. Bounded by the number of lists.
-    troubles: BTreeMap<PathBuf, String>,
-    /// The newest first.
-    errors: VecDeque<(Instant, String)>,
-    /// By URL. Bounded by the number of lists.
-    fetches: BTreeMap<String, FetchState>,
-}
-
-#[derive(Debug, Default)]
-struct ListMetrics {
-    rules: Family<[(&'static str, String); 1], Gauge>,
-    not_served: Family<[(&'static str, String); 2], Gauge>,
-    octets: Gauge,
-    reads: Family<[(&'static str, &'static str); 1], Counter>,
-}
-
-impl ListState {
-    /// With what the start read.
-    #[must_use]
-    pub fn new(lists: Lists, registry: &mut Registry) -> Self {
-        let state = Self::default();
-        let metrics = &state.metrics;
-        labelled(registry, "list_rules", "Names and prefixes in force, by list", &metrics.rules);
-        labelled(
-            registry,
-            "list_not_served",
-            "What of each list in force has no effect, or another than its author meant, by list and why: skipped (not about names as a whole, or a trigger on \
-             name servers), denied_instead (data that can't be served: its name is denied), surplus (records of a name beyond 64)",
-            &metrics.not_served,
-        );
-        registry.register("list_octets", "Memory that all lists in force take", metrics.octets.clone());
-        labelled(
-            registry,
-            "list_reads",
-            "Lists read anew, by outcome: applied, or refused (the old one stays)",
-            &metrics.reads,
-        );
-        state.zone_metrics.register(registry);
-        for loaded in &lists.0 {
-            if let Some((words, why)) = &loaded.instead {
-                let trouble = format!("{words} in force: {why}");
-                let mut inner = state.inner();
-                inner.errors.push_front((Instant::now(), trouble.clone()));
-                inner.errors.truncate(ERRORS);
-                inner.troubles.insert(loaded.list.path.clone(), trouble.clone());
-            }
-        }
-        state.set(lists);
-        state
-    }
-
-    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Those in force.
-    #[must_use]
-    pub fn lists(&self) -> Lists {
-        self.inner().lists.clone()
-    }
-
-    /// The local zones in force.
-    #[must_use]
-    pub fn zones(&self) -> LocalZones {
-        self.inner().lists.1.clone()
-    }
-
-    /// Notes something of the zones in force.
-    pub fn change_zones(&self, change: impl FnOnce(&mut LocalZones)) {
-        change(&mut self.inner().lists.1);
-    }
-
-    /// What is counted of them.
-    pub fn zone_metrics(&self) -> &ZoneMetrics {
-        &self.zone_metrics
-    }
-
-    /// Others are in force.
-    pub fn set(&self, lists: Lists) {
-        self.metrics.rules.clear();
-        self.metrics.not_served.clear();
-        let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-        for loaded in &lists.0 {
-            let label = [("list", loaded.list.called())];
-            self.metrics.rules.get_or_create(&label).set(number(loaded.table.len()));
-            let Report { skipped, denied_instead, surplus, .. } = loaded.report;
-            for (why, lines) in [("skipped", skipped), ("denied_instead", denied_instead), ("surplus", surplus)] {
-                let labels = [label[0].clone(), ("why", why.to_owned())];
-                self.metrics.not_served.get_or_create(&labels).set(number(lines));
-            }
-        }
-        self.metrics.octets.set(number(lists.0.iter().map(|loaded| loaded.table.octets()).sum()));
-        self.zone_metrics.set(&lists.1);
-        let mut inner = self.inner();
-        let is_listed = |path: &PathBuf| lists.0.iter().any(|loaded| loaded.list.path == *path);
-        inner.troubles.retain(|path, _| is_listed(path));
-        for loaded in &lists.0 {
-            if let Some((words, why)) = &loaded.instead {
-                let trouble = || format!("{words} in force: {why}");
-                inner.troubles.entry(loaded.list.path.clone()).or_insert_with(trouble);
-            }
-        }
-        inner.fetches.retain(|url, _| lists.0.iter().any(|loaded| loaded.list.url.as_ref() == Some(url)));
-        inner.lists = lists;
-    }
-
-    fn applied(&self, path: &Path) {
-        self.metrics.reads.get_or_create(&[("outcome", "applied")]).inc();
-        self.inner().troubles.remove(path);
-    }
-
-    fn refused(&self, path: &Path, error: String) {
-        tracing::error!("{error}; the old list stays in force");
-        self.metrics.reads.get_or_create(&[("outcome", "refused")]).inc();
-        let mut inner = self.inner();
-        inner.errors.push_front((Instant::now(), format!("{error}; the old list stays in force")));
-        inner.errors.truncate(ERRORS);
-        let loaded = inner.lists.0.iter().find(|loaded| loaded.list.path == path);
-        let words = loaded.and_then(|loaded| loaded.instead.as_ref()).map_or("an older list is", |(words, _)| words);
-        let trouble = format!("{words} in force: {error}");
-        inner.troubles.insert(path.to_owned(), trouble);
-    }
-
-    /// Those in force, in the order of the configuration.
-    #[must_use]
-    pub fn views(&self) -> Vec<List> {
-        let inner = self.inner();
-        let view = |loaded: &Loaded| {
-            let path = loaded.list.shown();
-            List {
-                name: loaded.list.name.clone(),
-                sha256: loaded.sha256.clone(),
-                fetch: loaded.list.url.as_ref().and_then(|url| inner.fetches.get(url)).map(FetchState::view),
-                rules: loaded.table.len(),
-                skipped: loaded.report.skipped,
-                denied_instead: loaded.report.denied_instead,
-                surplus: loaded.report.surplus,
-                warnings: loaded.report.warnings(&path),
-                path,
-            }
-        };
-        inner.lists.0.iter().map(view).collect()
-    }
-
-    /// Has every list fetched anew at once, by who reloads.
-    pub fn fetch_again(&self) {
-        self.again.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether somebody wants that.
-    pub fn take_fetch_again(&self) -> bool {
-        self.again.swap(false, Ordering::Relaxed)
-    }
-
-    /// What became of an attempt to fetch a list.
-    pub fn note_fetch(&self, url: &str, state: FetchState) {
-        self.inner().fetches.insert(url.to_owned(), state);
-    }
-
-    /// Lists that could not be fetched anew. Their last copies are in force.
-    #[must_use]
-    pub fn fetch_warnings(&self) -> Vec<String> {
-        let failed = |(url, state): (&String, &FetchState)| Some(format!("{url}: {}", state.error.as_ref()?));
-        self.inner().fetches.iter().filter_map(failed).collect()
-    }
-
-    /// How many rules of this list are in force.
-    #[must_use]
-    pub fn rules_of(&self, path: &Path) -> usize {
-        let inner = self.inner();
-        let loaded = inner.lists.0.iter().find(|loaded| loaded.list.path == path && loaded.instead.is_none());
-        loaded.map_or(0, |loaded| loaded.table.len())
-    }
-
-    /// Why lists in force are not what stands in their files.
-    #[must_use]
-    pub fn troubles(&self) -> Vec<String> {
-        let inner = self.inner();
-        inner.troubles.values().cloned().chain(inner.lists.1.troubles()).collect()
-    }
-
-    /// The last errors, newest first.
-    #[must_use]
-    pub fn errors(&self) -> Vec<LoggedError> {
-        let logged = |(at, message): &(Instant, String)| LoggedError {
-            seconds_ago: at.elapsed().as_secs(),
-            message: message.clone(),
-        };
-        self.inner().errors.iter().map(logged).collect()
-    }
-}
-
-/// Looks at the files again and again; never ends.
-pub async fn follow(shared: Arc<Shared>) {
-    let mut tick = tokio::time::interval(LOOK);
-    // What was seen the last time, and what was tried; by file.
-    let mut seen: BTreeMap<PathBuf, Option<Stamp>> = BTreeMap::new();
-    let mut tried: BTreeMap<PathBuf, Option<Stamp>> = BTreeMap::new();
-    let mut kept = Vec::new();
-    loop {
-        tick.tick().await;
-        let lists = shared.lists.lists();
-        if lists.0.is_empty() {
-            continue;
-        }
-        let look = move || {
-            let stamps: Vec<Option<Stamp>> = lists.0.iter().map(|loaded| Stamp::now(&loaded.list.path)).collect();
-            (lists, stamps)
-        };
-        let Ok((lists, stamps)) = tokio::task::spawn_blocking(look).await else { continue };
-        let mut wanted = Vec::new();
-        for (loaded, stamp) in lists.0.iter().zip(stamps) {
-            let path = &loaded.list.path;
-            let settled = seen.insert(path.clone(), stamp) == Some(stamp);
-            if stamp.is_some() && stamp == loaded.stamp {
-                // In force; also when a broken file was put back.
-                shared.lists.inner().troubles.remove(path);
-                tried.remove(path);
-            } else if stamp.is_none() && loaded.list.url.is_some() {
-                // It comes when it is fetched.
-                tried.remove(path);
-            } else if settled && tried.get(path) != Some(&stamp) {
-                tried.insert(path.clone(), stamp);
-                wanted.push(path.clone());
-            }
-        }
-        let is_listed = |path: &PathBuf| lists.0.iter().any(|loaded| loaded.list.path == *path);
-        seen.retain(|path, _| is_listed(path));
-        tried.retain(|path, _| is_listed(path));
-        if !wanted.is_empty() {
-            renew(&shared, wanted).await;
-        }
-        // At once after what came in force: the next file in its place may be a bad one.
-        let (lists, state) = (shared.lists.lists(), shared.config().0.state.dir);
-        let mut copies = std::mem::take(&mut kept);
-        let write = move || {
-            keep(&lists, &state, &mut copies);
-            copies
-        };
-        match tokio::task::spawn_blocking(write).await {
-            Ok(copies) => kept = copies,
-            Err(error) => tracing::error!(%error, "keeping copies of the lists failed"),
-        }
-    }
-}
-
-/// Reads these files and puts in force what can be.
-async fn renew(shared: &Arc<Shared>, wanted: Vec<PathBuf>) {
-    let _applying = shared.applying.lock().await;
-    let mut lists = shared.lists.lists();
-    let read = move || {
-        let (mut good, mut bad) = (Vec::new(), Vec::new());
-        for loaded in lists.0.iter_mut().filter(|loaded| wanted.contains(&loaded.list.path)) {
-            match load(&loaded.list) {
-                Ok(new) => {
-                    good.push(new.list.path.clone());
-                    *loaded = new;
-                }
-                Err(error) => bad.push((loaded.list.path.clone(), error)),
-            }
-        }
-        (lists, good, bad)
-    };
-    let (lists, good, bad) = match tokio::task::spawn_blocking(read).await {
-        Ok(read) => read,
-        Err(error) => {
-            tracing::error!(%error, "reading the lists failed; the old ones stay");
-            return;
-        }
-    };
-    for (path, error) in bad {
-        shared.lists.refused(&path, error);
-    }
-    if good.is_empty() {
-        return;
-    }
-    match reload::apply_lists(shared, lists).await {
-        Ok(()) => good.iter().for_each(|path| shared.lists.applied(path)),
-        Err(error) => good.iter().for_each(|path| shared.lists.refused(path, error.to_string())),
-    }
 }
 
 #[cfg(test)]

@@ -9,13 +9,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::sources::Shared;
-use crate::control::sources::CoreView as _;
+use crate::control::Sources;
 use crate::control::status;
 use crate::control::types::State;
 use crate::core::counts::Counts;
 use crate::core::explain::EnforcerView;
 use crate::metrics::labelled;
+use crate::store::health::Health;
 
 /// How often the core's numbers are taken over into the metrics.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -242,15 +242,15 @@ fn up_to(counter: &Counter, total: u64) {
 }
 
 /// Keeps them current until the core is gone.
-pub async fn follow(shared: Arc<Shared>) {
+pub async fn follow(metrics: Arc<DaemonMetrics>, sources: Arc<dyn Sources>, journal: Health) {
     let started = Instant::now();
     let mut tick = tokio::time::interval(REFRESH);
     loop {
         tick.tick().await;
-        let Ok((counts, enforcers)) = shared.core.overview().await else { return };
-        shared.metrics.take(&counts, &enforcers);
-        shared.metrics.take_repairs("journal", &shared.journal.repairs());
-        let Ok(status) = status::status(&*shared, started.elapsed()).await else { return };
-        shared.metrics.take_state(status.state);
+        let Ok((counts, enforcers)) = sources.core().overview().await else { return };
+        metrics.take(&counts, &enforcers);
+        metrics.take_repairs("journal", &journal.repairs());
+        let Ok(status) = status::status(&*sources, started.elapsed()).await else { return };
+        metrics.take_state(status.state);
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::sources::Shared;
 use crate::core::client::Clients;
 use crate::core::event::Event;
-use crate::core_task::Stopped;
+use crate::core_task::{CoreHandle, Stopped};
+use crate::dns::View;
 use crate::sys::neighbours::Neighbours;
 
 /// The first change is told at once, since whoever is new on link asks at once. What comes within so long after it is told together; longer
@@ -18,20 +18,20 @@ const ENTRIES: u32 = 256;
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// Follows the table until the task ends.
-pub async fn follow(shared: Arc<Shared>) {
+pub async fn follow(dns: View, core: CoreHandle) {
     loop {
-        if let Err(error) = follow_once(&shared).await {
+        if let Err(error) = follow_once(&dns, &core).await {
             tracing::warn!(%error, "the neighbour table can't be read: clients are told apart by their addresses alone");
         }
         tokio::time::sleep(AGAIN).await;
     }
 }
 
-async fn follow_once(shared: &Shared) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn follow_once(dns: &View, core: &CoreHandle) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut neighbours = Neighbours::open()?;
     loop {
         let stations = Arc::new(neighbours.stations().clone());
-        learn(shared, |known| known.with_stations(stations.clone())).await?;
+        learn(dns, core, |known| known.with_stations(stations.clone())).await?;
         let more = u32::try_from(stations.len()).unwrap_or(u32::MAX) / ENTRIES;
         tokio::time::sleep(TOGETHER + Duration::from_millis(more.into())).await;
         neighbours.changed().await?;
@@ -42,9 +42,9 @@ async fn follow_once(shared: &Shared) -> Result<(), Box<dyn std::error::Error + 
 ///
 /// # Errors
 /// The core is gone.
-pub async fn learn(shared: &Shared, more: impl Fn(&Clients) -> Clients) -> Result<(), Stopped> {
-    let whom = shared.dns.whom();
+pub async fn learn(dns: &View, core: &CoreHandle, more: impl Fn(&Clients) -> Clients) -> Result<(), Stopped> {
+    let whom = dns.whom();
     whom.rcu(|known| more(known));
     // Whoever tells last tells the latest.
-    shared.core.tell(Event::Clients(whom.load_full())).await
+    core.tell(Event::Clients(whom.load_full())).await
 }

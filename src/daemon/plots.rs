@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::sources::Shared;
+use super::shared::Shared;
 use crate::control::history::{EVERY, Reading};
 use crate::control::sources::Sources as _;
 

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::sources::Shared;
 use crate::core::name::Name;
 use crate::core::policy::name_from_user;
-use crate::dns::OpenError;
+use crate::dns::{OpenError, View};
 use crate::sys::clock::since_boot;
 
 /// How often it is looked whether a name is due.
@@ -67,8 +66,8 @@ fn wait(ttl: Option<Duration>, failures: u32) -> Duration {
     }
 }
 
-/// Keeps the names of `lease.preload` open; it never ends by itself.
-pub async fn follow(shared: Arc<Shared>) {
+/// Keeps open the names that `wanted` says; it never ends by itself.
+pub async fn follow(preloaded: Arc<Preloaded>, dns: View, wanted: impl Fn() -> Vec<String>) {
     let mut tick = tokio::time::interval(LOOK);
     let mut names: BTreeMap<String, Due> = BTreeMap::new();
     let mut asking: JoinSet<(String, Result<Duration, OpenError>)> = JoinSet::new();
@@ -81,13 +80,13 @@ pub async fn follow(shared: Arc<Shared>) {
                 due.failures = if asked.is_ok() { 0 } else { due.failures.saturating_add(1) };
                 due.at = since_boot() + wait(asked.as_ref().ok().copied(), due.failures.saturating_sub(1));
                 due.asking = false;
-                shared.preloaded.note(&name, asked.map(drop));
+                preloaded.note(&name, asked.map(drop));
                 continue;
             }
         }
-        let wanted = shared.config().0.lease.preload;
+        let wanted = wanted();
         names.retain(|name, _| wanted.contains(name));
-        shared.preloaded.retain(&wanted);
+        preloaded.retain(&wanted);
         let now = since_boot();
         for text in wanted {
             let due = names.entry(text.clone()).or_insert(Due { at: now, failures: 0, asking: false });
@@ -97,13 +96,13 @@ pub async fn follow(shared: Arc<Shared>) {
             // The check lets no other pass.
             let Ok(name) = name_from_user(&text) else { continue };
             due.asking = true;
-            asking.spawn(ask(shared.clone(), text, name));
+            asking.spawn(ask(dns.clone(), text, name));
         }
     }
 }
 
-async fn ask(shared: Arc<Shared>, text: String, name: Name) -> (String, Result<Duration, OpenError>) {
-    let opened = shared.dns.open_unasked(None, &name).await;
+async fn ask(dns: View, text: String, name: Name) -> (String, Result<Duration, OpenError>) {
+    let opened = dns.open_unasked(None, &name).await;
     (text, opened.map(|opened| opened.ttl))
 }
 

@@ -15,13 +15,15 @@
 
 use std::sync::Arc;
 
+use super::early;
+use super::enforcers::HOLDING;
 use super::history::Former;
 use super::hours;
 use super::lists::Lists;
 use super::neighbours;
 use super::routers;
 use super::rules;
-use super::sources::Shared;
+use super::shared::Shared;
 use crate::check;
 use crate::config::schema::{Nftables, NftablesMode};
 use crate::config::{Config, Places};
@@ -33,12 +35,12 @@ use crate::core_task::CoreHandle;
 use crate::dns::Rules;
 
 mod difference;
-mod error;
+pub mod error;
 pub mod listeners;
 pub mod upstreams;
 
 use difference::{difference, lines};
-pub use error::ReloadError;
+use error::ReloadError;
 
 /// Reads the file anew, applies what changed, and counts how it went.
 pub async fn reload(shared: &Shared, wish: Wish) -> Reloaded {
@@ -87,7 +89,7 @@ async fn read_anew(shared: &Shared, wish: Wish) -> Reloaded {
     if let Err(error) = put(shared, wanted, places).await {
         return Reloaded { needs_restart, ..refused(changes, error.to_string()) };
     }
-    super::early::keep(&shared.path, &old.state.dir);
+    early::keep(&shared.path, &old.state.dir);
     if !changes.is_empty() || wish.confirm.is_some() {
         shared.history.changed(before, wish.confirm, keys);
     } else {
@@ -153,7 +155,7 @@ async fn put(shared: &Shared, config: Config, places: Places) -> Result<(), Relo
     };
     shared.left.notify_one();
     if let Err(error) = applied {
-        if let Err(stopped) = neighbours::learn(shared, |known| known.with_parts(&old)).await {
+        if let Err(stopped) = neighbours::learn(&shared.dns, &shared.core, |known| known.with_parts(&old)).await {
             tracing::debug!(%stopped, "nobody wants to know who clients are");
         }
         if let Some(former) = former {
@@ -277,7 +279,7 @@ async fn apply(
 
 /// Waits until the kernel holds what is leased.
 async fn filled(core: &CoreHandle) -> Result<(), ReloadError> {
-    match tokio::time::timeout(super::HOLDING, core.held()).await {
+    match tokio::time::timeout(HOLDING, core.held()).await {
         Ok(held) => Ok(held?),
         Err(_) => Err(ReloadError::Unheld),
     }

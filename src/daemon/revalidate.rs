@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
-use super::sources::Shared;
+use super::shared::Shared;
 use crate::control::sources::CoreView as _;
 use crate::core::client::prefix;
 use crate::core::ended::End;

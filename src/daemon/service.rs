@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::sources::Shared;
+use super::shared::Shared;
 use crate::config::schema;
 use crate::control::status;
 use crate::control::types::State;

@@ -1,28 +1,14 @@
-//! What the daemon tells the control interface.
+//! What the daemon tells the control interface, and does for it.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use prometheus_client::registry::Registry;
 
-use super::applications;
 use super::containers::unguarded;
-use super::exceptions::{self, ExceptionState};
-use super::flows::FlowState;
-use super::history::History;
-use super::listening::Listening;
-use super::lists::ListState;
-use super::metrics::DaemonMetrics;
-use super::preload::Preloaded;
-use super::process::Process;
-use super::routers::Routers;
-use super::switch::Switches;
-use super::{hours, judge, reload, suggest};
+use super::shared::Shared;
+use super::{applications, changes, enforcers, hours, judge, reload, suggest};
 use crate::config::schema::{Hide, NftablesMode, OnDeadline};
-use crate::config::{Config, Places};
 use crate::control::history::Plots;
 use crate::control::sessions;
 use crate::control::sources::{Change, CoreView, Later, Sources, Subject, Undone, Wish};
@@ -30,96 +16,16 @@ use crate::control::types::{self, Judgement, List, LoggedError, Peer, Reloaded, 
 use crate::control::{Access, DeniedLog, QueryLog};
 use crate::core::name::Name;
 use crate::core::policy::view::Whose;
-use crate::core_task::CoreHandle;
 use crate::dns::codec::wire::rtype;
 use crate::dns::upstream::UpstreamStatus;
-use crate::dns::{Listeners, Rules, View};
-use crate::enforce::backend::{Control, PacketBackend, Stop};
-use crate::enforce::bgp::BgpStatus;
-use crate::enforce::bgp::service::Service;
+use crate::enforce::backend::Stop;
 use crate::enforce::{EnforceError, packet_filters};
-use crate::store::health::Health;
 use crate::sys::disk;
 
 /// The answer to `stop` leaves in this time.
 const ANSWERED: Duration = Duration::from_millis(100);
 
-/// What several tasks of the daemon share.
-pub struct Shared {
-    /// The handle of the core's task.
-    pub core: CoreHandle,
-    /// The configuration in force, and where its keys stand.
-    pub config: Mutex<(Config, Places)>,
-    /// The path of the configuration file, which a reload reads again.
-    pub path: PathBuf,
-    /// What stands above the file's `state.dir`, when it was given.
-    pub state_dir: Option<PathBuf>,
-    /// What questions and addresses are judged by.
-    pub rules: Arc<ArcSwap<Rules>>,
-    /// The list files.
-    pub lists: ListState,
-    /// The operator's exceptions.
-    pub exceptions: ExceptionState,
-    /// Held by whoever puts other rules in force.
-    pub applying: tokio::sync::Mutex<()>,
-    /// The DNS side.
-    pub dns: View,
-    /// The listeners of the DNS side.
-    pub listeners: Arc<Listeners>,
-    /// The other listeners, and this host's addresses.
-    pub listening: Listening,
-    /// Who may read over HTTP.
-    pub access: Access,
-    /// What was refused.
-    pub denied: DeniedLog,
-    /// The BGP side.
-    pub peers: BgpStatus,
-    /// What it was told.
-    pub routers: Routers,
-    /// The guard's own anycast addresses.
-    pub service: Arc<Service>,
-    /// The packet filter of this host, when there is one.
-    pub filter: Option<Arc<dyn Control>>,
-    /// How the lease journal is.
-    pub journal: Health,
-    /// Whether enforcers block.
-    pub switches: Switches,
-    /// Names that are to be kept open.
-    pub preloaded: Preloaded,
-    /// Who sees live flows.
-    pub flows: FlowState,
-    /// The daemon's own.
-    pub metrics: DaemonMetrics,
-    /// The registry of all metrics, which a scrape encodes.
-    pub registry: Mutex<Registry>,
-    /// Told when the operator wants the daemon to end.
-    pub stop: Arc<tokio::sync::Notify>,
-    /// The sockets that the next process gets.
-    pub store: Arc<crate::sys::handover::Store>,
-    /// Where it waits for them.
-    pub successor: std::path::PathBuf,
-    /// What was in force before.
-    pub history: History,
-    /// What the page draws.
-    pub plots: Plots,
-    /// What the process may do.
-    pub process: Process,
-    /// Told when upstreams may be asked no more.
-    pub left: tokio::sync::Notify,
-}
-
 impl Shared {
-    /// The configuration in force.
-    #[must_use]
-    pub fn config(&self) -> (Config, Places) {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Another configuration is in force.
-    pub fn set_config(&self, config: Config, places: Places) {
-        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = (config, places);
-    }
-
     /// Addresses of the file that nobody reaches: wrong ones, odd ones.
     fn missing(&self) -> (Vec<String>, Vec<String>) {
         self.listening.missing(&self.config().0, &self.listeners, Some(&self.peers))
@@ -131,9 +37,7 @@ impl Shared {
         let room = disk::room(&directory).ok().filter(|room| room.percent >= disk::NEARLY && !room.is_full())?;
         Some(format!("the disk of the state directory {} is {} % full", directory.display(), room.percent))
     }
-}
 
-impl Shared {
     /// Once the answer to who wants it has left.
     fn stop_soon(&self) {
         let stop = self.stop.clone();
@@ -142,16 +46,11 @@ impl Shared {
             stop.notify_one();
         });
     }
-}
 
-/// What is wrong while something of an earlier run stands and there is no enforcer for it.
-#[must_use]
-pub fn left_behind(what: &PacketBackend) -> String {
-    format!(
-        "nftables.mode is \"off\", but the {} of an earlier run is still in the kernel and goes on blocking what has no lease \
-         there; `destguard disarm` removes it",
-        what.leaves
-    )
+    /// The packet filter stays as it is when this process ends.
+    fn keep_filter(&self) -> Result<(), EnforceError> {
+        self.filter.as_ref().map_or(Ok(()), |filter| filter.stop(Stop::Keep).map(drop))
+    }
 }
 
 /// How long after the gate's deadline an answer may still be kept.
@@ -238,7 +137,7 @@ impl Sources for Shared {
         let mut troubles = self.journal.reasons();
         troubles.extend(self.lists.troubles());
         if self.filter.is_none() {
-            troubles.extend(packet_filters::left_behind(None).map(left_behind));
+            troubles.extend(packet_filters::left_behind(None).map(enforcers::left_behind));
         }
         troubles.extend(self.missing().0);
         troubles.extend(self.switches.left_out());
@@ -324,7 +223,7 @@ impl Sources for Shared {
     }
 
     fn except(&self, change: Change) -> Later<'_, Result<Option<Duration>, Undone>> {
-        Box::pin(async move { exceptions::change(self, change).await.map_err(Undone::failed) })
+        Box::pin(async move { changes::exceptions::change(self, change).await.map_err(Undone::failed) })
     }
 
     fn forget_answers(&self, name: &Name) -> usize {
@@ -473,13 +372,6 @@ impl Sources for Shared {
                 Err(error) => Err(Undone::failed(format!("the attempt failed: {error}"))),
             }
         })
-    }
-}
-
-impl Shared {
-    /// The packet filter stays as it is when this process ends.
-    fn keep_filter(&self) -> Result<(), EnforceError> {
-        self.filter.as_ref().map_or(Ok(()), |filter| filter.stop(Stop::Keep).map(drop))
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::sources::Shared;
+use super::shared::Shared;
 use crate::control::Usage;
 use crate::store::usage as store;
 

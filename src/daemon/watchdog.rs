@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sd_notify::NotifyState;
+
 use crate::core_task::CoreHandle;
 
 /// How often systemd wants to hear of it; half the time after which it kills. `None`: it doesn't ask.
@@ -17,9 +19,16 @@ pub async fn follow(core: CoreHandle, interval: Duration) {
     loop {
         ticks.tick().await;
         match tokio::time::timeout(interval, core.inspect(|_, _| ())).await {
-            Ok(Ok(())) => super::notify(&[sd_notify::NotifyState::Watchdog]),
+            Ok(Ok(())) => notify(&[NotifyState::Watchdog]),
             Ok(Err(error)) => tracing::error!(%error, "the core doesn't answer"),
             Err(_) => tracing::error!(seconds = interval.as_secs(), "the core doesn't answer in time"),
         }
+    }
+}
+
+/// Tells systemd, when it wants to know.
+pub fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "systemd can't be notified");
     }
 }

@@ -1,31 +1,26 @@
 //! The local zones in force: read at the start and by a reload; their files are followed while the daemon runs.
 //!
-//! As with lists, a file is read when its stamp was twice the same and is not that of what is in force, and one that can't be read whole changes nothing: the
-//! old zone stays, and `status` says so. At a start the copy that was kept of it serves; without one the zone's names get SERVFAIL until its file is mended.
+//! As with lists, one that can't be read whole changes nothing: the old zone stays, and `status` says so. At a start the copy that was kept of it serves;
+//! without one the zone's names get SERVFAIL until its file is mended.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::reload;
-use super::sources::Shared;
+use super::files::{self, Held, Renewed};
 use crate::config::Config;
-use crate::config::list_file::{self, Stamp};
+use crate::config::list_file::Stamp;
 use crate::config::schema::{self, ListFormat};
 use crate::control::types;
 use crate::core::name::Name;
 use crate::dns::zones::{Zone, read};
 use crate::metrics::labelled;
 use crate::store::lists::{self as copies, Which};
-
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// One zone in force.
 #[derive(Clone, Debug)]
@@ -122,8 +117,31 @@ impl LocalZones {
         self.0.iter().map(view).collect()
     }
 
-    fn of(&mut self, path: &PathBuf) -> impl Iterator<Item = &mut Loaded> {
-        self.0.iter_mut().filter(move |loaded| loaded.config.path() == Some(path))
+    /// Their files, and what of each is in force.
+    #[must_use]
+    pub fn held(&self) -> Vec<Held> {
+        let held =
+            |loaded: &Loaded| Some(Held { which: which(&loaded.config)?, stamp: loaded.stamp, is_fetched: false });
+        self.0.iter().filter_map(held).collect()
+    }
+
+    /// Reads these files anew; what can't be used stays as it is.
+    pub fn renew(&mut self, wanted: &[PathBuf]) -> Renewed {
+        files::renew(&mut self.0, wanted, |loaded| loaded.config.path(), |loaded| load(&loaded.config))
+    }
+
+    /// This file is in force as it stands.
+    pub fn mended(&mut self, path: &Path) {
+        self.of(path).for_each(|loaded| loaded.trouble = None);
+    }
+
+    /// This file can't be used.
+    pub fn refuse(&mut self, path: &Path, why: &str) {
+        self.of(path).for_each(|loaded| loaded.refuse(why));
+    }
+
+    fn of(&mut self, path: &Path) -> impl Iterator<Item = &mut Loaded> {
+        self.0.iter_mut().filter(move |loaded| loaded.config.path().is_some_and(|of| of == path))
     }
 }
 
@@ -178,35 +196,6 @@ fn which(zone: &schema::Zone) -> Option<Which> {
     Some(Which { directory: copies::ZONES, path: zone.path()?.clone(), format })
 }
 
-/// Keeps copies of the files that are in force, for the next start. `kept`: what was done or tried.
-fn keep(zones: &LocalZones, state: &Path, kept: &mut Vec<(Which, Stamp)>) {
-    let all: Vec<(Which, Option<Stamp>)> =
-        zones.0.iter().filter_map(|loaded| Some((which(&loaded.config)?, loaded.stamp))).collect();
-    let before = kept.len();
-    kept.retain(|(held, _)| all.iter().any(|(which, _)| which == held));
-    let mut changed = kept.len() != before;
-    for (which, stamp) in all.iter().filter_map(|(which, stamp)| Some((which, (*stamp)?))) {
-        if kept.contains(&(which.clone(), stamp)) {
-            continue;
-        }
-        // Should the file have changed meanwhile, it isn't what is in force.
-        let Ok((content, now)) = list_file::read(&which.path) else { continue };
-        if now != stamp {
-            continue;
-        }
-        if let Err(error) = copies::keep(state, which, &content) {
-            tracing::warn!(%error, zone = %which.path.display(), "no copy of the zone can be kept for the next start");
-        }
-        kept.retain(|(held, _)| held != which);
-        kept.push((which.clone(), stamp));
-        changed = true;
-    }
-    let all: Vec<Which> = all.into_iter().map(|(which, _)| which).collect();
-    if changed && let Err(error) = copies::forget_others(state, copies::ZONES, &all) {
-        tracing::warn!(%error, "copies of zones that are no more can't be removed");
-    }
-}
-
 fn broken(zone: &schema::Zone, why: String) -> Loaded {
     let apex = read::apex(&zone.name).unwrap_or_else(|_| Name::root());
     let mut loaded = Loaded {
@@ -246,100 +235,8 @@ impl ZoneMetrics {
         }
     }
 
-    fn count(&self, outcome: &'static str) {
+    /// One was read anew.
+    pub fn count(&self, outcome: &'static str) {
         self.reads.get_or_create(&[("outcome", outcome)]).inc();
-    }
-}
-
-/// Looks at the files again and again; never ends.
-pub async fn follow(shared: Arc<Shared>) {
-    let mut tick = tokio::time::interval(LOOK);
-    // What was seen the last time, and what was tried; by file.
-    let mut seen: BTreeMap<PathBuf, Option<Stamp>> = BTreeMap::new();
-    let mut tried: BTreeMap<PathBuf, Option<Stamp>> = BTreeMap::new();
-    let mut kept = Vec::new();
-    loop {
-        tick.tick().await;
-        let zones = shared.lists.zones();
-        let files: Vec<(PathBuf, Option<Stamp>)> =
-            zones.0.iter().filter_map(|loaded| Some((loaded.config.path()?.clone(), loaded.stamp))).collect();
-        if files.is_empty() && kept.is_empty() {
-            continue;
-        }
-        let look = move || -> Vec<(PathBuf, Option<Stamp>, Option<Stamp>)> {
-            files.into_iter().map(|(path, held)| (path.clone(), held, Stamp::now(&path))).collect()
-        };
-        let Ok(looked) = tokio::task::spawn_blocking(look).await else { continue };
-        let mut wanted = Vec::new();
-        for (path, held, stamp) in &looked {
-            let settled = seen.insert(path.clone(), *stamp) == Some(*stamp);
-            if stamp.is_some() && stamp == held {
-                // In force; also when a broken file was put back.
-                shared.lists.change_zones(|zones| zones.of(path).for_each(|loaded| loaded.trouble = None));
-                tried.remove(path);
-            } else if settled && tried.get(path) != Some(stamp) {
-                tried.insert(path.clone(), *stamp);
-                wanted.push(path.clone());
-            }
-        }
-        let is_there = |path: &PathBuf| looked.iter().any(|(other, ..)| other == path);
-        seen.retain(|path, _| is_there(path));
-        tried.retain(|path, _| is_there(path));
-        if !wanted.is_empty() {
-            renew(&shared, wanted).await;
-        }
-        // At once after what came in force: the next file in its place may be a bad one.
-        let (zones, state) = (shared.lists.zones(), shared.config().0.state.dir);
-        let mut copies = std::mem::take(&mut kept);
-        let write = move || {
-            keep(&zones, &state, &mut copies);
-            copies
-        };
-        match tokio::task::spawn_blocking(write).await {
-            Ok(copies) => kept = copies,
-            Err(error) => tracing::error!(%error, "keeping copies of the local zones failed"),
-        }
-    }
-}
-
-/// Reads these files and puts in force what can be.
-async fn renew(shared: &Arc<Shared>, wanted: Vec<PathBuf>) {
-    let _applying = shared.applying.lock().await;
-    let mut lists = shared.lists.lists();
-    let read = move || {
-        let mut good = 0_usize;
-        let mut bad = Vec::new();
-        let is_wanted = |loaded: &&mut Loaded| loaded.config.path().is_some_and(|path| wanted.contains(path));
-        for loaded in lists.zones_mut().0.iter_mut().filter(is_wanted) {
-            match load(&loaded.config) {
-                Ok(new) => {
-                    good = good.saturating_add(1);
-                    *loaded = new;
-                }
-                Err(why) => bad.push((loaded.config.path().cloned().unwrap_or_default(), why)),
-            }
-        }
-        (lists, good, bad)
-    };
-    let (lists, good, bad) = match tokio::task::spawn_blocking(read).await {
-        Ok(read) => read,
-        Err(error) => {
-            tracing::error!(%error, "reading the local zones failed; the old ones stay");
-            return;
-        }
-    };
-    let metrics = shared.lists.zone_metrics();
-    if good > 0 {
-        match reload::apply_lists(shared, lists).await {
-            Ok(()) => (0..good).for_each(|_| metrics.count("applied")),
-            Err(error) => {
-                tracing::error!(%error, "local zones can't be put in force; the old ones stay");
-                (0..good).for_each(|_| metrics.count("refused"));
-            }
-        }
-    }
-    for (path, why) in bad {
-        metrics.count("refused");
-        shared.lists.change_zones(|zones| zones.of(&path).for_each(|loaded| loaded.refuse(&why)));
     }
 }

@@ -1,4 +1,8 @@
+use prometheus_client::registry::Registry;
+
+use super::state::ListState;
 use super::*;
+use crate::daemon::files::Copies;
 
 fn config(path: &Path) -> Config {
     let text = format!("[[policy.list]]\npath = \"{}\"\nformat = \"domains\"\naction = \"deny\"\n", path.display());
@@ -35,20 +39,6 @@ fn what_did_not_change_is_not_read_again() {
     changed.policy.list[0].action = crate::config::schema::Action::Allow;
     let allowed = Lists::load(&changed, &other).unwrap();
     assert!(!Arc::ptr_eq(&other.0[0].table, &allowed.0[0].table));
-}
-
-#[test]
-fn refusals_are_troubles_until_the_file_is_right_and_errors_are_few() {
-    let state = ListState::default();
-    let path = Path::new("/x");
-    for number in 0..50 {
-        state.refused(path, format!("/x:{number}: wrong"));
-    }
-    assert_eq!(state.troubles(), ["an older list is in force: /x:49: wrong"]);
-    assert_eq!(state.errors().len(), ERRORS);
-    assert!(state.errors()[0].message.starts_with("/x:49: wrong"));
-    state.applied(path);
-    assert!(state.troubles().is_empty());
 }
 
 #[test]
@@ -118,7 +108,8 @@ fn a_start_takes_the_last_readable_copy_of_a_list_else_its_readable_lines() {
     // Read well once, it is kept for all starts to come; what a start put in its place is not.
     std::fs::write(&file, "a.test\nb.test\nc.test\n").unwrap();
     assert_eq!(started(&config), (Vec::new(), 3));
-    keep(&Lists::start(&config), &config.state.dir, &mut Vec::new());
+    let keep = || Copies::new(Kind::Lists).keep(&Lists::start(&config).held(Kind::Lists), &config.state.dir);
+    keep();
     for absent in [false, true] {
         if absent {
             std::fs::remove_file(&file).unwrap();
@@ -126,7 +117,7 @@ fn a_start_takes_the_last_readable_copy_of_a_list_else_its_readable_lines() {
             std::fs::write(&file, bad).unwrap();
         }
         assert_eq!(told(&config, &["the last copy that could be read is in force", &path]), 3);
-        keep(&Lists::start(&config), &config.state.dir, &mut Vec::new());
+        keep();
     }
     std::fs::write(&file, bad).unwrap();
 

@@ -2,9 +2,9 @@
 
 use crate::config::Config;
 use crate::control::access;
-use crate::daemon::reload::ReloadError;
-use crate::daemon::sources::Shared;
-use crate::daemon::{listening, own_listeners};
+use crate::daemon::reload::error::ReloadError;
+use crate::daemon::shared::Shared;
+use crate::daemon::{listening, own};
 use crate::dns;
 
 /// Bound and not served yet. Dropped, all is as before.
@@ -30,7 +30,7 @@ pub async fn prepare(shared: &Shared, config: &Config) -> Result<Change, ReloadE
     let dns = shared.listeners.prepare(config)?;
     let http = shared.listening.prepare(config)?;
     let access = shared.access.prepare(&config.http)?;
-    let new = own_listeners(config, dns.ports(), http.ports());
+    let new = own::listeners(config, dns.ports(), http.ports());
     shared.switches.own(|own| own.listeners.extend(new)).await?;
     Ok(Change { dns, http, access })
 }
@@ -48,7 +48,7 @@ pub async fn switch(shared: &Shared, config: &Config, change: Change) {
 
 /// The packet filter lets answers leave from the listeners' ports alone.
 pub async fn forget_others(shared: &Shared, config: &Config) {
-    let all = own_listeners(config, shared.listeners.ports(), shared.listening.ports());
+    let all = own::listeners(config, shared.listeners.ports(), shared.listening.ports());
     if let Err(error) = shared.switches.own(|own| own.listeners = all).await {
         tracing::warn!(%error, "a port on which nothing listens any more stays among the guard's own");
     }

@@ -15,9 +15,9 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::config::schema::{Dns, Lease};
 use crate::core::address::infrastructure;
-use crate::daemon::own_traffic;
-use crate::daemon::reload::ReloadError;
-use crate::daemon::sources::Shared;
+use crate::daemon::own;
+use crate::daemon::reload::error::ReloadError;
+use crate::daemon::shared::Shared;
 use crate::dns::upstream::TOTAL;
 use crate::enforce::{EnforceError, bgp};
 
@@ -63,7 +63,7 @@ fn own_addresses(config: &Config) -> Option<BTreeSet<IpAddr>> {
 /// # Errors
 /// Why all is as it was.
 pub(super) async fn reach(shared: &Shared, config: &Config) -> Result<(), ReloadError> {
-    let traffic = own_traffic(config);
+    let traffic = own::traffic(config);
     shared.switches.own(|own| own.traffic.extend(traffic)).await?;
     let mut open = bgp::open(&shared.config().0).map_err(EnforceError::from)?;
     open.extend(bgp::open(config).map_err(EnforceError::from)?);
@@ -83,7 +83,7 @@ pub async fn follow(shared: Arc<Shared>) {
 }
 
 async fn leave(shared: &Shared, config: &Config) -> Result<(), ReloadError> {
-    shared.switches.own(|own| own.traffic = own_traffic(config)).await?;
+    shared.switches.own(|own| own.traffic = own::traffic(config)).await?;
     Ok(shared.switches.open(bgp::open(config).map_err(EnforceError::from)?).await?)
 }
 
