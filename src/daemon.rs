@@ -8,6 +8,17 @@
 //!   command line --> control socket ----+  +--> lease journal
 //! ```
 //!
+//! No part leads back to itself (`tests/imports.rs`), and none uses this file:
+//!
+//! ```text
+//!   what is in force or known:  rules, lists (files, zones), hours, exceptions, routers, listening, switch, history
+//!   what tasks share of it:     shared
+//!   how it becomes another:     reload (by the file)      changes (by itself: files, hours, exceptions, addresses, a trial's end)
+//!   what goes on beside:        fetch, flows, preload, neighbours, packets, revalidate, service, metrics, usage, plots, wall
+//!   what is told of it:         sources (judge, applications, containers, suggest)
+//!   how it starts and ends:     takeover, privileges, process, own, enforcers, signals, watchdog; early, where no daemon runs yet
+//! ```
+//!
 //! Start: the file is checked; then everything that can fail is done (state directory, listeners, control socket, ruleset);
 //! then leases are restored, and only then the enforcer of the kernel starts, so that the first full state it is given has them; once
 //! it holds them questions are answered and systemd is told.
@@ -26,9 +37,9 @@ use crate::config::schema::NftablesMode;
 use crate::config::{Config, Places};
 use crate::control::{self, ControlSocket, DeniedLog, NamespaceName, Sources};
 use crate::core::client::Clients;
-use crate::core::event::{EnforcerId, EnforcerKind, Event, Reload};
+use crate::core::event::{EnforcerId, EnforcerKind, EnforcerSpec, Event, Reload, StoredLease, StoredPair};
 use crate::core::groups::Groups;
-use crate::core_task::{self, CoreHandle, Drivers, core_task};
+use crate::core_task::{self, CoreHandle, Drivers, Stopped, core_task};
 use crate::dns;
 use crate::enforce::backend::{self, Backend as _};
 use crate::enforce::bgp;
@@ -43,47 +54,56 @@ use crate::sys::clock::Clock;
 use crate::sys::handover::{self, Predecessor, Store};
 use crate::sys::interfaces::Here;
 
-pub mod applications;
-pub mod changes;
-pub mod containers;
+// How it starts and ends.
 pub mod early;
 pub mod enforcers;
 pub mod error;
+pub mod own;
+pub mod privileges;
+pub mod process;
+pub mod signals;
+pub mod takeover;
+pub mod watchdog;
+
+// What is in force, or known; `shared` holds them all, and none of the others knows of it.
 pub mod exceptions;
-pub mod fetch;
 pub mod files;
-pub mod flows;
 pub mod history;
 pub mod hours;
-pub mod judge;
 pub mod listening;
 pub mod lists;
+pub mod routers;
+pub mod rules;
+pub mod shared;
+pub mod switch;
+pub mod zones;
+
+// How other things come in force: by a reload, or by themselves.
+pub mod changes;
+pub mod reload;
+
+// What goes on beside.
+pub mod fetch;
+pub mod flows;
 pub mod metrics;
 pub mod neighbours;
-pub mod own;
 pub mod packets;
 pub mod plots;
 pub mod preload;
-pub mod privileges;
-pub mod process;
 #[cfg(feature = "ebpf")]
 pub mod refusals;
-pub mod reload;
 pub mod revalidate;
-pub mod routers;
-pub mod rules;
 pub mod service;
-pub mod shared;
-pub mod signals;
-pub mod sources;
-pub mod suggest;
-pub mod switch;
-pub mod takeover;
 pub mod usage;
 pub mod wall;
-pub mod watchdog;
 mod whose;
-pub mod zones;
+
+// What the control interface is told.
+pub mod applications;
+pub mod containers;
+pub mod judge;
+pub mod sources;
+pub mod suggest;
 
 use enforcers::{Enforcers, HOLDING};
 use error::RunError;
@@ -211,19 +231,7 @@ async fn guarded(
 
     let (reports, inbox) = mpsc::channel(core_task::REPORTS);
     let groups = Groups::new(&now.narrow(&config)).map_err(RunError::failed)?;
-    let begins = Beginning {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        lease: config.lease.clone(),
-        gate: config.gate.clone(),
-        linger,
-        enforcers: enforcers.specs.clone(),
-        groups: Arc::new(groups),
-        clients: Arc::new(Clients::new(&config)),
-        announces: config.bgp_enforces(),
-        per_client: config.per_client(),
-        client_prefix: config.nftables.client_ipv6_prefix,
-        narrow: config.is_narrow(),
-    };
+    let begins = beginning(&config, enforcers.specs.clone(), groups);
     let guard = begins.guard();
     let recorder = match (record, &options.record) {
         (Some(file), Some(wanted)) => Some(Recorder::start(file, wanted, begins).map_err(RunError::failed)?),
@@ -257,13 +265,7 @@ async fn guarded(
     if !restored.is_empty() {
         tracing::info!(leases = restored.len(), "leases restored");
     }
-    core.tell(Event::Exchange(routers::among_guards(&config))).await.map_err(RunError::failed)?;
-    // Told even when empty: enforcers that took over routes of an earlier process may then let go of what is not restored.
-    core.tell(Event::Restore(restored)).await.map_err(RunError::failed)?;
-    core.tell(Event::RestorePairs(pairs)).await.map_err(RunError::failed)?;
-    // The policy may have changed while the guard was down.
-    let judge = Some(rules.load().judge());
-    core.reload(Reload { judge, ..Reload::default() }).await.map_err(RunError::failed)?;
+    restore(&core, &config, (restored, pairs), &rules.load()).await.map_err(RunError::failed)?;
     if let Some(kernel) = kernel {
         tasks.push(tokio::spawn(kernel));
         wait_for_the_kernel(&core).await?;
@@ -367,6 +369,38 @@ async fn guarded(
     stop(core, served, tasks, STOPPING + config.bgp.shutdown_drain.0).await;
     tracing::info!("destguard has stopped");
     ended
+}
+
+/// What the core begins with.
+fn beginning(config: &Config, enforcers: Vec<EnforcerSpec>, groups: Groups) -> Beginning {
+    Beginning {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        lease: config.lease.clone(),
+        gate: config.gate.clone(),
+        linger: routers::linger(config),
+        enforcers,
+        groups: Arc::new(groups),
+        clients: Arc::new(Clients::new(config)),
+        announces: config.bgp_enforces(),
+        per_client: config.per_client(),
+        client_prefix: config.nftables.client_ipv6_prefix,
+        narrow: config.is_narrow(),
+    }
+}
+
+/// Tells the core of the leases of an earlier run, and has it judge them.
+async fn restore(
+    core: &CoreHandle,
+    config: &Config,
+    (leases, pairs): (Vec<StoredLease>, Vec<StoredPair>),
+    rules: &dns::Rules,
+) -> Result<(), Stopped> {
+    core.tell(Event::Exchange(routers::among_guards(config))).await?;
+    // Told even when empty: enforcers that took over routes of an earlier process may then let go of what is not restored.
+    core.tell(Event::Restore(leases)).await?;
+    core.tell(Event::RestorePairs(pairs)).await?;
+    // The policy may have changed while the guard was down.
+    core.reload(Reload { judge: Some(rules.judge()), ..Reload::default() }).await
 }
 
 /// What goes on beside questions and control sockets, until it is aborted. `here`: this host as the rules know it.
