@@ -1,4 +1,5 @@
-//! Files whose content is in force while the daemon runs: lists, and local zones. Which of them are to be read anew, and copies for the next start.
+//! Files whose content is in force while the daemon runs: lists, and local zones. Here is which of them are to be
+//! read anew, and how copies are kept for the next start.
 //!
 //! A file is read when its stamp (inode, size, times) was twice the same and is not that of what is in force: whoever writes it in place
 //! gets the time for it. What can't be used is not tried again until it is another file.

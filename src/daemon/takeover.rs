@@ -1,4 +1,5 @@
-//! Takes the place of a daemon that runs: its sockets are handed over, and what belongs to one daemon at a time is waited for.
+//! Takes the place of a daemon that runs: its sockets are handed over, and what one daemon at a time has
+//! is waited for.
 
 use std::io;
 use std::os::unix::net::UnixStream;

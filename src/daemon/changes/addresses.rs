@@ -1,4 +1,5 @@
-//! This host's own addresses and what is on-link, followed as the kernel tells of them: none of them is ever opened, and each that is to be listened on is.
+//! This host's own addresses and what is on-link, followed as the kernel tells of them. None of them is ever
+//! opened, and those that the configuration listens on are served as they come.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -34,7 +34,7 @@ impl FetchState {
         }
     }
 
-    /// When it is due after a start or a reload, which find that the server said so long ago that it is still the same: in seconds since 1970.
+    /// As a start or a reload finds it. `checked`: when the server last said that what is there is it, in seconds since 1970.
     #[must_use]
     pub fn found(checked: Option<u64>, refresh: Duration) -> Self {
         // A clock that was set back doesn't put it off beyond the usual.
