@@ -12,8 +12,8 @@
 //! ```
 //!
 //! - [`listen`]: sockets for clients. [`limits`], [`rate`]: what one client may take.
-//! - [`codec`]: what clients send, what upstreams send, what goes out.
-//! - [`resolver`]: the way of a question. [`cache`]: finished replies with their leases.
+//! - [`codec`]: what clients send, what upstreams send, what goes out. [`transport`]: the encrypted ways between.
+//! - [`resolver`]: the way of a question. [`cache`]: finished replies with their leases. [`checked`], [`would`]: what one part tells another of an answer.
 //! - [`upstream`]: servers, the race of one question among them, their sockets and health. [`validate`]: whether what they send is signed (DNSSEC).
 //! - [`zones`]: local zones. Keys and certificates are [`crate::tls`]'s. [`refusals`], [`metrics`]: what is told of it.
 //!
@@ -58,15 +58,16 @@ use crate::sys::clock::Clock;
 use crate::tls;
 use crate::tls::people::Believed;
 use limits::Limit;
-use listen::Transport;
 use refusals::Refusals;
 use resolver::Resolver;
 use resolver::origin::{Origin, Setup};
 use resolver::pending::Waiters;
+use transport::Transport;
 use upstream::{UpstreamError, UpstreamStatus, Upstreams};
 use zones::Zones;
 
 pub mod cache;
+pub mod checked;
 pub mod codec;
 pub mod limits;
 pub mod listen;
@@ -74,8 +75,10 @@ pub mod metrics;
 pub mod rate;
 pub mod refusals;
 pub mod resolver;
+pub mod transport;
 pub mod upstream;
 pub mod validate;
+pub mod would;
 pub mod zones;
 
 pub use listen::{Listeners, Sockets, bind, bind_or_take};
@@ -452,7 +455,7 @@ pub fn start(
             usage
         },
         refusals: Refusals::new(denied, metrics.refusals_unnoted.clone()),
-        backlog: listen::unsent::Backlog::new(metrics.stream_backlog.clone()),
+        backlog: resolver::unsent::Backlog::new(metrics.stream_backlog.clone()),
         metrics,
         in_flight: Limit::new(resolver::IN_FLIGHT, resolver::IN_FLIGHT, resolver::IN_FLIGHT_LEAST),
         requests: std::sync::Mutex::default(),
@@ -462,7 +465,8 @@ pub fn start(
         runtime: tokio::runtime::Handle::current(),
     });
     let (stop_tasks, stopped) = watch::channel(false);
-    metrics::upstreams::register(registry, &resolver.origin);
+    let origin = resolver.origin.clone();
+    upstream::metrics::register(registry, move || origin.load().upstreams.status());
     let origin = resolver.origin.clone();
     let watched = Upstreams::watch(move || origin.load().upstreams.clone());
     let mut stop_watching = stopped.clone();

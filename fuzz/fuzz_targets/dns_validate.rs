@@ -9,9 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use destguard::config::schema::Dnssec;
 use destguard::core::answer::{Question, bind, bind_aliases};
 use destguard::core::client::Claim;
+use destguard::dns::checked::Checked;
 use destguard::dns::codec::response::Response;
 use destguard::dns::metrics::Metrics;
-use destguard::dns::resolver::draft::Checked;
 use destguard::dns::validate::{Budget, Validator};
 
 use outside::{AskError, Name, Pick, Query, Source, rtype};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::Checks;
 use crate::config::schema::{Scope, WHOLE_IPV6};
 use crate::core::person::Pattern;
-use crate::dns::listen::https::PATH;
+use crate::dns::transport::HTTPS_PATH;
 use crate::tls::people::Believed;
 
 /// Most octets of a path.
@@ -96,10 +96,10 @@ impl Checks<'_, '_> {
             // What a path may hold unescaped (RFC 3986 section 3.3): a client would escape all else, and never meet it.
             let fits = |octet: u8| octet.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&octet);
             if !path.starts_with('/') || path.len() > PATH_OCTETS || !path.bytes().all(fits) {
-                let example = format!("as in \"{PATH}/children\"");
+                let example = format!("as in \"{HTTPS_PATH}/children\"");
                 self.error(&key, format!("\"{path}\" is no path: a slash, letters, digits and -._~ , {example}"));
-            } else if path == PATH {
-                self.error(&key, format!("{PATH} is everybody's"));
+            } else if path == HTTPS_PATH {
+                self.error(&key, format!("{HTTPS_PATH} is everybody's"));
             } else if let Some(other) = seen.insert(path, index) {
                 self.error(&key, format!("\"{path}\" is that of policy.group[{other}] already"));
             }

@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::DnsError;
 use crate::config::Config;
+use crate::dns::transport::Transport;
 use crate::sys::endpoint;
 use crate::sys::handover::{self, Store};
 use crate::sys::udp as sys;
@@ -24,9 +25,7 @@ pub mod reload;
 pub mod seats;
 pub mod tcp;
 pub mod udp;
-pub mod unsent;
 
-pub use encrypted::Transport;
 pub use late::{Absent, Listeners};
 
 /// Connections that wait to be accepted.

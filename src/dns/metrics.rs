@@ -12,7 +12,6 @@ use prometheus_client::registry::Registry;
 use crate::metrics::labelled;
 
 pub mod replies;
-pub(in crate::dns) mod upstreams;
 
 /// One label `reason`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]

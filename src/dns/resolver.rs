@@ -45,7 +45,6 @@ use crate::dns::codec::ede::{Ede, code};
 use crate::dns::codec::query::{ClientEdns, Parsed, Question, Reject};
 use crate::dns::codec::reply::{self, ReplyHead};
 use crate::dns::codec::wire::{flag, rcode};
-use crate::dns::listen::unsent::Backlog;
 use crate::sys::clock::Clock;
 use audit::Requests;
 use ddr::Designated;
@@ -53,6 +52,7 @@ use draft::Draft;
 use noted::{Asked, End};
 use origin::{Origin, Setup};
 use pending::Waiters;
+use unsent::Backlog;
 
 pub(in crate::dns) mod audit;
 pub mod ddr;
@@ -67,6 +67,7 @@ pub(in crate::dns) mod pending;
 pub(in crate::dns) mod settle;
 pub mod stale;
 pub(in crate::dns) mod task;
+pub(in crate::dns) mod unsent;
 pub(in crate::dns) mod worker;
 
 /// Questions that wait at once. Beyond it: SERVFAIL at once, counted.

@@ -39,6 +39,7 @@ use transport::udp_task::{Failure, Post};
 
 pub mod health;
 pub mod judgement;
+pub mod metrics;
 pub mod query;
 pub mod race;
 pub mod server;

@@ -26,9 +26,9 @@ use super::upstream::{AskError, Upstreams};
 use crate::config::schema::Dnssec;
 use crate::core::name::Name;
 use crate::core::share::Holder;
+use crate::dns::checked::Checked;
 use crate::dns::codec::ede::{Ede, code};
 use crate::dns::codec::response;
-use crate::dns::resolver::draft::Checked;
 
 pub mod anchor;
 pub mod answer;

@@ -22,10 +22,10 @@ use crate::core::answer::{CLASS_IN, Record, RecordData};
 use crate::core::name::Name;
 use crate::core::policy::name_from_user;
 use crate::core::zones::{Found, ZoneIndex, ZoneSet};
+use crate::dns::checked::Checked;
 use crate::dns::codec::ede::{Ede, code};
 use crate::dns::codec::response::{Authority, Rdata, Response, understand};
 use crate::dns::codec::wire::{rcode, rtype};
-use crate::dns::resolver::draft::Checked;
 
 pub mod read;
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::core::name::Name;
 use crate::dns::codec::ede::Ede;
 use crate::dns::codec::reply::Body;
 use crate::dns::codec::wire::HEADER;
-use crate::dns::resolver::audit::Would;
+use crate::dns::would::Would;
 
 /// Octets that an entry costs beside its own data: the slot, the index and the allocator's headers.
 const OVERHEAD: usize = 192;

@@ -134,6 +134,12 @@ pub fn skip_name(octets: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
+/// Types as people know them.
+#[must_use]
+pub fn type_name(kind: u16) -> String {
+    hickory_proto::rr::RecordType::from(kind).to_string()
+}
+
 /// Whether an OPT record of a message, query or response, bears this option. `false` where it ends before that is known.
 #[must_use]
 pub fn bears_option(message: &[u8], option: u16) -> bool {

@@ -9,12 +9,11 @@ use tokio::sync::mpsc;
 use super::tcp::Connections;
 use crate::control::query_log::Tapped;
 use crate::core::person::{Person, Who};
-use crate::core::way::Way;
 use crate::dns::codec::wire::{HEADER, rtype, skip_name, u16_at};
-use crate::dns::listen::unsent::Reply;
-use crate::dns::metrics;
 use crate::dns::resolver::pending::Route;
+use crate::dns::resolver::unsent::Reply;
 use crate::dns::resolver::{Handled, Resolver, Turn};
+use crate::dns::transport::Transport;
 use crate::tls::people::{NoLonger, Shown, Trust};
 
 /// Encrypted connections at once, all transports together.
@@ -37,40 +36,6 @@ const ANSWER: Duration = Duration::from_secs(30);
 const BLOCK: usize = 468;
 /// Octets of an option before its value.
 const OPTION: usize = 4;
-
-/// How a question came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// DNS over TLS.
-    Tls,
-    /// DNS over HTTPS.
-    Https,
-    /// DNS over QUIC.
-    Quic,
-}
-
-impl Transport {
-    /// How its replies go out.
-    #[must_use]
-    pub fn way(self) -> Way {
-        match self {
-            Self::Tls => Way::Tls,
-            Self::Https => Way::Https,
-            Self::Quic => Way::Quic,
-        }
-    }
-
-    /// The metrics' label.
-    #[must_use]
-    pub fn label(self) -> metrics::Transport {
-        let transport = match self {
-            Self::Tls => "dot",
-            Self::Https => "doh",
-            Self::Quic => "doq",
-        };
-        metrics::Transport { transport }
-    }
-}
 
 /// How long a connection may be idle.
 pub fn idle_time(connections: &Connections) -> Duration {

@@ -1,4 +1,4 @@
-//! DNS over HTTPS for clients (RFC 8484): GET, HEAD and POST on [`PATH`], and on those of groups (`policy.group.doh_path`), over TLS. HTTP/2 is for those who negotiate it (ALPN); everybody else
+//! DNS over HTTPS for clients (RFC 8484): GET, HEAD and POST on [`HTTPS_PATH`], and on those of groups (`policy.group.doh_path`), over TLS. HTTP/2 is for those who negotiate it (ALPN); everybody else
 //! gets HTTP/1.1, as `wget`, Python and Node's `fetch` speak it.
 
 use std::borrow::Cow;
@@ -20,17 +20,16 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio_rustls::server::TlsStream;
 
-use super::encrypted::{self, LOOK, Transport, Unanswered, answer, idle_time};
+use super::encrypted::{self, LOOK, Unanswered, answer, idle_time};
 use super::seats::{Busy, Seat};
 use super::tcp::Connections;
 use crate::dns::codec::wire::{HEADER, rtype, skip_name, u16_at, u32_at};
 use crate::dns::resolver::Resolver;
+use crate::dns::transport::{HTTPS_PATH, Transport};
 use crate::dns::upstream::DNS_MESSAGE;
 use crate::tls::base64;
 use crate::tls::people::{Shown, Trust};
 
-/// Where everybody's questions are taken; the path of the usual URI template "/dns-query{?dns}".
-pub const PATH: &str = "/dns-query";
 /// The protocols that clients may choose from, the best first.
 pub const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// Requests in flight on one connection; HTTP/2 tells the client.
@@ -136,7 +135,7 @@ async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, NoResponse> {
     let bare = request.method() == Method::HEAD;
-    let path = Some(request.uri().path()).filter(|path| *path != PATH).map(str::to_owned);
+    let path = Some(request.uri().path()).filter(|path| *path != HTTPS_PATH).map(str::to_owned);
     let taken = path.as_deref().is_none_or(|path| resolver.rules.load().views.has_path(path));
     let message = match message_of(request, taken).await {
         Ok(message) => message,

@@ -11,11 +11,12 @@ use tokio_rustls::TlsAcceptor;
 
 use super::phase::{Mode, Phase};
 use super::tcp::{Connections, Speech};
-use super::{At, Bound, Failed, Sockets, Transport, bind_plain, https, quic, quic_socket, stream, tcp, udp};
+use super::{At, Bound, Failed, Sockets, bind_plain, https, quic, quic_socket, stream, tcp, udp};
 use crate::config::Config;
 use crate::config::endpoint::Endpoint;
 use crate::dns::DnsError;
 use crate::dns::resolver::Resolver;
+use crate::dns::transport::Transport;
 use crate::sys::endpoint;
 use crate::sys::handover::Store;
 use crate::tls;

@@ -11,9 +11,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::time::MissedTickBehavior;
 
 use self::socket::Socket;
-use super::encrypted::{
-    self, CONNECTIONS, CONNECTIONS_PER_CLIENT, HANDSHAKE, IDLE, LOOK, Transport, answer, idle_time,
-};
+use super::encrypted::{self, CONNECTIONS, CONNECTIONS_PER_CLIENT, HANDSHAKE, IDLE, LOOK, answer, idle_time};
 use super::phase::{Mode, Phase, close_to_new};
 use super::seats::{Busy, Seat};
 use super::tcp::Connections;
@@ -22,6 +20,7 @@ use crate::dns::DnsError;
 use crate::dns::codec::wire::{TCP_KEEPALIVE, bears_option};
 use crate::dns::limits::{Full, Place};
 use crate::dns::resolver::Resolver;
+use crate::dns::transport::Transport;
 use crate::tls::people::Shown;
 
 mod socket;

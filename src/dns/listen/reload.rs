@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::late::{Absent, State, Wanted, wanted};
 use super::phase::Mode;
-use super::{Bound, Listeners, Transport};
+use super::{Bound, Listeners};
 use crate::config::Config;
 use crate::dns::resolver::ddr::Designated;
+use crate::dns::transport::Transport;
 use crate::dns::{DnsError, own_upstream};
 use crate::sys::endpoint;
 use crate::tls::people::Believed;

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::encrypted::{self, HANDSHAKE, Transport};
+use super::encrypted::{self, HANDSHAKE};
 use super::https;
 use super::phase::{Mode, Phase};
 use super::seats::{Activity, Seat, Seats};
@@ -21,9 +21,10 @@ use crate::control::query_log::Tapped;
 use crate::core::way::Way;
 use crate::dns::codec::wire::{TCP_KEEPALIVE, bears_option};
 use crate::dns::limits::Limit;
-use crate::dns::listen::unsent::Reply;
 use crate::dns::resolver::pending::Route;
+use crate::dns::resolver::unsent::Reply;
 use crate::dns::resolver::{Handled, Resolver, Turn};
+use crate::dns::transport::Transport;
 use crate::sys::descriptors::Use;
 use crate::tls::people::{Shown, Trust};
 

@@ -28,7 +28,7 @@ use crate::core::name::Name;
 use crate::core::person::Who;
 use crate::core::policy::{Effect, Policy, Verdict};
 use crate::dns::cache::{Entry, Key, Readmission};
-use crate::dns::codec::ede::{self, Ede, code};
+use crate::dns::codec::ede::{self, code};
 use crate::dns::codec::query::Question;
 use crate::dns::limits::Place;
 use crate::dns::resolver::Resolver;
@@ -39,36 +39,6 @@ use crate::dns::upstream::query::Query;
 
 /// Most questions that one request to the core is noted for.
 const TOGETHER: usize = 4096;
-
-/// What enforcement would have done to an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Would {
-    /// The label of the refusal.
-    pub reason: &'static str,
-    /// In words, as they are noted for who waits for the answer.
-    pub words: String,
-    /// What its client would have been told; the words noted for who gets it from the cache.
-    pub ede: Ede,
-}
-
-impl Would {
-    /// Of an enforced draft; `None`: it is what the upstream gave, or its upstream failed.
-    #[must_use]
-    pub fn of(draft: &Draft) -> Option<Self> {
-        let (reason, words) = match &draft.kind {
-            Kind::Denied(reason, words) => (*reason, words.clone()),
-            Kind::Dropped(words) => ("policy", words.clone()),
-            Kind::Failed(reason @ "unbound", words) => (*reason, words.clone()),
-            Kind::Answer => {
-                let ede = draft.ede.as_ref().filter(|ede| ede.code == code::FILTERED)?;
-                ("filtered", ede.text.clone().into_owned())
-            }
-            Kind::Failed(..) | Kind::Truncated => return None,
-        };
-        let ede = draft.ede.clone().unwrap_or_else(|| Ede::new(code::BLOCKED, words.clone()));
-        Some(Self { reason, words, ede })
-    }
-}
 
 /// Requests to the core behind answers that have left, by the question's [`Key`]: whom their refusal would have met. Bounded by the places for them.
 pub(in crate::dns) type Requests = Mutex<HashMap<Box<[u8]>, Vec<Who>, RandomState>>;

@@ -9,8 +9,7 @@ use crate::core::name::Name;
 use crate::dns::codec::query::Question;
 use crate::dns::codec::reply::{self, BodyWriter, OWN_TTL, ReplyHead, Section};
 use crate::dns::codec::wire::{rcode, rtype};
-use crate::dns::listen::Transport;
-use crate::dns::listen::https::PATH;
+use crate::dns::transport::{HTTPS_PATH, Transport};
 use crate::tls::server::Identity;
 
 /// The wire form of `resolver.arpa`, below which resolvers say how else to ask them.
@@ -192,7 +191,7 @@ fn svcb(priority: u16, target: &Name, transport: Transport, port: u16, hints: &[
         parameter(key::IPV6HINT, &v6);
     }
     if transport == Transport::Https {
-        parameter(key::DOHPATH, format!("{PATH}{{?dns}}").as_bytes());
+        parameter(key::DOHPATH, format!("{HTTPS_PATH}{{?dns}}").as_bytes());
     }
     out
 }

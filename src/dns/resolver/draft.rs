@@ -14,14 +14,15 @@ use crate::core::policy::{Effect, Policy};
 use crate::core::verdict::{self, Answer, Family, HintEdit, Judged, Removed};
 use crate::dns::Rules;
 use crate::dns::cache::{Key, Readmission};
+use crate::dns::checked::Checked;
 use crate::dns::codec::ede::{Ede, code};
 use crate::dns::codec::reply::{self, Body, BodyWriter, OWN_TTL, Section};
 use crate::dns::codec::response::{self, Authority};
 use crate::dns::codec::wire::{rcode, rtype, u16_at, u32_at};
-use crate::dns::resolver::audit::Would;
 use crate::dns::upstream::AskError;
 use crate::dns::upstream::query::Query;
 use crate::dns::validate;
+use crate::dns::would::Would;
 
 /// Longest that a negative answer is kept and given, in seconds (RFC 2308 section 5 suggests one to three hours).
 const NEGATIVE_MAX: u32 = 3600;
@@ -43,25 +44,6 @@ pub enum Kind {
     Failed(&'static str, String),
     /// Cut, and the whole can't be had: TC to UDP clients, SERVFAIL to others.
     Truncated,
-}
-
-/// What came of reading a response.
-#[derive(Clone, Debug)]
-pub enum Checked {
-    /// It may be judged.
-    Response(response::Response),
-    /// It can't be read.
-    Malformed,
-    /// It must not be used: the label of the refusal, and what the client is told.
-    Refused(&'static str, Ede),
-}
-
-impl Checked {
-    /// Reads a response that nobody validated.
-    #[must_use]
-    pub fn read(message: &[u8]) -> Self {
-        response::read(message).map_or(Self::Malformed, Self::Response)
-    }
 }
 
 /// For whom an answer is judged.
@@ -105,6 +87,23 @@ pub struct Draft {
 }
 
 impl Draft {
+    /// What it would have done to what the upstream gave; `None`: nothing, or its upstream failed.
+    #[must_use]
+    pub fn would_be(&self) -> Option<Would> {
+        let (reason, words) = match &self.kind {
+            Kind::Denied(reason, words) => (*reason, words.clone()),
+            Kind::Dropped(words) => ("policy", words.clone()),
+            Kind::Failed(reason @ "unbound", words) => (*reason, words.clone()),
+            Kind::Answer => {
+                let ede = self.ede.as_ref().filter(|ede| ede.code == code::FILTERED)?;
+                ("filtered", ede.text.clone().into_owned())
+            }
+            Kind::Failed(..) | Kind::Truncated => return None,
+        };
+        let ede = self.ede.clone().unwrap_or_else(|| Ede::new(code::BLOCKED, words.clone()));
+        Some(Would { reason, words, ede })
+    }
+
     /// A draft of SERVFAIL, with the label that metrics count it by.
     #[must_use]
     pub fn failure(query: &Query, label: &'static str, ede: Ede) -> Self {
@@ -315,7 +314,7 @@ fn audit(query: &Query, response: &response::Response, policy: &Policy, rules: &
     let mut judged = judge(query, response, policy, rules, only);
     // In place of this answer enforcement would give the list's own.
     judged.again.take_if(|_| policy.local_data(&query.name).is_some());
-    let Some(would) = Would::of(&judged) else { return judged };
+    let Some(would) = judged.would_be() else { return judged };
     let question = Question { name: query.name.clone(), qtype: query.qtype, qclass: 1 };
     let response_of = verdict::Response {
         question: &question,

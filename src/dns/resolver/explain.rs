@@ -12,12 +12,13 @@ use crate::core::policy::view::Whose;
 use crate::core::policy::{Effect, RuleRef};
 use crate::core::verdict::{self, Family, Judged};
 use crate::dns::cache::{Key, Outcome};
+use crate::dns::checked::Checked;
 use crate::dns::codec::wire::rcode;
 use crate::dns::resolver::Resolver;
-use crate::dns::resolver::audit::Would;
 use crate::dns::resolver::ddr::is_resolver_arpa;
-use crate::dns::resolver::draft::{Audience, Checked, Draft, Kind, alias, draft_checked, local};
+use crate::dns::resolver::draft::{Audience, Draft, Kind, alias, draft_checked, local};
 use crate::dns::upstream::query::Query;
+use crate::dns::would::Would;
 use crate::dns::{Rules, View};
 
 /// What becomes of a question.

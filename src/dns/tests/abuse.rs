@@ -188,7 +188,7 @@ async fn a_client_that_takes_no_replies_has_few_kept_for_it() {
     }
     // 36 MB are asked for. What the kernel doesn't take waits, up to the bound.
     until("the bound is met", || world.label("dns_refused_questions_total", "backlog") > 0).await;
-    let bound = crate::dns::listen::unsent::PER_CLIENT;
+    let bound = crate::dns::resolver::unsent::PER_CLIENT;
     until("all are read", || world.metric("dns_tcp_questions_total") >= 600).await;
     assert!(waiting() <= bound, "{}", waiting());
     // Another client is served meanwhile.

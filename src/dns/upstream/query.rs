@@ -7,8 +7,7 @@ use rand::Rng;
 
 use crate::core::client::Claim;
 use crate::core::name::Name;
-use crate::dns::codec::wire::{self, HEADER, UDP_REPLY, flag, put_u16, rcode, rtype, u16_at};
-use crate::dns::validate::rrset::type_name;
+use crate::dns::codec::wire::{self, HEADER, UDP_REPLY, flag, put_u16, rcode, rtype, type_name, u16_at};
 
 /// Flags and counts of a query: RD, one question, one OPT.
 const HEAD: [u8; HEADER] = [0, 0, 0x01, 0, 0, 1, 0, 0, 0, 0, 0, 1];

@@ -13,14 +13,14 @@ use hickory_proto::dnssec::crypto;
 
 use super::anchor::{Anchor, Digest};
 use super::denial::{Cut, Denials};
-use super::rrset::{Key, RrSet, Sets, type_name};
+use super::rrset::{Key, RrSet, Sets};
 use super::{Budget, Failure, Limit, Security, Source, Turn, Validator, Work};
 use crate::core::client::Claim;
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::dns::codec::ede::code;
 use crate::dns::codec::response::{self, Response};
-use crate::dns::codec::wire::{rcode, rtype};
+use crate::dns::codec::wire::{rcode, rtype, type_name};
 use crate::dns::metrics::Metrics;
 use crate::dns::upstream::query::Query;
 use crate::sys::clock::Clock;

@@ -10,7 +10,7 @@ use crate::core::answer::effective_ttl;
 use crate::core::name::Name;
 use crate::dns::codec::ede::code;
 use crate::dns::codec::response::{self, Response};
-use crate::dns::codec::wire::{rtype, u16_at, u32_at};
+use crate::dns::codec::wire::{rtype, type_name, u16_at, u32_at};
 
 /// Signatures of one set that are looked at: real zones have one or two, four while they change algorithms.
 const SIGNATURES: usize = 8;
@@ -403,10 +403,4 @@ fn canonical(kind: u16, rdata: &[u8]) -> Vec<u8> {
         at = at.saturating_add(1);
     }
     out
-}
-
-/// Types as people know them.
-#[must_use]
-pub fn type_name(kind: u16) -> String {
-    hickory_proto::rr::RecordType::from(kind).to_string()
 }

@@ -1,32 +1,35 @@
 //! How the upstreams are, looked up when somebody asks.
 
-use std::sync::Arc;
-
-use arc_swap::ArcSwap;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::dns::resolver::origin::Origin;
+use super::UpstreamStatus;
 
-/// Registers the upstreams' metrics, which are read at each scrape.
-pub(in crate::dns) fn register(registry: &mut Registry, origin: &Arc<ArcSwap<Origin>>) {
-    registry.register_collector(Box::new(Upstreams(origin.clone())));
+/// Registers the upstreams' metrics, which are read at each scrape; `status` is how those are that are asked then.
+pub(in crate::dns) fn register<S>(registry: &mut Registry, status: S)
+where
+    S: Fn() -> Vec<UpstreamStatus> + Send + Sync + 'static,
+{
+    registry.register_collector(Box::new(Upstreams(status)));
 }
 
-struct Upstreams(Arc<ArcSwap<Origin>>);
+struct Upstreams<S>(S);
 
-impl std::fmt::Debug for Upstreams {
+impl<S> std::fmt::Debug for Upstreams<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Upstreams")
     }
 }
 
-impl Collector for Upstreams {
+impl<S> Collector for Upstreams<S>
+where
+    S: Fn() -> Vec<UpstreamStatus> + Send + Sync + 'static,
+{
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let upstreams = self.0.load().upstreams.status();
+        let upstreams = (self.0)();
         let help = "1 while the upstream answers, or was not asked yet; 0 while it is down, by upstream";
         let mut family = encoder.encode_descriptor("dns_upstream_up", help, None, MetricType::Gauge)?;
         for upstream in &upstreams {
