@@ -481,9 +481,9 @@ impl World {
         }
     }
 
-    /// Whether leases were restored by the wall clock.
-    pub fn goes_by_wall(&self) -> bool {
-        self.daemon.as_ref().is_some_and(|daemon| daemon.steps.is_some())
+    /// What the wall clock was ahead of the boot clock when leases were restored by it, or was last heeded.
+    pub fn goes_by_wall(&self) -> Option<u64> {
+        self.daemon.as_ref()?.steps.as_ref().map(|steps| steps.told)
     }
 
     /// The host woke up: timers of the daemon stood still.

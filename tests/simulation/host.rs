@@ -68,6 +68,13 @@ impl Host {
 }
 
 impl World {
+    /// Whether leases were restored by a clock that is behind, and nobody was told yet. A crash of the daemon until then
+    /// lengthens them: docs/operation.md says so.
+    pub fn awaits_clock(&self) -> bool {
+        let right = self.host.right.wrapping_add_unsigned(self.host.booted).cast_unsigned();
+        self.goes_by_wall().is_some_and(|told| told < right)
+    }
+
     /// The daemon is killed, and starts again.
     pub fn kill(&mut self, down: Millis, within: Option<usize>) {
         if self.daemon.is_none() {
@@ -154,7 +161,7 @@ impl World {
     pub fn clock_stepped(&mut self, by: i64) {
         self.host.apart += by;
         self.host.right += by;
-        if by > 0 && (self.goes_by_wall() || self.daemon.is_none()) {
+        if by > 0 && (self.goes_by_wall().is_some() || self.daemon.is_none()) {
             // As if it had been behind when the leases were restored.
             self.book.forgiven.push(0..=self.now);
         }

@@ -388,6 +388,7 @@ impl World {
         self.tell(|| format!("{what:?}"));
         self.seen.faults += 1;
         match what {
+            What::Kill { .. } if self.awaits_clock() => {}
             What::Kill { down, within } => self.kill(down, within),
             What::Sleep { span } => self.sleep(span),
             What::Reboot { down, behind, kept } => self.reboot(down, behind, kept),
