@@ -24,17 +24,21 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
-use destguard::config::schema::{Gate, Lease, OnDeadline};
+use destguard::config::schema::{Config, Gate, Lease, OnDeadline};
 use destguard::config::value::Span;
+use destguard::core::address::AddressFilter;
 use destguard::core::event::{
     Admission, Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, Grant, LeaseHandle, Output,
-    QueryPath, RevokeTarget, StoredLease, Ticket,
+    QueryPath, Reload, RevokeTarget, StoredLease, Ticket,
 };
 use destguard::core::explain::LeaseFilter;
 use destguard::core::guard::{Guard, Settings};
+use destguard::core::judge::Judge;
 use destguard::core::moment::Moment;
 use destguard::core::name::Name;
+use destguard::core::policy::view::Views;
 
 #[test]
 fn every_dialogue_comes_out_as_written() {
@@ -77,6 +81,17 @@ fn play(text: &str) -> (Vec<String>, Vec<String>) {
         player.line(line);
     }
     (expected, player.seen)
+}
+
+/// Rules that deny these names, and no address. Dialogues' answers are judged by none: these have the number that says so.
+fn denying(names: &[&str]) -> Judge {
+    let deny: Vec<String> = names.iter().map(|name| format!("={name}")).collect();
+    let text = format!(
+        "[policy]\ndeny = {deny:?}\n[[policy.private]]\ndomain = \".\"\nprefixes = [\"0.0.0.0/0\", \"::/0\"]\n"
+    );
+    let config: Config = toml::from_str(&text).unwrap();
+    let (views, filter) = (Views::new(&config, &[]).unwrap(), AddressFilter::new(&config, &[]).unwrap());
+    Judge::new(0, Arc::new(views), Arc::new(filter), Arc::default())
 }
 
 struct Player {
@@ -195,7 +210,7 @@ impl Player {
                 Ok(address) => RevokeTarget::Address(address),
                 Err(_) => RevokeTarget::Name(name(rest[0])),
             }),
-            "forbid" => Event::Forbid(rest.iter().map(|word| name(word)).collect()),
+            "forbid" => Event::Reload(Box::new(Reload { judge: Some(denying(rest)), ..Reload::default() })),
             "restore" => {
                 let (address, ends) = rest[0].split_once('@').unwrap();
                 let path = |word: &&str| {

@@ -16,10 +16,9 @@ use super::flows::FlowsSeen;
 use super::groups::{GroupSet, Groups};
 use super::moment::Moment;
 use super::name::Name;
-use super::narrow::{Narrow, NarrowKinds, Openings, PairId, Port};
+use super::narrow::{Narrow, NarrowKinds, Openings, PairId};
 use super::person::Mark;
 pub use super::verdict::{Grant, Grants};
-use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings};
 
 /// Questions of an address that outlive the process; the rest comes back with the next answer.
 pub const ASKED: usize = 16;
@@ -208,24 +207,10 @@ pub enum Event {
     },
     /// The operator closes an address, or all that a name opened, now.
     Revoke(RevokeTarget),
-    /// Names whose leases are not allowed any more (policy reload): their causes end now; an address without other cause is closed.
-    Forbid(Vec<Name>),
-    /// Other times and limits for answers from now on; leases keep their ends, also those that a smaller capacity would not have let in.
-    Settings(Box<(LeaseSettings, GateSettings)>),
-    /// Routes outlive their leases by so much from now on, those that linger already, too.
-    Linger(Duration),
     /// Somebody sees flows; those to leased addresses keep their routes.
     FlowsSeen(FlowsSeen),
     /// Flows keep routes at most so long behind their leases from now on; zero: not at all.
     FlowLimit(Duration),
-    /// All enforcers that there are from now on. What only one that is gone lacked is in force; leases that a new one lacks are not, unless it joins.
-    Enforcers(Vec<Listed>),
-    /// Whether routes are announced from now on. Without it (audit) route enforcers hold nothing and gate nothing; leases stay, and are announced with
-    /// the next plan once they are.
-    Announce(bool),
-    /// Other groups, or other communities of theirs: leases follow the groups of those who asked, and routes are announced anew where that makes
-    /// a difference.
-    Groups(Arc<Groups>),
     /// More is known of who clients are. Counts from now on; what somebody holds already stays in the share in which it was taken.
     Clients(Arc<Clients>),
     /// The host slept. The ends that timed enforcers count by themselves stood still meanwhile: they get the full state, with what is left of
@@ -241,12 +226,6 @@ pub enum Event {
     Guards(Vec<GuardNews>),
     /// Other guards are told of our leases, by which we have this router id; or there are none.
     Exchange(Option<Ipv4Addr>),
-    /// Pairs that are not allowed any more by this question, where there are any.
-    ForbidPairs(Vec<(PairId, Name)>),
-    /// Pairs for which this question opens these ports instead from now on.
-    Reopen(Vec<(PairId, Name, Vec<Port>)>),
-    /// Leases can be less than all of an address from now on. What is leased stays open as it is.
-    Narrowly,
     /// Another configuration, or other rules: judged in slices, and in force with one turn.
     Reload(Box<Reload>),
     /// An answer that was judged by former rules, and that those in force deny: it is refused.

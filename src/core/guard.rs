@@ -231,24 +231,12 @@ impl Guard {
             Event::WantSync { enforcer } => self.want_sync(enforcer),
             Event::Revoke(RevokeTarget::Address(address)) => self.revoke(address),
             Event::Revoke(RevokeTarget::Name(name)) => {
-                self.take_pairs_back(std::slice::from_ref(&name));
-                self.take_back(&name, true);
+                self.take_pairs_back(&name);
+                self.take_back(&name);
                 self.revoked.insert(name);
             }
-            Event::Forbid(names) => {
-                self.take_pairs_back(&names);
-                names.iter().for_each(|name| self.take_back(name, false));
-            }
-            Event::ForbidPairs(forbidden) => self.forbid_pairs(&forbidden),
-            Event::Reopen(pairs) => self.reopen_pairs(&pairs),
-            Event::Narrowly => self.narrow_from_now_on(),
             Event::Restore(leases) => self.restore(leases),
             Event::RestorePairs(pairs) => self.restore_pairs(pairs),
-            Event::Settings(settings) => self.set(settings.0, settings.1),
-            Event::Linger(linger) => self.set_linger(linger),
-            Event::Enforcers(list) => self.set_enforcers(list),
-            Event::Announce(announces) => self.announce(announces),
-            Event::Groups(groups) => self.regroup(groups),
             Event::RestoredEarlier(by) => self.end_restored_earlier(by),
             Event::Clients(whom) => {
                 self.judging.iter_mut().for_each(|judging| judging.learn(&whom));
@@ -299,7 +287,7 @@ impl Guard {
     }
 
     /// Every cause of every lease, as address, question and aliases, and of those that may follow from answers that
-    /// wait for tokens: what new rules are asked about for [`Event::Forbid`] and [`Event::Revoke`].
+    /// wait for tokens: what rules are asked about.
     pub fn causes(&self) -> impl Iterator<Item = Caused<'_>> {
         let queued = self.queue.iter().flat_map(|asked| {
             let admission = &asked.admission;
@@ -324,8 +312,7 @@ impl Guard {
         leased.chain(queued)
     }
 
-    /// Names that caused a live lease, as question or alias, once each, in order: what a new policy judges for
-    /// [`Event::Forbid`].
+    /// Names that caused a live lease, as question or alias, once each, in order.
     pub fn names(&self) -> impl Iterator<Item = &Name> {
         self.table.names()
     }

@@ -135,7 +135,7 @@ async fn the_decisions_on_a_batch_come_back_together_under_their_numbers() {
     poll.add(std::os::fd::AsFd::as_fd(mailbox.bell()), 1).unwrap();
     let mut decided = Vec::new();
     // Somebody asked before.
-    core.requests.try_send(Request::Event(Event::Forbid(Vec::new()))).unwrap();
+    core.requests.try_send(Request::Event(Event::Guards(Vec::new()))).unwrap();
     core.try_admit(
         vec![
             (7, opening([203, 0, 113, 1], 1)),
@@ -194,7 +194,7 @@ async fn a_batch_that_finds_no_room_comes_back() {
     let (core, task) = core_task(Guard::new(settings, Vec::new()), drivers, reported, Clock::start());
     let mailbox = Mailbox::new().unwrap();
     for _ in 0..REQUESTS {
-        core.requests.try_send(Request::Event(Event::Forbid(Vec::new()))).unwrap();
+        core.requests.try_send(Request::Event(Event::Guards(Vec::new()))).unwrap();
     }
     let batch = vec![(1, opening([203, 0, 113, 1], 1))];
     let mut decided = Vec::new();

@@ -25,6 +25,18 @@ pub enum ReplayError {
         /// What JSON's reader says of the line.
         source: serde_json::Error,
     },
+    /// An event that an earlier version recorded, before a reload was one event.
+    #[error(
+        "line {line}: the event {event} is of an earlier version ({version} recorded it): replay it with that version"
+    )]
+    Earlier {
+        /// Counted from 1.
+        line: usize,
+        /// The name of the event, as the line has it.
+        event: &'static str,
+        /// The version that recorded.
+        version: String,
+    },
     /// A line is longer than any of a recording.
     #[error("line {0}: longer than {LINE} octets")]
     Long(usize),
@@ -75,7 +87,7 @@ pub fn replay(recording: impl BufRead, quiet: bool, out: &mut impl Write) -> Res
             Ok(line) => line,
             // The process was killed while it wrote.
             Err(error) if error.is_eof() && !is_whole => break,
-            Err(source) => return Err(ReplayError::Line { line: at, source }),
+            Err(source) => return Err(unreadable(at, &text, summary.version, source)),
         };
         match (line, &mut core) {
             (Line::Begins(begins), _) => {
@@ -104,6 +116,22 @@ pub fn replay(recording: impl BufRead, quiet: bool, out: &mut impl Write) -> Res
         }
     }
     Ok(summary)
+}
+
+/// Events that a reload was made of before it was one event; nothing writes them any more.
+const EARLIER: [&str; 9] =
+    ["Announce", "Enforcers", "Forbid", "ForbidPairs", "Groups", "Linger", "Narrowly", "Reopen", "Settings"];
+
+/// Why this line is none that this version replays.
+fn unreadable(line: usize, text: &[u8], version: String, source: serde_json::Error) -> ReplayError {
+    let Ok(Line::Event { event, .. }) = serde_json::from_slice::<Line<serde_json::Value>>(text) else {
+        return ReplayError::Line { line, source };
+    };
+    let is_named = |name: &&str| event.as_str() == Some(*name) || event.get(*name).is_some();
+    match EARLIER.into_iter().find(is_named) {
+        Some(event) => ReplayError::Earlier { line, event, version },
+        None => ReplayError::Line { line, source },
+    }
 }
 
 struct Replayed {

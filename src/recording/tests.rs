@@ -144,18 +144,12 @@ fn one_of_each() -> Vec<Event> {
         Event::WantSync { enforcer },
         Event::Revoke(RevokeTarget::Address(address(1))),
         Event::Revoke(RevokeTarget::Name(name("."))),
-        Event::Forbid(vec![name("a.test")]),
-        Event::Settings(Box::new((config.lease.clone(), config.gate.clone()))),
-        Event::Linger(Duration::from_millis(1500)),
         Event::FlowsSeen(FlowsSeen {
             source: address(1),
             interval: Duration::from_secs(60),
             ends: vec![(address(1), address(2))],
         }),
         Event::FlowLimit(Duration::ZERO),
-        Event::Enforcers(vec![Listed { id: enforcer, spec: spec(), joins: true }]),
-        Event::Announce(false),
-        Event::Groups(Arc::new(Groups::new(&config).unwrap())),
         Event::Clients(Arc::new(Clients::new(&config).with_stations(Arc::new(stations.into())))),
         Event::Slept,
         Event::RestoredEarlier(Duration::from_secs(5)),
@@ -163,7 +157,6 @@ fn one_of_each() -> Vec<Event> {
         Event::RestorePairs(vec![stored_pair]),
         Event::Guards(words.map(news).to_vec()),
         Event::Exchange(Some(guard)),
-        Event::ForbidPairs(vec![(pair, name("a.test"))]),
         Event::Denied(Ticket(3)),
         Event::Reload(Box::new(reload(pair))),
     ]
@@ -382,6 +375,26 @@ fn a_recording_ends_at_its_bound_and_is_whole_so_far() {
     let (summary, said) = replayed(&text);
     assert_eq!(summary.different, 0, "{said}");
     assert!(summary.events > 10 && summary.why.unwrap().contains("--record-limit"));
+}
+
+#[test]
+fn an_event_of_an_earlier_version_is_named_with_its_line() {
+    let begins = serde_json::to_string(&Line::<()>::Begins(Box::new(beginning()))).unwrap();
+    for (event, text) in [
+        ("Forbid", r#"{"Forbid":["a.test"]}"#),
+        ("Narrowly", r#""Narrowly""#),
+        ("Settings", r#"{"Settings":[{},{}]}"#),
+        ("Linger", r#"{"Linger":{"secs":1,"nanos":0}}"#),
+    ] {
+        let recording = format!("{begins}\n{{\"event\":{{\"at\":7,\"event\":{text}}}}}\n");
+        let error = replay(recording.as_bytes(), true, &mut Vec::new()).unwrap_err().to_string();
+        let wanted =
+            format!("line 2: the event {event} is of an earlier version ({} recorded it)", beginning().version);
+        assert!(error.starts_with(&wanted), "{error}");
+    }
+    let unknown = format!("{begins}\n{{\"event\":{{\"at\":7,\"event\":{{\"Forbidden\":[]}}}}}}\n");
+    let error = replay(unknown.as_bytes(), true, &mut Vec::new()).unwrap_err();
+    assert!(matches!(error, ReplayError::Line { line: 2, .. }), "{error}");
 }
 
 #[test]

@@ -19,17 +19,19 @@ use crate::core::person::Mark;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Reload {
-    /// See [`Event::Settings`](super::Event::Settings).
+    /// Times and limits of answers; leases keep their ends, also those that a smaller capacity would not have let in.
     pub settings: Option<(LeaseSettings, GateSettings)>,
     /// Who route enforcers are.
     pub routers: Option<Routers>,
-    /// See [`Event::Announce`](super::Event::Announce).
+    /// Whether routes are announced. Without it (audit) route enforcers hold nothing and gate nothing; leases stay, and are
+    /// announced with the next plan once they are.
     pub announces: Option<bool>,
-    /// See [`Event::Groups`](super::Event::Groups).
+    /// Groups, or other communities of theirs: leases follow the groups of those who asked, and routes are announced anew
+    /// where that makes a difference.
     pub groups: Option<Arc<Groups>>,
     /// See [`Event::Clients`](super::Event::Clients).
     pub clients: Option<Arc<Clients>>,
-    /// See [`Event::Narrowly`](super::Event::Narrowly).
+    /// Leases can be less than all of an address from then on. What is leased stays open as it is.
     pub narrowly: bool,
     /// The rules by which answers are judged from then on, and by which what is open is judged before.
     #[serde(skip)]
@@ -38,12 +40,13 @@ pub struct Reload {
     pub forbidden: Option<Forbidden>,
 }
 
-/// See [`Event::Enforcers`](super::Event::Enforcers), [`Event::Linger`](super::Event::Linger), [`Event::Exchange`](super::Event::Exchange).
+/// Who route enforcers are, how long routes stay, and who is told of leases; see [`Event::Exchange`](super::Event::Exchange).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Routers {
-    /// All enforcers from now on, in the order of the configuration.
+    /// All enforcers from then on, in the order of the configuration. What only one that is gone lacked is in force; leases that
+    /// a new one lacks are not, unless it joins.
     pub enforcers: Vec<Listed>,
-    /// How long routes outlive their leases.
+    /// How long routes outlive their leases, those that linger already, too.
     pub linger: Duration,
     /// The router id by which other guards know this one.
     pub exchange: Option<Ipv4Addr>,

@@ -1,7 +1,6 @@
 //! What is open of an address, and for whom, where leases can be less than all of it for everybody: what the guard does
 //! with the table of pairs.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,7 +13,6 @@ use crate::core::narrow::{Narrow, Narrows, Opening, PairId, Port, Who, owner_of}
 use crate::core::pairs::{PairCause, Pairs};
 use crate::core::person::Mark;
 use crate::core::policy::registrable;
-use crate::core::queue::Asked;
 use crate::core::share::Holder;
 
 /// One cause of one pair.
@@ -176,29 +174,13 @@ impl Guard {
         }
     }
 
-    /// Takes these names' causes from every pair. O(pairs).
-    pub(super) fn take_pairs_back(&mut self, names: &[Name]) {
+    /// Takes a name's causes from every pair. O(pairs).
+    pub(super) fn take_pairs_back(&mut self, name: &Name) {
         let Some(pairs) = &self.pairs else { return };
-        let names: BTreeSet<&Name> = names.iter().collect();
-        let bears = |cause: &PairCause| cause.names.iter().any(|name| names.contains(name));
+        let bears = |cause: &PairCause| cause.names.contains(name);
         let found: Vec<PairId> =
             pairs.iter().filter(|(_, pair)| pair.causes.iter().any(bears)).map(|(id, _)| id).collect();
         found.into_iter().for_each(|id| self.take_pair_back(id, bears));
-    }
-
-    /// What these questions do not open any more.
-    pub(super) fn forbid_pairs(&mut self, forbidden: &[(PairId, Name)]) {
-        for (id, question) in forbidden {
-            let gone: BTreeSet<Ticket> = self
-                .queue
-                .iter()
-                .filter(|asked| asked.admission.question == *question && asked.holds(id.0))
-                .filter(|asked| self.narrows(&asked.admission).contains(&id.1))
-                .map(|asked| asked.admission.ticket)
-                .collect();
-            self.fail_queued(|asked: &Asked| gone.contains(&asked.admission.ticket), &Refusal::Revoked);
-            self.take_pair_back(*id, |cause| cause.names.first() == Some(question));
-        }
     }
 
     /// What these questions open instead of what they did. Where there is no room for it, it is closed.
@@ -215,7 +197,7 @@ impl Guard {
                     pairs.grant((*address, Narrow { to, ..*narrow }), (cause.names.clone(), cause.mark), ends, holder);
                 }
             }
-            self.forbid_pairs(&[(*id, question.clone())]);
+            self.take_pair_back(*id, |cause| cause.names.first() == Some(question));
         }
     }
 

@@ -49,8 +49,8 @@ impl Guard {
         self.cuts.insert(address);
     }
 
-    /// Takes a name's causes from every lease; what no other cause holds is closed.
-    pub(super) fn take_back(&mut self, name: &Name, cut: bool) {
+    /// Takes a name's causes from every lease; what no other cause holds is closed, and its flows are cut.
+    pub(super) fn take_back(&mut self, name: &Name) {
         let mut gone: Vec<(Ticket, Waiting)> = Vec::new();
         self.fail_queued(|asked| asked.bears(name), &Refusal::Revoked);
         for address in self.table.addresses_of(name) {
@@ -66,13 +66,10 @@ impl Guard {
                 Remaining::Earlier => self.follow_earlier_end(address),
                 Remaining::Nothing => {
                     self.fail_tickets_of(address, |_, _| Refusal::Revoked);
-                    let how = if cut { End::Revoked } else { End::Forbidden };
-                    self.close(address, how);
+                    self.close(address, End::Revoked);
                     // What it was open for is not in the lease any more.
-                    self.ended.note(address, &causes, how, self.now);
-                    if cut {
-                        self.cuts.insert(address);
-                    }
+                    self.ended.note(address, &causes, End::Revoked, self.now);
+                    self.cuts.insert(address);
                 }
             }
         }

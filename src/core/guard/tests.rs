@@ -9,6 +9,7 @@ use crate::core::event::{Admission, Change, Decision, Grant, LeaseHandles, Query
 use crate::core::gate::MOST_WAITING;
 use crate::core::proof::EnforcerState;
 
+mod changes;
 mod checks;
 mod clients;
 mod flows;
@@ -94,13 +95,11 @@ fn many(answers: u32, per_batch: usize) -> (Guard, Vec<Output>) {
 fn what_a_router_refused_while_nobody_waited_for_it_is_told_anew_once_somebody_does() {
     let (mut guard, _) = many(3, 1);
     let (enforcer, now) = (EnforcerId(0), Moment(1500));
-    let listed = |required| {
+    let require = |guard: &mut Guard, required| {
         let spec = specs().into_iter().find(|spec| spec.name == "edge1").unwrap();
-        Event::Enforcers(vec![crate::core::event::Listed {
-            id: enforcer,
-            spec: EnforcerSpec { required, ..spec },
-            joins: false,
-        }])
+        let spec = EnforcerSpec { required, ..spec };
+        let list = vec![crate::core::event::Listed { id: enforcer, spec, joins: false }];
+        guard.handle(changes::enforcers(guard, list), now);
     };
     let told = |guard: &mut Guard| -> Vec<Change> {
         let outputs = std::iter::from_fn(|| guard.poll_output());
@@ -110,21 +109,21 @@ fn what_a_router_refused_while_nobody_waited_for_it_is_told_anew_once_somebody_d
         });
         plans.flatten().collect()
     };
-    guard.handle(listed(false), now);
+    require(&mut guard, false);
     guard.handle(Event::Applied { enforcer, generation: Generation(3) }, now);
     assert_eq!(told(&mut guard), []);
     let address = IpAddr::from([198, 51, 0, 1]);
     let reason = "not confirmed".to_owned();
     guard.handle(Event::RefusedAddress { enforcer, address, generation: Generation(3), reason }, now);
     assert_eq!(told(&mut guard), [], "nobody waits for it");
-    guard.handle(listed(true), now);
+    require(&mut guard, true);
     let anew = told(&mut guard);
     assert!(matches!(anew[..], [Change::Open { address: told, .. }] if told == address), "{anew:?}");
     let in_force = |guard: &Guard| guard.table.get(address).unwrap().has_route(None);
     assert!(!in_force(&guard));
     guard.handle(Event::Applied { enforcer, generation: guard.generation }, now);
     assert!(in_force(&guard));
-    guard.handle(listed(true), now);
+    require(&mut guard, true);
     assert_eq!(told(&mut guard), [], "once");
 }
 
@@ -192,7 +191,7 @@ fn a_switch_to_audit_withdraws_routes_keeps_leases_and_back_waits_for_the_router
     assert!(matches!(&outputs[0], Output::ApplyRoutes { changes, .. } if changes.len() == 3));
     let drain = |guard: &mut Guard| std::iter::from_fn(|| guard.poll_output()).collect::<Vec<_>>();
     // Who waits at the gate waits for nobody any more.
-    guard.handle(Event::Announce(false), Moment(1100));
+    guard.handle(changes::announce(false), Moment(1100));
     let outputs = drain(&mut guard);
     let closed = |output: &Output| matches!(output, Output::ApplyRoutes { changes, .. } if changes.iter().all(|change| matches!(change, Change::Close { .. })) && changes.len() == 3);
     assert!(outputs.iter().any(closed), "{outputs:?}");
@@ -212,13 +211,13 @@ fn a_switch_to_audit_withdraws_routes_keeps_leases_and_back_waits_for_the_router
     assert_eq!((enforcer.required, enforcer.installed, enforcer.would_announce), (false, 0, Some((3, 0))));
 
     // The same leases, and nobody uses them before the router has their routes.
-    guard.handle(Event::Announce(true), Moment(1200));
+    guard.handle(changes::announce(true), Moment(1200));
     let outputs = drain(&mut guard);
     let Some(Output::ApplyRoutes { generation, changes }) = outputs.first() else { panic!("{outputs:?}") };
     assert!(changes.len() == 3 && !in_force(1200));
     guard.handle(Event::Applied { enforcer: EnforcerId(0), generation: *generation }, Moment(1300));
     assert!(in_force(1300) && guard.table.len() == 3);
-    guard.handle(Event::Announce(true), Moment(1300));
+    guard.handle(changes::announce(true), Moment(1300));
     assert!(drain(&mut guard).is_empty() && in_force(1300));
     guard.table.check_consistency();
 }
@@ -405,7 +404,7 @@ fn what_a_refused_plan_opened_is_opened_anew_when_it_was_closed_and_asked_for_be
         assert!(ask_for(&mut guard, 1, "203.0.113.4").is_empty());
         // One batch: the enforcer's words are on their way while the rest happens.
         let address = "203.0.113.4".parse().unwrap();
-        guard.handle(Event::Forbid(vec![name(1)]), Moment(1000));
+        guard.handle(changes::forbid(&guard, &[name(1)]), Moment(1000));
         let admission = Admission {
             judged: 0,
             openings: Default::default(),
@@ -468,7 +467,7 @@ fn other_times_and_limits_count_from_the_next_answer_on() {
     let before = guard.table.get(address(1)).unwrap().ends();
     let Settings { lease, gate, .. } = settings();
     let lease = LeaseSettings { min: Span::secs(100), grace: Span::secs(40), capacity: 2, ..lease };
-    guard.handle(Event::Settings(Box::new((lease, gate))), Moment(2000));
+    guard.handle(changes::settings(lease, gate), Moment(2000));
     assert_eq!((guard.table.len(), guard.counts().capacity), (3, 2), "what is there stays");
     let mut ask = |ticket: u64, index: u32| {
         let question: Name = format!("n{index}.test").parse().unwrap();
@@ -594,7 +593,7 @@ fn a_word_on_an_earlier_plan_brings_back_no_end_that_was_taken_back_since() {
     });
     let generation = plans.last().unwrap();
     // In one batch: the shorter end is not planned yet.
-    guard.handle(Event::Forbid(vec![name(2)]), Moment(1000));
+    guard.handle(changes::forbid(&guard, &[name(2)]), Moment(1000));
     guard.handle(Event::Applied { enforcer: EnforcerId(0), generation }, Moment(1000));
     let lease = guard.table.get(IpAddr::from([198, 51, 100, 1])).unwrap();
     let believed = lease.handle_of(None).ends();
@@ -619,7 +618,7 @@ fn a_closed_address_is_remembered_with_its_names_and_why_it_is_closed() {
     let (mut guard, _) = many(3, 3);
     let opened: Vec<IpAddr> = guard.stored().map(|lease| lease.address).collect();
     guard.handle(Event::Revoke(RevokeTarget::Address(opened[0])), Moment(2000));
-    guard.handle(Event::Forbid(vec!["n1.test".parse().unwrap()]), Moment(2000));
+    guard.handle(changes::forbid(&guard, &["n1.test".parse().unwrap()]), Moment(2000));
     let end = Moment(2000).plus(Duration::from_secs(1000));
     guard.handle_timeout(end);
     while guard.poll_output().is_some() {}

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::encrypted::{address, front};
 use super::harness::*;
 use super::secure::*;
-use crate::core::event::Event;
+use crate::core::event::Reload;
 use crate::dns::Transport;
 
 /// A list in a directory of its own, and the configuration that names it.
@@ -221,12 +221,12 @@ async fn limits_given_while_running_count_for_the_next_answer() {
     assert_eq!(world.ask("a.example", 1).await.addresses(), one);
     let mut lease = world.config.lease.clone();
     lease.per_answer = 2;
-    let settings = Box::new((lease.clone(), world.config.gate.clone()));
-    world.core.tell(Event::Settings(settings)).await.unwrap();
+    let give = |lease| Reload { settings: Some((lease, world.config.gate.clone())), ..Reload::default() };
+    world.core.reload(give(lease.clone())).await.unwrap();
     assert_eq!(world.ask("b.example", 1).await.addresses().len(), 2);
     lease.per_answer = 1;
     (lease.new_per_client, lease.burst_per_client) = ("1/h".parse().unwrap(), 1);
-    world.core.tell(Event::Settings(Box::new((lease, world.config.gate.clone())))).await.unwrap();
+    world.core.reload(give(lease)).await.unwrap();
     assert_eq!(world.ask("c.example", 1).await.addresses(), one);
     assert_eq!(
         world.ask("d.same.example", 1).await.addresses().len(),

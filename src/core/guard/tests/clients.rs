@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{CAPACITY, name, settings, specs};
+use super::{CAPACITY, changes, name, settings, specs};
 use crate::core::event::{Admission, Change, Decision, Grant, LeaseHandle};
 use crate::core::event::{PairRecord, StoredPair};
 use crate::core::guard::*;
@@ -271,7 +271,7 @@ impl World {
             }
             Operation::Forbid { name: gone } => {
                 self.forget(&name(gone));
-                self.handle(Event::Forbid(vec![name(gone)]));
+                self.handle(changes::forbid(&self.guard, &[name(gone)]));
             }
             Operation::ForbidPair { client: from, openings: opens, name: gone, address: at } => {
                 for narrow in self.narrows(client(from), &openings(opens)) {
@@ -279,7 +279,7 @@ impl World {
                     if let Some(answers) = self.answered.get_mut(&id) {
                         answers.retain(|(names, _)| names[0] != name(gone));
                     }
-                    self.handle(Event::ForbidPairs(vec![(id, name(gone))]));
+                    self.handle(changes::forbid_pair(&self.guard, id, &name(gone)));
                 }
             }
             Operation::Reopen { openings: [from, to], client: of, name: question, address: at } => {
@@ -294,7 +294,7 @@ impl World {
                     for narrow in &after {
                         self.answered.entry((address(at), *narrow)).or_default().extend::<Vec<_>>(Clone::clone(&moved));
                     }
-                    self.handle(Event::Reopen(vec![(id, name(question), to.clone())]));
+                    self.handle(changes::reopen(&self.guard, id, &name(question), to.clone()));
                 }
             }
             Operation::Wait { millis } => self.wait(millis),
@@ -491,7 +491,7 @@ fn what_one_client_opened_is_not_in_force_for_another_until_it_was_answered_too(
     assert!(!world.waiting.contains_key(&ticket));
     assert_eq!(world.held.pairs.keys().filter_map(|(_, narrow)| narrow.client()).collect::<Vec<_>>(), [one, other]);
     // Forbidden to one of them it stays open for the other.
-    world.handle(Event::ForbidPairs(vec![((at, Narrow::of_client(one)), name(0))]));
+    world.handle(changes::forbid_pair(&world.guard, (at, Narrow::of_client(one)), &name(0)));
     assert!(!first.in_force_for(world.now, Duration::ZERO));
     world.deliver(1);
     assert_eq!(world.held.pairs.keys().filter_map(|(_, narrow)| narrow.client()).collect::<Vec<_>>(), [other]);
@@ -511,7 +511,7 @@ fn a_port_is_open_to_all_and_a_name_without_ports_opens_the_rest_beside_it() {
     assert!(world.waiting.contains_key(&ticket), "what the other name opened is not enough");
     world.deliver(1);
     assert_eq!(world.held.pairs.keys().copied().collect::<Vec<_>>(), [(at, whole), (at, port)]);
-    world.handle(Event::Forbid(vec![name(1)]));
+    world.handle(changes::forbid(&world.guard, &[name(1)]));
     world.deliver(1);
     assert_eq!(world.held.pairs.keys().copied().collect::<Vec<_>>(), [(at, port)]);
 }
@@ -541,11 +541,11 @@ fn leases_that_become_narrow_stay_open_and_then_are_what_the_new_rules_say() {
     world.handle(Event::Admit(admission));
     world.deliver(1);
     assert_eq!(world.held.open.len(), 1, "leases are of whole addresses");
-    world.handle(Event::Narrowly);
+    world.handle(changes::narrowly());
     world.deliver(1);
     assert_eq!(world.held.pairs.keys().copied().collect::<Vec<_>>(), [(at, Narrow::NOT)]);
     let port = Port::Of { protocol: TCP, port: 443 };
-    world.handle(Event::Reopen(vec![((at, Narrow::NOT), name(0), vec![port])]));
+    world.handle(changes::reopen(&world.guard, (at, Narrow::NOT), &name(0), vec![port]));
     let Some(Command::Apply(_, changes)) = world.queue.front() else { panic!("no plan") };
     assert_eq!(changes.len(), 2, "one is closed in the very plan that opens the other: {changes:?}");
     world.deliver(1);

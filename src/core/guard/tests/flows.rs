@@ -21,13 +21,18 @@ fn at(seconds: u64) -> Moment {
     Moment(seconds * 1000)
 }
 
+/// A packet filter, and routers with plenty of room.
+fn enforcers() -> Vec<EnforcerSpec> {
+    let mut specs = specs();
+    specs[3].max_addresses = 1000;
+    specs
+}
+
 /// A guard with a packet filter and routers that has leased the address.
 fn leased() -> Guard {
     let mut settings = settings();
     settings.lease.capacity = 1000;
-    let mut specs = specs();
-    specs[3].max_addresses = 1000;
-    let mut guard = Guard::new(settings, specs);
+    let mut guard = Guard::new(settings, enforcers());
     guard.handle(Event::FlowLimit(Duration::from_secs(MAX)), at(0));
     ask_for(&mut guard, 1, ADDRESS);
     guard
@@ -103,7 +108,7 @@ fn no_flow_keeps_a_route_beyond_the_longest_time_or_what_was_revoked() {
     for now in (5..300).step_by(10) {
         seen(&mut guard, CLIENT, address(), now);
     }
-    guard.handle(Event::Forbid(vec!["a.test".parse().unwrap(), name(1)]), at(300));
+    guard.handle(changes::forbid(&guard, &["a.test".parse().unwrap(), name(1)]), at(300));
     assert!(closes_route(&outputs(&mut guard)), "policy cuts as well");
 }
 
@@ -142,7 +147,7 @@ fn without_a_limit_nothing_stays_and_without_linger_flows_alone_keep_it() {
     assert_eq!(closed, Some(135), "as if nobody saw flows");
 
     let mut guard = leased();
-    guard.handle(Event::Linger(Duration::ZERO), at(2));
+    guard.handle(changes::linger(&guard, enforcers(), Duration::ZERO), at(2));
     for now in (5..300).step_by(10) {
         assert!(!closes_route(&seen(&mut guard, CLIENT, address(), now)));
     }
@@ -154,7 +159,7 @@ fn without_a_limit_nothing_stays_and_without_linger_flows_alone_keep_it() {
 fn what_a_flow_holds_is_on_disk_as_ended_and_lives_through_a_restart_until_it_is_seen_again() {
     for linger in [Duration::from_secs(LINGER), Duration::from_secs(5)] {
         let mut guard = leased();
-        guard.handle(Event::Linger(linger), at(2));
+        guard.handle(changes::linger(&guard, enforcers(), linger), at(2));
         let mut disk = None;
         for now in (5..400).step_by(10) {
             for output in seen(&mut guard, CLIENT, address(), now) {
@@ -167,7 +172,7 @@ fn what_a_flow_holds_is_on_disk_as_ended_and_lives_through_a_restart_until_it_is
         }
         let record = disk.unwrap();
         let mut after = leased_nothing(&guard);
-        after.handle(Event::Linger(linger), at(400));
+        after.handle(changes::linger(&after, specs(), linger), at(400));
         after.handle(Event::Restore(vec![record]), at(400));
         drop(outputs(&mut after));
         if linger.as_secs() == LINGER {

@@ -316,11 +316,11 @@ fn what_is_closed_here_is_not_opened_by_those_who_pass_it_on() {
 fn in_audit_nothing_is_told_and_what_was_told_is_not_taken_back() {
     let mut net = Net::new(2);
     net.ask(0, ADDRESS, 60);
-    net.nodes[0].guard.handle(Event::Announce(false), net.now);
+    net.nodes[0].guard.handle(changes::announce(false), net.now);
     net.settle();
     assert!(net.nodes[0].routes.is_empty());
     assert_eq!(net.is_open(ADDRESS), [true; 2]);
-    net.nodes[0].guard.handle(Event::Announce(true), net.now);
+    net.nodes[0].guard.handle(changes::announce(true), net.now);
     net.settle();
     assert_eq!(net.nodes[0].routes.len(), 1);
 }
@@ -362,7 +362,7 @@ fn a_guard_tells_of_as_many_leases_as_a_table_holds() {
     let mut node = Node::new(1);
     let mut settings = settings();
     settings.lease.capacity = 400_000;
-    node.guard.handle(Event::Settings(Box::new((settings.lease, settings.gate))), Moment(1000));
+    node.guard.handle(changes::settings(settings.lease, settings.gate), Moment(1000));
     let news = (0..100_000).map(|number| GuardNews {
         address: IpAddr::V4(Ipv4Addr::from_bits(0xc612_0000 + number)),
         guard: id(0),

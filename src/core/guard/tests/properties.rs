@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::checks::{changed, check_plan, check_stored, covers, ends, mark};
 use super::operations::{Operation, address, exchanging, groups, guard_word, operation, other_settings};
-use super::{CAPACITY, name, settings, specs};
+use super::{CAPACITY, changes, name, settings, specs};
 use crate::config::value::Rate;
 use crate::core::event::{
     Admission, Change, Decision, Grant, GuardNews, GuardWord, LeaseHandle, Listed, QueryPath, Refusal,
@@ -153,7 +153,7 @@ impl World {
     fn list(&mut self, joins: bool) {
         let there = self.listed.iter().filter(|member| member.there);
         let list = there.map(|Member { id, spec, .. }| Listed { id: *id, spec: spec.clone(), joins }).collect();
-        self.handle(Event::Enforcers(list));
+        self.handle(changes::routers(&self.guard, list, self.settings.linger));
     }
 
     fn has_routers(&self) -> bool {
@@ -281,7 +281,7 @@ impl World {
                 self.handle(Event::Guards(vec![GuardNews { address, guard, by: guard, what }]));
             }
             Operation::Forbid { name: index } => {
-                self.handle(Event::Forbid(vec![name(*index)]));
+                self.handle(changes::forbid(&self.guard, &[name(*index)]));
                 assert!(!self.guard.names().any(|other| *other == name(*index)));
             }
             Operation::Wait { millis } => self.wait(self.now.plus(Duration::from_millis(*millis))),
@@ -289,11 +289,11 @@ impl World {
             Operation::Set { which } => {
                 self.settings = other_settings(*which);
                 let Settings { lease, gate, .. } = self.settings.clone();
-                self.handle(Event::Settings(Box::new((lease, gate))));
+                self.handle(changes::settings(lease, gate));
             }
             Operation::Announce { announces } => {
                 self.announces = *announces;
-                self.handle(Event::Announce(*announces));
+                self.handle(changes::announce(*announces));
             }
             Operation::Remove { enforcer } => {
                 self.listed[*enforcer].there = false;
@@ -314,11 +314,11 @@ impl World {
             }
             Operation::Linger { seconds } => {
                 self.settings.linger = Duration::from_secs(*seconds);
-                self.handle(Event::Linger(self.settings.linger));
+                self.list(false);
             }
             Operation::Regroup { which } => {
                 self.groups = groups(*which);
-                self.handle(Event::Groups(groups(*which)));
+                self.handle(changes::groups(groups(*which)));
             }
         }
     }
