@@ -32,11 +32,11 @@ use crate::networks::is_network;
 use crate::status::{Received, State};
 use crate::wire::capability::{Capability, Negotiated, check_open, negotiate};
 use crate::wire::error::OpenError;
-use crate::wire::iana::{Cease, Family, FsmError};
+use crate::wire::iana::{Cease, Family, FsmError, error_code};
 use crate::wire::message::{Message, Notification, Open, RefreshSubtype, frame};
 use crate::wire::{DecodeContext, EncodeContext, PeerType};
 
-use self::retry::Retry;
+use self::retry::{End, Retry};
 
 mod heard;
 mod reason;
@@ -357,9 +357,10 @@ impl Session {
         self.remove(at);
         if phase == Phase::OpenSent && self.connections.is_empty() {
             self.note_try(reason, now);
-            self.try_again(outgoing, now);
+            self.try_again(outgoing, End::Refused, now);
         } else {
-            self.ended(phase, outgoing, reason, now);
+            let end = if phase == Phase::Established { End::Lost } else { End::Refused };
+            self.ended(phase, outgoing, end, reason, now);
         }
         self.settle_state(now);
     }
@@ -673,7 +674,11 @@ impl Session {
         let Some(at) = self.index(id) else { return };
         let Some((phase, outgoing)) = self.connections.get(at).map(|c| (c.phase, c.outgoing)) else { return };
         self.drop_connection(at, notification);
-        self.ended(phase, outgoing, reason, now);
+        let silent = |notification: &Notification| {
+            matches!(notification.code, error_code::HOLD_TIMER_EXPIRED | error_code::SEND_HOLD_TIMER_EXPIRED)
+        };
+        let end = if notification.is_some_and(silent) { End::Lost } else { End::Refused };
+        self.ended(phase, outgoing, end, reason, now);
     }
 
     fn drop_connection(&mut self, at: usize, notification: Option<&Notification>) {
@@ -692,7 +697,7 @@ impl Session {
     }
 
     /// After a connection ended: what it means for the session.
-    fn ended(&mut self, phase: Phase, outgoing: bool, reason: String, now: Instant) {
+    fn ended(&mut self, phase: Phase, outgoing: bool, end: End, reason: String, now: Instant) {
         let was_up = phase == Phase::Established;
         if was_up {
             self.outputs.push_back(Output::Down(reason.clone()));
@@ -701,18 +706,19 @@ impl Session {
         if was_up || self.connections.is_empty() {
             self.note(reason, now);
         }
-        self.try_again(outgoing && !was_up, now);
+        self.try_again(outgoing && !was_up, end, now);
     }
 
     /// Without any connection: when to try again. A try of ours that the peer turned down is no reason to turn its own down.
-    fn try_again(&mut self, ours: bool, now: Instant) {
+    fn try_again(&mut self, ours: bool, end: End, now: Instant) {
         if self.connections.is_empty() && self.started {
             if ours {
                 self.retry.connect_failed(now)
             } else {
-                self.retry.session_failed(now)
+                self.retry.session_failed(end, now)
             }
-            if self.retry.damped(now)
+            if end == End::Refused
+                && self.retry.damped(now)
                 && let (Some(due), Some((line, _))) = (self.retry.due(), &mut self.last_error)
             {
                 let wait = due.saturating_duration_since(now).as_secs_f64().ceil();

@@ -3,11 +3,14 @@
 //! | what ended | the next try comes after |
 //! |---|---|
 //! | a session | 50 ms; the 2nd to 4th in a row 75 to 169 ms |
-//! | more sessions in a row | 2 s, each time twice as long, up to a minute; meanwhile the peer is refused too |
+//! | the 5th to 30th in a row, by loss or silence | 190 to 500 ms; from then on up to 10 s |
+//! | the 5th and more in a row, by a NOTIFICATION | 2 s, each time twice as long, up to a minute |
 //! | a try of ours | 50 ms, each time half as long again, up to 10 s |
 //!
-//! A session that stood for ten seconds clears the record: a router that was restarted, or lost its way once, is never damped. A peer that refuses
-//! each try at once sees 13 in the first ten seconds, and one every 7.5 to 10 s in the end.
+//! From the fifth session in a row on, the peer's own connections are refused in the wait too. A session that stood for ten seconds clears the record.
+//! A router that is killed, reset or cut off is waited for half a second at most, since answers wait for it: what is lost says little against
+//! the next session, as a NOTIFICATION does. A peer that refuses each try at once sees 13 in the first ten seconds, and one every
+//! 7.5 to 10 s in the end.
 
 use std::time::{Duration, Instant};
 
@@ -19,10 +22,21 @@ const GROWTH: f64 = 1.5;
 const LONGEST: Duration = Duration::from_secs(10);
 /// Sessions that may fail in a row before the peer is damped.
 const FLAPS: u32 = 4;
-/// First and longest damping time.
+/// Longest wait behind sessions that were lost, and how many in a row are no accident any more: each costs both ends a table.
+const LONGEST_LOST: (Duration, u32) = (Duration::from_millis(500), 30);
+/// First and longest damping time of a peer that turns sessions down.
 const DAMPING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// A session that stood this long clears the record.
 const STOOD: Duration = Duration::from_secs(10);
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its connection was lost, or the peer fell silent.
+    Lost,
+    /// One end turned it down, by a NOTIFICATION or before it was up.
+    Refused,
+}
 
 /// Timers and counts. Jitter is RFC 4271 section 10's: 0.75 to 1 of the time.
 #[derive(Debug)]
@@ -94,14 +108,14 @@ impl Retry {
     }
 
     /// The last connection of the session ended.
-    pub(super) fn session_failed(&mut self, now: Instant) {
+    pub(super) fn session_failed(&mut self, end: End, now: Instant) {
         let stood = self.established.take().is_some_and(|since| now.saturating_duration_since(since) >= STOOD);
         self.flaps = if stood { 0 } else { self.flaps.saturating_add(1) };
         let damped = self.flaps > FLAPS;
-        let wait = if damped {
-            grown(DAMPING.0, 2.0, self.flaps - FLAPS - 1, DAMPING.1)
-        } else {
-            grown(FIRST, GROWTH, self.flaps.saturating_sub(1), LONGEST)
+        let longest = if self.flaps > LONGEST_LOST.1 { LONGEST } else { LONGEST_LOST.0 };
+        let wait = match end {
+            End::Refused if damped => grown(DAMPING.0, 2.0, self.flaps - FLAPS - 1, DAMPING.1),
+            End::Lost | End::Refused => grown(FIRST, GROWTH, self.flaps.saturating_sub(1), longest),
         };
         let until = now + wait.mul_f64(self.jitter());
         self.due = Some(until);

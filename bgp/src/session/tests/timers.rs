@@ -236,17 +236,40 @@ fn a_peer_that_ends_each_session_gets_ever_fewer() {
 }
 
 #[test]
+fn a_router_that_is_lost_again_and_again_is_tried_within_half_a_second_until_that_is_no_accident() {
+    for silent in [false, true] {
+        let mut script = Script::new(SessionConfig { hold_time: 3, ..config(64512, 1, 64513) });
+        let mut waits = Vec::new();
+        for _ in 0..40 {
+            let id = script.establish(true);
+            if silent {
+                // To the millisecond at which the hold timer ends.
+                while script.session.state().0 == State::Established {
+                    script.pass(Duration::from_millis(1));
+                }
+            } else {
+                script.session.closed(id, Some("reset"), script.now);
+            }
+            waits.push(next_try(&mut script));
+        }
+        assert!(waits[..30].iter().all(|wait| *wait <= SECOND / 2), "{waits:?}");
+        assert!(waits[32..].iter().all(|wait| *wait >= 7 * SECOND && *wait <= 10 * SECOND), "{waits:?}");
+    }
+}
+
+#[test]
 fn a_peer_that_flaps_is_damped_and_forgiven() {
     let mut script = Script::new(SessionConfig { passive: true, ..config(64512, 1, 64513) });
     assert_eq!(script.session.state().0, State::Active);
     assert!(script.take().is_empty(), "a passive session never connects");
     for _ in 0..5 {
         let id = script.establish(false);
-        script.session.closed(id, None, script.now);
+        script.hear(id, &Message::Notification(Notification::cease(Cease::AdministrativeReset)));
     }
     assert_eq!(script.session.state().0, State::Idle);
     let told = script.error();
-    assert!(told.starts_with("the peer closed the connection; sessions fail again and again: no other for "), "{told}");
+    let words = "peer says: Cease, administrative reset; sessions fail again and again: no other for ";
+    assert!(told.starts_with(words), "{told}");
     assert_eq!(script.session.connected(false, script.now), None);
     script.pass(2 * SECOND);
     assert_eq!(script.session.state().0, State::Active);
