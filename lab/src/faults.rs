@@ -43,7 +43,7 @@ pub const REPEATED: usize = 100;
 /// What is run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// destguard.
+    /// The guard's program.
     pub binary: PathBuf,
     /// Questions a second, at each place.
     pub rate: u32,
@@ -212,7 +212,7 @@ fn at(place: Place, plan: &Plan) -> Result<Vec<Row>, AnyError> {
             for fault in faults {
                 world.begin_row(fault.name());
                 for _ in 0..fault.times(world) {
-                    fault.make(world, &pending)?;
+                    fault.make(world)?;
                     world.count(world.row(), |row| row.times += 1);
                 }
                 world.looked()?;

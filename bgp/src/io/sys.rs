@@ -340,10 +340,10 @@ pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Datagram> {
 
 /// Lets a raw ICMP socket hear Time Exceeded alone.
 pub fn only_time_exceeded(fd: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
-    /// linux/icmp.h.
+    /// The option's number in linux/icmp.h.
     const ICMP_FILTER: libc::c_int = 1;
     const SOL_RAW: libc::c_int = 255;
-    /// linux/icmpv6.h.
+    /// The option's number in linux/icmpv6.h.
     const ICMPV6_FILTER: libc::c_int = 1;
     // A set bit blocks that type.
     if ipv6 {

@@ -8,6 +8,9 @@ use super::upstream::Mood;
 use super::world::{LONG, Place, STATE, World};
 use crate::wait::wait_until;
 
+/// `bgp.peer.hold_time` of the labs.
+const HOLD_TIME: Duration = Duration::from_secs(9);
+
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -120,18 +123,11 @@ impl Fault {
     ///
     /// # Errors
     /// When it can't be made, when the guard ends by it or doesn't recover.
-    pub fn make(self, world: &World, pending: &dyn Fn() -> Vec<std::net::IpAddr>) -> Result<(), AnyError> {
+    pub fn make(self, world: &World) -> Result<(), AnyError> {
         let brief = world.plan.brief;
         match self {
             Self::Kill => kill(world)?,
-            Self::Stop => lasting(world, world.plan.stop, |begins| {
-                if begins {
-                    world.ledger().down();
-                    return world.signal(libc::SIGSTOP);
-                }
-                world.ledger().up(Instant::now(), &pending());
-                world.signal(libc::SIGCONT)
-            })?,
+            Self::Stop => stop(world)?,
             Self::Upstream(mood) => lasting(world, brief, |begins| {
                 world.moody.set(if begins { mood } else { Mood::Good });
                 Ok(())
@@ -139,14 +135,17 @@ impl Fault {
             Self::Router => restart_router(world)?,
             Self::Reset => reset::at_random(world)?,
             Self::ResetIn(state) => reset::in_state(world, state)?,
-            Self::Window => lasting(world, world.plan.window, |begins| {
-                let signal = if begins { libc::SIGSTOP } else { libc::SIGCONT };
-                if begins {
-                    world.ledger().down();
-                }
-                Ok(world.lab.node("router").signal(world.place.daemon(), signal)?)
-            })
-            .and_then(|()| whole(world))?,
+            Self::Window => {
+                excuse_beyond_hold_time(world, world.plan.window);
+                lasting(world, world.plan.window, |begins| {
+                    let signal = if begins { libc::SIGSTOP } else { libc::SIGCONT };
+                    if begins {
+                        world.ledger().down(Instant::now());
+                    }
+                    Ok(world.lab.node("router").signal(world.place.daemon(), signal)?)
+                })?;
+                whole(world)?;
+            }
             Self::Full => full(world)?,
             Self::Gone => lasting(world, brief, |begins| {
                 let line =
@@ -179,15 +178,39 @@ fn lasting(world: &World, length: Duration, act: impl Fn(bool) -> Result<(), Any
     world.recovered()
 }
 
+/// SIGSTOP, and SIGCONT.
+fn stop(world: &World) -> Result<(), AnyError> {
+    let router = world.place != Place::Nftables;
+    if router {
+        excuse_beyond_hold_time(world, world.plan.stop);
+    }
+    lasting(world, world.plan.stop, |begins| {
+        if begins {
+            world.ledger().down(Instant::now());
+            return world.signal(libc::SIGSTOP);
+        }
+        world.ledger().resumed(Instant::now());
+        world.signal(libc::SIGCONT)
+    })?;
+    if router { whole(world) } else { Ok(()) }
+}
+
+/// Behind silence for so long the router has no routes by BGP's own rules, until it was told all again.
+fn excuse_beyond_hold_time(world: &World, silence: Duration) {
+    if silence + HOLD_TIME / 3 >= HOLD_TIME {
+        world.excuse();
+    }
+}
+
 fn kill(world: &World) -> Result<(), AnyError> {
     std::thread::sleep(world.random(world.plan.gap));
     world.must_run()?;
-    world.ledger().down();
+    world.ledger().down(Instant::now());
     world.recover_from(Instant::now());
     world.kill();
     world.start()?;
     world.recovered()?;
-    world.ledger().up(Instant::now(), &[]);
+    world.ledger().up(Instant::now());
     Ok(())
 }
 
@@ -230,7 +253,7 @@ pub(super) fn whole(world: &World) -> Result<(), AnyError> {
     if !world.is_whole() {
         world.tell(world.row(), "the router never had all of its routes again".to_owned());
     }
-    world.ledger().up(Instant::now(), &[]);
+    world.ledger().up(Instant::now());
     world.no_excuse();
     Ok(())
 }
@@ -238,7 +261,7 @@ pub(super) fn whole(world: &World) -> Result<(), AnyError> {
 fn restart_router(world: &World) -> Result<(), AnyError> {
     let router = world.lab.node("router");
     world.excuse();
-    world.ledger().down();
+    world.ledger().down(Instant::now());
     router.kill();
     if !wait_until(LONG, || !established(world)) {
         return Err("the guard doesn't see that the router is gone".into());

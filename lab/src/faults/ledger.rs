@@ -42,13 +42,15 @@ pub struct Ledger {
     counted: HashSet<(IpAddr, bool)>,
     /// Since when the guard works; `None` while it doesn't.
     up: Option<Instant>,
+    /// When it was last kept from working.
+    down: Instant,
 }
 
 impl Ledger {
     /// Nobody was told anything yet.
     #[must_use]
     pub fn new(terms: Terms, now: Instant) -> Self {
-        Self { terms, promises: HashMap::new(), counted: HashSet::new(), up: Some(now) }
+        Self { terms, promises: HashMap::new(), counted: HashSet::new(), up: Some(now), down: now }
     }
 
     fn entry(&mut self, address: IpAddr, ends: Instant) -> &mut Promise {
@@ -79,14 +81,26 @@ impl Ledger {
     }
 
     /// The guard is about to be kept from working.
-    pub fn down(&mut self) {
+    pub fn down(&mut self, now: Instant) {
         self.up = None;
+        self.down = now;
     }
 
-    /// It works again; what was under way when it stopped may have been leased just now.
-    pub fn up(&mut self, now: Instant, pending: &[IpAddr]) {
+    /// It goes on where it was stopped: its socket kept what was asked meanwhile, also by who gave up.
+    pub fn resumed(&mut self, now: Instant) {
         self.up = Some(now);
-        pending.iter().for_each(|address| self.asked(*address, now));
+        // The last lease before ended earlier than one that a question since then can have begun.
+        let since = self.down + self.terms.longest;
+        let ends = now + DELIVERY + self.terms.longest;
+        self.promises
+            .values_mut()
+            .filter(|promise| promise.ends >= since)
+            .for_each(|promise| promise.ends = ends.max(promise.ends));
+    }
+
+    /// It works again, started anew: what was asked meanwhile is gone.
+    pub fn up(&mut self, now: Instant) {
+        self.up = Some(now);
     }
 
     /// Addresses that are open for at least so long from now on.
@@ -168,13 +182,25 @@ mod tests {
     }
 
     #[test]
+    fn what_waited_in_the_socket_of_a_stopped_guard_may_be_leased_when_it_goes_on() {
+        let now = Instant::now();
+        let mut ledger = ledger(None, now);
+        ledger.down(now);
+        ledger.asked(ADDRESS, now + seconds(1));
+        assert!(ledger.is_closed(ADDRESS, now + seconds(60)));
+        ledger.resumed(now + seconds(60));
+        assert!(!ledger.is_closed(ADDRESS, now + seconds(75)));
+        assert!(ledger.is_closed(ADDRESS, now + seconds(77)));
+    }
+
+    #[test]
     fn routers_close_only_while_the_guard_works() {
         let now = Instant::now();
         let mut ledger = ledger(Some(seconds(3)), now);
         ledger.asked(ADDRESS, now);
-        ledger.down();
+        ledger.down(now);
         assert!(!ledger.is_closed(ADDRESS, now + seconds(600)));
-        ledger.up(now + seconds(600), &[]);
+        ledger.up(now + seconds(600));
         assert!(!ledger.is_closed(ADDRESS, now + seconds(609)));
         assert!(ledger.is_closed(ADDRESS, now + seconds(611)));
     }

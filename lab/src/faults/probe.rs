@@ -24,7 +24,7 @@ const TICK: Duration = Duration::from_millis(50);
 pub struct Probe {
     /// The address that is tried.
     pub address: IpAddr,
-    /// When.
+    /// When it left.
     pub sent: Instant,
     /// The row of the table that it counts in.
     pub row: usize,

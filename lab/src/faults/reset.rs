@@ -58,7 +58,7 @@ impl State {
 pub(super) fn at_random(world: &World) -> Result<(), AnyError> {
     std::thread::sleep(STOOD);
     world.excuse();
-    world.ledger().down();
+    world.ledger().down(Instant::now());
     for _ in 0..RESETS {
         world.recover_from(Instant::now());
         world.lab.node("router").ok("ss -K dst 10.0.3.2")?;
@@ -72,7 +72,7 @@ pub(super) fn at_random(world: &World) -> Result<(), AnyError> {
 pub(super) fn in_state(world: &World, state: State) -> Result<(), AnyError> {
     std::thread::sleep(STOOD);
     world.excuse();
-    world.ledger().down();
+    world.ledger().down(Instant::now());
     let router = world.lab.node("router");
     // At the guard first: the router's reset would lie behind what is dropped, and the kernel's second word on it bears no TTL of 255.
     let end = || -> Result<(), AnyError> {

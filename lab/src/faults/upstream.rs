@@ -30,7 +30,7 @@ const FOREIGN: [u8; 4] = [198, 51, 100, 250];
 pub enum Mood {
     /// As it should.
     Good,
-    /// Late.
+    /// It replies 300 ms late.
     Slow,
     /// It says nothing from now on.
     Silent,

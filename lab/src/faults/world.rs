@@ -90,7 +90,7 @@ struct Recovery {
 /// One place and all that is known of it.
 #[derive(Debug)]
 pub struct World {
-    /// Where.
+    /// Which of the places it is.
     pub place: Place,
     /// The namespaces that it is made of.
     pub lab: Lab,
@@ -293,7 +293,7 @@ impl World {
         Ok(file.write_all_at(&[0_i64.to_ne_bytes(), seconds.to_ne_bytes()].concat(), 0)?)
     }
 
-    /// SIGKILL.
+    /// Kills the guard with SIGKILL, and waits for its end.
     pub fn kill(&self) {
         drop(lock(&self.guard).take());
     }
