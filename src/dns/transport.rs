@@ -3,7 +3,7 @@
 use crate::core::way::Way;
 use crate::dns::metrics;
 
-/// Where everybody's questions are taken; the path of the usual URI template "/dns-query{?dns}".
+/// Where everybody's questions over HTTPS are taken; the path of the usual URI template "/dns-query{?dns}".
 pub const HTTPS_PATH: &str = "/dns-query";
 
 /// How a question came, where it was encrypted.

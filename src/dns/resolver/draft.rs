@@ -87,7 +87,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// What it would have done to what the upstream gave; `None`: nothing, or its upstream failed.
+    /// What audit notes, where this is what enforcement would give; `None`: it is what the upstream gave, or its upstream failed.
     #[must_use]
     pub fn would_be(&self) -> Option<Would> {
         let (reason, words) = match &self.kind {

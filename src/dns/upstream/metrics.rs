@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry;
 
 use super::UpstreamStatus;
 
-/// Registers the upstreams' metrics, which are read at each scrape; `status` is how those are that are asked then.
+/// Registers the upstreams' metrics, which are read at each scrape; `status` says how each of them is.
 pub(in crate::dns) fn register<S>(registry: &mut Registry, status: S)
 where
     S: Fn() -> Vec<UpstreamStatus> + Send + Sync + 'static,
