@@ -1,6 +1,9 @@
 //! Routers that come, go and change by a reload, beside real ones and under questions: nothing else is touched, and no question is lost.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "reload_enforcers/refused.rs"]
+mod refused;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Admit ---> budgets ---> lease table ---+                         +--> ApplyTimed, ApplyRoutes, Sync
-//!  Revoke, Forbid, Restore ------^        +--> marks --> plan n ----+--> Journal, JournalClosed
+//!  Revoke, Reload, Restore ------^        +--> marks --> plan n ----+--> Journal, JournalClosed
 //!  time passes ------------------^                         |        +--> CutFlows
 //!                                                          v
 //!  Applied, Confirmed, Lost, Missing, Refused -> in force -> gate ----> Decide, Hurry

@@ -268,13 +268,27 @@ async fn apply(
     }
     switch(shared, config, told(config, groups, beside), rules, routers).await?;
     if let Err(error) = shared.switches.packets_close(config).await {
-        let routers = shared.routers.prepare(config, &old, shared.switches.packets.is_some()).await?;
-        switch(shared, &old, told(&old, old_groups, Reload::default()), before, routers).await?;
-        shared.switches.packets_close(&old).await?;
-        return Err(error.into());
+        return Err(match back(shared, config, &old, old_groups, before).await {
+            Ok(()) => error.into(),
+            Err(back) => ReloadError::Halfway { error, back: Box::new(back) },
+        });
     }
     shared.lists.set(lists);
     Ok(())
+}
+
+/// Goes back to `old` and the rules `before`, when all but the packet filter has taken `config` already. What the packet filter refuses of that
+/// too is tried again by [`upstreams::follow`].
+async fn back(
+    shared: &Shared,
+    config: &Config,
+    old: &Config,
+    groups: Arc<Groups>,
+    before: Arc<Rules>,
+) -> Result<(), ReloadError> {
+    let routers = shared.routers.prepare(config, old, shared.switches.packets.is_some()).await?;
+    switch(shared, old, told(old, groups, Reload::default()), before, routers).await?;
+    Ok(shared.switches.packets_close(old).await?)
 }
 
 /// Waits until the kernel holds what is leased.

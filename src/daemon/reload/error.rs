@@ -40,6 +40,14 @@ pub enum ReloadError {
     /// An enforcer, with its name in front.
     #[error(transparent)]
     Enforcer(#[from] EnforceError),
+    /// The packet filter refused the last step, and the way back isn't in force everywhere.
+    #[error("{error}; what was in force before is not again, and is tried again until it is: {back}")]
+    Halfway {
+        /// Why the configuration isn't in force.
+        error: EnforceError,
+        /// Why the one before isn't.
+        back: Box<ReloadError>,
+    },
     /// The host's own interfaces.
     #[error(transparent)]
     Interfaces(#[from] InterfacesError),

@@ -70,21 +70,26 @@ pub(super) async fn reach(shared: &Shared, config: &Config) -> Result<(), Reload
     Ok(shared.switches.open(open).await?)
 }
 
-/// Closes the way to those that aren't asked any more, once nothing was changed for as long as a question may be on its way.
+/// Closes the way to those that aren't asked any more, once nothing was changed for as long as a question may be on its way; and whatever else the
+/// packet filter lets pass beside the configuration in force, where a reload failed halfway. What is refused is tried again.
 pub async fn follow(shared: Arc<Shared>) {
     loop {
         shared.left.notified().await;
         while tokio::time::timeout(LATE, shared.left.notified()).await.is_ok() {}
         let _applying = shared.applying.lock().await;
         if let Err(error) = leave(&shared, &shared.config().0).await {
-            tracing::error!(%error, "the way to former upstreams stays open until the next reload");
+            tracing::error!(%error, "what a former configuration let pass stays open, and is tried again");
+            shared.left.notify_one();
         }
     }
 }
 
 async fn leave(shared: &Shared, config: &Config) -> Result<(), ReloadError> {
-    shared.switches.own(|own| own.traffic = own::traffic(config)).await?;
-    Ok(shared.switches.open(bgp::open(config).map_err(EnforceError::from)?).await?)
+    // Each is closed, whatever becomes of the others.
+    let packets = shared.switches.packets_close(config).await;
+    let traffic = shared.switches.own(|own| own.traffic = own::traffic(config)).await;
+    shared.switches.open(bgp::open(config).map_err(EnforceError::from)?).await?;
+    Ok(packets.and(traffic)?)
 }
 
 #[cfg(test)]
