@@ -129,6 +129,7 @@ fn quiet(faults: Vec<Fault>, router: bool) -> Plan {
         addresses: 12,
         router,
         second: false,
+        apart: false,
         clients: (1..=3).map(|number| Client { number, pause: 6_000 }).collect(),
         faults,
         ..Plan::of(1)
@@ -236,4 +237,10 @@ fn a_clock_that_is_set_right_after_a_boot_and_not_heeded_is_found() {
     let clients = (1..=3).map(|number| Client { number, pause: 60_000 }).collect();
     let plan = Plan { min: 250, clients, ..quiet(faults, false) };
     finds(plan, Defect::ClockUnheeded, &[Promise::ClosedAfterTheLease]);
+}
+
+#[test]
+fn what_is_leased_to_one_client_and_open_for_all_is_found() {
+    let plan = Plan { apart: true, ..quiet(Vec::new(), false) };
+    finds(plan, Defect::ForEverybody, &[Promise::ClosedAfterTheLease]);
 }

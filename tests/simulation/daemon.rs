@@ -3,7 +3,7 @@
 //! A turn is in the order of `src/core_task/turn.rs`: commands to the drivers, records to the disk, decisions to who
 //! asked.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use destguard::config::value::{Rate, Span};
 use destguard::core::address::AddressFilter;
 use destguard::core::event::{
     Admission, Change, Decision, EnforcerId, EnforcerKind, EnforcerSpec, Event, Generation, Grant, LeaseHandles,
-    Output, Reload, RevokeTarget, Routers, Ticket,
+    Output, Reload, RevokeTarget, Routers, StoredPair, Ticket,
 };
 use destguard::core::guard::{Guard, Settings};
 use destguard::core::journal::JournalRecord;
@@ -68,7 +68,8 @@ pub struct Daemon {
     commands: VecDeque<(Millis, Command)>,
     /// Of the driver, and of each router's session.
     reports: [VecDeque<(Millis, Event)>; 1 + MOST_ROUTERS],
-    cache: BTreeMap<u8, Kept>,
+    /// By owner and name.
+    cache: BTreeMap<(u8, u8), Kept>,
     waiting: BTreeMap<Ticket, Waiting>,
     next_ticket: u64,
     /// When the next turn is.
@@ -168,6 +169,7 @@ impl Daemon {
             announces: Some(true),
             groups: Some(Arc::default()),
             clients: Some(Arc::default()),
+            narrowly: plan.apart,
             judge: Some(judge),
             ..Reload::default()
         }))
@@ -224,14 +226,16 @@ impl World {
         let mut table = Nftables::new(self.kernel.clone(), self.plan.defect, grace);
         // Where the kernel refuses, the driver tries again.
         drop(table.install());
-        let config = schema::Nftables { mode: NftablesMode::Both, scope: Scope::Shared, ..schema::Nftables::default() };
+        let scope = if self.plan.apart { Scope::Client } else { Scope::Shared };
+        let config = schema::Nftables { mode: NftablesMode::Both, scope, ..schema::Nftables::default() };
         let (capacity, special) = (self.plan.capacity, Special::default());
         let rules = Rules { config, open: Vec::new(), own: Own::default(), ports: false, capacity, special };
         let settings_of_driver =
             timed::Settings { id: NFTABLES, clock, switch: Switch::default(), rules, left_out: Vec::new() };
         let specs = self.first_specs();
+        let guard = Guard::new(settings(&self.plan, self.linger()), specs);
         let mut daemon = Daemon {
-            guard: Guard::new(settings(&self.plan, self.linger()), specs),
+            guard: if self.plan.apart { guard.for_single_clients() } else { guard },
             clock,
             booted: self.host.booted,
             driver: Driver::new(table, settings_of_driver),
@@ -252,6 +256,7 @@ impl World {
         let restored = self.journal.read(&self.host.clocks(self.now, now), self.plan.max * 1_000, self.linger());
         daemon.steps = restored.by_wall.map(|told| Steps { told });
         daemon.guard.handle(Event::Restore(restored.leases), now);
+        daemon.guard.handle(Event::RestorePairs(restored.pairs), now);
         let rules = daemon.reload(&self.plan, self.forbidden.keys().copied());
         daemon.guard.handle(rules, now);
         daemon.driver.start();
@@ -331,7 +336,9 @@ impl World {
         }
         let forbidden = &self.forbidden;
         let names: BTreeMap<Name, u8> = forbidden.keys().map(|of| (name(*of), *of)).collect();
-        let open = daemon.guard.causes().find_map(|cause| Some((cause.address, *names.get(cause.question)?)));
+        let causes = daemon.guard.causes().map(|cause| (cause.address, cause.question));
+        let causes = causes.chain(daemon.guard.pair_causes().map(|cause| (cause.id.0, cause.question)));
+        let open = causes.into_iter().find_map(|(address, question)| Some((address, *names.get(question)?)));
         let open = open.filter(|_| !daemon.guard.is_reloading());
         let journalled = self.journal.write(out.records, &daemon.guard, &self.host.clocks(now, moment));
         if journalled.is_ok() {
@@ -369,14 +376,17 @@ impl World {
         match decision {
             Decision::Release { leases, .. } if journalled => {
                 let until = lasts_until(&self.plan, since, ttl);
-                let told = |address: IpAddr| Told { name: question.name, address: number(address), since, until };
-                let told: Vec<Told> = leases.iter().map(|lease| told(lease.address())).collect();
+                let owner = self.plan.owner(question.client);
+                let told = |address: u8| Told { owner, name: question.name, address, since, until };
+                // Behind those of the addresses are those of what is open of them.
+                let addresses: BTreeSet<u8> = leases.iter().map(|lease| number(lease.address())).collect();
+                let told: Vec<Told> = addresses.into_iter().map(told).collect();
                 self.told(&told, false);
                 if ttl > 0
                     && let Some(daemon) = &mut self.daemon
                 {
                     let kept = Kept { handles: leases, expires: since + ttl * 1_000, told };
-                    daemon.cache.insert(question.name, kept);
+                    daemon.cache.insert((owner, question.name), kept);
                 }
             }
             Decision::Release { .. } => self.seen.refused += 1,
@@ -394,8 +404,9 @@ impl World {
         let longest = now + (ttl.max(self.plan.min) + self.plan.grace).min(self.plan.max) * 1_000;
         // Asked before a reload that forbids it: nothing of it may open.
         let is_late = self.forbidden.contains_key(&question.name);
+        let owner = self.plan.owner(question.client);
         let told = addresses.iter().filter(|_| !is_late);
-        told.for_each(|address| self.book.asked(question.name, *address, longest));
+        told.for_each(|address| self.book.asked(question.name, (*address, owner), longest));
         let Some(daemon) = &mut self.daemon else { return };
         let judged = if is_late && self.plan.defect != Defect::LateAsNew { daemon.rules - 1 } else { daemon.rules };
         daemon.next_ticket += 1;
@@ -422,7 +433,8 @@ impl World {
     pub fn answer_from_cache(&mut self, question: Question) -> bool {
         let now = self.now;
         let Some(daemon) = &mut self.daemon else { return false };
-        let Some(kept) = daemon.cache.get(&question.name).filter(|kept| kept.expires > now) else { return false };
+        let key = (self.plan.owner(question.client), question.name);
+        let Some(kept) = daemon.cache.get(&key).filter(|kept| kept.expires > now) else { return false };
         let (moment, margin) = (daemon.clock.now(), Duration::from_secs(self.plan.min));
         let in_force = kept.handles.iter().all(|handle| handle.in_force_for(moment, margin));
         let told: Vec<Told> = kept.told.iter().map(|told| Told { since: now, ..*told }).collect();
@@ -447,7 +459,7 @@ impl World {
                 Event::Revoke(RevokeTarget::Address(address(of)))
             }
             What::RevokeName { name: of } => {
-                daemon.cache.remove(&of);
+                daemon.cache.retain(|(_, name), _| *name != of);
                 Event::Revoke(RevokeTarget::Name(name(of)))
             }
             What::Forbid { .. } => {
@@ -536,20 +548,31 @@ impl World {
         }
         let believed: BTreeMap<u8, Millis> =
             daemon.guard.stored().map(|lease| (number(lease.address), daemon.to_world(lease.ends))).collect();
+        let in_kernel: BTreeMap<(u8, u8), Millis> = if self.plan.apart {
+            let pair = |pair: StoredPair| {
+                let owner = pair.narrow.client().map_or(0, number);
+                ((number(pair.address), owner), daemon.to_world(pair.ends))
+            };
+            daemon.guard.stored_pairs().filter(|pair| pair.address.is_ipv4()).map(pair).collect()
+        } else {
+            believed.iter().map(|(place, ends)| ((*place, 0), *ends)).collect()
+        };
         let mut wrong = None;
-        for (place, ends) in &believed {
+        for (place, ends) in &in_kernel {
             let held = kernel.get(place).copied().unwrap_or(0);
             if *ends > now + SLACK && !(*ends..=ends + SLACK).contains(&held) {
-                wrong = Some(format!("{} is believed to end at {ends} and ends at {held}", address(*place)));
+                wrong = Some(format!("{} is believed to end at {ends} and ends at {held}", address(place.0)));
             }
+        }
+        for (place, ends) in &believed {
             let lacks = |router: &Router| !router.has(address(*place));
             if *ends > now + SLACK && self.routers.listed().any(lacks) {
                 wrong = Some(format!("a router has no route to {}", address(*place)));
             }
         }
         for (place, ends) in kernel {
-            if ends > now + SLACK && !believed.contains_key(&place) {
-                wrong = Some(format!("{} is open in nftables, and nobody knows", address(place)));
+            if ends > now + SLACK && !in_kernel.contains_key(&place) {
+                wrong = Some(format!("{} is open in nftables, and nobody knows", address(place.0)));
             }
         }
         if self.routers.listed().any(|router| !router.joined) {

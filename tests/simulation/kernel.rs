@@ -173,22 +173,42 @@ impl Kernel {
         wire::messages(writer.octets()).flat_map(read).collect()
     }
 
-    /// Whether a set has an address, as a look at it shows.
-    pub fn shows(&self, set: Set, address: IpAddr) -> bool {
+    /// Whether a set has this, as a look at it shows.
+    pub fn shows(&self, set: Set, key: &[u8]) -> bool {
         let sets = self.frozen.as_ref().unwrap_or(&self.sets);
-        let element = sets.get(&*set.name()).and_then(|set| set.get(&octets(address)));
+        let element = sets.get(&*set.name()).and_then(|set| set.get(key));
         element.is_some_and(|element| element.ends > self.jiffies())
     }
 
-    /// Until when packets to an address pass, as it is now.
-    pub fn open_until(&self, address: IpAddr) -> Option<Millis> {
-        let (lease, cut) = if address.is_ipv4() { ("lease4", "cut4") } else { ("lease6", "cut6") };
-        let key = octets(address);
-        let live = |set: &str| {
-            let element = self.sets.get(set)?.get(&key)?;
+    /// Until when packets to an address pass, as it is now: those of this client, or of everybody where that is 0.
+    pub fn open_until(&self, address: IpAddr, client: u8) -> Option<Millis> {
+        let (lease, cut) = match (address.is_ipv4(), client) {
+            (true, 0) => ("lease4", "cut4"),
+            (true, _) => ("client_lease4", "cut4"),
+            (false, _) => ("lease6", "cut6"),
+        };
+        let place = octets(address);
+        let key = if client == 0 { place.clone() } else { [&[192, 0, 2, client], &*place].concat() };
+        let live = |set: &str, key: &[u8]| {
+            let element = self.sets.get(set)?.get(key)?;
             (element.ends > self.jiffies()).then_some(element.ends)
         };
-        live(lease).filter(|_| self.there && live(cut).is_none()).map(|ends| ends * JIFFY + self.slept)
+        let closed = !self.there || live(cut, &place).is_some();
+        live(lease, &key).filter(|_| !closed).map(|ends| ends * JIFFY + self.slept)
+    }
+
+    /// All addresses that are open, by the last octets of address and client, and until when.
+    pub fn open(&self) -> Vec<((u8, u8), Millis)> {
+        let keys = ["lease4", "lease6", "client_lease4"].into_iter().filter_map(|set| self.sets.get(set));
+        let keys = keys.flat_map(BTreeMap::keys).filter_map(|key| match **key {
+            [_, _, _, client, a, b, c, d] => Some((IpAddr::from([a, b, c, d]), client)),
+            [a, b, c, d] => Some((IpAddr::from([a, b, c, d]), 0)),
+            _ => Some((IpAddr::from(<[u8; 16]>::try_from(&**key).ok()?), 0)),
+        });
+        let open = keys.filter_map(|(address, client)| {
+            Some(((*octets(address).last()?, client), self.open_until(address, client)?))
+        });
+        open.collect()
     }
 
     /// How many a set holds.

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use destguard::core::narrow::Narrow;
 use destguard::enforce::nftables::elements::{Features, Key, Set, Timeout, Transaction};
 use destguard::enforce::rules::Rules;
 use destguard::enforce::timed::{Entry, Held, Installed, Table, TableError};
@@ -13,7 +14,7 @@ use super::plan::{Defect, Linux};
 
 const FULL: i32 = 23;
 const NO_ENTRY: i32 = 2;
-const SETS: [Set; 4] = [Set::Lease4, Set::Lease6, Set::Cut4, Set::Cut6];
+const SETS: [Set; 5] = [Set::Lease4, Set::Lease6, Set::ClientLease4, Set::Cut4, Set::Cut6];
 
 /// A table of the simulated kernel.
 pub struct Nftables {
@@ -47,7 +48,10 @@ fn place(entry: &Entry) -> Option<(Set, Key)> {
     match *entry {
         Entry::Address(address) => Some((Key::Address(address).lease_set(), Key::Address(address))),
         Entry::Cut(address) => Some((if address.is_ipv4() { Set::Cut4 } else { Set::Cut6 }, Key::Address(address))),
-        Entry::Pair(_) => None,
+        Entry::Pair((address, narrow)) => {
+            let key = Key::pair(narrow.client()?, address)?;
+            Some((key.lease_set(), key))
+        }
     }
 }
 
@@ -84,7 +88,16 @@ impl Table for Nftables {
             let timed = |(entry, time): &(Entry, Duration)| {
                 of_set(entry).map(|key| (key, Timeout::of(time.saturating_sub(short))))
             };
-            let elements: Vec<(Key, Timeout)> = put.iter().filter_map(timed).collect();
+            let mut elements: Vec<(Key, Timeout)> = put.iter().filter_map(timed).collect();
+            if self.defect == Defect::ForEverybody && set == Set::Lease4 {
+                let opened = |(entry, time): &(Entry, Duration)| match entry {
+                    Entry::Pair((address, _)) if address.is_ipv4() => {
+                        Some((Key::Address(*address), Timeout::of(*time)))
+                    }
+                    _ => None,
+                };
+                elements.extend(put.iter().filter_map(opened));
+            }
             match self.defect {
                 _ if elements.is_empty() => {}
                 Defect::PlainAdds => transaction.add(set, &elements),
@@ -106,7 +119,11 @@ impl Table for Nftables {
     fn has(&mut self, entries: &[Entry]) -> Result<Vec<bool>, TableError> {
         let kernel = self.kernel()?;
         let shown = |entry: &Entry| match place(entry) {
-            Some((set, Key::Address(address))) => kernel.shows(set, address),
+            Some((set, Key::Address(IpAddr::V4(address)))) => kernel.shows(set, &address.octets()),
+            Some((set, Key::Address(IpAddr::V6(address)))) => kernel.shows(set, &address.octets()),
+            Some((set, Key::Pair4(client, address))) => {
+                kernel.shows(set, &[client.octets(), address.octets()].concat())
+            }
             _ => false,
         };
         Ok(entries.iter().map(shown).collect())
@@ -121,9 +138,13 @@ impl Table for Nftables {
     fn listed(&mut self) -> Result<Option<Vec<Held>>, TableError> {
         let Some(set) = self.listing.pop() else { return Ok(None) };
         let held = |held: destguard::enforce::nftables::elements::Held| {
-            let Key::Address(address) = held.key else { return None };
-            let is_cut = matches!(set, Set::Cut4 | Set::Cut6);
-            Some(Held { entry: if is_cut { Entry::Cut(address) } else { Entry::Address(address) }, left: held.left })
+            let entry = match held.key {
+                Key::Address(address) if matches!(set, Set::Cut4 | Set::Cut6) => Entry::Cut(address),
+                Key::Address(address) => Entry::Address(address),
+                Key::Pair4(client, address) => Entry::Pair((address.into(), Narrow::of_client(client.into()))),
+                _ => return None,
+            };
+            Some(Held { entry, left: held.left })
         };
         Ok(Some(self.kernel()?.list(set).into_iter().filter_map(held).collect()))
     }

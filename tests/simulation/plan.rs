@@ -43,6 +43,8 @@ pub enum Defect {
     LateAsNew,
     /// The session of a router that is taken out of the configuration goes on.
     LeftBehind,
+    /// What is leased to one client is open for everybody.
+    ForEverybody,
     /// Ends are told by the wall clock alone.
     WallAlone,
     /// Nobody is told that the wall clock was set right.
@@ -141,6 +143,9 @@ pub struct Plan {
     /// And another one.
     #[serde(default)]
     pub second: bool,
+    /// `nftables.scope = "client"`
+    #[serde(default)]
+    pub apart: bool,
     /// Who asks.
     pub clients: Vec<Client>,
     /// In order of time.
@@ -183,10 +188,17 @@ impl Plan {
             addresses,
             router,
             second,
+            // Not drawn yet: what seeds find of pairs is not judged yet.
+            apart: false,
             clients,
             faults,
             defect: Defect::None,
         }
+    }
+
+    /// Whom an answer to this client opens addresses for: 0 is everybody.
+    pub fn owner(&self, client: u8) -> u8 {
+        if self.apart { client } else { 0 }
     }
 
     /// How many routers there are.

@@ -48,6 +48,8 @@ impl fmt::Display for Violation {
 /// An address that a client was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told {
+    /// For whom it is open: 192.0.2.N, or everybody where that is 0.
+    pub owner: u8,
     /// The name.
     pub name: u8,
     /// The address, by its number.
@@ -67,13 +69,13 @@ pub const SETTLED: Millis = 20_000;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Book {
-    /// Until when each address may be held open, by each name.
-    leased: BTreeMap<(u8, u8), Millis>,
+    /// Until when each address may be held open, for each owner, by each name.
+    leased: BTreeMap<(u8, u8, u8), Millis>,
     /// When a name, or an address, was last taken back.
     names: BTreeMap<u8, Millis>,
     addresses: BTreeMap<u8, Millis>,
     /// When anything that an address was open for was last taken back.
-    taken: BTreeMap<u8, Millis>,
+    taken: BTreeMap<(u8, u8), Millis>,
     /// Nothing has gone wrong since then.
     calm_since: Millis,
     /// The host slept, so that the kernel's ends came later.
@@ -97,24 +99,24 @@ impl Book {
     }
 
     /// An answer asked for an address to be leased.
-    pub fn asked(&mut self, name: u8, address: u8, until: Millis) {
-        let ends = self.leased.entry((address, name)).or_default();
+    pub fn asked(&mut self, name: u8, (address, owner): (u8, u8), until: Millis) {
+        let ends = self.leased.entry((address, owner, name)).or_default();
         *ends = until.max(*ends);
     }
 
-    /// Until when an address may be open.
-    pub fn until(&self, address: u8) -> Millis {
-        let of = self.leased.range((address, 0)..=(address, u8::MAX));
+    /// Until when an address may be open for these owners.
+    fn until(&self, address: u8, owners: &RangeInclusive<u8>) -> Millis {
+        let of = self.leased.range((address, *owners.start(), 0)..=(address, *owners.end(), u8::MAX));
         of.map(|(_, ends)| *ends).max().unwrap_or(0)
     }
 
     /// A name was taken back.
     pub fn name_taken_back(&mut self, name: u8, now: Millis) {
         self.names.insert(name, now);
-        for ((address, of), ends) in &mut self.leased {
+        for ((address, owner, of), ends) in &mut self.leased {
             if *of == name && *ends > now {
                 *ends = now;
-                self.taken.insert(*address, now);
+                self.taken.insert((*address, *owner), now);
             }
         }
     }
@@ -122,9 +124,9 @@ impl Book {
     /// An address was taken back.
     pub fn address_taken_back(&mut self, address: u8, now: Millis) {
         self.addresses.insert(address, now);
-        self.taken.insert(address, now);
-        for ((of, _), ends) in &mut self.leased {
+        for ((of, owner, _), ends) in &mut self.leased {
             if *of == address {
+                self.taken.insert((address, *owner), now);
                 *ends = now.min(*ends);
             }
         }
@@ -137,12 +139,20 @@ impl Book {
         !forgiven && now < told.until && after(self.names.get(&told.name)) && after(self.addresses.get(&told.address))
     }
 
-    /// Whether it is too late for an address to be open: by `linger` later than its lease.
-    pub fn must_be_closed(&self, address: u8, linger: Millis, ends_itself: bool, now: Millis) -> bool {
-        if now <= self.until(address) + linger + SLACK {
+    /// Whether it is too late for an address to be open for any of these owners: by `linger` later than its lease.
+    pub fn must_be_closed(
+        &self,
+        address: u8,
+        owners: RangeInclusive<u8>,
+        linger: Millis,
+        ends_itself: bool,
+        now: Millis,
+    ) -> bool {
+        if now <= self.until(address, &owners) + linger + SLACK {
             return false;
         }
-        let taken = self.taken.get(&address).copied();
+        let taken = self.taken.range((address, *owners.start())..=(address, *owners.end()));
+        let taken = taken.map(|(_, at)| *at).max();
         // The kernel ends a lease even when the daemon is dead.
         let strictly = ends_itself && taken.is_none() && !self.slept;
         let settled = self.calm(now) > SETTLED && taken.is_none_or(|taken| now > taken + SETTLED);

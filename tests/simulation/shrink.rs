@@ -53,6 +53,8 @@ pub fn shrink(plan: &Plan, found: &Violation) -> (Plan, Violation) {
                 at += 1;
             }
         }
+        let shared = Plan { apart: false, ..best.0.clone() };
+        attempt(&mut best, shared);
         for (router, second) in [(true, false), (false, false)] {
             let fewer = best.0.router && (best.0.second || !router);
             let without = Plan { router, second, ..best.0.clone() };

@@ -340,9 +340,11 @@ impl World {
     }
 
     /// Whether an address is open for a client, everywhere where that isn't excused; otherwise where not.
-    pub fn closed_at(&self, place: u8, until: Millis) -> Option<&'static str> {
-        let open = self.kernel.lock().unwrap().open_until(address(place));
-        if !self.book.closed_in_kernel && open.is_none_or(|open| open < until) {
+    pub fn closed_at(&self, (place, owner): (u8, u8), until: Millis) -> Option<&'static str> {
+        let open = self.kernel.lock().unwrap().open_until(address(place), owner);
+        // No packet goes from an IPv4 client to an IPv6 address.
+        let may_be = owner == 0 || address(place).is_ipv4();
+        if may_be && !self.book.closed_in_kernel && open.is_none_or(|open| open < until) {
             return Some("nftables");
         }
         let lacks = |router: &&Router| router.joined && !router.excused && !router.has(address(place));
@@ -357,8 +359,8 @@ impl World {
             let Told { name, address: place, until, .. } = *told;
             let left = (until - self.now) as f64 / 1000.0;
             self.tell(|| format!("n{name} is told {} for {left:.3} s", address(place)));
-            if let Some(place) = self.closed_at(told.address, told.until) {
-                let open = self.kernel.lock().unwrap().open_until(address(told.address));
+            if let Some(place) = self.closed_at((told.address, told.owner), told.until) {
+                let open = self.kernel.lock().unwrap().open_until(address(told.address), told.owner);
                 let what = format!("{} of n{name} is not open at {place}: {open:?}", address(told.address));
                 self.violate(Promise::EnforcedBeforeAnswered, what);
             }
@@ -376,7 +378,7 @@ impl World {
             return;
         }
         self.seen.connected += 1;
-        if let Some(place) = self.closed_at(told.address, self.now) {
+        if let Some(place) = self.closed_at((told.address, told.owner), self.now) {
             let Told { name, since, until, .. } = *told;
             let times = [since, until].map(|at| (at - BEGINS) as f64 / 1000.0);
             let what = format!("{} of n{name}, told for {times:?} s, is closed at {place}", address(told.address));
@@ -460,14 +462,17 @@ impl World {
             self.book.closed_in_kernel = false;
             self.routers.all.iter_mut().for_each(|router| router.excused = false);
         }
-        for place in 0..self.plan.addresses {
-            let open = self.kernel.lock().unwrap().open_until(address(place)).is_some();
-            if open && self.book.must_be_closed(place, 0, true, now) {
-                self.violate(Promise::ClosedAfterTheLease, format!("{} is open in nftables", address(place)));
+        for ((place, owner), _) in self.open_in_kernel() {
+            if self.book.must_be_closed(place, owner..=owner, 0, true, now) {
+                let whom = if owner == 0 { "everybody".to_owned() } else { format!("client {owner}") };
+                let what = format!("{} is open in nftables for {whom}", address(place));
+                self.violate(Promise::ClosedAfterTheLease, what);
             }
+        }
+        for place in 0..self.plan.addresses {
             let linger = self.plan.linger * 1_000 + self.router_delay();
             let open = self.routers.listed().any(|router| router.has(address(place)));
-            if open && self.book.must_be_closed(place, linger, false, now) {
+            if open && self.book.must_be_closed(place, 0..=u8::MAX, linger, false, now) {
                 self.violate(Promise::ClosedAfterTheLease, format!("{} is open at a router", address(place)));
             }
         }
@@ -492,10 +497,8 @@ impl World {
         }
     }
 
-    /// What is open in the kernel, by address.
-    pub fn open_in_kernel(&self) -> BTreeMap<u8, Millis> {
-        let kernel = self.kernel.lock().unwrap();
-        let open = (0..self.plan.addresses).filter_map(|place| Some((place, kernel.open_until(address(place))?)));
-        open.collect()
+    /// What is open in the kernel, by address and owner.
+    pub fn open_in_kernel(&self) -> BTreeMap<(u8, u8), Millis> {
+        self.kernel.lock().unwrap().open().into_iter().collect()
     }
 }
