@@ -634,9 +634,9 @@ impl Journal for LeaseJournal {
 /// The clock inside and those outside, read at the same time.
 #[derive(Clone, Copy, Debug)]
 pub struct Clocks<'a> {
-    /// Inside.
+    /// The clock inside, which the guard runs on.
     pub clock: Moment,
-    /// Outside.
+    /// The clocks outside, read at the same time.
     pub outside: &'a Outside,
 }
 

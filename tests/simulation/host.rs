@@ -16,7 +16,7 @@ use super::world::{Happening, World};
 
 /// A session survives a sleep of this length.
 const HOLD: Millis = 90_000;
-/// 2026-01-01
+/// What the wall clock shows at the beginning: 2026-01-01, in milliseconds since 1970.
 const ERA: i64 = 1_767_225_600_000;
 /// A wall clock that came back behind is set right so long after the boot.
 const SET: Millis = 15_000;

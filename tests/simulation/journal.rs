@@ -29,9 +29,9 @@ const STEP: u64 = 2_000;
 /// All clocks of a daemon, read at once.
 #[derive(Clone, Debug)]
 pub struct Now {
-    /// Inside.
+    /// The clock inside, which the guard runs on.
     pub moment: Moment,
-    /// Outside.
+    /// The clocks outside, of this boot and of the wall.
     pub outside: Outside,
     /// Of the world.
     pub now: Millis,
@@ -66,7 +66,7 @@ pub struct Journal {
 
 /// What a new run has of the file.
 pub struct Restored {
-    /// Leases.
+    /// Leases that are alive, or whose routes linger.
     pub leases: Vec<StoredLease>,
     /// What is less than all of an address.
     pub pairs: Vec<StoredPair>,

@@ -5,9 +5,9 @@ use std::fmt;
 /// Counts. Two runs of one plan have the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Questions.
+    /// Questions that clients asked.
     pub asked: u64,
-    /// Answers.
+    /// Answers that were released.
     pub released: u64,
     /// Of them those from the cache.
     pub cached: u64,
@@ -17,7 +17,7 @@ pub struct Seen {
     pub lost: u64,
     /// Connects that had to succeed.
     pub connected: u64,
-    /// Faults.
+    /// Faults that the plan put in.
     pub faults: u64,
     /// Times that belief was compared with the world.
     pub compared: u64,
