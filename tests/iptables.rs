@@ -5,17 +5,17 @@
 
 #[path = "iptables/changed.rs"]
 mod changed;
+#[path = "iptables/containers_and_names.rs"]
+mod containers_and_names;
 #[path = "iptables/daemon.rs"]
 mod daemon;
 #[path = "iptables/gateway.rs"]
 mod gateway;
-#[path = "iptables/life.rs"]
-mod life;
 #[path = "support/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
-#[path = "iptables/others.rs"]
-mod others;
+#[path = "iptables/own_traffic.rs"]
+mod own_traffic;
 #[path = "support/traffic.rs"]
 #[allow(dead_code)]
 mod traffic;

@@ -2,14 +2,14 @@
 // Helpers outside of #[test] functions fail a test as tests do.
 #![allow(clippy::expect_used, clippy::panic)]
 
-#[path = "nftables/belief.rs"]
-mod belief;
 #[path = "nftables/changed.rs"]
 mod changed;
 #[path = "nftables/daemon.rs"]
 mod daemon;
 #[path = "nftables/gateway.rs"]
 mod gateway;
+#[path = "nftables/kernel_compared.rs"]
+mod kernel_compared;
 #[path = "support/namespace.rs"]
 mod namespace;
 #[path = "nftables/renewals.rs"]

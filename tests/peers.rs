@@ -12,8 +12,8 @@ use lab::tcp::{self, EchoServer};
 use lab::{Lab, Node, wait_until};
 use serde_json::Value;
 
-#[path = "peers/hostile.rs"]
-mod hostile;
+#[path = "peers/harmful_peers.rs"]
+mod harmful_peers;
 
 const GUARD: &str = env!("CARGO_BIN_EXE_destguard");
 const CONFIG: &str = "/etc/destguard/destguard.toml";

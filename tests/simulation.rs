@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use plan::{Client, Defect, Fault, Linux, Plan, What};
 use promises::Promise;
-use seen::Seen;
+use statistics::Seen;
 use world::{history, run};
 
 #[path = "simulation/daemon.rs"]
@@ -42,10 +42,10 @@ mod promises;
 mod router;
 #[path = "simulation/routers.rs"]
 mod routers;
-#[path = "simulation/seen.rs"]
-mod seen;
 #[path = "simulation/shrink.rs"]
 mod shrink;
+#[path = "simulation/statistics.rs"]
+mod statistics;
 #[path = "simulation/world.rs"]
 mod world;
 

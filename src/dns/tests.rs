@@ -1,28 +1,28 @@
 //! The whole DNS side on loopback: real sockets, a scripted upstream, the real core with an enforcer in memory.
 
-mod abuse;
+mod answers_and_leases;
 mod audit;
 mod budgets;
+mod client_certificates;
 mod dialogues;
 mod dnssec;
-mod edges;
 mod encrypted;
-mod encrypted_life;
+mod encrypted_connections;
+mod encrypted_ends;
 mod encrypted_rules;
 mod explain;
-mod field;
-mod follow;
 pub(super) mod harness;
-mod hostile;
 mod listeners;
 mod local_names;
-mod people;
+mod malformed;
 mod policy;
+mod rare_answers;
+mod rate_limits;
 mod refusals;
 mod reload;
-mod secure;
-mod stale;
-mod story;
+mod reported_upstreams;
+mod stale_answers;
 mod transport;
+mod unfinished_aliases;
 mod upstreams;
 mod zones;

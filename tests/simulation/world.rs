@@ -22,7 +22,7 @@ use super::names::address;
 use super::plan::{Defect, Millis, Plan, What};
 use super::promises::{Book, Promise, SETTLED, Told, Violation};
 use super::router::{Router, Routers};
-use super::seen::Seen;
+use super::statistics::Seen;
 
 /// Since the boot when it all begins.
 const BEGINS: Millis = 1_000_000;

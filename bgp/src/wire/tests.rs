@@ -6,7 +6,7 @@ mod builders;
 mod capabilities;
 mod frames;
 mod notifications;
-mod opens;
+mod open_messages;
 mod properties;
 mod rfc7606;
 mod updates;

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::harness::*;
 use crate::dns::codec::wire::rtype;
 use crate::dns::upstream::query::Query;
-use crate::dns::validate::tests::cost;
+use crate::dns::validate::tests::bounds;
 use crate::dns::validate::tests::zones::{DAY, Denial, Internet, NOW, Rr, TXT, Zone, name};
 
 const AD: u16 = 0x20;
@@ -234,7 +234,7 @@ async fn who_asks_for_what_is_dear_to_check_takes_nobodys_answers() {
         test.address(&format!("good{number}.test"), 1);
         evil.address(&format!("x{number}.nsec.test"), 2);
     }
-    cost::collide(&mut evil);
+    bounds::collide(&mut evil);
     test.delegate(&evil);
     root.delegate(&test);
     for zone in [&mut root, &mut test, &mut evil] {
@@ -258,7 +258,7 @@ async fn who_asks_for_what_is_dear_to_check_takes_nobodys_answers() {
                 whose: crate::core::client::Claim::NOBODY,
             });
             if qtype == 1 && text.ends_with("nsec.test") {
-                cost::multiply(&mut reply, 1);
+                bounds::multiply(&mut reply, 1);
             }
             let sections = [(0, &reply.answer), (1, &reply.authority)];
             let records: Vec<super::harness::Rr> = sections

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::encrypted_ends::*;
 use super::harness::*;
-use super::secure::*;
 use crate::dns::Transport;
 
 pub(super) const ALL: [Transport; 3] = [Transport::Tls, Transport::Https, Transport::Quic];

@@ -1,8 +1,8 @@
 //! What RFC 8484 and RFC 9250 ask of both ends beyond the exchange of messages.
 
 use super::encrypted::{ALL, address, front, trusting, world};
+use super::encrypted_ends::*;
 use super::harness::*;
-use super::secure::*;
 use crate::dns::Transport;
 
 #[tokio::test(flavor = "multi_thread")]

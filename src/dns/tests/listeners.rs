@@ -7,8 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::client::TlsStream;
 
 use super::encrypted::{address, base64, front};
+use super::encrypted_ends::*;
 use super::harness::*;
-use super::secure::*;
 use crate::dns::Transport;
 
 const MEDIA: &str = "application/dns-message";

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::encrypted::{address, front};
+use super::encrypted_ends::*;
 use super::harness::*;
-use super::secure::*;
 use crate::core::event::Reload;
 use crate::dns::Transport;
 

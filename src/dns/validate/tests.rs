@@ -1,11 +1,11 @@
 //! The validator before a small Internet in memory, as it is and as attackers change it.
 
 mod answers;
+pub(in crate::dns) mod bounds;
 mod chain;
-pub(in crate::dns) mod cost;
 mod forged;
-mod several;
-mod subtle;
+mod several_upstreams;
+mod single_details;
 pub(in crate::dns) mod zones;
 
 /// What the zones need of the crate.

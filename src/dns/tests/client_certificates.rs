@@ -11,8 +11,8 @@ use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
 
 use super::encrypted::ALL;
+use super::encrypted_ends::*;
 use super::harness::*;
-use super::secure::*;
 use crate::core::person::hex;
 use crate::dns::*;
 

@@ -192,7 +192,7 @@ async fn too_many_queries_are_not_made_again_elsewhere() {
 #[tokio::test]
 async fn what_costs_too_much_is_asked_of_nobody_else() {
     let mut net = internet();
-    cost::collide(net.zone("nsec.test"));
+    bounds::collide(net.zone("nsec.test"));
     let validator = validator(&net);
     let zones = std::sync::Arc::new(net);
     let upstream = || {
@@ -201,7 +201,7 @@ async fn what_costs_too_much_is_asked_of_nobody_else() {
         upstream.tamper = Box::new(move |query, reply| {
             *reply = zones.reply(query);
             if query.qtype == 1 {
-                cost::multiply(reply, 1);
+                bounds::multiply(reply, 1);
             }
         });
         upstream

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use tokio::io::AsyncReadExt;
 
 use super::encrypted::{ALL, address, front, trusting, until_async, world};
+use super::encrypted_ends::*;
 use super::harness::*;
-use super::secure::*;
 use crate::dns::Transport;
 use crate::dns::listen::encrypted::{CONNECTIONS_PER_CLIENT, IDLE};
 

@@ -312,8 +312,8 @@ async fn close_after(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWri
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_closes_after_some_replies_gets_the_rest_on_other_connections() {
-    let authority = super::secure::Authority::new();
-    let tls = super::secure::server(crate::dns::Transport::Tls, &authority.leaf(&["127.0.0.1"]), None);
+    let authority = super::encrypted_ends::Authority::new();
+    let tls = super::encrypted_ends::server(crate::dns::Transport::Tls, &authority.leaf(&["127.0.0.1"]), None);
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
     for (replies, acceptor) in [(1, None), (3, None), (1, Some(acceptor.clone())), (3, Some(acceptor))] {
         let scheme = if acceptor.is_some() { "tls" } else { "tcp" };
