@@ -60,7 +60,7 @@ pub struct AdjOut {
     classes: Vec<ClassBlocks>,
     /// The classes' version that `classes` is of.
     version: u64,
-    /// See [`Self::count_hosts`].
+    /// Routes to a message: see [`Self::count_hosts`].
     hosts: Arc<[[usize; 2]]>,
 }
 

@@ -64,7 +64,7 @@ const REBIRTH: Duration = if cfg!(test) { Duration::from_millis(200) } else { Du
 pub struct PeerEvent {
     /// Its place: index into the [`SpeakerConfig::peers`] that the speaker was started with; of one that came later, another number.
     pub peer: usize,
-    /// [`PeerConfig::tag`]
+    /// What [`PeerConfig::tag`] was when it was sent.
     pub tag: u64,
     /// What the session, or its router, did.
     pub what: What,
@@ -198,7 +198,7 @@ struct Shared {
     /// The table is what it is to be: sessions may start. A process that restarts would otherwise send End-of-RIB behind an empty table,
     /// and routers would drop what they kept for it.
     filled: watch::Sender<bool>,
-    /// See [`SpeakerHandle::drain`].
+    /// Whether it drains: see [`SpeakerHandle::drain`].
     draining: AtomicBool,
     /// Sets of attributes that sessions encode with; an index is a style. As many as there are different sets of
     /// negotiated capabilities at most.
@@ -557,7 +557,7 @@ impl Speaker {
         self.listeners.insert(address, task);
     }
 
-    /// See [`SpeakerHandle`].
+    /// A handle of this speaker: see [`SpeakerHandle`].
     #[must_use]
     pub fn handle(&self) -> SpeakerHandle {
         SpeakerHandle(Arc::clone(&self.shared))

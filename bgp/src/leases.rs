@@ -104,7 +104,7 @@ pub struct News {
     pub what: Change,
 }
 
-/// See [`News`].
+/// What [`News`] say of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The guard itself says that it is leased until then, be that earlier or later than before.

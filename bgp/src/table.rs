@@ -655,7 +655,7 @@ impl Table {
 struct Change {
     sequence: u64,
     source: u64,
-    /// `None`: withdrawn.
+    /// The route's class; `None` where it is withdrawn.
     class: Option<u16>,
     /// There is no reader.
     alone: bool,

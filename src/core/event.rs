@@ -50,7 +50,7 @@ pub enum EnforcerKind {
 pub struct EnforcerSpec {
     /// As shown to users: "nftables" or the peer's name.
     pub name: String,
-    /// See [`EnforcerKind`].
+    /// What it does with ends: see [`EnforcerKind`].
     pub kind: EnforcerKind,
     /// Whether its acknowledgement gates answers.
     pub required: bool,
@@ -58,7 +58,7 @@ pub struct EnforcerSpec {
     pub max_addresses: usize,
     /// Whether it can hold IPv4, IPv6 addresses. An address that a required enforcer can't hold is refused.
     pub ipv4: bool,
-    /// See `ipv4`.
+    /// The same for IPv6: see `ipv4`.
     pub ipv6: bool,
     /// Of timed ones: what they can hold apart. A configuration that needs more of one is refused at start.
     pub narrow: NarrowKinds,
@@ -330,7 +330,7 @@ pub struct GuardNews {
     pub what: GuardWord,
 }
 
-/// See [`GuardNews`].
+/// What [`GuardNews`] say of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GuardWord {
     /// Leased until then, be that earlier or later than before.
@@ -589,7 +589,7 @@ impl LeaseHandle {
         state & IN_FORCE != 0 && Moment(state & !IN_FORCE) >= now.plus(margin)
     }
 
-    /// Core only.
+    /// Says whether the lease is in force; only the core may.
     pub(in crate::core) fn set_in_force(&self, value: bool) {
         if value {
             self.0.state.fetch_or(IN_FORCE, Ordering::AcqRel);

@@ -48,11 +48,11 @@ use crate::config::schema::{Gate as GateSettings, Lease as LeaseSettings, OnDead
 /// What the core needs of the configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `[lease]`
+    /// The settings of `[lease]`.
     pub lease: LeaseSettings,
-    /// `[gate]`
+    /// The settings of `[gate]`.
     pub gate: GateSettings,
-    /// `bgp.linger`
+    /// How long routes stay behind their lease: `bgp.linger`.
     pub linger: Duration,
 }
 

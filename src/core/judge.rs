@@ -43,7 +43,7 @@ impl Judge {
         Self { number, views, filter, bound }
     }
 
-    /// See [`Judge::new`].
+    /// The number of these rules, as it was given to [`Judge::new`].
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number

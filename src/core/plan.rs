@@ -125,7 +125,7 @@ pub struct Difference {
     pub timed: Option<Change>,
     /// For route enforcers.
     pub route: Option<Change>,
-    /// Afterwards.
+    /// What is planned of it behind the change.
     pub planned: Planned,
 }
 

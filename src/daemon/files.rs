@@ -16,7 +16,7 @@ use crate::store::lists::{self as copies, Which};
 pub enum Kind {
     /// Lists of the policy.
     Lists,
-    /// Local zones.
+    /// The files of local zones.
     Zones,
 }
 

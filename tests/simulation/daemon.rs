@@ -47,7 +47,7 @@ const EARLY: Millis = 60;
 struct Waiting {
     question: Question,
     since: Millis,
-    /// Seconds.
+    /// The answer's TTL, in seconds.
     ttl: u64,
 }
 
@@ -76,7 +76,7 @@ pub struct Daemon {
     turn: Option<Millis>,
     /// The number of the rules in force; an answer that is on its way was judged by those before.
     rules: u64,
-    /// Those rules.
+    /// What judges by those rules.
     judge: Option<Judge>,
     /// The last plan for routes.
     pub last_routes: Generation,

@@ -30,7 +30,7 @@ pub struct Host {
     pub boot: &'static AtomicU64,
     /// When it booted.
     pub booted: Millis,
-    /// How often.
+    /// How often the host booted.
     boots: u64,
     /// What the wall clock is ahead of the world's.
     apart: i64,
@@ -167,7 +167,7 @@ impl World {
         }
     }
 
-    /// Time passes.
+    /// Looks at both clocks, as the daemon does.
     pub fn look_at_clocks(&mut self) {
         self.follow_clocks();
         if self.host.apart < self.host.right {

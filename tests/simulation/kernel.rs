@@ -25,7 +25,7 @@ const NO_ENTRY: i32 = 2;
 const IO: i32 = 5;
 const EXISTS: i32 = 17;
 const INVALID: i32 = 22;
-/// `ENFILE`
+/// The number of the error `ENFILE`.
 const FULL: i32 = 23;
 /// A jiffy, of a kernel with 250 of them in a second.
 const JIFFY: Millis = 4;

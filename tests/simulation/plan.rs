@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::draw::Draw;
 
-/// Milliseconds.
+/// Milliseconds of the simulated hour.
 pub type Millis = u64;
 /// The most routers.
 pub const MOST_ROUTERS: usize = 2;
@@ -24,7 +24,7 @@ pub enum Linux {
 /// A fault of what is around the guard, put in by hand to see that it is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Defect {
-    /// None.
+    /// All is as it should be.
     #[default]
     None,
     /// Elements are added again without an expiration.
@@ -53,10 +53,10 @@ pub enum Defect {
     ThereAtOnce,
 }
 
-/// Who asks.
+/// A client of the hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Client {
-    /// 192.0.2.N
+    /// The last octet of the client's address, 192.0.2.N.
     pub number: u8,
     /// About so long it waits between two questions.
     pub pause: Millis,
@@ -65,9 +65,9 @@ pub struct Client {
 /// Something goes wrong, or somebody does something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// When.
+    /// When it is done, since the hour began.
     pub at: Millis,
-    /// What.
+    /// What is done to the world.
     pub what: What,
 }
 
@@ -122,7 +122,7 @@ pub struct Plan {
     pub seed: u64,
     /// How long it lasts.
     pub span: Millis,
-    /// The kernel.
+    /// The kernel as which the simulated one behaves.
     pub linux: Linux,
     /// `lease.min`, in seconds.
     pub min: u64,
@@ -134,9 +134,9 @@ pub struct Plan {
     pub linger: u64,
     /// `lease.capacity`, and the size of the kernel's sets.
     pub capacity: usize,
-    /// Different names.
+    /// How many names are asked for.
     pub names: u8,
-    /// Different addresses.
+    /// How many addresses the names lead to.
     pub addresses: u8,
     /// Whether there is a router, which is required.
     pub router: bool,
@@ -146,7 +146,7 @@ pub struct Plan {
     /// `nftables.scope = "client"`
     #[serde(default)]
     pub apart: bool,
-    /// Who asks.
+    /// The clients that ask.
     pub clients: Vec<Client>,
     /// In order of time.
     pub faults: Vec<Fault>,

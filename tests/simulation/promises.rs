@@ -24,18 +24,18 @@ pub enum Promise {
     BeliefIsSo,
     /// What grows has a bound.
     Bounded,
-    /// Nothing panics.
+    /// No part of the guard panics.
     NoPanic,
 }
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which.
+    /// Which of the promises was broken.
     pub promise: Promise,
     /// When, from the beginning.
     pub at: Millis,
-    /// In words.
+    /// What was seen, in words.
     pub what: String,
 }
 
@@ -50,7 +50,7 @@ impl fmt::Display for Violation {
 pub struct Told {
     /// For whom it is open: 192.0.2.N, or everybody where that is 0.
     pub owner: u8,
-    /// The name.
+    /// The number of the name.
     pub name: u8,
     /// The address, by its number.
     pub address: u8,

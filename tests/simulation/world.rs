@@ -37,7 +37,7 @@ const SPARE: usize = 8;
 /// Lines of the history that are kept.
 const LINES: usize = 40;
 
-/// What happens.
+/// What happens in the simulated world.
 #[derive(Clone, Copy, Debug)]
 pub enum Happening {
     /// A client, by its place, asks.
@@ -64,11 +64,11 @@ pub enum Happening {
 /// A question that waits for an upstream.
 #[derive(Clone, Copy, Debug)]
 pub struct Question {
-    /// Which.
+    /// The question's own number.
     pub id: u64,
     /// Who asked: 192.0.2.N.
     pub client: u8,
-    /// The name.
+    /// The number of the name.
     pub name: u8,
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::{Codec, Meaning, Verdict};
 
-/// bgpkit-parser (MIT).
+/// The codec of bgpkit-parser (MIT).
 pub struct Bgpkit;
 
 fn parse(octets: &[u8]) -> Result<BgpMessage, String> {

@@ -26,7 +26,7 @@ pub use ours::{DECODE, ENCODE, Ours};
 pub struct Meaning {
     pub announced: BTreeSet<IpNet>,
     pub withdrawn: BTreeSet<IpNet>,
-    /// NEXT_HOP.
+    /// The attribute NEXT_HOP, where there is one.
     pub next_hop: Option<IpAddr>,
     /// Global next hop of MP_REACH_NLRI.
     pub mp_next_hop: Option<IpAddr>,

@@ -15,7 +15,7 @@ use netgauze_parse_utils::traits::ParseFromWithOneInput;
 
 use crate::{Codec, Meaning, Verdict};
 
-/// netgauze-bgp-pkt (Apache-2.0).
+/// The codec of netgauze-bgp-pkt (Apache-2.0).
 pub struct Netgauze;
 
 fn parse(octets: &[u8]) -> Result<BgpMessage, String> {

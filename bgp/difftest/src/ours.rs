@@ -29,7 +29,7 @@ pub const ENCODE: EncodeContext = EncodeContext {
     add_path: Families::NONE,
 };
 
-/// destguard-bgp.
+/// The codec of destguard-bgp.
 pub struct Ours;
 
 impl Codec for Ours {

@@ -17,7 +17,7 @@ const NLMSG_HEADER: usize = 16;
 /// NDA_DST and IFA_ADDRESS; NDA_LLADDR and IFA_LOCAL.
 const FIRST: u16 = 1;
 const SECOND: u16 = 2;
-/// RT_SCOPE_UNIVERSE.
+/// The scope RT_SCOPE_UNIVERSE of linux/rtnetlink.h.
 const GLOBAL: u8 = 0;
 
 /// A neighbour, and who we are to it.

@@ -18,7 +18,7 @@ const LOG: usize = 1 << 16;
 /// Something that an observer heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Word {
-    /// They grow.
+    /// The word's number; later words have greater ones.
     pub(super) number: u64,
     pub(super) net: IpNet,
     /// Announced, maybe again, with these communities; else withdrawn.
@@ -34,7 +34,7 @@ pub(super) enum Whose {
     Ours,
     /// It has our AS or our communities, as another guard's may have.
     Untold,
-    /// Another's.
+    /// Another speaker announces it.
     Another,
 }
 

@@ -60,7 +60,7 @@ pub(super) struct Place {
     pub(super) shared: Arc<Shared>,
     pub(super) index: usize,
     pub(super) name: Arc<str>,
-    /// See [`PeerConfig::tag`].
+    /// The peer's mark now: see [`PeerConfig::tag`].
     pub(super) tag: Arc<AtomicU64>,
     /// Its session takes the place of one that was there before, whose routes the peer may have kept.
     pub(super) resumes: bool,

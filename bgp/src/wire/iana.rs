@@ -151,7 +151,7 @@ pub struct Families {
 impl Families {
     /// The empty set.
     pub const NONE: Self = Self { ipv4: false, ipv6: false };
-    /// Both families.
+    /// IPv4 and IPv6 unicast.
     pub const ALL: Self = Self { ipv4: true, ipv6: true };
 
     /// Whether the family is in the set.
@@ -204,7 +204,7 @@ impl FromIterator<Family> for Families {
     }
 }
 
-/// Capability Codes.
+/// The registry of Capability Codes.
 pub mod capability {
     /// MULTIPROTOCOL is defined by RFC 4760.
     pub const MULTIPROTOCOL: u8 = 1;
@@ -245,7 +245,7 @@ pub mod open_parameter {
     pub const EXTENDED_LENGTH: u8 = 255;
 }
 
-/// Path Attributes.
+/// The registry of BGP Path Attributes.
 pub mod attribute {
     /// ORIGIN is defined by RFC 4271.
     pub const ORIGIN: u8 = 1;

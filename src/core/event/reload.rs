@@ -29,7 +29,7 @@ pub struct Reload {
     /// Groups, or other communities of theirs: leases follow the groups of those who asked, and routes are announced anew
     /// where that makes a difference.
     pub groups: Option<Arc<Groups>>,
-    /// See [`Event::Clients`](super::Event::Clients).
+    /// The clients' neighbours, as in [`Event::Clients`](super::Event::Clients).
     pub clients: Option<Arc<Clients>>,
     /// Leases can be less than all of an address from then on. What is leased stays open as it is.
     pub narrowly: bool,

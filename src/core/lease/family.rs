@@ -5,14 +5,14 @@ use std::net::IpAddr;
 /// Number of leases by family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ByFamily {
-    /// IPv4.
+    /// The part of IPv4.
     pub ipv4: usize,
-    /// IPv6.
+    /// The part of IPv6.
     pub ipv6: usize,
 }
 
 impl ByFamily {
-    /// Both.
+    /// The sum over both families.
     #[must_use]
     pub fn total(self) -> usize {
         self.ipv4 + self.ipv6

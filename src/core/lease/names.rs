@@ -18,7 +18,7 @@ use crate::core::name::Name;
 enum Tagged {
     /// One address, nearly always.
     Ipv4 { tag: u32, address: Ipv4Addr, times: u16 },
-    /// One address.
+    /// A single IPv6 address.
     Ipv6 { tag: u32, one: Box<(Ipv6Addr, u16)> },
     /// In order: one name may have caused a hundred thousand, another guard's, or a pool's that rotates.
     // A map by itself would make each name 16 octets greater.
@@ -43,7 +43,7 @@ impl Tagged {
         }
     }
 
-    /// In order.
+    /// Its addresses, each with its count, in order.
     fn iter(&self) -> impl Iterator<Item = (IpAddr, u16)> {
         let (one, many) = match self {
             Self::Ipv4 { address, times, .. } => (Some((IpAddr::V4(*address), *times)), None),

@@ -13,7 +13,7 @@ pub struct Six([u8; 6]);
 const MOST: u64 = (1 << 48) - 2;
 
 impl Six {
-    /// Nothing.
+    /// No moment, and no number.
     pub const NONE: Self = Self([u8::MAX; 6]);
 
     fn of(value: Option<u64>) -> Self {

@@ -16,7 +16,7 @@ use crate::core::plan::LEAST_EXTENSION;
 /// One group's part in a lease.
 #[derive(Clone, Debug)]
 pub struct Share {
-    /// Whose.
+    /// The group whose share it is.
     pub group: Group,
     /// The latest end that anybody of the group was told.
     pub ends: Moment,

@@ -20,7 +20,7 @@ fn hop() -> IpAddr {
 struct Router {
     now: Instant,
     has: BTreeSet<IpAddr>,
-    /// Answers nothing.
+    /// The router answers nothing more.
     dead: bool,
     /// Of a thousand packets so many get lost.
     loss: u32,

@@ -21,7 +21,7 @@ const CODE: u8 = 12;
 #[repr(C, align(8))]
 #[derive(Clone)]
 struct Add {
-    /// `struct sockaddr_storage`.
+    /// The peer's address, as `struct sockaddr_storage`.
     address: [u8; 128],
     algorithm: [u8; 64],
     interface: i32,

@@ -26,7 +26,7 @@ pub(super) fn announce(announces: bool) -> Event {
     reload(Reload { announces: Some(announces), ..Reload::default() })
 }
 
-/// Other groups.
+/// A reload to other groups.
 pub(super) fn groups(groups: Arc<Groups>) -> Event {
     reload(Reload { groups: Some(groups), ..Reload::default() })
 }
@@ -36,7 +36,7 @@ pub(super) fn narrowly() -> Event {
     reload(Reload { narrowly: true, ..Reload::default() })
 }
 
-/// Other enforcers.
+/// A reload to another list of enforcers.
 pub(super) fn enforcers(guard: &Guard, enforcers: Vec<Listed>) -> Event {
     routers(guard, enforcers, guard.settings.linger)
 }

@@ -42,7 +42,7 @@ pub enum Operation {
     Guard { guard: u8, address: u8, says: Option<Option<u64>> },
     /// A new policy.
     Forbid { name: u8 },
-    /// Time passes.
+    /// Nothing happens for this time.
     Wait { millis: u64 },
     /// The daemon is killed and starts again from its journal.
     Restart,

@@ -108,7 +108,7 @@ struct World {
     waiting: BTreeMap<Ticket, Moment>,
     /// The latest end that any admission asked for.
     asked: BTreeMap<IpAddr, Moment>,
-    /// Who asked.
+    /// Who asked, by the ticket.
     askers: BTreeMap<Ticket, IpAddr>,
     /// With what the route must bear for it.
     handles: Vec<(LeaseHandle, GroupCommunities)>,

@@ -73,7 +73,7 @@ fn rules(judge: Judge) -> Event {
     Event::Reload(Box::new(Reload { judge: Some(judge), ..Reload::default() }))
 }
 
-/// All outputs.
+/// Every output that waits, in order.
 fn drained(guard: &mut Guard) -> Vec<Output> {
     std::iter::from_fn(|| guard.poll_output()).collect()
 }
