@@ -157,9 +157,18 @@ impl Pairs {
         self.give(id, PairCause { names, mark, ends, restored: false }, holder);
     }
 
-    /// The same for one that was read back from disk.
-    pub fn restore(&mut self, id: PairId, names: Arc<[Name]>, ends: Moment, holder: Holder) {
-        self.give(id, PairCause { names, mark: None, ends, restored: true }, holder);
+    /// The same for one that was read back from disk: the pair lasts until `ends`, by this question until `told`, which is no later.
+    pub fn restore(&mut self, id: PairId, names: &Arc<[Name]>, [told, ends]: [Moment; 2], holder: Holder) {
+        let known = self.restored_cause(id, names).map(|cause| cause.ends);
+        self.give(id, PairCause { names: Arc::clone(names), mark: None, ends, restored: true }, holder);
+        if let Some(cause) = self.restored_cause(id, names) {
+            cause.ends = known.map_or(told, |known| known.max(told));
+        }
+    }
+
+    fn restored_cause(&mut self, id: PairId, names: &Arc<[Name]>) -> Option<&mut PairCause> {
+        let causes = &mut self.pairs.get_mut(&id)?.causes;
+        causes.iter_mut().find(|cause| cause.restored && cause.names == *names)
     }
 
     /// What was restored ends earlier by so much; see [`super::guard`].

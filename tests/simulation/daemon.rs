@@ -589,7 +589,8 @@ impl World {
     }
 }
 
-/// Until when an answer may be used: an extension by less than a second isn't made.
+/// Until when an answer may be used: an extension by less than a second isn't made, neither of a lease nor of a client's part in it.
 fn lasts_until(plan: &Plan, since: Millis, ttl: u64) -> Millis {
-    since + (ttl.max(plan.min) + plan.grace).min(plan.max) * 1_000 - 1_000
+    let unmade = if plan.apart { 2_000 } else { 1_000 };
+    since + (ttl.max(plan.min) + plan.grace).min(plan.max) * 1_000 - unmade
 }

@@ -188,8 +188,7 @@ impl Plan {
             addresses,
             router,
             second,
-            // Not drawn yet: what seeds find of pairs is not judged yet.
-            apart: false,
+            apart: Draw::of(&[seed, 9]).percent(40),
             clients,
             faults,
             defect: Defect::None,

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use super::Guard;
 use crate::core::event::{Admission, Change, Generation, Output, Refusal, StoredPair, Ticket};
 use crate::core::gate::Waiting;
+use crate::core::lease::Cause;
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::narrow::{Narrow, Narrows, Opening, PairId, Port, Who, owner_of};
 use crate::core::pairs::{PairCause, Pairs};
 use crate::core::person::Mark;
+use crate::core::plan::LEAST_EXTENSION;
 use crate::core::policy::registrable;
 use crate::core::share::Holder;
 
@@ -269,15 +271,26 @@ impl Guard {
             }
             // A record without names can only come from elsewhere; the root stands for "unknown".
             let names = if names.is_empty() { vec![Arc::from([Name::root()])] } else { names };
+            // A pair's record has one end; the lease's has one for each question, to about a second, and none of what has ended.
+            let told = |names: &[Name]| {
+                let same = |cause: &&Cause| cause.names().eq(names);
+                let latest = lease?.causes().iter().filter(same).map(|cause| cause.ends).max()?;
+                Some(latest.plus(LEAST_EXTENSION).min(ends))
+            };
+            let any_told = names.iter().any(|names| told(names).is_some());
             for names in names {
                 let Some(question) = names.first() else { continue };
+                let told = match told(&names) {
+                    None if any_told => continue,
+                    told => told.unwrap_or(ends),
+                };
                 // Who asked is on disk only where it is for one client.
                 let holder = narrow
                     .client()
                     .map_or(Holder::NOBODY, |client| self.whom.claim_for(client, registrable(question).wire()).client);
                 // Fewer bits may tell clients apart than before the restart.
                 let who = narrow.client().map_or(narrow.who, |client| Who::Client(owner_of(client, prefix)));
-                pairs.restore((address, Narrow { who, ..narrow }), names, ends, holder);
+                pairs.restore((address, Narrow { who, ..narrow }), &names, [told, ends], holder);
             }
         }
         // They were leased when leases opened all of an address: nothing was kept of pairs.

@@ -11,6 +11,7 @@ use crate::core::event::{Admission, Change, Decision, Grant, LeaseHandle};
 use crate::core::event::{PairRecord, StoredPair};
 use crate::core::guard::*;
 use crate::core::narrow::{HOST, Narrow, Opening, PairId, Port, TCP, Who, owner};
+use crate::core::plan::LEAST_EXTENSION;
 use crate::enforce::memory::Held;
 
 const NFT: EnforcerId = EnforcerId(0);
@@ -352,7 +353,17 @@ impl World {
         for (id, answers) in &mut self.answered {
             let kept = self.pairs_on_disk.get(id).map(|pair| pair.names.clone()).unwrap_or_default();
             let ends = self.pairs_on_disk.get(id).map(|pair| pair.ends).unwrap_or_default();
-            *answers = kept.into_iter().map(|names| (names.to_vec(), ends)).collect();
+            let paths = self.leases_on_disk.get(&id.0).map(|lease| lease.paths.clone()).unwrap_or_default();
+            let told = |names: &[Name]| {
+                let path = paths.iter().find(|path| path.names().eq(names.iter()))?;
+                Some(path.ends.plus(LEAST_EXTENSION).min(ends))
+            };
+            let any_told = kept.iter().any(|names| told(names).is_some());
+            let answer = |names: Arc<[Name]>| {
+                let told = told(&names).or_else(|| (!any_told).then_some(ends))?;
+                Some((names.to_vec(), told))
+            };
+            *answers = kept.into_iter().filter_map(answer).collect();
         }
         // Without a word of pairs they are of a guard whose leases opened all of an address.
         for lease in leases.iter().filter(|lease| !self.per_client && pairs.is_empty() && lease.ends > self.now) {
@@ -474,6 +485,29 @@ proptest! {
         world.check();
         prop_assert!(world.held.pairs.is_empty() && world.guard.pairs.as_ref().unwrap().is_empty());
     }
+}
+
+#[test]
+fn a_question_that_is_taken_back_behind_a_restart_leaves_no_more_than_the_others_were_told() {
+    let mut world = World::of(true);
+    let (id, at) = ((address(1), Narrow::of_client(client(0))), address(1));
+    let ends = |world: &World| world.guard.pairs.as_ref().unwrap().get(id).map(|pair| pair.ends);
+    world.admit(client(0), vec![name(0)], &[at], 60);
+    world.deliver(1);
+    let short = ends(&world).unwrap();
+    world.admit(client(0), vec![name(1)], &[at], 600);
+    world.deliver(1);
+    let long = ends(&world).unwrap();
+    // Another client's question holds the lease itself.
+    world.admit(client(2), vec![name(2)], &[at], 600);
+    world.deliver(1);
+    assert!(short.plus(LEAST_EXTENSION) < long);
+    world.restart();
+    world.deliver(1);
+    assert_eq!(ends(&world), Some(long));
+    world.handle(Event::Revoke(RevokeTarget::Name(name(1))));
+    let left = ends(&world);
+    assert!(left.is_some_and(|left| left >= short && left <= short.plus(LEAST_EXTENSION)), "{left:?}, not {short:?}");
 }
 
 #[test]
