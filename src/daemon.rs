@@ -331,6 +331,7 @@ async fn guarded(
         plots: control::history::Plots::default(),
         process,
         left: tokio::sync::Notify::new(),
+        stays_open: arc_swap::ArcSwapOption::empty(),
     });
     let sources: Arc<dyn Sources> = shared.clone();
     let mut served = vec![tokio::spawn(control.serve(sources.clone()))];

@@ -270,7 +270,10 @@ async fn apply(
     if let Err(error) = shared.switches.packets_close(config).await {
         return Err(match back(shared, config, &old, old_groups, before).await {
             Ok(()) => error.into(),
-            Err(back) => ReloadError::Halfway { error, back: Box::new(back) },
+            Err(back) => {
+                shared.stays_open.store(Some(Arc::new(back.to_string())));
+                ReloadError::Halfway { error, back: Box::new(back) }
+            }
         });
     }
     shared.lists.set(lists);

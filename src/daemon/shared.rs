@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use prometheus_client::registry::Registry;
 
 use super::exceptions::ExceptionState;
@@ -88,6 +88,8 @@ pub struct Shared {
     pub process: Process,
     /// Told when upstreams may be asked no more.
     pub left: tokio::sync::Notify,
+    /// Why what a former configuration, or one that was refused, let pass stays open; `None`: it doesn't.
+    pub stays_open: ArcSwapOption<String>,
 }
 
 impl Shared {

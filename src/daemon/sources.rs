@@ -141,6 +141,9 @@ impl Sources for Shared {
         }
         troubles.extend(self.missing().0);
         troubles.extend(self.switches.left_out());
+        if let Some(why) = &*self.stays_open.load() {
+            troubles.push(format!("what another configuration let pass stays open, and is tried again: {why}"));
+        }
         troubles
     }
 

@@ -113,6 +113,8 @@ fn a_packet_filter_that_refuses_the_way_back_as_well_takes_it_later() {
     let refused = Refused::up(&format!(": > {STUCK};"));
     let report = refused.refused();
     assert!(report.contains("the test refuses everything"), "both are named: {report}");
+    let status = refused.world.guard(&["status"]);
+    assert!(status["reasons"].to_string().contains("stays open, and is tried again"), "{status}");
     let guard = refused.world.lab.node("guard");
     guard.ok(&format!("rm {STUCK}")).unwrap();
     let former = || {

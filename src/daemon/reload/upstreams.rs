@@ -77,8 +77,10 @@ pub async fn follow(shared: Arc<Shared>) {
         shared.left.notified().await;
         while tokio::time::timeout(LATE, shared.left.notified()).await.is_ok() {}
         let _applying = shared.applying.lock().await;
-        if let Err(error) = leave(&shared, &shared.config().0).await {
-            tracing::error!(%error, "what a former configuration let pass stays open, and is tried again");
+        let left = leave(&shared, &shared.config().0).await;
+        shared.stays_open.store(left.as_ref().err().map(|error| Arc::new(error.to_string())));
+        if let Err(error) = left {
+            tracing::error!(%error, "what another configuration let pass stays open, and is tried again");
             shared.left.notify_one();
         }
     }
