@@ -22,6 +22,23 @@ fn name(index: u8) -> Name {
     format!("n{index}.a.test").parse().unwrap()
 }
 
+/// One client's answer: a question without aliases that leads to one address.
+fn admission(ticket: u64, question: Name, address: IpAddr, ttl: u32) -> Admission {
+    Admission {
+        judged: 0,
+        openings: Default::default(),
+        whole: false,
+        ticket: Ticket(ticket),
+        client: IpAddr::from([192, 0, 2, 1]),
+        mark: None,
+        question: question.clone(),
+        qtype: 1,
+        chain: Arc::default(),
+        domain: question,
+        grants: [Grant { address, ttl }].into(),
+    }
+}
+
 const CAPACITY: usize = 7;
 const ROUTE_BUDGET: usize = 6;
 
@@ -69,19 +86,12 @@ fn many(answers: u32, per_batch: usize) -> (Guard, Vec<Output>) {
     let mut guard = Guard::new(settings, edge.map(|spec| EnforcerSpec { max_addresses: usize::MAX, ..spec }).collect());
     let mut outputs = Vec::new();
     for index in 0..answers {
-        let admission = Admission {
-            judged: 0,
-            openings: Default::default(),
-            whole: false,
-            ticket: Ticket(u64::from(index)),
-            client: IpAddr::from([192, 0, 2, 1]),
-            mark: None,
-            question: format!("n{index}.test").parse().unwrap(),
-            qtype: 1,
-            chain: Arc::default(),
-            domain: format!("n{index}.test").parse().unwrap(),
-            grants: [Grant { address: IpAddr::V4(std::net::Ipv4Addr::from_bits(0xc633_0000 + index)), ttl: 0 }].into(),
-        };
+        let admission = admission(
+            u64::from(index),
+            format!("n{index}.test").parse().unwrap(),
+            IpAddr::V4(std::net::Ipv4Addr::from_bits(0xc633_0000 + index)),
+            0,
+        );
         guard.handle(Event::Admit(admission), Moment(1000));
         if (index as usize + 1).is_multiple_of(per_batch) {
             outputs.extend(std::iter::from_fn(|| guard.poll_output()));
@@ -278,19 +288,7 @@ fn word_on_an_earlier_opening_is_none_on_a_later_one() {
     guard.handle(Event::Revoke(RevokeTarget::Address(many_address(0))), Moment(1500));
     assert_eq!(decided(&mut guard), [(0, false)]);
     confirm(&mut guard, 0, 1);
-    let admission = Admission {
-        judged: 0,
-        openings: Default::default(),
-        whole: false,
-        ticket: Ticket(7),
-        client: IpAddr::from([192, 0, 2, 1]),
-        mark: None,
-        question: name(1),
-        qtype: 1,
-        chain: Arc::default(),
-        domain: name(1),
-        grants: [Grant { address: many_address(0), ttl: 0 }].into(),
-    };
+    let admission = admission(7, name(1), many_address(0), 0);
     guard.handle(Event::Admit(admission), Moment(1500));
     assert_eq!(decided(&mut guard), []);
     confirm(&mut guard, 0, 1);
@@ -307,19 +305,7 @@ fn after_a_loss_addresses_are_proven_one_by_one_and_those_waited_for_are_hurried
     assert_eq!(decided(&mut guard).len(), 3);
     guard.handle(Event::Lost { enforcer: EnforcerId(0), reason: "gone".to_owned() }, Moment(1600));
     let mut ask = |ticket, index| {
-        let admission = Admission {
-            judged: 0,
-            openings: Default::default(),
-            whole: false,
-            ticket: Ticket(ticket),
-            client: IpAddr::from([192, 0, 2, 1]),
-            mark: None,
-            question: name(1),
-            qtype: 1,
-            chain: Arc::default(),
-            domain: name(1),
-            grants: [Grant { address: many_address(index), ttl: 0 }].into(),
-        };
+        let admission = admission(ticket, name(1), many_address(index), 0);
         guard.handle(Event::Admit(admission), Moment(1700));
         let outputs: Vec<_> = std::iter::from_fn(|| guard.poll_output()).collect();
         let hurried = |output: &Output| matches!(output, Output::Hurry(of) if *of == [many_address(index)]);
@@ -344,19 +330,7 @@ fn after_a_loss_addresses_are_proven_one_by_one_and_those_waited_for_are_hurried
 
 /// What comes of a question for one address.
 fn ask_for(guard: &mut Guard, ticket: u64, address: &str) -> Vec<Decision> {
-    let admission = Admission {
-        judged: 0,
-        openings: Default::default(),
-        whole: false,
-        ticket: Ticket(ticket),
-        client: IpAddr::from([192, 0, 2, 1]),
-        mark: None,
-        question: name(1),
-        qtype: 1,
-        chain: Arc::default(),
-        domain: name(1),
-        grants: [Grant { address: address.parse().unwrap(), ttl: 60 }].into(),
-    };
+    let admission = admission(ticket, name(1), address.parse().unwrap(), 60);
     guard.handle(Event::Admit(admission), Moment(1000));
     std::iter::from_fn(|| guard.poll_output())
         .filter_map(|output| match output {
@@ -405,19 +379,7 @@ fn what_a_refused_plan_opened_is_opened_anew_when_it_was_closed_and_asked_for_be
         // One batch: the enforcer's words are on their way while the rest happens.
         let address = "203.0.113.4".parse().unwrap();
         guard.handle(changes::forbid(&guard, &[name(1)]), Moment(1000));
-        let admission = Admission {
-            judged: 0,
-            openings: Default::default(),
-            whole: false,
-            ticket: Ticket(2),
-            client: IpAddr::from([192, 0, 2, 1]),
-            mark: None,
-            question: name(2),
-            qtype: 1,
-            chain: Arc::default(),
-            domain: name(2),
-            grants: [Grant { address, ttl: 60 }].into(),
-        };
+        let admission = admission(2, name(2), address, 60);
         guard.handle(Event::Admit(admission), Moment(1000));
         let (generation, reason) = (Generation(1), "no room".to_owned());
         let refused = match which {
@@ -471,19 +433,7 @@ fn other_times_and_limits_count_from_the_next_answer_on() {
     assert_eq!((guard.table.len(), guard.counts().capacity), (3, 2), "what is there stays");
     let mut ask = |ticket: u64, index: u32| {
         let question: Name = format!("n{index}.test").parse().unwrap();
-        let admission = Admission {
-            judged: 0,
-            openings: Default::default(),
-            whole: false,
-            ticket: Ticket(ticket),
-            client: IpAddr::from([192, 0, 2, 1]),
-            mark: None,
-            question: question.clone(),
-            qtype: 1,
-            chain: Arc::default(),
-            domain: question,
-            grants: [Grant { address: address(index), ttl: 0 }].into(),
-        };
+        let admission = admission(ticket, question, address(index), 0);
         guard.handle(Event::Admit(admission), Moment(2000));
         std::iter::from_fn(|| guard.poll_output())
             .any(|output| matches!(output, Output::Decide { decision: Decision::Refuse(Refusal::Capacity), .. }))
@@ -510,19 +460,7 @@ fn what_was_restored_ends_earlier_once_the_clock_is_set_right_and_what_was_asked
     };
     guard.handle(Event::Restore(vec![stored(1), stored(2), stored(3)]), Moment(1000));
     let ask = |guard: &mut Guard, last: u8, ttl| {
-        let admission = Admission {
-            judged: 0,
-            openings: Default::default(),
-            whole: false,
-            ticket: Ticket(u64::from(last)),
-            client: IpAddr::from([192, 0, 2, 1]),
-            mark: None,
-            question: name(last),
-            qtype: 1,
-            chain: Arc::default(),
-            domain: name(last),
-            grants: [Grant { address: address(last), ttl }].into(),
-        };
+        let admission = admission(u64::from(last), name(last), address(last), ttl);
         guard.handle(Event::Admit(admission), Moment(1000));
         while guard.poll_output().is_some() {}
     };
@@ -572,19 +510,7 @@ fn what_a_shorter_longest_lease_cuts_at_the_start_is_cut_on_disk_as_well() {
 fn a_word_on_an_earlier_plan_brings_back_no_end_that_was_taken_back_since() {
     let mut guard = Guard::new(settings(), specs().into_iter().take(1).collect());
     for (number, ttl) in [(1, 0), (2, 3600)] {
-        let admission = Admission {
-            judged: 0,
-            openings: Default::default(),
-            whole: false,
-            ticket: Ticket(u64::from(number)),
-            client: IpAddr::from([192, 0, 2, 1]),
-            mark: None,
-            question: name(number),
-            qtype: 1,
-            chain: Arc::default(),
-            domain: name(number),
-            grants: [Grant { address: IpAddr::from([198, 51, 100, 1]), ttl }].into(),
-        };
+        let admission = admission(u64::from(number), name(number), IpAddr::from([198, 51, 100, 1]), ttl);
         guard.handle(Event::Admit(admission), Moment(1000));
     }
     let plans = std::iter::from_fn(|| guard.poll_output()).filter_map(|output| match output {
@@ -640,19 +566,7 @@ fn what_a_router_lost_is_out_of_force_until_that_router_confirms_it_again() {
     let edges = specs().into_iter().filter(|spec| spec.name.starts_with("edge"));
     let mut guard = Guard::new(settings(), edges.collect());
     let admit = |guard: &mut Guard, ticket: u64, at| {
-        let admission = Admission {
-            judged: 0,
-            openings: Default::default(),
-            whole: false,
-            ticket: Ticket(ticket),
-            client: IpAddr::from([192, 0, 2, 1]),
-            mark: None,
-            question: name(1),
-            qtype: 1,
-            chain: Arc::default(),
-            domain: name(1),
-            grants: [Grant { address: many_address(0), ttl: 60 }].into(),
-        };
+        let admission = admission(ticket, name(1), many_address(0), 60);
         guard.handle(Event::Admit(admission), Moment(at));
     };
     let (one, two) = (EnforcerId(0), EnforcerId(1));
@@ -690,19 +604,7 @@ fn what_an_enforcer_lacks_is_out_of_force_until_it_is_opened_again() {
     let mut guard = Guard::new(settings(), nft.collect());
     let outputs = |guard: &mut Guard| -> Vec<Output> { std::iter::from_fn(|| guard.poll_output()).collect() };
     let admit = |guard: &mut Guard, ticket: u64, at| {
-        let admission = Admission {
-            judged: 0,
-            openings: Default::default(),
-            whole: false,
-            ticket: Ticket(ticket),
-            client: IpAddr::from([192, 0, 2, 1]),
-            mark: None,
-            question: name(1),
-            qtype: 1,
-            chain: Arc::default(),
-            domain: name(1),
-            grants: [Grant { address: many_address(0), ttl: 61 - u32::try_from(ticket).unwrap() }].into(),
-        };
+        let admission = admission(ticket, name(1), many_address(0), 61 - u32::try_from(ticket).unwrap());
         guard.handle(Event::Admit(admission), Moment(at));
     };
     let id = EnforcerId(0);
