@@ -191,8 +191,9 @@ impl Guard {
             let Some(pairs) = &mut self.pairs else { return };
             let Some(pair) = pairs.get(*id).filter(|_| !ports.contains(&narrow.to)) else { continue };
             let holder = pair.holder();
-            let of = |cause: &&PairCause| cause.names.first() == Some(question);
-            let causes: Vec<PairCause> = pair.causes.iter().filter(of).cloned().collect();
+            let now = self.now;
+            let lives = |cause: &&PairCause| cause.names.first() == Some(question) && cause.ends > now;
+            let causes: Vec<PairCause> = pair.causes.iter().filter(lives).cloned().collect();
             if pairs.len().saturating_add(ports.len()) <= self.settings.lease.capacity {
                 for (cause, to) in causes.iter().flat_map(|cause| ports.iter().map(move |to| (cause, *to))) {
                     let ends = cause.ends.min(pairs.get(*id).map_or(cause.ends, |pair| pair.ends));

@@ -511,6 +511,19 @@ fn a_question_that_is_taken_back_behind_a_restart_leaves_no_more_than_the_others
 }
 
 #[test]
+fn a_question_that_has_ended_opens_no_port_when_the_rules_change() {
+    let mut world = World::of(false);
+    world.admit(client(0), vec![name(0)], &[address(1)], 88);
+    world.admit(client(0), vec![name(1)], &[address(1)], 0);
+    // To the moment at which the second one ends.
+    world.wait(40_000);
+    world.carry_out(Operation::Reopen { openings: [0, 1], client: 0, name: 1, address: 1 });
+    world.check();
+    let open: Vec<PairId> = world.guard.pairs.as_ref().unwrap().iter().map(|(id, _)| id).collect();
+    assert_eq!(open, [(address(1), Narrow::NOT)]);
+}
+
+#[test]
 fn what_one_client_opened_is_not_in_force_for_another_until_it_was_answered_too() {
     let mut world = World::new();
     let (one, other, at) = (client(0), client(1), address(1));
