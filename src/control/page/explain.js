@@ -1,5 +1,5 @@
 // The explain box: what the interface knows of a name or an address, in words.
-import { allowing, ask, badge, byId, count, element, query, span } from "./kit.js";
+import { allowing, ask, badge, byId, count, element, inTurn, query, span } from "./kit.js";
 
 const TYPES = { 1: "A", 28: "AAAA", 64: "SVCB", 65: "HTTPS" };
 const of = (names, most) => names.length > most ? `${names.slice(0, most).join(", ")} and ${names.length - most} more` : names.join(", ");
@@ -85,14 +85,18 @@ function show(x, client) {
   byId("verdict").replaceChildren(...parts);
 }
 
+const turn = inTurn();
+
 export async function explain() {
   const client = byId("client").value.trim();
   const subject = byId("of").value.trim();
   if (!subject) return;
+  const isNewest = turn();
   try {
-    show(await ask(`/api/v1/explain${query({ of: subject, client })}`), client);
+    const explained = await ask(`/api/v1/explain${query({ of: subject, client })}`);
+    if (isNewest()) show(explained, client);
   } catch (error) {
-    byId("verdict").replaceChildren(element("p", `This can't be explained: ${error.message}.`));
+    if (isNewest()) byId("verdict").replaceChildren(element("p", `This can't be explained: ${error.message}.`));
   }
 }
 

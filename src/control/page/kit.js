@@ -16,6 +16,16 @@ export async function ask(path) {
   return body;
 }
 
+/// For requests of one kind, whose answers may come in any order: each call begins one, and what it returns says whether that is the newest still.
+export function inTurn() {
+  let newest = 0;
+  return () => {
+    newest += 1;
+    const own = newest;
+    return () => own === newest;
+  };
+}
+
 /// A query string of what isn't empty.
 export function query(fields) {
   const words = Object.entries(fields).filter(([, value]) => value !== "" && value != null);

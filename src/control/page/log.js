@@ -1,5 +1,5 @@
 // The query log as it grows.
-import { ask, at, badge, byId, clock, micros, query, row, table } from "./kit.js";
+import { ask, at, badge, byId, clock, inTurn, micros, query, row, table } from "./kit.js";
 
 const KEPT = 100;
 const AGAIN_MS = 5000;
@@ -49,7 +49,10 @@ function lost(event) {
   }
 }
 
+const turn = inTurn();
+
 export async function follow() {
+  const isNewest = turn();
   source?.close();
   source = null;
   held = [];
@@ -59,9 +62,10 @@ export async function follow() {
     // An event source doesn't tell why it is refused.
     await ask(`/api/v1/log${query({ ...words, limit: 1 })}`);
   } catch (error) {
-    note(`Not shown: ${error.message}.`);
+    if (isNewest()) note(`Not shown: ${error.message}.`);
     return;
   }
+  if (!isNewest()) return;
   note("");
   source?.close();
   source = new EventSource(at(`/api/v1/log/events${query({ ...words, limit: KEPT })}`));

@@ -1,5 +1,5 @@
 // Shows what the interface answers, and asks again.
-import { allowing, ask, badge, byId, clock, count, element, micros, query, span, table } from "./kit.js";
+import { allowing, ask, badge, byId, clock, count, element, inTurn, micros, query, span, table } from "./kit.js";
 import { follow } from "./log.js";
 import { plots } from "./plots.js";
 import "./explain.js";
@@ -102,18 +102,24 @@ function showLeases(page) {
       Object.entries(l.enforcers).map(([name, how]) => `${name}: ${how}`).join(", ")]));
 }
 
+const leasesTurn = inTurn();
+
 async function leases() {
+  const isNewest = leasesTurn();
   try {
-    showLeases(await ask(`/api/v1/leases${query({ of: byId("leases-of").value.trim(), after, limit: LEASES_SHOWN })}`));
+    const page = await ask(`/api/v1/leases${query({ of: byId("leases-of").value.trim(), after, limit: LEASES_SHOWN })}`);
+    if (isNewest()) showLeases(page);
   } catch (error) {
-    byId("leases-note").textContent = `Not shown: ${error.message}.`;
+    if (isNewest()) byId("leases-note").textContent = `Not shown: ${error.message}.`;
   }
 }
 
 function turn(to) {
-  if (to === "next" && next) {
+  if (to === "next") {
+    // Until the answer is there, nobody knows what comes behind it.
+    if (!next) return;
     before.push(after);
-    after = next;
+    [after, next] = [next, ""];
   } else if (to === "back") {
     after = before.pop() || "";
   } else {
