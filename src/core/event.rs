@@ -291,6 +291,9 @@ pub struct StoredPair {
     pub ends: Moment,
     /// The questions that caused it, each with the aliases behind it.
     pub names: Vec<Arc<[Name]>>,
+    /// Until when each of these was told, to about a second; one that is missing: until the pair's end.
+    #[serde(default)]
+    pub told: Vec<Moment>,
 }
 
 /// What is to be written of a pair.

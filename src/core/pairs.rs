@@ -104,9 +104,22 @@ pub struct Pairs {
     shares: Shares,
 }
 
+fn steps(moment: Moment) -> u128 {
+    u128::from(moment.0) / LEAST_EXTENSION.as_millis()
+}
+
 fn stored((address, narrow): PairId, pair: &Pair) -> StoredPair {
-    let names: BTreeSet<&Arc<[Name]>> = pair.causes.iter().map(|cause| &cause.names).collect();
-    StoredPair { address, narrow, ends: pair.ends, names: names.into_iter().cloned().collect() }
+    let mut told: BTreeMap<&Arc<[Name]>, Moment> = BTreeMap::new();
+    for cause in &pair.causes {
+        let known = told.entry(&cause.names).or_default();
+        *known = cause.ends.max(*known);
+    }
+    // Who was told the pair's end may have asked again since, and have been told an earlier one.
+    if let Some(latest) = told.values_mut().max() {
+        *latest = pair.ends.max(*latest);
+    }
+    let (names, told) = told.into_iter().map(|(names, told)| (Arc::clone(names), told.min(pair.ends))).unzip();
+    StoredPair { address, narrow, ends: pair.ends, names, told }
 }
 
 impl Pairs {
@@ -208,8 +221,18 @@ impl Pairs {
         let same = |known: &PairCause| known.names == cause.names && (known.restored || known.mark == cause.mark);
         match pair.causes.iter_mut().find(|known| same(known)) {
             // What was restored may yet end earlier: who asks since has the new end.
-            Some(known) if known.restored && !cause.restored => *known = cause,
-            Some(known) => known.ends = known.ends.max(ends),
+            Some(known) if known.restored && !cause.restored => {
+                self.journal.insert(id);
+                *known = cause;
+            }
+            // The disk hears of it in whole steps, so that many small ones add up: another question may be taken back.
+            Some(known) if ends > known.ends => {
+                if steps(ends) > steps(known.ends) {
+                    self.journal.insert(id);
+                }
+                known.ends = ends;
+            }
+            Some(_) => {}
             None => {
                 self.journal.insert(id);
                 pair.causes.push(cause);

@@ -123,8 +123,13 @@ fn one_of_each() -> Vec<Event> {
         adds: true,
         groups: vec![("kids".to_owned(), Moment(8000))],
     };
-    let stored_pair =
-        StoredPair { address: address(2), narrow: pair.1, ends: Moment(1), names: vec![vec![name("a.test")].into()] };
+    let stored_pair = StoredPair {
+        address: address(2),
+        narrow: pair.1,
+        ends: Moment(1),
+        names: vec![vec![name("a.test")].into()],
+        told: vec![Moment(1)],
+    };
     let guard = "192.0.2.1".parse().unwrap();
     let news = |what| GuardNews { address: address(3), guard, by: guard, what };
     let words = [GuardWord::Until(Moment(1)), GuardWord::AtLeast(Moment(2)), GuardWord::TakenBack, GuardWord::Orphaned];

@@ -666,24 +666,28 @@ impl Clocks<'_> {
         let written = self.shifted(self.outside.wall, now);
         let boot = |moment| self.shifted(self.outside.since_boot, moment);
         let wall = |moment| self.shifted(self.outside.wall, moment);
+        let before_end = |told: Moment, ends: Moment| u32::try_from(told.until(ends).as_millis()).unwrap_or(u32::MAX);
         match entry {
             JournalRecord::Lease(StoredLease { address, ends, paths, adds, groups }) => {
                 let group = |(name, ends)| GroupRecord { name, ends_boot: boot(ends), ends_wall: wall(ends) };
                 let groups = groups.into_iter().map(group).collect();
-                let before_end = |told: Moment| u32::try_from(told.until(ends).as_millis()).unwrap_or(u32::MAX);
-                let path =
-                    |QueryPath { question, chain, ends }| PathRecord { question, chain, before_end: before_end(ends) };
+                let path = |QueryPath { question, chain, ends: told }| PathRecord {
+                    question,
+                    chain,
+                    before_end: before_end(told, ends),
+                };
                 let paths = paths.into_iter().map(path).collect();
                 Record::Lease { address, written, ends_boot: boot(ends), ends_wall: wall(ends), paths, adds, groups }
             }
             JournalRecord::Closed(address) => Record::Closed { address },
             JournalRecord::Revoked(name) => Record::Revoked { name },
-            JournalRecord::Pair(PairRecord::Open(StoredPair { address, narrow, ends, names })) => {
-                let path = |names: &Arc<[Name]>| {
+            JournalRecord::Pair(PairRecord::Open(StoredPair { address, narrow, ends, names, told })) => {
+                let path = |(place, names): (usize, &Arc<[Name]>)| {
                     let (question, chain) = names.split_first()?;
-                    Some(PathRecord { question: question.clone(), chain: Arc::from(chain), before_end: 0 })
+                    let before_end = told.get(place).map_or(0, |told| before_end(*told, ends));
+                    Some(PathRecord { question: question.clone(), chain: Arc::from(chain), before_end })
                 };
-                let paths = names.iter().filter_map(path).collect();
+                let paths = names.iter().enumerate().filter_map(path).collect();
                 let (whom, to) = Self::whom(narrow);
                 Record::Pair { address, whom, to, written, ends_boot: boot(ends), ends_wall: wall(ends), paths }
             }

@@ -110,7 +110,9 @@ pub fn restore_pairs(
                 let ends = past.end(*written, *ends_boot, *ends_wall);
                 let names =
                     paths.iter().map(|path| std::iter::once(&path.question).chain(&*path.chain).cloned().collect());
-                let pair = StoredPair { address: *address, narrow, ends, names: names.collect() };
+                let told = |path: &PathRecord| ends.minus(Duration::from_millis(path.before_end.into()));
+                let told = paths.iter().map(told).collect();
+                let pair = StoredPair { address: *address, narrow, ends, names: names.collect(), told };
                 live.insert((*address, narrow), pair);
             }
             Entry::Record(

@@ -43,6 +43,9 @@ const LEASE_ADDS: u8 = 8;
 const REVOKED: u8 = 9;
 const NARROW: u8 = 10;
 const NARROW_CLOSED: u8 = 11;
+/// Pairs whose questions have ends of their own; [`PAIR`] and [`NARROW`] are of earlier versions.
+const PAIR_OF_ENDS: u8 = 12;
+const NARROW_OF_ENDS: u8 = 13;
 /// For whom a pair is.
 const ANYONE: u8 = 0;
 const CLIENT: u8 = 1;
@@ -170,16 +173,16 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
                 out.extend_from_slice(&group.ends_boot.to_be_bytes());
                 out.extend_from_slice(&group.ends_wall.to_be_bytes());
             }
-            put_paths(paths, true, out);
+            put_paths(paths, out);
         }
         Record::Pair { address, whom, to, written, ends_boot, ends_wall, paths } => {
-            out.push(if is_of_client(whom, *to) { PAIR } else { NARROW });
+            out.push(if is_of_client(whom, *to) { PAIR_OF_ENDS } else { NARROW_OF_ENDS });
             for time in [written, ends_boot, ends_wall] {
                 out.extend_from_slice(&time.to_be_bytes());
             }
             put_address(*address, out);
             put_narrow(whom, *to, out);
-            put_paths(paths, false, out);
+            put_paths(paths, out);
         }
         Record::PairClosed { address, whom, to } => {
             out.push(if is_of_client(whom, *to) { PAIR_CLOSED } else { NARROW_CLOSED });
@@ -227,13 +230,14 @@ pub fn decode(payload: &[u8]) -> Option<Record> {
             let paths = take_paths(rest, matches!(tag, LEASE | LEASE_ADDS))?;
             Record::Lease { address, written, ends_boot, ends_wall, paths, adds: tag == LEASE_ADDS, groups }
         }
-        PAIR | NARROW => {
+        PAIR | NARROW | PAIR_OF_ENDS | NARROW_OF_ENDS => {
             let written = take_time(&mut rest)?;
             let ends_boot = take_time(&mut rest)?;
             let ends_wall = take_time(&mut rest)?;
             let address = take_address(&mut rest)?;
-            let (whom, to) = take_narrow(tag == PAIR, &mut rest)?;
-            Record::Pair { address, whom, to, written, ends_boot, ends_wall, paths: take_paths(rest, false)? }
+            let (whom, to) = take_narrow(matches!(tag, PAIR | PAIR_OF_ENDS), &mut rest)?;
+            let paths = take_paths(rest, matches!(tag, PAIR_OF_ENDS | NARROW_OF_ENDS))?;
+            Record::Pair { address, whom, to, written, ends_boot, ends_wall, paths }
         }
         PAIR_CLOSED | NARROW_CLOSED => {
             let address = take_address(&mut rest)?;
@@ -314,8 +318,8 @@ fn take_narrow(of_client: bool, rest: &mut &[u8]) -> Option<(Whom, Port)> {
     Some((whom, if protocol == 0 { Port::Any } else { Port::Of { protocol, port } }))
 }
 
-/// `ends`: each question with its own.
-fn put_paths(all: &[PathRecord], ends: bool, out: &mut Vec<u8>) {
+/// Each question with its own end.
+fn put_paths(all: &[PathRecord], out: &mut Vec<u8>) {
     let mut room = ALIASES;
     let put = |name: &Name, out: &mut Vec<u8>| {
         // A wire name is at most 255 octets by construction.
@@ -324,9 +328,7 @@ fn put_paths(all: &[PathRecord], ends: bool, out: &mut Vec<u8>) {
     };
     for PathRecord { question, chain, before_end } in all.iter().take(NAMES) {
         put(question, out);
-        if ends {
-            out.extend_from_slice(&before_end.to_be_bytes());
-        }
+        out.extend_from_slice(&before_end.to_be_bytes());
         for alias in chain.iter().take(room) {
             out.push(ALIAS);
             put(alias, out);
@@ -335,6 +337,7 @@ fn put_paths(all: &[PathRecord], ends: bool, out: &mut Vec<u8>) {
     }
 }
 
+/// `ends`: each question with its own.
 fn take_paths(mut rest: &[u8], ends: bool) -> Option<PathRecords> {
     let mut all: SmallVec<[(Name, Vec<Name>, u32); 1]> = SmallVec::new();
     while let Some((&first, tail)) = rest.split_first() {
@@ -466,12 +469,9 @@ pub(super) mod tests {
             ends_wall,
         });
         let groups = prop_oneof![Just(Vec::new()), prop::collection::vec(group, 0..5)];
-        let path = |ends: bool| {
-            let before_end = if ends { any::<u32>().boxed() } else { Just(0).boxed() };
-            let path = (name.clone(), prop::collection::vec(name.clone(), 0..2), before_end)
-                .prop_map(|(question, chain, before_end)| PathRecord { question, chain: chain.into(), before_end });
-            prop::collection::vec(path, 0..NAMES).prop_map(PathRecords::from_vec)
-        };
+        let path = (name.clone(), prop::collection::vec(name.clone(), 0..2), any::<u32>())
+            .prop_map(|(question, chain, before_end)| PathRecord { question, chain: chain.into(), before_end });
+        let paths = prop::collection::vec(path, 0..NAMES).prop_map(PathRecords::from_vec);
         let whom = prop_oneof![
             Just(Whom::Anyone),
             any::<IpAddr>().prop_map(Whom::Client),
@@ -480,7 +480,7 @@ pub(super) mod tests {
         let of = (1..=u8::MAX, any::<u16>()).prop_map(|(protocol, port)| Port::Of { protocol, port });
         let narrow = (whom, prop_oneof![Just(Port::Any), of]);
         prop_oneof![
-            (any::<IpAddr>(), narrow.clone(), any::<[u64; 3]>(), path(false)).prop_map(
+            (any::<IpAddr>(), narrow.clone(), any::<[u64; 3]>(), paths.clone()).prop_map(
                 |(address, (whom, to), [written, ends_boot, ends_wall], paths)| Record::Pair {
                     address,
                     whom,
@@ -492,7 +492,7 @@ pub(super) mod tests {
                 }
             ),
             (any::<IpAddr>(), narrow).prop_map(|(address, (whom, to))| Record::PairClosed { address, whom, to }),
-            (any::<IpAddr>(), any::<[u64; 3]>(), path(true), any::<bool>(), groups).prop_map(
+            (any::<IpAddr>(), any::<[u64; 3]>(), paths, any::<bool>(), groups).prop_map(
                 |(address, [written, ends_boot, ends_wall], paths, adds, groups)| Record::Lease {
                     address,
                     written,
@@ -534,6 +534,18 @@ pub(super) mod tests {
             };
             assert_eq!(decode(&octets), Some(wanted));
         }
+        // And so have pairs.
+        let octets = [&[PAIR][..], &times, &[4, 192, 0, 2, 1], &[4, 192, 0, 2, 9], names].concat();
+        let wanted = Record::Pair {
+            address: IpAddr::from([192, 0, 2, 1]),
+            whom: Whom::Client(IpAddr::from([192, 0, 2, 9])),
+            to: Port::Any,
+            written: 1,
+            ends_boot: 2,
+            ends_wall: 3,
+            paths,
+        };
+        assert_eq!(decode(&octets), Some(wanted));
     }
 
     proptest! {

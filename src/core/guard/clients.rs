@@ -7,13 +7,11 @@ use std::sync::Arc;
 use super::Guard;
 use crate::core::event::{Admission, Change, Generation, Output, Refusal, StoredPair, Ticket};
 use crate::core::gate::Waiting;
-use crate::core::lease::Cause;
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::narrow::{Narrow, Narrows, Opening, PairId, Port, Who, owner_of};
 use crate::core::pairs::{PairCause, Pairs};
 use crate::core::person::Mark;
-use crate::core::plan::LEAST_EXTENSION;
 use crate::core::policy::registrable;
 use crate::core::share::Holder;
 
@@ -263,7 +261,7 @@ impl Guard {
         let was_whole = stored.is_empty();
         let Some(pairs) = &mut self.pairs else { return };
         stored.sort_by_key(|pair| std::cmp::Reverse((pair.ends, pair.address, pair.narrow)));
-        for StoredPair { address, narrow, ends, names } in stored {
+        for StoredPair { address, narrow, ends, names, told } in stored {
             let lease = self.table.get(address).filter(|lease| lease.is_active());
             let ends = lease.map_or(Moment::ZERO, |lease| lease.ends().min(ends));
             if ends <= self.now || pairs.len() >= self.settings.lease.capacity {
@@ -272,19 +270,9 @@ impl Guard {
             }
             // A record without names can only come from elsewhere; the root stands for "unknown".
             let names = if names.is_empty() { vec![Arc::from([Name::root()])] } else { names };
-            // A pair's record has one end; the lease's has one for each question, to about a second, and none of what has ended.
-            let told = |names: &[Name]| {
-                let same = |cause: &&Cause| cause.names().eq(names);
-                let latest = lease?.causes().iter().filter(same).map(|cause| cause.ends).max()?;
-                Some(latest.plus(LEAST_EXTENSION).min(ends))
-            };
-            let any_told = names.iter().any(|names| told(names).is_some());
-            for names in names {
+            for (place, names) in names.into_iter().enumerate() {
                 let Some(question) = names.first() else { continue };
-                let told = match told(&names) {
-                    None if any_told => continue,
-                    told => told.unwrap_or(ends),
-                };
+                let told = told.get(place).map_or(ends, |told| ends.min(*told));
                 // Who asked is on disk only where it is for one client.
                 let holder = narrow
                     .client()

@@ -346,7 +346,13 @@ fn pairs_come_back_with_their_ends_and_closed_ones_do_not() {
         let now = clock.now();
         let pair = |last: u8, seconds: u64| {
             let ends = now.plus(Duration::from_secs(seconds));
-            StoredPair { narrow: Narrow::of_client(client), address: address(last), ends, names: vec![names()] }
+            StoredPair {
+                narrow: Narrow::of_client(client),
+                address: address(last),
+                ends,
+                names: vec![names()],
+                told: vec![ends],
+            }
         };
         {
             let (mut journal, _) = open(directory.path(), clock);

@@ -353,17 +353,8 @@ impl World {
         for (id, answers) in &mut self.answered {
             let kept = self.pairs_on_disk.get(id).map(|pair| pair.names.clone()).unwrap_or_default();
             let ends = self.pairs_on_disk.get(id).map(|pair| pair.ends).unwrap_or_default();
-            let paths = self.leases_on_disk.get(&id.0).map(|lease| lease.paths.clone()).unwrap_or_default();
-            let told = |names: &[Name]| {
-                let path = paths.iter().find(|path| path.names().eq(names.iter()))?;
-                Some(path.ends.plus(LEAST_EXTENSION).min(ends))
-            };
-            let any_told = kept.iter().any(|names| told(names).is_some());
-            let answer = |names: Arc<[Name]>| {
-                let told = told(&names).or_else(|| (!any_told).then_some(ends))?;
-                Some((names.to_vec(), told))
-            };
-            *answers = kept.into_iter().filter_map(answer).collect();
+            let told = self.pairs_on_disk.get(id).map(|pair| pair.told.clone()).unwrap_or_default();
+            *answers = kept.iter().zip(told).map(|(names, told)| (names.to_vec(), told.min(ends))).collect();
         }
         // Without a word of pairs they are of a guard whose leases opened all of an address.
         for lease in leases.iter().filter(|lease| !self.per_client && pairs.is_empty() && lease.ends > self.now) {
