@@ -25,7 +25,7 @@ use super::moment::Moment;
 use super::name::Name;
 pub use super::narrow::{HOST, Narrow, PairId, owner, reaches};
 use super::person::Mark;
-use super::plan::{LEAST_EXTENSION, PlannedTimed};
+use super::plan::{LEAST_EXTENSION, PlannedTimed, moves_on};
 use super::share::{Holder, Shares};
 
 /// Most questions of one pair that are kept apart.
@@ -102,10 +102,6 @@ pub struct Pairs {
     /// Of those, the ones of which a part was taken back: what was on disk before must not count any more.
     taken_back: BTreeSet<PairId>,
     shares: Shares,
-}
-
-fn steps(moment: Moment) -> u128 {
-    u128::from(moment.0) / LEAST_EXTENSION.as_millis()
 }
 
 fn stored((address, narrow): PairId, pair: &Pair) -> StoredPair {
@@ -225,9 +221,9 @@ impl Pairs {
                 self.journal.insert(id);
                 *known = cause;
             }
-            // The disk hears of it in whole steps, so that many small ones add up: another question may be taken back.
+            // The disk hears of it: another question may be taken back behind a restart.
             Some(known) if ends > known.ends => {
-                if steps(ends) > steps(known.ends) {
+                if moves_on(known.ends, ends) {
                     self.journal.insert(id);
                 }
                 known.ends = ends;

@@ -16,6 +16,13 @@ use super::moment::Moment;
 /// record on disk. `lease.grace` covers it.
 pub const LEAST_EXTENSION: Duration = Duration::from_secs(1);
 
+/// Whether an end has moved on for the disk too: in whole steps of about [`LEAST_EXTENSION`], so that many small ones add up.
+#[must_use]
+pub fn moves_on(before: Moment, ends: Moment) -> bool {
+    let steps = |moment: Moment| u128::from(moment.0) / LEAST_EXTENSION.as_millis();
+    steps(ends) > steps(before)
+}
+
 /// What the last plan that concerned an address made of it at the timed enforcers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlannedTimed {

@@ -12,7 +12,7 @@ use crate::core::groups::Group;
 use crate::core::moment::Moment;
 use crate::core::name::Name;
 use crate::core::person::Mark;
-use crate::core::plan::LEAST_EXTENSION;
+use crate::core::plan::moves_on;
 
 /// Most causes of one address.
 pub const CAUSES_PER_ADDRESS: usize = 64;
@@ -85,8 +85,8 @@ pub enum Remaining {
 
 impl LeaseTable {
     /// Adds a cause to a lease, or moves the end of one it has. Returns whether the disk must hear of it: the
-    /// question, or the way it took, is new for this address, or its end moved on by about [`LEAST_EXTENSION`]: another
-    /// question may hold the lease for longer, and be taken back after a restart.
+    /// question, or the way it took, is new for this address, or its end [`moves_on`]: another question may hold the
+    /// lease for longer, and be taken back after a restart.
     ///
     /// Over a bound the cause (or client) that ends first is forgotten, be it the new one. The lease's own end does not
     /// change by that: it is kept apart from the causes, and the cause that ends last is never forgotten.
@@ -144,9 +144,7 @@ impl LeaseTable {
         if let Some(lease) = self.leases.get_mut(address) {
             *lease.causes_mut() = causes;
         }
-        // Counted in whole steps, so that many small ones add up.
-        let steps = |moment: Moment| u128::from(moment.0) / LEAST_EXTENSION.as_millis();
-        before.is_none_or(|before| steps(ends) > steps(before))
+        before.is_none_or(|before| moves_on(before, ends))
     }
 
     /// Takes every cause that bears `name` from a lease.
